@@ -1,0 +1,132 @@
+"""The exceptions of dask-zv.
+
+Every error that the library raises on purpose is a :class:`ZVError`; each leaf also inherits the builtin that a caller
+who knows nothing of this library would catch::
+
+    ZVError
+    ├── StoreError           (OSError)            the store, a node of it, or access to it
+    │   ├── NotFoundError    (KeyError, FileNotFoundError)
+    │   ├── ReadOnlyError    (PermissionError)
+    │   └── InvalidNameError (ValueError)         a name that no store may hold
+    ├── MetadataError        (ValueError)         a metadata document is wrong or of a generation we don't read
+    ├── FormatError          (ValueError)         the bytes of a blob are not what the format says
+    ├── PlanError            (RuntimeError)       a plan that would race, or that the scheduler can't run
+    ├── BoundsError          (ValueError)         positions outside the bounds of the store
+    └── InputError           (ValueError)         data that can't be written as given
+
+The message comes first and is complete; where the error is about a place in a store, ``store``, ``array``, ``chunk`` and
+``offset`` (bytes into the blob) are attributes as well, and part of the text. All errors survive ``pickle``, so they reach
+the caller from any worker.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "BoundsError",
+    "FormatError",
+    "InputError",
+    "InvalidNameError",
+    "MetadataError",
+    "NotFoundError",
+    "PlanError",
+    "ReadOnlyError",
+    "StoreError",
+    "ZVError",
+]
+
+_PLACES = ("store", "array", "chunk", "offset")
+
+
+def _rebuild(cls: type[ZVError], message: str, places: dict[str, Any]) -> ZVError:
+    return cls(message, **places)
+
+
+class ZVError(Exception):
+    """Base of all errors of dask-zv.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong and what to do about it.
+    store, array, chunk : str, optional
+        Where: the store (without secrets), the array's path in it, the chunk key.
+    offset : int, optional
+        Byte offset into the blob.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        store: str | None = None,
+        array: str | None = None,
+        chunk: str | None = None,
+        offset: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.store = store
+        self.array = array
+        self.chunk = chunk
+        self.offset = offset
+
+    def __str__(self) -> str:
+        places = self._places()
+        if not places:
+            return self.message
+        return f"{self.message} [{', '.join(f'{k} {v}' for k, v in places.items())}]"
+
+    def _places(self) -> dict[str, Any]:
+        return {k: v for k in _PLACES if (v := getattr(self, k)) is not None}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self._places())
+
+    def at(
+        self,
+        *,
+        store: str | None = None,
+        array: str | None = None,
+        chunk: str | None = None,
+    ) -> ZVError:
+        """Return the same error with the places filled in that it did not know where it was raised."""
+        places = {"store": store, "array": array, "chunk": chunk} | self._places()
+        return type(self)(self.message, **places)
+
+
+class StoreError(ZVError, OSError):
+    """The store can't be opened, a node or blob is absent, or storage failed."""
+
+
+class NotFoundError(StoreError, KeyError, FileNotFoundError):
+    """A store, node or blob that was asked for is absent."""
+
+
+class ReadOnlyError(StoreError, PermissionError):
+    """A write to a store that was opened, or can only be opened, for reading."""
+
+
+class InvalidNameError(StoreError, ValueError):
+    """An array, group or chunk name that would leave its place in the store or that no store can hold."""
+
+
+class MetadataError(ZVError, ValueError):
+    """A metadata document is wrong, or belongs to a generation of the format that is not read."""
+
+
+class FormatError(ZVError, ValueError):
+    """The bytes of a blob are not what the format says."""
+
+
+class PlanError(ZVError, RuntimeError):
+    """A plan in which tasks would collide, or that the active scheduler can't carry out."""
+
+
+class BoundsError(ZVError, ValueError):
+    """Positions lie outside the bounds of the store."""
+
+
+class InputError(ZVError, ValueError):
+    """Data handed to a writing function can't be stored as given."""

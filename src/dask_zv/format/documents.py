@@ -1,0 +1,154 @@
+"""The ``zarr.json`` documents of generation 0.7: groups, and the one-chunk ``uint8`` array that holds a blob.
+
+The documents follow the Zarr v3 core specification; the blob array's is the one that ZV 0.7 writers store.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dask_zv.errors import MetadataError
+
+__all__ = ["BlobDocument", "blob_document", "group_document", "parse_blob_document", "parse_document", "to_json"]
+
+_BLOB = (
+    b'{"shape":[%d],"data_type":"uint8","chunk_grid":{"name":"regular","configuration":{"chunk_shape":[%d]}},'
+    b'"chunk_key_encoding":{"name":"default","configuration":{"separator":"/"}},"fill_value":0,'
+    b'"codecs":[{"name":"bytes"}],"attributes":%b,"zarr_format":3,"node_type":"array","storage_transformers":[]}'
+)
+
+
+def to_json(value: Any, key: str) -> Any:
+    """Return `value` as plain JSON values.
+
+    numpy scalars and arrays, tuples, lists and mappings are converted; `key` names the attribute in errors.
+
+    Raises
+    ------
+    TypeError
+        JSON has no such value (NaN and infinities included).
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind not in "biufUO":
+            raise TypeError(f"attribute {key!r}: JSON can't hold numpy values of dtype {value.dtype}")
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | str):
+        # subclasses (numpy.str_, IntEnum) are reduced to the plain type, so that what is read back compares equal
+        return value if value is None or isinstance(value, bool) else int(value) if isinstance(value, int) else str(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"attribute {key!r}: JSON can't hold {value!r}; leave it out or store null")
+        return float(value)
+    if isinstance(value, Mapping):
+        for k in value:
+            if not isinstance(k, str):
+                raise TypeError(f"attribute {key!r}: keys of JSON objects are strings, not {type(k).__name__} ({k!r})")
+        return {str(k): to_json(v, f"{key}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(v, key) for v in value]
+    raise TypeError(f"attribute {key!r}: JSON can't hold a {type(value).__name__}")
+
+
+def dump_json(value: Any) -> bytes:
+    """Return `value`, of JSON values only, as compact UTF-8 text."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def group_document(attributes: Mapping[str, Any]) -> bytes:
+    """Return the document of a group with these attributes (JSON values)."""
+    return dump_json({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)})
+
+
+def blob_document(nbytes: int, attributes: Mapping[str, Any] | None = None) -> bytes:
+    """Return the document of a blob's array: 1-D ``uint8``, one chunk, codec ``bytes``."""
+    return _BLOB % (nbytes, max(nbytes, 1), dump_json(dict(attributes)) if attributes else b"{}")
+
+
+def parse_document(data: bytes, path: str, store: str | None = None) -> dict[str, Any]:
+    """Return a ``zarr.json`` document as a dict.
+
+    Raises
+    ------
+    MetadataError
+        Not JSON, not an object, not Zarr format 3, or a node that is neither a group nor an array.
+    """
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise MetadataError(f"the zarr.json of '/{path}' is not JSON: {error}", store=store) from error
+    if not isinstance(document, dict):
+        raise MetadataError(f"the zarr.json of '/{path}' is not a JSON object", store=store)
+    if document.get("zarr_format") != 3 or document.get("node_type") not in ("group", "array"):
+        found = {k: document.get(k) for k in ("zarr_format", "node_type")}
+        raise MetadataError(f"the zarr.json of '/{path}' is not that of a Zarr v3 node: found {found}", store=store)
+    if not isinstance(document.get("attributes", {}), dict):
+        raise MetadataError(f"the attributes of '/{path}' are not a JSON object", store=store)
+    return document
+
+
+@dataclass(frozen=True, slots=True)
+class BlobDocument:
+    """What the document of a blob's array says.
+
+    Attributes
+    ----------
+    nbytes : int
+        Length of the payload.
+    raw : bool
+        True where the data object is the payload itself.
+    zstd : bool
+        True where the data object is one Zstandard frame of the payload (Zarr's default pipeline, whose writers leave
+        out an all-zero chunk).
+    attributes : dict
+        The array's attributes (a shard's index).
+    """
+
+    nbytes: int
+    raw: bool
+    zstd: bool
+    attributes: dict[str, Any]
+
+
+def parse_blob_document(data: bytes, path: str, store: str | None = None) -> BlobDocument | None:
+    """Return what the document of a blob says, None where it is no 1-D ``uint8`` array in one chunk.
+
+    `None` is not an error: such an array is legal Zarr, and is decoded through zarr.
+
+    Raises
+    ------
+    MetadataError
+        The document is damaged or is a group's.
+    """
+    document = parse_document(data, path, store)
+    if document["node_type"] != "array":
+        raise MetadataError(f"'/{path}' is a group, a chunk's blob is an Array", store=store)
+    try:
+        (nbytes,) = document["shape"]
+        (chunk,) = document["chunk_grid"]["configuration"]["chunk_shape"]
+        separator = document["chunk_key_encoding"].get("configuration", {}).get("separator", "/")
+        codecs = [c["name"] if isinstance(c, dict) else c for c in document["codecs"]]
+        plain = (
+            document["data_type"] == "uint8"
+            and document["chunk_grid"]["name"] == "regular"
+            and document["chunk_key_encoding"]["name"] == "default"
+            and separator == "/"
+            and not document.get("storage_transformers")
+            and document.get("fill_value") == 0
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MetadataError(f"the zarr.json of '/{path}' is damaged: {error!r}", store=store) from error
+    if not isinstance(nbytes, int) or isinstance(nbytes, bool) or nbytes < 0 or not isinstance(chunk, int):
+        raise MetadataError(f"the zarr.json of '/{path}' has the shape {document['shape']!r}", store=store)
+    if not plain or chunk < nbytes or codecs not in (["bytes"], ["bytes", "zstd"]):
+        return None
+    if codecs == ["bytes", "zstd"] and chunk != nbytes:
+        return None
+    if codecs == ["bytes"] and chunk != max(nbytes, 1):
+        return None
+    return BlobDocument(nbytes, codecs == ["bytes"], codecs != ["bytes"], document.get("attributes", {}))

@@ -1,0 +1,107 @@
+"""Names inside a store: chunk keys, and what an array, group or chunk may be called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.errors import InvalidNameError
+
+__all__ = [
+    "check_chunk_key",
+    "check_name",
+    "coords_to_keys",
+    "format_key",
+    "is_spatial_key",
+    "parse_key",
+    "sort_keys",
+]
+
+_SPATIAL = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.-?(0|[1-9][0-9]{0,17}))*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+DOCUMENT = "zarr.json"
+SHARD_PREFIX = "__shard_"
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """Return `name` if it may be the path of a node below a group, else raise.
+
+    Parameters
+    ----------
+    name : str
+        One or more segments joined by ``/``.
+    what : str
+        How the message calls it.
+
+    Raises
+    ------
+    InvalidNameError
+        Empty, absolute, with an empty, ``.`` or ``..`` segment, a backslash or a control character, or a name that
+        Zarr keeps for its documents.
+    """
+    if not isinstance(name, str):
+        raise InvalidNameError(f"{what} must be a string, not {type(name).__name__}")
+    segments = name.split("/")
+    if "" in segments:
+        raise InvalidNameError(f"{what} {name!r} is empty, absolute, or has an empty segment")
+    if any(s in (".", "..") for s in segments):
+        raise InvalidNameError(f"{what} {name!r} would leave its place in the store")
+    if _CONTROL.search(name):
+        raise InvalidNameError(f"{what} {name!r} has a backslash or a control character")
+    if any(s == DOCUMENT for s in segments):
+        raise InvalidNameError(f"{what} {name!r} collides with Zarr's own {DOCUMENT} documents")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidNameError(f"{what} {name!r} can't be encoded as UTF-8") from error
+    return name
+
+
+def check_chunk_key(key: str) -> str:
+    """Return `key` if it may address one blob of an array, else raise :class:`InvalidNameError`."""
+    check_name(key, "chunk key")
+    if "/" in key:
+        raise InvalidNameError(f"chunk key {key!r} has a '/': a key is one name, such as '0.1.2'")
+    if key.startswith(SHARD_PREFIX):
+        raise InvalidNameError(f"chunk key {key!r}: names starting with {SHARD_PREFIX!r} are for shards")
+    return key
+
+
+def is_spatial_key(key: str) -> bool:
+    """Tell whether `key` is integers joined by dots."""
+    return _SPATIAL.fullmatch(key) is not None
+
+
+def parse_key(key: str) -> tuple[int, ...]:
+    """Return the integers of a spatial chunk key, ``"-1.0.2"`` as ``(-1, 0, 2)``.
+
+    Raises
+    ------
+    InvalidNameError
+        `key` is not decimal integers joined by dots.
+    """
+    if not is_spatial_key(key):
+        raise InvalidNameError(f"chunk key {key!r} is not integers joined by dots")
+    return tuple(map(int, key.split(".")))
+
+
+def format_key(coords: Iterable[int]) -> str:
+    """Return the chunk key of integer coordinates, ``(-1, 0, 2)`` as ``"-1.0.2"``."""
+    return ".".join(str(int(c)) for c in coords)
+
+
+def coords_to_keys(coords: NDArray[np.int64]) -> list[str]:
+    """Return the chunk keys of the rows of `coords`, shape (n, K)."""
+    return [".".join(map(str, row)) for row in coords.tolist()]
+
+
+def sort_keys(keys: Iterable[str]) -> list[str]:
+    """Sort chunk keys: spatial ones by their integers, the others after them by name."""
+
+    def order(key: str) -> tuple[int, Sequence[int], str]:
+        return (0, parse_key(key), "") if is_spatial_key(key) else (1, (), key)
+
+    return sorted(keys, key=order)

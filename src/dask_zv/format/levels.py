@@ -1,0 +1,183 @@
+"""Metadata of one resolution level.
+
+Source: Zarr Vectors format 0.7, level attributes ``zarr_vectors_level``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dask_zv.errors import MetadataError
+from dask_zv.format import _json
+
+__all__ = ["LevelMetadata"]
+
+_TOLERANCE = 1e-9
+_FIELDS = frozenset(
+    {
+        *("level", "object_sparsity", "vertex_count", "coarsening_method", "parent_level", "arrays_present"),
+        *("chunk_shape", "chunk_dims", "chunk_attribute_name", "chunk_attribute_values"),
+        *("preserves_object_ids", "inherited_num_objects", "shared_fragments", "fragments_tile"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelMetadata:
+    """What the group of a level says about it.
+
+    Parameters
+    ----------
+    level : int
+        Number of the level, which is also its group's name; 0 is full resolution.
+    vertex_count : int
+        Vertices, as the writer counted them.
+    arrays_present : tuple of str
+        Informative; not every array is named.
+    object_sparsity : float
+        Share of the parent's objects that the level keeps, in (0, 1].
+    coarsening_method : str
+        How the level was made.
+    parent_level : int, optional
+        Level that it was made from; None at level 0.
+    chunk_shape : tuple of float, optional
+        Edges of the level's chunks where they differ from the root's.
+    chunk_dims : tuple of str, optional
+        Names of the chunk key's parts, where an attribute leads it.
+    chunk_attribute_name : str, optional
+        That attribute.
+    chunk_attribute_values : tuple, optional
+        Its values; the key's first part is an index into them.
+    preserves_object_ids : bool
+        Whether object ids are the parent's (objects that were dropped have empty manifests).
+    inherited_num_objects : int, optional
+        Objects of the parent.
+    shared_fragments : bool
+        Whether several objects may name one fragment.
+    fragments_tile : bool
+        Claim that fragments, concatenated, are the rows of every chunk. A hint, to be checked.
+    extra : mapping
+        Unknown keys, kept when the document is rewritten.
+
+    Raises
+    ------
+    MetadataError
+        If a value is wrong; the message names its key.
+    """
+
+    level: int
+    vertex_count: int
+    arrays_present: tuple[str, ...]
+    object_sparsity: float = 1.0
+    coarsening_method: str = "none"
+    parent_level: int | None = None
+    chunk_shape: tuple[float, ...] | None = None
+    chunk_dims: tuple[str, ...] | None = None
+    chunk_attribute_name: str | None = None
+    chunk_attribute_values: tuple[str | int | float | bool, ...] | None = None
+    preserves_object_ids: bool = False
+    inherited_num_objects: int | None = None
+    shared_fragments: bool = False
+    fragments_tile: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _json.integer(self.level, "level", least=0)
+        _json.integer(self.vertex_count, "vertex_count", least=0)
+        if not 0 < _json.number(self.object_sparsity, "object_sparsity") <= 1:
+            raise _json.wrong(self.object_sparsity, "object_sparsity", "above 0 and at most 1")
+        if self.parent_level is not None and _json.integer(self.parent_level, "parent_level", least=0) >= self.level:
+            raise _json.wrong(self.parent_level, "parent_level", f"a level below {self.level}")
+        if self.chunk_shape is not None:
+            _json.floats(self.chunk_shape, "chunk_shape", len(self.chunk_shape), positive=True)
+        if (self.chunk_attribute_name is None) != (self.chunk_attribute_values is None):
+            raise MetadataError("chunk_attribute_name and chunk_attribute_values must be given together")
+        for value in self.chunk_attribute_values or ():
+            if not isinstance(value, str | int | float | bool):
+                raise _json.wrong(value, "chunk_attribute_values", "strings, numbers or booleans")
+        if self.inherited_num_objects is not None:
+            _json.integer(self.inherited_num_objects, "inherited_num_objects", least=0)
+
+    def chunk_shape_in(self, root_chunk_shape: tuple[float, ...]) -> tuple[float, ...]:
+        """Return the edges of the level's chunks, its own or the root's.
+
+        Raises
+        ------
+        MetadataError
+            If the level's own edges are not whole multiples of the root's.
+        """
+        if self.chunk_shape is None:
+            return root_chunk_shape
+        own = _json.floats(self.chunk_shape, "chunk_shape", len(root_chunk_shape), positive=True)
+        for edge, base in zip(own, root_chunk_shape, strict=True):
+            ratio = edge / base
+            if not abs(ratio - max(1, round(min(ratio, 2.0**53)))) <= _TOLERANCE:
+                text = f"chunk_shape {own} of level {self.level} must be a whole multiple"
+                raise MetadataError(f"{text} of the root's {root_chunk_shape}")
+        return own
+
+    @classmethod
+    def from_attributes(cls, attrs: Mapping[str, Any]) -> LevelMetadata:
+        """Read the attributes of a level's group.
+
+        Raises
+        ------
+        MetadataError
+            If ``zarr_vectors_level`` is absent, or a value in it is absent or wrong; the message names the key.
+        """
+        doc = _json.mapping(_json.require(attrs, "zarr_vectors_level", "the level's group"), "zarr_vectors_level")
+        level = _json.require(doc, "level", "zarr_vectors_level")
+        count = _json.require(doc, "vertex_count", "zarr_vectors_level")
+        arrays = _json.require(doc, "arrays_present", "zarr_vectors_level")
+        parent, inherited = doc.get("parent_level"), doc.get("inherited_num_objects")
+        edges, dims = doc.get("chunk_shape"), doc.get("chunk_dims")
+        name, values = doc.get("chunk_attribute_name"), doc.get("chunk_attribute_values")
+        if edges is not None and (not isinstance(edges, list | tuple) or not edges):
+            raise _json.wrong(edges, "chunk_shape", "a list of numbers, one per axis")
+        if values is not None and not isinstance(values, list | tuple):
+            raise _json.wrong(values, "chunk_attribute_values", "a list")
+        return cls(
+            level=_json.integer(level, "level", least=0),
+            vertex_count=_json.integer(count, "vertex_count", least=0),
+            arrays_present=_json.strings(arrays, "arrays_present"),
+            object_sparsity=_json.number(doc.get("object_sparsity", 1.0), "object_sparsity"),
+            coarsening_method=_json.string(doc.get("coarsening_method", "none"), "coarsening_method"),
+            parent_level=None if parent is None else _json.integer(parent, "parent_level", least=0),
+            chunk_shape=None if edges is None else _json.floats(edges, "chunk_shape", len(edges), positive=True),
+            chunk_dims=None if dims is None else _json.strings(dims, "chunk_dims"),
+            chunk_attribute_name=None if name is None else _json.string(name, "chunk_attribute_name"),
+            chunk_attribute_values=None if values is None else tuple(values),
+            preserves_object_ids=_json.boolean(doc.get("preserves_object_ids", False), "preserves_object_ids"),
+            inherited_num_objects=inherited,
+            shared_fragments=_json.boolean(doc.get("shared_fragments", False), "shared_fragments"),
+            fragments_tile=_json.boolean(doc.get("fragments_tile", False), "fragments_tile"),
+            extra={key: value for key, value in doc.items() if key not in _FIELDS},
+        )
+
+    def to_attributes(self) -> dict[str, Any]:
+        """Return the attribute ``zarr_vectors_level``, as JSON values."""
+        values = self.chunk_attribute_values
+        optional = {
+            "chunk_shape": None if self.chunk_shape is None else list(self.chunk_shape),
+            "chunk_dims": None if self.chunk_dims is None else list(self.chunk_dims),
+            "chunk_attribute_name": self.chunk_attribute_name,
+            "chunk_attribute_values": None if values is None else list(values),
+            "preserves_object_ids": self.preserves_object_ids or None,
+            "inherited_num_objects": self.inherited_num_objects,
+            "shared_fragments": self.shared_fragments or None,
+            "fragments_tile": self.fragments_tile or None,
+        }
+        document = {
+            "level": self.level,
+            "object_sparsity": self.object_sparsity,
+            "vertex_count": self.vertex_count,
+            "coarsening_method": self.coarsening_method,
+            "parent_level": self.parent_level,
+            "arrays_present": list(self.arrays_present),
+            **{key: value for key, value in optional.items() if value is not None},
+            **self.extra,
+        }
+        return {"zarr_vectors_level": copy.deepcopy(document)}

@@ -1,0 +1,1 @@
+"""Chunk grid, bins, boxes and the space-filling order of chunks (numpy only)."""

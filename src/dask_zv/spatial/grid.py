@@ -1,0 +1,119 @@
+"""From a position to its chunk and bin.
+
+The grid is anchored at coordinate 0 whatever the bounds; cells are half open, so a point on a boundary belongs to the upper
+chunk. A position's chunk is found once, by dividing the position *as stored* in float64; the bin is then the local one,
+clipped into the chunk, so that chunk and bin never disagree about a point on an inexact boundary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.errors import InputError
+
+__all__ = ["ChunkGrid", "Box", "as_box"]
+
+_LIMIT = float(2**53)
+
+Box = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Least and greatest corner, each of shape (D,); closed on both sides."""
+
+
+def as_box(bbox: object, ndim: int) -> Box:
+    """Return `bbox`, a pair of corners, as two float64 arrays of shape (ndim,).
+
+    Raises
+    ------
+    InputError
+        Not two corners of `ndim` numbers, a NaN, or a least corner above the greatest.
+    """
+    try:
+        corners = np.asarray(bbox, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"bbox must be two corners of {ndim} numbers: {error}") from error
+    if corners.shape != (2, ndim):
+        raise InputError(f"bbox must be two corners of {ndim} numbers, shape (2, {ndim}), not {corners.shape}")
+    if np.isnan(corners).any():
+        raise InputError("bbox has a NaN; use -inf or inf for an open side")
+    low, high = corners
+    if (low > high).any():
+        raise InputError(f"bbox has a least corner above its greatest: {low.tolist()} and {high.tolist()}")
+    return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkGrid:
+    """The regular grid of one level.
+
+    Attributes
+    ----------
+    chunk_shape : tuple of float
+        Edge lengths of a chunk, in the units of the axes.
+    bins_per_chunk : tuple of int
+        Bins along each edge.
+    """
+
+    chunk_shape: tuple[float, ...]
+    bins_per_chunk: tuple[int, ...]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.chunk_shape)
+
+    @property
+    def n_bins(self) -> int:
+        """Bins in a chunk."""
+        return int(np.prod(self.bins_per_chunk))
+
+    def chunks_of(self, positions: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Return the chunk of every position, shapes (N, D) to (N, D) int64.
+
+        Raises
+        ------
+        InputError
+            A position is so far out that float64 can't tell neighbouring chunks apart.
+        """
+        cells = np.floor(positions.astype(np.float64, copy=False) / np.asarray(self.chunk_shape))
+        if len(cells) and not (np.abs(cells).max() < _LIMIT):
+            raise InputError(
+                f"a position lies more than 2**53 chunks of {self.chunk_shape} from the origin: choose a larger chunk_shape"
+            )
+        return cells.astype(np.int64)
+
+    def bins_of(self, positions: NDArray[np.floating], chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return every position's bin number within its chunk, row-major over the axes (last axis fastest).
+
+        Parameters
+        ----------
+        positions : ndarray, shape (N, D)
+        chunks : ndarray of int64, shape (N, D)
+            The chunks of the positions.
+
+        Returns
+        -------
+        ndarray of int64, shape (N,)
+        """
+        per_chunk = np.asarray(self.bins_per_chunk, np.int64)
+        bin_shape = np.asarray(self.chunk_shape) / per_chunk
+        local = np.floor(positions.astype(np.float64, copy=False) / bin_shape).astype(np.int64) - chunks * per_chunk
+        np.clip(local, 0, per_chunk - 1, out=local)
+        return np.ravel_multi_index(tuple(local.T), self.bins_per_chunk).astype(np.int64)
+
+    def touches(self, coords: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:
+        """Tell which chunks can hold a position inside the closed `box`: coords (n, D) to bool (n,).
+
+        The candidates are those between the chunks of the two corners, found with the division that put positions there.
+        """
+        shape = np.asarray(self.chunk_shape)
+        low, high = np.floor(box[0] / shape), np.floor(box[1] / shape)
+        return ((coords >= low) & (coords <= high)).all(axis=1)
+
+    def inside(self, coords: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:
+        """Tell which chunks lie so far inside `box` that none of their positions can be outside it."""
+        shape = np.asarray(self.chunk_shape)
+        low, high = np.floor(box[0] / shape), np.floor(box[1] / shape)
+        return ((coords > low) & (coords < high)).all(axis=1)
