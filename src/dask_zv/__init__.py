@@ -1,0 +1,81 @@
+"""dask-zv: write and read Zarr Vectors stores as Dask graphs, and open them in xarray.
+
+Names are imported when they are first used, so that ``import dask_zv`` costs little.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dask_zv._version import __version__
+from dask_zv.errors import (
+    BoundsError,
+    FormatError,
+    InputError,
+    InvalidNameError,
+    MetadataError,
+    NotFoundError,
+    PlanError,
+    ReadOnlyError,
+    StoreError,
+    ZVError,
+)
+
+if TYPE_CHECKING:
+    from dask_zv.batch.group import Group as Group
+    from dask_zv.batch.group import open_group as open_group
+    from dask_zv.batch.receipts import Report as Report
+    from dask_zv.geometry.result import Geometry as Geometry
+    from dask_zv.pipelines.points import write_points as write_points
+    from dask_zv.pipelines.store import Level as Level
+    from dask_zv.pipelines.store import Store as Store
+    from dask_zv.pipelines.store import create as create
+    from dask_zv.pipelines.store import open as open  # noqa: A004
+
+_LAZY = {
+    "Geometry": "dask_zv.geometry.result",
+    "Group": "dask_zv.batch.group",
+    "Level": "dask_zv.pipelines.store",
+    "Report": "dask_zv.batch.receipts",
+    "Store": "dask_zv.pipelines.store",
+    "create": "dask_zv.pipelines.store",
+    "open": "dask_zv.pipelines.store",
+    "open_group": "dask_zv.batch.group",
+    "write_points": "dask_zv.pipelines.points",
+}
+
+__all__ = [
+    "BoundsError",
+    "FormatError",
+    "Geometry",
+    "Group",
+    "InputError",
+    "InvalidNameError",
+    "Level",
+    "MetadataError",
+    "NotFoundError",
+    "PlanError",
+    "ReadOnlyError",
+    "Report",
+    "Store",
+    "StoreError",
+    "ZVError",
+    "__version__",
+    "create",
+    "open",
+    "open_group",
+    "write_points",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'dask_zv' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,182 @@
+"""What a block's task returns, what the commit makes of all of them, and what the caller gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.format.keys import is_spatial_key, parse_key
+from dask_zv.storage.catalog import Columns
+from dask_zv.storage.per_chunk import crc32c
+
+__all__ = ["Receipt", "Report", "combine_receipts", "make_receipt"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Receipt:
+    """What one block stored: small, picklable, and enough to write the catalog.
+
+    Attributes
+    ----------
+    coords : ndarray of int64, shape (n, K)
+        Coordinates of the block's chunks.
+    rows : ndarray of int64, shape (n,)
+        Vertices in each chunk, -1 where the encoder did not say.
+    arrays : mapping of str to Columns
+        Bytes, shard, offset and checksum of each chunk's blob per array.
+    literals : tuple of (str, str)
+        Blobs that belong to no chunk, such as ``("groups", "data")``.
+    ranks : tuple of int
+        Ranks of the chunk keys; a catalog needs them to agree.
+    nbytes, stored_objects : int
+        Payload bytes, and objects put into the store.
+    """
+
+    coords: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    arrays: Mapping[str, Columns]
+    literals: tuple[tuple[str, str], ...]
+    ranks: tuple[int, ...]
+    nbytes: int
+    stored_objects: int
+
+
+def make_receipt(
+    blobs: Mapping[tuple[str, str], bytes],
+    rows: Mapping[str, int],
+    shards: Mapping[tuple[str, str], tuple[int, int, int]],
+    stored_objects: int,
+) -> Receipt:
+    """Return the receipt of a block.
+
+    Parameters
+    ----------
+    blobs : mapping of (array, chunk key) to payload
+    rows : mapping of chunk key to vertices in the chunk
+    shards : mapping of (array, chunk key) to (shard, offset, CRC-32C)
+        Absent for blobs that are arrays of their own.
+    stored_objects : int
+    """
+    keys = {k for _, k in blobs if is_spatial_key(k)}
+    coordinates = {k: parse_key(k) for k in keys}
+    ranks = tuple(sorted({len(c) for c in coordinates.values()}))
+    rank = ranks[0] if ranks else 0
+    order = sorted((c, k) for k, c in coordinates.items() if len(c) == rank)
+    place = {k: i for i, (_, k) in enumerate(order)}
+    n = len(order)
+    raw: dict[str, Columns] = {}
+    literals: list[tuple[str, str]] = []
+    for (array, key), data in blobs.items():
+        row = place.get(key)
+        if row is None:
+            if key not in coordinates:
+                literals.append((array, key))
+            continue
+        columns = raw.get(array)
+        if columns is None:
+            columns = raw[array] = Columns(
+                np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.zeros(n, np.int64), np.zeros(n, np.uint32)
+            )
+        columns.nbytes[row] = len(data)
+        place_in_shard = shards.get((array, key))
+        if place_in_shard is None:
+            columns.crc[row] = crc32c(data)
+        else:
+            columns.shard[row], columns.offset[row], columns.crc[row] = place_in_shard
+    return Receipt(
+        np.array([c for c, _ in order], np.int64).reshape(n, rank),
+        np.array([rows.get(k, -1) for _, k in order], np.int64),
+        raw,
+        tuple(sorted(literals)),
+        ranks,
+        sum(map(len, blobs.values())),
+        stored_objects,
+    )
+
+
+def combine_receipts(receipts: Sequence[Receipt]) -> Receipt:
+    """Return one receipt for all; two may speak of one chunk where they stored different arrays of it."""
+    ranks = tuple(sorted({r for receipt in receipts for r in receipt.ranks}))
+    spatial = [r for r in receipts if len(r.coords)] if len(ranks) == 1 else []
+    rank = ranks[0] if len(ranks) == 1 else 0
+    coords = np.concatenate([r.coords for r in spatial]) if spatial else np.zeros((0, rank), np.int64)
+    unique, inverse = np.unique(coords, axis=0, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    n = len(unique)
+    rows = np.full(n, -1, np.int64)
+    arrays: dict[str, Columns] = {}
+    start = 0
+    for receipt in spatial:
+        at = inverse[start : start + len(receipt.coords)]
+        start += len(receipt.coords)
+        rows[at] = np.where(receipt.rows >= 0, receipt.rows, rows[at])
+        for name, new in receipt.arrays.items():
+            columns = arrays.get(name)
+            if columns is None:
+                columns = arrays[name] = Columns(
+                    np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.zeros(n, np.int64), np.zeros(n, np.uint32)
+                )
+            keep = new.nbytes >= 0
+            for kind in ("nbytes", "shard", "offset", "crc"):
+                getattr(columns, kind)[at[keep]] = getattr(new, kind)[keep]
+    return Receipt(
+        unique,
+        rows,
+        arrays,
+        tuple(sorted({x for r in receipts for x in r.literals})),
+        ranks,
+        sum(r.nbytes for r in receipts),
+        sum(r.stored_objects for r in receipts),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a write did.
+
+    Attributes
+    ----------
+    rows : int
+        Vertices written.
+    chunks : int
+        Chunks written.
+    objects : int
+        ZV objects written (0 where the data has none).
+    nbytes : int
+        Bytes of all payloads, before any codec.
+    stored_objects : int
+        Objects (files) that the payloads went into.
+    blocks : int
+        Tasks that encoded and stored.
+    seconds : float
+        Wall time from the first task to the end of the commit, on the machines' own clocks; 0 where nothing was timed.
+    dropped : int
+        Positions left out because they were out of bounds (``out_of_bounds="ignore"``).
+    arrays : mapping of str to int
+        Blobs per array.
+    """
+
+    rows: int
+    chunks: int
+    objects: int
+    nbytes: int
+    stored_objects: int
+    blocks: int
+    seconds: float
+    dropped: int = 0
+    arrays: Mapping[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        parts = [f"{self.rows:,} rows"] if self.rows >= 0 else []
+        parts += [f"{self.chunks:,} chunks", f"{self.nbytes / 1e6:,.1f} MB in {self.stored_objects:,} objects"]
+        if self.objects:
+            parts.append(f"{self.objects:,} ZV objects")
+        if self.dropped:
+            parts.append(f"{self.dropped:,} rows out of bounds left out")
+        parts.append(f"{self.blocks:,} blocks in {self.seconds:.2f} s")
+        lines = [f"<dask_zv.Report: {', '.join(parts)}>"]
+        lines += [f"  {name}: {count:,} blobs" for name, count in sorted(self.arrays.items())]
+        return "\n".join(lines)

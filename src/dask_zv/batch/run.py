@@ -1,0 +1,91 @@
+"""Running a graph on whatever scheduler is active, with or without a progress bar. No client is ever made here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import dask
+from dask.delayed import Delayed
+
+from dask_zv.errors import PlanError
+from dask_zv.storage.handles import StoreHandle, process_token
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["active_client", "check_reachable", "compute_one", "hold_on_workers"]
+
+
+def active_client() -> Client | None:
+    """Return the distributed client that ``dask.compute`` would use now, None for a local scheduler."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import Client
+
+    owner = getattr(dask.base.get_scheduler(), "__self__", None)
+    return owner if isinstance(owner, Client) else None
+
+
+def check_reachable(handle: StoreHandle) -> None:
+    """Raise :class:`PlanError` where the active scheduler runs tasks in processes that can't see a one-process store."""
+    if not handle.one_process:
+        return
+    handle.check_process()
+    client = active_client()
+    elsewhere = False
+    if client is not None:
+        tokens = client.run(process_token)
+        elsewhere = any(t != process_token() for t in tokens.values())
+    else:
+        get = dask.base.get_scheduler()
+        elsewhere = getattr(get, "__module__", "") == "dask.multiprocessing"
+    if elsewhere:
+        raise PlanError(
+            "the store lives in the memory of this process, and the active scheduler runs tasks in others, where writes "
+            "would be lost: use the threaded or synchronous scheduler, LocalCluster(processes=False), or a store "
+            "that all workers can reach",
+            store=handle.url,
+        )
+
+
+def hold_on_workers(pieces: Sequence[Any]) -> list[Any]:
+    """Return what tasks take in place of each piece of the client's data.
+
+    With a distributed client the pieces are sent to the workers now and the graph carries futures; with a local scheduler
+    they are in reach as they are.
+    """
+    client = active_client()
+    if client is None or not pieces:
+        return list(pieces)
+    return list(client.scatter(list(pieces), hash=False))
+
+
+def compute_one(delayed: Delayed, *, progress: bool | None = None) -> Any:
+    """Compute one ``Delayed`` on the active scheduler and return its result.
+
+    Parameters
+    ----------
+    delayed : Delayed
+    progress : bool, optional
+        Show a progress bar: Dask's own for local schedulers, distributed's where a client is active.
+    """
+    client = active_client()
+    if client is None:
+        from dask.diagnostics import ProgressBar
+
+        with ProgressBar() if progress else nullcontext():
+            (result,) = dask.compute(delayed)
+        return result
+    future = client.compute(delayed)
+    try:
+        if progress:
+            from distributed import progress as show
+
+            show(future)
+        return future.result()
+    except BaseException:  # an interrupted write must not go on behind the user's back
+        future.cancel()
+        raise

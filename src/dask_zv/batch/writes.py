@@ -1,0 +1,271 @@
+"""A batch of writes: what is queued, how it is cut into blocks, and the graph that comes of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from dask.delayed import Delayed
+
+from dask_zv.batch.graph import GraphBuilder, build_write_graph, is_future
+from dask_zv.batch.receipts import Report
+from dask_zv.batch.run import check_reachable, compute_one, hold_on_workers
+from dask_zv.batch.tasks import Address, BlockSpec, CommitSpec, Place, by_rank, keys_digest, shard_numbers
+from dask_zv.errors import InputError, PlanError
+from dask_zv.format.documents import to_json
+from dask_zv.format.keys import check_chunk_key, check_name, is_spatial_key, parse_key
+from dask_zv.format.shards import shard_id
+from dask_zv.spatial.morton import morton_codes, morton_order
+from dask_zv.storage.group import as_bytes, load_catalog
+from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.per_chunk import ArrayListing, PerChunk
+
+__all__ = ["WriteBatch"]
+
+_BLOCK_BYTES = 64 << 20
+_MANY_DELAYED = 5_000
+
+
+class WriteBatch:
+    """Writes that become one Dask graph.
+
+    Made by :meth:`Group.batched_writes`; write through the group, or whole blocks through :meth:`write_blobs`.
+
+    Attributes
+    ----------
+    report : Report or None
+        What the batch did, once it has run.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        objects: Objects,
+        *,
+        shards: int | None,
+        block_chunks: int,
+        progress: bool | None,
+    ) -> None:
+        if shards is not None and (isinstance(shards, bool) or not isinstance(shards, int) or shards < 1):
+            raise InputError(f"shards is the number of chunks per shard, a positive int, not {shards!r}")
+        if block_chunks < 1:
+            raise InputError(f"block_chunks must be positive, not {block_chunks}")
+        self._place = place
+        self._objects = objects
+        self._shards = shards
+        self._block_chunks = block_chunks
+        self._progress = progress
+        self._eager: dict[Address, Any] = {}
+        self._lazy: dict[Address, Any] = {}
+        self._blocks: list[tuple[Any, tuple[Address, ...]]] = []
+        self._declared: set[Address] = set()
+        self._meta: dict[str, dict[str, Any]] = {}
+        self._warned = False
+        self._delayed: Delayed | None = None
+        self.report: Report | None = None
+
+    def __repr__(self) -> str:
+        queued = len(self._eager) + len(self._lazy)
+        return (
+            f"<WriteBatch on {self._place.handle.url}/{self._place.prefix}: {queued:,} blobs and "
+            f"{len(self._blocks):,} whole blocks queued>"
+        )
+
+    # ------------------------------------------------------------------------------------------ queueing
+
+    def write_bytes(self, array: str, chunk_key: str, data: Any) -> None:
+        """Queue one blob: bytes-like, a C-contiguous array, or a Delayed or Future of these.
+
+        Raises
+        ------
+        PlanError
+            The key was declared by a lazy producer before, or `data` is lazy and the key is queued already.
+        """
+        address = check_name(array, "array name"), check_chunk_key(chunk_key)
+        if isinstance(data, Delayed) or is_future(data):
+            self._declare([address])
+            self._lazy[address] = data
+            if len(self._lazy) > _MANY_DELAYED and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"more than {_MANY_DELAYED:,} blobs are Delayed, a task each: let one Delayed yield a whole block and "
+                    "queue it with batch.write_blobs(delayed, keys=...)",
+                    stacklevel=3,
+                )
+            return
+        payload = as_bytes(data, join(self._place.prefix, array), chunk_key)
+        if address in self._declared:
+            raise self._overlap(address)
+        self._eager[address] = payload
+
+    def write_blobs(self, delayed: Any, keys: Iterable[tuple[str, str]]) -> None:
+        """Queue a whole block: one Delayed (or Future) that yields ``{(array, chunk_key): bytes}``.
+
+        Parameters
+        ----------
+        delayed : Delayed or Future
+            Evaluated inside the task that stores, so that the bytes stay on the worker that makes them.
+        keys : iterable of (array, chunk_key)
+            Exactly the keys that it yields.
+
+        Raises
+        ------
+        PlanError
+            A key is queued already, or declared twice.
+        """
+        if not (isinstance(delayed, Delayed) or is_future(delayed)):
+            raise InputError(f"write_blobs takes a Delayed or a Future, not {type(delayed).__name__}")
+        addresses = tuple((check_name(a, "array name"), check_chunk_key(k)) for a, k in keys)
+        if not addresses:
+            raise InputError("write_blobs needs the keys that the block yields: keys=[(array, chunk_key), ...]")
+        self._declare(addresses)
+        self._blocks.append((delayed, addresses))
+
+    def write_array_meta(self, array: str, meta: Mapping[str, Any]) -> None:
+        """Queue attributes, merged into the array's node by the commit."""
+        check_name(array, "array name")
+        values = to_json(meta, array)
+        self._meta.setdefault(array, {}).update(values)
+
+    def _declare(self, addresses: Iterable[Address]) -> None:
+        new: set[Address] = set()
+        for address in addresses:
+            if address in self._declared or address in new or address in self._eager:
+                raise self._overlap(address)
+            new.add(address)
+        self._declared |= new
+
+    def _overlap(self, address: Address) -> PlanError:
+        return PlanError(
+            "two tasks of one batch would write this chunk: a key that a lazy block declares belongs to it alone",
+            store=self._place.handle.url, array=join(self._place.prefix, address[0]), chunk=address[1],
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------ planning
+
+    def to_delayed(self) -> Delayed:
+        """Return the batch as one Delayed, whose result is the report; it joins larger ``dask.compute`` calls.
+
+        Data queued eagerly is sent to the workers now where a distributed client is active.
+        """
+        if self._delayed is None:
+            self._delayed = self._plan()
+        return self._delayed
+
+    def run(self) -> Report:
+        """Run the batch on the active scheduler."""
+        check_reachable(self._place.handle)
+        self.report = compute_one(self.to_delayed(), progress=self._progress)
+        return self.report
+
+    def _plan(self) -> Delayed:
+        arrays = sorted({a for a, _ in self._eager} | {a for a, _ in self._declared} | set(self._meta))
+        catalogued = load_catalog(self._objects, self._place.prefix) is not None
+        fresh = not catalogued and not self._objects.any_below(self._place.prefix, "/c/0")
+        listings: dict[str, ArrayListing] = {}
+        if not fresh and self._declared | set(self._eager):
+            blobs = PerChunk(self._objects, self._place.prefix)
+            listings = {a: blobs.listing(a) for a in arrays}
+        queued = self._eager | self._lazy
+        pieces = [
+            (self._spec(addresses, listings), [(a, k, queued[a, k]) for a, k in addresses]) for addresses in self._cut()
+        ]
+        builder = GraphBuilder()
+        eager = [i for i, (_, p) in enumerate(pieces) if not any(isinstance(d, Delayed) or is_future(d) for *_, d in p)]
+        payloads: list[Any] = [p for _, p in pieces]
+        for i, held in zip(eager, hold_on_workers([payloads[i] for i in eager]), strict=True):
+            payloads[i] = held if is_future(held) else _Held(held)
+        blocks: list[tuple[BlockSpec, Any]] = [(spec, p) for (spec, _), p in zip(pieces, payloads, strict=True)]
+        taken = self._shards_of_single_blobs()
+        for delayed, addresses in self._blocks:
+            blocks.append((self._spec(addresses, listings, self._block_shard(addresses, taken), whole_block=True), delayed))
+        spec = CommitSpec(
+            self._place,
+            tuple(self._meta.items()),
+            tuple(arrays),
+            catalogued or fresh,
+            False,
+            (),
+            Report(-1, 0, 0, 0, 0, 0, 0.0),
+        )
+        return build_write_graph(blocks, spec, builder=builder, nodes_first=self._objects.nodes_first)
+
+    def _cut(self) -> list[list[Address]]:
+        """Cut the single blobs into blocks: all arrays of a chunk together, neighbours together, whole shards together."""
+        by_key: dict[str, list[Address]] = {}
+        for address in (*self._eager, *self._lazy):
+            by_key.setdefault(address[1], []).append(address)
+        units: list[list[str]] = [[k] for k in sorted(by_key) if not is_spatial_key(k)]
+        for keys in by_rank(k for k in by_key if is_spatial_key(k)):
+            coords = np.array([parse_key(k) for k in keys], np.int64)
+            if self._shards is None:
+                units.extend([keys[i]] for i in morton_order(coords))
+            else:
+                shards: dict[int, list[str]] = {}
+                for key, code in zip(keys, morton_codes(coords).tolist(), strict=True):
+                    shards.setdefault(code // self._shards, []).append(key)
+                units.extend(shards[s] for s in sorted(shards))
+        blocks: list[list[Address]] = []
+        chunks = nbytes = 0
+        for unit in units:
+            addresses = [a for k in unit for a in by_key[k]]
+            size = sum(len(self._eager[a]) for a in addresses if a in self._eager)
+            if not blocks or chunks + len(unit) > self._block_chunks or nbytes + size > _BLOCK_BYTES:
+                blocks.append([])
+                chunks = nbytes = 0
+            blocks[-1].extend(addresses)
+            chunks += len(unit)
+            nbytes += size
+        return blocks
+
+    def _spec(
+        self,
+        addresses: Sequence[Address],
+        listings: Mapping[str, ArrayListing],
+        number: int | None = None,
+        *,
+        whole_block: bool = False,
+    ) -> BlockSpec:
+        """Return how a block is stored beside what the arrays hold already."""
+        stay: set[Address] = set()
+        merge: set[tuple[str, int]] = set()
+        superseded: list[Address] = []
+        shards = None if number is not None or whole_block else self._shards
+        if listings and (shards is not None or number is not None):
+            own = shard_numbers(addresses, shards, number)
+            for array, key in addresses:
+                if key not in own:
+                    continue
+                held = listings[array].entries.get(key)
+                if held is not None and shard_id(held[0]) != own[key]:
+                    stay.add((array, key))
+                    continue
+                if any(shard_id(n) == own[key] for n in listings[array].shards):
+                    merge.add((array, own[key]))
+                if key in listings[array].plain:
+                    superseded.append((array, key))
+        return BlockSpec(
+            self._place, keys_digest(addresses), shards, number, frozenset(stay), tuple(sorted(merge)), tuple(superseded)
+        )
+
+    def _shards_of_single_blobs(self) -> set[int]:
+        if self._shards is None:
+            return set()
+        return set(shard_numbers((*self._eager, *self._lazy), self._shards, None).values())
+
+    def _block_shard(self, addresses: Sequence[Address], taken: set[int]) -> int | None:
+        """Return a whole block's shard number: the least Morton code of its chunks that no other block has."""
+        if self._shards is None:
+            return None
+        for keys in by_rank({k for _, k in addresses if is_spatial_key(k)}):
+            for code in sorted(morton_codes(np.array([parse_key(k) for k in keys], np.int64)).tolist()):
+                if code not in taken:
+                    taken.add(code)
+                    return code
+        return None
+
+
+class _Held(list[Any]):
+    """Eager data of one block: a list that the graph builder takes as it is, without looking into it."""

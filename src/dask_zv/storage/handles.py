@@ -1,0 +1,190 @@
+"""What a task carries instead of an open store: a small picklable handle.
+
+A :class:`StoreHandle` is a URL with options, a pickled zarr store, or a key into this process' registry of stores that live
+in one process (:class:`~zarr.storage.MemoryStore`, ``memory://``, a dict, a writable Icechunk session). Every process keeps
+one open store per handle. A registered store is never copied: unpickling its handle in another process raises, because
+writes to a copy would be lost without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import threading
+import uuid
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from zarr.abc.store import Store
+
+from dask_zv.errors import PlanError
+from dask_zv.storage.objects import Objects, ZarrObjects
+
+__all__ = ["StoreHandle", "handle_for_store", "handle_for_url", "open_objects", "process_token"]
+
+_PROCESS = uuid.uuid4().hex
+_LIVE: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
+_OPEN: OrderedDict[str, Objects] = OrderedDict()
+_OPEN_LIMIT = 64
+_LOCK = threading.RLock()
+_SECRET_WORDS = ("secret", "key", "token", "password", "credential", "sas", "account")
+
+Opener = Callable[[str, Mapping[str, Any], bool], Objects]
+
+
+def process_token() -> str:
+    """Return what tells this process from every other, forked children included."""
+    return f"{_PROCESS}-{os.getpid()}"  # a forked child has the parent's module state, not its stores
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHandle:
+    """A store that any process can open, or a live one that only its own process may use.
+
+    Attributes
+    ----------
+    kind : {"url", "pickled", "process"}
+    url : str
+        Where the store is, or its repr; without secrets.
+    read_only : bool
+    identity : str
+        Key of the per-process cache of open stores.
+    """
+
+    kind: Literal["url", "pickled", "process"]
+    url: str
+    read_only: bool
+    identity: str
+    _payload: Any = field(repr=False, compare=False)
+    """url: (opener, options); pickled: bytes; process: (process token, what holds the store in one process)."""
+
+    def __dask_tokenize__(self) -> tuple[str, str, bool]:
+        return (self.kind, self.identity, self.read_only)
+
+    @property
+    def one_process(self) -> bool:
+        """True where only the process that made the store can use it."""
+        return self.kind == "process"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.kind == "process":
+            self.check_process()
+            reason = self._payload[1]
+            if reason.startswith("icechunk"):
+                raise PlanError(
+                    "a writable Icechunk session does not pickle: on a cluster each task needs a fork "
+                    "(session.fork()); use the synchronous or the threaded scheduler here",
+                    store=self.url,
+                )
+        payload = self._payload
+        return _restore, (self.kind, self.url, self.read_only, self.identity, payload)
+
+    def check_process(self) -> None:
+        """Raise :class:`PlanError` where the store lives in another process."""
+        if self.kind == "process" and self._payload[0] != process_token():
+            raise PlanError(
+                f"the store lives in the memory of one process ({self._payload[1]}), and this task runs in another: "
+                "use the threaded or synchronous scheduler, LocalCluster(processes=False), or a store that all "
+                "workers can reach",
+                store=self.url,
+            )
+
+    def with_read_only(self) -> StoreHandle:
+        """Return the same store for reading only."""
+        if self.read_only:
+            return self
+        return StoreHandle(self.kind, self.url, True, self.identity, self._payload)
+
+
+def _restore(kind: Any, url: str, read_only: bool, identity: str, payload: Any) -> StoreHandle:
+    handle = StoreHandle(kind, url, read_only, identity, payload)
+    handle.check_process()
+    return handle
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
+
+
+def secrets_in(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the option values that no message may show."""
+    found: list[str] = []
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            found.extend(secrets_in(value))
+        elif isinstance(value, str) and any(w in key.lower() for w in _SECRET_WORDS):
+            found.append(value)
+    # very short values (a test server's "x") would blank out letters of every message
+    return tuple(v for v in found if len(v) > 3)
+
+
+def handle_for_url(url: str, options: Mapping[str, Any], opener: Opener, *, read_only: bool) -> StoreHandle:
+    """Return the handle of a store that every process opens by `opener(url, options, read_only)`."""
+    identity = _digest("url", url, dict(options), opener.__qualname__)
+    return StoreHandle("url", url, read_only, identity, (opener, dict(options)))
+
+
+def handle_for_store(store: Store, url: str, *, one_process: str | None, read_only: bool) -> StoreHandle:
+    """Return the handle of a zarr store that the caller opened.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+    url : str
+        What to call it.
+    one_process : str, optional
+        Why no other process may use it; None where it pickles.
+    """
+    with _LOCK:
+        identity = next((k for k, v in _LIVE.items() if v is store), None)
+        if identity is None:
+            identity = uuid.uuid4().hex
+            _LIVE[identity] = store
+    if one_process is not None:
+        return StoreHandle("process", url, read_only, identity, (process_token(), one_process))
+    return StoreHandle("pickled", url, read_only, identity, pickle.dumps(store))
+
+
+def open_objects(handle: StoreHandle) -> Objects:
+    """Return the objects of `handle`'s store, one open store per handle and process.
+
+    Raises
+    ------
+    PlanError
+        The store lives in another process.
+    StoreError
+        The store can't be opened.
+    """
+    handle.check_process()
+    cache_key = f"{process_token()}-{handle.identity}-{handle.read_only}"
+    with _LOCK:
+        if cache_key in _OPEN:
+            _OPEN.move_to_end(cache_key)
+            return _OPEN[cache_key]
+        objects = _open(handle)
+        if handle.kind != "process":  # the cache must not keep somebody's MemoryStore alive
+            _OPEN[cache_key] = objects
+            while len(_OPEN) > _OPEN_LIMIT:
+                _OPEN.popitem(last=False)
+        return objects
+
+
+def _open(handle: StoreHandle) -> Objects:
+    if handle.kind == "url":
+        opener, options = handle._payload
+        objects: Objects = opener(handle.url, options, handle.read_only)
+        return objects
+    store = _LIVE.get(handle.identity)
+    if store is None:
+        if handle.kind == "process":
+            raise PlanError("the in-memory store is gone: keep a reference to it until the work is done", store=handle.url)
+        store = pickle.loads(handle._payload)
+        _LIVE[handle.identity] = store
+    if handle.read_only != store.read_only:
+        store = store.with_read_only(handle.read_only)
+    return ZarrObjects(store, handle.url)

@@ -1,0 +1,127 @@
+"""Opening and making the root of a store, with an error for everything that isn't one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from dask_zv.errors import InputError, MetadataError, NotFoundError, ReadOnlyError, StoreError
+from dask_zv.format.documents import group_document, parse_document
+from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.metadata import Generation, detect_generation
+from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.targets import resolve_target
+
+__all__ = ["Layout", "Mode", "check_layout", "open_root"]
+
+Mode = Literal["r", "r+", "a", "w", "w-"]
+Layout = Literal["per_chunk"]
+
+_V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
+
+
+def check_layout(layout: str | None) -> Layout:
+    """Return the layout that a new store gets.
+
+    Raises
+    ------
+    InputError
+        Not the name of a layout.
+    """
+    if layout is None or layout == "per_chunk":
+        return "per_chunk"
+    raise InputError(f"layout {layout!r} is not known: this version writes {', '.join(map(repr, get_args(Layout)))}")
+
+
+def open_root(
+    target: object, mode: str, storage_options: Mapping[str, Any] | None = None
+) -> tuple[StoreHandle, str, dict[str, Any]]:
+    """Open the group at a target.
+
+    Parameters
+    ----------
+    target
+        See :func:`dask_zv.storage.targets.resolve_target`.
+    mode : {"r", "r+", "a", "w", "w-"}
+        "r" reads what is there; "r+" and "a" write, and make a group where the target is empty; "w" empties the
+        target first; "w-" refuses a target that holds anything.
+    storage_options : mapping, optional
+
+    Returns
+    -------
+    handle, prefix, attributes
+        The store, the group's path in it, and the group's attributes.
+
+    Raises
+    ------
+    NotFoundError
+        Nothing is there (mode "r").
+    StoreError
+        Something else is there: other files, a Zarr v2 hierarchy, an array; or the store can't be reached.
+    ReadOnlyError
+        A mode that writes, on a store that can only be read.
+    MetadataError
+        A ZV store of a generation that this version does not read.
+    """
+    if mode not in get_args(Mode):
+        raise InputError(f"mode {mode!r} is not one of {', '.join(get_args(Mode))}")
+    handle, prefix = resolve_target(target, storage_options, read_only=mode == "r")
+    objects = open_objects(handle)
+    if mode != "r" and objects.read_only:
+        raise ReadOnlyError(f"mode {mode!r} writes, and this store can only be read: use mode='r'", store=objects.url)
+    document = objects.get(join(prefix, DOCUMENT))
+    if document is None:
+        _refuse_other_things(objects, prefix, mode)
+    attributes: dict[str, Any] = {}
+    if document is not None and mode == "w-":
+        raise StoreError("the target holds a Zarr hierarchy already: use mode='r+' to add to it, 'w' to replace it",
+                         store=join(objects.url, prefix))  # fmt: skip
+    if document is not None and mode == "w":
+        objects.delete_prefix(prefix)
+        document = None
+    if document is not None:
+        parsed = parse_document(document, prefix, objects.url)
+        if parsed["node_type"] != "group":
+            raise StoreError(f"'/{prefix}' is an Array, not a group", store=objects.url)
+        attributes = dict(parsed.get("attributes", {}))
+        check_generation(attributes, objects.url)
+    elif mode != "r":
+        objects.put(join(prefix, DOCUMENT), group_document({}))
+    return handle, prefix, attributes
+
+
+def check_generation(attributes: Mapping[str, Any], store: str) -> None:
+    """Raise :class:`MetadataError` where a root's attributes are of a generation that isn't read."""
+    root = attributes.get("zarr_vectors")
+    if isinstance(root, Mapping) and detect_generation(root) is Generation.GRID:
+        raise MetadataError(
+            f"a Zarr Vectors store of version {root.get('zv_version')!r} (layout grid): this version of dask-zv reads "
+            "0.7 (layout per_chunk)",
+            store=store,
+        )
+
+
+def _refuse_other_things(objects: Objects, prefix: str, mode: str) -> None:
+    """Raise unless a target without a document may be opened in `mode`."""
+    names = objects.list_dir(prefix)  # raises where the bucket is missing
+    where = join(objects.url, prefix)
+    old = [n for n in names if n in _V2_DOCUMENTS]
+    if old:
+        raise StoreError(
+            f"a Zarr v2 hierarchy (it has {old[0]}): Zarr Vectors is Zarr v3; convert it, or give another target",
+            store=where,
+        )
+    if not names:
+        if mode == "r":
+            raise NotFoundError("nothing is here: check the path, or create the store first", store=where)
+        return
+    if not objects.any_below(prefix, f"/{DOCUMENT}"):
+        shown = ", ".join(repr(n) for n in names[:3])
+        raise StoreError(
+            f"no Zarr hierarchy, but something else ({shown}{', …' if len(names) > 3 else ''}): give the directory of "
+            "a store, or an empty one",
+            store=where,
+        )
+    if mode in ("w", "w-"):
+        raise StoreError("nodes are here without a root group: empty the target by hand first", store=where)

@@ -1,0 +1,268 @@
+"""From what a user passes as `target` to a store handle.
+
+A target is a path, a URL, a ``pathlib.Path``, a zarr ``Store`` or ``StorePath``, an fsspec mapper, a dict, or an Icechunk
+session. URLs are served by obstore where it is installed and speaks the scheme, else by fsspec. Options are in fsspec's
+dialect (``key``, ``secret``, ``token``, ``endpoint_url``, ``anon``, ``client_kwargs``); obstore's own names pass through.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import zarr
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath, WrapperStore, ZipStore
+
+from dask_zv.errors import InputError, StoreError
+from dask_zv.storage.handles import StoreHandle, handle_for_store, handle_for_url, secrets_in
+from dask_zv.storage.objects import LocalObjects, Objects, ZarrObjects, join
+
+__all__ = ["resolve_target"]
+
+_OBSTORE_SCHEMES = {"s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https"}
+_S3_NAMES = {
+    "key": "access_key_id",
+    "secret": "secret_access_key",
+    "token": "session_token",
+    "endpoint_url": "endpoint",
+    "anon": "skip_signature",
+    "region_name": "region",
+}
+_NO_OPTIONS: Mapping[str, Any] = {}
+_MEMORY: dict[str, FsspecStore] = {}
+"""The stores of memory:// URLs: fsspec keeps their objects for the life of the process, so they are kept too."""
+
+
+def resolve_target(
+    target: object, storage_options: Mapping[str, Any] | None = None, *, read_only: bool = False
+) -> tuple[StoreHandle, str]:
+    """Return the handle of a target's store and the path inside that store.
+
+    Parameters
+    ----------
+    target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
+    storage_options : mapping, optional
+        Options of a URL.
+    read_only : bool
+        Never write through this handle.
+
+    Raises
+    ------
+    StoreError
+        An unknown scheme, or a package that the scheme needs is not installed.
+    InputError
+        Something that is no target, or options for a target that takes none.
+    """
+    options = dict(storage_options or _NO_OPTIONS)
+    if isinstance(target, str | Path):
+        return _resolve_path(str(target), options, read_only), ""
+    if options:
+        raise InputError(f"storage_options go with a URL; a {type(target).__name__} has its own")
+    if isinstance(target, StorePath):
+        return _resolve_store(target.store, read_only), target.path
+    if isinstance(target, zarr.Group):
+        return _resolve_store(target.store_path.store, read_only), target.store_path.path
+    if isinstance(target, Store):
+        return _resolve_store(target, read_only), ""
+    if isinstance(target, dict):
+        return _resolve_store(_dict_store(target), read_only), ""
+    if hasattr(target, "fs") and hasattr(target, "root"):
+        return _resolve_mapper(target, read_only)
+    if hasattr(target, "store") and isinstance(target.store, Store):  # an Icechunk session
+        return _resolve_store(target.store, read_only), ""
+    raise InputError(
+        f"a {type(target).__name__} is no target: give a path, a URL, a zarr Store or StorePath, an fsspec mapper, "
+        "a dict, or an Icechunk session"
+    )
+
+
+# ---------------------------------------------------------------------------------------------- paths and URLs
+
+
+def _resolve_path(text: str, options: dict[str, Any], read_only: bool) -> StoreHandle:
+    if not text:
+        raise InputError("the target is an empty string")
+    scheme, found, _ = text.partition("://")
+    if not found:
+        return _resolve_local(Path(text).expanduser(), options, read_only)
+    if scheme == "file":
+        parts = urlsplit(text)
+        if parts.netloc not in ("", "localhost"):
+            raise StoreError(f"'{text}' names the host {parts.netloc!r}: a local URL is file:///absolute/path")
+        return _resolve_local(Path(unquote(parts.path)), options, read_only)
+    url = text.rstrip("/")
+    if scheme == "memory":
+        if url not in _MEMORY:
+            _MEMORY[url] = _open_fsspec_store(url, options, False)
+        return _resolve_store(_MEMORY[url], read_only)
+    import fsspec.registry
+
+    known = {*fsspec.registry.known_implementations, *fsspec.registry.registry}
+    if scheme in _OBSTORE_SCHEMES and importlib.util.find_spec("obstore") is not None:
+        return handle_for_url(url, options, _open_obstore, read_only=read_only or scheme in ("http", "https"))
+    if scheme not in known:
+        raise StoreError(
+            f"unknown scheme {scheme!r} in '{text}': file, memory, s3, gs, az, http(s) and the protocols of fsspec work"
+        )
+    _require_fsspec(scheme, text)
+    return handle_for_url(url, options, _open_fsspec, read_only=read_only)
+
+
+def _require_fsspec(scheme: str, text: str) -> None:
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        raise StoreError(
+            f"'{text}' needs a package that is not installed ({error}): pip install 'dask-zv[cloud]', or the fsspec "
+            f"implementation of {scheme!r}"
+        ) from error
+
+
+def _resolve_local(path: Path, options: dict[str, Any], read_only: bool) -> StoreHandle:
+    unknown = set(options) - {"fsync"}
+    if unknown:
+        raise InputError(f"a local path takes the option 'fsync' alone, not {sorted(unknown)}")
+    path = path.absolute()
+    if path.is_file():
+        if path.suffix != ".zip":
+            raise StoreError(f"'{path}' is a file, not a store: give the store's directory (or a .zip of one)")
+        return handle_for_url(path.as_uri(), {}, _open_zip, read_only=True)
+    return handle_for_url(path.as_uri(), options, _open_local, read_only=read_only)
+
+
+def _open_local(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
+    return LocalObjects(Path(unquote(urlsplit(url).path)), read_only=read_only, **options)
+
+
+def _open_zip(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
+    import zipfile
+
+    path = Path(unquote(urlsplit(url).path))
+    try:
+        store = ZipStore(path, mode="r", read_only=True)
+        store._sync_open()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise StoreError(f"'{path}' is no readable zip file: {error}") from error
+    return ZarrObjects(store, url)
+
+
+def _open_fsspec(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
+    return ZarrObjects(_open_fsspec_store(url, options, read_only), url, secrets=secrets_in(options))
+
+
+def _open_fsspec_store(url: str, options: Mapping[str, Any], read_only: bool) -> FsspecStore:
+    # a listing cache would hide what other processes wrote
+    settings = {"use_listings_cache": False, **options}
+    try:
+        return FsspecStore.from_url(url, storage_options=settings, read_only=read_only)
+    except (TypeError, ValueError, ImportError, OSError) as error:
+        text = str(error)
+        for secret in secrets_in(options):
+            text = text.replace(secret, "***")
+        raise StoreError(f"'{url}' can't be opened: {type(error).__name__}: {text}") from None
+
+
+def _open_obstore(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
+    import obstore.store
+
+    secrets = secrets_in(options)
+    try:
+        inner = obstore.store.from_url(url, **_translate(url.partition("://")[0], options))
+    except Exception as error:
+        text = str(error)
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        raise StoreError(f"'{url}' can't be opened: {type(error).__name__}: {text}") from None
+    return ZarrObjects(ObjectStore(inner, read_only=read_only), url, secrets=secrets)
+
+
+def _translate(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fsspec's options by obstore's names; names that are not fsspec's pass through."""
+    flat = {k: v for k, v in options.items() if k != "client_kwargs"} | dict(options.get("client_kwargs") or {})
+    if scheme not in ("s3", "s3a"):
+        return flat
+    out = {_S3_NAMES.get(k, k): v for k, v in flat.items()}
+    if str(out.get("endpoint", "")).startswith("http://"):
+        # as a client option: the same flag as a plain keyword makes a store that does not pickle
+        out["client_options"] = {"allow_http": True, **dict(out.get("client_options") or {})}
+    if "endpoint" in out:
+        out.setdefault("region", "us-east-1")
+    return out
+
+
+# ---------------------------------------------------------------------------------------------- stores
+
+
+_DICTS: dict[int, tuple[dict[Any, Any], MemoryStore]] = {}
+
+
+def _dict_store(mapping: dict[Any, Any]) -> MemoryStore:
+    """Return one MemoryStore per dict, so that two opens of the dict are one store."""
+    held = _DICTS.get(id(mapping))
+    if held is None or held[0] is not mapping:
+        held = _DICTS[id(mapping)] = (mapping, MemoryStore(mapping))
+    return held[1]
+
+
+def _resolve_store(store: Store, read_only: bool) -> StoreHandle:
+    read_only = read_only or store.read_only
+    if type(store) is LocalStore:
+        return _resolve_local(Path(store.root), {}, read_only)
+    if isinstance(store, ZipStore):
+        if not store.read_only:
+            raise StoreError("a writable ZipStore is not supported: write to a directory and zip that")
+        return _resolve_local(Path(store.path), {}, True)
+    return handle_for_store(store, _describe(store), one_process=_one_process(store), read_only=read_only)
+
+
+def _one_process(store: Store) -> str | None:
+    """Say why only this process may use `store`, None where its pickle is the same store."""
+    if isinstance(store, WrapperStore):
+        return _one_process(store._store)
+    if isinstance(store, MemoryStore):
+        return "a MemoryStore"
+    if isinstance(store, FsspecStore):
+        protocols = store.fs.protocol
+        protocols = (protocols,) if isinstance(protocols, str) else tuple(protocols)
+        inner = getattr(store.fs, "sync_fs", None)
+        if inner is not None:
+            protocols += (inner.protocol,) if isinstance(inner.protocol, str) else tuple(inner.protocol)
+        return "memory://" if "memory" in protocols else None
+    if isinstance(store, ObjectStore):
+        return "obstore's MemoryStore" if type(store.store).__name__ == "MemoryStore" else None
+    if type(store).__name__ == "IcechunkStore":
+        return None if store.read_only else "icechunk: a writable session"
+    return None
+
+
+def _describe(store: Store) -> str:
+    if isinstance(store, WrapperStore):
+        return _describe(store._store)
+    if isinstance(store, FsspecStore):
+        protocol = store.fs.protocol if isinstance(store.fs.protocol, str) else store.fs.protocol[0]
+        inner = getattr(store.fs, "sync_fs", None)
+        if inner is not None:
+            protocol = inner.protocol if isinstance(inner.protocol, str) else inner.protocol[0]
+        return f"{protocol}://{store.path.lstrip('/')}"
+    if isinstance(store, MemoryStore):
+        return f"memory:{id(store._store_dict):x}"
+    if isinstance(store, ObjectStore):
+        inner_store = store.store
+        name = type(inner_store).__name__
+        bucket = dict(getattr(inner_store, "config", None) or {}).get("bucket")
+        prefix = getattr(inner_store, "prefix", None)
+        return f"{name}({join(str(bucket or ''), str(prefix or ''))})"
+    return f"{type(store).__name__}"
+
+
+def _resolve_mapper(mapper: Any, read_only: bool) -> tuple[StoreHandle, str]:
+    protocol = mapper.fs.protocol if isinstance(mapper.fs.protocol, str) else mapper.fs.protocol[0]
+    if protocol in ("file", "local"):
+        return _resolve_local(Path(mapper.root), {}, read_only), ""
+    return _resolve_store(FsspecStore.from_mapper(mapper, read_only=read_only), read_only), ""
