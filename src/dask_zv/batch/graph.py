@@ -7,13 +7,15 @@ The graph is a plain dict of :class:`dask.task_spec.Task`: one task per block, o
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from dask.core import get_dependencies
 from dask.delayed import Delayed
-from dask.task_spec import List, Task, TaskRef
+from dask.task_spec import GraphNode, List, Task, TaskRef
 
-from dask_zv.batch.tasks import BlockSpec, CommitSpec, commit, prepare, store_block
+from dask_zv.batch.receipts import Report
+from dask_zv.batch.tasks import BlockResult, BlockSpec, CommitSpec, commit, prepare, store_block
 
 __all__ = ["GraphBuilder", "build_write_graph", "is_future"]
 
@@ -34,6 +36,7 @@ class GraphBuilder:
         self.tasks: dict[Any, Any] = {}
         self.run = uuid.uuid4().hex[:12]
         self.name = name
+        self._absorbed: dict[int, tuple[Any, dict[Any, Any]]] = {}
 
     def key(self, kind: str, number: int | str = "") -> str:
         """Return a key such as ``zv-store-1f2e…-7``: the part before the token is what dashboards show."""
@@ -50,12 +53,27 @@ class GraphBuilder:
 
         With `inline` its last task becomes part of ours, where it is one.
         """
-        graph = dict(delayed.__dask_graph__())
-        node = graph.get(delayed.key)
-        self.tasks.update(graph)
+        graph = delayed.__dask_graph__()
+        if id(graph) not in self._absorbed:  # the partitions of one collection share their graph
+            self._absorbed[id(graph)] = graph, dict(graph)
+        tasks = self._absorbed[id(graph)][1]
+        node = tasks.get(delayed.key)
         if inline and isinstance(node, Task):
+            for key in node.dependencies:
+                self._take(tasks, key)
             return node
+        self._take(tasks, delayed.key)
         return TaskRef(delayed.key)
+
+    def _take(self, tasks: dict[Any, Any], key: Any) -> None:
+        """Add a foreign task and what it needs."""
+        stack = [key]
+        while stack:
+            at = stack.pop()
+            if at in self.tasks or at not in tasks:  # a future's key is in no graph
+                continue
+            node = self.tasks[at] = tasks[at]
+            stack.extend(node.dependencies if isinstance(node, GraphNode) else get_dependencies(tasks, at))
 
     def payload(self, value: Any, *, inline: bool = False) -> Any:
         """Return `value` as an argument: Delayeds and futures become dependencies, also inside lists and tuples."""
@@ -70,28 +88,21 @@ class GraphBuilder:
         return value
 
     def finish(self, key: str) -> Delayed:
-        """Return the ``Delayed`` of the task at `key`, with the tasks that it needs and no others."""
-        return Delayed(key, _cull(self.tasks, key))
+        """Return the ``Delayed`` of the task at `key`."""
+        return Delayed(key, self.tasks)
 
 
 def _as_tuple(*values: Any) -> tuple[Any, ...]:
     return values
 
 
-def _cull(tasks: dict[Any, Any], key: Any) -> dict[Any, Any]:
-    kept: dict[Any, Any] = {}
-    stack = [key]
-    while stack:
-        at = stack.pop()
-        if at in kept or at not in tasks:  # a future's key is not in our graph
-            continue
-        node = kept[at] = tasks[at]
-        stack.extend(node.dependencies)
-    return kept
-
-
 def build_write_graph(
-    blocks: Sequence[tuple[BlockSpec, Any]], spec: CommitSpec, *, builder: GraphBuilder | None = None, nodes_first: bool = False
+    blocks: Sequence[tuple[BlockSpec, Any]],
+    spec: CommitSpec,
+    *,
+    builder: GraphBuilder | None = None,
+    nodes_first: bool = False,
+    then: Callable[[GraphBuilder, list[TaskRef]], list[TaskRef]] | None = None,
 ) -> Delayed:
     """Return the graph that stores `blocks` and commits; its result is the report.
 
@@ -105,16 +116,32 @@ def build_write_graph(
         Holds tasks that payloads refer to.
     nodes_first : bool
         The store wants nodes before chunks: a task that makes them goes before all blocks.
+    then : function, optional
+        Adds tasks between the blocks and the commit: called with the blocks' results, returns what the commit waits for.
     """
     builder = builder or GraphBuilder()
     before = (builder.add(builder.key("prepare"), prepare, spec),) if nodes_first else ()
-    receipts = [
+    results = [
         builder.add(builder.key("store", i), _store_after, block, builder.payload(payload, inline=True), *before)
         for i, (block, payload) in enumerate(blocks)
     ]
+    waiting: list[TaskRef] = []
+    receipts = results
+    if then is not None:
+        waiting = then(builder, results)
+        # the commit wants receipts alone: what else a block returns may be large
+        receipts = [builder.add(builder.key("receipt", i), _without_extra, r) for i, r in enumerate(results)]
     end = builder.key("commit")
-    builder.add(end, commit, spec, List(*receipts))
+    builder.add(end, _commit_after, spec, List(*receipts), List(*waiting))
     return builder.finish(end)
+
+
+def _without_extra(result: BlockResult) -> BlockResult:
+    return BlockResult(result.receipt, result.started, result.ended)
+
+
+def _commit_after(spec: CommitSpec, results: Sequence[BlockResult], _: Sequence[Any]) -> Report:
+    return commit(spec, results)
 
 
 def _store_after(spec: BlockSpec, payload: Any, *_: None) -> Any:

@@ -21,7 +21,7 @@ from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
 
-__all__ = ["BlockSpec", "CommitSpec", "EncodedBlock", "Place", "commit", "keys_digest", "prepare", "store_block"]
+__all__ = ["BlockResult", "BlockSpec", "CommitSpec", "EncodedBlock", "Place", "commit", "keys_digest", "prepare", "store_block"]
 
 Address = tuple[str, str]
 """(array, chunk key)."""
@@ -71,10 +71,21 @@ class BlockSpec:
 
 @dataclass(frozen=True, slots=True)
 class EncodedBlock:
-    """A payload that also knows how many vertices each chunk has."""
+    """A payload that also knows how many vertices each chunk has, and what later tasks want of it."""
 
     blobs: Mapping[Address, Any]
     rows: Mapping[str, int] = field(default_factory=dict)
+    extra: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """What a block's task returns: its receipt, when it ran, and the payload's `extra`."""
+
+    receipt: Receipt
+    started: float
+    ended: float
+    extra: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +187,8 @@ def normalise(payload: Any, spec: BlockSpec) -> tuple[dict[Address, bytes], Mapp
     return blobs, rows
 
 
-def store_block(spec: BlockSpec, payload: Any) -> tuple[Receipt, float, float]:
-    """Store one block's blobs and return its receipt with the times of start and end.
+def store_block(spec: BlockSpec, payload: Any) -> BlockResult:
+    """Store one block's blobs.
 
     Running it twice stores the same objects with the same bytes.
     """
@@ -203,7 +214,7 @@ def store_block(spec: BlockSpec, payload: Any) -> tuple[Receipt, float, float]:
     for array, key in spec.superseded:
         target.objects.delete_prefix(target.path(array, key))
     receipt = make_receipt(blobs, rows, places, len(plain) + len(shards))
-    return receipt, started, time.time()
+    return BlockResult(receipt, started, time.time(), getattr(payload, "extra", None))
 
 
 def _kept_members(
@@ -224,11 +235,11 @@ def prepare(spec: CommitSpec) -> None:
         ensure_groups(objects, [join(spec.place.prefix, a) for a in spec.arrays])
 
 
-def commit(spec: CommitSpec, results: Sequence[tuple[Receipt, float, float]]) -> Report:
+def commit(spec: CommitSpec, results: Sequence[BlockResult]) -> Report:
     """Write the metadata that makes the stored blocks the group's content, and return the report."""
     started = time.time()
     objects = open_objects(spec.place.handle)
-    total = combine_receipts([receipt for receipt, _, _ in results])
+    total = combine_receipts([r.receipt for r in results])
     arrays = {*spec.arrays, *total.arrays, *(a for a, _ in total.literals)}
     ensure_groups(objects, [join(spec.place.prefix, a) for a in sorted(arrays)] or [spec.place.prefix])
     # an array's own metadata first, the level's and the root's at the end
@@ -248,7 +259,7 @@ def commit(spec: CommitSpec, results: Sequence[tuple[Receipt, float, float]]) ->
     counts = {name: int((c.nbytes >= 0).sum()) for name, c in total.arrays.items()}
     for array, _ in total.literals:
         counts[array] = counts.get(array, 0) + 1
-    starts = [s for _, s, _ in results] or [started]
+    starts = [r.started for r in results] or [started]
     return Report(
         rows, len(total.coords), known.objects, total.nbytes, total.stored_objects, len(results),
         max(time.time() - min(starts), 0.0), known.dropped, dict(sorted(counts.items())),

@@ -15,7 +15,7 @@ import numpy as np
 
 from dask_zv.errors import MetadataError
 
-__all__ = ["BlobDocument", "blob_document", "group_document", "parse_blob_document", "parse_document", "to_json"]
+__all__ = ["BlobDocument", "blob_document", "group_document", "manifests_document", "parse_blob_document", "parse_document", "to_json"]
 
 _BLOB = (
     b'{"shape":[%d],"data_type":"uint8","chunk_grid":{"name":"regular","configuration":{"chunk_shape":[%d]}},'
@@ -68,6 +68,27 @@ def group_document(attributes: Mapping[str, Any]) -> bytes:
 def blob_document(nbytes: int, attributes: Mapping[str, Any] | None = None) -> bytes:
     """Return the document of a blob's array: 1-D ``uint8``, one chunk, codec ``bytes``."""
     return _BLOB % (nbytes, max(nbytes, 1), dump_json(dict(attributes)) if attributes else b"{}")
+
+
+def manifests_document(count: int, chunk: int) -> bytes:
+    """Return the document of ``object_index/manifests``: 1-D variable-length bytes, `chunk` manifests to an object."""
+    return dump_json(
+        {
+            "shape": [count],
+            "data_type": "variable_length_bytes",
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk]}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": "",
+            "codecs": [
+                {"name": "vlen-bytes", "configuration": {}},
+                {"name": "zstd", "configuration": {"level": 0, "checksum": False}},
+            ],
+            "attributes": {},
+            "zarr_format": 3,
+            "node_type": "array",
+            "storage_transformers": [],
+        }
+    )
 
 
 def parse_document(data: bytes, path: str, store: str | None = None) -> dict[str, Any]:

@@ -19,20 +19,21 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from zarr.abc.store import Store
 
 from dask_zv.errors import PlanError
 from dask_zv.storage.objects import Objects, ZarrObjects
 
-__all__ = ["StoreHandle", "handle_for_store", "handle_for_url", "open_objects", "process_token"]
+__all__ = ["StoreHandle", "handle_for_store", "handle_for_url", "open_objects", "process_token", "public_url"]
 
 _PROCESS = uuid.uuid4().hex
 _LIVE: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
 _OPEN: OrderedDict[str, Objects] = OrderedDict()
 _OPEN_LIMIT = 64
 _LOCK = threading.RLock()
-_SECRET_WORDS = ("secret", "key", "token", "password", "credential", "sas", "account")
+_SECRET_WORDS = ("secret", "key", "token", "password", "credential", "sas", "account", "auth", "cookie", "signature")
 
 Opener = Callable[[str, Mapping[str, Any], bool], Objects]
 
@@ -61,7 +62,8 @@ class StoreHandle:
     read_only: bool
     identity: str
     _payload: Any = field(repr=False, compare=False)
-    """url: (opener, options); pickled: bytes; process: (process token, what holds the store in one process)."""
+    """url: (opener, options, the URL with its secrets); pickled: bytes; process: (process token, what holds the store in one
+    process, the store itself, which lives as long as its handles)."""
 
     def __dask_tokenize__(self) -> tuple[str, str, bool]:
         return (self.kind, self.identity, self.read_only)
@@ -72,16 +74,17 @@ class StoreHandle:
         return self.kind == "process"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        payload = self._payload
         if self.kind == "process":
             self.check_process()
-            reason = self._payload[1]
+            token, reason, _ = payload
             if reason.startswith("icechunk"):
                 raise PlanError(
                     "a writable Icechunk session does not pickle: on a cluster each task needs a fork "
                     "(session.fork()); use the synchronous or the threaded scheduler here",
                     store=self.url,
                 )
-        payload = self._payload
+            payload = (token, reason)
         return _restore, (self.kind, self.url, self.read_only, self.identity, payload)
 
     def check_process(self) -> None:
@@ -94,17 +97,22 @@ class StoreHandle:
                 store=self.url,
             )
 
-    def with_read_only(self) -> StoreHandle:
-        """Return the same store for reading only."""
-        if self.read_only:
+    def with_read_only(self, read_only: bool = True) -> StoreHandle:
+        """Return the same store for reading only, or for writing too."""
+        if self.read_only == read_only:
             return self
-        return StoreHandle(self.kind, self.url, True, self.identity, self._payload)
+        return StoreHandle(self.kind, self.url, read_only, self.identity, self._payload)
 
 
 def _restore(kind: Any, url: str, read_only: bool, identity: str, payload: Any) -> StoreHandle:
     handle = StoreHandle(kind, url, read_only, identity, payload)
     handle.check_process()
-    return handle
+    if kind != "process":
+        return handle
+    store = _LIVE.get(identity)
+    if store is None:
+        raise PlanError("the in-memory store is gone: keep a reference to it until the work is done", store=url)
+    return StoreHandle(kind, url, read_only, identity, (*payload, store))
 
 
 def _digest(*parts: object) -> str:
@@ -117,16 +125,24 @@ def secrets_in(options: Mapping[str, Any]) -> tuple[str, ...]:
     for key, value in options.items():
         if isinstance(value, Mapping):
             found.extend(secrets_in(value))
-        elif isinstance(value, str) and any(w in key.lower() for w in _SECRET_WORDS):
+        elif isinstance(value, str) and any(w in str(key).lower() for w in _SECRET_WORDS):
             found.append(value)
     # very short values (a test server's "x") would blank out letters of every message
     return tuple(v for v in found if len(v) > 3)
 
 
+def public_url(url: str) -> str:
+    """Return a URL without what may be secret in it: user, password, query (signatures) and fragment."""
+    parts = urlsplit(url)
+    if parts.scheme in ("file", "memory"):
+        return url
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 def handle_for_url(url: str, options: Mapping[str, Any], opener: Opener, *, read_only: bool) -> StoreHandle:
     """Return the handle of a store that every process opens by `opener(url, options, read_only)`."""
     identity = _digest("url", url, dict(options), opener.__qualname__)
-    return StoreHandle("url", url, read_only, identity, (opener, dict(options)))
+    return StoreHandle("url", public_url(url), read_only, identity, (opener, dict(options), url))
 
 
 def handle_for_store(store: Store, url: str, *, one_process: str | None, read_only: bool) -> StoreHandle:
@@ -145,9 +161,15 @@ def handle_for_store(store: Store, url: str, *, one_process: str | None, read_on
         if identity is None:
             identity = uuid.uuid4().hex
             _LIVE[identity] = store
+    pickled = None
+    if one_process is None:
+        try:
+            pickled = pickle.dumps(store)
+        except (AttributeError, NotImplementedError, TypeError, ValueError, pickle.PicklingError):
+            one_process = f"a {type(store).__name__} that does not pickle"  # of no concern before another process is
     if one_process is not None:
-        return StoreHandle("process", url, read_only, identity, (process_token(), one_process))
-    return StoreHandle("pickled", url, read_only, identity, pickle.dumps(store))
+        return StoreHandle("process", url, read_only, identity, (process_token(), one_process, store))
+    return StoreHandle("pickled", url, read_only, identity, pickled)
 
 
 def open_objects(handle: StoreHandle) -> Objects:
@@ -176,15 +198,25 @@ def open_objects(handle: StoreHandle) -> Objects:
 
 def _open(handle: StoreHandle) -> Objects:
     if handle.kind == "url":
-        opener, options = handle._payload
-        objects: Objects = opener(handle.url, options, handle.read_only)
+        opener, options, url = handle._payload
+        objects: Objects = opener(url, options, handle.read_only)
         return objects
-    store = _LIVE.get(handle.identity)
+    store: Store | None = handle._payload[2] if handle.kind == "process" else _LIVE.get(handle.identity)
     if store is None:
-        if handle.kind == "process":
-            raise PlanError("the in-memory store is gone: keep a reference to it until the work is done", store=handle.url)
-        store = pickle.loads(handle._payload)
-        _LIVE[handle.identity] = store
+        store = _LIVE[handle.identity] = pickle.loads(handle._payload)
+    secrets = _secrets_of(store)
     if handle.read_only != store.read_only:
-        store = store.with_read_only(handle.read_only)
-    return ZarrObjects(store, handle.url)
+        session = getattr(store, "session", None)  # Icechunk: a store can't write what its session can't
+        if handle.read_only or session is None or not session.read_only:
+            store = store.with_read_only(handle.read_only)
+    return ZarrObjects(store, handle.url, secrets=secrets)
+
+
+def _secrets_of(store: Store) -> tuple[str, ...]:
+    """Return the secrets of a store that the caller opened, as far as its options are in reach."""
+    found: list[str] = []
+    for owner, name in (("fs", "storage_options"), ("store", "config")):
+        options = getattr(getattr(store, owner, None), name, None)
+        if isinstance(options, Mapping):
+            found.extend(secrets_in(options))
+    return tuple(found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import shutil
 import time
 import uuid
@@ -22,6 +23,7 @@ from typing import Protocol, TypeVar
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import WrapperStore
 
 from dask_zv.errors import ReadOnlyError, StoreError, ZVError
 
@@ -29,6 +31,9 @@ __all__ = ["MAX_REQUESTS", "BytesLike", "LocalObjects", "Objects", "Request", "Z
 
 MAX_REQUESTS = int(os.environ.get("DASK_ZV_MAX_REQUESTS", "128"))
 """Requests in flight per store and process (environment variable ``DASK_ZV_MAX_REQUESTS``)."""
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial\Z")
+"""Ends of the names of half-written files, ours and those of zarr's LocalStore."""
 
 _ATTEMPTS = 4
 _LOCAL_THREADS = 4
@@ -85,7 +90,7 @@ class LocalObjects:
 
     def __init__(self, root: Path, *, read_only: bool = False, fsync: bool = False) -> None:
         self.root = str(root)
-        self.url = f"file://{self.root}"
+        self.url = root.as_uri()
         self.read_only = read_only
         self._fsync = fsync
 
@@ -206,22 +211,28 @@ class LocalObjects:
                 path.unlink(missing_ok=True)
 
     def exists(self, key: str) -> bool:
-        return Path(self._path(key)).is_file()
+        with self._errors("looking up", key):
+            return Path(self._path(key)).is_file()
 
     def list_dir(self, prefix: str) -> list[str]:
         with self._errors("listing", prefix):
             try:
-                return sorted(n for n in os.listdir(self._path(prefix)) if not n.endswith(".partial"))  # noqa: PTH208
+                return sorted(n for n in os.listdir(self._path(prefix)) if not _TEMPORARY.search(n))  # noqa: PTH208
             except (FileNotFoundError, NotADirectoryError):
                 return []
 
     def list_prefix(self, prefix: str) -> Iterator[str]:
-        top = self._path(prefix)
-        for folder, folders, files in os.walk(top):
-            folders.sort()
-            base = os.path.relpath(folder, self.root)
-            base = "" if base == "." else f"{base}/"
-            yield from (f"{base}{name}" for name in sorted(files) if not name.endswith(".partial"))
+        def failed(error: OSError) -> None:
+            # a folder that went away meanwhile is no failure; one that can't be read would make the answer shorter
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise error
+
+        with self._errors("listing", prefix):
+            for folder, folders, files in os.walk(self._path(prefix), onerror=failed):
+                folders.sort()
+                base = os.path.relpath(folder, self.root)
+                base = "" if base == "." else f"{base}/"
+                yield from (f"{base}{name}" for name in sorted(files) if not _TEMPORARY.search(name))
 
     def any_below(self, prefix: str, suffix: str) -> bool:
         return any(key.endswith(suffix) for key in self.list_prefix(prefix))
@@ -247,7 +258,7 @@ class ZarrObjects:
         self.store = store
         self.url = url
         self.read_only = store.read_only
-        self.nodes_first = type(store).__name__ == "IcechunkStore"
+        self.nodes_first = _innermost(store) == "IcechunkStore"
         self._secrets = tuple(s for s in secrets if s)
         self._slots: asyncio.Semaphore | None = None
 
@@ -309,9 +320,15 @@ class ZarrObjects:
             if length == 0:  # an empty range is no valid request
                 return b""
             request = RangeByteRequest(offset, offset + length)
-        buffer = await self._call(
-            "reading", key, lambda: self.store.get(key, default_buffer_prototype(), byte_range=request)
-        )
+        try:
+            buffer = await self._call(
+                "reading", key, lambda: self.store.get(key, default_buffer_prototype(), byte_range=request)
+            )
+        except StoreError as error:
+            # some stores refuse a range that begins behind the end, others answer with nothing: the object is short
+            if request is not None and _says(error, "invalid range", "InvalidRange", "not satisfiable", "Error { 416"):
+                return b""
+            raise
         return None if buffer is None else buffer.to_bytes()
 
     async def _put(self, key: str, data: BytesLike) -> None:
@@ -356,6 +373,12 @@ class ZarrObjects:
             )
 
 
+def _innermost(store: Store) -> str:
+    while isinstance(store, WrapperStore):
+        store = store._store
+    return type(store).__name__
+
+
 async def _collect(items: AsyncIterator[str]) -> list[str]:
     return [item async for item in items]
 
@@ -393,5 +416,3 @@ def join(*parts: str) -> str:
 def wait_before_retry(attempt: int) -> None:
     """Sleep a little before a reader looks again at an object that was being replaced."""
     time.sleep(0.005 * 2**attempt)
-
-

@@ -35,7 +35,7 @@ def check_layout(layout: str | None) -> Layout:
 
 
 def open_root(
-    target: object, mode: str, storage_options: Mapping[str, Any] | None = None
+    target: object, mode: str, storage_options: Mapping[str, Any] | None = None, *, must_exist: bool = False
 ) -> tuple[StoreHandle, str, dict[str, Any]]:
     """Open the group at a target.
 
@@ -47,6 +47,8 @@ def open_root(
         "r" reads what is there; "r+" and "a" write, and make a group where the target is empty; "w" empties the
         target first; "w-" refuses a target that holds anything.
     storage_options : mapping, optional
+    must_exist : bool
+        Make nothing, whatever the mode.
 
     Returns
     -------
@@ -72,7 +74,7 @@ def open_root(
         raise ReadOnlyError(f"mode {mode!r} writes, and this store can only be read: use mode='r'", store=objects.url)
     document = objects.get(join(prefix, DOCUMENT))
     if document is None:
-        _refuse_other_things(objects, prefix, mode)
+        _refuse_other_things(objects, prefix, "r" if must_exist else mode)
     attributes: dict[str, Any] = {}
     if document is not None and mode == "w-":
         raise StoreError("the target holds a Zarr hierarchy already: use mode='r+' to add to it, 'w' to replace it",
@@ -86,7 +88,7 @@ def open_root(
             raise StoreError(f"'/{prefix}' is an Array, not a group", store=objects.url)
         attributes = dict(parsed.get("attributes", {}))
         check_generation(attributes, objects.url)
-    elif mode != "r":
+    elif mode != "r" and not must_exist:
         objects.put(join(prefix, DOCUMENT), group_document({}))
     return handle, prefix, attributes
 

@@ -151,6 +151,19 @@ class PerChunk:
         ]
         return sort_keys({*plain, *listing.entries})
 
+    def sizes(self, array: str) -> dict[str, int]:
+        """Return the length of every blob of `array`, from documents and shard indexes."""
+        self.forget(array)
+        listing = self.listing(array)
+        sizes = {key: entry[1] for key, (_, entry) in listing.entries.items()}
+        names = sorted(listing.plain)
+        documents = self.objects.get_many([(self.path(array, name, DOCUMENT), None) for name in names])
+        for name, document in zip(names, documents, strict=True):
+            if document is not None and b'"array"' in document:
+                blob = parse_blob_document(document, self.path(array, name), self.objects.url)
+                sizes[name] = blob.nbytes if blob else len(self._decode_through_zarr(self.path(array, name)))
+        return sizes
+
     def listing(self, array: str) -> ArrayListing:
         """Return what lies below `array`, from memory where it was asked before."""
         if array not in self._listings:

@@ -8,6 +8,7 @@ dialect (``key``, ``secret``, ``token``, ``endpoint_url``, ``anon``, ``client_kw
 from __future__ import annotations
 
 import importlib.util
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath, WrapperStore, ZipStore
 
 from dask_zv.errors import InputError, StoreError
-from dask_zv.storage.handles import StoreHandle, handle_for_store, handle_for_url, secrets_in
+from dask_zv.storage.handles import StoreHandle, handle_for_store, handle_for_url, public_url, secrets_in
 from dask_zv.storage.objects import LocalObjects, Objects, ZarrObjects, join
 
 __all__ = ["resolve_target"]
@@ -94,19 +95,19 @@ def _resolve_path(text: str, options: dict[str, Any], read_only: bool) -> StoreH
         if parts.netloc not in ("", "localhost"):
             raise StoreError(f"'{text}' names the host {parts.netloc!r}: a local URL is file:///absolute/path")
         return _resolve_local(Path(unquote(parts.path)), options, read_only)
-    url = text.rstrip("/")
+    url = f"{scheme}://{text.partition('://')[2].rstrip('/')}"
     if scheme == "memory":
         if url not in _MEMORY:
             _MEMORY[url] = _open_fsspec_store(url, options, False)
         return _resolve_store(_MEMORY[url], read_only)
-    import fsspec.registry
+    import fsspec
 
-    known = {*fsspec.registry.known_implementations, *fsspec.registry.registry}
+    known = {*fsspec.available_protocols(), *fsspec.registry}
     if scheme in _OBSTORE_SCHEMES and importlib.util.find_spec("obstore") is not None:
         return handle_for_url(url, options, _open_obstore, read_only=read_only or scheme in ("http", "https"))
     if scheme not in known:
         raise StoreError(
-            f"unknown scheme {scheme!r} in '{text}': file, memory, s3, gs, az, http(s) and the protocols of fsspec work"
+            f"unknown scheme {scheme!r} in '{public_url(text)}': file, memory, s3, gs, az, http(s) and the protocols of fsspec work"
         )
     _require_fsspec(scheme, text)
     return handle_for_url(url, options, _open_fsspec, read_only=read_only)
@@ -119,7 +120,7 @@ def _require_fsspec(scheme: str, text: str) -> None:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         raise StoreError(
-            f"'{text}' needs a package that is not installed ({error}): pip install 'dask-zv[cloud]', or the fsspec "
+            f"'{public_url(text)}' needs a package that is not installed ({error}): pip install 'dask-zv[cloud]', or the fsspec "
             f"implementation of {scheme!r}"
         ) from error
 
@@ -153,7 +154,7 @@ def _open_zip(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
 
 
 def _open_fsspec(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
-    return ZarrObjects(_open_fsspec_store(url, options, read_only), url, secrets=secrets_in(options))
+    return ZarrObjects(_open_fsspec_store(url, options, read_only), public_url(url), secrets=_secrets(url, options))
 
 
 def _open_fsspec_store(url: str, options: Mapping[str, Any], read_only: bool) -> FsspecStore:
@@ -162,24 +163,31 @@ def _open_fsspec_store(url: str, options: Mapping[str, Any], read_only: bool) ->
     try:
         return FsspecStore.from_url(url, storage_options=settings, read_only=read_only)
     except (TypeError, ValueError, ImportError, OSError) as error:
-        text = str(error)
-        for secret in secrets_in(options):
-            text = text.replace(secret, "***")
-        raise StoreError(f"'{url}' can't be opened: {type(error).__name__}: {text}") from None
+        raise _not_opened(url, options, error) from None
 
 
 def _open_obstore(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
     import obstore.store
+    from obstore.exceptions import BaseError
 
-    secrets = secrets_in(options)
     try:
         inner = obstore.store.from_url(url, **_translate(url.partition("://")[0], options))
-    except Exception as error:
-        text = str(error)
-        for secret in secrets:
-            text = text.replace(secret, "***")
-        raise StoreError(f"'{url}' can't be opened: {type(error).__name__}: {text}") from None
-    return ZarrObjects(ObjectStore(inner, read_only=read_only), url, secrets=secrets)
+    except (BaseError, TypeError, ValueError, OSError) as error:
+        raise _not_opened(url, options, error) from None
+    return ZarrObjects(ObjectStore(inner, read_only=read_only), public_url(url), secrets=_secrets(url, options))
+
+
+def _secrets(url: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    parts = urlsplit(url)
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    return (*secrets_in(options), *(s for s in (user, password, parts.query) if s))
+
+
+def _not_opened(url: str, options: Mapping[str, Any], error: Exception) -> StoreError:
+    text = f"'{public_url(url)}' can't be opened with the options {sorted(options)}: {type(error).__name__}: {error}"
+    for secret in _secrets(url, options):
+        text = text.replace(secret, "***")
+    return StoreError(" ".join(text.split())[:600])
 
 
 def _translate(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,15 +207,16 @@ def _translate(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- stores
 
 
-_DICTS: dict[int, tuple[dict[Any, Any], MemoryStore]] = {}
+_DICTS: weakref.WeakValueDictionary[int, MemoryStore] = weakref.WeakValueDictionary()
+"""The stores of dicts by the dict's id: a store holds its dict, so an id can't be another dict's while its store lives."""
 
 
 def _dict_store(mapping: dict[Any, Any]) -> MemoryStore:
     """Return one MemoryStore per dict, so that two opens of the dict are one store."""
-    held = _DICTS.get(id(mapping))
-    if held is None or held[0] is not mapping:
-        held = _DICTS[id(mapping)] = (mapping, MemoryStore(mapping))
-    return held[1]
+    store = _DICTS.get(id(mapping))
+    if store is None:
+        store = _DICTS[id(mapping)] = MemoryStore(mapping)
+    return store
 
 
 def _resolve_store(store: Store, read_only: bool) -> StoreHandle:
@@ -217,7 +226,7 @@ def _resolve_store(store: Store, read_only: bool) -> StoreHandle:
     if isinstance(store, ZipStore):
         if not store.read_only:
             raise StoreError("a writable ZipStore is not supported: write to a directory and zip that")
-        return _resolve_local(Path(store.path), {}, True)
+        return handle_for_url(Path(store.path).absolute().as_uri(), {}, _open_zip, read_only=True)
     return handle_for_store(store, _describe(store), one_process=_one_process(store), read_only=read_only)
 
 
@@ -228,12 +237,7 @@ def _one_process(store: Store) -> str | None:
     if isinstance(store, MemoryStore):
         return "a MemoryStore"
     if isinstance(store, FsspecStore):
-        protocols = store.fs.protocol
-        protocols = (protocols,) if isinstance(protocols, str) else tuple(protocols)
-        inner = getattr(store.fs, "sync_fs", None)
-        if inner is not None:
-            protocols += (inner.protocol,) if isinstance(inner.protocol, str) else tuple(inner.protocol)
-        return "memory://" if "memory" in protocols else None
+        return "memory://" if "memory" in _protocols(store.fs) else None
     if isinstance(store, ObjectStore):
         return "obstore's MemoryStore" if type(store.store).__name__ == "MemoryStore" else None
     if type(store).__name__ == "IcechunkStore":
@@ -241,15 +245,17 @@ def _one_process(store: Store) -> str | None:
     return None
 
 
+def _protocols(fs: Any) -> tuple[str, ...]:
+    """Return the names of an fsspec file system, those of the one that an asynchronous wrapper serves."""
+    names = getattr(fs, "sync_fs", fs).protocol
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def _describe(store: Store) -> str:
     if isinstance(store, WrapperStore):
         return _describe(store._store)
     if isinstance(store, FsspecStore):
-        protocol = store.fs.protocol if isinstance(store.fs.protocol, str) else store.fs.protocol[0]
-        inner = getattr(store.fs, "sync_fs", None)
-        if inner is not None:
-            protocol = inner.protocol if isinstance(inner.protocol, str) else inner.protocol[0]
-        return f"{protocol}://{store.path.lstrip('/')}"
+        return f"{_protocols(store.fs)[0]}://{store.path.lstrip('/')}"
     if isinstance(store, MemoryStore):
         return f"memory:{id(store._store_dict):x}"
     if isinstance(store, ObjectStore):
@@ -262,7 +268,6 @@ def _describe(store: Store) -> str:
 
 
 def _resolve_mapper(mapper: Any, read_only: bool) -> tuple[StoreHandle, str]:
-    protocol = mapper.fs.protocol if isinstance(mapper.fs.protocol, str) else mapper.fs.protocol[0]
-    if protocol in ("file", "local"):
+    if "file" in _protocols(mapper.fs):
         return _resolve_local(Path(mapper.root), {}, read_only), ""
     return _resolve_store(FsspecStore.from_mapper(mapper, read_only=read_only), read_only), ""

@@ -1,0 +1,204 @@
+"""What the arrays of a level hold: dtype, channels, categories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.errors import FormatError, InputError, MetadataError
+from dask_zv.format.dictionary import DictionaryEncoding
+from dask_zv.spatial.grid import ChunkGrid
+
+__all__ = ["AttributeSchema", "PointSchema", "check_attribute_name", "parse_dtype"]
+
+VERTICES = "vertices"
+FRAGMENTS = "vertex_fragments"
+ATTRIBUTES = "vertex_attributes"
+
+_KINDS = "biufcmM"
+
+
+def parse_dtype(text: object, what: str) -> np.dtype[Any]:
+    """Return the dtype that a store's metadata names.
+
+    Raises
+    ------
+    MetadataError
+        Not the name of a numeric, boolean or date dtype.
+    """
+    try:
+        dtype = np.dtype(text)  # type: ignore[call-overload]
+    except (TypeError, ValueError) as error:
+        raise MetadataError(f"{what} has the dtype {text!r}, which numpy does not know") from error
+    if not isinstance(text, str) or dtype.kind not in _KINDS:
+        raise MetadataError(f"{what} has the dtype {text!r}: attributes are numbers, booleans or dates")
+    return dtype
+
+
+def check_attribute_name(name: object, axes: tuple[str, ...]) -> str:
+    """Return an attribute's name if a store can hold it beside these axes.
+
+    Raises
+    ------
+    InputError
+        Not a string, empty, with a "/" or other characters that node names can't have, or the name of an axis.
+    """
+    if not isinstance(name, str) or not name:
+        raise InputError(f"attribute names are non-empty strings, not {name!r}")
+    if "/" in name or "\\" in name or name in (".", "..", "zarr.json") or any(ord(c) < 32 or ord(c) == 127 for c in name):
+        raise InputError(f"attribute {name!r}: a name can't hold '/', '\\' or control characters, nor be '.' or 'zarr.json'")
+    if name in axes:
+        raise InputError(f"attribute {name!r} has the name of an axis: rename one of them")
+    if name == "object_id":
+        raise InputError("attribute 'object_id': pass it as object_ids=, or rename the attribute")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeSchema:
+    """One vertex attribute.
+
+    Attributes
+    ----------
+    name : str
+    dtype : dtype
+        As stored; the codes' where the attribute is a dictionary.
+    channels : int, optional
+        Width of a 2-D attribute; None for one value per vertex.
+    dictionary : DictionaryEncoding, optional
+        Categories of strings.
+    channel_names : tuple of str, optional
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    channels: int | None = None
+    dictionary: DictionaryEncoding | None = None
+    channel_names: tuple[str, ...] | None = None
+
+    @property
+    def array(self) -> str:
+        """Path of the array below its level."""
+        return f"{ATTRIBUTES}/{self.name}"
+
+    @property
+    def width(self) -> int:
+        """Values per vertex."""
+        return 1 if self.channels is None else self.channels
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes per vertex."""
+        return self.width * self.dtype.itemsize
+
+    @property
+    def value_dtype(self) -> np.dtype[Any]:
+        """Dtype of decoded values: fixed-width strings for categories, objects where some can be missing."""
+        if self.dictionary is None:
+            return self.dtype
+        if self.dictionary.fill_value is not None:
+            return np.dtype(object)
+        return np.asarray(self.dictionary.categories).dtype if self.dictionary.categories else np.dtype("<U1")
+
+    def to_attributes(self) -> dict[str, Any]:
+        """Return the metadata of the attribute's array."""
+        out: dict[str, Any] = {"zv_array": "attribute", "name": self.name, "dtype": str(self.dtype)}
+        if self.channels is not None:
+            out["channel_names"] = list(self.channel_names or (f"ch{i}" for i in range(self.channels)))
+        if self.dictionary is not None:
+            out.update(self.dictionary.to_attributes())
+        return out
+
+    @classmethod
+    def from_attributes(cls, name: str, attrs: Mapping[str, Any]) -> AttributeSchema:
+        """Return the schema in the metadata of an attribute's array.
+
+        Raises
+        ------
+        MetadataError
+            It is damaged.
+        """
+        what = f"attribute {name!r}"
+        dtype = parse_dtype(attrs.get("dtype", "float32"), what)
+        names = attrs.get("channel_names")
+        if names is not None and not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+            raise MetadataError(f"{what} has the channel_names {names!r}: a list of strings is wanted")
+        dictionary = DictionaryEncoding.from_attributes(attrs)
+        if dictionary is not None and dtype.kind not in "iu":
+            raise MetadataError(f"{what} is a dictionary with codes of dtype {dtype}")
+        return cls(name, dtype, None if names is None else len(names), dictionary, None if names is None else tuple(names))
+
+    def encode(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values as they are stored, C-contiguous, shape (n,) or (n, channels)."""
+        if self.dictionary is not None:
+            values = self.dictionary.encode(values)
+        return np.ascontiguousarray(values, self.dtype)
+
+    def decode(self, data: bytes, n: int, chunk: str) -> NDArray[Any]:
+        """Return a chunk's stored values, shape (n,) or (n, channels); codes are left as they are.
+
+        A width that the metadata does not tell (the peer's writers of polylines, graphs and meshes) is recovered from the
+        number of values.
+
+        Raises
+        ------
+        FormatError
+            The blob does not hold `n` rows.
+        """
+        width = self.width
+        if self.channels is None and n and self.dictionary is None:
+            width = max(1, len(data) // (n * self.dtype.itemsize))
+        if len(data) != n * width * self.dtype.itemsize:
+            raise FormatError(
+                f"the blob has {len(data)} bytes, not {n} rows of {width} x {self.dtype}: it does not belong to the "
+                "vertices beside it (an interrupted overwrite, or another tool's edit); write the chunk again",
+                array=self.array, chunk=chunk,
+            )  # fmt: skip
+        out = np.frombuffer(data, self.dtype)
+        return out if self.channels is None and width == 1 else out.reshape(n, width)
+
+    def values(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return stored values as the user sees them: categories for codes."""
+        return stored if self.dictionary is None else self.dictionary.decode(stored)
+
+
+@dataclass(frozen=True, slots=True)
+class PointSchema:
+    """What a level of points holds.
+
+    Attributes
+    ----------
+    grid : ChunkGrid
+    dtype : dtype
+        Of the positions.
+    attributes : tuple of AttributeSchema
+    has_objects : bool
+        Fragments are objects' runs, rather than bins.
+    """
+
+    grid: ChunkGrid
+    dtype: np.dtype[Any]
+    attributes: tuple[AttributeSchema, ...] = ()
+    has_objects: bool = False
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes per vertex in all arrays."""
+        return self.grid.ndim * self.dtype.itemsize + sum(a.row_bytes for a in self.attributes)
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Paths of the chunk arrays."""
+        return (VERTICES, FRAGMENTS, *(a.array for a in self.attributes))
+
+    def array_metadata(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return (path, attributes) of each chunk array's node."""
+        return [
+            (VERTICES, {"zv_array": VERTICES, "dtype": str(self.dtype), "encoding": "raw"}),
+            (FRAGMENTS, {"zv_array": FRAGMENTS, "encoding": "fragment_index_v1"}),
+            *((a.array, a.to_attributes()) for a in self.attributes),
+        ]

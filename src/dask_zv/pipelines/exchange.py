@@ -1,0 +1,225 @@
+"""Bringing rows together by block: every partition is split once, every block gathers its pieces.
+
+A block is a run of chunks along the Morton curve, so a partition whose points lie together feeds few blocks, and the graph has
+an edge only where a partition has rows for a block. Routing is by exact division of chunk codes, never by a hash; pieces are
+gathered in the order of the partitions, so rows keep the input's order whatever order the scheduler works in.
+
+On a local scheduler, where nothing spills, pieces of large inputs go through files in Dask's temporary directory.
+"""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+from dask.task_spec import List, Task, TaskRef
+from numpy.typing import NDArray
+
+from dask_zv.batch.graph import GraphBuilder
+from dask_zv.geometry.points import PointRows, concatenate_rows, group_by_chunk
+from dask_zv.geometry.schema import AttributeSchema
+from dask_zv.pipelines.inputs import Partitions, RawPart
+from dask_zv.pipelines.scan import Conversion, Scan, convert_part
+from dask_zv.spatial.morton import morton_codes
+
+__all__ = ["BlockPlan", "gather", "plan_blocks", "remove_spill", "spill_directory", "split_partitions"]
+
+_BLOCK_BYTES = (1 << 20, 32 << 20)
+_MOST_BLOCK_BYTES = 256 << 20
+_BLOCK_CHUNKS = 1024
+_MOST_EDGES = 20_000
+_SPILL_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockPlan:
+    """How chunks are divided into blocks.
+
+    Attributes
+    ----------
+    starts : ndarray of uint64 (or object), shape (B,)
+        Least Morton code of each block; a block ends where the next starts.
+    """
+
+    starts: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def blocks_of(self, coords: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the block of each chunk, coords (n, D) to int64 (n,)."""
+        return self.find(morton_codes(coords))
+
+    def find(self, codes: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the block of each Morton code."""
+        if codes.dtype != self.starts.dtype:
+            codes, starts = codes.astype(object), self.starts.astype(object)
+        else:
+            starts = self.starts
+        return np.searchsorted(starts, codes, side="right").astype(np.int64) - 1
+
+
+def plan_blocks(scan: Scan, row_bytes: int, shards: int | None, partitions: int) -> BlockPlan:
+    """Divide the chunks that have rows into blocks of whole shards, balanced by true counts.
+
+    Parameters
+    ----------
+    scan : Scan
+    row_bytes : int
+        Bytes of a row in all arrays.
+    shards : int, optional
+        Chunks per shard; None where every blob is an object of its own.
+    partitions : int
+        Partitions of the input; where there are many, blocks are larger, so that the graph stays small.
+    """
+    if not len(scan.coords):
+        return BlockPlan(np.zeros(0, np.uint64))
+    codes = morton_codes(scan.coords)
+    order = np.argsort(codes, kind="stable")
+    codes, counts = codes[order], scan.counts[order]
+    units = codes - codes % codes.dtype.type(shards or 1) if codes.dtype != object else codes - codes % (shards or 1)
+    first = np.flatnonzero(np.r_[True, units[1:] != units[:-1]])
+    rows = np.add.reduceat(counts, first)
+    chunks = np.diff(np.r_[first, len(codes)])
+    total = int(rows.sum()) * row_bytes
+    target = int(np.clip(total // 8, *_BLOCK_BYTES))
+    target = max(target, min(total * partitions // _MOST_EDGES, _MOST_BLOCK_BYTES))
+    # one cost for bytes and for chunks, cut where it passes whole numbers
+    cost = rows * (row_bytes / target) + chunks / _BLOCK_CHUNKS
+    number = np.floor(np.cumsum(cost) - cost / 2).astype(np.int64)
+    starts = first[np.r_[True, number[1:] != number[:-1]]]
+    return BlockPlan(units[starts])
+
+
+@dataclass(frozen=True, slots=True)
+class SpilledPiece:
+    """A piece in a file instead of in memory."""
+
+    path: str
+
+    def load(self) -> PointRows:
+        """Read the piece."""
+        with Path(self.path).open("rb") as file:
+            rows: PointRows = pickle.load(file)  # noqa: S301 - our own file of this run
+        return rows
+
+
+Pieces = Mapping[int, "PointRows | SpilledPiece"]
+
+
+def split_part(
+    conversion: Conversion, schemas: Sequence[AttributeSchema], plan: BlockPlan, spill: str | None, number: int, part: RawPart
+) -> dict[int, PointRows | SpilledPiece]:
+    """Return a partition's rows as they are stored, divided by block, in input order in each."""
+    rows, _ = convert_part(conversion, number, part, schemas)
+    if not len(rows):
+        return {}
+    coords, which = group_by_chunk(conversion.grid.chunks_of(rows.positions))
+    block = plan.blocks_of(coords)[which]
+    pieces: dict[int, PointRows | SpilledPiece] = {}
+    found = np.unique(block)
+    if len(found) == 1:
+        pieces[int(found[0])] = rows
+    else:
+        order = np.argsort(block, kind="stable") if len(plan) > 1 << 16 else np.argsort(block.astype(np.uint16), kind="stable")
+        ends = np.cumsum(np.bincount(block, minlength=int(found[-1]) + 1))
+        for b in found.tolist():
+            pieces[b] = rows.take(order[ends[b - 1] if b else 0 : ends[b]])
+    if spill is None or _on_distributed_worker():
+        return pieces
+    folder = Path(spill)
+    folder.mkdir(parents=True, exist_ok=True)
+    for b, piece in pieces.items():
+        path = folder / f"{number}-{b}.{uuid.uuid4().hex[:8]}"
+        with path.open("wb") as file:
+            pickle.dump(piece, file, protocol=5)
+        pieces[b] = SpilledPiece(str(path))
+    return pieces
+
+
+def _on_distributed_worker() -> bool:
+    """Tell whether this task's results are kept by a distributed worker, which spills them itself."""
+    if "distributed" not in sys.modules:
+        return False
+    from distributed import get_worker
+
+    try:
+        get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def pick(pieces: Pieces, block: int) -> PointRows | SpilledPiece | None:
+    """Return one block's piece of a split partition, None where it has no rows for the block."""
+    return pieces.get(block)
+
+
+def gather(block: int, pieces: Sequence[PointRows | SpilledPiece | Pieces | None]) -> PointRows:
+    """Return a block's rows from its pieces, in the order of the partitions."""
+    rows: list[PointRows] = []
+    for piece in pieces:
+        found = pick(piece, block) if isinstance(piece, Mapping) else piece
+        if found is not None:
+            rows.append(found.load() if isinstance(found, SpilledPiece) else found)
+    return concatenate_rows(rows)
+
+
+def spill_directory(total_bytes: int) -> str | None:
+    """Return where pieces of a large input go on a local scheduler, None where they stay in memory."""
+    if total_bytes < _SPILL_BYTES:
+        return None
+    parent = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
+    return str(Path(parent) / f"dask-zv-{uuid.uuid4().hex[:12]}")
+
+
+def remove_spill(spill: str | None) -> None:
+    """Remove what :func:`split_part` left in files."""
+    if spill is not None:
+        shutil.rmtree(spill, ignore_errors=True)
+
+
+def split_partitions(
+    builder: GraphBuilder,
+    partitions: Partitions,
+    conversion: Conversion,
+    schemas: Sequence[AttributeSchema],
+    plan: BlockPlan,
+    scan: Scan,
+    spill: str | None,
+) -> list[Task]:
+    """Add the splitting tasks; return for each block the task that gathers its rows, to be inlined where it is used."""
+    sources: list[list[TaskRef]] = [[] for _ in range(len(plan))]
+    for number, argument in enumerate(partitions.arguments(builder)):
+        spans = scan.spans[number]
+        touched = _touched(plan, spans)
+        if not touched:
+            continue
+        split = builder.add(
+            builder.key("split", number), split_part, conversion, tuple(schemas), plan, spill, number, argument
+        )
+        for block in touched:
+            if len(touched) == 1:
+                sources[block].append(split)
+            else:
+                sources[block].append(builder.add(builder.key("piece", f"{number}-{block}"), pick, split, block))
+    return [Task(None, gather, block, List(*refs)) for block, refs in enumerate(sources)]
+
+
+def _touched(plan: BlockPlan, spans: NDArray[Any]) -> list[int]:
+    if not len(spans):
+        return []
+    low, high = plan.find(spans[:, 0]), plan.find(spans[:, 1])
+    touched = np.zeros(len(plan), bool)
+    for a, b in zip(low.tolist(), high.tolist(), strict=True):
+        touched[a : b + 1] = True
+    return np.flatnonzero(touched).tolist()  # type: ignore[no-any-return]

@@ -1,0 +1,367 @@
+"""What users hand to a writing function, as partitions of one shape.
+
+numpy arrays and pandas frames are cut into slices; dask arrays and dataframes keep their partitions. Each partition becomes
+an argument for a task that evaluates to a :class:`RawPart`. pandas is only touched where a frame was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import numpy as np
+from dask.task_spec import List, Task
+from numpy.typing import NDArray
+
+from dask_zv.batch.graph import GraphBuilder
+from dask_zv.batch.run import hold_on_workers
+from dask_zv.errors import InputError
+from dask_zv.geometry.schema import check_attribute_name
+
+__all__ = ["AttributeInput", "Partitions", "RawPart", "partition_input"]
+
+_PARTITION_BYTES = 32 << 20
+_KINDS = "biufcmM"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawPart:
+    """One partition as it came.
+
+    Attributes
+    ----------
+    positions : ndarray, shape (n, D)
+    attributes : dict of str to ndarray, shape (n,) or (n, C)
+    object_ids : ndarray, shape (n,), optional
+    """
+
+    positions: NDArray[Any]
+    attributes: dict[str, NDArray[Any]]
+    object_ids: NDArray[Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeInput:
+    """What is known of an attribute before any of it is read.
+
+    Attributes
+    ----------
+    name : str
+    dtype : dtype
+        Of the values; object for strings.
+    channels : int, optional
+    categories : tuple of str, optional
+        Declared in an order that means something (an ordered pandas category).
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    channels: int | None = None
+    categories: tuple[str, ...] | None = None
+
+    @property
+    def is_dictionary(self) -> bool:
+        """True for strings, which are stored as codes."""
+        return self.dtype.kind not in _KINDS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Partitions:
+    """The input, cut.
+
+    Attributes
+    ----------
+    arguments : function of GraphBuilder
+        Returns one task argument per partition, each evaluating to a :class:`RawPart`.
+    count : int
+    dtype : dtype
+        Of the positions.
+    attributes : tuple of AttributeInput
+    has_ids : bool
+    """
+
+    arguments: Callable[[GraphBuilder], list[Any]]
+    count: int
+    dtype: np.dtype[Any]
+    attributes: tuple[AttributeInput, ...]
+    has_ids: bool
+
+
+def partition_input(positions: Any, attributes: Any, object_ids: Any, axes: tuple[str, ...]) -> Partitions:
+    """Return the partitions of an input.
+
+    Parameters
+    ----------
+    positions : ndarray (N, D), dask array (N, D), pandas or dask DataFrame with the axes as columns
+    attributes : mapping, DataFrame, sequence of column names, or None
+        A mapping of name to array (N,) or (N, C). Where `positions` is a frame: names of its columns; all others than the
+        axes and the ids where None.
+    object_ids : array (N,), or a column's name, or None
+    axes : tuple of str
+
+    Raises
+    ------
+    InputError
+        Shapes, lengths or columns don't fit.
+    """
+    if _is_frame(positions):
+        return _from_frame(positions, attributes, object_ids, axes)
+    if _is_frame(attributes):
+        raise InputError("attributes are a DataFrame and positions are not: pass the frame as positions, or a mapping of arrays")
+    if attributes is not None and not isinstance(attributes, Mapping):
+        raise InputError("attributes are a mapping of name to array where positions are an array")
+    if isinstance(object_ids, str):
+        raise InputError(f"object_ids={object_ids!r} names a column, but positions are no DataFrame: pass the array")
+    named = {check_attribute_name(k, axes): v for k, v in (attributes or {}).items()}
+    if dask.is_dask_collection(positions):
+        return _from_dask_arrays(positions, named, object_ids, axes)
+    lazy = [k for k, v in {**named, "object_ids": object_ids}.items() if dask.is_dask_collection(v)]
+    if lazy:
+        raise InputError(f"{lazy[0]!r} is lazy and positions are not: make positions a dask array, or compute it first")
+    return _from_numpy(positions, named, object_ids, axes)
+
+
+def _is_frame(value: Any) -> bool:
+    return hasattr(value, "columns") and hasattr(value, "dtypes") and hasattr(value, "iloc")
+
+
+# ---------------------------------------------------------------------------------------------- numpy
+
+
+def _from_numpy(positions: Any, attributes: Mapping[str, Any], object_ids: Any, axes: tuple[str, ...]) -> Partitions:
+    points = _check_positions(np.asarray(positions), axes)
+    n = len(points)
+    values = {k: _as_column(k, v) for k, v in attributes.items()}
+    ids = None if object_ids is None else _check_ids(np.asarray(object_ids))
+    for name, column in [*values.items(), *([("object_ids", ids)] if ids is not None else [])]:
+        if len(column) != n:
+            raise InputError(f"{name!r} has {len(column):,} rows, positions have {n:,}")
+    specs = tuple(_describe(k, v, attributes[k]) for k, v in values.items())
+    row_bytes = (points.nbytes + sum(v.nbytes for v in values.values())) // max(n, 1) + 8
+    step = max(1, _PARTITION_BYTES // row_bytes)
+    slices = [slice(i, i + step) for i in range(0, n, step)] or [slice(0, 0)]
+    parts = [
+        RawPart(points[s], {k: v[s] for k, v in values.items()}, None if ids is None else ids[s]) for s in slices
+    ]
+    held = hold_on_workers(parts)
+    return Partitions(lambda builder: [builder.payload(h) for h in held], len(parts), points.dtype, specs, ids is not None)
+
+
+def _check_positions(points: Any, axes: tuple[str, ...]) -> Any:
+    if points.ndim != 2 or points.shape[1] != len(axes):
+        raise InputError(f"positions must have the shape (N, {len(axes)}) for the axes {', '.join(axes)}, not {points.shape}")
+    if points.dtype.kind not in "iuf":
+        raise InputError(f"positions are integers or floats, not {points.dtype}")
+    return points
+
+
+def _check_ids(ids: Any) -> Any:
+    if ids.ndim != 1:
+        raise InputError(f"object_ids must have the shape (N,), not {ids.shape}")
+    if ids.dtype.kind not in "iu":
+        raise InputError(f"object_ids are integers, not {ids.dtype}")
+    return ids
+
+
+def _as_column(name: str, values: Any) -> NDArray[Any]:
+    if hasattr(values, "cat") or type(values).__name__ == "Categorical":
+        values = np.asarray(values.astype(object), object)
+    elif hasattr(values, "to_numpy"):
+        values = _series_values(name, values)
+    column = np.asarray(values)
+    _check_column(name, column.dtype, column.ndim, column.shape)
+    return column
+
+
+def _check_column(name: str, dtype: np.dtype[Any], ndim: int, shape: tuple[Any, ...]) -> None:
+    if ndim not in (1, 2) or (ndim == 2 and not shape[1] >= 1):
+        raise InputError(f"attribute {name!r} has the shape {shape}: one value (N,) or C channels (N, C) per vertex are wanted")
+    if dtype.kind not in _KINDS + "OUST":
+        raise InputError(f"attribute {name!r} has the dtype {dtype}: numbers, booleans, dates and strings can be stored")
+    if dtype.kind in "OUST" and ndim != 1:
+        raise InputError(f"attribute {name!r} holds strings with {ndim} dimensions: categories are one per vertex")
+    if dtype.kind in "mM" and np.datetime_data(dtype)[0] == "generic":
+        raise InputError(f"attribute {name!r} has the dtype {dtype} without a unit: give one, such as datetime64[ns]")
+
+
+def _describe(name: str, column: Any, original: Any) -> AttributeInput:
+    dtype = column.dtype if column.dtype.kind in _KINDS else np.dtype(object)
+    channels = int(column.shape[1]) if column.ndim == 2 else None
+    return AttributeInput(name, dtype, channels, _declared(getattr(original, "dtype", None)))
+
+
+def _declared(dtype: Any) -> tuple[str, ...] | None:
+    """Return the categories of an ordered pandas dtype."""
+    if getattr(dtype, "ordered", False) and hasattr(dtype, "categories") and dtype.categories is not None:
+        return tuple(str(c) for c in dtype.categories)
+    return None
+
+
+# ---------------------------------------------------------------------------------------------- dask arrays
+
+
+def _from_dask_arrays(positions: Any, attributes: Mapping[str, Any], object_ids: Any, axes: tuple[str, ...]) -> Partitions:
+    if not (hasattr(positions, "chunks") and hasattr(positions, "to_delayed")):
+        raise InputError(f"positions are a {type(positions).__name__}: a dask array or a DataFrame is wanted")
+    _check_positions(positions, axes)
+    points = positions.rechunk({1: -1}) if len(positions.chunks[1]) > 1 else positions
+    lengths = points.chunks[0]
+    known = not any(np.isnan(c) for c in lengths)
+    columns: dict[str, Any] = {}
+    everything = {**attributes, **({} if object_ids is None else {"object_ids": object_ids})}
+    for name, values in everything.items():
+        columns[name] = _aligned(name, values, lengths, known)
+    if object_ids is not None:
+        _check_ids(columns["object_ids"])
+    specs = []
+    for name in attributes:
+        _check_column(name, columns[name].dtype, columns[name].ndim, columns[name].shape)
+        specs.append(_describe(name, columns[name], attributes[name]))
+    names = tuple(attributes)
+
+    def arguments(builder: GraphBuilder) -> list[Any]:
+        blocks = {n: _blocks(builder, columns[n]) for n in columns}
+        ids = blocks.get("object_ids", [None] * len(lengths))
+        return [
+            Task(None, _load_arrays, number, point, names, List(*(blocks[n][number] for n in names)), ids[number])
+            for number, point in enumerate(_blocks(builder, points))
+        ]
+
+    return Partitions(arguments, len(lengths), points.dtype, tuple(specs), object_ids is not None)
+
+
+def _aligned(name: str, values: Any, lengths: Sequence[float], known: bool) -> Any:
+    """Return a column cut like the positions."""
+    if not dask.is_dask_collection(values):
+        if not known:
+            raise InputError(
+                f"{name!r} is in memory and the positions' partitions have unknown lengths: call "
+                "positions.compute_chunk_sizes(), or make it a dask array of the same partitions"
+            )
+        import dask.array as da
+
+        values = _as_column(name, values)
+        if len(values) != sum(lengths):
+            raise InputError(f"{name!r} has {len(values):,} rows, positions have {int(sum(lengths)):,}")
+        return da.from_array(values, chunks=(tuple(lengths), *values.shape[1:]))  # type: ignore[no-untyped-call]
+    if not hasattr(values, "chunks"):
+        raise InputError(f"{name!r} is a {type(values).__name__}: a dask array is wanted beside an array of positions")
+    if values.ndim == 2 and len(values.chunks[1]) > 1:
+        values = values.rechunk({1: -1})
+    mine = values.chunks[0]
+    if known and not any(np.isnan(c) for c in mine):
+        if sum(mine) != sum(lengths):
+            raise InputError(f"{name!r} has {int(sum(mine)):,} rows, positions have {int(sum(lengths)):,}")
+        return values if tuple(mine) == tuple(lengths) else values.rechunk({0: tuple(lengths)})
+    if len(mine) != len(lengths):
+        raise InputError(
+            f"{name!r} has {len(mine)} partitions, positions have {len(lengths)}, and lengths are unknown: make them agree, or "
+            "call compute_chunk_sizes()"
+        )
+    return values
+
+
+def _blocks(builder: GraphBuilder, array: Any) -> list[Any]:
+    return [builder.absorb(d, inline=True) for d in array.to_delayed().ravel()]
+
+
+def _load_arrays(number: int, positions: Any, names: Sequence[str], columns: Sequence[Any], ids: Any) -> RawPart:
+    points = np.asarray(positions)
+    values = {n: np.asarray(c) for n, c in zip(names, columns, strict=True)}
+    checked: Iterable[tuple[str, Any]] = [*values.items(), *([("object_ids", ids)] if ids is not None else [])]
+    for name, column in checked:
+        if len(column) != len(points):
+            raise InputError(f"partition {number}: {name!r} has {len(column):,} rows, positions have {len(points):,}")
+    return RawPart(points, values, None if ids is None else np.asarray(ids))
+
+
+# ---------------------------------------------------------------------------------------------- frames
+
+
+def _from_frame(frame: Any, attributes: Any, object_ids: Any, axes: tuple[str, ...]) -> Partitions:
+    columns = [str(c) for c in frame.columns]
+    missing = [a for a in axes if a not in columns]
+    if missing:
+        raise InputError(f"unknown column {missing[0]!r}: the axes are {', '.join(axes)}, the columns {', '.join(columns)}")
+    if object_ids is not None and not isinstance(object_ids, str):
+        raise InputError("object_ids is the name of a column where positions are a DataFrame")
+    if object_ids is not None and object_ids not in columns:
+        raise InputError(f"unknown column {object_ids!r} for object_ids: the columns are {', '.join(columns)}")
+    if attributes is None:
+        names = [c for c in columns if c not in axes and c != object_ids]
+    elif isinstance(attributes, Mapping) or _is_frame(attributes) or isinstance(attributes, str):
+        raise InputError("attributes is a list of column names where positions are a DataFrame")
+    else:
+        names = [str(n) for n in attributes]
+    unknown = [n for n in names if n not in columns]
+    if unknown:
+        raise InputError(f"unknown column {unknown[0]!r}: the columns are {', '.join(columns)}")
+    specs = tuple(_describe_column(check_attribute_name(n, axes), frame.dtypes[n]) for n in names)
+    dtype = np.result_type(*(_position_column(a, frame.dtypes[a]) for a in axes))
+    if object_ids is not None and _numeric(frame.dtypes[object_ids]).kind not in "iu":
+        raise InputError(f"object_ids {object_ids!r} are integers, not {frame.dtypes[object_ids]}")
+    if not dask.is_dask_collection(frame):
+        part = _load_frame(0, frame, axes, specs, object_ids, dtype)
+        made = _from_numpy(part.positions, part.attributes, part.object_ids, axes)
+        return Partitions(made.arguments, made.count, dtype, specs, object_ids is not None)
+    delayed = frame.to_delayed()
+
+    def arguments(builder: GraphBuilder) -> list[Any]:
+        return [
+            Task(None, _load_frame, i, builder.absorb(d, inline=True), axes, specs, object_ids, dtype)
+            for i, d in enumerate(delayed)
+        ]
+
+    return Partitions(arguments, len(delayed), dtype, specs, object_ids is not None)
+
+
+def _numeric(dtype: Any) -> np.dtype[Any]:
+    """Return the numpy dtype of a pandas one; object for strings, categories and the like."""
+    if isinstance(dtype, np.dtype):
+        return dtype
+    if getattr(dtype, "tz", None) is not None:
+        raise InputError(f"dates with a time zone ({dtype}) can't be stored: convert with .dt.tz_convert(None) first")
+    numpy_dtype = getattr(dtype, "numpy_dtype", None)
+    if isinstance(numpy_dtype, np.dtype) and not hasattr(dtype, "categories"):
+        return numpy_dtype
+    return np.dtype(object)
+
+
+def _position_column(name: str, dtype: Any) -> np.dtype[Any]:
+    found = _numeric(dtype)
+    if found.kind not in "iuf":
+        raise InputError(f"column {name!r} is an axis: integers or floats are wanted, not {dtype}")
+    return found
+
+
+def _describe_column(name: str, dtype: Any) -> AttributeInput:
+    try:
+        found = _numeric(dtype)
+    except InputError as error:
+        raise InputError(f"attribute {name!r}: {error.message}") from None
+    _check_column(name, found, 1, (0,))
+    return AttributeInput(name, found if found.kind in _KINDS else np.dtype(object), None, _declared(dtype))
+
+
+def _load_frame(
+    number: int, frame: Any, axes: Sequence[str], specs: Sequence[AttributeInput], ids: str | None, dtype: np.dtype[Any]
+) -> RawPart:
+    try:
+        points = np.stack([_series_values(a, frame[a]).astype(dtype, copy=False) for a in axes], axis=1)
+        values = {s.name: _series_values(s.name, frame[s.name]) for s in specs}
+        return RawPart(points, values, None if ids is None else _series_values(ids, frame[ids]))
+    except InputError as error:
+        raise InputError(f"partition {number}: {error.message}") from None
+
+
+def _series_values(name: str, series: Any) -> NDArray[Any]:
+    wanted = _numeric(series.dtype)
+    if wanted.kind not in _KINDS:
+        return np.asarray(series.astype(object).to_numpy(), object)
+    if not isinstance(series.dtype, np.dtype) and wanted.kind not in "f" and bool(series.isna().any()):
+        raise InputError(f"column {name!r} ({series.dtype}) has missing values, which {wanted} can't hold: fill or drop them")
+    if not isinstance(series.dtype, np.dtype) and wanted.kind == "f":
+        return np.asarray(series.to_numpy(dtype=wanted, na_value=np.nan))
+    return np.asarray(series.to_numpy(dtype=wanted))

@@ -1,0 +1,196 @@
+"""What a level holds, found from its metadata: the part of a level that tasks carry."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.batch.tasks import Place
+from dask_zv.errors import FormatError, MetadataError
+from dask_zv.format.documents import parse_document
+from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
+from dask_zv.format.metadata import LevelMetadata, RootMetadata
+from dask_zv.geometry.schema import VERTICES, AttributeSchema, PointSchema, parse_dtype
+from dask_zv.spatial.grid import ChunkGrid
+from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.group import load_catalog
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.per_chunk import PerChunk
+
+__all__ = ["ChunkTable", "LevelSource", "chunk_table", "find_source", "level_blobs"]
+
+_CATALOGS: OrderedDict[tuple[str, str, str], Catalog] = OrderedDict()
+_CATALOG_LIMIT = 8
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkTable:
+    """The chunks of a level.
+
+    Attributes
+    ----------
+    coords : ndarray of int64, shape (n, K)
+        Chunk coordinates, ascending; K is the number of axes, one more where an attribute leads the key.
+    rows : ndarray of int64, shape (n,)
+        Vertices in each chunk.
+    """
+
+    coords: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @property
+    def keys(self) -> list[str]:
+        """Chunk keys, such as ``"0.1.2"``."""
+        return [".".join(map(str, c)) for c in self.coords.tolist()]
+
+    def __repr__(self) -> str:
+        return f"<ChunkTable: {len(self):,} chunks, {int(self.rows.sum()):,} vertices>"
+
+
+@dataclass(frozen=True, slots=True)
+class LevelSource:
+    """All that a task needs to read a level: small, picklable, no open store.
+
+    Attributes
+    ----------
+    place : Place
+        The level's group.
+    schema : PointSchema
+    chunk_attribute : tuple of (name, values), optional
+        The attribute that leads the chunk keys, where there is one.
+    token : str
+        State of the store when it was looked at: the digest of the catalog, or of the metadata without one.
+    catalogued : bool
+        The level had a catalog.
+    """
+
+    place: Place
+    schema: PointSchema
+    chunk_attribute: tuple[str, tuple[Any, ...]] | None
+    token: str
+    catalogued: bool
+
+    @property
+    def rank(self) -> int:
+        """Rank K of the chunk keys."""
+        return self.schema.grid.ndim + (self.chunk_attribute is not None)
+
+    def where(self) -> str:
+        """Return the level's URL."""
+        return join(self.place.handle.url, self.place.prefix)
+
+
+def _documents(objects: Objects, paths: list[str]) -> list[dict[str, Any] | None]:
+    found = objects.get_many([(join(p, DOCUMENT), None) for p in paths])
+    return [None if d is None else parse_document(d, p, objects.url) for p, d in zip(paths, found, strict=True)]
+
+
+def find_source(place: Place, root: RootMetadata, level: LevelMetadata, token: str) -> tuple[LevelSource, Catalog | None]:
+    """Look at a level's arrays.
+
+    Raises
+    ------
+    MetadataError
+        The level has no vertices array, or an array's metadata is damaged.
+    """
+    objects = open_objects(place.handle)
+    catalog = load_catalog(objects, place.prefix)
+    names = objects.list_dir(join(place.prefix, "vertex_attributes"))
+    names = [n for n in names if n != DOCUMENT]
+    paths = [VERTICES, "object_index", *(f"vertex_attributes/{n}" for n in names)]
+    vertices, index, *found = _documents(objects, [join(place.prefix, p) for p in paths])
+    grid = ChunkGrid(level.chunk_shape_in(root.chunk_shape), root.bins_per_chunk if level.level == 0 else (1,) * root.ndim)
+    meta: Mapping[str, Any] = (vertices or {}).get("attributes", {})
+    if meta.get("encoding", "raw") != "raw":
+        raise MetadataError(
+            f"the positions are encoded as {meta['encoding']!r}, which can't be read", store=objects.url,
+            array=join(place.prefix, VERTICES),
+        )  # fmt: skip
+    schema = PointSchema(
+        grid,
+        parse_dtype(meta.get("dtype", "float32"), "the vertices array"),
+        tuple(
+            AttributeSchema.from_attributes(n, (d or {}).get("attributes", {})) for n, d in zip(names, found, strict=True)
+        ),
+        index is not None,
+    )
+    chunk_attribute = None
+    if level.chunk_attribute_name is not None:
+        chunk_attribute = (level.chunk_attribute_name, tuple(level.chunk_attribute_values or ()))
+    source = LevelSource(place, schema, chunk_attribute, catalog.token if catalog else token, catalog is not None)
+    if catalog is not None:
+        _remember(source, catalog)
+    return source, catalog
+
+
+def _remember(source: LevelSource, catalog: Catalog) -> None:
+    with _LOCK:
+        _CATALOGS[source.place.handle.identity, source.place.prefix, catalog.token] = catalog
+        while len(_CATALOGS) > _CATALOG_LIMIT:
+            _CATALOGS.popitem(last=False)
+
+
+def level_blobs(source: LevelSource) -> PerChunk:
+    """Return the level's blobs with its catalog, which each process reads once."""
+    objects = open_objects(source.place.handle)
+    if not source.catalogued:
+        return PerChunk(objects, source.place.prefix)
+    key = (source.place.handle.identity, source.place.prefix, source.token)
+    with _LOCK:
+        catalog = _CATALOGS.get(key)
+    if catalog is None:
+        catalog = load_catalog(objects, source.place.prefix)
+        if catalog is None or catalog.token != source.token:
+            raise FormatError(
+                "the level was rewritten after it was opened: open it again", store=objects.url, array=source.place.prefix
+            )
+        _remember(source, catalog)
+    return PerChunk(objects, source.place.prefix, catalog)
+
+
+def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
+    """Return the level's chunks with their rows: from the catalog, or from the documents of the vertices' blobs.
+
+    Raises
+    ------
+    FormatError
+        A blob of positions is no whole number of rows.
+    """
+    row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize
+    if catalog is not None and VERTICES in catalog.arrays:
+        have = catalog.chunks_of(VERTICES)
+        sizes = catalog.arrays[VERTICES].nbytes[have]
+        coords, rows = catalog.coords[have], catalog.rows[have]
+        if (rows * row_bytes == sizes).all():
+            return ChunkTable(coords, rows)
+        by_key = dict(zip(map(tuple, coords.tolist()), sizes.tolist(), strict=True))
+    else:
+        blobs = PerChunk(open_objects(source.place.handle), source.place.prefix)
+        by_key = {parse_key(k): n for k, n in blobs.sizes(VERTICES).items() if is_spatial_key(k)}
+    order = sorted(by_key)
+    wrong = [c for c in order if len(c) != source.rank]
+    if wrong:
+        raise FormatError(
+            f"chunk key of rank {len(wrong[0])} in a level whose keys have rank {source.rank}",
+            store=source.where(), array=VERTICES, chunk=".".join(map(str, wrong[0])),
+        )  # fmt: skip
+    table = np.array(order, np.int64).reshape(len(order), source.rank)
+    nbytes = np.array([by_key[c] for c in order], np.int64)
+    if (nbytes % row_bytes).any():
+        bad = int(np.flatnonzero(nbytes % row_bytes)[0])
+        raise FormatError(
+            f"the blob has {nbytes[bad]} bytes, no whole number of rows of {row_bytes}",
+            store=source.where(), array=VERTICES, chunk=".".join(map(str, order[bad])),
+        )  # fmt: skip
+    return ChunkTable(table, nbytes // row_bytes)

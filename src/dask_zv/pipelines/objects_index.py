@@ -1,0 +1,277 @@
+"""Which object owns which fragment: the manifests of a level, read in slices."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from dask_zv.errors import FormatError, MetadataError, NotFoundError
+from dask_zv.format.documents import parse_document
+from dask_zv.format.groups import decode_groups
+from dask_zv.format.keys import DOCUMENT, coords_to_keys
+from dask_zv.format.manifests import decode_manifests
+from dask_zv.geometry.schema import parse_dtype
+from dask_zv.pipelines.level_io import LevelSource
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.objects import ZarrObjects, join
+from dask_zv.storage.per_chunk import PerChunk
+
+__all__ = ["FragmentTable", "ObjectIndex", "fragment_owners", "read_groups", "read_object_attributes"]
+
+_SLICE = 1 << 14
+_KEPT_FRAGMENTS = 4_000_000
+_CACHE: OrderedDict[tuple[str, str, str], FragmentTable] = OrderedDict()
+_CACHE_LIMIT = 4
+_LOCK = threading.Lock()
+SHARED = -2
+"""Owner of a fragment that several objects name."""
+
+
+@dataclass(frozen=True, eq=False)
+class FragmentTable:
+    """Fragments in manifest order: object by object, each in path order.
+
+    Attributes
+    ----------
+    objects : ndarray of int64, shape (M,)
+    chunks : ndarray of int64, shape (M, K)
+    fragments : ndarray of int64, shape (M,)
+    """
+
+    objects: NDArray[np.int64]
+    chunks: NDArray[np.int64]
+    fragments: NDArray[np.int64]
+
+    @cached_property
+    def by_chunk(self) -> dict[str, NDArray[np.intp]]:
+        """Positions in the table of each chunk's fragments."""
+        if not len(self.objects):
+            return {}
+        order = np.lexsort(self.chunks.T[::-1])
+        chunks = self.chunks[order]
+        first = np.flatnonzero(np.r_[True, (chunks[1:] != chunks[:-1]).any(axis=1)])
+        return dict(zip(coords_to_keys(chunks[first]), np.split(order, first[1:]), strict=True))
+
+    def owners(self, chunk: str, n_fragments: int) -> NDArray[np.int64]:
+        """Return the object of each of a chunk's fragments: -1 for none, -2 where several objects share it.
+
+        Raises
+        ------
+        FormatError
+            A manifest names a fragment that the chunk does not have.
+        """
+        out = np.full(n_fragments, -1, np.int64)
+        rows = self.by_chunk.get(chunk)
+        if rows is None:
+            return out
+        fragments = self.fragments[rows]
+        if len(fragments) and int(fragments.max()) >= n_fragments:
+            raise FormatError(
+                f"a manifest names fragment {int(fragments.max())}, the chunk has {n_fragments}",
+                array="object_index", chunk=chunk,
+            )  # fmt: skip
+        out[fragments] = self.objects[rows]
+        times = np.bincount(fragments, minlength=n_fragments)
+        out[times > 1] = SHARED
+        return out
+
+
+class ObjectIndex:
+    """The manifests of a level.
+
+    Attributes
+    ----------
+    count : int
+        Number of objects; ids are 0 to ``count - 1``.
+    """
+
+    def __init__(self, source: LevelSource) -> None:
+        self._source = source
+        self._objects = open_objects(source.place.handle)
+        path = join(source.place.prefix, "object_index")
+        document = self._objects.get(join(path, DOCUMENT))
+        attrs: dict[str, Any] = {}
+        if document is not None:
+            attrs = parse_document(document, path, self._objects.url).get("attributes", {})
+        count = attrs.get("num_objects", 0)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise MetadataError(f"object_index has num_objects {count!r}", store=source.where())
+        rank = attrs.get("sid_ndim", source.rank)
+        if rank != source.rank:
+            raise MetadataError(f"object_index has sid_ndim {rank!r}, chunk keys have {source.rank}", store=source.where())
+        self.count = count
+        self._legacy = "layout" not in attrs
+        self._path = path
+
+    @cached_property
+    def _manifests(self) -> Any:
+        if self._legacy:
+            blobs = PerChunk(self._objects, self._source.place.prefix)
+            raw = blobs.read("object_index", "offsets")
+            offsets = np.frombuffer(raw, "<i8") if len(raw) % 8 == 0 else np.zeros(0, np.int64)
+            data = blobs.read("object_index", "data")
+            ends = np.r_[offsets[1:], len(data)] if len(offsets) else np.zeros(0, np.int64)
+            if len(offsets) != self.count or (offsets < 0).any() or (ends < offsets).any():
+                raise FormatError("the offsets of object_index are damaged", store=self._source.where())
+            return [data[a:b] for a, b in zip(offsets.tolist(), ends.tolist(), strict=True)]
+        store = (
+            self._objects.store
+            if isinstance(self._objects, ZarrObjects)
+            else zarr.storage.LocalStore(self._objects.url.removeprefix("file://"), read_only=True)
+        )
+        array = zarr.open_array(store=store, path=join(self._path, "manifests"), mode="r", zarr_format=3)
+        if array.shape != (self.count,):
+            raise FormatError(
+                f"manifests has the shape {array.shape}, object_index counts {self.count} objects", store=self._source.where()
+            )
+        return array
+
+    def slices(self) -> Iterator[FragmentTable]:
+        """Yield the table of all objects, a bounded number of objects at a time."""
+        for first in range(0, self.count, _SLICE):
+            yield self._table(np.arange(first, min(first + _SLICE, self.count)), slice(first, first + _SLICE))
+
+    def select(self, ids: NDArray[np.int64]) -> FragmentTable:
+        """Return the table of the objects `ids` (distinct, ascending).
+
+        Raises
+        ------
+        NotFoundError
+            An id is beyond the objects.
+        """
+        if len(ids) and (int(ids[0]) < 0 or int(ids[-1]) >= self.count):
+            bad = int(ids[-1]) if int(ids[-1]) >= self.count else int(ids[0])
+            raise NotFoundError(f"no object {bad}: ids are 0 to {self.count - 1}", store=self._source.where())
+        if not len(ids):
+            return FragmentTable(ids, np.zeros((0, self._source.rank), np.int64), ids)
+        return self._table(ids, ids)
+
+    def _table(self, ids: NDArray[np.int64], selection: Any) -> FragmentTable:
+        if isinstance(self._manifests, list):
+            blobs: Sequence[bytes] = [self._manifests[i] for i in ids.tolist()]
+        else:
+            picked = self._manifests[selection] if isinstance(selection, slice) else self._manifests.oindex[selection]
+            blobs = [bytes(b) for b in np.asarray(picked).tolist()]
+        try:
+            rows, chunks, fragments = decode_manifests(blobs, self._source.rank)
+        except FormatError as error:
+            raise error.at(store=self._source.where(), array="object_index/manifests") from None
+        return FragmentTable(ids[rows], chunks, fragments)
+
+
+def fragment_owners(source: LevelSource, chunks: Sequence[str]) -> FragmentTable:
+    """Return the fragments of the objects that have any in `chunks`.
+
+    The whole table is kept per process where it is small; where it isn't, the manifests are read again in slices, so memory
+    is bounded by the answer.
+    """
+    key = (source.place.handle.identity, source.place.prefix, source.token)
+    with _LOCK:
+        if key in _CACHE:
+            return _CACHE[key]
+    index = ObjectIndex(source)
+    wanted = set(chunks)
+    every: list[FragmentTable] | None = []
+    kept: list[FragmentTable] = []
+    total = 0
+    for part in index.slices():
+        total += len(part.objects)
+        if every is not None:
+            every.append(part)
+            if total > _KEPT_FRAGMENTS:
+                kept, every = [_only(p, wanted) for p in every], None
+        else:
+            kept.append(_only(part, wanted))
+    if every is None:
+        return _join(kept, source.rank)
+    table = _join(every, source.rank)
+    with _LOCK:
+        _CACHE[key] = table
+        while len(_CACHE) > _CACHE_LIMIT:
+            _CACHE.popitem(last=False)
+    return table
+
+
+def _only(part: FragmentTable, wanted: set[str]) -> FragmentTable:
+    keep = np.fromiter((k in wanted for k in coords_to_keys(part.chunks)), bool, len(part.objects))
+    return FragmentTable(part.objects[keep], part.chunks[keep], part.fragments[keep])
+
+
+def _join(parts: Sequence[FragmentTable], rank: int) -> FragmentTable:
+    if not parts:
+        return FragmentTable(np.zeros(0, np.int64), np.zeros((0, rank), np.int64), np.zeros(0, np.int64))
+    return FragmentTable(
+        np.concatenate([p.objects for p in parts]),
+        np.concatenate([p.chunks for p in parts]),
+        np.concatenate([p.fragments for p in parts]),
+    )
+
+
+def read_object_attributes(source: LevelSource, index: ObjectIndex) -> dict[str, NDArray[Any]]:
+    """Return the object attributes, row = object id; masked where objects have none.
+
+    Raises
+    ------
+    FormatError
+        An attribute's rows fit neither the objects nor those with vertices.
+    """
+    return _plain_arrays(source, "object_attributes", index.count, index)
+
+
+def read_groups(source: LevelSource) -> tuple[dict[int, NDArray[np.int64]], dict[str, NDArray[Any]]]:
+    """Return the members of each group, and the group attributes (row = group)."""
+    blobs = PerChunk(open_objects(source.place.handle), source.place.prefix)
+    if not blobs.exists("groups", "data"):
+        return {}, {}
+    members = decode_groups(blobs.read("groups", "data"), blobs.read("groups", "offsets"))
+    groups = dict(enumerate(np.asarray(m, np.int64) for m in members))
+    return groups, _plain_arrays(source, "group_attributes", len(groups), None)
+
+
+def _plain_arrays(source: LevelSource, family: str, count: int, index: ObjectIndex | None) -> dict[str, NDArray[Any]]:
+    objects = open_objects(source.place.handle)
+    blobs = PerChunk(objects, source.place.prefix)
+    out: dict[str, NDArray[Any]] = {}
+    for name in objects.list_dir(join(source.place.prefix, family)):
+        if name == DOCUMENT:
+            continue
+        array = f"{family}/{name}"
+        path = join(source.place.prefix, array)
+        document = objects.get(join(path, DOCUMENT))
+        attrs = parse_document(document, path, objects.url).get("attributes", {}) if document else {}
+        dtype = parse_dtype(attrs.get("dtype"), f"{family} {name!r}")
+        data = blobs.read(array, "data")
+        shape = tuple(attrs.get("shape", (-1,)))
+        try:
+            values = np.frombuffer(data, dtype).reshape(shape)
+        except (ValueError, TypeError) as error:
+            raise FormatError(f"{len(data)} bytes are no {shape} of {dtype}", store=objects.url, array=path) from error
+        if attrs.get("has_present_mask"):
+            present = np.frombuffer(blobs.read(array, "present_mask"), np.uint8).astype(bool)
+            if len(present) != len(values):
+                raise FormatError(f"{len(present)} presence flags for {len(values)} rows", store=objects.url, array=path)
+            values = np.ma.MaskedArray(values, np.broadcast_to(~present.reshape(-1, *[1] * (values.ndim - 1)), values.shape))
+        if len(values) != count:
+            values = _align(values, count, index, objects.url, path)
+        out[name] = values
+    return out
+
+
+def _align(values: NDArray[Any], count: int, index: ObjectIndex | None, store: str, path: str) -> NDArray[Any]:
+    """Place rows that were written for the objects with vertices only (a known way of the 0.2 writer) by their ids."""
+    present: NDArray[np.int64] = np.zeros(0, np.int64)
+    if index is not None:
+        present = np.unique(np.concatenate([np.unique(t.objects) for t in index.slices()] or [present]))
+    if len(values) != len(present):
+        raise FormatError(f"{len(values)} rows for {count} objects: which rows are whose can't be told", store=store, array=path)
+    full = np.ma.MaskedArray(np.zeros((count, *values.shape[1:]), values.dtype), True)
+    full[present] = values
+    return full

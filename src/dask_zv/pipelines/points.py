@@ -1,0 +1,303 @@
+"""Writing points: the plan, and the one graph that carries it out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+from dask.delayed import Delayed
+from dask.task_spec import Task, TaskRef
+from numpy.typing import NDArray
+
+from dask_zv.batch.graph import GraphBuilder, build_write_graph
+from dask_zv.batch.receipts import Report
+from dask_zv.batch.run import check_reachable, compute_one
+from dask_zv.batch.tasks import BlockSpec, CommitSpec, EncodedBlock
+from dask_zv.errors import InputError, ReadOnlyError, StoreError
+from dask_zv.format.dictionary import DictionaryEncoding
+from dask_zv.format.metadata import LevelMetadata
+from dask_zv.geometry.points import PointRows, encode_points
+from dask_zv.geometry.schema import AttributeSchema, PointSchema
+from dask_zv.pipelines.exchange import plan_blocks, remove_spill, spill_directory, split_partitions
+from dask_zv.pipelines.inputs import AttributeInput, Partitions, partition_input
+from dask_zv.pipelines.manifests import ObjectPlan, object_blobs, object_metadata, plan_objects, write_object_index
+from dask_zv.pipelines.scan import Conversion, Scan, scan_partitions
+from dask_zv.pipelines.store import SETTINGS, Level, Store, position_dtype
+from dask_zv.spatial.grid import Box, ChunkGrid
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.objects import LocalObjects, Objects, join
+
+__all__ = ["write_points"]
+
+_FEW_CHUNKS = 4096
+_SHARD_CHUNKS = 256
+_TOLERANCE = 1e-4
+_OBJECT_FAMILIES = ("object_index", "object_attributes", "groups", "group_attributes")
+
+
+@overload
+def write_points(store: Store, positions: Any, *, compute: Literal[True] = ..., **options: Any) -> Report: ...
+@overload
+def write_points(store: Store, positions: Any, *, compute: Literal[False], **options: Any) -> Delayed: ...
+def write_points(
+    store: Store,
+    positions: Any,
+    *,
+    attributes: Any = None,
+    object_ids: Any = None,
+    object_attributes: Any = None,
+    groups: Mapping[int, Sequence[int]] | None = None,
+    mode: Literal["error", "overwrite"] = "error",
+    out_of_bounds: Literal["raise", "ignore"] = "raise",
+    position_tolerance: float | None = None,
+    max_categories: int = 10_000,
+    compute: bool = True,
+    progress: bool | None = None,
+) -> Report | Delayed:
+    """Write points into level 0 of a store, as one Dask graph on the active scheduler.
+
+    The data is looked at once when the function is called (bounds, chunks, categories, ids, whether it can be stored); then
+    the graph reads it a second time, brings rows together by block, stores each block and commits. Rows of a chunk are in the
+    order of the input, whatever the scheduler.
+
+    Parameters
+    ----------
+    store : Store
+        Opened for writing.
+    positions : ndarray or dask array (N, D), or a pandas or dask DataFrame with the axes as columns
+        In the units of the axes. Partitions may be in any spatial order and of unknown length.
+    attributes : mapping of name to array (N,) or (N, C); or a list of column names, where `positions` is a frame
+        Any numeric, boolean or date dtype; strings and pandas categories become dictionary-encoded categories. With a frame,
+        None takes all columns that are neither axes nor ids.
+    object_ids : integer array (N,), or a column's name, optional
+        The object of each point; 0 to n-1 without gaps.
+    object_attributes : DataFrame indexed by object id, or mapping of name to array (n, ...), optional
+    groups : mapping of group number to object ids, optional
+    mode : {"error", "overwrite"}
+        What to do where the level has vertices: refuse, or replace the level. Chunks that are replaced in place change before
+        the commit; Icechunk alone makes replacement atomic.
+    out_of_bounds : {"raise", "ignore"}
+        What to do with positions outside the bounds that the store was created with.
+    position_tolerance : float, optional
+        How far the cast to the store's dtype may move a position; a ten-thousandth of the least bin edge where None.
+    max_categories : int
+        Distinct strings that an attribute may have, 65,535 at the most.
+    compute : bool
+        False returns a Delayed, whose result is the report and which can join a larger ``dask.compute``.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    Report or Delayed
+
+    Raises
+    ------
+    InputError
+        The data can't be stored as given; nothing was stored.
+    BoundsError
+        Positions are out of bounds; nothing was stored.
+    StoreError
+        The level has vertices and `mode` is "error", or storage failed.
+    PlanError
+        The store can't be reached from where the tasks run.
+
+    Examples
+    --------
+    >>> import dask_zv as dzv
+    >>> import numpy as np
+    >>> store = dzv.create({}, chunk_shape=(10, 10, 10))
+    >>> points = np.random.default_rng(0).uniform(0, 20, (1000, 3))
+    >>> report = dzv.write_points(store, points, attributes={"mass": np.ones(1000)})
+    >>> report.rows, report.chunks
+    (1000, 8)
+    """
+    if mode not in ("error", "overwrite"):
+        raise InputError(f"mode is 'error' or 'overwrite', not {mode!r}")
+    if out_of_bounds not in ("raise", "ignore"):
+        raise InputError(f"out_of_bounds is 'raise' or 'ignore', not {out_of_bounds!r}")
+    if object_ids is None and (object_attributes is not None or groups is not None):
+        raise InputError("object_attributes and groups belong to objects: pass object_ids= as well")
+    if not isinstance(store, Store):
+        raise InputError(f"store is a dask_zv.Store (from dzv.create or dzv.open), not {type(store).__name__}")
+    if store.read_only:
+        raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=store.url)
+    check_reachable(store.handle)
+    level = store.level(0)
+    _check_empty(level, mode)
+    partitions = partition_input(positions, attributes, object_ids, store.axes)
+    conversion = _conversion(store, partitions, out_of_bounds, position_tolerance)
+    scan = scan_partitions(partitions, conversion, max_categories)
+    objects = plan_objects(scan.ids, object_attributes, groups) if partitions.has_ids else None
+    schema = PointSchema(
+        conversion.grid,
+        conversion.dtype,
+        tuple(_attribute_schema(a, scan) for a in partitions.attributes),
+        objects is not None,
+    )
+    spill = spill_directory(scan.rows * schema.row_bytes)
+    delayed = _build(level, partitions, conversion, scan, schema, objects, mode, spill)
+    if not compute:
+        return delayed
+    try:
+        report: Report = compute_one(delayed, progress=progress)
+    finally:
+        remove_spill(spill)
+    store.reload()
+    return report
+
+
+def _check_empty(level: Level, mode: str) -> None:
+    if mode == "overwrite":
+        return
+    if level.metadata.vertex_count:
+        raise StoreError(
+            f"level 0 has {level.metadata.vertex_count:,} vertices already: pass mode='overwrite' to replace them", store=level.url
+        )
+    objects = open_objects(level.place.handle)
+    if any(n != "zarr.json" for n in objects.list_dir(join(level.place.prefix, "vertices"))):
+        raise StoreError(
+            "level 0 holds chunks of a write that did not reach its commit: pass mode='overwrite' to replace them",
+            store=level.url,
+        )
+
+
+def _conversion(
+    store: Store, partitions: Partitions, out_of_bounds: str, position_tolerance: float | None
+) -> Conversion:
+    metadata = store.metadata
+    grid = ChunkGrid(metadata.chunk_shape, metadata.bins_per_chunk)
+    declared = store.settings.get("dtype")
+    dtype = position_dtype(np.dtype(declared) if isinstance(declared, str) else partitions.dtype)
+    tolerance = _TOLERANCE * min(metadata.bin_shape) if position_tolerance is None else float(position_tolerance)
+    if not tolerance >= 0:
+        raise InputError(f"position_tolerance is a distance of at least 0, not {position_tolerance!r}")
+    box: Box | None = None
+    if store.settings.get("bounds", "declared") == "declared":
+        box = np.asarray(metadata.bounds[0], np.float64), np.asarray(metadata.bounds[1], np.float64)
+    return Conversion(grid, dtype, tolerance, box, out_of_bounds == "ignore", store.axes)
+
+
+def _attribute_schema(attribute: AttributeInput, scan: Scan) -> AttributeSchema:
+    if not attribute.is_dictionary:
+        return AttributeSchema(attribute.name, attribute.dtype.newbyteorder("<"), attribute.channels)
+    found, missing = scan.categories.get(attribute.name, (frozenset(), False))
+    ordered = attribute.categories is not None
+    categories = attribute.categories if attribute.categories is not None else tuple(sorted(found))
+    dictionary = DictionaryEncoding(categories, ordered, -1 if missing else None)
+    return AttributeSchema(attribute.name, dictionary.dtype, None, dictionary)
+
+
+def _shards(store: Store, objects: Objects, chunks: int) -> int | None:
+    """Return the chunks per shard, None for an object per chunk."""
+    asked = store.settings.get("shard_chunks", "auto")
+    if isinstance(asked, int):
+        return None if asked == 1 else asked
+    local = isinstance(objects, LocalObjects) or store.handle.one_process
+    return None if local and chunks <= _FEW_CHUNKS else _SHARD_CHUNKS
+
+
+def _build(
+    level: Level,
+    partitions: Partitions,
+    conversion: Conversion,
+    scan: Scan,
+    schema: PointSchema,
+    objects: ObjectPlan | None,
+    mode: str,
+    spill: str | None,
+) -> Delayed:
+    """Build the graph; nothing runs."""
+    store, place = level.store, level.place
+    opened = open_objects(place.handle)
+    shards = _shards(store, opened, len(scan.coords))
+    plan = plan_blocks(scan, schema.row_bytes, shards, partitions.count)
+    builder = GraphBuilder("zv-points")
+    gathered = split_partitions(builder, partitions, conversion, schema.attributes, plan, scan, spill)
+    block = BlockSpec(place, shard_chunks=shards)
+    blocks: list[tuple[BlockSpec, Any]] = [(block, Task(None, encode_block, schema, rows)) for rows in gathered]
+    metadata: list[tuple[str, Mapping[str, Any]]] = list(schema.array_metadata())
+    arrays = [*schema.arrays]
+    if objects is not None:
+        extra = object_blobs(objects)
+        if extra:
+            blocks.append((BlockSpec(place), EncodedBlock({(a, k): data for a, k, data in extra})))
+        described = object_metadata(objects, conversion.grid.ndim)
+        metadata += described
+        arrays += [a for a, _ in described]
+    metadata += [("", _level_attributes(level, scan, schema, objects)), ("..", _root_attributes(store, scan, conversion, shards))]
+    spec = CommitSpec(
+        place,
+        tuple(metadata),
+        tuple(arrays),
+        catalog=True,
+        replace=mode == "overwrite",
+        remove=_old_nodes(opened, place.prefix, schema, objects) if mode == "overwrite" else (),
+        report=Report(scan.rows, 0, objects.count if objects else 0, 0, 0, 0, 0.0, scan.dropped),
+    )
+
+    def after_blocks(builder: GraphBuilder, results: list[TaskRef]) -> list[TaskRef]:
+        waiting = [builder.add(builder.key("tidy"), _tidy, spill, *results)] if spill else []
+        if objects is not None:
+            waiting += write_object_index(builder, place, objects, conversion.grid.ndim, results)
+        return waiting
+
+    then = after_blocks if objects is not None or spill else None
+    return build_write_graph(blocks, spec, builder=builder, nodes_first=opened.nodes_first, then=then)
+
+
+def encode_block(schema: PointSchema, rows: PointRows) -> EncodedBlock:
+    """Encode one block's rows; the fragments of objects go on to the object index."""
+    encoded = encode_points(schema, rows)
+    extra: tuple[NDArray[np.int64], ...] | None = None
+    if schema.has_objects:
+        extra = (encoded.objects, encoded.chunks, encoded.fragments)
+    return EncodedBlock(encoded.blobs, encoded.rows, extra)
+
+
+def _tidy(spill: str, *_: Any) -> None:
+    remove_spill(spill)
+
+
+def _level_attributes(level: Level, scan: Scan, schema: PointSchema, objects: ObjectPlan | None) -> dict[str, Any]:
+    present = ["vertices"]
+    if schema.attributes:
+        present.append("vertex_attributes")
+    if objects is not None:
+        present.append("object_index")
+    metadata: LevelMetadata = dataclasses.replace(level.metadata, vertex_count=scan.rows, arrays_present=tuple(present))
+    return metadata.to_attributes()
+
+
+def _root_attributes(store: Store, scan: Scan, conversion: Conversion, shards: int | None) -> dict[str, Any]:
+    metadata = store.metadata
+    if conversion.box is None and scan.rows:
+        low, high = (tuple(float(v) for v in corner) for corner in (scan.low, scan.high))
+        metadata = dataclasses.replace(metadata, bounds=(low, high))
+    attributes = {**metadata.to_attributes(), SETTINGS: dict(store.settings)}
+    attributes["shard_layout"] = "flat" if shards is None else "octree"
+    if shards is not None:
+        attributes["shard_size"] = shards
+    return attributes
+
+
+def _old_nodes(objects: Objects, prefix: str, schema: PointSchema, plan: ObjectPlan | None) -> tuple[str, ...]:
+    """Return what the level holds that the new content has no place for."""
+    keep = {a.name for a in schema.attributes}
+    old = [
+        f"vertex_attributes/{n}"
+        for n in objects.list_dir(join(prefix, "vertex_attributes"))
+        if n not in keep and n != "zarr.json"
+    ]
+    if plan is None:
+        return (*old, *_OBJECT_FAMILIES)
+    names = {f"object_attributes/{n}" for n in plan.attributes}
+    listed = {f"object_attributes/{n}" for n in objects.list_dir(join(prefix, "object_attributes")) if n != "zarr.json"}
+    old += sorted(listed - names)
+    old += ["group_attributes", *([] if plan.groups else ["groups"])]
+    chunks = -(-plan.count // plan.chunk)
+    cells = objects.list_dir(join(prefix, "object_index/manifests/c"))
+    old += [f"object_index/manifests/c/{n}" for n in cells if n.isdigit() and int(n) >= chunks]
+    return tuple(old)

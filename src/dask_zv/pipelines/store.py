@@ -1,0 +1,460 @@
+"""Stores and levels: making, opening, and what they say about themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from dask_zv.batch.group import Group
+from dask_zv.batch.tasks import Place
+from dask_zv.errors import InputError, MetadataError, NotFoundError, StoreError
+from dask_zv.format.axes import Axis, parse_axes
+from dask_zv.format.metadata import Generation, LevelMetadata, RootMetadata
+from dask_zv.pipelines.level_io import ChunkTable, LevelSource, chunk_table, find_source
+from dask_zv.spatial.grid import as_box
+from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.objects import join
+from dask_zv.storage.opening import check_layout, open_root
+
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
+    from dask_zv.geometry.result import Geometry
+
+__all__ = ["Level", "Store", "create", "open"]
+
+SETTINGS = "dask_zv"
+"""Root attribute that holds what `create` was asked for and the format has no place for."""
+
+_GEOMETRIES = ("point_cloud",)
+
+
+class Store:
+    """A Zarr Vectors store.
+
+    Made by :func:`create` and :func:`open`; pickles through a small handle.
+
+    Attributes
+    ----------
+    metadata : RootMetadata
+    url : str
+        Where it is; without secrets.
+    """
+
+    def __init__(self, handle: StoreHandle, prefix: str, attributes: Mapping[str, Any]) -> None:
+        self._handle = handle
+        self._prefix = prefix
+        self._load(attributes)
+
+    def _load(self, attributes: Mapping[str, Any]) -> None:
+        if "zarr_vectors" not in attributes:
+            raise MetadataError(
+                f"a Zarr group, but no Zarr Vectors store: its attributes are {sorted(attributes) or 'empty'}", store=self.url
+            )
+        try:
+            self.metadata = RootMetadata.from_attributes(attributes)
+        except MetadataError as error:
+            raise error.at(store=self.url) from None
+        settings = attributes.get(SETTINGS, {})
+        self.settings: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
+        self._levels: dict[int, Level] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._handle, self._prefix)
+
+    @property
+    def url(self) -> str:
+        """Where the store is, without secrets."""
+        return join(self._handle.url, self._prefix)
+
+    @property
+    def handle(self) -> StoreHandle:
+        """What tasks carry instead of the open store."""
+        return self._handle
+
+    @property
+    def group(self) -> Group:
+        """The root group."""
+        return Group._from_handle(self._handle, self._prefix)
+
+    @property
+    def read_only(self) -> bool:
+        """True where the store was opened for reading."""
+        return open_objects(self._handle).read_only
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes, one for each column of the positions."""
+        return tuple(a.name for a in self.metadata.axes)
+
+    @cached_property
+    def levels(self) -> tuple[int, ...]:
+        """Numbers of the resolution levels; 0 is the finest."""
+        names = open_objects(self._handle).list_dir(self._prefix)
+        return tuple(sorted(int(n) for n in names if n.isascii() and n.isdigit() and (n == "0" or n[0] != "0")))
+
+    def level(self, number: int = 0) -> Level:
+        """Return one resolution level.
+
+        Raises
+        ------
+        NotFoundError
+            The store has no such level.
+        """
+        if number not in self._levels:
+            if number not in self.levels:
+                raise NotFoundError(f"no level {number}: the store has the levels {list(self.levels)}", store=self.url)
+            self._levels[number] = Level(self, number)
+        return self._levels[number]
+
+    def refresh(self) -> Store:
+        """Look at the store afresh, and rebuild catalogs that are missing or stale where it can be written.
+
+        Rebuilding reads every blob once, as one graph on the active scheduler.
+
+        Returns
+        -------
+        Store
+            This store.
+        """
+        if not self.read_only:
+            from dask_zv.pipelines.refresh import rebuild_catalogs
+
+            rebuild_catalogs(self)
+        self.reload()
+        return self
+
+    def reload(self) -> None:
+        """Read the metadata again."""
+        attributes = self.group.attrs.to_dict()
+        self.__dict__.pop("levels", None)
+        self._load(attributes)
+
+    def __repr__(self) -> str:
+        m = self.metadata
+        kinds = ", ".join(m.geometry_types) or "no geometry yet"
+        low, high = m.bounds
+        lines = [f"<dask_zv.Store {self.url}: {kinds}, layout {m.generation.name.lower()} (ZV {m.zv_version})>"]
+        for axis, a, b, c in zip(m.axes, low, high, m.chunk_shape, strict=True):
+            unit = f" {axis.unit}" if axis.unit else ""
+            lines.append(f"  {axis.name}: {a:g} … {b:g}{unit}, chunks of {c:g}")
+        lines += [f"  level {n}: {self.level(n).metadata.vertex_count:,} vertices" for n in self.levels]
+        return "\n".join(lines)
+
+
+def _reopen(handle: StoreHandle, prefix: str) -> Store:
+    return Store(handle, prefix, Group._from_handle(handle, prefix).attrs.to_dict())
+
+
+class Level:
+    """One resolution level of a store.
+
+    Attributes
+    ----------
+    store : Store
+    number : int
+    metadata : LevelMetadata
+    """
+
+    def __init__(self, store: Store, number: int) -> None:
+        self.store = store
+        self.number = number
+        self._attributes = self.group.attrs.to_dict()
+        try:
+            self.metadata = LevelMetadata.from_attributes(self._attributes)
+        except MetadataError as error:
+            raise error.at(store=self.url) from None
+
+    @property
+    def url(self) -> str:
+        """Where the level is, without secrets."""
+        return join(self.store.url, str(self.number))
+
+    @property
+    def place(self) -> Place:
+        """The level's group as tasks carry it."""
+        return Place(self.store.handle, join(self.store._prefix, str(self.number)))
+
+    @property
+    def group(self) -> Group:
+        """The level's group."""
+        return Group._from_handle(self.place.handle, self.place.prefix)
+
+    @cached_property
+    def _found(self) -> tuple[LevelSource, Catalog | None]:
+        state = json.dumps([self.store.metadata.to_attributes(), self._attributes], sort_keys=True, default=str)
+        return find_source(
+            self.place, self.store.metadata, self.metadata, hashlib.sha256(state.encode()).hexdigest()
+        )
+
+    @property
+    def source(self) -> LevelSource:
+        """What a task needs to read the level."""
+        return self._found[0]
+
+    @cached_property
+    def chunks(self) -> ChunkTable:
+        """The level's chunks and their rows: from the catalog, without one from a document per chunk."""
+        return chunk_table(self.source, self._found[1])
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the vertex attributes."""
+        own = tuple(a.name for a in self.source.schema.attributes)
+        return own if self.source.chunk_attribute is None else (*own, self.source.chunk_attribute[0])
+
+    @overload
+    def read(
+        self, objects: Any = ..., bbox: Any = ..., order: Any = ..., *, attributes: Any = ..., compute: Literal[True] = ...
+    ) -> Geometry: ...
+    @overload
+    def read(
+        self, objects: Any = ..., bbox: Any = ..., order: Any = ..., *, attributes: Any = ..., compute: Literal[False]
+    ) -> Delayed: ...
+    def read(
+        self,
+        objects: Sequence[int] | int | None = None,
+        bbox: Any = None,
+        order: Literal["chunk", "object"] | None = None,
+        *,
+        attributes: Sequence[str] | None = None,
+        compute: bool = True,
+    ) -> Geometry | Delayed:
+        """Read vertices with their attributes.
+
+        Parameters
+        ----------
+        objects : int or sequence of int, optional
+            Only the vertices of these objects.
+        bbox : pair of corners, optional
+            Only vertices inside the closed box ``(least corner, greatest corner)``, in the units of the axes.
+        order : {"chunk", "object"}, optional
+            "chunk" (default): chunks ascending, fragments in order, rows in order. "object": each object's vertices
+            together, in the order of its manifest; `ids` and `lengths` of the result tell them apart.
+        attributes : sequence of str, optional
+            Names of the attributes to read; all where None.
+        compute : bool
+            False returns a Delayed of the same.
+
+        Returns
+        -------
+        Geometry or Delayed
+
+        Raises
+        ------
+        InputError
+            The store has no objects, no such attribute, or the box is malformed.
+        NotFoundError
+            An object id is beyond the store's objects.
+        FormatError, StoreError
+            A chunk is missing, damaged, or at odds with its siblings; the message names it.
+        """
+        from dask_zv.pipelines.reading import read_points
+
+        return read_points(self, objects=objects, bbox=bbox, order=order, attributes=attributes, compute=compute)
+
+    def __repr__(self) -> str:
+        s = self.source.schema
+        parts = [f"{a.name} ({a.value_dtype}{'' if a.channels is None else f' x {a.channels}'})" for a in s.attributes]
+        lines = [f"<dask_zv.Level {self.url}: {self.metadata.vertex_count:,} vertices in {len(self.chunks):,} chunks>"]
+        lines.append(f"  positions: {s.dtype} x {s.grid.ndim}")
+        if parts:
+            lines.append(f"  attributes: {', '.join(parts)}")
+        return "\n".join(lines)
+
+
+def create(
+    target: object,
+    *,
+    geometry: str = "point_cloud",
+    chunk_shape: Sequence[float],
+    bounds: tuple[Sequence[float], Sequence[float]] | None = None,
+    bin_shape: Sequence[float] | None = None,
+    axes: Sequence[str | Mapping[str, object] | Axis] | None = None,
+    crs: Mapping[str, Any] | None = None,
+    dtype: DTypeLike | None = None,
+    layout: str | None = None,
+    shard_chunks: int | Literal["auto"] = "auto",
+    compressor: str | None = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Store:
+    """Make an empty store.
+
+    Parameters
+    ----------
+    target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
+    geometry : {"point_cloud"}
+    chunk_shape : sequence of float, length D
+        Edges of a chunk, in the units of the axes. The grid is anchored at 0, whatever the bounds.
+    bounds : pair of corners, optional
+        Inclusive box that positions must lie in; where None, that of the data once they are written.
+    bin_shape : sequence of float, optional
+        Edges of a bin; `chunk_shape` must be a multiple of it. One bin per chunk where None.
+    axes : sequence of str or of {"name", "type", "unit"}, optional
+        2 to 4 axes; x, y, z, w where None.
+    crs : mapping, optional
+        Coordinate reference system, stored as it is.
+    dtype : dtype, optional
+        Of the stored positions; that of the first positions written where None.
+    layout : {"per_chunk"}, optional
+        ZV 0.7: an array per chunk.
+    shard_chunks : int or "auto"
+        Chunks packed into one object per array; 1 keeps an object per chunk. "auto": 1 for at most 4,096 chunks on a local
+        file system, else 256.
+    compressor : "auto" or None
+        Layout per_chunk stores raw bytes.
+    storage_options : mapping, optional
+        Options of a URL.
+    overwrite : bool
+        Replace what is at the target.
+
+    Returns
+    -------
+    Store
+
+    Raises
+    ------
+    InputError
+        An argument is malformed.
+    StoreError
+        The target holds something already, or can't be written.
+
+    Examples
+    --------
+    >>> import dask_zv as dzv
+    >>> store = dzv.create({}, chunk_shape=(10, 10), axes=["x", "y"])
+    >>> store.axes
+    ('x', 'y')
+    """
+    check_layout(layout)
+    if geometry not in _GEOMETRIES:
+        raise InputError(f"geometry {geometry!r}: this version writes {', '.join(_GEOMETRIES)}")
+    if compressor not in ("auto", None):
+        raise InputError(f"compressor {compressor!r}: layout per_chunk stores raw bytes; leave it out")
+    if shard_chunks != "auto" and (isinstance(shard_chunks, bool) or not isinstance(shard_chunks, int) or shard_chunks < 1):
+        raise InputError(f"shard_chunks is 'auto' or a positive int, not {shard_chunks!r}")
+    stored = None if dtype is None else position_dtype(np.dtype(dtype))
+    metadata = _root_metadata(geometry, chunk_shape, bounds, bin_shape, axes, crs)
+    handle, prefix, attributes = open_root(target, "w" if overwrite else "r+", storage_options)
+    if attributes or (not overwrite and _holds_anything(handle, prefix)):
+        raise StoreError(
+            "the target holds a store already: pass overwrite=True to replace it, or dzv.open(..., mode='r+') to add to it",
+            store=join(handle.url, prefix),
+        )
+    settings = {
+        "bounds": "data" if bounds is None else "declared",
+        "dtype": None if stored is None else str(stored),
+        "shard_chunks": shard_chunks,
+    }
+    group = Group._from_handle(handle, prefix)
+    level = LevelMetadata(level=0, vertex_count=0, arrays_present=("vertices",))
+    group.require_group("0").attrs.update(level.to_attributes())
+    group.attrs.update({**metadata.to_attributes(), SETTINGS: settings})
+    return Store(handle, prefix, group.attrs.to_dict())
+
+
+def position_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return a dtype that positions can be stored in, little-endian.
+
+    Raises
+    ------
+    InputError
+        Not integers or floats.
+    """
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise InputError(f"positions are integers or floats of at most 64 bits, not {dtype}")
+    return dtype.newbyteorder("<")
+
+
+def _holds_anything(handle: StoreHandle, prefix: str) -> bool:
+    return any(n != "zarr.json" for n in open_objects(handle).list_dir(prefix))
+
+
+def _root_metadata(
+    geometry: str,
+    chunk_shape: Sequence[float],
+    bounds: tuple[Sequence[float], Sequence[float]] | None,
+    bin_shape: Sequence[float] | None,
+    axes: Sequence[str | Mapping[str, object] | Axis] | None,
+    crs: Mapping[str, Any] | None,
+) -> RootMetadata:
+    chunk = _edges(chunk_shape, "chunk_shape", None)
+    parsed = parse_axes(axes, len(chunk))
+    bins = None if bin_shape is None else _edges(bin_shape, "bin_shape", len(chunk))
+    low = high = (0.0,) * len(chunk)
+    if bounds is not None:
+        box = as_box(bounds, len(chunk))
+        if not np.isfinite(np.stack(box)).all():
+            raise InputError("bounds must be finite: leave them out to take those of the data")
+        low, high = tuple(box[0].tolist()), tuple(box[1].tolist())
+    try:
+        metadata = RootMetadata(
+            generation=Generation.PER_CHUNK,
+            chunk_shape=chunk,
+            bounds=(low, high),
+            axes=parsed,
+            geometry_types=(geometry,),
+            base_bin_shape=bins,
+            links_convention="implicit_sequential",
+            object_index_convention="standard",
+            cross_chunk_strategy="explicit_links",
+            crs=crs,
+        )
+    except MetadataError as error:
+        raise InputError(error.message) from None
+    return metadata
+
+
+def _edges(values: Sequence[float], what: str, ndim: int | None) -> tuple[float, ...]:
+    try:
+        edges = tuple(float(v) for v in values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} must be a sequence of numbers, one for each axis, not {values!r}") from error
+    if ndim is not None and len(edges) != ndim:
+        raise InputError(f"{what} has {len(edges)} numbers for {ndim} axes")
+    if not 2 <= len(edges) <= 4:
+        raise InputError(f"{what} has {len(edges)} numbers: a store has 2 to 4 axes")
+    if not all(np.isfinite(e) and e > 0 for e in edges):
+        raise InputError(f"{what} must be positive and finite, not {edges}")
+    return edges
+
+
+def open(  # noqa: A001 - the name users type: dzv.open
+    target: object, mode: Literal["r", "r+"] = "r", storage_options: Mapping[str, Any] | None = None
+) -> Store:
+    """Open a Zarr Vectors store.
+
+    Parameters
+    ----------
+    target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
+        A ``.zip`` of a store can be read.
+    mode : {"r", "r+"}
+        For reading, or for writing into it as well.
+    storage_options : mapping, optional
+        Options of a URL, in fsspec's dialect.
+
+    Returns
+    -------
+    Store
+
+    Raises
+    ------
+    NotFoundError
+        Nothing is there.
+    MetadataError
+        A Zarr group that is no Zarr Vectors store, or one of a generation that isn't read.
+    StoreError
+        No Zarr v3 hierarchy, or the store can't be reached.
+    """
+    if mode not in ("r", "r+"):
+        raise InputError(f"mode {mode!r} is not 'r' or 'r+': dzv.create makes stores")
+    handle, prefix, attributes = open_root(target, mode, storage_options, must_exist=True)
+    return Store(handle, prefix, attributes)

@@ -1,0 +1,1 @@
+"""Engine "zv": Zarr Vectors stores as xarray Datasets."""

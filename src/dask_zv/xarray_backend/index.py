@@ -1,0 +1,83 @@
+"""The index on dimension ``vertex``: knows which rows of which level a Dataset holds, so that boxes can prune chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from xarray import Variable
+from xarray.indexes import Index
+
+from dask_zv.pipelines.columns import LevelRows
+
+__all__ = ["RowIndex"]
+
+
+class RowIndex(Index):
+    """Rows `start` to `stop` of a level.
+
+    A slice of neighbouring rows keeps the index; any other selection drops it, and what is left is an ordinary coordinate
+    with row numbers.
+
+    Parameters
+    ----------
+    rows : LevelRows, optional
+        None after a concatenation, when the rows are no longer one level's.
+    start, stop : int
+    """
+
+    def __init__(self, rows: LevelRows | None, start: int, stop: int) -> None:
+        self.rows = rows
+        self.start = start
+        self.stop = stop
+
+    def create_variables(self, variables: Mapping[Any, Variable] | None = None) -> dict[Hashable, Variable]:
+        """Return the coordinates as they are; after a concatenation, rows are numbered anew."""
+        if self.rows is None:
+            return {"vertex": Variable(("vertex",), np.arange(self.stop, dtype=np.int64))}
+        return dict(variables or {})
+
+    def isel(self, indexers: Mapping[Any, Any]) -> Self | None:
+        """Return the index of a run of rows, None for anything else."""
+        selected = indexers.get("vertex")
+        if not isinstance(selected, slice) or self.rows is None:
+            return None
+        start, stop, step = selected.indices(self.stop - self.start)
+        if step != 1:
+            return None
+        return type(self)(self.rows, self.start + start, self.start + max(start, stop))
+
+    def equals(self, other: Index, **_: Any) -> bool:
+        """Tell whether both are the same rows of the same state of a level."""
+        return (
+            isinstance(other, RowIndex)
+            and self.rows is not None
+            and other.rows is not None
+            and self.rows.__dask_tokenize__() == other.rows.__dask_tokenize__()
+            and (self.start, self.stop) == (other.start, other.stop)
+        )
+
+    @classmethod
+    def concat(cls, indexes: Sequence[Self], dim: Hashable, positions: Iterable[Iterable[int]] | None = None) -> Self:
+        """Return an index that knows its length alone."""
+        return cls(None, 0, sum(i.stop - i.start for i in indexes))
+
+    def rename(self, name_dict: Mapping[Any, Hashable], dims_dict: Mapping[Any, Hashable]) -> Self:
+        """Return the index; it does not depend on names."""
+        return self
+
+    def _repr_inline_(self, max_width: int) -> str:
+        return f"RowIndex (rows {self.start:,} to {self.stop:,})"[:max_width]
+
+    def __repr__(self) -> str:
+        where = "" if self.rows is None else f" of {self.rows.source.where()}"
+        return f"<RowIndex: rows {self.start:,} to {self.stop:,}{where}>"
+
+
+def as_rows(found: slice | np.ndarray[Any, np.dtype[np.int64]], index: RowIndex) -> slice | np.ndarray[Any, np.dtype[np.int64]]:
+    """Return row numbers of the level as positions within the index' rows."""
+    if isinstance(found, slice):
+        start, stop = max(found.start, index.start), min(found.stop, index.stop)
+        return slice(start - index.start, max(start, stop) - index.start)
+    return found[(found >= index.start) & (found < index.stop)] - index.start
