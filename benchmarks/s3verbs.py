@@ -88,6 +88,11 @@ def etag_of(body: bytes) -> str:
     return f'"{hashlib.sha1(body, usedforsecurity=False).hexdigest()[:32]}"'  # opaque to clients, and fast
 
 
+def names_etag(condition: str, etag: str) -> bool:
+    """Does an ``If-Match`` or ``If-None-Match`` name this ETag? As with S3, the quotes may be missing (icechunk)."""
+    return condition == "*" or etag.strip('"') in [item.strip().strip('"') for item in condition.split(",")]
+
+
 def parse_range(text: str, size: int) -> tuple[int, int] | None:
     """The half-open range that a ``Range`` header asks for; None where S3 sends the whole object."""
     unit, _, spec = text.partition("=")
@@ -229,9 +234,9 @@ class ObjectServer:
             ("Accept-Ranges", "bytes"),
             *found.headers,
         )
-        if request.headers.get("if-match", found.etag) not in (found.etag, "*"):
+        if not names_etag(request.headers.get("if-match", "*"), found.etag):
             raise S3Error(412, "PreconditionFailed")
-        if request.headers.get("if-none-match") in (found.etag, "*"):
+        if names_etag(request.headers.get("if-none-match", ""), found.etag):
             return Reply(304, headers=headers)
         size = len(found.body)
         wanted = parse_range(request.headers["range"], size) if "range" in request.headers else None
@@ -252,7 +257,7 @@ class ObjectServer:
         if "if-match" in request.headers:
             if present is None:
                 raise S3Error(404, "NoSuchKey")
-            if request.headers["if-match"] != present.etag:
+            if not names_etag(request.headers["if-match"], present.etag):
                 raise S3Error(412, "PreconditionFailed", "The object has another ETag.")
         value = StoredObject(body, etag_of(body), time.time(), headers)
         self.buckets[bucket].put(key, value)

@@ -81,6 +81,15 @@ def test_update_needs_the_present_etag(store: S3Store) -> None:
     assert bytes(obstore.get(store, "ref").bytes()) == b"2"
 
 
+@pytest.mark.parametrize("quote", ['"', ""])
+def test_conditions_hold_with_and_without_quotes(server: Server, store: S3Store, quote: str) -> None:
+    etag = quote + obstore.put(store, "ref", b"1")["e_tag"].strip('"') + quote
+    assert request(server, "GET", "/bucket/ref", None, {"If-None-Match": etag}) == (304, b"")
+    assert request(server, "GET", "/bucket/ref", None, {"If-Match": quote + "other" + quote})[0] == 412
+    assert request(server, "PUT", "/bucket/ref", b"2", {"If-Match": etag})[0] == 200
+    assert request(server, "PUT", "/bucket/ref", b"3", {"If-Match": etag})[0] == 412
+
+
 def test_listing_has_pages_and_prefixes(store: S3Store) -> None:
     keys = [f"p/{i // 300}/{i:04d}" for i in range(2500)]
     for key in keys:

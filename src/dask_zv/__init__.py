@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dask_zv.pipelines.store import Level as Level
     from dask_zv.pipelines.store import Store as Store
     from dask_zv.pipelines.store import create as create
-    from dask_zv.pipelines.store import open as open  # noqa: A004
+    from dask_zv.pipelines.store import open as open
 
 _LAZY = {
     "Geometry": "dask_zv.geometry.result",

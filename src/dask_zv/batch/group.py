@@ -14,6 +14,7 @@ from dask_zv.storage.group import NodeGroup
 from dask_zv.storage.handles import StoreHandle
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.opening import check_layout, open_root
+from dask_zv.storage.per_chunk import PerChunk
 
 __all__ = ["Group", "open_group"]
 
@@ -46,6 +47,7 @@ class Group(NodeGroup):
     def _attach(self, handle: StoreHandle, objects: Objects, prefix: str) -> None:
         super()._attach(handle, objects, prefix)
         self._batch: WriteBatch | None = None
+        self._deferred = False
         self._fetched: dict[tuple[str, str], bytes] | None = None
 
     # ------------------------------------------------------------------------------------------ writes
@@ -129,11 +131,16 @@ class Group(NodeGroup):
             yield batch
         finally:
             self._batch = None
-        if compute:
-            try:
-                batch.run()
-            finally:  # what is remembered of the store may be old now, also after a failure
-                self._forget()
+        if self._fetched is not None:
+            for address in batch.addresses():
+                self._fetched.pop(address, None)
+        if not compute:
+            self._deferred = True
+            return
+        try:
+            batch.run()
+        finally:  # what is remembered of the store may be old now, also after a failure
+            self._forget()
 
     def _objects_writable(self) -> None:
         if self._objects.read_only:
@@ -143,6 +150,19 @@ class Group(NodeGroup):
         self._blobs.forget()
         self._catalog_known = False
         self._groups_made.clear()
+
+    def _reader(self) -> PerChunk:
+        if self._deferred:  # a batch of this group may be computed at any time now: remember nothing
+            self._forget()
+        return super()._reader()
+
+    def delete_subtree(self, name: str) -> None:
+        """Remove a child and all below it; nothing happens where there is none."""
+        super().delete_subtree(name)
+        fetched = self._fetched if self._fetched is not None else {}
+        for array, key in list(fetched):
+            if f"{array}/{key}/".startswith(f"{name}/"):
+                del fetched[array, key]
 
     # ------------------------------------------------------------------------------------------ reads
 

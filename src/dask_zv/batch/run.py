@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-import dask
+from dask.base import compute, get_scheduler
 from dask.delayed import Delayed
 
 from dask_zv.errors import PlanError
@@ -25,7 +25,7 @@ def active_client() -> Client | None:
         return None
     from distributed import Client
 
-    owner = getattr(dask.base.get_scheduler(), "__self__", None)
+    owner = getattr(get_scheduler(), "__self__", None)
     return owner if isinstance(owner, Client) else None
 
 
@@ -40,7 +40,7 @@ def check_reachable(handle: StoreHandle) -> None:
         tokens = client.run(process_token)
         elsewhere = any(t != process_token() for t in tokens.values())
     else:
-        get = dask.base.get_scheduler()
+        get = get_scheduler()
         elsewhere = getattr(get, "__module__", "") == "dask.multiprocessing"
     if elsewhere:
         raise PlanError(
@@ -74,10 +74,10 @@ def compute_one(delayed: Delayed, *, progress: bool | None = None) -> Any:
     """
     client = active_client()
     if client is None:
-        from dask.diagnostics import ProgressBar
+        from dask.diagnostics.progress import ProgressBar
 
         with ProgressBar() if progress else nullcontext():
-            (result,) = dask.compute(delayed)
+            (result,) = compute(delayed)
         return result
     future = client.compute(delayed)
     try:

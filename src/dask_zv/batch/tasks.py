@@ -12,12 +12,19 @@ import numpy as np
 
 from dask_zv.batch.receipts import Receipt, Report, combine_receipts, make_receipt
 from dask_zv.errors import PlanError
-from dask_zv.format.keys import check_chunk_key, check_name, is_spatial_key, parse_key
+from dask_zv.format.keys import check_chunk_key, is_spatial_key, parse_key
 from dask_zv.format.shards import is_shard_name, shard_name
 from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, encode_catalog, merge_catalog
-from dask_zv.storage.group import as_bytes, ensure_groups, load_catalog, merge_attributes
 from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.nodes import (
+    as_bytes,
+    check_array_name,
+    drop_catalogs,
+    ensure_groups,
+    load_catalog,
+    merge_attributes,
+)
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
 
@@ -58,6 +65,9 @@ class BlockSpec:
         Shards of this block that exist and hold other chunks, which must be kept.
     superseded : tuple of address
         Blobs stored as arrays of their own, to be removed once the shard holds them.
+    beside : frozenset of address
+        Members of the shards to merge that another block of the batch stores as arrays of their own: they stay in the
+        shard as they are, and that block's receipt speaks of them.
     """
 
     place: Place
@@ -67,6 +77,7 @@ class BlockSpec:
     stay_plain: frozenset[Address] = frozenset()
     merge: tuple[tuple[str, int], ...] = ()
     superseded: tuple[Address, ...] = ()
+    beside: frozenset[Address] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +118,8 @@ class CommitSpec:
         Nodes to remove.
     report : Report
         What is known before the run.
+    extends_catalog : bool
+        There was a catalog when the batch was planned: where it is gone at the end, somebody wrote blobs that none lists.
     """
 
     place: Place
@@ -116,6 +129,7 @@ class CommitSpec:
     replace: bool
     remove: tuple[str, ...]
     report: Report
+    extends_catalog: bool = False
 
 
 def keys_digest(addresses: Iterable[Address]) -> str:
@@ -175,7 +189,7 @@ def normalise(payload: Any, spec: BlockSpec) -> tuple[dict[Address, bytes], Mapp
     for address, data in items:
         if not (isinstance(address, tuple) and len(address) == 2):
             raise PlanError(f"a block's key is (array, chunk_key), not {address!r}", store=spec.place.handle.url)
-        array, key = check_name(address[0], "array name"), check_chunk_key(address[1])
+        array, key = check_array_name(address[0]), check_chunk_key(address[1])
         blobs[array, key] = bytes(as_bytes(data, join(spec.place.prefix, array), key))
     if spec.declared is not None and keys_digest(blobs) != spec.declared:
         shown = ", ".join(map(repr, sorted(blobs)[:3]))
@@ -209,8 +223,9 @@ def store_block(spec: BlockSpec, payload: Any) -> BlockResult:
     for (array, number), members in shards.items():
         kept = _kept_members(target, spec, array, number, members)
         entries = target.write_shard(array, number, {**kept, **members})
-        places.update({(array, key): (number, entries[key][0], entries[key][2]) for key in entries})
-        blobs.update({(array, key): data for key, data in kept.items()})
+        told = [key for key in entries if (array, key) not in spec.beside]
+        places.update({(array, key): (number, entries[key][0], entries[key][2]) for key in told})
+        blobs.update({(array, key): data for key, data in kept.items() if key in told})
     for array, key in spec.superseded:
         target.objects.delete_prefix(target.path(array, key))
     receipt = make_receipt(blobs, rows, places, len(plain) + len(shards))
@@ -225,7 +240,9 @@ def _kept_members(
         return {}
     held = target.listing(array).shards.get(shard_name(number), {})
     keep = [(array, key) for key in held if key not in members]
-    return {key: data for (_, key), data in target.read_many(keep).items()}
+    kept = {key: data for (_, key), data in target.read_many([a for a in keep if a not in spec.beside]).items()}
+    # those are being stored by another task right now: what the shard has, so that the same bytes come of every run
+    return kept | target.read_members(array, shard_name(number), [key for a, key in keep if (a, key) in spec.beside])
 
 
 def prepare(spec: CommitSpec) -> None:
@@ -240,7 +257,10 @@ def commit(spec: CommitSpec, results: Sequence[BlockResult]) -> Report:
     started = time.time()
     objects = open_objects(spec.place.handle)
     total = combine_receipts([r.receipt for r in results])
-    arrays = {*spec.arrays, *total.arrays, *(a for a, _ in total.literals)}
+    touched = {*total.arrays, *(a for a, _ in total.literals), *(spec.arrays if spec.replace else ())}
+    arrays = {*spec.arrays, *touched}
+    # groups above and below may have catalogs that speak of these arrays, too
+    drop_catalogs(objects, [join(spec.place.prefix, a) for a in touched], keep=spec.place.prefix)
     ensure_groups(objects, [join(spec.place.prefix, a) for a in sorted(arrays)] or [spec.place.prefix])
     # an array's own metadata first, the level's and the root's at the end
     for path, attributes in spec.metadata:
@@ -280,6 +300,8 @@ def _write_catalog(objects: Objects, spec: CommitSpec, total: Receipt) -> None:
             objects.delete_prefix(path)
         return
     old = None if spec.replace else load_catalog(objects, spec.place.prefix)
+    if old is None and spec.extends_catalog:
+        return
     if old is not None and len(old) and len(total.coords) and old.coords.shape[1] != total.coords.shape[1]:
         objects.delete_prefix(path)
         return

@@ -15,10 +15,10 @@ from dask_zv.batch.run import check_reachable, compute_one, hold_on_workers
 from dask_zv.batch.tasks import Address, BlockSpec, CommitSpec, Place, by_rank, keys_digest, shard_numbers
 from dask_zv.errors import InputError, PlanError
 from dask_zv.format.documents import to_json
-from dask_zv.format.keys import check_chunk_key, check_name, is_spatial_key, parse_key
-from dask_zv.format.shards import shard_id
+from dask_zv.format.keys import check_chunk_key, is_spatial_key, parse_key
+from dask_zv.format.shards import shard_id, shard_name
 from dask_zv.spatial.morton import morton_codes, morton_order
-from dask_zv.storage.group import as_bytes, load_catalog
+from dask_zv.storage.nodes import as_bytes, check_array_name, load_catalog
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import ArrayListing, PerChunk
 
@@ -48,7 +48,7 @@ class WriteBatch:
         block_chunks: int,
         progress: bool | None,
     ) -> None:
-        if shards is not None and (isinstance(shards, bool) or not isinstance(shards, int) or shards < 1):
+        if shards is not None and (type(shards) is not int or shards < 1):
             raise InputError(f"shards is the number of chunks per shard, a positive int, not {shards!r}")
         if block_chunks < 1:
             raise InputError(f"block_chunks must be positive, not {block_chunks}")
@@ -83,7 +83,8 @@ class WriteBatch:
         PlanError
             The key was declared by a lazy producer before, or `data` is lazy and the key is queued already.
         """
-        address = check_name(array, "array name"), check_chunk_key(chunk_key)
+        self._check_open()
+        address = check_array_name(array), check_chunk_key(chunk_key)
         if isinstance(data, Delayed) or is_future(data):
             self._declare([address])
             self._lazy[address] = data
@@ -115,9 +116,10 @@ class WriteBatch:
         PlanError
             A key is queued already, or declared twice.
         """
+        self._check_open()
         if not (isinstance(delayed, Delayed) or is_future(delayed)):
             raise InputError(f"write_blobs takes a Delayed or a Future, not {type(delayed).__name__}")
-        addresses = tuple((check_name(a, "array name"), check_chunk_key(k)) for a, k in keys)
+        addresses = tuple((check_array_name(a), check_chunk_key(k)) for a, k in keys)
         if not addresses:
             raise InputError("write_blobs needs the keys that the block yields: keys=[(array, chunk_key), ...]")
         self._declare(addresses)
@@ -125,9 +127,21 @@ class WriteBatch:
 
     def write_array_meta(self, array: str, meta: Mapping[str, Any]) -> None:
         """Queue attributes, merged into the array's node by the commit."""
-        check_name(array, "array name")
+        self._check_open()
+        check_array_name(array)
         values = to_json(meta, array)
         self._meta.setdefault(array, {}).update(values)
+
+    def addresses(self) -> set[Address]:
+        """Return the (array, chunk key) of everything queued."""
+        return self._declared | set(self._eager)
+
+    def _check_open(self) -> None:
+        if self._delayed is not None:
+            raise PlanError(
+                "the batch is planned already, and this write would be left out: write everything before to_delayed()",
+                store=self._place.handle.url,
+            )
 
     def _declare(self, addresses: Iterable[Address]) -> None:
         new: set[Address] = set()
@@ -161,11 +175,11 @@ class WriteBatch:
         return self.report
 
     def _plan(self) -> Delayed:
-        arrays = sorted({a for a, _ in self._eager} | {a for a, _ in self._declared} | set(self._meta))
+        arrays = sorted({a for a, _ in self.addresses()} | set(self._meta))
         catalogued = load_catalog(self._objects, self._place.prefix) is not None
         fresh = not catalogued and not self._objects.any_below(self._place.prefix, "/c/0")
         listings: dict[str, ArrayListing] = {}
-        if not fresh and self._declared | set(self._eager):
+        if not fresh and self.addresses():
             blobs = PerChunk(self._objects, self._place.prefix)
             listings = {a: blobs.listing(a) for a in arrays}
         queued = self._eager | self._lazy
@@ -189,24 +203,25 @@ class WriteBatch:
             False,
             (),
             Report(-1, 0, 0, 0, 0, 0, 0.0),
+            extends_catalog=catalogued,
         )
         return build_write_graph(blocks, spec, builder=builder, nodes_first=self._objects.nodes_first)
 
     def _cut(self) -> list[list[Address]]:
         """Cut the single blobs into blocks: all arrays of a chunk together, neighbours together, whole shards together."""
         by_key: dict[str, list[Address]] = {}
-        for address in (*self._eager, *self._lazy):
+        queued = (*self._eager, *self._lazy)
+        for address in queued:
             by_key.setdefault(address[1], []).append(address)
         units: list[list[str]] = [[k] for k in sorted(by_key) if not is_spatial_key(k)]
-        for keys in by_rank(k for k in by_key if is_spatial_key(k)):
-            coords = np.array([parse_key(k) for k in keys], np.int64)
-            if self._shards is None:
-                units.extend([keys[i]] for i in morton_order(coords))
-            else:
-                shards: dict[int, list[str]] = {}
-                for key, code in zip(keys, morton_codes(coords).tolist(), strict=True):
-                    shards.setdefault(code // self._shards, []).append(key)
-                units.extend(shards[s] for s in sorted(shards))
+        if self._shards is None:
+            for keys in by_rank(k for k in by_key if is_spatial_key(k)):
+                units.extend([keys[i]] for i in morton_order(np.array([parse_key(k) for k in keys], np.int64)))
+        else:  # keys of every rank together: a shard's number does not tell ranks apart, and one task must own it
+            shards: dict[int, list[str]] = {}
+            for key, number in shard_numbers(queued, self._shards, None).items():
+                shards.setdefault(number, []).append(key)
+            units.extend(sorted(shards[n]) for n in sorted(shards))
         blocks: list[list[Address]] = []
         chunks = nbytes = 0
         for unit in units:
@@ -242,12 +257,21 @@ class WriteBatch:
                 if held is not None and shard_id(held[0]) != own[key]:
                     stay.add((array, key))
                     continue
-                if any(shard_id(n) == own[key] for n in listings[array].shards):
+                if shard_name(own[key]) in listings[array].shards:
                     merge.add((array, own[key]))
                 if key in listings[array].plain:
                     superseded.append((array, key))
+        members = {(a, k) for a, n in merge for k in listings[a].shards[shard_name(n)]}
+        beside = (members & self.addresses()) - set(addresses)
         return BlockSpec(
-            self._place, keys_digest(addresses), shards, number, frozenset(stay), tuple(sorted(merge)), tuple(superseded)
+            self._place,
+            keys_digest(addresses),
+            shards,
+            number,
+            frozenset(stay),
+            tuple(sorted(merge)),
+            tuple(superseded),
+            frozenset(beside),
         )
 
     def _shards_of_single_blobs(self) -> set[int]:
@@ -260,7 +284,8 @@ class WriteBatch:
         if self._shards is None:
             return None
         for keys in by_rank({k for _, k in addresses if is_spatial_key(k)}):
-            for code in sorted(morton_codes(np.array([parse_key(k) for k in keys], np.int64)).tolist()):
+            codes: list[int] = sorted(morton_codes(np.array([parse_key(k) for k in keys], np.int64)).tolist())
+            for code in codes:
                 if code not in taken:
                     taken.add(code)
                     return code

@@ -15,7 +15,16 @@ import numpy as np
 
 from dask_zv.errors import MetadataError
 
-__all__ = ["BlobDocument", "blob_document", "group_document", "manifests_document", "parse_blob_document", "parse_document", "to_json"]
+__all__ = [
+    "BlobDocument",
+    "blob_document",
+    "dump_json",
+    "group_document",
+    "manifests_document",
+    "parse_blob_document",
+    "parse_document",
+    "to_json",
+]
 
 _BLOB = (
     b'{"shape":[%d],"data_type":"uint8","chunk_grid":{"name":"regular","configuration":{"chunk_shape":[%d]}},'

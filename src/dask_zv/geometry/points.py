@@ -176,7 +176,7 @@ def encode_points(schema: PointSchema, rows: PointRows) -> EncodedPoints:
     blobs: dict[tuple[str, str], bytes] = {}
     columns = [(VERTICES, rows.positions), *((a.array, rows.attributes[a.name]) for a in schema.attributes)]
     for array, values in columns:
-        data = memoryview(np.ascontiguousarray(values[order]).reshape(-1).view(np.uint8))
+        data = np.ascontiguousarray(values[order]).reshape(-1).view(np.uint8).data
         width = len(data) // max(len(order), 1)
         start = 0
         for key, end in zip(keys, ends, strict=True):
@@ -184,7 +184,9 @@ def encode_points(schema: PointSchema, rows: PointRows) -> EncodedPoints:
             start = end
     blobs.update(((FRAGMENTS, key), encode_tiling(c)) for key, c in zip(keys, counts, strict=True))
     sizes_by_key = dict(zip(keys, np.diff([0, *ends]).tolist(), strict=True))
-    return EncodedPoints(blobs, sizes_by_key, objects, unique[owners] if len(owners) else np.zeros((0, grid.ndim), np.int64), fragments)
+    return EncodedPoints(
+        blobs, sizes_by_key, objects, unique[owners] if len(owners) else np.zeros((0, grid.ndim), np.int64), fragments
+    )
 
 
 def decode_vertices(

@@ -31,7 +31,7 @@ def parse_dtype(text: object, what: str) -> np.dtype[Any]:
         Not the name of a numeric, boolean or date dtype.
     """
     try:
-        dtype = np.dtype(text)  # type: ignore[call-overload]
+        dtype: np.dtype[Any] = np.dtype(text)  # type: ignore[call-overload]
     except (TypeError, ValueError) as error:
         raise MetadataError(f"{what} has the dtype {text!r}, which numpy does not know") from error
     if not isinstance(text, str) or dtype.kind not in _KINDS:

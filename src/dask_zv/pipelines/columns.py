@@ -116,9 +116,11 @@ class LevelRows:
                 filled += len(values)
         assert out is not None
         if wanted is None:
-            return out[start - int(self.offsets[first]) : stop - int(self.offsets[first]) : step]
+            part: NDArray[Any] = out[start - int(self.offsets[first]) : stop - int(self.offsets[first]) : step]
+            return part
         at = np.searchsorted(chunks, of_row)
-        return out[base[at] + wanted - self.offsets[of_row]]
+        picked: NDArray[Any] = out[base[at] + wanted - self.offsets[of_row]]
+        return picked
 
     def _empty(self, name: str | int) -> NDArray[Any]:
         if isinstance(name, int):
@@ -142,7 +144,7 @@ class LevelRows:
         return first, last
 
     def _local_starts(self, chunks: NDArray[np.intp]) -> NDArray[np.int64]:
-        return np.r_[0, np.cumsum(self.table.rows[chunks])].astype(np.int64)
+        return np.concatenate([[0], np.cumsum(self.table.rows[chunks])]).astype(np.int64, copy=False)
 
     def _runs(self, chunks: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
         """Cut chunks into runs of bounded size, so that no more than a run's blobs are in memory beside the answer."""
@@ -188,9 +190,7 @@ class LevelRows:
 
         def make(which: list[int]) -> list[_Positions]:
             picked = chunks[which]
-            found = read_chunks(
-                self.source, self._keys(picked), (), rows=self.table.rows[picked].tolist(), blobs=self._blobs()
-            )
+            found = read_chunks(self.source, self._keys(picked), (), rows=self.table.rows[picked].tolist(), blobs=self._blobs())
             return [_Positions(c.positions, c.fragment_rows) for c in found]
 
         return _POSITIONS.get_many(self._cache_keys(chunks), make)

@@ -109,7 +109,7 @@ class SpilledPiece:
     def load(self) -> PointRows:
         """Read the piece."""
         with Path(self.path).open("rb") as file:
-            rows: PointRows = pickle.load(file)  # noqa: S301 - our own file of this run
+            rows: PointRows = pickle.load(file)
         return rows
 
 
@@ -117,7 +117,12 @@ Pieces = Mapping[int, "PointRows | SpilledPiece"]
 
 
 def split_part(
-    conversion: Conversion, schemas: Sequence[AttributeSchema], plan: BlockPlan, spill: str | None, number: int, part: RawPart
+    conversion: Conversion,
+    schemas: Sequence[AttributeSchema],
+    plan: BlockPlan,
+    spill: str | None,
+    number: int,
+    part: RawPart,
 ) -> dict[int, PointRows | SpilledPiece]:
     """Return a partition's rows as they are stored, divided by block, in input order in each."""
     rows, _ = convert_part(conversion, number, part, schemas)
@@ -204,9 +209,7 @@ def split_partitions(
         touched = _touched(plan, spans)
         if not touched:
             continue
-        split = builder.add(
-            builder.key("split", number), split_part, conversion, tuple(schemas), plan, spill, number, argument
-        )
+        split = builder.add(builder.key("split", number), split_part, conversion, tuple(schemas), plan, spill, number, argument)
         for block in touched:
             if len(touched) == 1:
                 sources[block].append(split)
@@ -222,4 +225,4 @@ def _touched(plan: BlockPlan, spans: NDArray[Any]) -> list[int]:
     touched = np.zeros(len(plan), bool)
     for a, b in zip(low.tolist(), high.tolist(), strict=True):
         touched[a : b + 1] = True
-    return np.flatnonzero(touched).tolist()  # type: ignore[no-any-return]
+    return np.flatnonzero(touched).tolist()

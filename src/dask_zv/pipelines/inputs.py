@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dask
 import numpy as np
+from dask.base import is_dask_collection
 from dask.task_spec import List, Task
 from numpy.typing import NDArray
 
@@ -40,6 +40,10 @@ class RawPart:
     positions: NDArray[Any]
     attributes: dict[str, NDArray[Any]]
     object_ids: NDArray[Any] | None
+
+    def __sizeof__(self) -> int:
+        arrays = [self.positions, *self.attributes.values(), *([] if self.object_ids is None else [self.object_ids])]
+        return sum(a.nbytes for a in arrays) + 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +113,17 @@ def partition_input(positions: Any, attributes: Any, object_ids: Any, axes: tupl
     if _is_frame(positions):
         return _from_frame(positions, attributes, object_ids, axes)
     if _is_frame(attributes):
-        raise InputError("attributes are a DataFrame and positions are not: pass the frame as positions, or a mapping of arrays")
+        raise InputError(
+            "attributes are a DataFrame and positions are not: pass the frame as positions, or a mapping of arrays"
+        )
     if attributes is not None and not isinstance(attributes, Mapping):
         raise InputError("attributes are a mapping of name to array where positions are an array")
     if isinstance(object_ids, str):
         raise InputError(f"object_ids={object_ids!r} names a column, but positions are no DataFrame: pass the array")
     named = {check_attribute_name(k, axes): v for k, v in (attributes or {}).items()}
-    if dask.is_dask_collection(positions):
+    if is_dask_collection(positions):
         return _from_dask_arrays(positions, named, object_ids, axes)
-    lazy = [k for k, v in {**named, "object_ids": object_ids}.items() if dask.is_dask_collection(v)]
+    lazy = [k for k, v in {**named, "object_ids": object_ids}.items() if is_dask_collection(v)]
     if lazy:
         raise InputError(f"{lazy[0]!r} is lazy and positions are not: make positions a dask array, or compute it first")
     return _from_numpy(positions, named, object_ids, axes)
@@ -142,9 +148,7 @@ def _from_numpy(positions: Any, attributes: Mapping[str, Any], object_ids: Any, 
     row_bytes = (points.nbytes + sum(v.nbytes for v in values.values())) // max(n, 1) + 8
     step = max(1, _PARTITION_BYTES // row_bytes)
     slices = [slice(i, i + step) for i in range(0, n, step)] or [slice(0, 0)]
-    parts = [
-        RawPart(points[s], {k: v[s] for k, v in values.items()}, None if ids is None else ids[s]) for s in slices
-    ]
+    parts = [RawPart(points[s], {k: v[s] for k, v in values.items()}, None if ids is None else ids[s]) for s in slices]
     held = hold_on_workers(parts)
     return Partitions(lambda builder: [builder.payload(h) for h in held], len(parts), points.dtype, specs, ids is not None)
 
@@ -234,7 +238,7 @@ def _from_dask_arrays(positions: Any, attributes: Mapping[str, Any], object_ids:
 
 def _aligned(name: str, values: Any, lengths: Sequence[float], known: bool) -> Any:
     """Return a column cut like the positions."""
-    if not dask.is_dask_collection(values):
+    if not is_dask_collection(values):
         if not known:
             raise InputError(
                 f"{name!r} is in memory and the positions' partitions have unknown lengths: call "
@@ -245,7 +249,7 @@ def _aligned(name: str, values: Any, lengths: Sequence[float], known: bool) -> A
         values = _as_column(name, values)
         if len(values) != sum(lengths):
             raise InputError(f"{name!r} has {len(values):,} rows, positions have {int(sum(lengths)):,}")
-        return da.from_array(values, chunks=(tuple(lengths), *values.shape[1:]))  # type: ignore[no-untyped-call]
+        return da.from_array(values, chunks=(tuple(lengths), *values.shape[1:]))
     if not hasattr(values, "chunks"):
         raise InputError(f"{name!r} is a {type(values).__name__}: a dask array is wanted beside an array of positions")
     if values.ndim == 2 and len(values.chunks[1]) > 1:
@@ -302,7 +306,7 @@ def _from_frame(frame: Any, attributes: Any, object_ids: Any, axes: tuple[str, .
     dtype = np.result_type(*(_position_column(a, frame.dtypes[a]) for a in axes))
     if object_ids is not None and _numeric(frame.dtypes[object_ids]).kind not in "iu":
         raise InputError(f"object_ids {object_ids!r} are integers, not {frame.dtypes[object_ids]}")
-    if not dask.is_dask_collection(frame):
+    if not is_dask_collection(frame):
         part = _load_frame(0, frame, axes, specs, object_ids, dtype)
         made = _from_numpy(part.positions, part.attributes, part.object_ids, axes)
         return Partitions(made.arguments, made.count, dtype, specs, object_ids is not None)

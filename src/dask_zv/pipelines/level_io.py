@@ -24,7 +24,7 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
 
-__all__ = ["ChunkTable", "LevelSource", "chunk_table", "find_source", "level_blobs"]
+__all__ = ["ChunkTable", "LevelSource", "check_unchanged", "chunk_table", "find_source", "level_blobs"]
 
 _CATALOGS: OrderedDict[tuple[str, str, str], Catalog] = OrderedDict()
 _CATALOG_LIMIT = 8
@@ -120,9 +120,7 @@ def find_source(place: Place, root: RootMetadata, level: LevelMetadata, token: s
     schema = PointSchema(
         grid,
         parse_dtype(meta.get("dtype", "float32"), "the vertices array"),
-        tuple(
-            AttributeSchema.from_attributes(n, (d or {}).get("attributes", {})) for n, d in zip(names, found, strict=True)
-        ),
+        tuple(AttributeSchema.from_attributes(n, (d or {}).get("attributes", {})) for n, d in zip(names, found, strict=True)),
         index is not None,
     )
     chunk_attribute = None
@@ -150,13 +148,26 @@ def level_blobs(source: LevelSource) -> PerChunk:
     with _LOCK:
         catalog = _CATALOGS.get(key)
     if catalog is None:
-        catalog = load_catalog(objects, source.place.prefix)
-        if catalog is None or catalog.token != source.token:
-            raise FormatError(
-                "the level was rewritten after it was opened: open it again", store=objects.url, array=source.place.prefix
-            )
+        catalog = check_unchanged(source)
         _remember(source, catalog)
     return PerChunk(objects, source.place.prefix, catalog)
+
+
+def check_unchanged(source: LevelSource) -> Catalog:
+    """Return the level's catalog if it is the one that `source` was found with.
+
+    Raises
+    ------
+    FormatError
+        The level was rewritten since.
+    """
+    objects = open_objects(source.place.handle)
+    catalog = load_catalog(objects, source.place.prefix)
+    if catalog is None or catalog.token != source.token:
+        raise FormatError(
+            "the level was rewritten after it was opened: open it again", store=objects.url, array=source.place.prefix
+        )
+    return catalog
 
 
 def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:

@@ -92,7 +92,7 @@ def plan_objects(ids: NDArray[np.int64], object_attributes: Any, groups: Mapping
         full[index], present[index] = values, True
         attributes[name] = full, None if present.all() else present
     for group, members in (groups or {}).items():
-        if isinstance(group, bool) or not isinstance(group, int | np.integer) or group < 0:
+        if not np.issubdtype(type(group), np.integer) or group < 0:
             raise InputError(f"groups are numbered from 0, not {group!r}")
         wrong = [m for m in members if not 0 <= int(m) < count]
         if wrong:
@@ -116,8 +116,17 @@ def _object_columns(object_attributes: Any) -> tuple[dict[str, NDArray[Any]], ND
         raise InputError("object_attributes is a DataFrame indexed by object id, or a mapping of name to array")
     out: dict[str, NDArray[Any]] = {}
     for name, values in items:
-        if not name or "/" in name or "\\" in name or name in (".", "..", DOCUMENT) or values.dtype.kind not in "biuf" or not values.ndim:
-            raise InputError(f"object attribute {name!r} ({values.dtype} {values.shape}): numbers or booleans, and a name without '/'")
+        if (
+            not name
+            or "/" in name
+            or "\\" in name
+            or name in (".", "..", DOCUMENT)
+            or values.dtype.kind not in "biuf"
+            or not values.ndim
+        ):
+            raise InputError(
+                f"object attribute {name!r} ({values.dtype} {values.shape}): numbers or booleans, and a name without '/'"
+            )
         out[name] = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     return out, index
 
@@ -156,14 +165,23 @@ def object_metadata(plan: ObjectPlan, rank: int) -> list[tuple[str, dict[str, An
 
 
 def write_object_index(
-    builder: GraphBuilder, place: Place, plan: ObjectPlan, rank: int, results: Sequence[TaskRef]
+    builder: GraphBuilder, place: Place, plan: ObjectPlan, rank: int, results: Sequence[TaskRef], *, nodes_first: bool
 ) -> list[TaskRef]:
-    """Add the tasks that write the manifests from what the blocks report; return what the commit waits for."""
+    """Add the tasks that write the manifests from what the blocks report; return what the commit waits for.
+
+    The array's document goes after its cells, except where the store wants nodes first.
+    """
     if plan.count == 0:
         return []
     tasks = max(1, min(-(-plan.count // _OBJECTS_PER_TASK), _MOST_EDGES // max(len(results), 1)))
     step = -(-plan.count // tasks)
     step = -(-step // plan.chunk) * plan.chunk
+
+    def add_document(after: Sequence[TaskRef]) -> TaskRef:
+        key = builder.key("object-index")
+        return builder.add(key, write_manifests_document, place, plan.count, plan.chunk, List(*after))
+
+    before = [add_document(results)] if nodes_first else []
     written: list[TaskRef] = []
     for i, first in enumerate(range(0, plan.count, step)):
         last = min(first + step, plan.count)
@@ -173,26 +191,34 @@ def write_object_index(
                 builder.add(builder.key("fragments", f"{b}-{i}"), _fragments_between, r, first, last)
                 for b, r in enumerate(results)
             ]
-        written.append(
-            builder.add(builder.key("manifests", i), _write_manifests, place, plan.chunk, rank, first, last, List(*pieces))
-        )
-    return [builder.add(builder.key("object-index"), write_manifests_document, place, plan.count, plan.chunk, List(*written))]
+        key = builder.key("manifests", i)
+        written.append(builder.add(key, _write_manifests, place, plan.chunk, rank, first, last, List(*pieces), List(*before)))
+    return written if nodes_first else [add_document(written)]
 
 
 Fragments = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
-def _fragments_between(result: BlockResult | Fragments, first: int, last: int) -> Fragments:
-    """Return (objects, chunks, fragments) of the objects in [first, last)."""
-    objects, chunks, fragments = result.extra if isinstance(result, BlockResult) else result
+def _fragments_between(result: BlockResult | Fragments | None, first: int, last: int) -> Fragments | None:
+    """Return (objects, chunks, fragments) of the objects in [first, last), None of a block without vertices."""
+    extra = result.extra if isinstance(result, BlockResult) else result
+    if extra is None:
+        return None
+    objects, chunks, fragments = extra
     keep = (objects >= first) & (objects < last)
     return objects[keep], chunks[keep], fragments[keep]
 
 
 def _write_manifests(
-    place: Place, chunk: int, rank: int, first: int, last: int, pieces: Sequence[BlockResult | Fragments]
+    place: Place,
+    chunk: int,
+    rank: int,
+    first: int,
+    last: int,
+    pieces: Sequence[BlockResult | Fragments | None],
+    _: Sequence[None],
 ) -> None:
-    found = [_fragments_between(p, first, last) for p in pieces if not isinstance(p, BlockResult) or p.extra is not None]
+    found = [f for p in pieces if (f := _fragments_between(p, first, last)) is not None]
     objects = np.concatenate([f[0] for f in found]) if found else np.zeros(0, np.int64)
     chunks = np.concatenate([f[1] for f in found]) if found else np.zeros((0, rank), np.int64)
     fragments = np.concatenate([f[2] for f in found]) if found else np.zeros(0, np.int64)
@@ -213,6 +239,4 @@ def _write_manifests(
 
 def write_manifests_document(place: Place, count: int, chunk: int, _: Sequence[None]) -> None:
     """Store the document of the manifests' array; the last argument is what it waits for."""
-    open_objects(place.handle).put(
-        join(place.prefix, f"object_index/manifests/{DOCUMENT}"), manifests_document(count, chunk)
-    )
+    open_objects(place.handle).put(join(place.prefix, f"object_index/manifests/{DOCUMENT}"), manifests_document(count, chunk))

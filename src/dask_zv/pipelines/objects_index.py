@@ -130,7 +130,8 @@ class ObjectIndex:
         array = zarr.open_array(store=store, path=join(self._path, "manifests"), mode="r", zarr_format=3)
         if array.shape != (self.count,):
             raise FormatError(
-                f"manifests has the shape {array.shape}, object_index counts {self.count} objects", store=self._source.where()
+                f"manifests has the shape {array.shape}, object_index counts {self.count} objects",
+                store=self._source.where(),
             )
         return array
 
@@ -271,7 +272,9 @@ def _align(values: NDArray[Any], count: int, index: ObjectIndex | None, store: s
     if index is not None:
         present = np.unique(np.concatenate([np.unique(t.objects) for t in index.slices()] or [present]))
     if len(values) != len(present):
-        raise FormatError(f"{len(values)} rows for {count} objects: which rows are whose can't be told", store=store, array=path)
+        raise FormatError(
+            f"{len(values)} rows for {count} objects: which rows are whose can't be told", store=store, array=path
+        )
     full = np.ma.MaskedArray(np.zeros((count, *values.shape[1:]), values.dtype), True)
     full[present] = values
     return full

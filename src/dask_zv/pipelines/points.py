@@ -27,7 +27,8 @@ from dask_zv.pipelines.scan import Conversion, Scan, scan_partitions
 from dask_zv.pipelines.store import SETTINGS, Level, Store, position_dtype
 from dask_zv.spatial.grid import Box, ChunkGrid
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.objects import LocalObjects, Objects, join
+from dask_zv.storage.local import LocalObjects
+from dask_zv.storage.objects import Objects, join
 
 __all__ = ["write_points"]
 
@@ -38,9 +39,37 @@ _OBJECT_FAMILIES = ("object_index", "object_attributes", "groups", "group_attrib
 
 
 @overload
-def write_points(store: Store, positions: Any, *, compute: Literal[True] = ..., **options: Any) -> Report: ...
+def write_points(
+    store: Store,
+    positions: Any,
+    *,
+    attributes: Any = None,
+    object_ids: Any = None,
+    object_attributes: Any = None,
+    groups: Mapping[int, Sequence[int]] | None = None,
+    mode: Literal["error", "overwrite"] = "error",
+    out_of_bounds: Literal["raise", "ignore"] = "raise",
+    position_tolerance: float | None = None,
+    max_categories: int = 10_000,
+    compute: Literal[True] = True,
+    progress: bool | None = None,
+) -> Report: ...
 @overload
-def write_points(store: Store, positions: Any, *, compute: Literal[False], **options: Any) -> Delayed: ...
+def write_points(
+    store: Store,
+    positions: Any,
+    *,
+    attributes: Any = None,
+    object_ids: Any = None,
+    object_attributes: Any = None,
+    groups: Mapping[int, Sequence[int]] | None = None,
+    mode: Literal["error", "overwrite"] = "error",
+    out_of_bounds: Literal["raise", "ignore"] = "raise",
+    position_tolerance: float | None = None,
+    max_categories: int = 10_000,
+    compute: Literal[False],
+    progress: bool | None = None,
+) -> Delayed: ...
 def write_points(
     store: Store,
     positions: Any,
@@ -154,7 +183,8 @@ def _check_empty(level: Level, mode: str) -> None:
         return
     if level.metadata.vertex_count:
         raise StoreError(
-            f"level 0 has {level.metadata.vertex_count:,} vertices already: pass mode='overwrite' to replace them", store=level.url
+            f"level 0 has {level.metadata.vertex_count:,} vertices already: pass mode='overwrite' to replace them",
+            store=level.url,
         )
     objects = open_objects(level.place.handle)
     if any(n != "zarr.json" for n in objects.list_dir(join(level.place.prefix, "vertices"))):
@@ -164,9 +194,7 @@ def _check_empty(level: Level, mode: str) -> None:
         )
 
 
-def _conversion(
-    store: Store, partitions: Partitions, out_of_bounds: str, position_tolerance: float | None
-) -> Conversion:
+def _conversion(store: Store, partitions: Partitions, out_of_bounds: str, position_tolerance: float | None) -> Conversion:
     metadata = store.metadata
     grid = ChunkGrid(metadata.chunk_shape, metadata.bins_per_chunk)
     declared = store.settings.get("dtype")
@@ -227,7 +255,10 @@ def _build(
         described = object_metadata(objects, conversion.grid.ndim)
         metadata += described
         arrays += [a for a, _ in described]
-    metadata += [("", _level_attributes(level, scan, schema, objects)), ("..", _root_attributes(store, scan, conversion, shards))]
+    metadata += [
+        ("", _level_attributes(level, scan, schema, objects)),
+        ("..", _root_attributes(store, scan, conversion, shards)),
+    ]
     spec = CommitSpec(
         place,
         tuple(metadata),
@@ -241,7 +272,9 @@ def _build(
     def after_blocks(builder: GraphBuilder, results: list[TaskRef]) -> list[TaskRef]:
         waiting = [builder.add(builder.key("tidy"), _tidy, spill, *results)] if spill else []
         if objects is not None:
-            waiting += write_object_index(builder, place, objects, conversion.grid.ndim, results)
+            waiting += write_object_index(
+                builder, place, objects, conversion.grid.ndim, results, nodes_first=opened.nodes_first
+            )
         return waiting
 
     then = after_blocks if objects is not None or spill else None
@@ -267,7 +300,17 @@ def _level_attributes(level: Level, scan: Scan, schema: PointSchema, objects: Ob
         present.append("vertex_attributes")
     if objects is not None:
         present.append("object_index")
-    metadata: LevelMetadata = dataclasses.replace(level.metadata, vertex_count=scan.rows, arrays_present=tuple(present))
+    # what another writer's level said of its chunk keys and fragments does not hold for ours
+    metadata: LevelMetadata = dataclasses.replace(
+        level.metadata,
+        vertex_count=scan.rows,
+        arrays_present=tuple(present),
+        chunk_dims=None,
+        chunk_attribute_name=None,
+        chunk_attribute_values=None,
+        shared_fragments=False,
+        fragments_tile=False,
+    )
     return metadata.to_attributes()
 
 
@@ -285,19 +328,23 @@ def _root_attributes(store: Store, scan: Scan, conversion: Conversion, shards: i
 
 def _old_nodes(objects: Objects, prefix: str, schema: PointSchema, plan: ObjectPlan | None) -> tuple[str, ...]:
     """Return what the level holds that the new content has no place for."""
-    keep = {a.name for a in schema.attributes}
-    old = [
-        f"vertex_attributes/{n}"
-        for n in objects.list_dir(join(prefix, "vertex_attributes"))
-        if n not in keep and n != "zarr.json"
-    ]
+    old = _old_members(objects, prefix, "vertex_attributes", {a.name for a in schema.attributes})
     if plan is None:
         return (*old, *_OBJECT_FAMILIES)
-    names = {f"object_attributes/{n}" for n in plan.attributes}
-    listed = {f"object_attributes/{n}" for n in objects.list_dir(join(prefix, "object_attributes")) if n != "zarr.json"}
-    old += sorted(listed - names)
+    old += _old_members(objects, prefix, "object_attributes", set(plan.attributes))
+    # a mask that is no longer claimed would be believed by whoever looks for the blob
+    old += [f"object_attributes/{n}/present_mask" for n, (_, present) in plan.attributes.items() if present is None]
     old += ["group_attributes", *([] if plan.groups else ["groups"])]
+    if not plan.count:
+        return (*old, "object_index/manifests")
     chunks = -(-plan.count // plan.chunk)
     cells = objects.list_dir(join(prefix, "object_index/manifests/c"))
     old += [f"object_index/manifests/c/{n}" for n in cells if n.isdigit() and int(n) >= chunks]
     return tuple(old)
+
+
+def _old_members(objects: Objects, prefix: str, family: str, keep: set[str]) -> list[str]:
+    """Return the nodes of a family that stay empty-handed; the whole family where none of it is kept."""
+    if not keep:
+        return [family]
+    return [f"{family}/{n}" for n in objects.list_dir(join(prefix, family)) if n not in keep and n != "zarr.json"]

@@ -18,7 +18,7 @@ from dask_zv.format.keys import parse_key
 from dask_zv.geometry.points import decode_vertices
 from dask_zv.geometry.result import Geometry
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema
-from dask_zv.pipelines.level_io import LevelSource, level_blobs
+from dask_zv.pipelines.level_io import LevelSource, check_unchanged, level_blobs
 from dask_zv.pipelines.objects_index import (
     FragmentTable,
     ObjectIndex,
@@ -89,6 +89,8 @@ def read_chunks(
     blobs = blobs or level_blobs(source)
     arrays = [*([VERTICES] if positions or rows is None else []), FRAGMENTS, *(a.array for a in attributes)]
     found = blobs.read_many([(array, key) for key in keys for array in arrays])
+    if blobs.catalog_is_stale:  # one chunk was edited in place, or all were replaced, maybe by values of other dtypes
+        check_unchanged(source)
     out: list[ChunkRows] = []
     for i, key in enumerate(keys):
         try:
@@ -99,7 +101,11 @@ def read_chunks(
 
 
 def _one_chunk(
-    source: LevelSource, key: str, attributes: Sequence[AttributeSchema], found: dict[tuple[str, str], bytes], n: int | None
+    source: LevelSource,
+    key: str,
+    attributes: Sequence[AttributeSchema],
+    found: dict[tuple[str, str], bytes],
+    n: int | None,
 ) -> ChunkRows:
     schema = source.schema
     vertices = found.get((VERTICES, key))
@@ -172,11 +178,11 @@ def _read_block(
                 owners = np.repeat(table.owners(key, len(counts)), counts)
         if box is not None and not whole[i]:
             p = piece.positions.astype(np.float64, copy=False)
-            keep = ((p >= box[0]) & (p <= box[1])).all(axis=1)
+            keep = np.asarray(((p >= box[0]) & (p <= box[1])).all(axis=1), bool)
         if chosen is not None:
             assert owners is not None
-            mine = owners != -1
-            keep = mine if keep is None else keep & mine
+            mine = np.not_equal(owners, -1)
+            keep = mine if keep is None else np.logical_and(keep, mine)
         select: Any = slice(None) if keep is None else keep
         m = n if keep is None else int(keep.sum())
         kept.append(
@@ -345,7 +351,8 @@ class _Finish:
     def _by_object(self, part: _Part) -> tuple[_Part, NDArray[np.int64], NDArray[np.int64]]:
         """Put the rows in the order of the manifests; a fragment that several objects share appears in each."""
         table = self.chosen if self.chosen is not None else fragment_owners(self.source, self.keys)
-        assert part.chunk is not None and part.fragment is not None
+        assert part.chunk is not None
+        assert part.fragment is not None
         number = {k: i for i, k in enumerate(self.keys)}
         entry_chunk = np.full(len(table.objects), -1, np.int64)
         for key, rows in table.by_chunk.items():

@@ -214,8 +214,8 @@ def scan_part(
 def _check_categories(attribute: AttributeInput, names: frozenset[str], limit: int) -> None:
     if len(names) > limit:
         raise InputError(
-            f"attribute {attribute.name!r} has more than {limit:,} distinct strings, which are too many categories: store a number "
-            "per string instead, or raise max_categories= (65,535 at the most)"
+            f"attribute {attribute.name!r} has more than {limit:,} distinct strings, which are too many categories: store a "
+            "number per string instead, or raise max_categories= (65,535 at the most)"
         )
     if attribute.categories is not None and not names <= set(attribute.categories):
         unknown = sorted(names - set(attribute.categories))[0]
@@ -307,7 +307,7 @@ def scan_partitions(partitions: Partitions, conversion: Conversion, max_categori
             for i in range(0, len(level), _FAN_IN)
         ]
         depth += 1
-    found: Scan = compute_one(builder.finish(level[0].key))
+    found: Scan = compute_one(builder.finish(str(level[0].key)))
     for attribute in partitions.attributes:
         if attribute.is_dictionary:
             _check_categories(attribute, found.categories[attribute.name][0], max_categories)

@@ -56,7 +56,8 @@ class Store:
     def _load(self, attributes: Mapping[str, Any]) -> None:
         if "zarr_vectors" not in attributes:
             raise MetadataError(
-                f"a Zarr group, but no Zarr Vectors store: its attributes are {sorted(attributes) or 'empty'}", store=self.url
+                f"a Zarr group, but no Zarr Vectors store: its attributes are {sorted(attributes) or 'empty'}",
+                store=self.url,
             )
         try:
             self.metadata = RootMetadata.from_attributes(attributes)
@@ -190,9 +191,7 @@ class Level:
     @cached_property
     def _found(self) -> tuple[LevelSource, Catalog | None]:
         state = json.dumps([self.store.metadata.to_attributes(), self._attributes], sort_keys=True, default=str)
-        return find_source(
-            self.place, self.store.metadata, self.metadata, hashlib.sha256(state.encode()).hexdigest()
-        )
+        return find_source(self.place, self.store.metadata, self.metadata, hashlib.sha256(state.encode()).hexdigest())
 
     @property
     def source(self) -> LevelSource:
@@ -212,11 +211,23 @@ class Level:
 
     @overload
     def read(
-        self, objects: Any = ..., bbox: Any = ..., order: Any = ..., *, attributes: Any = ..., compute: Literal[True] = ...
+        self,
+        objects: Sequence[int] | int | None = None,
+        bbox: Any = None,
+        order: Literal["chunk", "object"] | None = None,
+        *,
+        attributes: Sequence[str] | None = None,
+        compute: Literal[True] = True,
     ) -> Geometry: ...
     @overload
     def read(
-        self, objects: Any = ..., bbox: Any = ..., order: Any = ..., *, attributes: Any = ..., compute: Literal[False]
+        self,
+        objects: Sequence[int] | int | None = None,
+        bbox: Any = None,
+        order: Literal["chunk", "object"] | None = None,
+        *,
+        attributes: Sequence[str] | None = None,
+        compute: Literal[False],
     ) -> Delayed: ...
     def read(
         self,
@@ -339,7 +350,7 @@ def create(
         raise InputError(f"geometry {geometry!r}: this version writes {', '.join(_GEOMETRIES)}")
     if compressor not in ("auto", None):
         raise InputError(f"compressor {compressor!r}: layout per_chunk stores raw bytes; leave it out")
-    if shard_chunks != "auto" and (isinstance(shard_chunks, bool) or not isinstance(shard_chunks, int) or shard_chunks < 1):
+    if shard_chunks != "auto" and (type(shard_chunks) is not int or shard_chunks < 1):
         raise InputError(f"shard_chunks is 'auto' or a positive int, not {shard_chunks!r}")
     stored = None if dtype is None else position_dtype(np.dtype(dtype))
     metadata = _root_metadata(geometry, chunk_shape, bounds, bin_shape, axes, crs)
@@ -427,9 +438,7 @@ def _edges(values: Sequence[float], what: str, ndim: int | None) -> tuple[float,
     return edges
 
 
-def open(  # noqa: A001 - the name users type: dzv.open
-    target: object, mode: Literal["r", "r+"] = "r", storage_options: Mapping[str, Any] | None = None
-) -> Store:
+def open(target: object, mode: Literal["r", "r+"] = "r", storage_options: Mapping[str, Any] | None = None) -> Store:
     """Open a Zarr Vectors store.
 
     Parameters

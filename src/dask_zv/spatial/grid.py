@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 
-__all__ = ["ChunkGrid", "Box", "as_box"]
+__all__ = ["Box", "ChunkGrid", "as_box"]
 
 _LIMIT = float(2**53)
 
@@ -82,7 +82,8 @@ class ChunkGrid:
             raise InputError(
                 f"a position lies more than 2**53 chunks of {self.chunk_shape} from the origin: choose a larger chunk_shape"
             )
-        return cells.astype(np.int64)
+        chunks: NDArray[np.int64] = cells.astype(np.int64)
+        return chunks
 
     def bins_of(self, positions: NDArray[np.floating], chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return every position's bin number within its chunk, row-major over the axes (last axis fastest).
@@ -101,7 +102,7 @@ class ChunkGrid:
         bin_shape = np.asarray(self.chunk_shape) / per_chunk
         local = np.floor(positions.astype(np.float64, copy=False) / bin_shape).astype(np.int64) - chunks * per_chunk
         np.clip(local, 0, per_chunk - 1, out=local)
-        return np.ravel_multi_index(tuple(local.T), self.bins_per_chunk).astype(np.int64)
+        return np.asarray(np.ravel_multi_index(tuple(local.T), self.bins_per_chunk), np.int64)
 
     def touches(self, coords: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:
         """Tell which chunks can hold a position inside the closed `box`: coords (n, D) to bool (n,).
@@ -110,10 +111,10 @@ class ChunkGrid:
         """
         shape = np.asarray(self.chunk_shape)
         low, high = np.floor(box[0] / shape), np.floor(box[1] / shape)
-        return ((coords >= low) & (coords <= high)).all(axis=1)
+        return np.asarray(((coords >= low) & (coords <= high)).all(axis=1), bool)
 
     def inside(self, coords: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:
         """Tell which chunks lie so far inside `box` that none of their positions can be outside it."""
         shape = np.asarray(self.chunk_shape)
         low, high = np.floor(box[0] / shape), np.floor(box[1] / shape)
-        return ((coords > low) & (coords < high)).all(axis=1)
+        return np.asarray(((coords > low) & (coords < high)).all(axis=1), bool)

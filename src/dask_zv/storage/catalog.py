@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
 from dask_zv.format.keys import is_spatial_key, parse_key
+from dask_zv.storage.frames import unpack_frame
 
 __all__ = ["CATALOG_NAME", "Catalog", "Columns", "Place", "decode_catalog", "encode_catalog", "merge_catalog"]
 
@@ -170,35 +172,37 @@ def decode_catalog(payload: bytes, *, store: str | None = None, array: str | Non
     values: dict[str, NDArray[Any]] = {}
     try:
         for column in json.loads(payload[12:end])["columns"]:
-            dtype, shape = np.dtype(column["dtype"]), tuple(column["shape"])
-            if dtype.kind not in "iu" or len(shape) not in (1, 2) or not all(0 <= s < _MAX_CHUNKS for s in shape):
-                raise bad(f"column {column['name']!r} is {dtype} {shape}")
-            out = np.empty(shape, dtype)
-            if out.size:
-                frame = payload[end : end + column["nbytes"]]
-                unpacked = bytes(Zstd().decode(frame))
-                if len(unpacked) != out.nbytes:
-                    raise bad(f"column {column['name']!r} has {len(unpacked)} bytes, not {out.nbytes}")
-                out = np.frombuffer(unpacked, dtype).reshape(shape)
-            end += column["nbytes"]
-            values[column["name"]] = out
+            name, nbytes = column["name"], column["nbytes"]
+            if not isinstance(name, str) or type(nbytes) is not int or nbytes < 0:
+                raise bad(f"column {name!r} of {nbytes!r} bytes")
+            values[name] = _decode_column(payload[end : end + nbytes], column["dtype"], column["shape"])
+            end += nbytes
         coords, rows = values.pop("coords").astype(np.int64), values.pop("rows").astype(np.int64)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, FormatError):
-            raise
+        arrays = {
+            name: Columns(*(values[f"{kind}:{name}"].astype(dtype) for kind, dtype in _COLUMNS.items()))
+            for name in (n.removeprefix("nbytes:") for n in values if n.startswith("nbytes:"))
+        }
+    except FormatError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise bad(repr(error)) from error
-    arrays: dict[str, Columns] = {}
-    for name in (n.removeprefix("nbytes:") for n in values if n.startswith("nbytes:")):
-        try:
-            columns = Columns(*(values[f"{kind}:{name}"].astype(dtype) for kind, dtype in _COLUMNS.items()))
-        except KeyError as error:
-            raise bad(f"array {name!r} lacks the column {error}") from error
+    for name, columns in arrays.items():
         if any(getattr(columns, kind).shape != (len(coords),) for kind in _COLUMNS):
             raise bad(f"the columns of {name!r} differ in length")
-        arrays[name] = columns
     if coords.ndim != 2 or rows.shape != (len(coords),):
         raise bad("coords and rows disagree")
     return Catalog(coords, rows, arrays, hashlib.sha256(payload).hexdigest())
+
+
+def _decode_column(frame: bytes, dtype_name: object, shape: object) -> NDArray[Any]:
+    dtype = np.dtype(dtype_name)  # type: ignore[call-overload]
+    if dtype.kind not in "iu" or not isinstance(shape, list) or len(shape) not in (1, 2):
+        raise ValueError(f"a column of {dtype} {shape}")
+    if not all(type(s) is int and 0 <= s < _MAX_CHUNKS for s in shape):
+        raise ValueError(f"a column of shape {shape}")
+    # by the frame's own header first: what is allocated is bounded by what the frame can hold
+    nbytes = math.prod(shape) * dtype.itemsize
+    return np.frombuffer(unpack_frame(frame, nbytes) if nbytes else b"", dtype).reshape(shape)
 
 
 def merge_catalog(
@@ -209,12 +213,17 @@ def merge_catalog(
 ) -> Catalog:
     """Return `old` with new entries: blobs named in both are the new ones.
 
+    A chunk's old number of rows stays where the new entry has none, unless a blob was replaced by one of another length:
+    then nobody knows.
+
     Parameters
     ----------
     old : Catalog or None
     coords, rows, arrays
         The new entries, as in :class:`Catalog`; coordinates unique, in any order.
     """
+    if old is not None and not len(coords):
+        return old
     if old is None or not len(old):
         order = np.lexsort(coords.T[::-1]) if len(coords) else np.zeros(0, np.intp)
         return Catalog(coords[order], rows[order], {n: c.take(order) for n, c in arrays.items()})
@@ -236,8 +245,15 @@ def merge_catalog(
         keep = new.nbytes >= 0 if new is not None else None
         merged[name] = Columns(
             *(
-                place(was and getattr(was, kind), new and getattr(new, kind), _FILL[kind], dtype, keep)
+                place(getattr(was, kind, None), getattr(new, kind, None), _FILL[kind], dtype, keep)
                 for kind, dtype in _COLUMNS.items()
             )
         )
-    return Catalog(both, place(old.rows, rows, -1, np.int64, rows >= 0), merged)
+    known = place(old.rows, rows, -1, np.int64, rows >= 0)
+    for name in {*old.arrays} & {*arrays}:
+        before = np.full(len(both), -1, np.int64)
+        before[at_old] = old.arrays[name].nbytes
+        after = arrays[name].nbytes
+        changed = (rows < 0) & (after >= 0) & (before[at_new] >= 0) & (before[at_new] != after)
+        known[at_new[changed]] = -1
+    return Catalog(both, known, merged)

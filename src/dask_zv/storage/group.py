@@ -2,138 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-import numpy as np
 import zarr
+from zarr.core.group import AsyncGroup, GroupMetadata
+from zarr.storage import StorePath
 
-from dask_zv.errors import MetadataError, NotFoundError, StoreError
-from dask_zv.format.documents import dump_json, group_document, parse_document, to_json
+from dask_zv.errors import NotFoundError, StoreError
+from dask_zv.format.documents import parse_document, to_json
 from dask_zv.format.keys import DOCUMENT, check_chunk_key, check_name
-from dask_zv.storage.catalog import CATALOG_NAME, Catalog, decode_catalog
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.objects import BytesLike, LocalObjects, Objects, ZarrObjects, join
+from dask_zv.storage.local import LocalObjects
+from dask_zv.storage.nodes import (
+    Attributes,
+    as_bytes,
+    check_array_name,
+    drop_catalogs,
+    ensure_groups,
+    holds_nodes,
+    load_catalog,
+    merge_attributes,
+    read_document,
+)
+from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
 from dask_zv.storage.targets import resolve_target
 
 __all__ = ["Attributes", "Backend", "NodeGroup", "as_bytes", "ensure_groups", "load_catalog", "merge_attributes"]
-
-
-def as_bytes(data: object, array: str, chunk: str) -> BytesLike:
-    """Return a blob's payload as something with a length in bytes.
-
-    Raises
-    ------
-    StoreError
-        Neither bytes-like nor a C-contiguous numpy array.
-    """
-    if isinstance(data, bytes):
-        return data
-    if isinstance(data, np.ndarray):
-        if not data.flags.c_contiguous or data.dtype.hasobject:
-            raise StoreError(
-                "a numpy payload must be C-contiguous and hold no Python objects: pass numpy.ascontiguousarray(data)",
-                array=array, chunk=chunk,
-            )  # fmt: skip
-        return data.tobytes()
-    if isinstance(data, bytearray | memoryview):
-        return bytes(data)
-    raise StoreError(
-        f"a payload is bytes-like or a C-contiguous numpy array, not {type(data).__name__}", array=array, chunk=chunk
-    )
-
-
-def _read_document(objects: Objects, path: str) -> dict[str, Any] | None:
-    data = objects.get(join(path, DOCUMENT))
-    return None if data is None else parse_document(data, path, objects.url)
-
-
-def _holds_nodes(objects: Objects, path: str) -> bool:
-    """Tell whether a path without a document of its own has nodes below it (0.7 writers leave groups so)."""
-    return objects.any_below(path, f"/{DOCUMENT}")
-
-
-def ensure_groups(objects: Objects, paths: Iterable[str]) -> None:
-    """Give every path, and all above it, the document of a group where there is none."""
-    wanted: dict[str, None] = {}
-    for path in paths:
-        parts = path.split("/") if path else []
-        wanted.update(dict.fromkeys("/".join(parts[:i]) for i in range(len(parts) + 1)))
-    documents = objects.get_many([(join(p, DOCUMENT), None) for p in wanted])
-    for path, document in zip(wanted, documents, strict=True):  # parents come before their children
-        if document is None:
-            objects.put(join(path, DOCUMENT), group_document({}))
-        elif parse_document(document, path, objects.url)["node_type"] != "group":
-            raise StoreError(f"'/{path}' is an Array: a group can't be made there", store=objects.url)
-
-
-def merge_attributes(objects: Objects, path: str, attributes: Mapping[str, Any]) -> None:
-    """Merge JSON values into the attributes of a node, which becomes a group where it is absent."""
-    document = _read_document(objects, path)
-    if document is None:
-        ensure_groups(objects, [path.rpartition("/")[0]] if path else [])
-        objects.put(join(path, DOCUMENT), group_document(attributes))
-        return
-    document["attributes"] = {**document.get("attributes", {}), **attributes}
-    objects.put(join(path, DOCUMENT), dump_json(document))
-
-
-def load_catalog(objects: Objects, prefix: str) -> Catalog | None:
-    """Return the catalog of the group at `prefix`, None where it has none."""
-    path = join(prefix, CATALOG_NAME)
-    payload = objects.get(f"{path}/c/0")
-    return None if payload is None else decode_catalog(payload, store=objects.url, array=path)
-
-
-class Attributes:
-    """The attributes of a group, read from the store at each access.
-
-    numpy scalars and arrays, tuples and nested mappings are stored as JSON values.
-    """
-
-    def __init__(self, objects: Objects, path: str) -> None:
-        self._objects = objects
-        self._path = path
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all attributes: one read of the document."""
-        document = _read_document(self._objects, self._path)
-        return {} if document is None else dict(document.get("attributes", {}))
-
-    def __getitem__(self, key: str) -> Any:
-        return self.to_dict()[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.update({key: value})
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.to_dict()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.to_dict())
-
-    def __len__(self) -> int:
-        return len(self.to_dict())
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return an attribute, `default` where there is none."""
-        return self.to_dict().get(key, default)
-
-    def update(self, other: Mapping[str, Any]) -> None:
-        """Merge `other` into the attributes.
-
-        Raises
-        ------
-        TypeError
-            JSON can't hold a value; the message names its key, and nothing is stored.
-        """
-        values = to_json(other, "")
-        merge_attributes(self._objects, self._path, values)
-
-    def __repr__(self) -> str:
-        return f"Attributes({self.to_dict()!r})"
 
 
 class Backend:
@@ -184,10 +81,9 @@ class NodeGroup:
     @classmethod
     def from_backend(cls, handle: Backend, prefix: str = "") -> Self:
         """Return a writable group at `prefix` of a backend's store, also where that was opened read-only."""
-        store = handle.handle
-        if store.read_only:
-            store = StoreHandle(store.kind, store.url, False, store.identity, store._payload)
-        return cls._from_handle(store, prefix)
+        if prefix:
+            check_name(prefix, "prefix")
+        return cls._from_handle(handle.handle.with_read_only(False), prefix)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore_group, (type(self), self._handle, self._prefix)
@@ -200,6 +96,8 @@ class NodeGroup:
     @property
     def url(self) -> str:
         """URL of the group; a store's name for stores without one. Never with secrets."""
+        if isinstance(self._objects, LocalObjects):
+            return self.path.as_uri()
         return join(self._objects.url, self._prefix)
 
     @property
@@ -223,11 +121,13 @@ class NodeGroup:
     @property
     def zarr_group(self) -> zarr.Group:
         """The wrapped :class:`zarr.Group`."""
-        if isinstance(self._objects, ZarrObjects):
-            store: Any = self._objects.store
-        else:
-            store = zarr.storage.LocalStore(Path(self._objects.url.removeprefix("file://")), read_only=self._objects.read_only)
-        return zarr.open_group(store, path=self._prefix, mode="r" if self._objects.read_only else "r+", zarr_format=3)
+        store = self._objects.zarr_store()
+        mode: Literal["r", "r+"] = "r" if self._objects.read_only else "r+"
+        try:
+            # consolidated metadata may be older than what was written since
+            return zarr.open_group(store, path=self._prefix, mode=mode, zarr_format=3, use_consolidated=False)
+        except FileNotFoundError:  # a group that its writer left without a document (FORMAT.md A.1)
+            return zarr.Group(AsyncGroup(metadata=GroupMetadata(zarr_format=3), store_path=StorePath(store, self._prefix)))
 
     @property
     def backend(self) -> Backend:
@@ -257,8 +157,8 @@ class NodeGroup:
     def __getitem__(self, key: str) -> Self:
         check_name(key, "group name")
         path = join(self._prefix, key)
-        document = _read_document(self._objects, path)
-        if document is None and not _holds_nodes(self._objects, path):
+        document = read_document(self._objects, path)
+        if document is None and not holds_nodes(self._objects, path):
             raise NotFoundError(f"no group {key!r} was found under '/{self._prefix}'", store=self._objects.url)
         if document is not None and document["node_type"] != "group":
             raise NotFoundError(f"'/{path}' is an Array, not a group: read it through zarr_group", store=self._objects.url)
@@ -268,23 +168,26 @@ class NodeGroup:
         if not isinstance(key, str):
             return False
         path = join(self._prefix, check_name(key))
-        return self._objects.exists(join(path, DOCUMENT)) or _holds_nodes(self._objects, path)
+        return self._objects.exists(join(path, DOCUMENT)) or holds_nodes(self._objects, path)
 
     def __iter__(self) -> Iterator[str]:
-        for name in self._objects.list_dir(self._prefix):
-            if name == DOCUMENT:
-                continue
-            path = join(self._prefix, name)
-            document = _read_document(self._objects, path)
-            if document["node_type"] == "group" if document is not None else _holds_nodes(self._objects, path):
+        names = [name for name in self._objects.list_dir(self._prefix) if name != DOCUMENT]
+        paths = [join(self._prefix, name) for name in names]
+        documents = self._objects.get_many([(join(path, DOCUMENT), None) for path in paths])
+        for name, path, document in zip(names, paths, documents, strict=True):
+            if document is None:
+                found = holds_nodes(self._objects, path)
+            else:
+                found = parse_document(document, path, self._objects.url)["node_type"] == "group"
+            if found:
                 yield name
 
     def delete_subtree(self, name: str) -> None:
         """Remove a child and all below it; nothing happens where there is none."""
         check_name(name)
-        if name != CATALOG_NAME:
-            self._drop_catalog()
-        self._objects.delete_prefix(join(self._prefix, name))
+        path = join(self._prefix, name)
+        self._drop_catalogs(path)
+        self._objects.delete_prefix(path)
         self._blobs.forget()
         self._groups_made.clear()
 
@@ -292,13 +195,13 @@ class NodeGroup:
 
     def write_array_meta(self, array: str, meta: Mapping[str, Any]) -> None:
         """Merge `meta` into the attributes of the array's node, made where it is absent."""
-        check_name(array, "array name")
+        check_array_name(array)
         merge_attributes(self._objects, join(self._prefix, array), to_json(meta, array))
 
     def read_array_meta(self, array: str) -> dict[str, Any]:
         """Return the attributes of the array's node, ``{}`` where it is absent."""
         check_name(array, "array name")
-        document = _read_document(self._objects, join(self._prefix, array))
+        document = read_document(self._objects, join(self._prefix, array))
         return {} if document is None else dict(document.get("attributes", {}))
 
     def array_exists(self, array: str) -> bool:
@@ -318,11 +221,11 @@ class NodeGroup:
             ``"0.1.2"``, or a literal name such as ``"data"``.
         data : bytes-like or C-contiguous ndarray
         """
-        check_name(array, "array name")
+        check_array_name(array)
         check_chunk_key(chunk_key)
-        payload = as_bytes(data, join(self._prefix, array), chunk_key)
-        self._drop_catalog()  # it would no longer say what is here
         path = join(self._prefix, array)
+        payload = as_bytes(data, path, chunk_key)
+        self._drop_catalogs(path)  # they would no longer say what is here
         if path not in self._groups_made:
             ensure_groups(self._objects, [path])
             self._groups_made.add(path)
@@ -351,7 +254,7 @@ class NodeGroup:
     def list_chunks(self, array: str) -> list[str]:
         """Return the keys of an array's blobs in numeric order; ``[]`` for an absent array."""
         check_name(array, "array name")
-        return self._blobs.list(array)
+        return self._blobs.list_keys(array)
 
     # ------------------------------------------------------------------------------------------ catalog
 
@@ -361,18 +264,10 @@ class NodeGroup:
             self._catalog_known = True
         return self._blobs
 
-    def _drop_catalog(self) -> None:
+    def _drop_catalogs(self, path: str) -> None:
         self._blobs.catalog = None
         self._catalog_known = True
-        path = join(self._prefix, CATALOG_NAME)
-        if self._objects.exists(f"{path}/{DOCUMENT}"):
-            self._objects.delete(f"{path}/c/0")
-            self._objects.delete_prefix(path)
-
-    def _check_group(self) -> None:
-        document = _read_document(self._objects, self._prefix)
-        if document is not None and document["node_type"] != "group":
-            raise MetadataError(f"'/{self._prefix}' is an Array, not a group", store=self._objects.url)
+        drop_catalogs(self._objects, [path])
 
 
 def _restore_group(cls: type[NodeGroup], handle: StoreHandle, prefix: str) -> NodeGroup:

@@ -12,26 +12,23 @@ Why not trust the object alone: the codec (raw or one Zstandard frame) and the l
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import google_crc32c
-import numpy as np
-import zarr
-from numcodecs.zstd import Zstd
 
 from dask_zv.errors import FormatError, NotFoundError, StoreError
-from dask_zv.format.documents import BlobDocument, blob_document, parse_blob_document
+from dask_zv.format.documents import blob_document, parse_blob_document, parse_document
 from dask_zv.format.keys import DOCUMENT, sort_keys
 from dask_zv.format.shards import ShardEntry, is_shard_name, parse_shard_index, shard_attributes, shard_name
+from dask_zv.storage.blobs import decode_blob, open_zarr_array
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.objects import BytesLike, Objects, Request, ZarrObjects, join, wait_before_retry
+from dask_zv.storage.objects import BytesLike, Objects, Request, join, wait_before_retry
 
 __all__ = ["ArrayListing", "PerChunk", "crc32c"]
 
 _ATTEMPTS = 7
 _SHARD_CACHE_BYTES = 64 << 20
-_MAX_ZEROS = 1 << 31
 _COALESCE_GAP = 64 << 10
 
 Address = tuple[str, str]
@@ -55,11 +52,14 @@ class ArrayListing:
         Shard name to its index.
     entries : dict of str to (str, ShardEntry)
         Chunk key to the shard that holds it.
+    raw : frozenset of str
+        Shards of ours: stored as they are and with a checksum per blob, so that slices of them can be read.
     """
 
     plain: frozenset[str]
     shards: dict[str, dict[str, ShardEntry]]
     entries: dict[str, tuple[str, ShardEntry]]
+    raw: frozenset[str]
 
 
 class PerChunk:
@@ -80,7 +80,7 @@ class PerChunk:
         self.catalog = catalog
         self.catalog_is_stale = False
         self._listings: dict[str, ArrayListing] = {}
-        self._whole_shards: OrderedDict[str, bytes] = OrderedDict()
+        self._whole_shards: OrderedDict[str, tuple[bytes, dict[str, ShardEntry]]] = OrderedDict()
 
     def path(self, *parts: str) -> str:
         """Return the path in the store of something below the group."""
@@ -139,17 +139,20 @@ class PerChunk:
 
     # ------------------------------------------------------------------------------------------ listing
 
-    def list(self, array: str) -> list[str]:
+    def list_keys(self, array: str) -> list[str]:
         """Return the keys of all blobs of `array`, in numeric order; ``[]`` where it is absent."""
         self.forget(array)
         listing = self.listing(array)
-        documents = self.objects.get_many([(self.path(array, name, DOCUMENT), None) for name in sorted(listing.plain)])
-        plain = [
-            name
-            for name, document in zip(sorted(listing.plain), documents, strict=True)
-            if document is not None and b'"array"' in document
-        ]
+        names = sorted(listing.plain)
+        documents = self.objects.get_many([(self.path(array, name, DOCUMENT), None) for name in names])
+        plain = [n for n, document in zip(names, documents, strict=True) if self._is_array(document, array, n)]
         return sort_keys({*plain, *listing.entries})
+
+    def _is_array(self, document: bytes | None, array: str, name: str) -> bool:
+        """Tell whether a child's document is that of a blob: groups below a group of arrays are none."""
+        if document is None:
+            return False
+        return bool(parse_document(document, self.path(array, name), self.objects.url)["node_type"] == "array")
 
     def sizes(self, array: str) -> dict[str, int]:
         """Return the length of every blob of `array`, from documents and shard indexes."""
@@ -159,9 +162,10 @@ class PerChunk:
         names = sorted(listing.plain)
         documents = self.objects.get_many([(self.path(array, name, DOCUMENT), None) for name in names])
         for name, document in zip(names, documents, strict=True):
-            if document is not None and b'"array"' in document:
-                blob = parse_blob_document(document, self.path(array, name), self.objects.url)
-                sizes[name] = blob.nbytes if blob else len(self._decode_through_zarr(self.path(array, name)))
+            if document is not None and self._is_array(document, array, name):
+                path = self.path(array, name)
+                blob = parse_blob_document(document, path, self.objects.url)
+                sizes[name] = blob.nbytes if blob else int(open_zarr_array(self.objects, path).shape[0])
         return sizes
 
     def listing(self, array: str) -> ArrayListing:
@@ -176,23 +180,32 @@ class PerChunk:
         documents = self.objects.get_many([(self.path(array, n, DOCUMENT), None) for n in shard_names])
         shards: dict[str, dict[str, ShardEntry]] = {}
         entries: dict[str, tuple[str, ShardEntry]] = {}
+        raw: set[str] = set()
         for name, document in zip(shard_names, documents, strict=True):
             if document is None:  # its writer has stored the data, not yet the document
                 continue
             path = self.path(array, name)
             blob = parse_blob_document(document, path, self.objects.url)
-            attributes, nbytes = (blob.attributes, blob.nbytes) if blob else self._foreign_shard(path)
-            shards[name] = parse_shard_index(attributes, nbytes, path)
+            if blob is None:  # legal Zarr of another kind
+                node = open_zarr_array(self.objects, path)
+                shards[name] = parse_shard_index(dict(node.attrs), int(node.shape[0]), path)
+            else:
+                shards[name] = parse_shard_index(blob.attributes, blob.nbytes, path)
+                if blob.raw and all(crc is not None for _, _, crc in shards[name].values()):
+                    raw.add(name)
             entries.update((key, (name, entry)) for key, entry in shards[name].items())
-        return ArrayListing(frozenset(n for n in names if not is_shard_name(n)), shards, entries)
+        return ArrayListing(frozenset(n for n in names if not is_shard_name(n)), shards, entries, frozenset(raw))
 
     def exists(self, array: str, key: str) -> bool:
         """Tell whether a blob is there, as its own array or in a shard."""
-        if self.objects.exists(self.path(array, key, DOCUMENT)):
-            return True
-        if array in self._listings and not self._listings[array].shards:
+        document = self.objects.get(self.path(array, key, DOCUMENT))
+        return self._is_array(document, array, key) or key in self._listing_with(array, [key]).entries
+
+    def _listing_with(self, array: str, keys: Iterable[str]) -> ArrayListing:
+        """Return what lies below `array`, looked up again where a remembered answer lacks any of `keys`."""
+        if array in self._listings and not all(key in self._listings[array].entries for key in keys):
             self.forget(array)
-        return key in self.listing(array).entries
+        return self.listing(array)
 
     # ------------------------------------------------------------------------------------------ reading
 
@@ -236,28 +249,25 @@ class PerChunk:
         slices: dict[tuple[str, int], list[tuple[Address, ShardEntry]]] = {}
         for array, key in addresses:
             place = self.catalog.locate(array, key)
-            if place is None:
+            if place is None or (place.shard < 0 and place.nbytes == 0):  # no object: the document says if one came
                 left.append((array, key))
             elif place.shard < 0:
-                plain.append(((array, key), place.nbytes))
+                plain.append(((array, key), place.crc))
             else:
                 entry = (place.offset, place.nbytes, place.crc)
                 slices.setdefault((array, place.shard), []).append(((array, key), entry))
-        known = [(a, n) for a, n in plain if n > 0]
-        data = self.objects.get_many([(f"{self.path(*a)}/c/0", None) for a, _ in known])
-        for (address, nbytes), blob in zip(known, data, strict=True):
-            if blob is not None and len(blob) == nbytes:
+        data = self.objects.get_many([(f"{self.path(*a)}/c/0", None) for a, _ in plain])
+        changed: list[Address] = []
+        for (address, crc), blob in zip(plain, data, strict=True):
+            # not by length alone: another tool's frame may be as long as our payload was
+            if blob is not None and crc32c(blob) == crc:
                 out[address] = blob
             else:
-                left.append(address)
-        left.extend(a for a, n in plain if n == 0)  # an object might have come; the document says
-        wanted = [
-            (self.path(array, shard_name(number)), entries) for (array, number), entries in slices.items()
-        ]
-        left.extend(self._read_slices(wanted, out))
-        if left and self.catalog.covers(left):
-            self.catalog_is_stale = True
-        return left
+                changed.append(address)
+        wanted = [(self.path(array, shard_name(number)), entries) for (array, number), entries in slices.items()]
+        changed.extend(self._read_slices(wanted, out))
+        self.catalog_is_stale |= bool(changed)
+        return left + changed
 
     def _read_slices(
         self, shards: Sequence[tuple[str, list[tuple[Address, ShardEntry]]]], out: dict[Address, bytes]
@@ -304,110 +314,74 @@ class PerChunk:
                 sharded.append(address)
                 continue
             try:
-                out[address] = self._decode(address, document, data)
+                path = self.path(*address)
+                out[address] = decode_blob(self.objects, path, document, data, self.path(address[0]), address[1])
             except (FormatError, StoreError) as error:
                 again.append(address)
                 problems.append(error)
-        for array in {a for a, _ in sharded}:
-            if fresh or (array in self._listings and not self._listings[array].shards):
+        keys: dict[str, list[str]] = {}
+        for array, key in sharded:
+            keys.setdefault(array, []).append(key)
+        slices: dict[str, list[tuple[Address, ShardEntry]]] = {}
+        wholes: dict[str, list[tuple[Address, ShardEntry]]] = {}
+        for array in keys:
+            if fresh:
                 self.forget(array)
-        raw: dict[str, list[tuple[Address, ShardEntry]]] = {}
-        for address in sharded:
-            array, key = address
-            found = self.listing(array).entries.get(key)
-            if found is None:
-                if self.catalog is not None and self.catalog.locate(array, key) is not None:
+            listing = self._listing_with(array, keys[array])
+            for key in keys[array]:
+                address = (array, key)
+                if key in listing.entries:
+                    name, entry = listing.entries[key]
+                    where = slices if name in listing.raw else wholes
+                    where.setdefault(self.path(array, name), []).append((address, entry))
+                elif self.catalog is not None and self.catalog.locate(array, key) is not None:
                     again.append(address)
                     problems.append(self._error("a committed chunk is gone: its objects were deleted", address))
-                continue
-            name, entry = found
-            raw.setdefault(self.path(array, name), []).append((address, entry))
-        for address in self._read_shards(raw, out):
+        for address in self._read_slices(list(slices.items()), out):
             again.append(address)
-            problems.append(self._error("the shard is short, or was replaced while it was read", address))
+            problems.append(
+                self._error("the shard's data object is missing, short, or was replaced while it was read", address)
+            )
+        for path, wanted_of_shard in wholes.items():
+            try:
+                data, index = self._whole_shard(path)
+            except (FormatError, StoreError) as error:
+                again.extend(address for address, _ in wanted_of_shard)
+                problems.extend(error.at(chunk=key) for (_, key), _ in wanted_of_shard)
+                continue
+            for address, _ in wanted_of_shard:
+                blob = _cut(data, index.get(address[1]))
+                if blob is not None:
+                    out[address] = blob
+                    continue
+                self._whole_shards.pop(path, None)
+                again.append(address)
+                problems.append(self._error("the shard's index and its bytes disagree", address))
         return again, problems
 
-    def _read_shards(
-        self, shards: dict[str, list[tuple[Address, ShardEntry]]], out: dict[Address, bytes]
-    ) -> list[Address]:
-        ours = [(p, e) for p, e in shards.items() if all(crc is not None for _, (_, _, crc) in e)]
-        bad = self._read_slices(ours, out)
-        for path, entries in shards.items():
-            if any(path == p for p, _ in ours):
-                continue
-            data = memoryview(self._whole_shard(path))
-            for address, (offset, nbytes, _) in entries:
-                if offset + nbytes > len(data):
-                    self._whole_shards.pop(path, None)
-                    bad.append(address)
-                else:
-                    out[address] = bytes(data[offset : offset + nbytes])
-        return bad
+    def read_members(self, array: str, shard: str, keys: Sequence[str]) -> dict[str, bytes]:
+        """Return blobs as one shard holds them, whatever else stores their keys."""
+        if not keys:
+            return {}
+        data, index = self._whole_shard(self.path(array, shard))
+        found = {key: _cut(data, index.get(key)) for key in keys}
+        return {key: blob for key, blob in found.items() if blob is not None}
 
-    def _whole_shard(self, path: str) -> bytes:
-        """Return the payload of a shard of others, decoded once and kept in a bounded cache."""
+    def _whole_shard(self, path: str) -> tuple[bytes, dict[str, ShardEntry]]:
+        """Return the payload of a shard of others and its index, decoded once and kept in a bounded cache."""
         if path in self._whole_shards:
             self._whole_shards.move_to_end(path)
             return self._whole_shards[path]
         document, data = self.objects.get_many([(f"{path}/{DOCUMENT}", None), (f"{path}/c/0", None)])
-        array, _, name = path.rpartition("/")
+        array = path.rpartition("/")[0]
         if document is None:
-            raise StoreError(f"shard '/{path}' is gone", store=self.objects.url, array=array, chunk=name)
-        payload = self._decode_at(path, document, data, array, name)
-        self._whole_shards[path] = payload
-        while sum(map(len, self._whole_shards.values())) > _SHARD_CACHE_BYTES and len(self._whole_shards) > 1:
+            raise StoreError(f"shard '/{path}' is gone", store=self.objects.url, array=array)
+        payload = decode_blob(self.objects, path, document, data, array)
+        attributes = parse_document(document, path, self.objects.url).get("attributes", {})
+        held = self._whole_shards[path] = payload, parse_shard_index(attributes, len(payload), path)
+        while sum(len(p) for p, _ in self._whole_shards.values()) > _SHARD_CACHE_BYTES and len(self._whole_shards) > 1:
             self._whole_shards.popitem(last=False)
-        return payload
-
-    def _foreign_shard(self, path: str) -> tuple[Mapping[str, object], int]:
-        array = self._open_zarr_array(path)
-        return dict(array.attrs), int(array.shape[0])
-
-    # ------------------------------------------------------------------------------------------ decoding
-
-    def _decode(self, address: Address, document: bytes, data: bytes | None) -> bytes:
-        array, key = address
-        return self._decode_at(self.path(array, key), document, data, self.path(array), key)
-
-    def _decode_at(self, path: str, document: bytes, data: bytes | None, array: str, chunk: str) -> bytes:
-        url = self.objects.url
-        blob = parse_blob_document(document, path, url)
-        if blob is None:
-            return self._decode_through_zarr(path)
-        if blob.nbytes == 0:
-            return b""
-        if data is None:
-            if blob.zstd and blob.nbytes <= _MAX_ZEROS:
-                return bytes(blob.nbytes)  # Zarr's default pipeline leaves out a chunk of nothing but zeros
-            raise StoreError(
-                f"the data object '/{path}/c/0' is missing, and its document promises {blob.nbytes} bytes",
-                store=url, array=array, chunk=chunk,
-            )  # fmt: skip
-        if blob.raw:
-            if len(data) != blob.nbytes:
-                raise FormatError(
-                    f"the data object has {len(data)} bytes, its document says {blob.nbytes}: it is short, or was being "
-                    "replaced by a writer that died; write the chunk again",
-                    store=url, array=array, chunk=chunk,
-                )  # fmt: skip
-            return data
-        return _unpack(data, blob, url, array, chunk)
-
-    def _decode_through_zarr(self, path: str) -> bytes:
-        array = self._open_zarr_array(path)
-        if array.ndim != 1 or array.dtype != np.dtype("uint8"):
-            raise FormatError(
-                f"'/{path}' is a {array.ndim}-D array of {array.dtype}, a blob is 1-D uint8", store=self.objects.url
-            )
-        return bytes(np.asarray(array[:]).tobytes())
-
-    def _open_zarr_array(self, path: str) -> zarr.Array:
-        store = self.objects.store if isinstance(self.objects, ZarrObjects) else zarr.storage.LocalStore(
-            self.objects.url.removeprefix("file://"), read_only=True
-        )  # fmt: skip
-        array = zarr.open_array(store=store, path=path, mode="r", zarr_format=3)
-        assert isinstance(array, zarr.Array)
-        return array
+        return held
 
     def _error(self, text: str, address: Address) -> StoreError:
         array, key = address
@@ -419,34 +393,10 @@ def _span(run: Sequence[tuple[Address, ShardEntry]]) -> tuple[int, int]:
     return start, max(offset + nbytes for _, (offset, nbytes, _) in run) - start
 
 
-def _unpack(data: bytes, blob: BlobDocument, url: str, array: str, chunk: str) -> bytes:
-    size = _frame_size(data)
-    problem: object = f"its frame says {size} bytes"
-    if size == blob.nbytes:
-        try:
-            payload = bytes(Zstd().decode(data))
-        except (RuntimeError, ValueError) as error:
-            problem = error
-        else:
-            if len(payload) == blob.nbytes:
-                return payload
-            problem = f"it unpacks to {len(payload)} bytes"
-    raise FormatError(
-        f"the data object is no Zstandard frame of {blob.nbytes} bytes: {problem}", store=url, array=array, chunk=chunk
-    )
-
-
-def _frame_size(data: bytes) -> int | None:
-    """Return the content size in a Zstandard frame's header (RFC 8878, 3.1.1.1), None where there is none.
-
-    Checked before decoding, so that a hostile frame can't make us allocate more than the document promised.
-    """
-    if len(data) < 6 or data[:4] != b"\x28\xb5\x2f\xfd":
+def _cut(data: bytes, entry: ShardEntry | None) -> bytes | None:
+    """Return a blob out of a shard's payload, None where there is none or its checksum does not match."""
+    if entry is None:
         return None
-    descriptor = data[4]
-    flag, single = descriptor >> 6, (descriptor >> 5) & 1
-    start = 5 + (0 if single else 1) + (0, 1, 2, 4)[descriptor & 3]
-    width = (1 if single else 0, 2, 4, 8)[flag]
-    if width == 0 or len(data) < start + width:
-        return None
-    return int.from_bytes(data[start : start + width], "little") + (256 if width == 2 else 0)
+    offset, nbytes, crc = entry
+    blob = data[offset : offset + nbytes]
+    return blob if crc is None or crc32c(blob) == crc else None

@@ -20,7 +20,8 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, Stor
 
 from dask_zv.errors import InputError, StoreError
 from dask_zv.storage.handles import StoreHandle, handle_for_store, handle_for_url, public_url, secrets_in
-from dask_zv.storage.objects import LocalObjects, Objects, ZarrObjects, join
+from dask_zv.storage.local import LocalObjects
+from dask_zv.storage.objects import Objects, ZarrObjects, join
 
 __all__ = ["resolve_target"]
 
@@ -107,7 +108,7 @@ def _resolve_path(text: str, options: dict[str, Any], read_only: bool) -> StoreH
         return handle_for_url(url, options, _open_obstore, read_only=read_only or scheme in ("http", "https"))
     if scheme not in known:
         raise StoreError(
-            f"unknown scheme {scheme!r} in '{public_url(text)}': file, memory, s3, gs, az, http(s) and the protocols of fsspec work"
+            f"unknown scheme {scheme!r} in '{public_url(text)}': file, memory, s3, gs, az, http(s) and fsspec's protocols work"
         )
     _require_fsspec(scheme, text)
     return handle_for_url(url, options, _open_fsspec, read_only=read_only)
@@ -120,8 +121,8 @@ def _require_fsspec(scheme: str, text: str) -> None:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         raise StoreError(
-            f"'{public_url(text)}' needs a package that is not installed ({error}): pip install 'dask-zv[cloud]', or the fsspec "
-            f"implementation of {scheme!r}"
+            f"'{public_url(text)}' needs a package that is not installed ({error}): pip install 'dask-zv[cloud]', or the "
+            f"fsspec implementation of {scheme!r}"
         ) from error
 
 

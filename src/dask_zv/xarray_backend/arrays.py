@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,17 @@ from xarray.core import indexing
 from dask_zv.pipelines.columns import LevelRows
 
 __all__ = ["ColumnArray", "RowNumbers"]
+
+
+def _outer_indexed(key: indexing.ExplicitIndexer, shape: tuple[int, ...], read: Callable[[tuple[Any, ...]], Any]) -> Any:
+    """Let xarray turn any key into outer keys for `read`."""
+    if not isinstance(key, indexing.VectorizedIndexer):  # xarray can't turn round a slice that is empty
+        nothing = slice(0, 0)
+        parts = (
+            nothing if isinstance(k, slice) and not range(*k.indices(n)) else k for k, n in zip(key.tuple, shape, strict=True)
+        )
+        key = type(key)(tuple(parts))
+    return indexing.explicit_indexing_adapter(key, shape, indexing.IndexingSupport.OUTER, read)
 
 
 class ColumnArray(BackendArray):
@@ -34,14 +46,15 @@ class ColumnArray(BackendArray):
         self.dtype = dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+        return _outer_indexed(key, self.shape, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
         first, rest = key[0], key[1:]
         n = self.shape[0]
         if isinstance(first, int | np.integer):
             at = int(first) + n if first < 0 else int(first)
-            return self._values(slice(at, at + 1))[(0, *rest)]
+            one: NDArray[Any] = self._values(slice(at, at + 1))[(0, *rest)]
+            return one
         if isinstance(first, slice):
             start, stop, step = first.indices(n)
             if step < 0:
@@ -67,17 +80,18 @@ class RowNumbers(BackendArray):
 
     Parameters
     ----------
-    size : int
+    start, stop : int
     """
 
-    def __init__(self, size: int) -> None:
-        self.shape = (size,)
+    def __init__(self, start: int, stop: int) -> None:
+        self.start = start
+        self.shape = (stop - start,)
         self.dtype = np.dtype(np.int64)
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+        return _outer_indexed(key, self.shape, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> Any:
         if isinstance(key[0], slice):
-            return np.arange(*key[0].indices(self.shape[0]), dtype=np.int64)
-        return np.arange(self.shape[0], dtype=np.int64)[key[0]]
+            return np.arange(*key[0].indices(self.shape[0]), dtype=np.int64) + self.start
+        return np.arange(self.start, self.start + self.shape[0], dtype=np.int64)[key[0]]

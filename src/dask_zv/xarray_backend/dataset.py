@@ -46,7 +46,9 @@ def level_dataset(level: Level, drop_variables: Iterable[str] = ()) -> xr.Datase
     axes = level.store.metadata.axes
     dropped = set(drop_variables)
 
-    def variable(name: str | int, dims: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype[Any], attrs: dict[str, Any]) -> xr.Variable:
+    def variable(
+        name: str | int, dims: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype[Any], attrs: dict[str, Any]
+    ) -> xr.Variable:
         preferred: dict[str, Any] = {"vertex": chunks}
         if len(dims) > 1:
             preferred[dims[1]] = shape[1]
@@ -83,10 +85,17 @@ def level_dataset(level: Level, drop_variables: Iterable[str] = ()) -> xr.Datase
         values = np.asarray(source.chunk_attribute[1])
         data[name] = variable(name, ("vertex",), (n,), values.dtype, {"long_name": f"{name} (part of the chunk key)"})
     if source.schema.has_objects:
-        attrs = {"long_name": "object of each vertex", "instance_dimension": "object", "comment": "-1: of none, -2: shared"}
+        attrs = {
+            "long_name": "object of each vertex",
+            "instance_dimension": "object",
+            "comment": "-1: of none, -2: shared",
+        }
         data["object_id"] = variable("object_id", ("vertex",), (n,), np.dtype(np.int64), attrs)
     row_numbers = xr.Variable(
-        ("vertex",), LazilyIndexedArray(RowNumbers(n)), {"long_name": "row number in the level"}, {"preferred_chunks": {"vertex": chunks}}
+        ("vertex",),
+        LazilyIndexedArray(RowNumbers(0, n)),
+        {"long_name": "row number in the level"},
+        {"preferred_chunks": {"vertex": chunks}},
     )
     indexed = xr.Coordinates({"vertex": row_numbers}, indexes={"vertex": RowIndex(rows, 0, n)})
     ds = xr.Dataset({k: v for k, v in data.items() if k not in dropped}, attrs=_dataset_attrs(level))

@@ -26,7 +26,7 @@ class ZVBackendEntrypoint(BackendEntrypoint):
     url: ClassVar[str] = "https://github.com/dask-zv/dask-zv"
     open_dataset_parameters = None
 
-    def open_dataset(  # type: ignore[override]
+    def open_dataset(
         self,
         filename_or_obj: Any,
         *,

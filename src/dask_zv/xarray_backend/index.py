@@ -6,10 +6,13 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from xarray import Variable
-from xarray.indexes import Index
+from xarray.core.indexing import IndexSelResult, LazilyIndexedArray
+from xarray.indexes import Index, PandasIndex
 
 from dask_zv.pipelines.columns import LevelRows
+from dask_zv.xarray_backend.arrays import RowNumbers
 
 __all__ = ["RowIndex"]
 
@@ -33,10 +36,11 @@ class RowIndex(Index):
         self.stop = stop
 
     def create_variables(self, variables: Mapping[Any, Variable] | None = None) -> dict[Hashable, Variable]:
-        """Return the coordinates as they are; after a concatenation, rows are numbered anew."""
-        if self.rows is None:
-            return {"vertex": Variable(("vertex",), np.arange(self.stop, dtype=np.int64))}
-        return dict(variables or {})
+        """Return the coordinate of this index' rows: their numbers, made when asked for."""
+        given = (variables or {}).get("vertex")
+        attrs, encoding = (given.attrs, given.encoding) if given is not None else ({}, {})
+        data = LazilyIndexedArray(RowNumbers(self.start, self.stop))
+        return {"vertex": Variable(("vertex",), data, attrs, encoding)}
 
     def isel(self, indexers: Mapping[Any, Any]) -> Self | None:
         """Return the index of a run of rows, None for anything else."""
@@ -47,6 +51,14 @@ class RowIndex(Index):
         if step != 1:
             return None
         return type(self)(self.rows, self.start + start, self.start + max(start, stop))
+
+    def to_pandas_index(self) -> pd.Index:
+        """Return the row numbers, as a range."""
+        return pd.RangeIndex(self.start, self.stop, name="vertex")
+
+    def sel(self, labels: dict[Any, Any], method: str | None = None, tolerance: Any = None) -> IndexSelResult:
+        """Select by row numbers."""
+        return PandasIndex(self.to_pandas_index(), "vertex").sel(labels, method=method, tolerance=tolerance)
 
     def equals(self, other: Index, **_: Any) -> bool:
         """Tell whether both are the same rows of the same state of a level."""
@@ -60,7 +72,7 @@ class RowIndex(Index):
 
     @classmethod
     def concat(cls, indexes: Sequence[Self], dim: Hashable, positions: Iterable[Iterable[int]] | None = None) -> Self:
-        """Return an index that knows its length alone."""
+        """Return an index that knows its length alone; rows are numbered anew."""
         return cls(None, 0, sum(i.stop - i.start for i in indexes))
 
     def rename(self, name_dict: Mapping[Any, Hashable], dims_dict: Mapping[Any, Hashable]) -> Self:

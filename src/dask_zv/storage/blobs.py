@@ -1,0 +1,117 @@
+"""From the document and the data object of a blob's array to its payload, whoever wrote them.
+
+Ours are raw: the object is the payload. The ZV 0.7 package also writes Zarr's default pipeline, one Zstandard frame; every
+other pipeline is left to zarr. A missing object is never zeros, but for the one case in which its writer means that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import zarr
+
+from dask_zv.errors import FormatError, StoreError
+from dask_zv.format.documents import BlobDocument, parse_blob_document
+from dask_zv.storage.frames import unpack_frame
+from dask_zv.storage.objects import Objects
+
+__all__ = ["decode_blob", "open_zarr_array"]
+
+_MAX_ZEROS = 1 << 31
+_ZARR_ERRORS = (ValueError, TypeError, KeyError, RuntimeError, OSError)
+"""What zarr and its codecs raise over documents and chunks that they can't make sense of."""
+
+
+def decode_blob(
+    objects: Objects, path: str, document: bytes, data: bytes | None, array: str, chunk: str | None = None
+) -> bytes:
+    """Return the payload of the blob at `path`.
+
+    Parameters
+    ----------
+    objects : Objects
+    path : str
+        Path of the blob's array in the store.
+    document, data : bytes
+        Its ``zarr.json`` and its first data object, None where that is absent.
+    array, chunk : str
+        For errors.
+
+    Raises
+    ------
+    FormatError
+        The data object isn't what the document says.
+    StoreError
+        The data object is missing.
+    """
+    url = objects.url
+    blob = parse_blob_document(document, path, url)
+    if blob is None:
+        return _decode_through_zarr(objects, path, array, chunk)
+    if blob.nbytes == 0:
+        return b""
+    if data is None:
+        if blob.zstd and blob.nbytes <= _MAX_ZEROS:
+            return bytes(blob.nbytes)  # Zarr's default pipeline leaves out a chunk of nothing but zeros
+        raise _missing(objects, path, blob.nbytes, array, chunk)
+    if blob.raw:
+        if len(data) != blob.nbytes:
+            raise FormatError(
+                f"the data object has {len(data)} bytes, its document says {blob.nbytes}: it is short, or was being "
+                "replaced by a writer that died; write the chunk again",
+                store=url, array=array, chunk=chunk,
+            )  # fmt: skip
+        return data
+    return _unpack(data, blob, url, array, chunk)
+
+
+def _missing(objects: Objects, path: str, nbytes: int, array: str, chunk: str | None) -> StoreError:
+    return StoreError(
+        f"a data object below '/{path}/c' is missing, and the document promises {nbytes} bytes",
+        store=objects.url, array=array, chunk=chunk,
+    )  # fmt: skip
+
+
+def open_zarr_array(objects: Objects, path: str) -> zarr.Array[Any]:
+    """Return the array at `path` through zarr itself.
+
+    Raises
+    ------
+    FormatError
+        zarr can't open it.
+    """
+    try:
+        array = zarr.open_array(store=objects.zarr_store(), path=path, mode="r", zarr_format=3)
+    except _ZARR_ERRORS as error:
+        raise FormatError(f"'/{path}' can't be opened by zarr: {error}", store=objects.url, array=path) from error
+    assert isinstance(array, zarr.Array)
+    return array
+
+
+def _decode_through_zarr(objects: Objects, path: str, array: str, chunk: str | None) -> bytes:
+    node = open_zarr_array(objects, path)
+    if node.ndim != 1 or node.dtype != np.dtype("uint8"):
+        raise FormatError(
+            f"'/{path}' is a {node.ndim}-D array of {node.dtype}, a blob is 1-D uint8",
+            store=objects.url, array=array, chunk=chunk,
+        )  # fmt: skip
+    names = [type(codec).__name__ for codec in node.metadata.codecs]  # type: ignore[union-attr]
+    # only the default pipeline may leave out chunks (of zeros); elsewhere zarr would fill a lost one with zeros, too
+    if names != ["BytesCodec", "ZstdCodec"] and node.nchunks_initialized < node.nchunks:
+        raise _missing(objects, path, int(node.shape[0]), array, chunk)
+    try:
+        return bytes(np.asarray(node[:]).tobytes())
+    except _ZARR_ERRORS as error:
+        raise FormatError(
+            f"'/{path}' can't be decoded by zarr: {error}", store=objects.url, array=array, chunk=chunk
+        ) from error
+
+
+def _unpack(data: bytes, blob: BlobDocument, url: str, array: str, chunk: str | None) -> bytes:
+    try:
+        return unpack_frame(data, blob.nbytes)
+    except ValueError as error:
+        raise FormatError(
+            f"the data object is no Zstandard frame of {blob.nbytes} bytes: {error}", store=url, array=array, chunk=chunk
+        ) from error

@@ -1,0 +1,199 @@
+"""Objects of a local directory, by plain file calls: several times faster than going through an event loop.
+
+A put is a temporary file beside its final place, then a rename, so that nobody ever sees half a file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from zarr.abc.store import Store
+from zarr.storage import LocalStore
+
+from dask_zv.errors import ReadOnlyError, StoreError, ZVError
+from dask_zv.storage.objects import BytesLike, Request
+
+__all__ = ["LocalObjects"]
+
+_LOCAL_THREADS = 4
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial\Z")
+"""Ends of the names of half-written files, ours and those of zarr's LocalStore."""
+
+
+class LocalObjects:
+    """A directory of the local file system.
+
+    Parameters
+    ----------
+    root : path
+        The store's directory.
+    read_only : bool
+        Refuse to write.
+    fsync : bool
+        Flush every file to the device before it is renamed into place.
+    """
+
+    nodes_first = False
+
+    def __init__(self, root: Path, *, read_only: bool = False, fsync: bool = False) -> None:
+        self.root = str(root)
+        self.url = root.as_uri()
+        self.read_only = read_only
+        self._fsync = fsync
+
+    def _path(self, key: str) -> str:
+        return f"{self.root}/{key}" if key else self.root
+
+    @contextmanager
+    def _errors(self, doing: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except ZVError:
+            raise
+        except OSError as error:
+            raise StoreError(f"{doing} '/{key}' failed: {error.strerror or error}", store=self.url) from error
+
+    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes | None:
+        try:
+            fd = os.open(self._path(key), os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"reading '/{key}' failed: {error.strerror}", store=self.url) from error
+        try:
+            if byte_range is None:
+                return self._read_all(fd)
+            offset, length = byte_range
+            return os.pread(fd, length, offset) if length <= 1 << 30 else self._read_long(fd, offset, length)
+        except IsADirectoryError:
+            return None
+        except OSError as error:
+            raise StoreError(f"reading '/{key}' failed: {error.strerror}", store=self.url) from error
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def _read_all(fd: int) -> bytes:
+        data = os.read(fd, 1 << 16)
+        if len(data) < 1 << 16:  # a short read of a regular file is its end
+            return data
+        parts = [data]
+        while data := os.read(fd, 1 << 24):
+            parts.append(data)
+        return b"".join(parts)
+
+    @staticmethod
+    def _read_long(fd: int, offset: int, length: int) -> bytes:
+        parts = []
+        while length > 0 and (data := os.pread(fd, min(length, 1 << 30), offset)):
+            parts.append(data)
+            offset += len(data)
+            length -= len(data)
+        return b"".join(parts)
+
+    def get_many(self, requests: Sequence[Request]) -> list[bytes | None]:
+        if len(requests) < 64:
+            return [self.get(key, byte_range) for key, byte_range in requests]
+        with ThreadPoolExecutor(_LOCAL_THREADS) as pool:
+            step = -(-len(requests) // (4 * _LOCAL_THREADS))
+            slices = [requests[i : i + step] for i in range(0, len(requests), step)]
+            return [d for part in pool.map(lambda s: [self.get(*r) for r in s], slices) for d in part]
+
+    def put(self, key: str, data: BytesLike) -> None:
+        self._check_writable()
+        with self._errors("writing", key):
+            self._put(self._path(key), data)
+
+    def put_many(self, sequences: Sequence[Sequence[tuple[str, BytesLike]]]) -> None:
+        self._check_writable()
+        for sequence in sequences:
+            for key, data in sequence:
+                with self._errors("writing", key):
+                    self._put(self._path(key), data)
+
+    def _put(self, path: str, data: BytesLike) -> None:
+        temporary = f"{path}.{uuid.uuid4().hex}.partial"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            fd = os.open(temporary, flags, 0o666)
+        except FileNotFoundError:
+            self._mkdir(os.path.dirname(path))  # noqa: PTH120 - a hot path: pathlib costs more than the call
+            fd = os.open(temporary, flags, 0o666)
+        try:
+            try:
+                view = memoryview(data).cast("B")
+                while len(view):
+                    view = view[os.write(fd, view) :]
+                if self._fsync:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(temporary, path)  # noqa: PTH105
+        except BaseException:
+            if os.path.exists(temporary):  # noqa: PTH110
+                os.unlink(temporary)  # noqa: PTH108
+            raise
+
+    def _mkdir(self, path: str) -> None:
+        try:
+            os.mkdir(path)  # noqa: PTH102
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            self._mkdir(os.path.dirname(path))  # noqa: PTH120
+            self._mkdir(path)
+
+    def delete(self, key: str) -> None:
+        self._check_writable()
+        with self._errors("deleting", key):
+            Path(self._path(key)).unlink(missing_ok=True)
+
+    def delete_prefix(self, prefix: str) -> None:
+        self._check_writable()
+        path = Path(self._path(prefix))
+        with self._errors("deleting", prefix):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def exists(self, key: str) -> bool:
+        with self._errors("looking up", key):
+            return Path(self._path(key)).is_file()
+
+    def list_dir(self, prefix: str) -> list[str]:
+        with self._errors("listing", prefix):
+            try:
+                return sorted(n for n in os.listdir(self._path(prefix)) if not _TEMPORARY.search(n))  # noqa: PTH208
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+    def list_prefix(self, prefix: str) -> Iterator[str]:
+        def failed(error: OSError) -> None:
+            # a folder that went away meanwhile is no failure; one that can't be read would make the answer shorter
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise error
+
+        with self._errors("listing", prefix):
+            for folder, folders, files in os.walk(self._path(prefix), onerror=failed):
+                folders.sort()
+                base = os.path.relpath(folder, self.root)
+                base = "" if base == "." else f"{base}/"
+                yield from (f"{base}{name}" for name in sorted(files) if not _TEMPORARY.search(name))
+
+    def any_below(self, prefix: str, suffix: str) -> bool:
+        return any(key.endswith(suffix) for key in self.list_prefix(prefix))
+
+    def zarr_store(self) -> Store:
+        return LocalStore(self.root, read_only=self.read_only)
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise ReadOnlyError("the store was opened read-only: open it with mode='r+' to write", store=self.url)

@@ -1,0 +1,181 @@
+"""Nodes of a Zarr hierarchy by their documents: groups, attributes, and the catalog beside them; what a payload may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from dask_zv.errors import InvalidNameError, StoreError
+from dask_zv.format.documents import dump_json, group_document, parse_document, to_json
+from dask_zv.format.keys import DOCUMENT, check_name
+from dask_zv.storage.catalog import CATALOG_NAME, Catalog, decode_catalog
+from dask_zv.storage.objects import Objects, join
+
+__all__ = [
+    "Attributes",
+    "as_bytes",
+    "check_array_name",
+    "drop_catalogs",
+    "ensure_groups",
+    "holds_nodes",
+    "load_catalog",
+    "merge_attributes",
+    "read_document",
+]
+
+
+def as_bytes(data: object, array: str, chunk: str) -> bytes:
+    """Return a blob's payload as bytes.
+
+    Raises
+    ------
+    StoreError
+        Neither bytes-like nor a C-contiguous numpy array.
+    """
+    if isinstance(data, bytes):
+        return data
+    if isinstance(data, np.ndarray):
+        if not data.flags.c_contiguous or data.dtype.hasobject:
+            raise StoreError(
+                "a numpy payload must be C-contiguous and hold no Python objects: pass numpy.ascontiguousarray(data)",
+                array=array, chunk=chunk,
+            )  # fmt: skip
+        return data.tobytes()
+    try:
+        return memoryview(data).tobytes()  # type: ignore[arg-type]
+    except TypeError:
+        raise StoreError(
+            f"a payload is bytes-like or a C-contiguous numpy array, not {type(data).__name__}", array=array, chunk=chunk
+        ) from None
+
+
+def read_document(objects: Objects, path: str) -> dict[str, Any] | None:
+    """Return the document of a node, None where it has none."""
+    data = objects.get(join(path, DOCUMENT))
+    return None if data is None else parse_document(data, path, objects.url)
+
+
+def holds_nodes(objects: Objects, path: str) -> bool:
+    """Tell whether a path without a document of its own has nodes below it (0.7 writers leave groups so)."""
+    return objects.any_below(path, f"/{DOCUMENT}")
+
+
+def ensure_groups(objects: Objects, paths: Iterable[str]) -> None:
+    """Give every path, and all above it, the document of a group where there is none."""
+    wanted: dict[str, None] = {}
+    for path in paths:
+        parts = path.split("/") if path else []
+        wanted.update(dict.fromkeys("/".join(parts[:i]) for i in range(len(parts) + 1)))
+    documents = objects.get_many([(join(p, DOCUMENT), None) for p in wanted])
+    for path, document in zip(wanted, documents, strict=True):  # parents come before their children
+        if document is None:
+            objects.put(join(path, DOCUMENT), group_document({}))
+        elif parse_document(document, path, objects.url)["node_type"] != "group":
+            raise StoreError(f"'/{path}' is an Array: a group can't be made there", store=objects.url)
+
+
+def merge_attributes(objects: Objects, path: str, attributes: Mapping[str, Any]) -> None:
+    """Merge JSON values into the attributes of a node, which becomes a group where it is absent."""
+    document = read_document(objects, path)
+    if document is None:
+        ensure_groups(objects, [path.rpartition("/")[0]] if path else [])
+        objects.put(join(path, DOCUMENT), group_document(attributes))
+        return
+    document["attributes"] = {**document.get("attributes", {}), **attributes}
+    objects.put(join(path, DOCUMENT), dump_json(document))
+
+
+def load_catalog(objects: Objects, prefix: str) -> Catalog | None:
+    """Return the catalog of the group at `prefix`, None where it has none."""
+    path = join(prefix, CATALOG_NAME)
+    payload = objects.get(f"{path}/c/0")
+    return None if payload is None else decode_catalog(payload, store=objects.url, array=path)
+
+
+def drop_catalogs(objects: Objects, nodes: Iterable[str], *, keep: str | None = None) -> None:
+    """Remove the catalogs that speak of any of these nodes: of all groups above them, and of themselves.
+
+    Parameters
+    ----------
+    objects : Objects
+    nodes : iterable of str
+        Paths in the store of arrays whose blobs change outside of a catalogued commit.
+    keep : str, optional
+        Path of the group whose catalog stays.
+    """
+    above: set[str] = set()
+    for node in nodes:
+        parts = node.split("/") if node else []
+        above.update("/".join(parts[:i]) for i in range(len(parts) + 1))
+    paths = [join(group, CATALOG_NAME) for group in sorted(above - {keep})]
+    for path, document in zip(paths, objects.get_many([(f"{p}/{DOCUMENT}", None) for p in paths]), strict=True):
+        if document is not None:
+            objects.delete(f"{path}/c/0")  # first: this is the object that readers ask for
+            objects.delete_prefix(path)
+
+
+class Attributes:
+    """The attributes of a group, read from the store at each access.
+
+    numpy scalars and arrays, tuples and nested mappings are stored as JSON values.
+    """
+
+    def __init__(self, objects: Objects, path: str) -> None:
+        self._objects = objects
+        self._path = path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all attributes: one read of the document."""
+        document = read_document(self._objects, self._path)
+        return {} if document is None else dict(document.get("attributes", {}))
+
+    def __getitem__(self, key: str) -> Any:
+        return self.to_dict()[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.update({key: value})
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.to_dict()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_dict())
+
+    def __len__(self) -> int:
+        return len(self.to_dict())
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return an attribute, `default` where there is none."""
+        return self.to_dict().get(key, default)
+
+    def update(self, other: Mapping[str, Any]) -> None:
+        """Merge `other` into the attributes.
+
+        Raises
+        ------
+        TypeError
+            JSON can't hold a value; the message names its key, and nothing is stored.
+        """
+        names: list[object] = list(other)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(f"the names of attributes are strings, not all of {names}")
+        merge_attributes(self._objects, self._path, {str(k): to_json(v, k) for k, v in other.items()})
+
+    def __repr__(self) -> str:
+        return f"Attributes({self.to_dict()!r})"
+
+
+def check_array_name(array: str) -> str:
+    """Return `array` if it may be the path of an array of blobs below a group, else raise.
+
+    Raises
+    ------
+    InvalidNameError
+        See :func:`~dask_zv.format.keys.check_name`; or the name is the catalog's.
+    """
+    check_name(array, "array name")
+    if CATALOG_NAME in array.split("/"):
+        raise InvalidNameError(f"array name {array!r}: {CATALOG_NAME!r} is the catalog's own")
+    return array

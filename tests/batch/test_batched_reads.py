@@ -1,0 +1,109 @@
+"""Batches of reads: fetched at once, served from memory, never stale."""
+
+from __future__ import annotations
+
+import pytest
+from dask.delayed import delayed
+
+import dask_zv as dzv
+
+pytestmark = pytest.mark.contract
+
+
+@pytest.fixture
+def filled(store):
+    group = store.open()
+    with group.batched_writes(shards=4):
+        for i in range(8):
+            group.write_bytes("packed", f"{i}.0", b"packed%d" % i)
+    for i in range(4):
+        group.write_bytes("plain", f"{i}.0", b"plain%d" % i)
+    group.write_bytes("plain", "4.0", b"")
+    return store
+
+
+def test_plan_is_served_and_the_rest_falls_through(filled):
+    group = filled.open()
+    plan = [("packed", [f"{i}.0" for i in range(8)]), ("plain", ["0.0", "4.0", "99.0"]), ("absent", ["0.0"])]
+    with group.batched_reads(plan):
+        assert [group.read_bytes("packed", f"{i}.0") for i in range(8)] == [b"packed%d" % i for i in range(8)]
+        assert group.read_bytes("plain", "0.0") == b"plain0"
+        assert group.read_bytes("plain", "4.0") == b""
+        assert group.read_bytes("plain", "3.0") == b"plain3"  # not in the plan
+        for array, key in (("plain", "99.0"), ("absent", "0.0"), ("plain", "98.0")):
+            with pytest.raises(KeyError):
+                group.read_bytes(array, key)
+        with pytest.raises(dzv.StoreError, match="nest"), group.batched_reads([]):
+            raise AssertionError("no batch inside a batch")
+    with group.batched_reads([]):
+        assert group.read_bytes("plain", "0.0") == b"plain0"
+
+
+def test_it_is_the_memory_that_serves(filled):
+    group = filled.open("r")
+    with group.batched_reads([("plain", ["0.0"]), ("packed", ["0.0"])]):
+        filled.delete("plain/0.0/c/0")
+        for name in ("__shard_000000",):
+            filled.delete(f"packed/{name}/c/0")
+        assert group.read_bytes("plain", "0.0") == b"plain0"
+        assert group.read_bytes("packed", "0.0") == b"packed0"
+    with pytest.raises(dzv.StoreError):
+        group.read_bytes("plain", "0.0")
+
+
+def test_damage_raises_and_leaves_the_group_usable(filled, monkeypatch):
+    monkeypatch.setattr("dask_zv.storage.per_chunk.wait_before_retry", lambda attempt: None)
+    filled.put("plain/1.0/c/0", b"short")
+    group = filled.open("r")
+    with pytest.raises(dzv.FormatError, match=r"1\.0"), group.batched_reads([("plain", ["0.0", "1.0"])]):
+        raise AssertionError("never inside")
+    with group.batched_reads([("plain", ["0.0"])]):
+        assert group.read_bytes("plain", "0.0") == b"plain0"
+
+
+def test_bad_names_are_refused(filled):
+    group = filled.open("r")
+    for plan in ([("../plain", ["0.0"])], [("plain", ["a/b"])], [("plain", [""])]):
+        with pytest.raises(dzv.InvalidNameError), group.batched_reads(plan):
+            raise AssertionError("never inside")
+    with group.batched_reads([("plain", ["0.0"])]):
+        pass
+
+
+def test_writes_inside_are_never_served_stale(filled):
+    group = filled.open()
+    keys = [f"{i}.0" for i in range(8)]
+    with group.batched_reads([("packed", keys), ("plain", keys)]):
+        group.write_bytes("packed", "0.0", b"single")
+        with group.batched_writes(shards=4) as batch:
+            group.write_bytes("packed", "1.0", b"batched")
+            batch.write_bytes("packed", "2.0", b"through the batch")
+            batch.write_blobs(delayed({("plain", "0.0"): b"lazy"}), keys=[("plain", "0.0")])
+            assert group.read_bytes("packed", "1.0") == b"packed1"
+        with group.batched_writes(compute=False) as batch:
+            batch.write_bytes("packed", "3.0", b"deferred")
+        assert group.read_bytes("packed", "3.0") == b"packed3"
+        batch.to_delayed().compute(scheduler="sync")
+        group.delete_subtree("plain/1.0")
+        assert [group.read_bytes("packed", k) for k in keys[:5]] == [
+            b"single",
+            b"batched",
+            b"through the batch",
+            b"deferred",
+            b"packed4",
+        ]
+        assert group.read_bytes("plain", "0.0") == b"lazy"
+        with pytest.raises(KeyError):
+            group.read_bytes("plain", "1.0")
+        group.delete_subtree("plain")
+        with pytest.raises(KeyError):
+            group.read_bytes("plain", "2.0")
+    assert group.read_bytes("packed", "1.0") == b"batched"
+
+
+def test_a_write_after_an_exception_inside(filled):
+    group = filled.open()
+    with pytest.raises(ZeroDivisionError), group.batched_reads([("plain", ["0.0"])]):
+        1 / 0  # noqa: B018
+    group.write_bytes("plain", "0.0", b"new")
+    assert group.read_bytes("plain", "0.0") == b"new"

@@ -1,0 +1,599 @@
+"""Batches of writes: one graph, one commit, the same bytes whatever runs it."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+
+import dask
+import numpy as np
+import pytest
+from contract_exceptions import need
+from dask.delayed import Delayed, delayed
+
+import dask_zv as dzv
+from dask_zv.storage.catalog import decode_catalog
+
+CATALOG = "dask_zv_catalog/c/0"
+
+
+def many(n, nbytes=8):
+    """Chunks of a cube by key, each with its own bytes; some are empty."""
+    side = round(n ** (1 / 3)) + 1
+    keys = [f"{x - 1}.{y}.{z}" for x in range(side) for y in range(side) for z in range(side)][:n]
+    return {key: bytes([i % 251]) * (nbytes if i % 7 else 0) for i, key in enumerate(keys)}
+
+
+def write_all(group, payloads, arrays=("vertices", "vertex_attributes/mass"), **kwargs):
+    with group.batched_writes(**kwargs) as batch:
+        for array in arrays:
+            for key, data in payloads.items():
+                group.write_bytes(array, key, data)
+    return batch
+
+
+def block_of(payloads, arrays):
+    return {(array, key): data for array in arrays for key, data in payloads.items()}
+
+
+def cell(payloads):
+    """Return the payloads of one block; what a task of a user does."""
+    return {("vertices", key): data for key, data in payloads.items()}
+
+
+def names_below(store, array):
+    return sorted({k.removeprefix(f"{array}/").split("/")[0] for k in store.keys() if k.startswith(f"{array}/")} - {"zarr.json"})
+
+
+# -------------------------------------------------------------------------------------------------- on every store
+
+
+@pytest.mark.contract
+def test_batch_writes_what_single_writes_would(store, make_store):
+    payloads = many(20) | {"data": b"literal"}
+    group = store.open()
+    batch = write_all(group, payloads)
+    single = make_store("memory_store")
+    for array in ("vertices", "vertex_attributes/mass"):
+        for key, data in payloads.items():
+            single.open().write_bytes(array, key, data)
+    if store.name != "icechunk":  # it keeps documents in its own words
+        assert {k: v for k, v in store.dump().items() if "dask_zv_catalog" not in k} == single.dump()
+    again = store.open("r")
+    for array in ("vertices", "vertex_attributes/mass"):
+        assert {key: again.read_bytes(array, key) for key in again.list_chunks(array)} == payloads
+    assert batch.report.chunks == 20
+    assert batch.report.arrays == {"vertices": 21, "vertex_attributes/mass": 21}
+    assert batch.report.nbytes == 2 * sum(map(len, payloads.values()))
+    assert batch.report.blocks == 1
+    assert "20 chunks" in repr(batch.report)
+
+
+@pytest.mark.contract
+def test_exception_inside_drops_the_batch(store):
+    group = store.open()
+    group.write_bytes("vertices", "0.0.0", b"before")
+    before = store.dump()
+    with pytest.raises(ZeroDivisionError), group.batched_writes() as batch:
+        group.write_bytes("vertices", "0.0.0", b"after")
+        group.write_array_meta("vertices", {"a": 1})
+        batch.write_blobs(delayed({("vertices", "1.0.0"): b"x"}), keys=[("vertices", "1.0.0")])
+        1 / 0  # noqa: B018
+    assert store.dump() == before
+    group.write_bytes("vertices", "0.0.0", b"unbatched again")
+    with group.batched_writes():
+        group.write_bytes("vertices", "1.0.0", b"batched again")
+    assert group.read_bytes("vertices", "0.0.0") == b"unbatched again"
+    assert group.read_bytes("vertices", "1.0.0") == b"batched again"
+
+
+@pytest.mark.contract
+def test_reads_inside_see_the_store_as_before(store):
+    group = store.open()
+    group.write_bytes("vertices", "0.0.0", b"before")
+    with group.batched_writes():
+        group.write_bytes("vertices", "0.0.0", b"after")
+        group.write_bytes("vertices", "1.0.0", b"new")
+        assert group.read_bytes("vertices", "0.0.0") == b"before"
+        assert group.list_chunks("vertices") == ["0.0.0"]
+        assert not group.chunk_exists("vertices", "1.0.0")
+        with pytest.raises(dzv.StoreError, match="nest"), group.batched_writes():
+            raise AssertionError("no batch inside a batch")
+    assert group.read_bytes("vertices", "0.0.0") == b"after"
+    assert group.list_chunks("vertices") == ["0.0.0", "1.0.0"]
+
+
+@pytest.mark.contract
+def test_shards_are_rewritten_by_their_owner(store):
+    """A key is never in two shards, and the newest bytes are what everybody reads."""
+    group = store.open()
+    truth = {f"{i}.0": b"first%d" % i for i in range(6)} | {"-3.2": b""}
+    write_all(group, truth, ["v"], shards=4)
+    first = names_below(store, "v")
+    assert len(first) == 4  # along x alone, every second chunk begins a shard of four; one for the negative
+    rounds = [
+        ({"0.0": b"longer than before", "1.1": b"new beside it"}, 4),  # the owner merges
+        ({"1.0": b"now plain"}, None),  # a plain child wins
+        ({"1.0": b"packed again", "5.0": b""}, 4),  # and is removed once the shard has it
+        ({"2.0": b"other cut", "3.0": b"other cut, too", "9.0": b"x"}, 2),
+        ({"0.0": b"a", "2.0": b"b", "-3.2": b"c"}, 64),
+        ({"4.0": b"", "0.0": b"z"}, 4),
+    ]
+    for payloads, shards in rounds:
+        write_all(group, payloads, ["v"], shards=shards)
+        truth |= payloads
+        for reader in (group, store.open("r")):
+            assert {k: reader.read_bytes("v", k) for k in reader.list_chunks("v")} == truth
+            with reader.batched_reads([("v", list(truth))]):
+                assert {k: reader.read_bytes("v", k) for k in truth} == truth
+        holders = {}
+        for name in names_below(store, "v"):
+            if name.startswith("__shard_"):
+                for key in store.root()[f"v/{name}"].attrs["shard_index"]:
+                    assert key not in holders, f"{key} is in {name} and {holders[key]}"
+                    holders[key] = name
+        catalog = decode_catalog(store.get(CATALOG))
+        for key in truth:
+            place = catalog.locate("v", key)
+            assert place.nbytes == len(truth[key])
+            if key in names_below(store, "v"):
+                assert place.shard < 0 or store.get(f"v/{key}/c/0") == truth[key]
+    assert "1.0" not in names_below(store, "v")
+
+
+@pytest.mark.contract
+def test_no_block_speaks_for_a_key_that_another_stores(store):
+    """Two blocks: one packs anew a shard whose member the other stores beside it. The catalog knows the new bytes."""
+    group = store.open()
+    keys = ["0.0", "1.0", "0.1", "1.1"]  # Morton codes 0 to 3
+    write_all(group, dict.fromkeys(keys, b"old"), ["v"], shards=4)
+    for turn in range(3):
+        new = {"0.0": b"new%d" % turn, "0.1": b"NEW%d" % turn}
+        with group.batched_writes(shards=2, block_chunks=1):
+            for key, data in new.items():
+                group.write_bytes("v", key, data)
+        again = store.open("r")
+        assert {k: again.read_bytes("v", k) for k in keys} == dict.fromkeys(keys, b"old") | new
+        index = store.root()["v/__shard_000000"].attrs["shard_index"]
+        assert set(index) == set(keys)
+
+
+@pytest.mark.contract
+def test_metadata_and_literals_alone_keep_the_catalog(store):
+    group = store.open()
+    write_all(group, many(5), ["vertices"])
+    before = store.get(CATALOG)
+    with group.batched_writes():
+        group.write_array_meta("vertices", {"dtype": "float32"})
+    with group.batched_writes():
+        group.write_bytes("groups", "data", b"123")
+    assert store.get(CATALOG) == before
+    assert store.open("r").read_bytes("groups", "data") == b"123"
+    assert store.open("r").read_array_meta("vertices") == {"dtype": "float32"}
+
+
+def test_keys_of_two_ranks_never_share_a_shard_by_accident(make_store):
+    store = make_store("memory_store")
+    group = store.open()
+    payloads = {"0.0": b"rank 2", "0.0.0": b"rank 3", "1.0": b"a", "1.0.0": b"b"}
+    write_all(group, payloads, ["v"], shards=4, block_chunks=1)
+    assert {k: store.open("r").read_bytes("v", k) for k in payloads} == payloads
+    assert store.open("r").list_chunks("v") == ["0.0", "0.0.0", "1.0", "1.0.0"]
+
+
+# -------------------------------------------------------------------------------------------------- under every scheduler
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """Bytes of the batch of :func:`run_batch`, written synchronously."""
+    dumps = {}
+
+    def get(store, shards):
+        if shards not in dumps:
+            with dask.config.set(scheduler="sync"):
+                run_batch(store.open(), shards)
+            dumps[shards] = store.dump()
+        return dumps[shards]
+
+    return get
+
+
+def run_batch(group, shards):
+    payloads = many(60)
+    with group.batched_writes(shards=shards, block_chunks=16) as batch:
+        for key, data in list(payloads.items())[:30]:
+            group.write_bytes("vertices", key, data)
+        for key, data in list(payloads.items())[30:34]:
+            group.write_bytes("vertices", key, delayed(bytes)(data))
+        for start in range(34, 60, 10):
+            block = dict(list(payloads.items())[start : start + 10])
+            batch.write_blobs(delayed(cell)(block), keys=[("vertices", key) for key in block])
+        group.write_bytes("groups", "data", np.arange(3))
+        group.write_array_meta("vertices", {"dtype": "float32"})
+    with group.batched_writes(shards=shards, block_chunks=16):  # rewriting, merging
+        for key in list(payloads)[::3]:
+            group.write_bytes("vertices", key, b"again" + key.encode())
+    return batch
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("shards", [None, 8])
+def test_bytes_are_identical_under_every_scheduler(make_store, scheduler, reference, shards):
+    expected = reference(make_store("memory_store"), shards)
+    assert CATALOG in expected
+    store = make_store("local_path")
+    batch = run_batch(store.open(), shards)
+    assert store.dump() == expected
+    assert batch.report.chunks == 60
+    payloads = many(60) | {key: b"again" + key.encode() for key in list(many(60))[::3]}
+    found = store.open("r")
+    assert {k: found.read_bytes("vertices", k) for k in found.list_chunks("vertices")} == payloads
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("scheduler", ["threads", "distributed"])
+@pytest.mark.parametrize("shards", [None, 8])
+def test_object_stores_hold_the_same_bytes(make_store, use_scheduler, scheduler, reference, shards):
+    expected = reference(make_store("memory_store"), shards)
+    store = make_store("obstore_s3")
+    with use_scheduler(scheduler):
+        run_batch(store.open(), shards)
+    assert store.dump() == expected
+
+
+@pytest.mark.contract
+def test_every_store_serves_every_scheduler_it_can(store, scheduler):
+    if scheduler in ("processes", "distributed"):
+        need(store.name, "other processes")
+    group = store.open()
+    with group.batched_writes(shards=4, block_chunks=4) as batch:
+        for key, data in many(12).items():
+            group.write_bytes("vertices", key, data)
+        batch.write_blobs(delayed(cell)({"9.9.9": b"lazy"}), keys=[("vertices", "9.9.9")])
+    assert batch.report.chunks == 13
+    found = store.open("r")
+    assert {k: found.read_bytes("vertices", k) for k in found.list_chunks("vertices")} == many(12) | {"9.9.9": b"lazy"}
+
+
+@pytest.mark.contract
+def test_failing_block_leaves_no_commit(make_store, scheduler):
+    store = make_store("local_path")
+    group = store.open()
+    write_all(group, {"0.0.0": b"before"}, ["vertices"])
+    before = store.dump()
+    with pytest.raises(ZeroDivisionError), group.batched_writes(block_chunks=1) as batch:
+        group.write_bytes("vertices", "1.0.0", b"new")
+        group.write_array_meta("vertices", {"committed": True})
+        batch.write_blobs(delayed(divide)(1, 0), keys=[("vertices", "2.0.0")])
+    after = store.dump()
+    assert {k: after[k] for k in before} == before  # metadata and catalog above all
+    assert not [k for k in after if "2.0.0" in k]
+    assert group.read_array_meta("vertices") == {}
+    assert group.read_bytes("vertices", "0.0.0") == b"before"
+    write_all(group, {"2.0.0": b"later"}, ["vertices"])
+    assert store.open("r").read_bytes("vertices", "2.0.0") == b"later"
+
+
+def divide(a, b):
+    return {("vertices", "2.0.0"): bytes(a // b)}
+
+
+# -------------------------------------------------------------------------------------------------- the graph
+
+
+def graph_of(batch):
+    return dict(batch.to_delayed().__dask_graph__())
+
+
+@pytest.mark.parametrize("shards", [None, 100])
+def test_tasks_number_as_blocks(make_store, shards):
+    group = make_store("memory_store").open()
+    with group.batched_writes(compute=False, block_chunks=100, shards=shards) as batch:
+        for key, data in many(1000).items():
+            for array in ("vertices", "a", "b"):
+                group.write_bytes(array, key, data)
+    blocks = 10 if shards is None else len(graph_of(batch)) - 1
+    assert len(graph_of(batch)) == blocks + 1
+    assert blocks <= 30
+    with group.batched_writes(compute=False) as batch:
+        for i in range(50):
+            block = {f"{i}.{j}": b"x" for j in range(10)}
+            batch.write_blobs(delayed(cell)(block), keys=[("vertices", k) for k in block])
+    assert len(graph_of(batch)) == 50 + 1  # what makes a block is part of the task that stores it
+
+
+def test_keys_are_unique_to_the_run(make_store):
+    graphs = []
+    group = make_store("memory_store").open()
+    for _ in range(2):
+        with group.batched_writes(compute=False) as batch:
+            group.write_bytes("vertices", "0.0.0", b"same")
+        graphs.append(set(graph_of(batch)))
+    assert not graphs[0] & graphs[1]
+
+
+def test_deferred_batch_joins_other_graphs(make_store, scheduler):
+    store = make_store("local_path")
+    group = store.open()
+    other = delayed(sum)([1, 2, 3])
+    with group.batched_writes(compute=False) as batch:
+        group.write_bytes("vertices", "0.0.0", b"eager")
+        group.write_bytes("vertices", "1.0.0", delayed(bytes)(other))
+        group.write_array_meta("vertices", {"a": 1})
+    lazy = batch.to_delayed()
+    assert isinstance(lazy, Delayed)
+    assert batch.to_delayed() is lazy
+    assert store.keys() == ["zarr.json"]
+    report, six = dask.compute(lazy, other)
+    assert six == 6
+    assert report.chunks == 2
+    assert group.read_bytes("vertices", "1.0.0") == bytes(6)
+    assert group.read_array_meta("vertices") == {"a": 1}
+
+
+def test_writes_after_planning_are_refused(make_store):
+    group = make_store("memory_store").open()
+    with group.batched_writes(compute=False) as batch:
+        group.write_bytes("vertices", "0.0.0", b"1")
+        batch.to_delayed()
+        for call in (
+            lambda: group.write_bytes("vertices", "1.0.0", b"2"),
+            lambda: group.write_array_meta("vertices", {"a": 1}),
+            lambda: batch.write_blobs(delayed({}), keys=[("vertices", "1.0.0")]),
+        ):
+            with pytest.raises(dzv.PlanError, match="planned"):
+                call()
+
+
+def test_deferred_batch_is_seen_by_its_group_when_it_ran(make_store):
+    store = make_store("memory_store")
+    group = store.open()
+    write_all(group, {"0.0": b"old", "1.0": b"old"}, ["v"], shards=4)
+    with group.batched_writes(compute=False) as batch:
+        group.write_bytes("v", "0.0", b"new")
+    assert group.read_bytes("v", "0.0") == b"old"
+    batch.to_delayed().compute()
+    assert group.read_bytes("v", "0.0") == b"new"
+    assert group.read_bytes("v", "1.0") == b"old"
+
+
+def test_two_deferred_batches_that_run_one_after_the_other_share_a_catalog(make_store):
+    store = make_store("memory_store")
+    group = store.open()
+    lazy = []
+    for i in range(2):
+        with group.batched_writes(compute=False) as batch:
+            group.write_bytes("v", f"{i}.0", b"x" * i)
+        lazy.append(batch.to_delayed())
+    for one in lazy:
+        one.compute()
+    assert decode_catalog(store.get(CATALOG)).coords.tolist() == [[0, 0], [1, 0]]
+
+
+def test_catalog_that_was_dropped_meanwhile_is_not_started_anew(make_store):
+    store = make_store("memory_store")
+    group = store.open()
+    write_all(group, {"0.0": b"a"}, ["v"])
+    with group.batched_writes(compute=False) as batch:
+        group.write_bytes("v", "1.0", b"b")
+    lazy = batch.to_delayed()
+    group.write_bytes("v", "2.0", b"no catalog lists this")
+    lazy.compute()
+    assert store.get(CATALOG) is None
+    assert group.list_chunks("v") == ["0.0", "1.0", "2.0"]
+
+
+def test_results_do_not_carry_data(make_store, use_scheduler):
+    """What tasks return travels through the scheduler: receipts of bytes per chunk, not the bytes."""
+    import pickle
+
+    store = make_store("local_path")
+    with store.open().batched_writes(compute=False) as batch:
+        block = {f"{i}.0": bytes(100_000) for i in range(20)}
+        batch.write_blobs(delayed(cell)(block), keys=[("vertices", k) for k in block])
+    graph = graph_of(batch)
+    (key,) = [k for k in graph if "-store-" in k]
+    result = dask.get(graph, key)
+    assert len(pickle.dumps(result)) < 10_000
+
+
+# -------------------------------------------------------------------------------------------------- payloads
+
+
+def test_future_payloads(make_store, use_scheduler):
+    store = make_store("local_path")
+    with use_scheduler("distributed") as client:
+        one = client.submit(bytes, 3)
+        block = client.submit(cell, {"5.0": b"block", "6.0": b""})
+        with store.open().batched_writes() as batch:
+            batch.write_bytes("vertices", "0.0", one)
+            batch.write_blobs(block, keys=[("vertices", "5.0"), ("vertices", "6.0")])
+        assert batch.report.chunks == 3
+    found = store.open("r")
+    assert [found.read_bytes("vertices", k) for k in ("0.0", "5.0", "6.0")] == [bytes(3), b"block", b""]
+
+
+@pytest.mark.contract
+def test_block_with_other_keys_is_refused_and_not_stored(make_store, scheduler):
+    store = make_store("local_path")
+    group = store.open()
+    for yielded in (
+        {("vertices", "0.0"): b"1"},
+        {("vertices", "0.0"): b"1", ("vertices", "2.0"): b"1"},
+        {("vertices", "0.0"): b"1", ("vertices", "1.0"): b"1", ("vertices", "3.0"): b"1"},
+        {("other", "0.0"): b"1", ("vertices", "1.0"): b"1"},
+        {"0.0": b"1"},
+        [b"1", b"2"],
+        b"1",
+    ):
+        with pytest.raises((dzv.PlanError, dzv.StoreError)), group.batched_writes() as batch:
+            batch.write_blobs(delayed(yielded), keys=[("vertices", "0.0"), ("vertices", "1.0")])
+        assert store.keys() == ["zarr.json"]
+    with pytest.raises(dzv.PlanError, match="declared"), group.batched_writes() as batch:
+        batch.write_blobs(delayed({("vertices", "7.0"): b"1"}), keys=[("vertices", "0.0")])
+    with pytest.raises(dzv.StoreError, match="payload"), group.batched_writes() as batch:
+        batch.write_blobs(delayed({("vertices", "0.0"): 3.5}), keys=[("vertices", "0.0")])
+    assert store.keys() == ["zarr.json"]
+
+
+def test_same_key_twice(make_store):
+    group = make_store("memory_store").open()
+    lazy = delayed(bytes)(3)
+    with group.batched_writes() as batch:
+        group.write_bytes("v", "0.0", b"first")
+        group.write_bytes("v", "0.0", b"last")
+        batch.write_bytes("v", "1.0", lazy)
+        batch.write_blobs(delayed(cell)({"2.0": b"x"}), keys=[("vertices", "2.0")])
+        refused = [
+            lambda: batch.write_bytes("v", "0.0", lazy),
+            lambda: batch.write_bytes("v", "1.0", lazy),
+            lambda: batch.write_bytes("v", "1.0", b"eager"),
+            lambda: batch.write_bytes("vertices", "2.0", b"eager"),
+            lambda: batch.write_blobs(lazy, keys=[("vertices", "3.0"), ("v", "1.0")]),
+            lambda: batch.write_blobs(lazy, keys=[("vertices", "3.0"), ("vertices", "3.0")]),
+        ]
+        for call in refused:
+            with pytest.raises(dzv.PlanError, match=r"two tasks.*(v|vertices)"):
+                call()
+        batch.write_bytes("vertices", "3.0", b"a refused declaration declares nothing")
+    assert group.read_bytes("v", "0.0") == b"last"
+    assert group.list_chunks("v") == ["0.0", "1.0"]
+    assert group.list_chunks("vertices") == ["2.0", "3.0"]
+
+
+def test_bad_arguments(make_store):
+    group = make_store("memory_store").open()
+    for kwargs in ({"shards": 0}, {"shards": -1}, {"shards": 2.0}, {"shards": True}, {"block_chunks": 0}):
+        with pytest.raises(ValueError, match="shards|block_chunks"), group.batched_writes(**kwargs):
+            raise AssertionError("not opened")
+    with group.batched_writes() as batch:
+        with pytest.raises(ValueError, match="Delayed"):
+            batch.write_blobs({("v", "0.0"): b"1"}, keys=[("v", "0.0")])
+        with pytest.raises(ValueError, match="keys"):
+            batch.write_blobs(delayed({}), keys=[])
+
+
+def test_a_delayed_per_blob_warns_once_about_whole_blocks(make_store, monkeypatch):
+    monkeypatch.setattr("dask_zv.batch.writes._MANY_DELAYED", 20)
+    group = make_store("memory_store").open()
+    with pytest.warns(UserWarning, match="write_blobs") as caught, group.batched_writes(compute=False) as batch:
+        for i in range(40):
+            batch.write_bytes("v", f"{i}.0", delayed(bytes)(i))
+    assert len(caught) == 1
+
+
+# -------------------------------------------------------------------------------------------------- shards
+
+
+def test_one_object_per_array_and_block(make_store):
+    store = make_store("memory_store")
+    group = store.open()
+    arrays = ("vertices", "vertex_attributes/mass")
+    payloads = {f"{x}.{y}.{z}": b"%d" % x for x in range(8) for y in range(8) for z in range(8)}
+    batch = write_all(group, payloads, arrays, shards=64, block_chunks=64)
+    assert batch.report.blocks == 8
+    assert batch.report.stored_objects == 16
+    for array in arrays:
+        assert names_below(store, array) == [f"__shard_{64 * i:06d}" for i in range(8)]
+    with group.batched_writes(shards=64) as batch:
+        for i in range(3):
+            block = {("lazy", f"{i}.{j}.0"): b"x" for j in range(5)} | {("more", f"{i}.{j}.0"): b"y" for j in range(5)}
+            batch.write_blobs(delayed(block), keys=list(block))
+    assert batch.report.stored_objects == 6
+    assert names_below(store, "lazy") == names_below(store, "more") == ["__shard_000000", "__shard_000001", "__shard_000008"]
+
+
+def test_shard_ids_are_the_same_from_any_client(make_store):
+    dumps = []
+    payloads = many(50)
+    for order in (1, -1):
+        store = make_store("memory_store")
+        write_all(store.open(), dict(list(payloads.items())[::order]), shards=8)
+        dumps.append(store.dump())
+    assert dumps[0] == dumps[1]
+    # and a part of the chunks goes into the same shards
+    store = make_store("memory_store")
+    write_all(store.open(), dict(list(payloads.items())[:20]), ["vertices"], shards=8)
+    assert set(names_below(store, "vertices")) <= {k.split("/")[1] for k in dumps[0] if k.startswith("vertices/")}
+
+
+def test_merging_keeps_shards_of_others(make_store):
+    store = make_store("memory_store")
+    root = store.root()
+    root.create_group("v")
+    node = root.create_array("v/__shard_000000", shape=(6,), chunks=(6,), dtype="uint8")
+    node[:] = np.frombuffer(b"abcdef", "uint8")
+    node.attrs["shard_index"] = {"0.0": [0, 3], "9.9": [3, 3]}
+    group = store.open()
+    write_all(group, {"0.0": b"new", "1.0": b"beside"}, ["v"], shards=4)
+    again = store.open("r")
+    assert {k: again.read_bytes("v", k) for k in again.list_chunks("v")} == {"0.0": b"new", "1.0": b"beside", "9.9": b"def"}
+    assert names_below(store, "v") == ["__shard_000000"]
+
+
+# -------------------------------------------------------------------------------------------------- many chunks
+
+
+def test_ten_thousand_eager_chunks_on_a_cluster(make_store, use_scheduler):
+    store = make_store("local_path")
+    group = store.open()
+    payloads = {f"{i // 100}.{i % 100}.0": bytes([i % 256]) * 8192 for i in range(10_000)}
+    with use_scheduler("distributed"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with group.batched_writes(shards=256, compute=False) as batch:
+            for key, data in payloads.items():
+                group.write_bytes("vertices", key, data)
+        lazy = batch.to_delayed()
+        assert len(dict(lazy.__dask_graph__())) <= 64
+        report = lazy.compute()
+    assert report.chunks == 10_000
+    assert report.nbytes == 10_000 * 8192
+    found = store.open("r")
+    with found.batched_reads([("vertices", list(payloads))]):
+        assert all(found.read_bytes("vertices", k) == v for k, v in payloads.items())
+
+
+# -------------------------------------------------------------------------------------------------- tasks run twice
+
+
+@pytest.mark.parametrize("shards", [None, 4])
+def test_a_task_that_runs_twice_stores_the_same_bytes(make_store, shards):
+    store = make_store("memory_store")
+    group = store.open()
+    write_all(group, many(20), ["vertices"], shards=shards)
+    with group.batched_writes(compute=False, shards=shards, block_chunks=4) as batch:
+        for key in list(many(20))[::2]:
+            group.write_bytes("vertices", key, b"new" + key.encode())
+    graph = graph_of(batch)
+    blocks = [k for k in graph if "-store-" in k]
+    assert len(blocks) > 1
+    for key in blocks:
+        dask.get(graph, key)
+    once = store.dump()
+    for key in blocks:
+        dask.get(graph, key)
+    assert store.dump() == once
+    batch.to_delayed().compute(scheduler="sync")
+    committed = store.dump()
+    batch.to_delayed().compute(scheduler="threads")
+    assert store.dump() == committed
+
+
+def test_twins_of_a_block_at_the_same_time(make_store):
+    """A stolen task may run beside its twin."""
+    store = make_store("local_path")
+    group = store.open()
+    write_all(group, {f"{i}.0": b"old%d" % i for i in range(8)}, ["v"], shards=16)
+    with group.batched_writes(compute=False, shards=16) as batch:
+        group.write_bytes("v", "0.0", b"new" * 1000)
+    graph = graph_of(batch)
+    (key,) = [k for k in graph if "-store-" in k]
+    threads = [threading.Thread(target=dask.get, args=(graph, key)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    batch.to_delayed().compute(scheduler="sync")
+    found = store.open("r")
+    assert [found.read_bytes("v", f"{i}.0") for i in range(8)] == [b"new" * 1000] + [b"old%d" % i for i in range(1, 8)]

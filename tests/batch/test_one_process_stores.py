@@ -1,0 +1,81 @@
+"""Stores that live in one process: refused elsewhere before anything is written, shared by threads and in-process clusters."""
+
+from __future__ import annotations
+
+import dask
+import pytest
+from dask.delayed import delayed
+
+import dask_zv as dzv
+
+ONE_PROCESS = ["memory_store", "dict", "memory_url", "fsspec_memory", "obstore_memory", "icechunk"]
+
+
+def block(keys):
+    return {("vertices", key): key.encode() for key in keys}
+
+
+@pytest.mark.parametrize("name", ONE_PROCESS)
+@pytest.mark.parametrize("scheduler", ["processes", "distributed"])
+def test_refused_in_other_processes(make_store, use_scheduler, scheduler, name):
+    store = make_store(name)
+    group = store.open()
+    group.write_bytes("vertices", "0.0", b"before")
+    before = store.dump()
+    with use_scheduler(scheduler):
+        with pytest.raises(dzv.PlanError, match="process|fork") as caught, group.batched_writes() as batch:
+            group.write_bytes("vertices", "0.0", b"after")
+            batch.write_blobs(delayed(block)(["1.0"]), keys=[("vertices", "1.0")])
+        assert "thread" in str(caught.value)
+        assert store.dump() == before
+        with group.batched_writes(compute=False) as batch:
+            batch.write_blobs(delayed(block)(["1.0"]), keys=[("vertices", "1.0")])
+        with pytest.raises(Exception, match=r".") as caught:
+            dask.compute(batch.to_delayed())
+        text = str(caught.value) + str(caught.value.__cause__)
+        assert isinstance(caught.value, dzv.PlanError) or "process" in text or "fork" in text
+        assert store.dump() == before
+    with group.batched_writes():
+        group.write_bytes("vertices", "0.0", b"after")
+    assert group.read_bytes("vertices", "0.0") == b"after"
+
+
+@pytest.mark.parametrize("name", [n for n in ONE_PROCESS if n != "icechunk"])
+def test_shared_by_an_in_process_cluster(make_store, use_scheduler, name):
+    store = make_store(name)
+    group = store.open()
+    with use_scheduler("in-process cluster"):
+        with group.batched_writes(block_chunks=2) as batch:
+            for i in range(6):
+                group.write_bytes("vertices", f"{i}.0", b"%d" % i)
+            batch.write_blobs(delayed(block)(["7.0", "8.0"]), keys=[("vertices", "7.0"), ("vertices", "8.0")])
+        assert batch.report.chunks == 8
+    assert store.open("r").list_chunks("vertices") == [*(f"{i}.0" for i in range(6)), "7.0", "8.0"]
+    assert store.get("vertices/7.0/c/0") == b"7.0"
+
+
+def test_deferred_graph_keeps_its_store_alive(make_store):
+    mapping = {}
+    with dzv.open_group(mapping).batched_writes(compute=False) as batch:
+        batch.write_bytes("vertices", "0.0", b"1")
+    lazy = batch.to_delayed()
+    del batch
+    assert lazy.compute().chunks == 1
+    assert dzv.open_group(mapping, "r").read_bytes("vertices", "0.0") == b"1"
+
+
+def test_store_of_a_dict_ends_with_its_last_user():
+    """Nothing of ours keeps the bytes of a dict that the user dropped."""
+    import gc
+    import weakref
+
+    class Mapping(dict):
+        pass
+
+    mapping = Mapping()
+    group = dzv.open_group(mapping)
+    group.write_bytes("vertices", "0.0", b"1")
+    gone = weakref.ref(mapping)
+    del mapping, group
+    gc.collect()
+    assert gone() is None

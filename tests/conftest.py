@@ -1,0 +1,280 @@
+"""Stores, schedulers, and the contract matrix that the tests of all layers share."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+import zarr
+from contract_exceptions import need
+from contract_matrix import ContractMatrix
+from zarr.abc.store import Store
+from zarr.buffer import cpu, default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore
+
+import dask_zv as dzv
+
+S3_SECRET = "moto-secret-do-not-print"
+BUCKET = "contract"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "contract: a row of the contract matrix (columns: `store`, `scheduler`)")
+    config.pluginmanager.register(ContractMatrix(), "contract-matrix")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: needs --long"))
+
+
+# -------------------------------------------------------------------------------------------------- an S3 endpoint
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """URL of an S3 server on loopback, ended with the session."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_options(s3_endpoint: str) -> dict[str, Any]:
+    """Storage options in fsspec's dialect, for a server that has the bucket BUCKET."""
+    import boto3
+
+    options = {"key": "moto-key-id", "secret": S3_SECRET, "endpoint_url": s3_endpoint}
+    client = boto3.client(
+        "s3", endpoint_url=s3_endpoint, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket=BUCKET)
+    return options
+
+
+# -------------------------------------------------------------------------------------------------- stores
+
+
+@dataclass
+class StoreUnderTest:
+    """A fresh, empty store: what a user passes as `target`, and plain zarr's view of the same objects."""
+
+    name: str
+    target: Any
+    plain: Store
+    options: dict[str, Any] | None = None
+    keep: list[Any] = field(default_factory=list)
+
+    def open(self, mode: str = "r+") -> dzv.Group:
+        return dzv.open_group(self.target, mode, storage_options=self.options)
+
+    def root(self) -> zarr.Group:
+        """Return the root through plain zarr, made where it is absent."""
+        return zarr.open_group(self.plain, mode="a", zarr_format=3, use_consolidated=False)
+
+    def keys(self) -> list[str]:
+        async def collect() -> list[str]:
+            return [key async for key in self.plain.list()]
+
+        return sorted(sync(collect()))
+
+    def get(self, key: str) -> bytes | None:
+        found = sync(self.plain.get(key, default_buffer_prototype()))
+        return None if found is None else found.to_bytes()
+
+    def put(self, key: str, data: bytes) -> None:
+        sync(self.plain.set(key, cpu.Buffer.from_bytes(data)))
+
+    def delete(self, key: str) -> None:
+        sync(self.plain.delete(key))
+
+    def dump(self) -> dict[str, bytes | None]:
+        """Return every object of the store."""
+        return {key: self.get(key) for key in self.keys()}
+
+    def need(self, capability: str) -> None:
+        need(self.name, capability)
+
+
+def _local_path(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
+    return StoreUnderTest("local_path", str(root / "s.zv"), LocalStore(root / "s.zv"))
+
+
+def _local_store(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
+    store = LocalStore(root / "s.zv")
+    return StoreUnderTest("local_store", store, store)
+
+
+def _memory_store(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
+    store = MemoryStore()
+    return StoreUnderTest("memory_store", store, store)
+
+
+def _dict(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
+    mapping: dict[str, Any] = {}
+    return StoreUnderTest("dict", mapping, MemoryStore(mapping))
+
+
+def _memory_url(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
+    url = f"memory://{uuid.uuid4().hex}/s.zv"
+    return StoreUnderTest("memory_url", url, FsspecStore.from_url(url))
+
+
+def _fsspec_memory(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    fs = AsyncFileSystemWrapper(MemoryFileSystem(), asynchronous=True)
+    store = FsspecStore(fs, path=f"/{uuid.uuid4().hex}")
+    return StoreUnderTest("fsspec_memory", store, store)
+
+
+def _fsspec_s3(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
+    options = request.getfixturevalue("s3_options")
+    store = FsspecStore.from_url(
+        f"s3://{BUCKET}/{uuid.uuid4().hex}", storage_options={**options, "use_listings_cache": False}
+    )
+    return StoreUnderTest("fsspec_s3", store, store)
+
+
+def _obstore_s3(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
+    import obstore.store
+
+    options = request.getfixturevalue("s3_options")
+    prefix = uuid.uuid4().hex
+    plain = obstore.store.S3Store(
+        BUCKET,
+        prefix=prefix,
+        endpoint=options["endpoint_url"],
+        access_key_id=options["key"],
+        secret_access_key=options["secret"],
+        region="us-east-1",
+        client_options={"allow_http": True},
+    )
+    return StoreUnderTest("obstore_s3", f"s3://{BUCKET}/{prefix}", ObjectStore(plain), options)
+
+
+def _obstore_memory(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
+    import obstore.store
+
+    store = ObjectStore(obstore.store.MemoryStore())
+    return StoreUnderTest("obstore_memory", store, store)
+
+
+def _icechunk(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
+    import icechunk
+
+    repo = icechunk.Repository.create(icechunk.local_filesystem_storage(str(root / "repo")))
+    session = repo.writable_session("main")
+    return StoreUnderTest("icechunk", session, session.store, keep=[repo])
+
+
+_MAKERS: dict[str, Callable[[pytest.FixtureRequest, Path], StoreUnderTest]] = {
+    "local_path": _local_path,
+    "local_store": _local_store,
+    "memory_store": _memory_store,
+    "dict": _dict,
+    "memory_url": _memory_url,
+    "fsspec_memory": _fsspec_memory,
+    "fsspec_s3": _fsspec_s3,
+    "obstore_s3": _obstore_s3,
+    "obstore_memory": _obstore_memory,
+    "icechunk": _icechunk,
+}
+
+
+@pytest.fixture(params=list(_MAKERS))
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> StoreUnderTest:
+    """Every store that can be written, one after the other."""
+    return _MAKERS[request.param](request, tmp_path)
+
+
+@pytest.fixture
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], StoreUnderTest]:
+    """Return fresh stores by name, for tests that want a second one, or one kind alone."""
+
+    def make(name: str) -> StoreUnderTest:
+        return _MAKERS[name](request, tmp_path / uuid.uuid4().hex[:8])
+
+    return make
+
+
+# -------------------------------------------------------------------------------------------------- schedulers
+
+
+@pytest.fixture(scope="session")
+def process_pool() -> Iterator[ProcessPoolExecutor]:
+    """One pool for the multiprocessing scheduler: starting processes is what costs."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def process_cluster() -> Iterator[Any]:
+    """A LocalCluster whose workers are processes."""
+    from distributed import LocalCluster
+
+    with LocalCluster(processes=True, n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def thread_cluster() -> Iterator[Any]:
+    """A LocalCluster in this process."""
+    from distributed import LocalCluster
+
+    with LocalCluster(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def use_scheduler(request: pytest.FixtureRequest) -> Callable[[str], AbstractContextManager[Any]]:
+    """Return a context in which a scheduler is the active one; it yields the client, if there is one."""
+
+    @contextmanager
+    def use(name: str) -> Iterator[Any]:
+        if name in ("distributed", "in-process cluster"):
+            from distributed import Client
+
+            fixture = "process_cluster" if name == "distributed" else "thread_cluster"
+            with Client(request.getfixturevalue(fixture)) as client:
+                yield client
+        elif name == "processes":
+            with dask.config.set(scheduler="processes", pool=request.getfixturevalue("process_pool")):
+                yield None
+        else:
+            with dask.config.set(scheduler=name):
+                yield None
+
+    return use
+
+
+SCHEDULERS = ("sync", "threads", "processes", "distributed")
+
+
+@pytest.fixture(params=SCHEDULERS)
+def scheduler(request: pytest.FixtureRequest, use_scheduler: Any) -> Iterator[str]:
+    """Every scheduler, one after the other, as the active one."""
+    with use_scheduler(request.param):
+        yield request.param

@@ -1,0 +1,85 @@
+"""The contract matrix: which contract tests passed on which store and under which scheduler.
+
+A test is a contract test by the marker ``contract``; its columns are its parameters ``store`` and ``scheduler``. A contract test
+that is skipped for a reason that :mod:`contract_exceptions` does not list fails the session: a hole that nobody explained.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from contract_exceptions import CANNOT
+
+_WORST = ("FAIL", "xfail", "????", "skip", "ok")
+_AXES = {"store": "stores", "scheduler": "schedulers"}
+
+
+class ContractMatrix:
+    """Records the outcome of every contract test and prints the tables at the end."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, dict[str, str]] = {}
+        self._cells: dict[str, dict[tuple[str, str], str]] = {axis: {} for axis in _AXES}
+        self._order: dict[str, list[str]] = {axis: [] for axis in _AXES}
+        self._reasons: dict[str, set[str]] = {}
+        self._unexplained: list[str] = []
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            callspec = getattr(item, "callspec", None)
+            if item.get_closest_marker("contract") is None:
+                continue
+            params: dict[str, Any] = callspec.params if callspec is not None else {}
+            self._columns[item.nodeid] = {axis: str(params[axis]) for axis in _AXES if axis in params}
+            for axis, column in self._columns[item.nodeid].items():
+                if column not in self._order[axis]:
+                    self._order[axis].append(column)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        columns = self._columns.get(report.nodeid)
+        if columns is None or (report.passed and report.when != "call"):
+            return
+        outcome = "ok" if report.passed else "FAIL"
+        if hasattr(report, "wasxfail"):
+            outcome = "xfail"
+            self._unexplained.append(f"{report.nodeid}: expected to fail: {report.wasxfail}")
+        elif report.skipped:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            reason = reason.removeprefix("Skipped: ")
+            outcome = "skip" if reason in CANNOT.values() else "????"
+            if outcome == "skip":
+                self._reasons.setdefault(reason, set()).update(columns.values())
+            else:
+                self._unexplained.append(f"{report.nodeid}: {reason}")
+        name = report.nodeid.split("[")[0].rpartition("/")[2].removeprefix("test_").replace(".py::test_", ": ")
+        for axis, column in columns.items():
+            before = self._cells[axis].get((name, column), "ok")
+            self._cells[axis][name, column] = min(before, outcome, key=_WORST.index)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._unexplained and session.exitstatus == 0:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        for axis, title in _AXES.items():
+            if self._cells[axis]:
+                self._table(terminalreporter, axis, title)
+        for reason in sorted(self._reasons):
+            terminalreporter.line(f"skip: {reason} ({', '.join(sorted(self._reasons[reason]))})")
+        if self._unexplained:
+            terminalreporter.section("contract tests without an explanation", red=True)
+            for line in self._unexplained:
+                terminalreporter.line(line)
+
+    def _table(self, out: Any, axis: str, title: str) -> None:
+        columns = self._order[axis]
+        rows = list(dict.fromkeys(name for name, _ in self._cells[axis]))
+        out.section(f"contract matrix: {title}")
+        width = max(map(len, rows))
+        out.line(" " * width + "  " + "  ".join(columns))
+        for row in rows:
+            cells = (self._cells[axis].get((row, column), "").center(len(column)) for column in columns)
+            out.line(f"{row:<{width}}  " + "  ".join(cells).rstrip())
+        counts = [sum(v == o for v in self._cells[axis].values()) for o in _WORST]
+        out.line(", ".join(f"{n} {o}" for n, o in zip(counts, _WORST, strict=True) if n))

@@ -1,0 +1,55 @@
+"""A zarr store that records what it is asked for, so that "reads only what it must" is an assertion."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any, Self
+
+from zarr.abc.store import Store
+from zarr.storage import WrapperStore
+
+_BLOB = re.compile(r"(?:^|/)(?P<array>vertices|vertex_fragments|vertex_attributes/[^/]+)/(?P<chunk>-?\d+(?:\.-?\d+)*)/")
+
+
+class CountingStore(WrapperStore[Store]):
+    """Wraps a store; every copy that is opened for another mode writes into the same log.
+
+    Attributes
+    ----------
+    log : list of str
+        Keys in the order they were asked for.
+    listed : list of str
+        Prefixes that were listed.
+    """
+
+    def __init__(self, store: Store, log: list[str] | None = None, listed: list[str] | None = None) -> None:
+        super().__init__(store)
+        self.log: list[str] = [] if log is None else log
+        self.listed: list[str] = [] if listed is None else listed
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        return type(self)(self._store.with_read_only(read_only), self.log, self.listed)
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        self.log.append(key)
+        return await super().get(key, *args, **kwargs)
+
+    async def list_dir(self, prefix: str) -> Any:
+        self.listed.append(prefix)
+        async for name in super().list_dir(prefix):
+            yield name
+
+    def forget(self) -> None:
+        """Empty the log."""
+        self.log.clear()
+        self.listed.clear()
+
+    @property
+    def blobs(self) -> Counter[tuple[str, str]]:
+        """Requests of blobs by (array, chunk key)."""
+        return Counter((m["array"], m["chunk"]) for m in map(_BLOB.search, self.log) if m)
+
+    def chunks(self, array: str = "vertices") -> set[str]:
+        """Return the keys of the chunks of one array that were asked for."""
+        return {chunk for name, chunk in self.blobs if name == array}

@@ -1,0 +1,207 @@
+"""Engine "zv": how xarray finds it, what it opens, and what the Dataset says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import dask_zv as dzv
+from dask_zv.xarray_backend.entrypoint import ZVBackendEntrypoint
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden_0.7"
+
+
+def in_fresh_interpreter(code: str, *args: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# -------------------------------------------------------------------------------------------------- discovery
+
+
+def test_xarray_finds_the_engine_without_an_import_of_ours():
+    code = "import xarray as xr; e = xr.backends.list_engines()['zv']; print(e.description)"
+    assert "Zarr Vectors" in in_fresh_interpreter(code)
+
+
+def test_a_bare_xarray_opens_by_name_and_has_the_accessor(written):
+    code = "import sys, xarray as xr; ds = xr.open_dataset(sys.argv[1]); print(ds.zv.sel().sizes['vertex'])"
+    assert in_fresh_interpreter(code, written.target) == str(len(written.positions))
+
+
+def test_importing_dask_zv_does_not_import_xarray():
+    code = "import sys, dask_zv; print(sorted({'xarray', 'pandas', 'distributed'} & set(sys.modules)))"
+    assert in_fresh_interpreter(code) == "[]"
+
+
+def test_engine_is_opened_without_naming_it(written):
+    assert xr.open_dataset(written.target).sizes == {"vertex": len(written.positions), "colour_channel": 3}
+
+
+@pytest.mark.parametrize("name", ["a.zv", "a.zarrvectors", "A.ZV", "b/a.zv/", "s3://bucket/a.zarrvectors", "a.zarrvectors.zip"])
+def test_guesses_by_suffix_alone(name):
+    assert ZVBackendEntrypoint().guess_can_open(name)
+    if "://" not in name:
+        assert ZVBackendEntrypoint().guess_can_open(Path(name))
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.nc", "zv", "a.zv.nc", "", b"a.zv", 7, None, {"a.zv": 1}])
+def test_leaves_other_things_to_others(name):
+    assert not ZVBackendEntrypoint().guess_can_open(name)
+
+
+# -------------------------------------------------------------------------------------------------- what is opened
+
+
+def test_names_dims_dtypes_and_values(written):
+    ds = written.open()
+    assert set(ds.data_vars) == {*written.attributes, "object_id"}
+    assert set(ds.coords) == {"vertex", "x", "y", "z", "colour_channel"}
+    for number, axis in enumerate("xyz"):
+        assert ds[axis].dims == ("vertex",)
+        np.testing.assert_array_equal(ds[axis], written.positions[:, number], strict=True)
+    for name, values in written.attributes.items():
+        assert ds[name].dtype == values.dtype
+        np.testing.assert_array_equal(ds[name], values)
+    assert ds.colour.dims == ("vertex", "colour_channel")
+    np.testing.assert_array_equal(ds.object_id, written.object_ids)
+    np.testing.assert_array_equal(ds.vertex, np.arange(len(written.positions)))
+
+
+def test_missing_categories_are_none(written):
+    maybe = written.open().maybe.to_numpy()
+    assert {v for v in maybe if v is not None} == {"soma", "axon", "dendrite"}
+    assert sum(v is None for v in maybe) == sum(v is None for v in written.attributes["maybe"]) > 0
+
+
+def test_attrs_say_units_and_fit_netcdf(written):
+    ds = written.open()
+    assert [ds[a].attrs["units"] for a in "xyz"] == ["micrometer"] * 3
+    assert [ds[a].attrs["axis"] for a in "xyz"] == ["X", "Y", "Z"]
+    assert ds.attrs["zv_level"] == 0
+    assert ds.attrs["vertex_count"] == len(written.positions)
+    assert ds.attrs["chunk_shape"] == [10.0, 10.0, 20.0]
+    np.testing.assert_allclose(ds.attrs["bounds_min"], written.positions.min(axis=0))
+    np.testing.assert_allclose(ds.attrs["bounds_max"], written.positions.max(axis=0))
+    assert json.loads(ds.attrs["zarr_vectors"])["geometry_types"] == ["point_cloud"]
+    assert sorted(ds.kind.attrs["categories"]) == ["axon", "dendrite", "soma"]
+    for variable in (ds, *ds.variables.values()):
+        for name, value in variable.attrs.items():
+            assert isinstance(name, str)
+            flat = value if isinstance(value, list) else [value]
+            assert flat, f"{name} is an empty list"
+            assert len({type(v) for v in flat}) == 1
+            assert all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in flat), (name, value)
+
+
+def test_no_encoding_that_breaks_a_later_to_zarr(written):
+    assert not any("chunks" in v.encoding for v in written.open(chunks={}).variables.values())
+
+
+def test_crs_and_time_axis(tmp_path):
+    axes = [{"name": "time", "type": "time", "unit": "second"}, "y", "x"]
+    store = dzv.create(tmp_path / "t.zv", chunk_shape=(5, 5, 5), axes=axes, crs={"name": "EPSG:3857"})
+    dzv.write_points(store, np.random.default_rng(0).uniform(0, 9, (50, 3)))
+    ds = xr.open_dataset(tmp_path / "t.zv")
+    assert [c for c in ds.coords if c != "vertex"] == ["time", "y", "x"]
+    assert ds.time.attrs["axis"] == "T"
+    assert json.loads(ds.attrs["crs"]) == {"name": "EPSG:3857"}
+    assert "units" not in ds.x.attrs
+
+
+def test_a_store_without_points(tmp_path):
+    store = dzv.create(tmp_path / "empty.zv", chunk_shape=(5, 5))
+    dzv.write_points(store, np.zeros((0, 2)), attributes={"mass": np.zeros(0)})
+    for chunks in (None, {}):
+        ds = xr.open_dataset(tmp_path / "empty.zv", chunks=chunks)
+        assert ds.sizes == {"vertex": 0}
+        assert ds.mass.to_numpy().shape == ds.x[::-1].to_numpy().shape == (0,)
+        assert ds.zv.sel(bbox=((0, 0), (1, 1))).sizes == {"vertex": 0}
+
+
+def test_drop_variables(written):
+    ds = written.open(drop_variables=["mass", "colour", "object_id", "z"])
+    assert not {"mass", "object_id", "z"} & set(ds.variables)
+    assert "kind" in ds
+    assert "mass" not in written.open(drop_variables="mass")
+
+
+def test_takes_whatever_dzv_open_takes(written):
+    path = Path(written.target)
+    for target in (path, path.as_uri(), dzv.open(path)):
+        assert xr.open_dataset(target, engine="zv").sizes["vertex"] == len(written.positions)
+
+
+def test_storage_options_reach_the_store(s3_options, s3_endpoint):
+    url = "s3://contract/engine/points.zv"
+    store = dzv.create(url, chunk_shape=(10, 10), storage_options=s3_options, overwrite=True)
+    positions = np.random.default_rng(0).uniform(0, 30, (200, 2))
+    dzv.write_points(store, positions)
+    ds = xr.open_dataset(url, engine="zv", storage_options=s3_options, chunks={})
+    assert sorted(ds.x.to_numpy()) == sorted(positions[:, 0])
+    assert s3_options["secret"] not in f"{ds!r} {ds.attrs} {ds.xindexes} {ds.x.data.name}"
+
+
+# -------------------------------------------------------------------------------------------------- errors
+
+
+def test_errors_say_what_is_wrong(written, tmp_path):
+    with pytest.raises(dzv.NotFoundError, match=r"no level 3.*\[0\]"):
+        written.open(level=3)
+    with pytest.raises(FileNotFoundError, match="nothing is here"):
+        xr.open_dataset(tmp_path / "absent.zv", engine="zv")
+    with pytest.raises(dzv.MetadataError, match="no Zarr Vectors store"):
+        xr.open_dataset(Path(written.target) / "0" / "vertices", engine="zv")
+    (tmp_path / "file.zv").write_text("x")
+    with pytest.raises(dzv.StoreError, match="is a file, not a store"):
+        xr.open_dataset(tmp_path / "file.zv")
+    with pytest.raises(TypeError, match="colour"):
+        written.open(colour="red")
+
+
+def test_an_attribute_with_the_name_of_an_axis_can_be_left_out(tmp_path):
+    store = dzv.create(tmp_path / "p.zv", chunk_shape=(5, 5))
+    dzv.write_points(store, np.random.default_rng(0).uniform(0, 9, (50, 2)), attributes={"mass": np.ones(50)})
+    (tmp_path / "p.zv/0/vertex_attributes/mass").rename(tmp_path / "p.zv/0/vertex_attributes/x")
+    store.refresh()
+    with pytest.raises(dzv.InputError, match="'x' has the name of an axis"):
+        xr.open_dataset(tmp_path / "p.zv")
+
+
+# -------------------------------------------------------------------------------------------------- reference stores
+
+
+def golden() -> list[str]:
+    found = []
+    for path in sorted(GOLDEN.glob("points*.expected.json")):
+        found.append(path.name.removesuffix(".expected.json"))
+    return found
+
+
+@pytest.mark.parametrize("name", golden())
+def test_reference_stores_open_as_the_level_reads_them(name):
+    target = next(p for p in (GOLDEN / f"{name}.zarrvectors", GOLDEN / f"{name}.zarrvectors.zip") if p.exists())
+    store = dzv.open(target)
+    for number in store.levels:
+        read = store.level(number).read()
+        for chunks in (None, {}):
+            ds = xr.open_dataset(target, level=number, chunks=chunks)
+            for i, axis in enumerate(store.axes):
+                np.testing.assert_array_equal(ds[axis], read.positions[:, i], strict=True)
+            assert {v for v in ds.data_vars if v != "object_id"} == set(read.attributes)
+            for attribute, values in read.attributes.items():
+                np.testing.assert_array_equal(ds[attribute], values)
+            assert ("object_id" in ds) == (read.object_ids is not None)
+            if read.object_ids is not None:
+                np.testing.assert_array_equal(ds.object_id, read.object_ids)
+            low, high = np.quantile(read.positions, [0.2, 0.7], axis=0)
+            inside = store.level(number).read(bbox=(low, high))
+            selected = ds.zv.sel(bbox=(low, high))
+            np.testing.assert_array_equal(selected[store.axes[0]], inside.positions[:, 0])
