@@ -100,6 +100,8 @@ class StoreUnderTest:
         return sorted(sync(collect()))
 
     def get(self, key: str) -> bytes | None:
+        if self.name == "icechunk" and not sync(self.plain.exists(key)):  # it raises where the array is absent
+            return None
         found = sync(self.plain.get(key, default_buffer_prototype()))
         return None if found is None else found.to_bytes()
 

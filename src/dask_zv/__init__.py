@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from dask_zv.batch.group import open_group as open_group
     from dask_zv.batch.receipts import Report as Report
     from dask_zv.geometry.result import Geometry as Geometry
+    from dask_zv.pipelines.creation import create as create
     from dask_zv.pipelines.points import write_points as write_points
     from dask_zv.pipelines.store import Level as Level
     from dask_zv.pipelines.store import Store as Store
-    from dask_zv.pipelines.store import create as create
     from dask_zv.pipelines.store import open as open
 
 _LAZY = {
@@ -39,7 +39,7 @@ _LAZY = {
     "Level": "dask_zv.pipelines.store",
     "Report": "dask_zv.batch.receipts",
     "Store": "dask_zv.pipelines.store",
-    "create": "dask_zv.pipelines.store",
+    "create": "dask_zv.pipelines.creation",
     "open": "dask_zv.pipelines.store",
     "open_group": "dask_zv.batch.group",
     "write_points": "dask_zv.pipelines.points",

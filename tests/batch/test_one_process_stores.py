@@ -15,6 +15,11 @@ def block(keys):
     return {("vertices", key): key.encode() for key in keys}
 
 
+def write_one(group):
+    group.write_bytes("vertices", "0.0", b"lost")
+
+
+@pytest.mark.timeout(120)  # a task that can't be unpickled hangs its client
 @pytest.mark.parametrize("name", ONE_PROCESS)
 @pytest.mark.parametrize("scheduler", ["processes", "distributed"])
 def test_refused_in_other_processes(make_store, use_scheduler, scheduler, name):
@@ -30,17 +35,18 @@ def test_refused_in_other_processes(make_store, use_scheduler, scheduler, name):
         assert store.dump() == before
         with group.batched_writes(compute=False) as batch:
             batch.write_blobs(delayed(block)(["1.0"]), keys=[("vertices", "1.0")])
-        with pytest.raises(Exception, match=r".") as caught:
+        with pytest.raises(dzv.PlanError, match="process|fork"):
             dask.compute(batch.to_delayed())
-        text = str(caught.value) + str(caught.value.__cause__)
-        assert isinstance(caught.value, dzv.PlanError) or "process" in text or "fork" in text
+        if name != "icechunk":  # such a group does not pickle at all
+            with pytest.raises(dzv.PlanError, match="process"):
+                dask.compute(delayed(write_one)(group))
         assert store.dump() == before
     with group.batched_writes():
         group.write_bytes("vertices", "0.0", b"after")
     assert group.read_bytes("vertices", "0.0") == b"after"
 
 
-@pytest.mark.parametrize("name", [n for n in ONE_PROCESS if n != "icechunk"])
+@pytest.mark.parametrize("name", ONE_PROCESS)
 def test_shared_by_an_in_process_cluster(make_store, use_scheduler, name):
     store = make_store(name)
     group = store.open()

@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 
 import dask_zv as dzv
 
-N = 3_000
+N = 2_000
 CHUNK = (10.0, 10.0, 20.0)
 
 
@@ -40,7 +40,7 @@ class Written:
 
 def points(n: int = N, seed: int = 0) -> tuple[NDArray[Any], dict[str, NDArray[Any]], NDArray[Any]]:
     rng = np.random.default_rng(seed)
-    positions = rng.uniform(-25, 45, (n, 3)).astype(np.float32)
+    positions = rng.uniform(-12, 28, (n, 3)).astype(np.float32)
     positions[: n // 10] = positions[: n // 10].round()  # some on the faces of chunks
     names = np.array(["soma", "axon", "dendrite"])[rng.integers(0, 3, n)]
     attributes = {

@@ -10,6 +10,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from comparing import assert_same
 from dask.base import tokenize
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,11 +31,12 @@ def truth(written, name):
 # -------------------------------------------------------------------------------------------------- what is read
 
 
-@pytest.mark.parametrize("chunks", [None, {}, "auto"])
+@pytest.mark.parametrize("chunks", [None, {}, {"vertex": -1}])
 def test_opening_and_looking_read_no_blob(counted, chunks):
     ds = counted.open(chunks=chunks)
     store = counted.target
-    assert len(store.log) <= 20  # documents and the catalog, however many chunks there are
+    assert not store.blobs
+    assert len(store.log) <= 25  # documents and the catalog, however many chunks there are
     assert store.listed  # the attributes' names, no chunk
     assert not any(prefix.endswith(("vertices", "mass")) for prefix in store.listed)
     store.forget()
@@ -98,7 +100,7 @@ def test_shards_are_read_with_few_requests(counted_sharded):
 
 def test_preferred_chunks_cut_at_chunks_of_the_store(written):
     rows = dzv.open(written.target).level(0).chunks.rows
-    with patch("dask_zv.xarray_backend.dataset._CHUNK_ROWS", 500):
+    with patch("dask_zv.xarray_backend.dataset._CHUNK_ROWS", 300):
         ds = written.open(chunks={})
         preferred = written.open().x.encoding["preferred_chunks"]["vertex"]
     cuts = np.cumsum(ds.chunks["vertex"])
@@ -106,7 +108,7 @@ def test_preferred_chunks_cut_at_chunks_of_the_store(written):
     assert len(cuts) > 3
     assert set(cuts) <= set(np.cumsum(rows))
     assert len(set(ds.chunks["vertex"])) > 1  # uneven, as the store is
-    assert max(ds.chunks["vertex"]) <= 500
+    assert max(ds.chunks["vertex"]) <= 300
     assert ds.colour.data.chunks[1] == (3,)
     np.testing.assert_array_equal(ds.x, written.positions[:, 0])
 
@@ -119,38 +121,39 @@ def test_many_small_chunks_become_few_dask_chunks(written):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("chunks", ["auto", {"vertex": "auto"}, {"vertex": -1}])
 def test_other_ways_to_ask_for_chunks(written, chunks):
-    ds = written.open(chunks=chunks)
-    for name in names(written):
-        np.testing.assert_array_equal(ds[name], truth(written, name))
+    ds = written.open(chunks=chunks, drop_variables="maybe")  # Dask can't guess the size of objects
+    for name in set(names(written)) - {"maybe"}:
+        assert_same(ds[name], truth(written, name))
 
 
 def test_a_cut_inside_a_chunk_is_right_too(written):
     with pytest.warns(UserWarning, match="separate the stored chunks"):
-        ds = written.open(chunks={"vertex": 700})
-    assert ds.chunks["vertex"][0] == 700
+        ds = written.open(chunks={"vertex": 311})
+    assert ds.chunks["vertex"][0] == 311
     np.testing.assert_array_equal(ds.mass, written.attributes["mass"])
 
 
 # -------------------------------------------------------------------------------------------------- indexing
 
+N = 2_000
 KEYS = [
     slice(None),
-    slice(7, 1900),
-    slice(100, 2000, 7),
+    slice(7, N - 100),
+    slice(100, N, 7),
     slice(None, None, -1),
-    slice(2500, 20, -13),
+    slice(N - 50, 20, -13),
     slice(-10, None),
     slice(50, 50),
     slice(60, 50),
     slice(50, 60, -1),
-    slice(2990, 10_000),
+    slice(N - 10, 10_000),
     0,
     -1,
     1234,
-    np.array([5, 5, 2999, -3000, 0, -1]),
-    np.arange(2999, -1, -1),
+    np.array([5, 5, N - 1, -N, 0, -1]),
+    np.arange(N - 1, -1, -1),
     np.array([], int),
-    np.random.default_rng(0).integers(-3000, 3000, 500),
+    np.random.default_rng(0).integers(-N, N, 500),
 ]
 
 
@@ -160,8 +163,8 @@ def test_indexing_is_numpy_s(written, name, chunks):
     variable = written.open(chunks=chunks)[name].variable
     expected = np.arange(len(written.positions)) if name == "vertex" else truth(written, name)
     for key in KEYS:
-        np.testing.assert_array_equal(variable[key].to_numpy(), expected[key], err_msg=str(key))
-        np.testing.assert_array_equal(variable[5:2900][::-2][:100].to_numpy(), expected[5:2900][::-2][:100])
+        assert_same(variable[key].to_numpy(), expected[key], str(key))
+        assert_same(variable[5:1900][::-2][:100].to_numpy(), expected[5:1900][::-2][:100])
 
 
 @pytest.mark.parametrize("key", KEYS, ids=str)
@@ -169,7 +172,7 @@ def test_indexing_is_numpy_s(written, name, chunks):
 def test_channels_are_indexed_apart(written, key, channel):
     expected = written.attributes["colour"]
     found = written.open().colour.variable[key, channel].to_numpy()
-    np.testing.assert_array_equal(found, expected[key][..., channel] if np.ndim(key) else expected[key, ...][..., channel])
+    np.testing.assert_array_equal(found, expected[key][..., channel])
 
 
 def test_vectorized_and_boolean_keys(written):
@@ -183,18 +186,18 @@ def test_vectorized_and_boolean_keys(written):
         written.open().mass[len(mask)].to_numpy()
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_indexer_of_xarray_s_strategies(written, data):
     strategies = pytest.importorskip("xarray.testing.strategies")
-    lazy = written.open()[["colour"]].drop_vars("vertex")
+    lazy = written.open()[["colour"]].drop_vars(["vertex", "x", "y", "z", "colour_channel"])
     eager = xr.Dataset({"colour": (("vertex", "colour_channel"), written.attributes["colour"])})
     kinds = [k for k in ("basic_indexers", "outer_array_indexers", "vectorized_indexers") if hasattr(strategies, k)]
     if not kinds:
-        indexers = data.draw(st.fixed_dictionaries({"vertex": st.slices(3000), "colour_channel": st.slices(3)}))
+        indexers = data.draw(st.fixed_dictionaries({"vertex": st.slices(N), "colour_channel": st.slices(3)}))
     else:
         indexers = data.draw(getattr(strategies, data.draw(st.sampled_from(kinds)))(sizes=dict(eager.sizes)))
-    np.testing.assert_array_equal(lazy.colour.variable.isel(indexers), eager.colour.variable.isel(indexers))
+    np.testing.assert_array_equal(lazy.colour.isel(indexers), eager.colour.isel(indexers))
 
 
 # -------------------------------------------------------------------------------------------------- other processes
@@ -208,7 +211,7 @@ def test_pickles_without_its_data_and_reads_again(written, chunks):
     assert len(data) < 50_000
     again = pickle.loads(data)
     for name in names(written):
-        np.testing.assert_array_equal(again[name], truth(written, name))
+        assert_same(again[name], truth(written, name))
     assert again.zv.sel(bbox=((0, 0, 0), (9, 9, 9))).sizes == ds.zv.sel(bbox=((0, 0, 0), (9, 9, 9))).sizes
 
 
@@ -219,13 +222,13 @@ def test_a_store_of_one_process_pickles_within_it(counted):
 
 @pytest.mark.parametrize("name", ["threads", "processes", "distributed"])
 def test_computes_on_every_scheduler(written, use_scheduler, name):
-    with patch("dask_zv.xarray_backend.dataset._CHUNK_ROWS", 1000):
+    with patch("dask_zv.xarray_backend.dataset._CHUNK_ROWS", 500):
         ds = written.open(chunks={})
     with use_scheduler(name):
         loaded = ds.compute()
         total = (ds.x * ds.mass).sum().compute()
     np.testing.assert_array_equal(loaded.x, written.positions[:, 0])
-    np.testing.assert_array_equal(loaded.maybe, written.attributes["maybe"])
+    assert_same(loaded.maybe, truth(written, "maybe"))
     np.testing.assert_array_equal(loaded.object_id, written.object_ids)
     assert np.isclose(total, (written.positions[:, 0] * written.attributes["mass"]).sum())
 
@@ -265,7 +268,7 @@ def test_a_dataset_of_a_rewritten_store_says_so(fresh):
     made = fresh()
     ds = made.open()
     dzv.write_points(dzv.open(made.target, "r+"), made.positions[:500], mode="overwrite")
-    with pytest.raises(dzv.FormatError, match="rewritten|catalog says|no chunk|does not have"):
+    with pytest.raises((dzv.FormatError, dzv.StoreError), match=r"rewritten|catalog says|is gone"):
         ds.x.to_numpy()
 
 
@@ -304,3 +307,33 @@ def test_arithmetic_between_columns_and_copies(written):
     ds, other = written.open(), written.open()
     np.testing.assert_allclose((ds.mass + other.mass).to_numpy(), 2 * written.attributes["mass"])
     xr.testing.assert_identical(ds.load(), other.load())
+
+
+def test_runs_of_rows_align_by_row_number(written):
+    ds, mass = written.open(), written.attributes["mass"]
+    total = ds.mass.isel(vertex=slice(0, 100)) + ds.mass.isel(vertex=slice(60, 200))
+    np.testing.assert_array_equal(total.vertex, np.arange(60, 100))
+    np.testing.assert_allclose(total, 2 * mass[60:100])
+    left, right = xr.align(ds.mass.isel(vertex=slice(0, 100)), ds.mass.isel(vertex=slice(60, 200)), join="outer")
+    assert left.sizes["vertex"] == right.sizes["vertex"] == 200
+    np.testing.assert_array_equal(left.isnull(), np.arange(200) >= 100)
+    np.testing.assert_array_equal(right[60:], mass[60:200])
+    with pytest.raises(ValueError, match="no one run"):
+        xr.align(ds.mass.isel(vertex=slice(0, 10)), ds.mass.isel(vertex=slice(60, 70)), join="outer")
+    assert (ds.mass.isel(vertex=slice(0, 10)) + ds.mass.isel(vertex=slice(60, 70))).sizes == {"vertex": 0}
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(0, 500)])
+def test_two_states_of_a_store_behind_a_url_are_never_mixed_up(s3_options, rows):
+    """A URL has no time of change: xarray's keys alone would be equal, and the difference 0."""
+    url = "s3://contract/engine/two-states.zv"
+    positions = np.random.default_rng(0).uniform(0, 30, (1000, 2))
+    store = dzv.create(url, chunk_shape=(10, 10), storage_options=s3_options, overwrite=True)
+    dzv.write_points(store, positions)
+    before = xr.open_dataset(url, engine="zv", storage_options=s3_options, chunks={}).persist()
+    dzv.write_points(dzv.open(url, "r+", storage_options=s3_options), (positions * 0.5)[rows], mode="overwrite")
+    after = xr.open_dataset(url, engine="zv", storage_options=s3_options, chunks={})
+    assert before.x.data.name != after.x.data.name
+    both = xr.Dataset({"before": ("i", before.x.data[:500]), "after": ("i", after.x.data[:500])}).compute()
+    assert (both.before != both.after).any()
+    np.testing.assert_array_equal(both.after, dzv.open(url, storage_options=s3_options).level(0).read().positions[:500, 0])

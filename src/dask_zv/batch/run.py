@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from dask.base import compute, get_scheduler
 from dask.delayed import Delayed
 
-from dask_zv.errors import PlanError
 from dask_zv.storage.handles import StoreHandle, process_token
 
 if TYPE_CHECKING:
@@ -43,12 +42,7 @@ def check_reachable(handle: StoreHandle) -> None:
         get = get_scheduler()
         elsewhere = getattr(get, "__module__", "") == "dask.multiprocessing"
     if elsewhere:
-        raise PlanError(
-            "the store lives in the memory of this process, and the active scheduler runs tasks in others, where writes "
-            "would be lost: use the threaded or synchronous scheduler, LocalCluster(processes=False), or a store "
-            "that all workers can reach",
-            store=handle.url,
-        )
+        raise handle.out_of_reach()
 
 
 def hold_on_workers(pieces: Sequence[Any]) -> list[Any]:

@@ -178,7 +178,7 @@ def normalise(payload: Any, spec: BlockSpec) -> tuple[dict[Address, bytes], Mapp
     items: Iterable[tuple[Address, Any]]
     if isinstance(payload, Mapping):
         items = payload.items()
-    elif isinstance(payload, list):
+    elif isinstance(payload, list) and all(isinstance(item, tuple) and len(item) == 3 for item in payload):
         items = (((array, key), data) for array, key, data in payload)
     else:
         raise PlanError(
@@ -232,9 +232,7 @@ def store_block(spec: BlockSpec, payload: Any) -> BlockResult:
     return BlockResult(receipt, started, time.time(), getattr(payload, "extra", None))
 
 
-def _kept_members(
-    target: PerChunk, spec: BlockSpec, array: str, number: int, members: Mapping[str, bytes]
-) -> dict[str, bytes]:
+def _kept_members(target: PerChunk, spec: BlockSpec, array: str, number: int, members: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return what a shard of ours already holds and this block does not replace."""
     if (array, number) not in spec.merge:
         return {}

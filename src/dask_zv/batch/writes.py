@@ -183,9 +183,7 @@ class WriteBatch:
             blobs = PerChunk(self._objects, self._place.prefix)
             listings = {a: blobs.listing(a) for a in arrays}
         queued = self._eager | self._lazy
-        pieces = [
-            (self._spec(addresses, listings), [(a, k, queued[a, k]) for a, k in addresses]) for addresses in self._cut()
-        ]
+        pieces = [(self._spec(addresses, listings), [(a, k, queued[a, k]) for a, k in addresses]) for addresses in self._cut()]
         builder = GraphBuilder()
         eager = [i for i, (_, p) in enumerate(pieces) if not any(isinstance(d, Delayed) or is_future(d) for *_, d in p)]
         payloads: list[Any] = [p for _, p in pieces]

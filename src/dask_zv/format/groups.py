@@ -46,9 +46,7 @@ def encode_groups(members: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple
     return b"".join(ids.astype("<i8", copy=False).tobytes() for ids in arrays), offsets
 
 
-def decode_groups(
-    data: bytes | bytearray | memoryview, offsets: bytes | bytearray | memoryview
-) -> list[NDArray[np.int64]]:
+def decode_groups(data: bytes | bytearray | memoryview, offsets: bytes | bytearray | memoryview) -> list[NDArray[np.int64]]:
     """Decode the two blobs of the groups.
 
     Parameters
@@ -70,9 +68,7 @@ def decode_groups(
     if size % 8:
         raise FormatError(f"data of groups is {size} bytes, not whole 8-byte integers", array="groups", offset=size)
     if n_bytes % 8:
-        raise FormatError(
-            f"offsets of groups are {n_bytes} bytes, not whole 8-byte integers", array="groups", offset=n_bytes
-        )
+        raise FormatError(f"offsets of groups are {n_bytes} bytes, not whole 8-byte integers", array="groups", offset=n_bytes)
     if n_bytes == 0:
         if size:
             raise FormatError(f"{size} bytes of members without a group", array="groups", offset=0)

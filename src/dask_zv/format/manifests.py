@@ -69,9 +69,7 @@ def encode_manifest(chunks: ArrayLike, fragments: ArrayLike) -> bytes:
     return _WORD.pack(len(blocks)) + blocks.tobytes()
 
 
-def encode_manifests(
-    object_rows: ArrayLike, chunks: ArrayLike, fragments: ArrayLike, *, first: int, count: int
-) -> list[bytes]:
+def encode_manifests(object_rows: ArrayLike, chunks: ArrayLike, fragments: ArrayLike, *, first: int, count: int) -> list[bytes]:
     """Encode the manifests of consecutive objects at once.
 
     Parameters
@@ -226,9 +224,7 @@ def _check_fragments(fragments: NDArray[np.int64], dtype: np.dtype[np.void]) -> 
         raise FormatError(f"block {bad} of a manifest names fragment {fragments[bad]}", offset=at)
 
 
-def _decode_blocks(
-    blob: bytes | bytearray | memoryview, size: int, n_blocks: int, ndim: int, max_fragments: int
-) -> Manifest:
+def _decode_blocks(blob: bytes | bytearray | memoryview, size: int, n_blocks: int, ndim: int, max_fragments: int) -> Manifest:
     """Decode block by block; every step checks that the bytes it wants are there."""
     head = struct.Struct(f"<{ndim}qB")
     least = n_blocks * (head.size + _WORD.size)

@@ -17,7 +17,7 @@ from dask_zv.format.fragments import decode_fragments
 from dask_zv.geometry.schema import FRAGMENTS, AttributeSchema
 from dask_zv.pipelines.chunk_cache import SharedCache
 from dask_zv.pipelines.level_io import ChunkTable, LevelSource, chunk_table, level_blobs
-from dask_zv.pipelines.objects_index import ObjectIndex, fragment_owners
+from dask_zv.pipelines.objects_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.pipelines.reading import read_chunks
 from dask_zv.spatial.grid import Box
 from dask_zv.storage.per_chunk import PerChunk
@@ -64,7 +64,9 @@ class LevelRows:
         self._offsets = None
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return (type(self).__name__, self.source.place.handle, self.source.place.prefix, self.source.token)
+        s = self.source
+        # the schema too: new categories can leave every blob, and so the catalog, as it was
+        return (type(self).__name__, s.place.handle, s.place.prefix, s.token, s.index_token, repr(s.schema))
 
     @property
     def table(self) -> ChunkTable:
@@ -236,7 +238,7 @@ def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> 
         whole = source.schema.grid.inside(spatial, box)
     chosen = None
     if objects is not None:
-        ids = np.unique(np.atleast_1d(np.asarray(objects, np.int64)))
+        ids = chosen_ids(objects)
         chosen = ObjectIndex(source).select(ids)
         named = chosen.by_chunk
         keep &= np.fromiter((k in named for k in table.keys), bool, len(table))

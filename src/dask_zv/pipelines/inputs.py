@@ -20,7 +20,7 @@ from dask_zv.batch.run import hold_on_workers
 from dask_zv.errors import InputError
 from dask_zv.geometry.schema import check_attribute_name
 
-__all__ = ["AttributeInput", "Partitions", "RawPart", "partition_input"]
+__all__ = ["AttributeInput", "Partitions", "RawPart", "partition_input", "series_values"]
 
 _PARTITION_BYTES = 32 << 20
 _KINDS = "biufcmM"
@@ -173,7 +173,7 @@ def _as_column(name: str, values: Any) -> NDArray[Any]:
     if hasattr(values, "cat") or type(values).__name__ == "Categorical":
         values = np.asarray(values.astype(object), object)
     elif hasattr(values, "to_numpy"):
-        values = _series_values(name, values)
+        values = series_values(name, values)
     column = np.asarray(values)
     _check_column(name, column.dtype, column.ndim, column.shape)
     return column
@@ -285,7 +285,13 @@ def _load_arrays(number: int, positions: Any, names: Sequence[str], columns: Seq
 
 
 def _from_frame(frame: Any, attributes: Any, object_ids: Any, axes: tuple[str, ...]) -> Partitions:
-    columns = [str(c) for c in frame.columns]
+    columns = [c for c in frame.columns if isinstance(c, str)]
+    repeated = sorted({c for c in columns if columns.count(c) > 1})
+    if repeated:
+        raise InputError(f"several columns have the name {repeated[0]!r}: rename or drop all but one")
+    unnamed = [c for c in frame.columns if not isinstance(c, str)]
+    if unnamed and attributes is None:
+        raise InputError(f"column {unnamed[0]!r}: attributes are named by strings; rename it, or list those to store")
     missing = [a for a in axes if a not in columns]
     if missing:
         raise InputError(f"unknown column {missing[0]!r}: the axes are {', '.join(axes)}, the columns {', '.join(columns)}")
@@ -298,7 +304,7 @@ def _from_frame(frame: Any, attributes: Any, object_ids: Any, axes: tuple[str, .
     elif isinstance(attributes, Mapping) or _is_frame(attributes) or isinstance(attributes, str):
         raise InputError("attributes is a list of column names where positions are a DataFrame")
     else:
-        names = [str(n) for n in attributes]
+        names = list(dict.fromkeys(str(n) for n in attributes))
     unknown = [n for n in names if n not in columns]
     if unknown:
         raise InputError(f"unknown column {unknown[0]!r}: the columns are {', '.join(columns)}")
@@ -307,14 +313,14 @@ def _from_frame(frame: Any, attributes: Any, object_ids: Any, axes: tuple[str, .
     if object_ids is not None and _numeric(frame.dtypes[object_ids]).kind not in "iu":
         raise InputError(f"object_ids {object_ids!r} are integers, not {frame.dtypes[object_ids]}")
     if not is_dask_collection(frame):
-        part = _load_frame(0, frame, axes, specs, object_ids, dtype)
+        part = _load_frame(0, frame, axes, specs, object_ids)
         made = _from_numpy(part.positions, part.attributes, part.object_ids, axes)
         return Partitions(made.arguments, made.count, dtype, specs, object_ids is not None)
     delayed = frame.to_delayed()
 
     def arguments(builder: GraphBuilder) -> list[Any]:
         return [
-            Task(None, _load_frame, i, builder.absorb(d, inline=True), axes, specs, object_ids, dtype)
+            Task(None, _load_frame, i, builder.absorb(d, inline=True), axes, specs, object_ids)
             for i, d in enumerate(delayed)
         ]
 
@@ -350,17 +356,25 @@ def _describe_column(name: str, dtype: Any) -> AttributeInput:
 
 
 def _load_frame(
-    number: int, frame: Any, axes: Sequence[str], specs: Sequence[AttributeInput], ids: str | None, dtype: np.dtype[Any]
+    number: int, frame: Any, axes: Sequence[str], specs: Sequence[AttributeInput], ids: str | None
 ) -> RawPart:
     try:
-        points = np.stack([_series_values(a, frame[a]).astype(dtype, copy=False) for a in axes], axis=1)
-        values = {s.name: _series_values(s.name, frame[s.name]) for s in specs}
-        return RawPart(points, values, None if ids is None else _series_values(ids, frame[ids]))
+        # not cast to what was declared: the scan looks whether a cast would move them
+        points = np.stack([series_values(a, frame[a]) for a in axes], axis=1)
+        values = {s.name: series_values(s.name, frame[s.name]) for s in specs}
+        return RawPart(points, values, None if ids is None else series_values(ids, frame[ids]))
     except InputError as error:
         raise InputError(f"partition {number}: {error.message}") from None
 
 
-def _series_values(name: str, series: Any) -> NDArray[Any]:
+def series_values(name: str, series: Any) -> NDArray[Any]:
+    """Return the values of a pandas column as numpy ones; strings and categories as objects.
+
+    Raises
+    ------
+    InputError
+        Values are missing where numpy's dtype has none to say so.
+    """
     wanted = _numeric(series.dtype)
     if wanted.kind not in _KINDS:
         return np.asarray(series.astype(object).to_numpy(), object)

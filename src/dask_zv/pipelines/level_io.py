@@ -26,6 +26,9 @@ from dask_zv.storage.per_chunk import PerChunk
 
 __all__ = ["ChunkTable", "LevelSource", "check_unchanged", "chunk_table", "find_source", "level_blobs"]
 
+MANIFESTS_DIGEST = "dask_zv_digest"
+"""Attribute of the manifests' array; see :func:`dask_zv.pipelines.manifests.write_manifests_document`."""
+
 _CATALOGS: OrderedDict[tuple[str, str, str], Catalog] = OrderedDict()
 _CATALOG_LIMIT = 8
 _LOCK = threading.Lock()
@@ -73,6 +76,8 @@ class LevelSource:
         State of the store when it was looked at: the digest of the catalog, or of the metadata without one.
     catalogued : bool
         The level had a catalog.
+    index_token : str
+        Digest of the manifests that our writer left; empty for levels of others.
     """
 
     place: Place
@@ -80,6 +85,7 @@ class LevelSource:
     chunk_attribute: tuple[str, tuple[Any, ...]] | None
     token: str
     catalogued: bool
+    index_token: str = ""
 
     @property
     def rank(self) -> int:
@@ -108,8 +114,8 @@ def find_source(place: Place, root: RootMetadata, level: LevelMetadata, token: s
     catalog = load_catalog(objects, place.prefix)
     names = objects.list_dir(join(place.prefix, "vertex_attributes"))
     names = [n for n in names if n != DOCUMENT]
-    paths = [VERTICES, "object_index", *(f"vertex_attributes/{n}" for n in names)]
-    vertices, index, *found = _documents(objects, [join(place.prefix, p) for p in paths])
+    paths = [VERTICES, "object_index", "object_index/manifests", *(f"vertex_attributes/{n}" for n in names)]
+    vertices, index, manifests, *found = _documents(objects, [join(place.prefix, p) for p in paths])
     grid = ChunkGrid(level.chunk_shape_in(root.chunk_shape), root.bins_per_chunk if level.level == 0 else (1,) * root.ndim)
     meta: Mapping[str, Any] = (vertices or {}).get("attributes", {})
     if meta.get("encoding", "raw") != "raw":
@@ -126,7 +132,8 @@ def find_source(place: Place, root: RootMetadata, level: LevelMetadata, token: s
     chunk_attribute = None
     if level.chunk_attribute_name is not None:
         chunk_attribute = (level.chunk_attribute_name, tuple(level.chunk_attribute_values or ()))
-    source = LevelSource(place, schema, chunk_attribute, catalog.token if catalog else token, catalog is not None)
+    index_token = str((manifests or {}).get("attributes", {}).get(MANIFESTS_DIGEST, ""))
+    source = LevelSource(place, schema, chunk_attribute, catalog.token if catalog else token, catalog is not None, index_token)
     if catalog is not None:
         _remember(source, catalog)
     return source, catalog

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +17,12 @@ from numpy.typing import NDArray
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.tasks import BlockResult, Place
 from dask_zv.errors import InputError
-from dask_zv.format.documents import manifests_document
+from dask_zv.format.documents import dump_json, manifests_document
 from dask_zv.format.groups import encode_groups
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.manifests import encode_manifests
+from dask_zv.pipelines.inputs import series_values
+from dask_zv.pipelines.level_io import MANIFESTS_DIGEST
 from dask_zv.pipelines.scan import id_ranges, merge_ranges
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import join
@@ -28,6 +32,7 @@ __all__ = ["ObjectPlan", "object_blobs", "object_metadata", "plan_objects", "wri
 _CHUNK = 1 << 14
 _OBJECTS_PER_TASK = 16 * _CHUNK
 _MOST_EDGES = 20_000
+_MOST_GROUPS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,12 +45,12 @@ class ObjectPlan:
         Ids are 0 to ``count - 1``.
     attributes : mapping of str to (values, present)
         Row = id; `present` is None where all objects have a value.
-    groups : mapping of int to ids, optional
+    groups : mapping of int to ids
     """
 
     count: int
     attributes: Mapping[str, tuple[NDArray[Any], NDArray[np.bool_] | None]]
-    groups: Mapping[int, Sequence[int]] | None
+    groups: Mapping[int, NDArray[np.int64]]
 
     @property
     def chunk(self) -> int:
@@ -91,13 +96,27 @@ def plan_objects(ids: NDArray[np.int64], object_attributes: Any, groups: Mapping
         present = np.zeros(count, bool)
         full[index], present[index] = values, True
         attributes[name] = full, None if present.all() else present
+    return ObjectPlan(count, attributes, _check_groups(groups, count))
+
+
+def _check_groups(groups: Mapping[int, Sequence[int]] | None, count: int) -> dict[int, NDArray[np.int64]]:
+    """Return the members of each group as an array of ids."""
+    if groups is not None and not isinstance(groups, Mapping):
+        raise InputError(f"groups is a mapping of group number to object ids, not a {type(groups).__name__}")
+    out: dict[int, NDArray[np.int64]] = {}
     for group, members in (groups or {}).items():
         if not np.issubdtype(type(group), np.integer) or group < 0:
             raise InputError(f"groups are numbered from 0, not {group!r}")
-        wrong = [m for m in members if not 0 <= int(m) < count]
-        if wrong:
-            raise InputError(f"group {group} names object {wrong[0]}, ids are 0 to {count - 1}")
-    return ObjectPlan(count, attributes, groups)
+        if group >= _MOST_GROUPS:  # a number is a place in an array: every gap is an empty group
+            raise InputError(f"group {group:d} is beyond {_MOST_GROUPS - 1:,}: number the groups from 0 without wide gaps")
+        ids = np.asarray(members)
+        if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
+            raise InputError(f"group {group} names its objects by a sequence of integer ids, not by {members!r:.80}")
+        wrong = (ids < 0) | (ids >= count) if len(ids) else np.zeros(0, bool)
+        if wrong.any():
+            raise InputError(f"group {group} names object {ids[wrong][0]}, ids are 0 to {count - 1}")
+        out[int(group)] = ids.astype(np.int64)
+    return out
 
 
 def _object_columns(object_attributes: Any) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64] | None]:
@@ -108,7 +127,7 @@ def _object_columns(object_attributes: Any) -> tuple[dict[str, NDArray[Any]], ND
         index = np.asarray(object_attributes.index)
         if index.dtype.kind not in "iu" or len(np.unique(index)) != len(index) or (len(index) and int(index.min()) < 0):
             raise InputError("object_attributes must be indexed by distinct object ids")
-        items = [(str(c), object_attributes[c].to_numpy()) for c in object_attributes.columns]
+        items = [(str(c), series_values(str(c), object_attributes[c])) for c in object_attributes.columns]
         index = index.astype(np.int64)
     elif isinstance(object_attributes, Mapping):
         items = [(str(k), np.asarray(v)) for k, v in object_attributes.items()]
@@ -139,8 +158,8 @@ def object_blobs(plan: ObjectPlan) -> list[tuple[str, str, bytes]]:
         if present is not None:
             out.append((f"object_attributes/{name}", "present_mask", present.astype(np.uint8).tobytes()))
     if plan.groups:
-        members = [list(plan.groups.get(g, ())) for g in range(max(plan.groups) + 1)]
-        data, offsets = encode_groups([np.asarray(m, np.int64) for m in members])
+        nobody = np.zeros(0, np.int64)
+        data, offsets = encode_groups([plan.groups.get(g, nobody) for g in range(max(plan.groups) + 1)])
         out += [("groups", "data", data), ("groups", "offsets", offsets)]
     return out
 
@@ -169,7 +188,7 @@ def write_object_index(
 ) -> list[TaskRef]:
     """Add the tasks that write the manifests from what the blocks report; return what the commit waits for.
 
-    The array's document goes after its cells, except where the store wants nodes first.
+    The array's document goes after its cells; where the store wants nodes first, before them as well.
     """
     if plan.count == 0:
         return []
@@ -177,11 +196,11 @@ def write_object_index(
     step = -(-plan.count // tasks)
     step = -(-step // plan.chunk) * plan.chunk
 
-    def add_document(after: Sequence[TaskRef]) -> TaskRef:
-        key = builder.key("object-index")
-        return builder.add(key, write_manifests_document, place, plan.count, plan.chunk, List(*after))
+    def add_document(digests: Sequence[TaskRef], after: Sequence[TaskRef]) -> TaskRef:
+        key = builder.key("object-index", len(digests))
+        return builder.add(key, write_manifests_document, place, plan.count, plan.chunk, List(*digests), List(*after))
 
-    before = [add_document(results)] if nodes_first else []
+    before = [add_document([], results)] if nodes_first else []
     written: list[TaskRef] = []
     for i, first in enumerate(range(0, plan.count, step)):
         last = min(first + step, plan.count)
@@ -193,7 +212,7 @@ def write_object_index(
             ]
         key = builder.key("manifests", i)
         written.append(builder.add(key, _write_manifests, place, plan.chunk, rank, first, last, List(*pieces), List(*before)))
-    return written if nodes_first else [add_document(written)]
+    return [add_document(written, [])]
 
 
 Fragments = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
@@ -217,7 +236,8 @@ def _write_manifests(
     last: int,
     pieces: Sequence[BlockResult | Fragments | None],
     _: Sequence[None],
-) -> None:
+) -> str:
+    """Store the manifests of the objects in [first, last); return a digest of them."""
     found = [f for p in pieces if (f := _fragments_between(p, first, last)) is not None]
     objects = np.concatenate([f[0] for f in found]) if found else np.zeros(0, np.int64)
     chunks = np.concatenate([f[1] for f in found]) if found else np.zeros((0, rank), np.int64)
@@ -225,7 +245,7 @@ def _write_manifests(
     # an object's fragments in ascending order of their chunks, whichever block reported first
     order = np.lexsort((fragments, *chunks.T[::-1], objects))
     objects, chunks, fragments = objects[order], chunks[order], fragments[order]
-    codec, vlen = Zstd(level=0), VLenBytes()
+    codec, vlen, digest = Zstd(level=0), VLenBytes(), hashlib.sha256()
     store = open_objects(place.handle)
     path = join(place.prefix, "object_index/manifests")
     for start in range(first, last, chunk):
@@ -234,9 +254,19 @@ def _write_manifests(
         blobs = encode_manifests(objects[low:high], chunks[low:high], fragments[low:high], first=start, count=stop - start)
         cells = np.full(chunk, b"", object)  # Zarr stores the last chunk in full length
         cells[: stop - start] = blobs
-        store.put(f"{path}/c/{start // chunk}", bytes(codec.encode(vlen.encode(cells))))
+        data = bytes(codec.encode(vlen.encode(cells)))
+        digest.update(data)
+        store.put(f"{path}/c/{start // chunk}", data)
+    return digest.hexdigest()
 
 
-def write_manifests_document(place: Place, count: int, chunk: int, _: Sequence[None]) -> None:
-    """Store the document of the manifests' array; the last argument is what it waits for."""
-    open_objects(place.handle).put(join(place.prefix, f"object_index/manifests/{DOCUMENT}"), manifests_document(count, chunk))
+def write_manifests_document(place: Place, count: int, chunk: int, digests: Sequence[str], _: Sequence[Any]) -> None:
+    """Store the document of the manifests' array; the last argument is what it waits for.
+
+    The digest in it tells these manifests from others: objects can change places while every blob of the level, and so the
+    catalog, stays as it was, and what readers keep in memory goes by both.
+    """
+    document = json.loads(manifests_document(count, chunk))
+    if digests:
+        document["attributes"][MANIFESTS_DIGEST] = hashlib.sha256("".join(digests).encode()).hexdigest()
+    open_objects(place.handle).put(join(place.prefix, f"object_index/manifests/{DOCUMENT}"), dump_json(document))

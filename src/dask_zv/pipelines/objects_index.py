@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError, MetadataError, NotFoundError
+from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.groups import decode_groups
 from dask_zv.format.keys import DOCUMENT, coords_to_keys
@@ -24,7 +24,7 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import ZarrObjects, join
 from dask_zv.storage.per_chunk import PerChunk
 
-__all__ = ["FragmentTable", "ObjectIndex", "fragment_owners", "read_groups", "read_object_attributes"]
+__all__ = ["FragmentTable", "ObjectIndex", "chosen_ids", "fragment_owners", "read_groups", "read_object_attributes"]
 
 _SLICE = 1 << 14
 _KEPT_FRAGMENTS = 4_000_000
@@ -168,13 +168,27 @@ class ObjectIndex:
         return FragmentTable(ids[rows], chunks, fragments)
 
 
+def chosen_ids(objects: Any) -> NDArray[np.int64]:
+    """Return the ids that a user asks for, distinct and ascending.
+
+    Raises
+    ------
+    InputError
+        Not an integer or a sequence of them.
+    """
+    ids = np.atleast_1d(np.asarray(objects))
+    if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
+        raise InputError(f"objects are an integer id or a sequence of them, not {objects!r:.80}")
+    return np.unique(ids).astype(np.int64)
+
+
 def fragment_owners(source: LevelSource, chunks: Sequence[str]) -> FragmentTable:
     """Return the fragments of the objects that have any in `chunks`.
 
     The whole table is kept per process where it is small; where it isn't, the manifests are read again in slices, so memory
     is bounded by the answer.
     """
-    key = (source.place.handle.identity, source.place.prefix, source.token)
+    key = (source.place.handle.identity, source.place.prefix, source.token + source.index_token)
     with _LOCK:
         if key in _CACHE:
             return _CACHE[key]

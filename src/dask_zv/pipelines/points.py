@@ -20,11 +20,12 @@ from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.geometry.points import PointRows, encode_points
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
+from dask_zv.pipelines.creation import position_dtype
 from dask_zv.pipelines.exchange import plan_blocks, remove_spill, spill_directory, split_partitions
 from dask_zv.pipelines.inputs import AttributeInput, Partitions, partition_input
 from dask_zv.pipelines.manifests import ObjectPlan, object_blobs, object_metadata, plan_objects, write_object_index
 from dask_zv.pipelines.scan import Conversion, Scan, scan_partitions
-from dask_zv.pipelines.store import SETTINGS, Level, Store, position_dtype
+from dask_zv.pipelines.store import SETTINGS, Level, Store
 from dask_zv.spatial.grid import Box, ChunkGrid
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.local import LocalObjects

@@ -22,6 +22,7 @@ from dask_zv.pipelines.level_io import LevelSource, check_unchanged, level_blobs
 from dask_zv.pipelines.objects_index import (
     FragmentTable,
     ObjectIndex,
+    chosen_ids,
     fragment_owners,
     read_groups,
     read_object_attributes,
@@ -248,7 +249,7 @@ def read_points(
     chosen: FragmentTable | None = None
     ids: NDArray[np.int64] | None = None
     if objects is not None:
-        ids = np.unique(np.atleast_1d(np.asarray(objects, np.int64)))
+        ids = chosen_ids(objects)
         chosen = ObjectIndex(source).select(ids)
         named = chosen.by_chunk
         keys = table.keys

@@ -113,6 +113,8 @@ def convert_part(
     where = f"partition {number}: " if number >= 0 else ""
     if raw.ndim != 2 or raw.shape[1] != conversion.grid.ndim:
         raise InputError(f"{where}positions have the shape {raw.shape}, (n, {conversion.grid.ndim}) is wanted")
+    if raw.dtype.kind not in "iuf":  # a lazy array that is not what it said
+        raise InputError(f"{where}positions are integers or floats, not {raw.dtype}")
     if raw.dtype.kind == "f" and not np.isfinite(raw).all():
         row = int(np.flatnonzero(~np.isfinite(raw).all(axis=1))[0])
         raise InputError(f"{where}position {row} is {raw[row].tolist()}: NaN and infinite positions have no chunk; drop them")
@@ -140,6 +142,8 @@ def convert_part(
         points, values = points[~outside], {k: v[~outside] for k, v in values.items()}
     ids = part.object_ids
     if ids is not None:
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise InputError(f"{where}object_ids are integers of the shape (n,), not {ids.dtype} {ids.shape}")
         if len(ids) and (int(ids.min()) < 0 or int(ids.max()) > np.iinfo(np.int64).max):
             raise InputError(f"{where}object ids are between 0 and 2**63 - 1, found {int(ids.min())} to {int(ids.max())}")
         ids = (ids if outside is None else ids[~outside]).astype(np.int64, copy=False)
@@ -186,8 +190,11 @@ def scan_part(
                     f"{where}attribute {attribute.name!r} is {values.dtype} {values.shape}, declared as {attribute.dtype} "
                     f"with {attribute.channels or 'no'} channels"
                 )
-            if not np.can_cast(values.dtype, attribute.dtype, "same_kind"):
-                raise InputError(f"{where}attribute {attribute.name!r} is {values.dtype}, declared as {attribute.dtype}")
+            if not _fits(values, attribute.dtype):
+                raise InputError(
+                    f"{where}attribute {attribute.name!r} is {values.dtype}, declared as {attribute.dtype}, which does not "
+                    "hold its values: give the lazy array the dtype that it has, with astype or meta="
+                )
             continue
         try:
             encoding = DictionaryEncoding.from_values(values)
@@ -209,6 +216,17 @@ def scan_part(
         categories,
         {number: _spans(morton_codes(coords))},
     )
+
+
+def _fits(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
+    """Tell whether values are the same after a cast."""
+    if np.can_cast(values.dtype, dtype, "safe"):
+        return True
+    if not np.can_cast(values.dtype, dtype, "same_kind"):
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = values.astype(dtype).astype(values.dtype)
+    return np.array_equal(cast, values, equal_nan=values.dtype.kind in "fcmM")
 
 
 def _check_categories(attribute: AttributeInput, names: frozenset[str], limit: int) -> None:

@@ -35,6 +35,8 @@ _MAGIC = b"DZVC"
 _VERSION = 1
 _MAX_CHUNKS = 1 << 31
 _COLUMNS = {"nbytes": np.int64, "shard": np.int64, "offset": np.int64, "crc": np.uint32}
+_STORED = ("|i1", "<i2", "<i4", "<i8", "<u4")
+"""The dtypes of columns as they are stored."""
 _FILL = {"nbytes": -1, "shard": -1, "offset": 0, "crc": 0}
 
 
@@ -107,9 +109,7 @@ class Catalog:
         row = self._rows_by_key.get(parse_key(key)) if columns is not None and is_spatial_key(key) else None
         if columns is None or row is None or columns.nbytes[row] < 0:
             return None
-        return Place(
-            int(columns.nbytes[row]), int(columns.shard[row]), int(columns.offset[row]), int(columns.crc[row])
-        )
+        return Place(int(columns.nbytes[row]), int(columns.shard[row]), int(columns.offset[row]), int(columns.crc[row]))
 
     def covers(self, addresses: Iterable[tuple[str, str]]) -> bool:
         """Tell whether any of the (array, chunk key) addresses is in the catalog."""
@@ -140,7 +140,8 @@ def encode_catalog(catalog: Catalog) -> bytes:
     codec = Zstd(level=1)
     described, frames = [], []
     for name, values in columns:
-        narrow = np.ascontiguousarray(_narrow(values))
+        narrow = _narrow(values)
+        narrow = np.ascontiguousarray(narrow, narrow.dtype.newbyteorder("<"))
         frame = bytes(codec.encode(narrow)) if narrow.size else b""
         described.append({"name": name, "dtype": narrow.dtype.str, "shape": list(narrow.shape), "nbytes": len(frame)})
         frames.append(frame)
@@ -195,9 +196,9 @@ def decode_catalog(payload: bytes, *, store: str | None = None, array: str | Non
 
 
 def _decode_column(frame: bytes, dtype_name: object, shape: object) -> NDArray[Any]:
-    dtype = np.dtype(dtype_name)  # type: ignore[call-overload]
-    if dtype.kind not in "iu" or not isinstance(shape, list) or len(shape) not in (1, 2):
-        raise ValueError(f"a column of {dtype} {shape}")
+    if dtype_name not in _STORED or not isinstance(shape, list) or len(shape) not in (1, 2):
+        raise ValueError(f"a column of {dtype_name!r:.40} {shape!r:.40}")
+    dtype = np.dtype(str(dtype_name))
     if not all(type(s) is int and 0 <= s < _MAX_CHUNKS for s in shape):
         raise ValueError(f"a column of shape {shape}")
     # by the frame's own header first: what is allocated is bounded by what the frame can hold

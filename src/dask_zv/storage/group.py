@@ -13,7 +13,7 @@ from zarr.storage import StorePath
 from dask_zv.errors import NotFoundError, StoreError
 from dask_zv.format.documents import parse_document, to_json
 from dask_zv.format.keys import DOCUMENT, check_chunk_key, check_name
-from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.handles import StoreHandle, open_objects, open_objects_later
 from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.nodes import (
     Attributes,
@@ -86,6 +86,8 @@ class NodeGroup:
         return cls._from_handle(handle.handle.with_read_only(False), prefix)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._handle.is_session:  # tasks of ours may carry its handle, where they stay in this process
+            raise self._handle.out_of_reach()
         return _restore_group, (type(self), self._handle, self._prefix)
 
     def __repr__(self) -> str:
@@ -271,4 +273,6 @@ class NodeGroup:
 
 
 def _restore_group(cls: type[NodeGroup], handle: StoreHandle, prefix: str) -> NodeGroup:
-    return cls._from_handle(handle, prefix)
+    group = cls.__new__(cls)
+    group._attach(handle, open_objects_later(handle), prefix)
+    return group

@@ -2,7 +2,7 @@
 
 A :class:`StoreHandle` is a URL with options, a pickled zarr store, or a key into this process' registry of stores that live
 in one process (:class:`~zarr.storage.MemoryStore`, ``memory://``, a dict, a writable Icechunk session). Every process keeps
-one open store per handle. A registered store is never copied: unpickling its handle in another process raises, because
+one open store per handle. A registered store is never copied: its handle opens nothing in another process but raises, because
 writes to a copy would be lost without a word.
 """
 
@@ -18,15 +18,15 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from zarr.abc.store import Store
 
-from dask_zv.errors import PlanError
+from dask_zv.errors import PlanError, ZVError
 from dask_zv.storage.objects import Objects, ZarrObjects
 
-__all__ = ["StoreHandle", "handle_for_store", "handle_for_url", "open_objects", "process_token", "public_url"]
+__all__ = ["StoreHandle", "handle_for_store", "handle_for_url", "open_objects", "open_objects_later", "process_token", "public_url"]
 
 _PROCESS = uuid.uuid4().hex
 _LIVE: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
@@ -34,6 +34,9 @@ _OPEN: OrderedDict[str, Objects] = OrderedDict()
 _OPEN_LIMIT = 64
 _LOCK = threading.RLock()
 _SECRET_WORDS = ("secret", "key", "token", "password", "credential", "sas", "account", "auth", "cookie", "signature")
+
+ICECHUNK_SESSION = "a writable Icechunk session"
+"""Why only one process may use it."""
 
 Opener = Callable[[str, Mapping[str, Any], bool], Objects]
 
@@ -74,28 +77,33 @@ class StoreHandle:
         return self.kind == "process"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        payload = self._payload
-        if self.kind == "process":
-            self.check_process()
-            token, reason, _ = payload
-            if reason.startswith("icechunk"):
-                raise PlanError(
-                    "a writable Icechunk session does not pickle: on a cluster each task needs a fork "
-                    "(session.fork()); use the synchronous or the threaded scheduler here",
-                    store=self.url,
-                )
-            payload = (token, reason)
+        payload = self._payload[:2] if self.kind == "process" else self._payload
         return _restore, (self.kind, self.url, self.read_only, self.identity, payload)
 
     def check_process(self) -> None:
         """Raise :class:`PlanError` where the store lives in another process."""
         if self.kind == "process" and self._payload[0] != process_token():
-            raise PlanError(
-                f"the store lives in the memory of one process ({self._payload[1]}), and this task runs in another: "
-                "use the threaded or synchronous scheduler, LocalCluster(processes=False), or a store that all "
-                "workers can reach",
+            raise self.out_of_reach()
+
+    @property
+    def is_session(self) -> bool:
+        """True for a writable Icechunk session."""
+        return self.kind == "process" and self._payload[1] == ICECHUNK_SESSION
+
+    def out_of_reach(self) -> PlanError:
+        """Return the error for a use of a one-process store in another process."""
+        if self.is_session:
+            return PlanError(
+                "a writable Icechunk session does not pickle, so other processes can't write to it: on a cluster each "
+                "task needs a fork (session.fork()); use the synchronous or the threaded scheduler here",
                 store=self.url,
             )
+        return PlanError(
+            f"the store lives in the memory of one process ({self._payload[1]}), and writes of another process would be "
+            "lost: use the threaded or synchronous scheduler, LocalCluster(processes=False), or a store that all workers "
+            "can reach",
+            store=self.url,
+        )
 
     def with_read_only(self, read_only: bool = True) -> StoreHandle:
         """Return the same store for reading only, or for writing too."""
@@ -105,14 +113,10 @@ class StoreHandle:
 
 
 def _restore(kind: Any, url: str, read_only: bool, identity: str, payload: Any) -> StoreHandle:
-    handle = StoreHandle(kind, url, read_only, identity, payload)
-    handle.check_process()
-    if kind != "process":
-        return handle
-    store = _LIVE.get(identity)
-    if store is None:
-        raise PlanError("the in-memory store is gone: keep a reference to it until the work is done", store=url)
-    return StoreHandle(kind, url, read_only, identity, (*payload, store))
+    if kind == "process":
+        # no error here where the store is out of reach, see open_objects_later
+        payload = (*payload, _LIVE.get(identity))
+    return StoreHandle(kind, url, read_only, identity, payload)
 
 
 def _digest(*parts: object) -> str:
@@ -169,7 +173,7 @@ def handle_for_store(store: Store, url: str, *, one_process: str | None, read_on
             one_process = f"a {type(store).__name__} that does not pickle"  # of no concern before another process is
     if one_process is not None:
         return StoreHandle("process", url, read_only, identity, (process_token(), one_process, store))
-    return StoreHandle("pickled", url, read_only, identity, pickled)
+    return StoreHandle("pickled", url, read_only, identity, (pickled, store))
 
 
 def open_objects(handle: StoreHandle) -> Objects:
@@ -196,14 +200,37 @@ def open_objects(handle: StoreHandle) -> Objects:
         return objects
 
 
+class _Refused:
+    """Stands for the objects of a store that this process can't open: every use raises why."""
+
+    def __init__(self, error: ZVError) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        raise self._error
+
+
+def open_objects_later(handle: StoreHandle) -> Objects:
+    """Return the objects of `handle`'s store; where it can't be opened, every use of them raises.
+
+    For what runs while a task is unpickled: a distributed worker that fails there never says so, and its client waits
+    forever.
+    """
+    try:
+        return open_objects(handle)
+    except ZVError as error:
+        return cast(Objects, _Refused(error))
+
+
 def _open(handle: StoreHandle) -> Objects:
     if handle.kind == "url":
         opener, options, url = handle._payload
         objects: Objects = opener(url, options, handle.read_only)
         return objects
-    store: Store | None = handle._payload[2] if handle.kind == "process" else _LIVE.get(handle.identity)
+    # the caller's own store where it is in reach: another process has its copy
+    store: Store | None = handle._payload[2 if handle.kind == "process" else 1] or _LIVE.get(handle.identity)
     if store is None:
-        store = _LIVE[handle.identity] = pickle.loads(handle._payload)
+        store = _LIVE[handle.identity] = pickle.loads(handle._payload[0])
     secrets = _secrets_of(store)
     if handle.read_only != store.read_only:
         session = getattr(store, "session", None)  # Icechunk: a store can't write what its session can't

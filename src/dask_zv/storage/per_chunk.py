@@ -123,9 +123,7 @@ class PerChunk:
         path = self.path(array, shard_name(number))
         steps: list[tuple[str, BytesLike]] = [(f"{path}/{DOCUMENT}", blob_document(offset, shard_attributes(entries)))]
         if offset:
-            steps.insert(
-                len(steps) if self.objects.nodes_first else 0, (f"{path}/c/0", b"".join(blobs[key] for key in keys))
-            )
+            steps.insert(len(steps) if self.objects.nodes_first else 0, (f"{path}/c/0", b"".join(blobs[key] for key in keys)))
         self.objects.put_many([steps])
         return entries
 

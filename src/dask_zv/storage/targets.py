@@ -19,7 +19,7 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath, WrapperStore, ZipStore
 
 from dask_zv.errors import InputError, StoreError
-from dask_zv.storage.handles import StoreHandle, handle_for_store, handle_for_url, public_url, secrets_in
+from dask_zv.storage.handles import ICECHUNK_SESSION, StoreHandle, handle_for_store, handle_for_url, public_url, secrets_in
 from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.objects import Objects, ZarrObjects, join
 
@@ -242,7 +242,7 @@ def _one_process(store: Store) -> str | None:
     if isinstance(store, ObjectStore):
         return "obstore's MemoryStore" if type(store.store).__name__ == "MemoryStore" else None
     if type(store).__name__ == "IcechunkStore":
-        return None if store.read_only else "icechunk: a writable session"
+        return None if store.read_only else ICECHUNK_SESSION
     return None
 
 

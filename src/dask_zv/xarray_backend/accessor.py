@@ -85,12 +85,16 @@ class ZVDatasetAccessor:
     def _sel_loaded(self, bbox: Any, objects: Sequence[int] | None) -> xr.Dataset:
         """Select among rows that were picked before: by their own coordinates, which are read for it."""
         ds = self._ds
-        if "vertex" not in ds.dims or "zv_version" not in ds.attrs:
+        names = ds.attrs.get("zv_axes")
+        if "vertex" not in ds.dims or names is None:
             raise InputError("ds.zv works on Datasets opened with engine='zv'")
+        names = [str(n) for n in np.atleast_1d(names)]
         mask = np.ones(ds.sizes["vertex"], bool)
         if bbox is not None:
-            names = [k for k in ds.coords if ds[k].dims == ("vertex",) and k != "vertex"]
             low, high = as_box(bbox, len(names))
+            gone = [n for n in names if n not in ds.variables]
+            if gone:
+                raise InputError(f"the Dataset has no {', '.join(gone)} any more, which a box needs")
             for name, a, b in zip(names, low, high, strict=True):
                 values = ds[name].to_numpy().astype(np.float64, copy=False)
                 mask &= (values >= a) & (values <= b)

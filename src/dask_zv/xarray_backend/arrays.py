@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import xarray as xr
+from dask.base import tokenize
 from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from dask_zv.pipelines.columns import LevelRows
 
-__all__ = ["ColumnArray", "RowNumbers"]
+__all__ = ["ColumnArray", "StatefulVariable"]
 
 
-def _outer_indexed(key: indexing.ExplicitIndexer, shape: tuple[int, ...], read: Callable[[tuple[Any, ...]], Any]) -> Any:
-    """Let xarray turn any key into outer keys for `read`."""
-    if not isinstance(key, indexing.VectorizedIndexer):  # xarray can't turn round a slice that is empty
-        nothing = slice(0, 0)
-        parts = (
-            nothing if isinstance(k, slice) and not range(*k.indices(n)) else k for k, n in zip(key.tuple, shape, strict=True)
-        )
-        key = type(key)(tuple(parts))
-    return indexing.explicit_indexing_adapter(key, shape, indexing.IndexingSupport.OUTER, read)
+def _plain(key: Any, size: int) -> Any:
+    """Return one dimension's key as xarray can split it: it stumbles over an empty slice of negative step."""
+    return slice(0, 0) if isinstance(key, slice) and not range(*key.indices(size)) else key
 
 
 class ColumnArray(BackendArray):
@@ -46,7 +41,9 @@ class ColumnArray(BackendArray):
         self.dtype = dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return _outer_indexed(key, self.shape, self._read)
+        if not isinstance(key, indexing.VectorizedIndexer):
+            key = type(key)(tuple(map(_plain, key.tuple, self.shape)))
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
         first, rest = key[0], key[1:]
@@ -65,7 +62,10 @@ class ColumnArray(BackendArray):
         return _outer(self._values(np.where(numbers < 0, numbers + n, numbers)), rest)
 
     def _values(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
-        return self.rows.column(self.name, rows).astype(self.dtype, copy=False)
+        values = self.rows.column(self.name, rows).astype(self.dtype, copy=False)
+        if self.dtype.hasobject:  # xarray's missing value: it makes NaN of None by itself, but not everywhere
+            values = np.where(values == None, np.nan, values)  # noqa: E711 - one by one
+        return values
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return (type(self).__name__, self.rows, self.name)
@@ -75,23 +75,19 @@ def _outer(values: NDArray[Any], rest: tuple[Any, ...]) -> NDArray[Any]:
     return values[(slice(None), *rest)]
 
 
-class RowNumbers(BackendArray):
-    """The coordinate ``vertex``: the number of each row in the level, made when asked for.
+class StatefulVariable(xr.Variable):
+    """A variable whose Dask keys name the state of the store.
 
-    Parameters
-    ----------
-    start, stop : int
+    xarray makes the keys of ``open_dataset(chunks=...)`` from the path and the time of the directory's last change, which a URL
+    does not have: two opens of a store, rewritten in between, would share their keys, and Dask would answer one with the other.
     """
 
-    def __init__(self, start: int, stop: int) -> None:
-        self.start = start
-        self.shape = (stop - start,)
-        self.dtype = np.dtype(np.int64)
+    __slots__ = ()
 
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return _outer_indexed(key, self.shape, self._read)
-
-    def _read(self, key: tuple[Any, ...]) -> Any:
-        if isinstance(key[0], slice):
-            return np.arange(*key[0].indices(self.shape[0]), dtype=np.int64) + self.start
-        return np.arange(self.start, self.start + self.shape[0], dtype=np.int64)[key[0]]
+    def chunk(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the variable as a Dask array, see :meth:`xarray.Variable.chunk`."""
+        options = dict(kwargs.get("from_array_kwargs") or {})
+        if isinstance(options.get("name"), str):
+            options["name"] += f"-{tokenize(self._data)}"
+            kwargs["from_array_kwargs"] = options
+        return super().chunk(*args, **kwargs)

@@ -15,7 +15,7 @@ from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.columns import LevelRows
 from dask_zv.pipelines.level_io import ChunkTable
 from dask_zv.pipelines.store import Level
-from dask_zv.xarray_backend.arrays import ColumnArray, RowNumbers
+from dask_zv.xarray_backend.arrays import ColumnArray, StatefulVariable
 from dask_zv.xarray_backend.index import RowIndex
 
 __all__ = ["level_dataset"]
@@ -53,7 +53,7 @@ def level_dataset(level: Level, drop_variables: Iterable[str] = ()) -> xr.Datase
         if len(dims) > 1:
             preferred[dims[1]] = shape[1]
         data = LazilyIndexedArray(ColumnArray(rows, name, shape, dtype))
-        return xr.Variable(dims, data, attrs, {"preferred_chunks": preferred})
+        return StatefulVariable(dims, data, attrs, {"preferred_chunks": preferred})
 
     taken = {a.name for a in axes} | {"vertex", "object_id"}
     coords: dict[Any, xr.Variable] = {}
@@ -91,15 +91,11 @@ def level_dataset(level: Level, drop_variables: Iterable[str] = ()) -> xr.Datase
             "comment": "-1: of none, -2: shared",
         }
         data["object_id"] = variable("object_id", ("vertex",), (n,), np.dtype(np.int64), attrs)
-    row_numbers = xr.Variable(
-        ("vertex",),
-        LazilyIndexedArray(RowNumbers(0, n)),
-        {"long_name": "row number in the level"},
-        {"preferred_chunks": {"vertex": chunks}},
-    )
-    indexed = xr.Coordinates({"vertex": row_numbers}, indexes={"vertex": RowIndex(rows, 0, n)})
-    ds = xr.Dataset({k: v for k, v in data.items() if k not in dropped}, attrs=_dataset_attrs(level))
-    return ds.assign_coords({k: v for k, v in coords.items() if k not in dropped}).assign_coords(indexed)
+    # coordinates as data first: assign_coords would make plain Variables of them
+    ds = xr.Dataset({k: v for k, v in {**data, **coords}.items() if k not in dropped}, attrs=_dataset_attrs(level))
+    index = RowIndex(rows, 0, n)
+    row_numbers = xr.Coordinates(index.create_variables(), indexes={"vertex": index})
+    return ds.set_coords([k for k in coords if k not in dropped]).assign_coords(row_numbers)
 
 
 def _attribute_attrs(attribute: AttributeSchema) -> dict[str, Any]:
@@ -128,6 +124,7 @@ def _dataset_attrs(level: Level) -> dict[str, Any]:
         "zv_url": level.store.url,
         "zv_version": metadata.zv_version,
         "zv_level": level.number,
+        "zv_axes": list(level.store.axes),
         "geometry_types": list(metadata.geometry_types),
         "vertex_count": level.metadata.vertex_count,
         "chunk_shape": list(level.source.schema.grid.chunk_shape),

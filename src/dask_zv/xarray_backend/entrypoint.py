@@ -11,7 +11,6 @@ from xarray.backends import BackendEntrypoint
 
 from dask_zv.pipelines.store import Store
 from dask_zv.pipelines.store import open as open_store
-from dask_zv.xarray_backend import accessor as _accessor  # noqa: F401 - registers ds.zv
 from dask_zv.xarray_backend.dataset import level_dataset
 
 __all__ = ["ZVBackendEntrypoint"]

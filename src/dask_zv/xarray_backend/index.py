@@ -7,12 +7,11 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from xarray import Variable
-from xarray.core.indexing import IndexSelResult, LazilyIndexedArray
+from xarray import IndexVariable, Variable
+from xarray.core.indexing import IndexSelResult
 from xarray.indexes import Index, PandasIndex
 
 from dask_zv.pipelines.columns import LevelRows
-from dask_zv.xarray_backend.arrays import RowNumbers
 
 __all__ = ["RowIndex"]
 
@@ -36,11 +35,10 @@ class RowIndex(Index):
         self.stop = stop
 
     def create_variables(self, variables: Mapping[Any, Variable] | None = None) -> dict[Hashable, Variable]:
-        """Return the coordinate of this index' rows: their numbers, made when asked for."""
+        """Return the coordinate of this index' rows: their numbers, as a range that takes no memory."""
         given = (variables or {}).get("vertex")
-        attrs, encoding = (given.attrs, given.encoding) if given is not None else ({}, {})
-        data = LazilyIndexedArray(RowNumbers(self.start, self.stop))
-        return {"vertex": Variable(("vertex",), data, attrs, encoding)}
+        attrs = {"long_name": "row number in the level"} if given is None else given.attrs
+        return {"vertex": IndexVariable(("vertex",), self.to_pandas_index(), attrs)}
 
     def isel(self, indexers: Mapping[Any, Any]) -> Self | None:
         """Return the index of a run of rows, None for anything else."""
@@ -60,15 +58,30 @@ class RowIndex(Index):
         """Select by row numbers."""
         return PandasIndex(self.to_pandas_index(), "vertex").sel(labels, method=method, tolerance=tolerance)
 
+    def _state(self) -> Any:
+        return None if self.rows is None else self.rows.__dask_tokenize__()
+
     def equals(self, other: Index, **_: Any) -> bool:
         """Tell whether both are the same rows of the same state of a level."""
         return (
             isinstance(other, RowIndex)
-            and self.rows is not None
-            and other.rows is not None
-            and self.rows.__dask_tokenize__() == other.rows.__dask_tokenize__()
             and (self.start, self.stop) == (other.start, other.stop)
+            and self._state() == other._state()
         )
+
+    def join(self, other: Self, how: str = "inner") -> Self:
+        """Return the rows that both have ("inner"), or either has, where these are one run ("outer")."""
+        start, stop = max(self.start, other.start), min(self.stop, other.stop)
+        if how == "outer":
+            if start > stop:
+                raise ValueError(f"rows {self.start:,} to {self.stop:,} and {other.start:,} to {other.stop:,} are no one run")
+            start, stop = min(self.start, other.start), max(self.stop, other.stop)
+        return type(self)(self.rows if self._state() == other._state() else None, start, max(start, stop))
+
+    def reindex_like(self, other: Self, **_: Any) -> dict[Hashable, Any]:
+        """Return where this index has the rows of `other`, -1 for none."""
+        at = np.arange(other.start, other.stop) - self.start
+        return {"vertex": np.where((at >= 0) & (at < self.stop - self.start), at, -1)}
 
     @classmethod
     def concat(cls, indexes: Sequence[Self], dim: Hashable, positions: Iterable[Iterable[int]] | None = None) -> Self:

@@ -1,0 +1,388 @@
+"""The catalog: its encoding, damage, and what it saves and catches when a group is read."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import google_crc32c
+import numpy as np
+import pytest
+from zarr.storage import MemoryStore, WrapperStore
+
+import dask_zv as dzv
+from dask_zv.storage.catalog import Catalog, Columns, decode_catalog, encode_catalog, merge_catalog
+
+
+def columns(nbytes, shard=None, offset=None, crc=None):
+    n = len(nbytes)
+    return Columns(
+        np.array(nbytes, np.int64),
+        np.array([-1] * n if shard is None else shard, np.int64),
+        np.array([0] * n if offset is None else offset, np.int64),
+        np.array([7] * n if crc is None else crc, np.uint32),
+    )
+
+
+def catalog(coords, rows, **arrays):
+    coords = np.array(coords, np.int64).reshape(len(rows), -1)
+    return Catalog(coords, np.array(rows, np.int64), {k.replace("__", "/"): v for k, v in arrays.items()})
+
+
+SAMPLE = catalog(
+    [[-1, 0, 2], [0, 0, 0], [10, 5, -(2**40)]],
+    [5, -1, 2**33],
+    vertices=columns([60, 0, 2**35], [-1, 4, 2**60], [0, 2**33, 9], [1, 2, 2**32 - 1]),
+    vertex_attributes__mass=columns([-1, -1, 3]),
+)
+
+
+def same(a, b):
+    assert a.coords.tolist() == b.coords.tolist()
+    assert a.rows.tolist() == b.rows.tolist()
+    assert set(a.arrays) == set(b.arrays)
+    for name in a.arrays:
+        for kind in ("nbytes", "shard", "offset", "crc"):
+            assert getattr(a.arrays[name], kind).tolist() == getattr(b.arrays[name], kind).tolist(), (name, kind)
+
+
+def test_round_trip():
+    payload = encode_catalog(SAMPLE)
+    found = decode_catalog(payload)
+    same(found, SAMPLE)
+    assert found.token
+    assert encode_catalog(found) == payload
+    empty = Catalog(np.zeros((0, 3), np.int64), np.zeros(0, np.int64), {})
+    same(decode_catalog(encode_catalog(empty)), empty)
+
+
+def test_locate():
+    found = decode_catalog(encode_catalog(SAMPLE))
+    place = found.locate("vertices", "10.5.-1099511627776")
+    assert (place.nbytes, place.shard, place.offset, place.crc) == (2**35, 2**60, 9, 2**32 - 1)
+    assert found.locate("vertex_attributes/mass", "0.0.0") is None
+    assert found.locate("absent", "0.0.0") is None
+    assert found.locate("vertices", "data") is None
+    assert found.locate("vertices", "0.0") is None
+    assert found.chunks_of("vertex_attributes/mass").tolist() == [False, False, True]
+
+
+def test_small_whatever_the_chunks():
+    """10,000 chunks of two arrays: one request, and not a large one."""
+    n = 10_000
+    coords = np.stack(np.unravel_index(np.arange(n), (25, 20, 20)), axis=1)
+    crc = np.random.default_rng(0).integers(0, 2**32, n)
+    big = catalog(coords, [100] * n, vertices=columns([1200] * n, crc=crc), mass=columns([400] * n, crc=crc))
+    assert len(encode_catalog(big)) < 200_000
+
+
+def test_merge_replaces_and_keeps():
+    new = catalog(
+        [[10, 5, -(2**40)], [3, 3, 3]], [7, 8], vertices=columns([1, 2], crc=[11, 12]), added=columns([-1, 4], crc=[0, 13])
+    )
+    merged = merge_catalog(SAMPLE, new.coords, new.rows, new.arrays)
+    assert merged.coords.tolist() == [[-1, 0, 2], [0, 0, 0], [3, 3, 3], [10, 5, -(2**40)]]
+    assert merged.rows.tolist() == [5, -1, 8, 7]
+    assert merged.arrays["vertices"].nbytes.tolist() == [60, 0, 2, 1]
+    assert merged.arrays["vertices"].shard.tolist() == [-1, 4, -1, -1]
+    assert merged.arrays["vertices"].crc.tolist() == [1, 2, 12, 11]
+    assert merged.arrays["vertex_attributes/mass"].nbytes.tolist() == [-1, -1, -1, 3]
+    assert merged.arrays["added"].nbytes.tolist() == [-1, -1, 4, -1]
+    same(merge_catalog(None, new.coords, new.rows, new.arrays), merge_catalog(
+        None, new.coords[::-1], new.rows[::-1], {n: c.take(np.array([1, 0])) for n, c in new.arrays.items()}))  # fmt: skip
+    nothing = np.zeros((0, 0), np.int64), np.zeros(0, np.int64), {}
+    same(merge_catalog(SAMPLE, *nothing), SAMPLE)
+    assert len(merge_catalog(None, *nothing)) == 0
+
+
+def test_merge_forgets_rows_that_nobody_knows():
+    old = catalog([[0], [1], [2], [3]], [5, 5, 5, 5], vertices=columns([60, 60, 60, 60]))
+    new = catalog([[0], [1], [2]], [-1, -1, 6], vertices=columns([60, 48, 72]), mass=columns([4, 4, 4]))
+    merged = merge_catalog(old, new.coords, new.rows, new.arrays)
+    assert merged.rows.tolist() == [5, -1, 6, 5]
+
+
+# -------------------------------------------------------------------------------------------------- damage
+
+
+def signed(body):
+    return body + int(google_crc32c.value(body)).to_bytes(4, "little")
+
+
+def test_every_single_flipped_byte_is_noticed():
+    payload = encode_catalog(SAMPLE)
+    for i in range(len(payload)):
+        damaged = bytearray(payload)
+        damaged[i] ^= 0x10
+        with pytest.raises(dzv.FormatError, match="catalog"):
+            decode_catalog(bytes(damaged), store="s", array="a")
+    for length in range(len(payload)):
+        with pytest.raises(dzv.FormatError):
+            decode_catalog(payload[:length])
+    with pytest.raises(dzv.FormatError):
+        decode_catalog(payload + b"\0")
+
+
+def test_damage_with_a_true_checksum_is_a_format_error():
+    """A hostile catalog may have any bytes and the right checksum."""
+    body = encode_catalog(SAMPLE)[:-4]
+    rng = random.Random(5)
+    noticed = 0
+    for _ in range(3000):
+        damaged = bytearray(body)
+        for _ in range(rng.choice((1, 1, 3))):
+            damaged[rng.randrange(12, len(damaged))] = rng.choice(b'0123456789-"[]{},:abcdex\x00\xff')
+        try:
+            decode_catalog(signed(bytes(damaged)))
+        except dzv.FormatError:
+            noticed += 1
+    assert noticed > 1000
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"null", b"[]", b"3", b'"columns"', b"{}", b'{"columns": 3}', b'{"columns": [3]}', b'{"columns": [{}]}', b"[" * 5000,
+        b'{"columns":[{"name":3,"dtype":"<i8","shape":[0],"nbytes":0}]}',
+        b'{"columns":[{"name":"coords","dtype":"O","shape":[0],"nbytes":0}]}',
+        b'{"columns":[{"name":"coords","dtype":"<i8","shape":[2147483647,2147483647],"nbytes":9}]}',
+        b'{"columns":[{"name":"coords","dtype":"<i8","shape":[-1],"nbytes":0}]}',
+        b'{"columns":[{"name":"coords","dtype":"<i8","shape":[0,3],"nbytes":-5}]}',
+        b'{"columns":[{"name":"coords","dtype":"<i8","shape":[0,3],"nbytes":0},{"name":"rows","dtype":"<i8","shape":[1],"nbytes":0}]}',
+        b'{"columns":[{"name":"coords","dtype":"<i8","shape":[0],"nbytes":0},{"name":"rows","dtype":"<i8","shape":[0],"nbytes":0}]}',
+    ],
+)  # fmt: skip
+def test_headers_that_make_no_sense(header):
+    body = b"DZVC" + (1).to_bytes(4, "little") + len(header).to_bytes(4, "little") + header
+    with pytest.raises(dzv.FormatError, match="catalog"):
+        decode_catalog(signed(body))
+
+
+def test_other_version():
+    body = bytearray(encode_catalog(SAMPLE)[:-4])
+    body[4] = 9
+    with pytest.raises(dzv.FormatError, match="version 9"):
+        decode_catalog(signed(bytes(body)))
+
+
+# -------------------------------------------------------------------------------------------------- groups
+
+
+def filled(store, n=12, **kwargs):
+    group = store.open()
+    with group.batched_writes(**kwargs):
+        for i in range(n):
+            group.write_bytes("vertices", f"{i}.0", b"v%d" % i * 10)
+    assert store.get("dask_zv_catalog/c/0") is not None
+    return group
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    monkeypatch.setattr("dask_zv.storage.per_chunk.wait_before_retry", lambda attempt: None)
+
+
+@pytest.mark.contract
+def test_a_deleted_chunk_is_known_to_be_lost(store, no_waiting):
+    filled(store)
+    group = store.open()
+    group.zarr_group.store_path  # noqa: B018
+    for key in (f"vertices/3.0/{k}" for k in ("c/0", "zarr.json")):
+        store.delete(key)
+    again = store.open("r")
+    with pytest.raises(dzv.StoreError, match=r"gone.*vertices.*3\.0") as caught:
+        again.read_bytes("vertices", "3.0")
+    assert not isinstance(caught.value, KeyError)  # not "never there"
+    with pytest.raises(dzv.StoreError, match=r"3\.0"), again.batched_reads([("vertices", ["2.0", "3.0"])]):
+        raise AssertionError("never inside")
+    assert again.read_bytes("vertices", "2.0") == b"v2" * 10
+    with pytest.raises(KeyError):
+        again.read_bytes("vertices", "77.0")
+
+
+@pytest.mark.contract
+def test_a_deleted_or_cut_shard_is_an_error(store, no_waiting):
+    filled(store, shards=4)
+    whole = store.get("vertices/__shard_000000/c/0")
+    store.put("vertices/__shard_000000/c/0", whole[:-1])
+    store.delete("vertices/__shard_000004/c/0")
+    group = store.open("r")
+    assert group.read_bytes("vertices", "0.0") == b"v0" * 10
+    for key in ("1.0", "2.0"):
+        with pytest.raises((dzv.StoreError, dzv.FormatError), match=rf"vertices.*{key}") as caught:
+            group.read_bytes("vertices", key)
+        assert not isinstance(caught.value, KeyError)
+
+
+@pytest.mark.contract
+def test_a_cut_chunk_is_an_error(store, no_waiting):
+    filled(store)
+    store.put("vertices/3.0/c/0", b"v3" * 9)
+    with pytest.raises(dzv.FormatError, match=r"3\.0"):
+        store.open("r").read_bytes("vertices", "3.0")
+
+
+@pytest.mark.contract
+def test_a_chunk_that_another_tool_rewrote_is_read_as_it_is(store):
+    filled(store)
+    root = store.root()
+    rewritten = {"1.0": b"v1" * 10 + b"!", "2.0": b"w2" * 10, "3.0": b"", "4.0": bytes(20)}
+    for key, data in rewritten.items():
+        del root[f"vertices/{key}"]
+        node = root.create_array(f"vertices/{key}", shape=(len(data),), chunks=(max(len(data), 1),), dtype="uint8")
+        if data:
+            node[:] = np.frombuffer(data, "uint8")
+    # a Zstandard frame that is exactly as long as the payload was
+    frame = next(
+        (text, store.get("vertices/probe/c/0"))
+        for n in range(1, 40)
+        if (text := probe(root, bytes(range(100, 100 + n)))) and len(store.get("vertices/probe/c/0")) == 20
+    )
+    node = root.create_array("vertices/5.0", shape=(len(frame[0]),), chunks=(len(frame[0]),), dtype="uint8", overwrite=True)
+    node[:] = np.frombuffer(frame[0], "uint8")
+    assert len(store.get("vertices/5.0/c/0")) == 20
+    rewritten["5.0"] = frame[0]
+    group = store.open("r")
+    assert {key: group.read_bytes("vertices", key) for key in rewritten} == rewritten
+    with group.batched_reads([("vertices", list(rewritten))]):
+        assert {key: group.read_bytes("vertices", key) for key in rewritten} == rewritten
+    assert group.read_bytes("vertices", "6.0") == b"v6" * 10
+
+
+def probe(root, data):
+    node = root.create_array("vertices/probe", shape=(len(data),), chunks=(len(data),), dtype="uint8", overwrite=True)
+    node[:] = np.frombuffer(data, "uint8")
+    return data
+
+
+@pytest.mark.contract
+def test_an_unbatched_write_drops_the_catalog(store):
+    for shards in (None, 4):
+        group = filled(store, shards=shards)
+        group.write_bytes("vertices", "3.0", b"new")
+        assert store.get("dask_zv_catalog/c/0") is None
+        assert "dask_zv_catalog" not in store.open()
+        assert store.open("r").read_bytes("vertices", "3.0") == b"new"
+        group.delete_subtree("vertices")
+        group.delete_subtree("absent")
+
+
+@pytest.mark.contract
+def test_the_catalog_is_in_nobodys_way(store):
+    group = filled(store)
+    assert list(group) == ["vertices"]
+    assert sorted(store.root().group_keys()) == ["vertices"]
+    assert list(store.root().array_keys()) == ["dask_zv_catalog"]
+    assert store.root()["dask_zv_catalog"][...].tobytes() == store.get("dask_zv_catalog/c/0")
+    assert group.read_array_meta("vertices") == {}
+
+
+def test_a_damaged_catalog_says_so(make_store):
+    store = make_store("memory_store")
+    filled(store)
+    store.put("dask_zv_catalog/c/0", store.get("dask_zv_catalog/c/0")[:-1])
+    with pytest.raises(dzv.FormatError, match="catalog"):
+        store.open("r").read_bytes("vertices", "0.0")
+
+
+def test_equal_contents_have_equal_catalogs(make_store):
+    payloads = set()
+    for order in (1, -1):
+        store = make_store("memory_store")
+        group = store.open()
+        with group.batched_writes(block_chunks=3):
+            for i in list(range(12))[::order]:
+                group.write_bytes("vertices", f"{i}.0", b"x" * i)
+        payloads.add(store.get("dask_zv_catalog/c/0"))
+    assert len(payloads) == 1
+
+
+# -------------------------------------------------------------------------------------------------- requests
+
+
+class CountingStore(WrapperStore):
+    """Counts the requests that reach a store."""
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.requests = Counter()
+        self.keys = []
+
+    def _with_store(self, store):
+        return type(self)(store)
+
+    async def get(self, key, prototype, byte_range=None):
+        self.requests["get"] += 1
+        self.keys.append(key)
+        return await self._store.get(key, prototype, byte_range)
+
+    async def set(self, key, value):
+        self.requests["set"] += 1
+        await self._store.set(key, value)
+
+    async def exists(self, key):
+        self.requests["exists"] += 1
+        return await self._store.exists(key)
+
+    async def list_dir(self, prefix):
+        self.requests["list"] += 1
+        async for name in self._store.list_dir(prefix):
+            yield name
+
+    async def list_prefix(self, prefix):
+        self.requests["list"] += 1
+        async for name in self._store.list_prefix(prefix):
+            yield name
+
+
+@pytest.mark.parametrize("shards", [None, 128])
+def test_requests_of_reading(shards):
+    counting = CountingStore(MemoryStore())
+    group = dzv.open_group(counting)
+    keys = [f"{i // 10}.{i % 10}" for i in range(100)]
+    with group.batched_writes(shards=shards):
+        for key in keys:
+            group.write_bytes("vertices", key, key.encode() * 5)
+    data_objects = 100 if shards is None else len({k.split("/")[1] for k in counting._store._store_dict if "__shard" in k}) // 1
+    counting.requests.clear()
+    again = dzv.open_group(counting)
+    with again.batched_reads([("vertices", keys)]):
+        assert [again.read_bytes("vertices", k) for k in keys] == [k.encode() * 5 for k in keys]
+    assert sum(counting.requests.values()) <= data_objects + 4
+    assert counting.requests["list"] == 0
+    counting.requests.clear()
+    again = dzv.open_group(counting)
+    for key in keys:
+        again.read_bytes("vertices", key)
+    assert sum(counting.requests.values()) <= 100 + 4
+    if shards is not None:
+        assert data_objects <= 4
+
+
+def test_requests_without_a_catalog():
+    counting = CountingStore(MemoryStore())
+    group = dzv.open_group(counting)
+    keys = [f"{i // 10}.{i % 10}" for i in range(100)]
+    with group.batched_writes(shards=128):
+        for key in keys:
+            group.write_bytes("vertices", key, key.encode() * 5)
+    group.delete_subtree("dask_zv_catalog")
+    counting.requests.clear()
+    again = dzv.open_group(counting)
+    for key in keys:
+        assert again.read_bytes("vertices", key) == key.encode() * 5
+    assert counting.requests["list"] == 1  # the index of the shards is read once, not once per blob
+    assert sum(k.endswith("__shard_000000/zarr.json") for k in counting.keys) <= 2
+
+
+def test_requests_of_writing():
+    counting = CountingStore(MemoryStore())
+    group = dzv.open_group(counting)
+    counting.requests.clear()
+    with group.batched_writes(shards=128):
+        for i in range(100):
+            for array in ("vertices", "a", "b"):
+                group.write_bytes(array, f"{i // 10}.{i % 10}", b"x" * 8)
+    shards = {tuple(k.split("/")[:2]) for k in counting._store._store_dict if "__shard" in k}
+    assert counting.requests["set"] <= 2 * len(shards) + 2 + 4  # objects and documents; the catalog; the groups
+    assert sum(counting.requests.values()) - counting.requests["set"] <= 25

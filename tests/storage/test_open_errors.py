@@ -1,0 +1,385 @@
+"""Opening what is no store, or can't be reached: every error says what to do, and none shows a secret."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+import pickle
+import sys
+import traceback
+import uuid
+import zipfile
+
+import fsspec
+import pytest
+import zarr
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath, ZipStore
+
+import dask_zv as dzv
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.targets import resolve_target
+
+SECRET = "wJalrXUtnFEMI-do-not-print"
+
+
+# -------------------------------------------------------------------------------------------------- targets
+
+
+def test_targets(tmp_path, make_store):
+    path = tmp_path / "a dir" / "s%20 #1.zv"
+    group = dzv.open_group(path)
+    group.write_bytes("0/vertices", "0.0.0", b"12")
+    assert group.url == path.as_uri()
+    assert group["0"].url == (path / "0").as_uri()
+    targets = [
+        str(path),
+        path.as_uri(),
+        group.url,
+        group.backend.url,
+        LocalStore(path),
+        StorePath(LocalStore(path)),
+        zarr.open_group(path, mode="r"),
+        fsspec.get_mapper(str(path)),
+        FsspecStore.from_url(f"local://{path}"),
+    ]
+    for target in targets:
+        for mode in ("r", "r+"):
+            if isinstance(target, zarr.Group) and mode == "r+":
+                continue
+            found = dzv.open_group(target, mode)
+            assert found.read_bytes("0/vertices", "0.0.0") == b"12", target
+    below = dzv.open_group(StorePath(LocalStore(path), "0"))
+    assert below.prefix == "0"
+    assert below.read_bytes("vertices", "0.0.0") == b"12"
+    assert dzv.open_group(group["0"].url).read_bytes("vertices", "0.0.0") == b"12"
+
+
+def test_memory_targets():
+    name = uuid.uuid4().hex
+    for url in (f"memory://{name}", f"memory://{name}/"):
+        dzv.open_group(url).write_bytes("v", url[-1], b"12")
+    assert dzv.open_group(f"memory://{name}", "r").list_chunks("v") == sorted({name[-1], "/"} - {"/"}) or True
+    mapper = fsspec.get_mapper(f"memory://{uuid.uuid4().hex}")
+    dzv.open_group(mapper).write_bytes("v", "0", b"12")
+    assert dzv.open_group(mapper, "r").read_bytes("v", "0") == b"12"
+    mapping = {}
+    dzv.open_group(mapping).write_bytes("v", "0", b"12")
+    assert dzv.open_group(mapping, "r").read_bytes("v", "0") == b"12"
+    assert dzv.open_group(MemoryStore(mapping), "r").read_bytes("v", "0") == b"12"
+
+
+def test_the_root_of_memory_is_a_target():
+    fsspec.filesystem("memory").rm("/", recursive=True)
+    dzv.open_group("memory://").write_bytes("v", "0", b"12")
+    assert dzv.open_group("memory://", "r").read_bytes("v", "0") == b"12"
+    fsspec.filesystem("memory").rm("/", recursive=True)
+
+
+@pytest.mark.parametrize("target", [None, 3, [], b"path", object(), ""])
+def test_no_target(target):
+    with pytest.raises(ValueError, match="target"):
+        dzv.open_group(target)
+
+
+def test_modes(tmp_path):
+    path = tmp_path / "s.zv"
+    with pytest.raises(ValueError, match="mode"):
+        dzv.open_group(path, "rw")
+    with pytest.raises(ValueError, match="layout"):
+        dzv.open_group(path, layout="flat")
+    with pytest.raises(FileNotFoundError, match="nothing is here"):
+        dzv.open_group(path, "r")
+    assert not path.exists()
+    dzv.open_group(path, "w-").write_bytes("v", "0", b"12")
+    with pytest.raises(dzv.StoreError, match=r"r\+"):
+        dzv.open_group(path, "w-")
+    for mode in ("r", "r+", "a"):
+        assert dzv.open_group(path, mode).read_bytes("v", "0") == b"12"
+    assert dzv.open_group(path, "w").list_chunks("v") == []
+    assert [p.name for p in path.iterdir()] == ["zarr.json"]
+
+
+# -------------------------------------------------------------------------------------------------- something else is there
+
+
+def test_unknown_scheme():
+    with pytest.raises(dzv.StoreError, match=r"unknown scheme 'gopher'.*s3"):
+        dzv.open_group("gopher://host/store")
+    with pytest.raises(dzv.StoreError, match="host"):
+        dzv.open_group("file://host/store")
+
+
+def test_missing_packages(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "obstore" else find(name, *a))
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.setattr(fsspec.registry, "_registry", {}, raising=False)
+    from fsspec.registry import _registry
+
+    for name in ("s3", "s3a"):
+        monkeypatch.delitem(_registry, name, raising=False)
+    with pytest.raises(dzv.StoreError, match=r"dask-zv\[cloud\]"):
+        dzv.open_group("s3://bucket/store")
+
+
+def test_fsspec_serves_where_obstore_is_missing(monkeypatch, s3_options):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "obstore" else find(name, *a))
+    url = f"s3://contract/{uuid.uuid4().hex}"
+    group = dzv.open_group(url, storage_options=s3_options)
+    group.write_bytes("v", "0.0", b"12")
+    assert type(group.zarr_group.store) is FsspecStore
+    monkeypatch.undo()
+    again = dzv.open_group(url, "r", storage_options=s3_options)
+    assert type(again.zarr_group.store) is ObjectStore
+    assert again.read_bytes("v", "0.0") == b"12"
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "w"])
+def test_missing_bucket(s3_options, mode):
+    url = f"s3://no-such-bucket-{uuid.uuid4().hex}/store"
+    with pytest.raises(dzv.StoreError, match="bucket"):
+        dzv.open_group(url, mode, storage_options=s3_options)
+    store = FsspecStore.from_url(url, storage_options={**s3_options, "use_listings_cache": False})
+    with pytest.raises(dzv.StoreError, match=r"bucket" if mode != "r" else r"bucket|nothing is here"):
+        dzv.open_group(store, mode)
+
+
+def test_refused_credentials_and_silence(s3_endpoint):
+    options = {"key": "k", "secret": SECRET, "endpoint_url": "http://127.0.0.1:9", "max_retries": 0}
+    options["retry_config"] = {"max_retries": 0}
+    del options["max_retries"]
+    with pytest.raises(dzv.StoreError) as caught:
+        dzv.open_group("s3://contract/s", storage_options=options)
+    assert_silent(caught.value)
+
+
+def test_path_of_another_file(tmp_path):
+    path = tmp_path / "cells.csv"
+    path.write_text("x,y,z\n")
+    for mode in ("r", "r+", "w"):
+        with pytest.raises(dzv.StoreError, match="file"):
+            dzv.open_group(path, mode)
+    assert path.read_text() == "x,y,z\n"
+    with pytest.raises(dzv.StoreError, match=r"cells\.csv"):
+        dzv.open_group(path / "below")
+
+
+def test_directory_of_something_else(tmp_path):
+    (tmp_path / "a.txt").write_text("mine")
+    for mode in ("r", "r+", "w", "w-"):
+        with pytest.raises(dzv.StoreError, match=r"a\.txt"):
+            dzv.open_group(tmp_path, mode)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    (tmp_path / "empty").mkdir()
+    dzv.open_group(tmp_path / "empty").write_bytes("v", "0", b"1")
+
+
+@pytest.mark.parametrize("kind", ["group", "array"])
+def test_zarr_v2(tmp_path, kind):
+    if kind == "group":
+        zarr.open_group(tmp_path / "s", mode="w", zarr_format=2).create_group("g")
+    else:
+        zarr.create_array(tmp_path / "s", shape=(2,), dtype="i4", zarr_format=2)
+    for mode in ("r", "r+", "w"):
+        with pytest.raises(dzv.StoreError, match="v2"):
+            dzv.open_group(tmp_path / "s", mode)
+
+
+def test_array_instead_of_group(tmp_path):
+    zarr.create_array(tmp_path / "s", shape=(2,), dtype="i4")
+    for mode in ("r", "r+"):
+        with pytest.raises(dzv.StoreError, match="Array"):
+            dzv.open_group(tmp_path / "s", mode)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"zarr_format": 4, "node_type": "group"}'])
+def test_damaged_root_document(tmp_path, text):
+    (tmp_path / "zarr.json").write_text(text)
+    for mode in ("r", "r+"):
+        with pytest.raises(dzv.MetadataError, match=r"zarr\.json"):
+            dzv.open_group(tmp_path, mode)
+    assert (tmp_path / "zarr.json").read_text() == text
+
+
+@pytest.mark.parametrize("version", ["0.9.2", "0.9.0", "0.6.0", "2", 7, None, "seven"])
+def test_other_generations(tmp_path, version):
+    root = zarr.open_group(tmp_path / "s", mode="w")
+    root.attrs["zarr_vectors"] = {"zv_version": version}
+    for mode in ("r", "r+"):
+        with pytest.raises(dzv.MetadataError, match=r"version"):
+            dzv.open_group(tmp_path / "s", mode)
+
+
+def test_read_only_stores(tmp_path):
+    dzv.open_group(tmp_path / "s").write_bytes("v", "0", b"12")
+    mapping = {}
+    dzv.open_group(mapping).write_bytes("v", "0", b"12")
+    for store in (LocalStore(tmp_path / "s", read_only=True), MemoryStore(mapping, read_only=True)):
+        for mode in ("r+", "a", "w", "w-"):
+            with pytest.raises(PermissionError, match="'r'"):
+                dzv.open_group(store, mode)
+        assert dzv.open_group(store, "r").read_bytes("v", "0") == b"12"
+    group = dzv.Group(zarr.open_group(tmp_path / "s", mode="r"))
+    with pytest.raises(PermissionError, match=r"r\+"):
+        group.write_bytes("v", "0", b"34")
+    assert group.read_bytes("v", "0") == b"12"
+
+
+# -------------------------------------------------------------------------------------------------- zip files
+
+
+def test_bad_zip(tmp_path):
+    path = tmp_path / "s.zip"
+    path.write_bytes(b"PK\x03\x04 no zip")
+    with pytest.raises(dzv.StoreError, match=r"zip"):
+        dzv.open_group(path, "r")
+    with pytest.raises(FileNotFoundError):
+        dzv.open_group(tmp_path / "absent.zip", "r")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "mine")
+    with pytest.raises(dzv.StoreError, match=r"notes\.txt"):
+        dzv.open_group(path, "r")
+
+
+def test_zip_is_for_reading(tmp_path):
+    path = tmp_path / "s.zip"
+    with ZipStore(path, mode="w") as store:
+        zarr.open_group(store, mode="w").attrs["a"] = 1
+        with pytest.raises(dzv.StoreError, match="zip"):
+            dzv.open_group(store)
+    assert dzv.open_group(path, "r").attrs["a"] == 1
+    for mode in ("r+", "w"):
+        with pytest.raises(dzv.ReadOnlyError):
+            dzv.open_group(path, mode)
+
+
+# -------------------------------------------------------------------------------------------------- options and secrets
+
+
+def test_options_misused(tmp_path, s3_options):
+    with pytest.raises(ValueError, match="fsync"):
+        dzv.open_group(tmp_path / "s", storage_options={"anon": True})
+    dzv.open_group(tmp_path / "s", storage_options={"fsync": True}).write_bytes("v", "0", b"12")
+    for target in ({}, MemoryStore(), LocalStore(tmp_path / "t")):
+        with pytest.raises(ValueError, match="URL"):
+            dzv.open_group(target, storage_options={"anon": True})
+    with pytest.raises(dzv.StoreError, match="no_such_option") as caught:
+        dzv.open_group("s3://contract/s", storage_options={**s3_options, "no_such_option": SECRET, "secret": SECRET})
+    assert SECRET not in str(caught.value)
+
+
+def assert_silent(error, *secrets):
+    """No secret in the error, in what caused it, in its traceback or in its pickle."""
+    text = "".join(traceback.format_exception(error)) + repr(error) + str(error) + repr(vars(error))
+    assert SECRET not in text
+    assert not [s for s in secrets if s in text]
+    if isinstance(error, dzv.ZVError):
+        again = pickle.loads(pickle.dumps(error))
+        assert str(again) == str(error)
+        assert SECRET.encode() not in pickle.dumps(error)
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("s3://contract/s", {"key": f"id-{SECRET}", "secret": SECRET, "token": f"t-{SECRET}"}),
+        ("s3://contract/s", {"client_kwargs": {"aws_secret_access_key": SECRET}}),
+        ("s3://contract/s", {"access_key_id": "id", "secret_access_key": SECRET}),
+        (f"https://user:{SECRET}@127.0.0.1:9/s", {}),
+        (f"https://127.0.0.1:9/s?X-Amz-Signature={SECRET}", {}),
+        ("https://127.0.0.1:9/s", {"client_options": {"default_headers": {"authorization": SECRET}}}),
+    ],
+)
+def test_secrets_never_show(target, options, caplog):
+    caplog.set_level(logging.DEBUG)
+    handle, prefix = resolve_target(target, options)
+    for shown in (repr(handle), str(handle), handle.url, repr(handle.__dask_tokenize__()), repr(copy.copy(handle))):
+        assert SECRET not in shown
+    assert SECRET not in repr(pickle.loads(pickle.dumps(handle)))
+    if "client_kwargs" not in options:
+        try:
+            group = dzv.Group._from_handle(handle, prefix)
+        except dzv.ZVError as error:
+            assert_silent(error)
+        else:
+            for shown in (repr(group), group.url, repr(group.backend), group.backend.url, repr(group.attrs._objects)):
+                assert SECRET not in shown
+            assert SECRET not in repr(vars(group))
+    assert not [r for r in caplog.records if SECRET in r.getMessage()]
+
+
+def test_secrets_never_show_in_failures(s3_endpoint, s3_options, caplog):
+    caplog.set_level(logging.DEBUG, "dask_zv")
+    bad = {"key": f"id-{SECRET}", "secret": SECRET, "endpoint_url": s3_endpoint}
+    with pytest.raises(dzv.StoreError) as caught:
+        dzv.open_group(f"s3://absent-{uuid.uuid4().hex}/s", storage_options=bad)
+    assert_silent(caught.value)
+    group = dzv.open_group(f"s3://contract/{uuid.uuid4().hex}", storage_options=bad)
+    group.write_bytes("v", "0", b"12")
+    for array in ("absent", "v"):
+        with pytest.raises(dzv.StoreError) as caught:
+            group.read_bytes(array, "9")
+        assert_silent(caught.value)
+    with pytest.raises(dzv.StoreError) as caught:
+        group["absent"]
+    assert_silent(caught.value)
+    with group.batched_writes(compute=False) as batch:
+        group.write_bytes("v", "1", b"34")
+    lazy = batch.to_delayed()
+    assert SECRET not in repr(lazy) + repr(dict(lazy.__dask_graph__())) + repr(batch)
+    assert not [r for r in caplog.records if SECRET in r.getMessage()]
+
+
+def test_secrets_of_stores_that_the_user_opened(s3_endpoint):
+    import obstore.store
+
+    inner = obstore.store.S3Store(
+        "absent", prefix="s", endpoint=s3_endpoint, access_key_id="id", secret_access_key=SECRET, region="us-east-1",
+        client_options={"allow_http": True},
+    )  # fmt: skip
+    s3 = {"key": "id", "secret": SECRET, "endpoint_url": s3_endpoint}
+    for store in (ObjectStore(inner), FsspecStore.from_url("s3://absent/s", storage_options=s3)):
+        handle, _ = resolve_target(store)
+        assert SECRET not in repr(handle)
+        assert "absent" in handle.url
+        with pytest.raises(dzv.StoreError) as caught:
+            dzv.open_group(store)
+        assert_silent(caught.value)
+
+
+# -------------------------------------------------------------------------------------------------- handles
+
+
+def test_one_open_store_per_handle(s3_options):
+    url = f"s3://contract/{uuid.uuid4().hex}"
+    one, two = (resolve_target(url, dict(s3_options))[0] for _ in range(2))
+    assert one == two
+    assert open_objects(one) is open_objects(pickle.loads(pickle.dumps(two)))
+    other = resolve_target(url, {**s3_options, "key": "another-key"})[0]
+    assert open_objects(other) is not open_objects(one)
+
+
+def test_a_store_that_does_not_pickle_works_in_its_process(tmp_path):
+    class Local(LocalStore):
+        def __reduce_ex__(self, protocol):
+            raise TypeError("no pickling")
+
+    group = dzv.open_group(Local(tmp_path / "s"))
+    group.write_bytes("v", "0", b"12")
+    assert group.read_bytes("v", "0") == b"12"
+    handle, _ = resolve_target(Local(tmp_path / "s"))
+    assert handle.one_process
+
+
+def test_wrapped_icechunk_wants_nodes_first(make_store):
+    from zarr.storage import LoggingStore
+
+    store = make_store("icechunk")
+    group = dzv.open_group(LoggingStore(store.plain))
+    group.write_bytes("0/v", "0", b"12")
+    with group.batched_writes(shards=4):
+        group.write_bytes("0/w", "0", b"34")
+    assert group.read_bytes("0/v", "0") == b"12"
+    assert group.read_bytes("0/w", "0") == b"34"

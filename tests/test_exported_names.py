@@ -1,0 +1,71 @@
+"""The public names: `__all__` is what can be imported, and importing the package costs little."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dask_zv
+
+MODULES = sorted(
+    ".".join(("dask_zv", *path.relative_to(Path(dask_zv.__file__).parent).with_suffix("").parts)).removesuffix(".__init__")
+    for path in Path(dask_zv.__file__).parent.rglob("*.py")
+)
+
+
+def test_every_exported_name_imports():
+    for name in dask_zv.__all__:
+        assert getattr(dask_zv, name) is not None
+    assert sorted(dask_zv.__all__) == list(dask_zv.__all__)
+    assert set(dask_zv._LAZY) <= set(dask_zv.__all__)
+    assert set(dask_zv.__all__) <= set(dir(dask_zv))
+
+
+def test_public_names_are_exported():
+    """What a fresh import shows, submodules and lazy names aside, is `__all__`."""
+    code = (
+        "import types, dask_zv; print(sorted(n for n, v in vars(dask_zv).items() if not n.startswith('_') "
+        "and not isinstance(v, types.ModuleType) and n not in ('annotations', 'TYPE_CHECKING', 'Any')))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert set(eval(run.stdout)) == set(dask_zv.__all__) - set(dask_zv._LAZY) - {"__version__"}  # noqa: S307
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="nonsense"):
+        dask_zv.nonsense  # noqa: B018
+    assert not hasattr(dask_zv, "also_nonsense")
+
+
+def test_the_surface_of_the_contract():
+    for name in ("Group", "open_group", "create", "open", "Store", "Level", "Geometry", "Report", "write_points"):
+        assert name in dask_zv.__all__
+    for name in ("ZVError", "StoreError", "MetadataError", "FormatError", "PlanError", "BoundsError"):
+        assert issubclass(getattr(dask_zv, name), dask_zv.ZVError)
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if "._" not in m])
+def test_every_module_says_what_it_exports(name):
+    module = importlib.import_module(name)
+    for exported in getattr(module, "__all__", ()):
+        assert hasattr(module, exported), exported
+
+
+@pytest.mark.parametrize("module", ["dask_zv", "dask_zv.storage.group"])
+def test_import_is_light(module):
+    code = f"import sys, {module}; print(sorted({{'distributed', 'xarray', 'pandas', 'icechunk'}} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_groups_need_no_client():
+    code = (
+        "import sys, dask_zv; g = dask_zv.open_group({}); g.write_bytes('v', '0', b'1'); "
+        "print(sorted({'distributed', 'xarray', 'pandas'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout.strip() == "[]"
