@@ -9,9 +9,10 @@ from __future__ import annotations
 import pytest
 
 ONE_PROCESS = "lives in the memory of one process: other processes are refused before anything is written"
-SESSION = "a writable Icechunk session does not pickle: the synchronous and the threaded scheduler only, forks come later"
-READ_ONLY = "can only be read"
-NO_SUCH_BYTES = "an array's own document decides which objects exist, so half-written ones can't be put there by hand"
+SESSION = "a writable Icechunk session does not pickle: the schedulers of one process only, forks come later"
+ICECHUNK_NODES = "Icechunk keeps parsed documents and removes what is below a node with it: no damaged or missing document"
+ICECHUNK_FIRST = "Icechunk wants a node before its chunk; its transaction gives the guarantee that the order gives elsewhere"
+ICECHUNK_WORDS = "Icechunk returns documents in its own words: the same to every reader of JSON, not the same bytes"
 
 CANNOT: dict[tuple[str, str], str] = {
     ("memory_store", "other processes"): ONE_PROCESS,
@@ -21,6 +22,9 @@ CANNOT: dict[tuple[str, str], str] = {
     ("obstore_memory", "other processes"): ONE_PROCESS,
     ("icechunk", "other processes"): SESSION,
     ("icechunk", "pickling"): SESSION,
+    ("icechunk", "documents of any bytes"): ICECHUNK_NODES,
+    ("icechunk", "data before its document"): ICECHUNK_FIRST,
+    ("icechunk", "documents by the byte"): ICECHUNK_WORDS,
 }
 """(store, what it would take) to the reason."""
 

@@ -20,7 +20,7 @@ class ContractMatrix:
 
     def __init__(self) -> None:
         self._columns: dict[str, dict[str, str]] = {}
-        self._cells: dict[str, dict[tuple[str, str], str]] = {axis: {} for axis in _AXES}
+        self._cells: dict[str, dict[tuple[str, str], list[str]]] = {axis: {} for axis in _AXES}
         self._order: dict[str, list[str]] = {axis: [] for axis in _AXES}
         self._reasons: dict[str, set[str]] = {}
         self._unexplained: list[str] = []
@@ -54,8 +54,7 @@ class ContractMatrix:
                 self._unexplained.append(f"{report.nodeid}: {reason}")
         name = report.nodeid.split("[")[0].rpartition("/")[2].removeprefix("test_").replace(".py::test_", ": ")
         for axis, column in columns.items():
-            before = self._cells[axis].get((name, column), "ok")
-            self._cells[axis][name, column] = min(before, outcome, key=_WORST.index)
+            self._cells[axis].setdefault((name, column), []).append(outcome)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self._unexplained and session.exitstatus == 0:
@@ -79,7 +78,15 @@ class ContractMatrix:
         width = max(map(len, rows))
         out.line(" " * width + "  " + "  ".join(columns))
         for row in rows:
-            cells = (self._cells[axis].get((row, column), "").center(len(column)) for column in columns)
+            cells = (_cell(self._cells[axis].get((row, column), [])).center(len(column)) for column in columns)
             out.line(f"{row:<{width}}  " + "  ".join(cells).rstrip())
-        counts = [sum(v == o for v in self._cells[axis].values()) for o in _WORST]
-        out.line(", ".join(f"{n} {o}" for n, o in zip(counts, _WORST, strict=True) if n))
+        outcomes = [o for cell in self._cells[axis].values() for o in cell]
+        out.line(", ".join(f"{outcomes.count(o)} {o}" for o in _WORST if o in outcomes))
+
+
+def _cell(outcomes: list[str]) -> str:
+    """Return what a cell shows: the worst outcome; how many passed where some were skipped with a reason."""
+    if not outcomes:
+        return ""
+    worst = min(outcomes, key=_WORST.index)
+    return f"{outcomes.count('ok')}/{len(outcomes)}" if worst == "skip" and "ok" in outcomes else worst

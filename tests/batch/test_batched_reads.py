@@ -11,6 +11,12 @@ pytestmark = pytest.mark.contract
 
 
 @pytest.fixture
+def no_waiting(monkeypatch):
+    """Damage does not heal: don't wait between the attempts to read it."""
+    monkeypatch.setattr("dask_zv.storage.per_chunk.wait_before_retry", lambda attempt: None)
+
+
+@pytest.fixture
 def filled(store):
     group = store.open()
     with group.batched_writes(shards=4):
@@ -39,7 +45,7 @@ def test_plan_is_served_and_the_rest_falls_through(filled):
         assert group.read_bytes("plain", "0.0") == b"plain0"
 
 
-def test_it_is_the_memory_that_serves(filled):
+def test_it_is_the_memory_that_serves(filled, no_waiting):
     group = filled.open("r")
     with group.batched_reads([("plain", ["0.0"]), ("packed", ["0.0"])]):
         filled.delete("plain/0.0/c/0")
@@ -51,8 +57,7 @@ def test_it_is_the_memory_that_serves(filled):
         group.read_bytes("plain", "0.0")
 
 
-def test_damage_raises_and_leaves_the_group_usable(filled, monkeypatch):
-    monkeypatch.setattr("dask_zv.storage.per_chunk.wait_before_retry", lambda attempt: None)
+def test_damage_raises_and_leaves_the_group_usable(filled, no_waiting):
     filled.put("plain/1.0/c/0", b"short")
     group = filled.open("r")
     with pytest.raises(dzv.FormatError, match=r"1\.0"), group.batched_reads([("plain", ["0.0", "1.0"])]):

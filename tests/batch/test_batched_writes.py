@@ -53,12 +53,6 @@ def test_batch_writes_what_single_writes_would(store, make_store):
     payloads = many(20) | {"data": b"literal"}
     group = store.open()
     batch = write_all(group, payloads)
-    single = make_store("memory_store")
-    for array in ("vertices", "vertex_attributes/mass"):
-        for key, data in payloads.items():
-            single.open().write_bytes(array, key, data)
-    if store.name != "icechunk":  # it keeps documents in its own words
-        assert {k: v for k, v in store.dump().items() if "dask_zv_catalog" not in k} == single.dump()
     again = store.open("r")
     for array in ("vertices", "vertex_attributes/mass"):
         assert {key: again.read_bytes(array, key) for key in again.list_chunks(array)} == payloads
@@ -67,6 +61,12 @@ def test_batch_writes_what_single_writes_would(store, make_store):
     assert batch.report.nbytes == 2 * sum(map(len, payloads.values()))
     assert batch.report.blocks == 1
     assert "20 chunks" in repr(batch.report)
+    store.need("documents by the byte")
+    single = make_store("memory_store")
+    for array in ("vertices", "vertex_attributes/mass"):
+        for key, data in payloads.items():
+            single.open().write_bytes(array, key, data)
+    assert {k: v for k, v in store.dump().items() if "dask_zv_catalog" not in k} == single.dump()
 
 
 @pytest.mark.contract
@@ -123,7 +123,7 @@ def test_shards_are_rewritten_by_their_owner(store):
         write_all(group, payloads, ["v"], shards=shards)
         truth |= payloads
         for reader in (group, store.open("r")):
-            assert {k: reader.read_bytes("v", k) for k in reader.list_chunks("v")} == truth
+            assert set(reader.list_chunks("v")) == set(truth)
             with reader.batched_reads([("v", list(truth))]):
                 assert {k: reader.read_bytes("v", k) for k in truth} == truth
         holders = {}
@@ -133,11 +133,11 @@ def test_shards_are_rewritten_by_their_owner(store):
                     assert key not in holders, f"{key} is in {name} and {holders[key]}"
                     holders[key] = name
         catalog = decode_catalog(store.get(CATALOG))
+        plain = names_below(store, "v")
         for key in truth:
             place = catalog.locate("v", key)
             assert place.nbytes == len(truth[key])
-            if key in names_below(store, "v"):
-                assert place.shard < 0 or store.get(f"v/{key}/c/0") == truth[key]
+            assert place.shard >= 0 or key in plain
     assert "1.0" not in names_below(store, "v")
 
 

@@ -167,6 +167,18 @@ def test_too_far_for_the_grid(store):
     refused(store, (dzv.InputError, dzv.PlanError), "larger chunk_shape", with_value(3, 0, -1e9))
 
 
+@pytest.mark.parametrize("points", [np.zeros((3, 4)) - [0, 0, 0, 5], np.full((2, 3), 1e9)], ids=["negative, 4 axes", "far out"])
+def test_shards_without_a_number(points, tmp_path):
+    """Shard numbers beyond 64 bits: refused where shards were asked for, done without where they were not."""
+    store = dzv.create(tmp_path / "s.zv", chunk_shape=(10,) * points.shape[1], shard_chunks=4)
+    message = refused(store, dzv.PlanError, "shard_chunks=1", points)
+    assert "larger chunk_shape" in message
+    for shards in (1, "auto"):
+        store = dzv.create(tmp_path / "s.zv", chunk_shape=(10,) * points.shape[1], shard_chunks=shards, overwrite=True)
+        dzv.write_points(store, points)
+        assert (store.level(0).read().positions == points).all()
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_out_of_bounds(form, tmp_path):
     store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK, bounds=([0, 0, 0], [30, 30, 30]))

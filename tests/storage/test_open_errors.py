@@ -57,9 +57,9 @@ def test_targets(tmp_path, make_store):
 
 def test_memory_targets():
     name = uuid.uuid4().hex
-    for url in (f"memory://{name}", f"memory://{name}/"):
-        dzv.open_group(url).write_bytes("v", url[-1], b"12")
-    assert dzv.open_group(f"memory://{name}", "r").list_chunks("v") == sorted({name[-1], "/"} - {"/"}) or True
+    for i, url in enumerate((f"memory://{name}", f"memory://{name}/")):
+        dzv.open_group(url).write_bytes("v", str(i), b"12")
+    assert dzv.open_group(f"memory://{name}", "r").list_chunks("v") == ["0", "1"]
     mapper = fsspec.get_mapper(f"memory://{uuid.uuid4().hex}")
     dzv.open_group(mapper).write_bytes("v", "0", b"12")
     assert dzv.open_group(mapper, "r").read_bytes("v", "0") == b"12"
@@ -114,11 +114,8 @@ def test_missing_packages(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "obstore" else find(name, *a))
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.setattr(fsspec.registry, "_registry", {}, raising=False)
-    from fsspec.registry import _registry
-
-    for name in ("s3", "s3a"):
-        monkeypatch.delitem(_registry, name, raising=False)
+    for name in ("s3", "s3a"):  # what fsspec imported before
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, name, raising=False)
     with pytest.raises(dzv.StoreError, match=r"dask-zv\[cloud\]"):
         dzv.open_group("s3://bucket/store")
 
@@ -146,11 +143,10 @@ def test_missing_bucket(s3_options, mode):
         dzv.open_group(store, mode)
 
 
-def test_refused_credentials_and_silence(s3_endpoint):
-    options = {"key": "k", "secret": SECRET, "endpoint_url": "http://127.0.0.1:9", "max_retries": 0}
-    options["retry_config"] = {"max_retries": 0}
-    del options["max_retries"]
-    with pytest.raises(dzv.StoreError) as caught:
+def test_no_server():
+    """Port 9 of loopback has none; options of obstore's own (`retry_config`) pass through."""
+    options = {"key": "k", "secret": SECRET, "endpoint_url": "http://127.0.0.1:9", "retry_config": {"max_retries": 0}}
+    with pytest.raises(dzv.StoreError, match="s3://contract/s") as caught:
         dzv.open_group("s3://contract/s", storage_options=options)
     assert_silent(caught.value)
 
@@ -246,7 +242,7 @@ def test_bad_zip(tmp_path):
 def test_zip_is_for_reading(tmp_path):
     path = tmp_path / "s.zip"
     with ZipStore(path, mode="w") as store:
-        zarr.open_group(store, mode="w").attrs["a"] = 1
+        zarr.create_group(store, attributes={"a": 1})
         with pytest.raises(dzv.StoreError, match="zip"):
             dzv.open_group(store)
     assert dzv.open_group(path, "r").attrs["a"] == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -81,12 +82,13 @@ def test_plain_chunk(tmp_path, mode):
     group = dzv.open_group(tmp_path / "s.zv")
     group.write_bytes("v", "0.0", payload(7))
     with Reader(tmp_path / "s.zv", "v", "0.0", mode) as reader:
-        for value in VALUES:
+        for value in VALUES * 3:
             group.write_bytes("v", "0.0", payload(value))
+            time.sleep(0.001)  # the reader waits longer between its attempts
         group.write_bytes("v", "0.0", payload(255))
         seen, unsettled = reader.result()
     assert seen >= 5
-    assert unsettled <= 20  # a read tries several times before it gives up
+    assert unsettled <= seen  # a read tries several times before it gives up
 
 
 @pytest.mark.parametrize("mode", ["same group", "anew"])

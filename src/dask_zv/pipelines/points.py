@@ -15,7 +15,7 @@ from dask_zv.batch.graph import GraphBuilder, build_write_graph
 from dask_zv.batch.receipts import Report
 from dask_zv.batch.run import check_reachable, compute_one
 from dask_zv.batch.tasks import BlockSpec, CommitSpec, EncodedBlock
-from dask_zv.errors import InputError, ReadOnlyError, StoreError
+from dask_zv.errors import InputError, PlanError, ReadOnlyError, StoreError
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.geometry.points import PointRows, encode_points
@@ -27,6 +27,7 @@ from dask_zv.pipelines.manifests import ObjectPlan, object_blobs, object_metadat
 from dask_zv.pipelines.scan import Conversion, Scan, scan_partitions
 from dask_zv.pipelines.store import SETTINGS, Level, Store
 from dask_zv.spatial.grid import Box, ChunkGrid
+from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.objects import Objects, join
@@ -219,13 +220,27 @@ def _attribute_schema(attribute: AttributeInput, scan: Scan) -> AttributeSchema:
     return AttributeSchema(attribute.name, dictionary.dtype, None, dictionary)
 
 
-def _shards(store: Store, objects: Objects, chunks: int) -> int | None:
-    """Return the chunks per shard, None for an object per chunk."""
+def _shards(store: Store, objects: Objects, coords: NDArray[np.int64]) -> int | None:
+    """Return the chunks per shard, None for an object per chunk.
+
+    Raises
+    ------
+    PlanError
+        Shards were asked for, and their numbers are too large to be recorded.
+    """
     asked = store.settings.get("shard_chunks", "auto")
-    if isinstance(asked, int):
-        return None if asked == 1 else asked
     local = isinstance(objects, LocalObjects) or store.handle.one_process
-    return None if local and chunks <= _FEW_CHUNKS else _SHARD_CHUNKS
+    if asked == 1 or (asked == "auto" and local and len(coords) <= _FEW_CHUNKS):
+        return None
+    if len(coords) and int(morton_codes(coords).max()) > np.iinfo(np.int64).max:
+        if asked == "auto":
+            return None
+        raise PlanError(
+            f"shards of chunks from {coords.min(axis=0).tolist()} to {coords.max(axis=0).tolist()} have numbers beyond 2**63: "
+            "make the store with shard_chunks=1, choose a larger chunk_shape, or shift the positions",
+            store=store.url,
+        )
+    return asked if isinstance(asked, int) else _SHARD_CHUNKS
 
 
 def _build(
@@ -241,7 +256,7 @@ def _build(
     """Build the graph; nothing runs."""
     store, place = level.store, level.place
     opened = open_objects(place.handle)
-    shards = _shards(store, opened, len(scan.coords))
+    shards = _shards(store, opened, scan.coords)
     plan = plan_blocks(scan, schema.row_bytes, shards, partitions.count)
     builder = GraphBuilder("zv-points")
     gathered = split_partitions(builder, partitions, conversion, schema.attributes, plan, scan, spill)
