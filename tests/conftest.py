@@ -105,7 +105,7 @@ class StoreUnderTest:
         """Return the root through plain zarr, made where it is absent."""
         return zarr.open_group(self.plain, mode="a", zarr_format=3, use_consolidated=False)
 
-    def keys(self) -> list[str]:
+    def list_keys(self) -> list[str]:
         async def collect() -> list[str]:
             return [key async for key in self.plain.list()]
 
@@ -125,7 +125,7 @@ class StoreUnderTest:
 
     def dump(self) -> dict[str, bytes | None]:
         """Return every object of the store."""
-        return {key: self.get(key) for key in self.keys()}
+        return {key: self.get(key) for key in self.list_keys()}
 
     def need(self, capability: str) -> None:
         need(self.name, capability)
@@ -166,9 +166,7 @@ def _fsspec_memory(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest
 
 def _fsspec_s3(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
     options = request.getfixturevalue("s3_options")
-    store = FsspecStore.from_url(
-        f"s3://{BUCKET}/{uuid.uuid4().hex}", storage_options={**options, "use_listings_cache": False}
-    )
+    store = FsspecStore.from_url(f"s3://{BUCKET}/{uuid.uuid4().hex}", storage_options={**options, "use_listings_cache": False})
     return StoreUnderTest("fsspec_s3", store, store)
 
 

@@ -1,7 +1,7 @@
 """The contract matrix: which contract tests passed on which store and under which scheduler.
 
-A test is a contract test by the marker ``contract``; its columns are its parameters ``store`` and ``scheduler``. A contract test
-that is skipped for a reason that :mod:`contract_exceptions` does not list fails the session: a hole that nobody explained.
+A test is a contract test by the marker ``contract``; its columns are its parameters ``store`` and ``scheduler``. One that
+is skipped for a reason that :mod:`contract_exceptions` does not list fails the session: a hole that nobody explained.
 """
 
 from __future__ import annotations

@@ -42,7 +42,9 @@ def cell(payloads):
 
 
 def names_below(store, array):
-    return sorted({k.removeprefix(f"{array}/").split("/")[0] for k in store.keys() if k.startswith(f"{array}/")} - {"zarr.json"})
+    return sorted(
+        {k.removeprefix(f"{array}/").split("/")[0] for k in store.list_keys() if k.startswith(f"{array}/")} - {"zarr.json"}
+    )
 
 
 # -------------------------------------------------------------------------------------------------- on every store
@@ -74,7 +76,7 @@ def test_exception_inside_drops_the_batch(store):
     group = store.open()
     group.write_bytes("vertices", "0.0.0", b"before")
     before = store.dump()
-    with pytest.raises(ZeroDivisionError), group.batched_writes() as batch:
+    with pytest.raises(ZeroDivisionError), group.batched_writes() as batch:  # noqa: PT012 - it ends with the batch
         group.write_bytes("vertices", "0.0.0", b"after")
         group.write_array_meta("vertices", {"a": 1})
         batch.write_blobs(delayed({("vertices", "1.0.0"): b"x"}), keys=[("vertices", "1.0.0")])
@@ -262,7 +264,7 @@ def test_failing_block_leaves_no_commit(make_store, scheduler):
     group = store.open()
     write_all(group, {"0.0.0": b"before"}, ["vertices"])
     before = store.dump()
-    with pytest.raises(ZeroDivisionError), group.batched_writes(block_chunks=1) as batch:
+    with pytest.raises(ZeroDivisionError), group.batched_writes(block_chunks=1) as batch:  # noqa: PT012 - it ends with the batch
         group.write_bytes("vertices", "1.0.0", b"new")
         group.write_array_meta("vertices", {"committed": True})
         batch.write_blobs(delayed(divide)(1, 0), keys=[("vertices", "2.0.0")])
@@ -324,7 +326,7 @@ def test_deferred_batch_joins_other_graphs(make_store, scheduler):
     lazy = batch.to_delayed()
     assert isinstance(lazy, Delayed)
     assert batch.to_delayed() is lazy
-    assert store.keys() == ["zarr.json"]
+    assert store.list_keys() == ["zarr.json"]
     report, six = dask.compute(lazy, other)
     assert six == 6
     assert report.chunks == 2
@@ -429,12 +431,12 @@ def test_block_with_other_keys_is_refused_and_not_stored(make_store, scheduler):
     ):
         with pytest.raises((dzv.PlanError, dzv.StoreError)), group.batched_writes() as batch:
             batch.write_blobs(delayed(yielded), keys=[("vertices", "0.0"), ("vertices", "1.0")])
-        assert store.keys() == ["zarr.json"]
+        assert store.list_keys() == ["zarr.json"]
     with pytest.raises(dzv.PlanError, match="declared"), group.batched_writes() as batch:
         batch.write_blobs(delayed({("vertices", "7.0"): b"1"}), keys=[("vertices", "0.0")])
     with pytest.raises(dzv.StoreError, match="payload"), group.batched_writes() as batch:
         batch.write_blobs(delayed({("vertices", "0.0"): 3.5}), keys=[("vertices", "0.0")])
-    assert store.keys() == ["zarr.json"]
+    assert store.list_keys() == ["zarr.json"]
 
 
 def test_same_key_twice(make_store):
@@ -465,7 +467,7 @@ def test_same_key_twice(make_store):
 def test_bad_arguments(make_store):
     group = make_store("memory_store").open()
     for kwargs in ({"shards": 0}, {"shards": -1}, {"shards": 2.0}, {"shards": True}, {"block_chunks": 0}):
-        with pytest.raises(ValueError, match="shards|block_chunks"), group.batched_writes(**kwargs):
+        with pytest.raises(ValueError, match=r"shards|block_chunks"), group.batched_writes(**kwargs):
             raise AssertionError("not opened")
     with group.batched_writes() as batch:
         with pytest.raises(ValueError, match="Delayed"):
@@ -477,7 +479,7 @@ def test_bad_arguments(make_store):
 def test_a_delayed_per_blob_warns_once_about_whole_blocks(make_store, monkeypatch):
     monkeypatch.setattr("dask_zv.batch.writes._MANY_DELAYED", 20)
     group = make_store("memory_store").open()
-    with pytest.warns(UserWarning, match="write_blobs") as caught, group.batched_writes(compute=False) as batch:
+    with pytest.warns(UserWarning, match="write_blobs") as caught, group.batched_writes(compute=False) as batch:  # noqa: PT031 - it ends with the batch
         for i in range(40):
             batch.write_bytes("v", f"{i}.0", delayed(bytes)(i))
     assert len(caught) == 1

@@ -28,14 +28,14 @@ def test_refused_in_other_processes(make_store, use_scheduler, scheduler, name):
     group.write_bytes("vertices", "0.0", b"before")
     before = store.dump()
     with use_scheduler(scheduler):
-        with pytest.raises(dzv.PlanError, match="process|fork") as caught, group.batched_writes() as batch:
+        with pytest.raises(dzv.PlanError, match=r"process|fork") as caught, group.batched_writes() as batch:  # noqa: PT012 - it ends with the batch
             group.write_bytes("vertices", "0.0", b"after")
             batch.write_blobs(delayed(block)(["1.0"]), keys=[("vertices", "1.0")])
         assert "thread" in str(caught.value)
         assert store.dump() == before
         with group.batched_writes(compute=False) as batch:
             batch.write_blobs(delayed(block)(["1.0"]), keys=[("vertices", "1.0")])
-        with pytest.raises(dzv.PlanError, match="process|fork"):
+        with pytest.raises(dzv.PlanError, match=r"process|fork"):
             dask.compute(batch.to_delayed())
         if name != "icechunk":  # such a group does not pickle at all
             with pytest.raises(dzv.PlanError, match="process"):

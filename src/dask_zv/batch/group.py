@@ -86,7 +86,7 @@ class Group(NodeGroup):
 
     @contextmanager
     def batched_writes(
-        self, *, compute: bool = True, shards: int | None = None, block_chunks: int = 256, progress: bool | None = None
+        self, *, compute: bool = True, shards: int | None = None, block_chunks: int | None = None, progress: bool | None = None
     ) -> Iterator[WriteBatch]:
         """Make every write inside the context part of one Dask graph, run at its end on the active scheduler.
 
@@ -99,8 +99,8 @@ class Group(NodeGroup):
         shards : int, optional
             Pack chunks into one object per array and this many chunks; a block of
             :meth:`~dask_zv.batch.writes.WriteBatch.write_blobs` is one shard whatever its size.
-        block_chunks : int
-            Chunks per task, at most, of what is queued blob by blob.
+        block_chunks : int, optional
+            Chunks per task, at most, of what is queued blob by blob; 256 to 2048 by their number where None.
         progress : bool, optional
             Show a progress bar.
 

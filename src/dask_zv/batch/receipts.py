@@ -60,8 +60,7 @@ def make_receipt(
         Absent for blobs that are arrays of their own.
     stored_objects : int
     """
-    keys = {k for _, k in blobs if is_spatial_key(k)}
-    coordinates = {k: parse_key(k) for k in keys}
+    coordinates = {k: parse_key(k) for k in {k for _, k in blobs} if is_spatial_key(k)}
     ranks = tuple(sorted({len(c) for c in coordinates.values()}))
     rank = ranks[0] if ranks else 0
     order = sorted((c, k) for k, c in coordinates.items() if len(c) == rank)
@@ -133,6 +132,10 @@ def combine_receipts(receipts: Sequence[Receipt]) -> Receipt:
     )
 
 
+_MANY_CHUNKS = 1000
+_SMALL_CHUNK = 64 << 10
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a write did.
@@ -152,7 +155,8 @@ class Report:
     blocks : int
         Tasks that encoded and stored.
     seconds : float
-        Wall time from the first task to the end of the commit, on the machines' own clocks; 0 where nothing was timed.
+        Wall time of the whole call; of a graph that the caller computed, from the first storing task to the end of the
+        commit, on the machines' own clocks.
     dropped : int
         Positions left out because they were out of bounds (``out_of_bounds="ignore"``).
     arrays : mapping of str to int
@@ -178,5 +182,9 @@ class Report:
             parts.append(f"{self.dropped:,} rows out of bounds left out")
         parts.append(f"{self.blocks:,} blocks in {self.seconds:.2f} s")
         lines = [f"<dask_zv.Report: {', '.join(parts)}>"]
+        if self.chunks > _MANY_CHUNKS and self.nbytes < self.chunks * _SMALL_CHUNK:
+            lines.append(
+                f"  hint: chunks average {self.nbytes / self.chunks / 1e3:.1f} kB; larger ones are read and written faster"
+            )
         lines += [f"  {name}: {count:,} blobs" for name, count in sorted(self.arrays.items())]
         return "\n".join(lines)

@@ -134,7 +134,7 @@ class CommitSpec:
 
 def keys_digest(addresses: Iterable[Address]) -> str:
     """Return a short digest of a set of addresses."""
-    text = "\n".join(f"{array}\t{key}" for array, key in sorted(addresses))
+    text = "\n".join(sorted([f"{array}\t{key}" for array, key in addresses]))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -144,7 +144,7 @@ def shard_numbers(addresses: Iterable[Address], shards: int | None, number: int 
     Shards are cut at multiples of `shards` along the Morton curve, whichever chunks are there, so every client and every run
     gives a chunk the same shard.
     """
-    keys = {k for _, k in addresses if is_spatial_key(k)}
+    keys = set(filter(is_spatial_key, {k for _, k in addresses}))
     if number is not None:
         return dict.fromkeys(keys, number)
     if shards is None:
@@ -190,7 +190,7 @@ def normalise(payload: Any, spec: BlockSpec) -> tuple[dict[Address, bytes], Mapp
         if not (isinstance(address, tuple) and len(address) == 2):
             raise PlanError(f"a block's key is (array, chunk_key), not {address!r}", store=spec.place.handle.url)
         array, key = check_array_name(address[0]), check_chunk_key(address[1])
-        blobs[array, key] = bytes(as_bytes(data, join(spec.place.prefix, array), key))
+        blobs[array, key] = data if type(data) is bytes else as_bytes(data, join(spec.place.prefix, array), key)
     if spec.declared is not None and keys_digest(blobs) != spec.declared:
         shown = ", ".join(map(repr, sorted(blobs)[:3]))
         raise PlanError(
@@ -219,13 +219,13 @@ def store_block(spec: BlockSpec, payload: Any) -> BlockResult:
         else:
             shards.setdefault((array, number), {})[key] = data
     target.write(plain)
+    kept = {at: _kept_members(target, spec, *at, members) for at, members in shards.items()}
     places: dict[Address, tuple[int, int, int]] = {}
-    for (array, number), members in shards.items():
-        kept = _kept_members(target, spec, array, number, members)
-        entries = target.write_shard(array, number, {**kept, **members})
+    stored = target.write_shards({at: {**kept[at], **members} for at, members in shards.items()})
+    for (array, number), entries in stored.items():
         told = [key for key in entries if (array, key) not in spec.beside]
         places.update({(array, key): (number, entries[key][0], entries[key][2]) for key in told})
-        blobs.update({(array, key): data for key, data in kept.items() if key in told})
+        blobs.update({(array, key): data for key, data in kept[array, number].items() if key in told})
     for array, key in spec.superseded:
         target.objects.delete_prefix(target.path(array, key))
     receipt = make_receipt(blobs, rows, places, len(plain) + len(shards))
@@ -263,7 +263,7 @@ def commit(spec: CommitSpec, results: Sequence[BlockResult]) -> Report:
     # an array's own metadata first, the level's and the root's at the end
     for path, attributes in spec.metadata:
         if path in arrays:
-            merge_attributes(objects, join(spec.place.prefix, path), attributes)
+            merge_attributes(objects, join(spec.place.prefix, path), attributes, replace=spec.replace)
     _write_catalog(objects, spec, total)
     for path, attributes in spec.metadata:
         if path not in arrays:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,6 +27,8 @@ from dask_zv.storage.per_chunk import ArrayListing, PerChunk
 __all__ = ["WriteBatch"]
 
 _BLOCK_BYTES = 64 << 20
+_BLOCK_CHUNKS = (256, 2048)
+_BLOCKS = 8
 _MANY_DELAYED = 5_000
 
 
@@ -45,12 +49,12 @@ class WriteBatch:
         objects: Objects,
         *,
         shards: int | None,
-        block_chunks: int,
+        block_chunks: int | None,
         progress: bool | None,
     ) -> None:
         if shards is not None and (type(shards) is not int or shards < 1):
             raise InputError(f"shards is the number of chunks per shard, a positive int, not {shards!r}")
-        if block_chunks < 1:
+        if block_chunks is not None and block_chunks < 1:
             raise InputError(f"block_chunks must be positive, not {block_chunks}")
         self._place = place
         self._objects = objects
@@ -85,7 +89,7 @@ class WriteBatch:
         """
         self._check_open()
         address = check_array_name(array), check_chunk_key(chunk_key)
-        if isinstance(data, Delayed) or is_future(data):
+        if _is_lazy(data):
             self._declare([address])
             self._lazy[address] = data
             if len(self._lazy) > _MANY_DELAYED and not self._warned:
@@ -96,10 +100,9 @@ class WriteBatch:
                     stacklevel=3,
                 )
             return
-        payload = as_bytes(data, join(self._place.prefix, array), chunk_key)
         if address in self._declared:
             raise self._overlap(address)
-        self._eager[address] = payload
+        self._eager[address] = data if type(data) is bytes else as_bytes(data, join(self._place.prefix, array), chunk_key)
 
     def write_blobs(self, delayed: Any, keys: Iterable[tuple[str, str]]) -> None:
         """Queue a whole block: one Delayed (or Future) that yields ``{(array, chunk_key): bytes}``.
@@ -170,8 +173,10 @@ class WriteBatch:
 
     def run(self) -> Report:
         """Run the batch on the active scheduler."""
+        started = time.perf_counter()
         check_reachable(self._place.handle)
-        self.report = compute_one(self.to_delayed(), progress=self._progress)
+        report: Report = compute_one(self.to_delayed(), progress=self._progress)
+        self.report = dataclasses.replace(report, seconds=time.perf_counter() - started)
         return self.report
 
     def _plan(self) -> Delayed:
@@ -185,12 +190,12 @@ class WriteBatch:
         queued = self._eager | self._lazy
         pieces = [(self._spec(addresses, listings), [(a, k, queued[a, k]) for a, k in addresses]) for addresses in self._cut()]
         builder = GraphBuilder()
-        eager = [i for i, (_, p) in enumerate(pieces) if not any(isinstance(d, Delayed) or is_future(d) for *_, d in p)]
+        eager = [i for i, (_, p) in enumerate(pieces) if not self._lazy or not any(_is_lazy(d) for *_, d in p)]
         payloads: list[Any] = [p for _, p in pieces]
         for i, held in zip(eager, hold_on_workers([payloads[i] for i in eager]), strict=True):
             payloads[i] = held if is_future(held) else _Held(held)
         blocks: list[tuple[BlockSpec, Any]] = [(spec, p) for (spec, _), p in zip(pieces, payloads, strict=True)]
-        taken = self._shards_of_single_blobs()
+        taken = self._shards_of_single_blobs() if self._blocks else set()
         for delayed, addresses in self._blocks:
             blocks.append((self._spec(addresses, listings, self._block_shard(addresses, taken), whole_block=True), delayed))
         spec = CommitSpec(
@@ -220,12 +225,14 @@ class WriteBatch:
             for key, number in shard_numbers(queued, self._shards, None).items():
                 shards.setdefault(number, []).append(key)
             units.extend(sorted(shards[n]) for n in sorted(shards))
+        # a task waits for the store twice, for data and for documents: few large ones, but some for every worker
+        most = self._block_chunks or min(max(-(-len(by_key) // _BLOCKS), _BLOCK_CHUNKS[0]), _BLOCK_CHUNKS[1])
         blocks: list[list[Address]] = []
         chunks = nbytes = 0
         for unit in units:
             addresses = [a for k in unit for a in by_key[k]]
             size = sum(len(self._eager[a]) for a in addresses if a in self._eager)
-            if not blocks or chunks + len(unit) > self._block_chunks or nbytes + size > _BLOCK_BYTES:
+            if not blocks or chunks + len(unit) > most or nbytes + size > _BLOCK_BYTES:
                 blocks.append([])
                 chunks = nbytes = 0
             blocks[-1].extend(addresses)
@@ -260,10 +267,10 @@ class WriteBatch:
                 if key in listings[array].plain:
                     superseded.append((array, key))
         members = {(a, k) for a, n in merge for k in listings[a].shards[shard_name(n)]}
-        beside = (members & self.addresses()) - set(addresses)
+        beside = {m for m in members if m in self._declared or m in self._eager} - set(addresses)
         return BlockSpec(
             self._place,
-            keys_digest(addresses),
+            keys_digest(addresses) if whole_block else None,  # what this batch cut itself has the right keys
             shards,
             number,
             frozenset(stay),
@@ -288,6 +295,10 @@ class WriteBatch:
                     taken.add(code)
                     return code
         return None
+
+
+def _is_lazy(data: object) -> bool:
+    return type(data) is not bytes and (isinstance(data, Delayed) or is_future(data))
 
 
 class _Held(list[Any]):

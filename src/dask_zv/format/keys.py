@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,11 @@ def check_name(name: str, what: str = "name") -> str:
     """
     if not isinstance(name, str):
         raise InvalidNameError(f"{what} must be a string, not {type(name).__name__}")
+    return _check_segments(name, what)
+
+
+@lru_cache(maxsize=4096)  # many blobs, few arrays
+def _check_segments(name: str, what: str) -> str:
     segments = name.split("/")
     if "" in segments:
         raise InvalidNameError(f"{what} {name!r} is empty, absolute, or has an empty segment")
@@ -62,6 +68,8 @@ def check_name(name: str, what: str = "name") -> str:
 
 def check_chunk_key(key: str) -> str:
     """Return `key` if it may address one blob of an array, else raise :class:`InvalidNameError`."""
+    if isinstance(key, str) and _parse(key) is not None:  # type: ignore[redundant-expr]
+        return key
     check_name(key, "chunk key")
     if "/" in key:
         raise InvalidNameError(f"chunk key {key!r} has a '/': a key is one name, such as '0.1.2'")
@@ -72,7 +80,12 @@ def check_chunk_key(key: str) -> str:
 
 def is_spatial_key(key: str) -> bool:
     """Tell whether `key` is integers joined by dots."""
-    return _SPATIAL.fullmatch(key) is not None
+    return _parse(key) is not None
+
+
+@lru_cache(maxsize=1 << 14)  # a key comes by several times: in every array, at the plan, in its block
+def _parse(key: str) -> tuple[int, ...] | None:
+    return tuple(map(int, key.split("."))) if _SPATIAL.fullmatch(key) else None
 
 
 def parse_key(key: str) -> tuple[int, ...]:
@@ -83,9 +96,10 @@ def parse_key(key: str) -> tuple[int, ...]:
     InvalidNameError
         `key` is not decimal integers joined by dots.
     """
-    if not is_spatial_key(key):
+    coords = _parse(key)
+    if coords is None:
         raise InvalidNameError(f"chunk key {key!r} is not integers joined by dots")
-    return tuple(map(int, key.split(".")))
+    return coords
 
 
 def format_key(coords: Iterable[int]) -> str:
@@ -102,6 +116,7 @@ def sort_keys(keys: Iterable[str]) -> list[str]:
     """Sort chunk keys: spatial ones by their integers, the others after them by name."""
 
     def order(key: str) -> tuple[int, Sequence[int], str]:
-        return (0, parse_key(key), "") if is_spatial_key(key) else (1, (), key)
+        coords = _parse(key)
+        return (1, (), key) if coords is None else (0, coords, "")
 
     return sorted(keys, key=order)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,15 @@ from dask_zv.format.fragments import FragmentIndex, decode_fragments, encode_til
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, PointSchema
 
-__all__ = ["EncodedPoints", "PointRows", "concatenate_rows", "decode_vertices", "encode_points", "group_by_chunk"]
+__all__ = [
+    "EncodedPoints",
+    "PointRows",
+    "concatenate_rows",
+    "decode_index",
+    "decode_positions",
+    "encode_points",
+    "group_by_chunk",
+]
 
 _TABLE_LIMIT = 1 << 22
 
@@ -172,6 +181,7 @@ def encode_points(schema: PointSchema, rows: PointRows) -> EncodedPoints:
         order = _stable_order(number, m)
         counts = list(np.bincount(number, minlength=m).reshape(m, 1))
     ends = np.cumsum(np.bincount(number, minlength=m)).tolist()
+    del chunks, number  # as large as the rows themselves
     keys = coords_to_keys(unique)
     blobs: dict[tuple[str, str], bytes] = {}
     columns = [(VERTICES, rows.positions), *((a.array, rows.attributes[a.name]) for a in schema.attributes)]
@@ -189,27 +199,34 @@ def encode_points(schema: PointSchema, rows: PointRows) -> EncodedPoints:
     )
 
 
-def decode_vertices(
-    schema: PointSchema, chunk: str, vertices: bytes, fragments: bytes | None
-) -> tuple[NDArray[np.generic], FragmentIndex | None]:
-    """Return a chunk's stored positions, shape (n, D), and its fragment index, checked against each other.
+def decode_positions(schema: PointSchema, chunk: str, vertices: bytes) -> NDArray[Any]:
+    """Return a chunk's stored positions, shape (n, D).
 
     Raises
     ------
     FormatError
-        The positions are no whole number of rows, or a fragment names rows that aren't there.
+        The blob is no whole number of rows.
     """
     ndim = schema.grid.ndim
-    row = ndim * schema.dtype.itemsize
-    if len(vertices) % row:
+    if len(vertices) % (ndim * schema.dtype.itemsize):
         raise FormatError(
             f"the blob has {len(vertices)} bytes, which is no whole number of {ndim} x {schema.dtype} rows",
             array=VERTICES, chunk=chunk,
         )  # fmt: skip
-    positions = np.frombuffer(vertices, schema.dtype).reshape(-1, ndim)
+    return np.frombuffer(vertices, schema.dtype).reshape(-1, ndim)
+
+
+def decode_index(chunk: str, fragments: bytes | None, n_rows: int) -> FragmentIndex | None:
+    """Return the fragment index of a chunk of `n_rows` rows, None where it has none.
+
+    Raises
+    ------
+    FormatError
+        The blob is damaged, or a fragment names rows that aren't there.
+    """
     if fragments is None:
-        return positions, None
+        return None
     try:
-        return positions, decode_fragments(fragments, n_rows=len(positions))
+        return decode_fragments(fragments, n_rows=n_rows)
     except FormatError as error:
         raise error.at(array=FRAGMENTS, chunk=chunk) from None

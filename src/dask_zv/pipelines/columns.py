@@ -7,13 +7,14 @@ that hold them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.format.fragments import decode_fragments
+from dask_zv.errors import FormatError
+from dask_zv.format.fragments import FragmentIndex
+from dask_zv.geometry.points import decode_index
 from dask_zv.geometry.schema import FRAGMENTS, AttributeSchema
 from dask_zv.pipelines.chunk_cache import SharedCache
 from dask_zv.pipelines.level_io import ChunkTable, LevelSource, chunk_table, level_blobs
@@ -28,16 +29,8 @@ _RUN_CHUNKS = 1024
 _RUN_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Positions:
-    """A chunk's positions in reading order, and the rows of its fragments."""
-
-    values: NDArray[Any]
-    fragment_rows: NDArray[np.int64] | None
-
-
-_POSITIONS: SharedCache[_Positions] = SharedCache(128 << 20, lambda p: p.values.nbytes + 200)
-_COUNTS: SharedCache[NDArray[np.int64]] = SharedCache(32 << 20, lambda c: c.nbytes + 200)
+_POSITIONS: SharedCache[NDArray[Any]] = SharedCache(128 << 20, lambda p: p.nbytes + 200)
+_INDEXES: SharedCache[FragmentIndex | None] = SharedCache(32 << 20, lambda i: 32 * len(i) + 400 if i is not None else 100)
 
 
 class LevelRows:
@@ -167,7 +160,7 @@ class LevelRows:
 
     def _read(self, name: str | int, chunks: NDArray[np.intp]) -> list[NDArray[Any]]:
         if isinstance(name, int):
-            return [p.values[:, name] for p in self.positions(chunks)]
+            return [p[:, name] for p in self.positions(chunks)]
         keys, rows = self._keys(chunks), self.table.rows[chunks].tolist()
         if name == "object_id":
             table = fragment_owners(self.source, keys)
@@ -176,8 +169,15 @@ class LevelRows:
         attribute = self._attribute(name)
         if attribute is None:
             codes = self.table.coords[chunks, 0]
+            if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < len(self.chunk_values):
+                raise FormatError(
+                    f"a chunk key names value {int(codes.max())} of attribute {name!r}, which has {len(self.chunk_values)}",
+                    store=self.source.where(),
+                )
             return [np.repeat(self.chunk_values[c : c + 1], n) for c, n in zip(codes.tolist(), rows, strict=True)]
-        found = read_chunks(self.source, keys, (attribute,), positions=False, rows=rows, blobs=self._blobs())
+        found = read_chunks(
+            self.source, keys, (attribute,), positions=False, rows=rows, blobs=self._blobs(), indexes=self.indexes(chunks)
+        )
         return [attribute.values(c.attributes[name]) for c in found]
 
     def _blobs(self) -> PerChunk:
@@ -187,30 +187,41 @@ class LevelRows:
         s = self.source
         return [(s.place.handle.identity, s.place.prefix, s.token, int(c)) for c in chunks]
 
-    def positions(self, chunks: NDArray[np.intp]) -> list[_Positions]:
+    def positions(self, chunks: NDArray[np.intp]) -> list[NDArray[Any]]:
         """Return chunks' positions in reading order; each chunk is fetched once while the cache holds it."""
 
-        def make(which: list[int]) -> list[_Positions]:
+        def make(which: list[int]) -> list[NDArray[Any]]:
             picked = chunks[which]
-            found = read_chunks(self.source, self._keys(picked), (), rows=self.table.rows[picked].tolist(), blobs=self._blobs())
-            return [_Positions(c.positions, c.fragment_rows) for c in found]
+            rows, indexes = self.table.rows[picked].tolist(), self.indexes(picked)
+            found = read_chunks(self.source, self._keys(picked), (), rows=rows, blobs=self._blobs(), indexes=indexes)
+            return [c.positions for c in found]
 
         return _POSITIONS.get_many(self._cache_keys(chunks), make)
 
-    def fragment_rows(self, chunks: NDArray[np.intp]) -> list[NDArray[np.int64]]:
-        """Return the rows of each chunk's fragments."""
+    def indexes(self, chunks: NDArray[np.intp]) -> list[FragmentIndex | None]:
+        """Return chunks' fragment indexes, which every column needs and one fetch serves."""
 
-        def make(which: list[int]) -> list[NDArray[np.int64]]:
+        def make(which: list[int]) -> list[FragmentIndex | None]:
             picked = chunks[which]
             keys = self._keys(picked)
             found = self._blobs().read_many([(FRAGMENTS, k) for k in keys])
             rows = self.table.rows[picked].tolist()
-            return [
-                decode_fragments(found[FRAGMENTS, k], n_rows=n).counts if (FRAGMENTS, k) in found else np.array([n])
-                for k, n in zip(keys, rows, strict=True)
-            ]
+            indexes = [decode_index(k, found.get((FRAGMENTS, k)), n) for k, n in zip(keys, rows, strict=True)]
+            for key, n, index in zip(keys, rows, indexes, strict=True):
+                if index is not None and int(index.counts.sum()) != n:
+                    raise FormatError(
+                        f"the chunk's fragments cover {int(index.counts.sum())} of its {n} rows, so rows can't be numbered: "
+                        "read it with Level.read",
+                        store=self.source.where(), array=FRAGMENTS, chunk=key,
+                    )  # fmt: skip
+            return indexes
 
-        return _COUNTS.get_many(self._cache_keys(chunks), make)
+        return _INDEXES.get_many(self._cache_keys(chunks), make)
+
+    def fragment_rows(self, chunks: NDArray[np.intp]) -> list[NDArray[np.int64]]:
+        """Return the rows of each chunk's fragments; a chunk without an index is one fragment."""
+        rows = self.table.rows[chunks]
+        return [np.array([n]) if i is None else i.counts for i, n in zip(self.indexes(chunks), rows, strict=True)]
 
 
 def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> slice | NDArray[np.int64]:
@@ -250,7 +261,7 @@ def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> 
         cut = [i for i, c in enumerate(run) if not whole[c]]
         if box is not None and cut:
             for i, piece in zip(cut, rows.positions(run[cut]), strict=True):
-                p = piece.values.astype(np.float64, copy=False)
+                p = piece.astype(np.float64, copy=False)
                 masks[i] &= ((p >= box[0]) & (p <= box[1])).all(axis=1)
         if chosen is not None:
             for i, counts in enumerate(rows.fragment_rows(run)):

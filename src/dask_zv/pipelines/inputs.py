@@ -268,7 +268,8 @@ def _aligned(name: str, values: Any, lengths: Sequence[float], known: bool) -> A
 
 
 def _blocks(builder: GraphBuilder, array: Any) -> list[Any]:
-    return [builder.absorb(d, inline=True) for d in array.to_delayed().ravel()]
+    # not optimised: fusing each column by itself would compute what columns share once for every column
+    return [builder.absorb(d, inline=True) for d in array.to_delayed(optimize_graph=False).ravel()]
 
 
 def _load_arrays(number: int, positions: Any, names: Sequence[str], columns: Sequence[Any], ids: Any) -> RawPart:
@@ -320,8 +321,7 @@ def _from_frame(frame: Any, attributes: Any, object_ids: Any, axes: tuple[str, .
 
     def arguments(builder: GraphBuilder) -> list[Any]:
         return [
-            Task(None, _load_frame, i, builder.absorb(d, inline=True), axes, specs, object_ids)
-            for i, d in enumerate(delayed)
+            Task(None, _load_frame, i, builder.absorb(d, inline=True), axes, specs, object_ids) for i, d in enumerate(delayed)
         ]
 
     return Partitions(arguments, len(delayed), dtype, specs, object_ids is not None)
@@ -355,9 +355,7 @@ def _describe_column(name: str, dtype: Any) -> AttributeInput:
     return AttributeInput(name, found if found.kind in _KINDS else np.dtype(object), None, _declared(dtype))
 
 
-def _load_frame(
-    number: int, frame: Any, axes: Sequence[str], specs: Sequence[AttributeInput], ids: str | None
-) -> RawPart:
+def _load_frame(number: int, frame: Any, axes: Sequence[str], specs: Sequence[AttributeInput], ids: str | None) -> RawPart:
     try:
         # not cast to what was declared: the scan looks whether a cast would move them
         points = np.stack([series_values(a, frame[a]) for a in axes], axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -155,6 +156,7 @@ def write_points(
         raise InputError(f"store is a dask_zv.Store (from dzv.create or dzv.open), not {type(store).__name__}")
     if store.read_only:
         raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=store.url)
+    started = time.perf_counter()
     check_reachable(store.handle)
     level = store.level(0)
     _check_empty(level, mode)
@@ -177,7 +179,7 @@ def write_points(
     finally:
         remove_spill(spill)
     store.reload()
-    return report
+    return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
 
 def _check_empty(level: Level, mode: str) -> None:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.run import check_reachable, compute_one
 from dask_zv.errors import FormatError, InputError
+from dask_zv.format.fragments import FragmentIndex
 from dask_zv.format.keys import parse_key
-from dask_zv.geometry.points import decode_vertices
+from dask_zv.geometry.points import decode_index, decode_positions
 from dask_zv.geometry.result import Geometry
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema
 from dask_zv.pipelines.level_io import LevelSource, check_unchanged, level_blobs
@@ -65,6 +66,7 @@ def read_chunks(
     positions: bool = True,
     blobs: PerChunk | None = None,
     rows: Sequence[int] | None = None,
+    indexes: Sequence[FragmentIndex | None] | None = None,
 ) -> list[ChunkRows]:
     """Read some chunks of a level, all their blobs concurrently.
 
@@ -81,6 +83,8 @@ def read_chunks(
         The level's blobs, where the caller has them open.
     rows : sequence of int, optional
         Rows that each chunk should have.
+    indexes : sequence of FragmentIndex, optional
+        The chunks' fragment indexes, where the caller has them; None for a chunk without one.
 
     Raises
     ------
@@ -88,17 +92,39 @@ def read_chunks(
         A blob is missing, damaged, or does not have its chunk's rows; the message names the chunk.
     """
     blobs = blobs or level_blobs(source)
-    arrays = [*([VERTICES] if positions or rows is None else []), FRAGMENTS, *(a.array for a in attributes)]
+    with_positions = positions or rows is None
+    arrays = [VERTICES] if with_positions else []
+    arrays += [FRAGMENTS] if indexes is None else []
+    arrays += [a.array for a in attributes]
     found = blobs.read_many([(array, key) for key in keys for array in arrays])
     if blobs.catalog_is_stale:  # one chunk was edited in place, or all were replaced, maybe by values of other dtypes
         check_unchanged(source)
     out: list[ChunkRows] = []
     for i, key in enumerate(keys):
         try:
-            out.append(_one_chunk(source, key, attributes, found, None if rows is None else rows[i]))
+            vertices = found.get((VERTICES, key))
+            if vertices is None and with_positions:
+                raise FormatError("the chunk has no positions", array=VERTICES, chunk=key)
+            n = _count_rows(source, key, vertices, None if rows is None else rows[i])
+            index = indexes[i] if indexes is not None else decode_index(key, found.get((FRAGMENTS, key)), n)
+            out.append(_one_chunk(source, key, attributes, found, n, index))
         except FormatError as error:
             raise error.at(store=source.where(), chunk=key) from None
     return out
+
+
+def _count_rows(source: LevelSource, key: str, vertices: bytes | None, expected: int | None) -> int:
+    if vertices is None:
+        assert expected is not None
+        return expected
+    n = len(decode_positions(source.schema, key, vertices))
+    if expected is not None and n != expected:
+        raise FormatError(
+            f"the chunk has {n} vertices, the store's catalog says {expected}: it was rewritten; open the store again, "
+            "or rebuild the catalog with store.refresh()",
+            array=VERTICES, chunk=key,
+        )  # fmt: skip
+    return n
 
 
 def _one_chunk(
@@ -106,35 +132,28 @@ def _one_chunk(
     key: str,
     attributes: Sequence[AttributeSchema],
     found: dict[tuple[str, str], bytes],
-    n: int | None,
+    n: int,
+    index: FragmentIndex | None,
 ) -> ChunkRows:
+    """Decode one chunk of `n` rows, and put its rows into the order of its fragments."""
     schema = source.schema
-    vertices = found.get((VERTICES, key))
-    if vertices is None and n is None:
-        raise FormatError("the chunk has no positions", array=VERTICES, chunk=key)
-    stored = vertices if vertices is not None else bytes((n or 0) * schema.grid.ndim * schema.dtype.itemsize)
-    positions, index = decode_vertices(schema, key, stored, found.get((FRAGMENTS, key)))
-    if n is not None and len(positions) != n:
-        raise FormatError(
-            f"the chunk has {len(positions)} vertices, the store's catalog says {n}: it was rewritten; open the store again, "
-            "or rebuild the catalog with store.refresh()",
-            array=VERTICES, chunk=key,
-        )  # fmt: skip
-    values: dict[str, NDArray[Any]] = {}
+    columns: dict[str, NDArray[Any]] = {}
     for attribute in attributes:
         data = found.get((attribute.array, key))
         if data is None:
             raise FormatError(f"the chunk has no values of attribute {attribute.name!r}", array=attribute.array, chunk=key)
-        values[attribute.name] = attribute.decode(data, len(positions), key)
+        columns[attribute.name] = attribute.decode(data, n, key)
     if source.chunk_attribute is not None:
-        values[source.chunk_attribute[0]] = np.full(len(positions), parse_key(key)[0], np.int64)
-    counts = None
-    if index is not None:
-        counts = index.counts
-        if not index.tiles(len(positions)):
-            rows = index.all_rows()
-            positions, values = positions[rows], {k: v[rows] for k, v in values.items()}
-    return ChunkRows(positions if vertices is not None else positions[:0], values, counts)
+        columns[source.chunk_attribute[0]] = np.full(n, parse_key(key)[0], np.int64)
+    positions = np.zeros((0, schema.grid.ndim), schema.dtype)
+    vertices = found.get((VERTICES, key))
+    if vertices is not None:
+        positions = decode_positions(schema, key, vertices)
+    if index is not None and not index.tiles(n):
+        rows = index.all_rows()
+        columns = {k: v[rows] for k, v in columns.items()}
+        positions = positions if vertices is None else positions[rows]
+    return ChunkRows(positions, columns, None if index is None else index.counts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -77,13 +77,16 @@ class ChunkGrid:
         InputError
             A position is so far out that float64 can't tell neighbouring chunks apart.
         """
-        cells = np.floor(positions.astype(np.float64, copy=False) / np.asarray(self.chunk_shape))
-        if len(cells) and not (np.abs(cells).max() < _LIMIT):
-            raise InputError(
-                f"a position lies more than 2**53 chunks of {self.chunk_shape} from the origin: choose a larger chunk_shape"
-            )
-        chunks: NDArray[np.int64] = cells.astype(np.int64)
-        return chunks
+        out = np.empty(positions.shape, np.int64)
+        for axis, edge in enumerate(self.chunk_shape):  # axis by axis: the float64 cells of a block are larger than its rows
+            cells = positions[:, axis].astype(np.float64)
+            np.floor(np.divide(cells, edge, out=cells), out=cells)
+            if len(cells) and not (max(-cells.min(), cells.max()) < _LIMIT):
+                raise InputError(
+                    f"a position lies more than 2**53 chunks of {self.chunk_shape} from the origin: choose a larger chunk_shape"
+                )
+            out[:, axis] = cells
+        return out
 
     def bins_of(self, positions: NDArray[np.floating], chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return every position's bin number within its chunk, row-major over the axes (last axis fastest).

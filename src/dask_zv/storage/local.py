@@ -1,15 +1,17 @@
 """Objects of a local directory, by plain file calls: several times faster than going through an event loop.
 
-A put is a temporary file beside its final place, then a rename, so that nobody ever sees half a file.
+A put is a temporary file beside its final place, then a rename, so that nobody ever sees half a file. Objects that nobody can
+know of yet (in a directory that the same call made, before the document that names them) are written in place.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +24,25 @@ from dask_zv.storage.objects import BytesLike, Request
 
 __all__ = ["LocalObjects"]
 
+_counter = itertools.count()
+_process = uuid.uuid4().hex[:20]
+
+
+def _token() -> str:
+    """Return 32 hex digits that no other put has: a new uuid for each would cost as much as a small write."""
+    return f"{_process}{next(_counter):012x}"
+
+
+def _after_fork() -> None:
+    global _process
+    _process = uuid.uuid4().hex[:20]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
 _LOCAL_THREADS = 4
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial\Z")
 """Ends of the names of half-written files, ours and those of zarr's LocalStore."""
 
@@ -111,21 +131,38 @@ class LocalObjects:
         with self._errors("writing", key):
             self._put(self._path(key), data)
 
-    def put_many(self, sequences: Sequence[Sequence[tuple[str, BytesLike]]]) -> None:
+    def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> None:
         self._check_writable()
-        for sequence in sequences:
-            for key, data in sequence:
-                with self._errors("writing", key):
+        key = ""
+        try:
+            for sequence in sequences:
+                for key, data in sequence[:-1]:
+                    path = self._path(key)
+                    if self._make_directories(path.rpartition("/")[0]):
+                        self._create(path, data)
+                    else:
+                        self._put(path, data)
+                for key, data in sequence[-1:]:
                     self._put(self._path(key), data)
+        except OSError as error:
+            raise StoreError(f"writing '/{key}' failed: {error.strerror or error}", store=self.url) from error
 
     def _put(self, path: str, data: BytesLike) -> None:
-        temporary = f"{path}.{uuid.uuid4().hex}.partial"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        temporary = f"{path}.{_token()}.partial"
         try:
-            fd = os.open(temporary, flags, 0o666)
+            self._create(temporary, data)
         except FileNotFoundError:
-            self._mkdir(os.path.dirname(path))  # noqa: PTH120 - a hot path: pathlib costs more than the call
-            fd = os.open(temporary, flags, 0o666)
+            self._make_directories(path.rpartition("/")[0])
+            self._create(temporary, data)
+        try:
+            os.replace(temporary, path)  # noqa: PTH105
+        except BaseException:
+            os.unlink(temporary)  # noqa: PTH108
+            raise
+
+    def _create(self, path: str, data: BytesLike) -> None:
+        """Write a new file; nothing is left of it where that fails."""
+        fd = os.open(path, _CREATE, 0o666)
         try:
             try:
                 view = memoryview(data).cast("B")
@@ -135,20 +172,20 @@ class LocalObjects:
                     os.fsync(fd)
             finally:
                 os.close(fd)
-            os.replace(temporary, path)  # noqa: PTH105
         except BaseException:
-            if os.path.exists(temporary):  # noqa: PTH110
-                os.unlink(temporary)  # noqa: PTH108
+            os.unlink(path)  # noqa: PTH108
             raise
 
-    def _mkdir(self, path: str) -> None:
+    def _make_directories(self, path: str) -> bool:
+        """Make a directory where it is absent, and what is above it; tell whether this call made it."""
         try:
             os.mkdir(path)  # noqa: PTH102
         except FileExistsError:
-            return
+            return False
         except FileNotFoundError:
-            self._mkdir(os.path.dirname(path))  # noqa: PTH120
-            self._mkdir(path)
+            self._make_directories(path.rpartition("/")[0])
+            return self._make_directories(path)
+        return True
 
     def delete(self, key: str) -> None:
         self._check_writable()

@@ -69,21 +69,27 @@ def ensure_groups(objects: Objects, paths: Iterable[str]) -> None:
         parts = path.split("/") if path else []
         wanted.update(dict.fromkeys("/".join(parts[:i]) for i in range(len(parts) + 1)))
     documents = objects.get_many([(join(p, DOCUMENT), None) for p in wanted])
-    for path, document in zip(wanted, documents, strict=True):  # parents come before their children
+    missing: dict[int, list[str]] = {}
+    for path, document in zip(wanted, documents, strict=True):
         if document is None:
-            objects.put(join(path, DOCUMENT), group_document({}))
+            missing.setdefault(path.count("/") + bool(path), []).append(path)
         elif parse_document(document, path, objects.url)["node_type"] != "group":
             raise StoreError(f"'/{path}' is an Array: a group can't be made there", store=objects.url)
+    for depth in sorted(missing):  # parents before their children
+        objects.put_many([[(join(path, DOCUMENT), group_document({}))] for path in missing[depth]])
 
 
-def merge_attributes(objects: Objects, path: str, attributes: Mapping[str, Any]) -> None:
-    """Merge JSON values into the attributes of a node, which becomes a group where it is absent."""
+def merge_attributes(objects: Objects, path: str, attributes: Mapping[str, Any], *, replace: bool = False) -> None:
+    """Merge JSON values into the attributes of a node, which becomes a group where it is absent.
+
+    With `replace` they become all of its attributes.
+    """
     document = read_document(objects, path)
     if document is None:
         ensure_groups(objects, [path.rpartition("/")[0]] if path else [])
         objects.put(join(path, DOCUMENT), group_document(attributes))
         return
-    document["attributes"] = {**document.get("attributes", {}), **attributes}
+    document["attributes"] = {**({} if replace else document.get("attributes", {})), **attributes}
     objects.put(join(path, DOCUMENT), dump_json(document))
 
 

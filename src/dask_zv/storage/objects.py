@@ -11,7 +11,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store
@@ -48,7 +48,7 @@ class Objects(Protocol):
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes | None: ...
     def get_many(self, requests: Sequence[Request]) -> list[bytes | None]: ...
     def put(self, key: str, data: BytesLike) -> None: ...
-    def put_many(self, sequences: Sequence[Sequence[tuple[str, BytesLike]]]) -> None:
+    def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> None:
         """Store every sequence's objects in its order, the sequences in any."""
 
     def delete(self, key: str) -> None: ...
@@ -100,7 +100,7 @@ class ZarrObjects:
         self._check_writable()
         sync(self._put(key, data))
 
-    def put_many(self, sequences: Sequence[Sequence[tuple[str, BytesLike]]]) -> None:
+    def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> None:
         self._check_writable()
 
         async def one(sequence: Sequence[tuple[str, BytesLike]]) -> None:

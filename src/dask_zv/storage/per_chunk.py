@@ -12,7 +12,7 @@ Why not trust the object alone: the codec (raw or one Zstandard frame) and the l
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import google_crc32c
@@ -100,7 +100,8 @@ class PerChunk:
             else:
                 emptied.append(f"{path}/c/0")
             sequences.append(steps)
-        self.objects.put_many(sequences)
+        if sequences:
+            self.objects.put_many(sequences)
         for key in emptied:  # after the document says "empty": a reader in between reads b""
             if self.objects.exists(key):
                 self.objects.delete(key)
@@ -112,20 +113,32 @@ class PerChunk:
         steps.insert(len(steps) if self.objects.nodes_first else 0, (f"{path}/c/0", data))
         self.objects.put_many([steps])
 
-    def write_shard(self, array: str, number: int, blobs: Mapping[str, BytesLike]) -> dict[str, tuple[int, int, int]]:
-        """Store `blobs` as one shard, in ascending order of their keys; return (offset, length, CRC-32C) by key."""
-        keys = sort_keys(blobs)
-        entries: dict[str, tuple[int, int, int]] = {}
-        offset = 0
-        for key in keys:
-            entries[key] = (offset, len(blobs[key]), crc32c(blobs[key]))
-            offset += len(blobs[key])
-        path = self.path(array, shard_name(number))
-        steps: list[tuple[str, BytesLike]] = [(f"{path}/{DOCUMENT}", blob_document(offset, shard_attributes(entries)))]
-        if offset:
-            steps.insert(len(steps) if self.objects.nodes_first else 0, (f"{path}/c/0", b"".join(blobs[key] for key in keys)))
-        self.objects.put_many([steps])
-        return entries
+    def write_shards(
+        self, shards: Mapping[tuple[str, int], Mapping[str, BytesLike]]
+    ) -> dict[tuple[str, int], dict[str, tuple[int, int, int]]]:
+        """Store shards by (array, number), all at once, the blobs of each in ascending order of their keys.
+
+        Returns (offset, length, CRC-32C) by key for each.
+        """
+        stored: dict[tuple[str, int], dict[str, tuple[int, int, int]]] = {}
+
+        def sequences() -> Iterator[list[tuple[str, BytesLike]]]:
+            for (array, number), blobs in shards.items():
+                entries = stored[array, number] = {}
+                offset = 0
+                for key in sort_keys(blobs):
+                    entries[key] = (offset, len(blobs[key]), crc32c(blobs[key]))
+                    offset += len(blobs[key])
+                path = self.path(array, shard_name(number))
+                steps: list[tuple[str, BytesLike]] = [(f"{path}/{DOCUMENT}", blob_document(offset, shard_attributes(entries)))]
+                if offset:
+                    data = b"".join([blobs[key] for key in entries])
+                    steps.insert(len(steps) if self.objects.nodes_first else 0, (f"{path}/c/0", data))
+                yield steps
+
+        if shards:
+            self.objects.put_many(sequences())
+        return stored
 
     def forget(self, array: str | None = None) -> None:
         """Drop what is remembered of an array's listing and shards (of all arrays where None)."""
