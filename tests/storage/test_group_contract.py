@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import ClassVar
 
+import dask
 import numpy as np
 import pytest
 import zarr
-from zarr.storage import ZipStore
+from zarr.storage import WrapperStore, ZipStore
 
 import dask_zv as dzv
 
@@ -86,6 +88,7 @@ def test_groups_are_made_found_and_listed(store):
     group.write_bytes("b/vertices", "0.0.0", b"12")
     assert list(group) == ["a", "b"]
     assert list(group["b"]) == ["vertices"]
+    assert list(group["b/vertices"]) == []
     assert "a" in group
     assert "a/deep" in group
     assert "b/vertices/0.0.0" in group
@@ -194,7 +197,7 @@ def test_replacing_by_other_lengths(store):
         group.write_bytes("vertices", "0.0.0", data)
         assert group.read_bytes("vertices", "0.0.0") == data
         assert store.open("r").read_bytes("vertices", "0.0.0") == data
-    assert store.get("vertices/0.0.0/c/0") == b"e"
+        assert store.get("vertices/0.0.0/c/0") == (data or None)
 
 
 def test_literal_keys(store):
@@ -375,7 +378,7 @@ def test_array_metadata_is_merged(store):
     group.write_bytes("vertices", "0.0.0", b"12")
     group.write_array_meta("vertices", {"encoding": "raw", "n": 4})
     with group.batched_writes():
-        group.write_array_meta("vertices", {"batched": (1, 2)})
+        group.write_array_meta("vertices", {"batched": (1, 2), "n": 6})
         group.write_array_meta("vertices", {"n": 5})
         group.write_array_meta("deep/er", {"a": 1})
         assert group.read_array_meta("vertices")["n"] == 4
@@ -633,6 +636,98 @@ def test_deleting_through_the_group_above_is_no_lost_chunk(store, no_waiting):
     with pytest.raises(KeyError):
         again.read_bytes("vertices", "0.0.0")
     assert again.list_chunks("vertices") == []
+
+
+def test_a_catalog_above_or_below_never_outlives_a_write(store):
+    """Whichever group a batch went through: another one's catalog may speak of the same array."""
+    root = store.open()
+
+    def batch(group, array, data):
+        with group.batched_writes(shards=4):
+            group.write_bytes(array, "0.0", data)
+            group.write_bytes(array, "1.0", data)
+
+    batch(root, "0/vertices", b"from the root")
+    assert store.get("dask_zv_catalog/c/0") is not None
+    store.open()["0"].write_bytes("vertices", "0.0", b"single")
+    assert store.get("dask_zv_catalog/c/0") is None
+    assert store.open("r").read_bytes("0/vertices", "0.0") == b"single"
+    store.open().delete_subtree("0")
+    batch(root, "0/vertices", b"from the root")
+    with store.open()["0"].batched_writes() as later:
+        later.write_bytes("vertices", "0.0", b"from the level")
+    for group, array in ((store.open("r"), "0/vertices"), (store.open("r")["0"], "vertices")):
+        assert group.read_bytes(array, "0.0") == b"from the level"
+        assert group.read_bytes(array, "1.0") == b"from the root"
+    store.open().delete_subtree("0")
+    batch(store.open().create_group("0"), "vertices", b"from the level")
+    assert store.get("0/dask_zv_catalog/c/0") is not None
+    with store.open().batched_writes() as later:
+        later.write_bytes("0/vertices", "0.0", b"from the root")
+    assert store.get("0/dask_zv_catalog/c/0") is None
+    assert store.open("r")["0"].read_bytes("vertices", "0.0") == b"from the root"
+
+
+def test_what_another_group_added_is_found(store):
+    """The index of shards is read once per group; a key that it lacks is looked up again."""
+    group = store.open()
+    with group.batched_writes(shards=4):
+        group.write_bytes("v", "0.0", b"first")
+    group.delete_subtree("dask_zv_catalog")
+    reader = store.open("r")
+    assert reader.read_bytes("v", "0.0") == b"first"
+    assert not reader.chunk_exists("v", "8.0")
+    with store.open().batched_writes(shards=4) as batch:
+        batch.write_bytes("v", "8.0", b"second")
+        batch.write_bytes("v", "1.0", b"third")
+    assert reader.read_bytes("v", "8.0") == b"second"
+    assert reader.chunk_exists("v", "1.0")
+    with reader.batched_reads([("v", ["0.0", "1.0", "8.0"])]):
+        assert [reader.read_bytes("v", k) for k in ("0.0", "1.0", "8.0")] == [b"first", b"third", b"second"]
+
+
+# -------------------------------------------------------------------------------------------------- order of objects
+
+
+class RecordingStore(WrapperStore):
+    """Remembers the order in which objects were stored."""
+
+    order: ClassVar[list[str]] = []
+
+    async def set(self, key, value):
+        self.order.append(key)
+        await self._store.set(key, value)
+
+
+@pytest.mark.parametrize("nodes_first", [False, True])
+def test_data_goes_before_what_names_it(make_store, nodes_first):
+    store = make_store("icechunk" if nodes_first else "memory_store")
+    group = dzv.open_group(RecordingStore(store.plain))
+
+    def stored(action):
+        RecordingStore.order.clear()
+        action()
+        return list(RecordingStore.order)
+
+    order = stored(lambda: group.write_bytes("v", "0.0", b"12"))
+    mine = ["v/0.0/c/0", "v/0.0/zarr.json"]
+    assert [k for k in order if "0.0" in k] == (mine[::-1] if nodes_first else mine)
+
+    def batch():
+        with group.batched_writes(shards=4), dask.config.set(scheduler="sync"):
+            group.write_bytes("w", "0.0", b"12")
+            group.write_bytes("w", "data", b"34")
+            group.write_array_meta("w", {"a": 1})
+
+    group.delete_subtree("v")
+    order = stored(batch)
+    for node in ("w/__shard_000000", "w/data", "dask_zv_catalog"):
+        mine = [f"{node}/c/0", f"{node}/zarr.json"]
+        assert [k for k in order if k in mine] == (mine[::-1] if nodes_first else mine)
+    catalog = min(order.index(k) for k in order if k.startswith("dask_zv_catalog"))
+    assert max(order.index(k) for k in order if k.endswith("c/0") and k.startswith("w/")) < catalog
+    metadata = max(i for i, k in enumerate(order) if k == "w/zarr.json")
+    assert metadata > max(order.index(k) for k in order if k.endswith("c/0") and k.startswith("w/"))
 
 
 # -------------------------------------------------------------------------------------------------- reading a zip

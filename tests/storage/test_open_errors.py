@@ -18,6 +18,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, Stor
 
 import dask_zv as dzv
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.objects import ZarrObjects
 from dask_zv.storage.targets import resolve_target
 
 SECRET = "wJalrXUtnFEMI-do-not-print"
@@ -179,7 +180,7 @@ def test_zarr_v2(tmp_path, kind):
     else:
         zarr.create_array(tmp_path / "s", shape=(2,), dtype="i4", zarr_format=2)
     for mode in ("r", "r+", "w"):
-        with pytest.raises(dzv.StoreError, match="v2"):
+        with pytest.raises(dzv.StoreError, match="a Zarr v2 hierarchy"):
             dzv.open_group(tmp_path / "s", mode)
 
 
@@ -326,6 +327,28 @@ def test_secrets_never_show_in_failures(s3_endpoint, s3_options, caplog):
     lazy = batch.to_delayed()
     assert SECRET not in repr(lazy) + repr(dict(lazy.__dask_graph__())) + repr(batch)
     assert not [r for r in caplog.records if SECRET in r.getMessage()]
+
+
+def test_failures_that_quote_secrets_are_blanked(monkeypatch):
+    """Stores may put what they were given into their errors."""
+    import obstore.store
+
+    def from_url(url, **options):
+        raise ValueError(f"bad config {options} for {url}")
+
+    monkeypatch.setattr(obstore.store, "from_url", from_url)
+    with pytest.raises(dzv.StoreError, match="bad config") as caught:
+        dzv.open_group(f"s3://id:{SECRET}-too@contract/s", storage_options={"secret": SECRET})
+    assert_silent(caught.value)
+
+    class Quoting(MemoryStore):
+        async def get(self, *args, **kwargs):
+            raise RuntimeError(f"signed with {SECRET}")
+
+    objects = ZarrObjects(Quoting(), "memory", secrets=[SECRET])
+    with pytest.raises(dzv.StoreError, match="signed with") as caught:
+        objects.get("v")
+    assert_silent(caught.value)
 
 
 def test_secrets_of_stores_that_the_user_opened(s3_endpoint):

@@ -1,0 +1,485 @@
+"""What we write the ZV 0.7 package reads exactly, what it writes we read exactly, and what it edits we read as edited.
+
+The package gets an environment of its own, made once and kept in pytest's cache directory; a test that can't have it fails.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+
+import dask_zv as dzv
+
+VERSION = "0.2.0"
+CHUNK = (40.0, 40.0, 40.0)
+SCRIPT = Path(__file__).with_name("peer_02.py")
+N = 400
+
+SPURIOUS = {"0/vertex_group_offsets/ missing"}
+"""FORMAT.md I, L1: it looks for an array of an older format, and misses it in every store."""
+
+
+# -------------------------------------------------------------------------------------------------- the package
+
+
+def run(*command, timeout):
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+    if done.returncode:
+        pytest.fail(f"{' '.join(map(str, command))} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}", pytrace=False)
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def peer_python(pytestconfig):
+    """Path of an interpreter that has the package."""
+    tag = f"peer-zarr-vectors-{VERSION}-py{sys.version_info.major}.{sys.version_info.minor}"
+    folder = pytestconfig.cache.mkdir(tag)
+    python = folder / "env" / "bin" / "python"
+    stamp = folder / "installed"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes share the cache
+        if not (stamp.exists() and python.exists()):
+            stamp.unlink(missing_ok=True)
+            run(sys.executable, "-m", "venv", "--clear", folder / "env", timeout=120)
+            pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+            run(*pip, f"zarr-vectors=={VERSION}", timeout=600)
+            stamp.write_text(VERSION)
+    return python
+
+
+# -------------------------------------------------------------------------------------------------- what we write
+
+
+def points_of(n=N, ndim=3, dtype=np.float32, seed=0):
+    return np.random.default_rng(seed).uniform(-40, 40, (n, ndim)).astype(dtype)
+
+
+def attributes_of(n=N):
+    rng = np.random.default_rng(1)
+    return {
+        "mass": rng.normal(size=n),
+        "count": rng.integers(-(2**60), 2**60, n),
+        "small": rng.integers(0, 255, n, dtype=np.uint8),
+        "half": rng.normal(size=n).astype(np.float16),
+        "nan": np.resize(np.array([np.nan, -np.inf, 0.0], np.float32), n),
+        "flag": rng.random(n) > 0.5,
+        "rgb": rng.integers(0, 255, (n, 3), dtype=np.uint8),
+        "single": rng.random((n, 1)),
+        "vector": rng.normal(size=(n, 2)).astype(np.float32),
+        "kind": np.array(["soma", "axon", "µ ☃"])[rng.integers(0, 3, n)],
+        "maybe": np.array(["b", None, "a"], object)[rng.integers(0, 3, n)],
+        "when": np.datetime64("2026-03-01", "ns") + rng.integers(0, 10**15, n).astype("m8[ns]"),
+        "lasted": rng.integers(-(10**6), 10**6, n).astype("m8[ms]"),
+        "wave": rng.normal(size=n) + 1j * rng.normal(size=n),
+    }
+
+
+IDS = np.random.default_rng(2).permutation(np.arange(N) % 19)
+OBJECTS = {
+    "object_ids": IDS,
+    "object_attributes": {"score": np.linspace(0, 1, 19, dtype=np.float32), "vec": np.arange(38).reshape(19, 2)},
+    "groups": {0: [1, 2, 18], 2: [0]},
+}
+
+
+def make_plain(target, **more):
+    store = dzv.create(target, chunk_shape=more.pop("chunk_shape", CHUNK), **more)
+    dzv.write_points(store, points_of(), attributes=attributes_of())
+
+
+def make_bare(target):
+    dzv.write_points(dzv.create(target, chunk_shape=CHUNK), points_of())
+
+
+def make_bins(target, **more):
+    make_plain(target, bin_shape=(20.0, 40.0, 10.0), **more)
+
+
+def make_flat(target):
+    axes = [{"name": "row", "type": "space", "unit": "metre"}, {"name": "col", "type": "space", "unit": "metre"}]
+    store = dzv.create(target, chunk_shape=(40, 20), axes=axes, crs={"type": "EPSG", "code": 32632})
+    dzv.write_points(store, points_of(ndim=2, dtype=np.float64), attributes={"mass": np.arange(N)}, object_ids=np.arange(N) % 7)
+
+
+def make_four(target):
+    dzv.write_points(dzv.create(target, chunk_shape=(40, 40, 40, 40)), points_of(ndim=4), attributes={"mass": np.arange(N)})
+
+
+def make_objects(target, **more):
+    dzv.write_points(dzv.create(target, chunk_shape=CHUNK, **more), points_of(), attributes=attributes_of(), **OBJECTS)
+
+
+def make_masked(target):
+    frame = pd.DataFrame({"score": [0.5, 1.5]}, index=[4, 11])
+    dzv.write_points(dzv.create(target, chunk_shape=CHUNK), points_of(), object_ids=IDS, object_attributes=frame)
+
+
+def make_many_objects(target):
+    """As many objects as take two stored chunks of manifests."""
+    points = points_of(17_000)
+    dzv.write_points(dzv.create(target, chunk_shape=CHUNK), points, object_ids=np.arange(17_000)[::-1])
+
+
+def make_overwritten(target):
+    store = dzv.create(target, chunk_shape=CHUNK)
+    dzv.write_points(store, points_of() * 2, attributes={**attributes_of(), "old": np.arange(N)}, **OBJECTS)
+    dzv.write_points(store, points_of(), attributes=attributes_of(), mode="overwrite")
+
+
+def make_overwritten_otherwise(target):
+    """An attribute of the same name and another kind."""
+    store = dzv.create(target, chunk_shape=CHUNK)
+    dzv.write_points(store, points_of(), attributes={"mass": np.full(N, "x"), "kind": np.ones((N, 3))})
+    dzv.write_points(store, points_of(), attributes={"mass": np.arange(N), "kind": np.arange(N) * 0.5}, mode="overwrite")
+
+
+def make_lazily(target):
+    lazy = {k: da.from_array(v, chunks=(70, *v.shape[1:])) for k, v in attributes_of().items()}
+    dzv.write_points(dzv.create(target, chunk_shape=CHUNK), da.from_array(points_of(), chunks=(70, 3)), attributes=lazy)
+
+
+MAKERS = {
+    "plain": make_plain,
+    "bare": make_bare,
+    "bins": make_bins,
+    "two_axes": make_flat,
+    "four_axes": make_four,
+    "objects": make_objects,
+    "masked": make_masked,
+    "many_objects": make_many_objects,
+    "overwritten": make_overwritten,
+    "overwritten_otherwise": make_overwritten_otherwise,
+    "lazily": make_lazily,
+    "sharded": lambda target: make_plain(target, shard_chunks=3),
+    "sharded_bins": lambda target: make_bins(target, shard_chunks=1000),
+    "sharded_objects": lambda target: make_objects(target, shard_chunks=3),
+    "double": lambda target: make_plain(target, dtype="float64"),
+}
+BOXES = ([[-10.0] * 4, [30.0] * 4], [[-40.0] * 4, [-20.0, 5.0, 40.0, 40.0]], [[100.0] * 4, [101.0] * 4])
+WRITTEN = ["batched", "batched_bins", "batched_objects", "unbatched", "unbatched_octree", "unbatched_snake", "zeros_shard"]
+
+
+class Exchange:
+    """Our stores, and what the package made of them; its stores, and what it put into them."""
+
+    def __init__(self, root, python):
+        self.root = root
+        self.theirs = root / "theirs"
+        self.theirs.mkdir(parents=True)
+        self.out = root / "out"
+        self.out.mkdir()
+        self.edits = []
+        jobs = {"version": VERSION, "out": str(self.out), "write": str(self.theirs), "read": {}, "edit": self.edits}
+        with dask.config.set(scheduler="threads", num_workers=2):
+            for name, make in MAKERS.items():
+                make(root / f"{name}.zv")
+                jobs["read"][name] = self.job(name)
+            self.add_edits()
+        (root / "jobs.json").write_text(json.dumps(jobs))
+        run(python, SCRIPT, root / "jobs.json", timeout=300)
+
+    def job(self, name):
+        store = dzv.open(self.root / f"{name}.zv")
+        geometry = store.level(0).read()
+        ndim = store.metadata.ndim
+        return {
+            "path": str(self.root / f"{name}.zv"),
+            "attributes": list(geometry.attributes),
+            "objects": [] if geometry.object_ids is None else geometry.object_index[:40].tolist(),
+            "object_attributes": list(geometry.object_attributes),
+            "groups": bool(geometry.groups),
+            "boxes": [[b[0][:ndim], b[1][:ndim]] for b in BOXES],
+        }
+
+    def add_edits(self):
+        """Copies of our stores, one chunk of which the package is to change."""
+        for shards in (1, 4):
+            source = self.root / f"to_edit_{shards}.zv"
+            store = dzv.create(source, chunk_shape=CHUNK, shard_chunks=shards)
+            dzv.write_points(store, points_of(), attributes={"mass": np.arange(N) + 1.0, "other": np.arange(N)})
+            bare = dzv.create(self.root / f"to_edit_mass_{shards}.zv", chunk_shape=CHUNK, shard_chunks=shards)
+            dzv.write_points(bare, points_of(), attributes={"mass": np.arange(N) + 1.0})
+            table = store.level(0).chunks
+            coords, n = table.coords[5].tolist(), int(table.rows[5])
+            inside = ((np.array(coords) + 0.5) * 40.0).tolist()
+            self.chunk, self.rows = ".".join(map(str, coords)), n
+            for name, base, positions, mass in [
+                ("values", "to_edit", None, np.arange(n) * 7.0),
+                ("zeros", "to_edit", None, np.zeros(n)),
+                ("whole", "to_edit_mass", [inside] * (n + 2), np.arange(n + 2) * 3.0),
+                ("moved", "to_edit", [inside] * n, None),
+                ("longer", "to_edit", [inside] * (n + 2), None),
+                ("shorter", "to_edit", [inside] * (n - 1), None),
+                ("short values", "to_edit", None, np.arange(n - 1) * 1.0),
+                ("double values", "to_edit", None, np.arange(2 * n) * 1.0),
+                ("no values", "to_edit", None, np.zeros(0)),
+            ]:
+                target = self.root / f"edited {name} {shards}.zv"
+                shutil.copytree(self.root / f"{base}_{shards}.zv", target)
+                values = None if mass is None else mass.tolist()
+                self.edits.append({"path": str(target), "chunk": coords, "positions": positions, "mass": values})
+
+    def found(self, name):
+        with np.load(self.out / f"{name}.npz") as found:
+            return dict(found), json.loads((self.out / f"{name}.json").read_text())
+
+    def truth(self, name):
+        with np.load(self.theirs / f"{name}.npz") as found:
+            return dict(found)
+
+
+@pytest.fixture(scope="module")
+def exchange(tmp_path_factory, peer_python):
+    return Exchange(tmp_path_factory.mktemp("peer"), peer_python)
+
+
+# -------------------------------------------------------------------------------------------------- it reads ours
+
+
+def same(actual, expected):
+    assert actual.dtype == expected.dtype
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_it_reads_what_we_write(name, exchange):
+    found, told = exchange.found(name)
+    store = dzv.open(exchange.root / f"{name}.zv")
+    ours = store.level(0).read()
+    assert len(ours) == store.level(0).metadata.vertex_count
+    same(found["positions"], ours.positions)
+    for key, values in ours.attributes.items():
+        theirs = found[f"attr__{key}"]
+        if f"missing__{key}" in found:
+            assert values.dtype == object or values.dtype.kind == "U"
+            theirs = theirs.astype(object)
+            theirs[found[f"missing__{key}"]] = None
+            assert theirs.tolist() == values.tolist()
+        else:
+            same(theirs.reshape(values.shape), values)  # it drops the axis of a single channel
+    assert [tuple(c) for c in told["chunks"]] == [tuple(c) for c in store.level(0).chunks.coords.tolist()]
+
+
+def test_what_it_reads_is_what_went_in(exchange):
+    """Not only what we read: against the input, so that one mistake on both sides shows."""
+    for name in ("plain", "sharded", "overwritten", "lazily"):
+        found, _ = exchange.found(name)
+        points = points_of()
+        row_of = {p.tobytes(): i for i, p in enumerate(points)}
+        rows = np.array([row_of[p.tobytes()] for p in found["positions"]])
+        assert sorted(rows.tolist()) == list(range(N))
+        for key, values in attributes_of().items():
+            if values.dtype.kind not in "OU":
+                same(found[f"attr__{key}"].reshape(values.shape), values[rows])
+        assert found["attr__kind"].tolist() == attributes_of()["kind"][rows].tolist()
+        maybe = attributes_of()["maybe"][rows]
+        assert found["missing__maybe"].tolist() == [v is None for v in maybe]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_it_reads_boxes(name, exchange):
+    found, _ = exchange.found(name)
+    level = dzv.open(exchange.root / f"{name}.zv").level(0)
+    ndim = level.store.metadata.ndim
+    for i, box in enumerate(BOXES):
+        box = [corner[:ndim] for corner in box]
+        ours = level.read(bbox=box)
+        theirs = found[f"box{i}"]
+        assert len(theirs) == len(ours)
+        assert (len(ours) > 0) == (i < 2)
+        assert sorted(map(tuple, theirs.tolist())) == sorted(map(tuple, ours.positions.tolist()))
+        for key in ours.attributes:
+            if f"box{i}__{key}" in found and ours.attributes[key].dtype.kind in "iu" and ours.attributes[key].ndim == 1:
+                assert sorted(found[f"box{i}__{key}"].tolist()) == sorted(ours.attributes[key].tolist())
+
+
+@pytest.mark.parametrize("name", ["objects", "sharded_objects", "masked", "two_axes", "many_objects"])
+def test_it_reads_objects(name, exchange):
+    found, told = exchange.found(name)
+    level = dzv.open(exchange.root / f"{name}.zv").level(0)
+    ours = level.read(objects=range(len(np.unique(found["by_object_ids"]))), order="object")
+    assert told["objects"] == len(level.read().object_index) >= len(ours.object_index) > 5
+    same(found["by_object"], ours.positions)
+    same(found["by_object_ids"], ours.object_ids)
+    same(found["one_object"], level.read(objects=ours.object_index[-1:], order="object").positions)
+    for key, values in level.read().object_attributes.items():
+        same(found[f"oattr__{key}"].reshape(values.shape), np.ma.getdata(values))
+        present = ~np.ma.getmaskarray(values).reshape(len(values), -1).any(axis=1)
+        assert found[f"present__{key}"].astype(bool).tolist() == present.tolist()
+        assert present.all() == (name != "masked")
+    if ours.groups:
+        assert told["groups"] == [ours.groups[g].tolist() for g in sorted(ours.groups)]
+        assert told["group_points"] == int(np.isin(ours.object_ids, ours.groups[0]).sum()) > 0
+
+
+def test_it_reads_metadata(exchange):
+    _, told = exchange.found("two_axes")
+    assert [a["name"] for a in told["axes"]] == ["row", "col"]
+    assert [a["unit"] for a in told["axes"]] == ["metre", "metre"]
+    assert told["crs"] == {"type": "EPSG", "code": 32632}
+    assert told["chunk_shape"] == [40.0, 20.0]
+    points = points_of(ndim=2, dtype=np.float64)
+    assert told["bounds"] == [points.min(axis=0).tolist(), points.max(axis=0).tolist()]
+    _, told = exchange.found("bins")
+    assert told["bins_per_chunk"] == [2, 1, 4]
+    _, told = exchange.found("overwritten")
+    assert "object_index" not in told["children"]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_its_validator_passes(name, exchange):
+    _, told = exchange.found(name)
+    assert told["errors"] == []
+    assert set(told["warnings"]) == SPURIOUS
+
+
+# -------------------------------------------------------------------------------------------------- we read its
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_we_read_what_it_writes(name, exchange):
+    truth = exchange.truth(name)
+    level = dzv.open(exchange.theirs / name).level(0)
+    ours = level.read()
+    positions = truth["positions"]
+    assert len(ours) == len(positions)
+    if name.startswith(("unbatched", "zeros")):  # written chunk by chunk, in reading order
+        rows = np.arange(len(positions))
+    else:
+        row_of = {p.tobytes(): i for i, p in enumerate(positions)}
+        rows = np.array([row_of[p.tobytes()] for p in ours.positions])
+        assert sorted(rows.tolist()) == list(range(len(positions)))
+    same(ours.positions, positions[rows])
+    names = [k.removeprefix("attr__") for k in truth if k.startswith("attr__")]
+    assert set(ours.attributes) == set(names)
+    for key in names:
+        same(ours.attributes[key], truth[f"attr__{key}"][rows])
+    if "object_ids" in truth:
+        same(ours.object_ids, truth["object_ids"][rows])
+        assert ours.object_attributes["vec"].tolist() == np.arange(42).reshape(21, 2).tolist()
+        assert {g: m.tolist() for g, m in ours.groups.items()} == {0: [1, 2], 1: [20]}
+        assert ours.group_attributes["w"].tolist() == [0.5, 1.5]
+        same(level.read(objects=[5, 8]).positions, ours.positions[np.isin(ours.object_ids, [5, 8])])
+    box = np.array([[-12.0, -30.0, -1.0], [30.0, 10.0, 36.0]])
+    inside = ((ours.positions >= box[0]) & (ours.positions <= box[1])).all(axis=1)
+    same(level.read(bbox=box).positions, ours.positions[inside])
+
+
+def test_chunks_of_zeros_have_no_object(exchange):
+    """That the case is what it claims to be: the data object is absent, and the vertices are all at the origin."""
+    assert not (exchange.theirs / "unbatched/0/vertices/0.0.0/c/0").exists()
+    chunk = dzv.open(exchange.theirs / "unbatched").level(0).read(bbox=([0, 0, 0], [0, 0, 0]))
+    assert chunk.positions.tolist() == [[0.0, 0.0, 0.0]] * 7
+    assert chunk.attributes["mass"].tolist() == list(range(7))
+
+
+def test_refresh_gives_its_stores_a_catalog(exchange, tmp_path):
+    for name in ("batched_objects", "unbatched"):
+        target = tmp_path / name
+        shutil.copytree(exchange.theirs / name, target)
+        before = dzv.open(target).level(0).read()
+        with dask.config.set(scheduler="sync"):
+            store = dzv.open(target, mode="r+").refresh()
+        assert store.level(0).source.catalogued
+        after = dzv.open(target).level(0).read()
+        same(after.positions, before.positions)
+        for key in before.attributes:
+            same(after.attributes[key], before.attributes[key])
+
+
+# -------------------------------------------------------------------------------------------------- it edits ours
+
+
+def edited(exchange, name, shards):
+    path = exchange.root / f"edited {name} {shards}.zv"
+    job = next(e for e in exchange.edits if e["path"] == str(path))
+    base = dzv.open(exchange.root / f"to_edit_{shards}.zv").level(0).read()
+    chunk = np.floor(base.positions / np.asarray(CHUNK)).astype(int)
+    mine = (chunk == job["chunk"]).all(axis=1)
+    assert mine.sum() == exchange.rows
+    return path, job, base, mine
+
+
+def expect(base, mine, job):
+    """Return positions and mass as they are after an edit."""
+    first, last = np.flatnonzero(mine)[[0, -1]]
+    positions, mass = base.positions, base.attributes["mass"]
+    new_positions = positions[mine] if job["positions"] is None else np.array(job["positions"], np.float32)
+    new_mass = mass[mine] if job["mass"] is None else np.array(job["mass"])
+    return (
+        np.concatenate([positions[:first], new_positions, positions[last + 1 :]]),
+        np.concatenate([mass[:first], new_mass, mass[last + 1 :]]),
+    )
+
+
+@pytest.mark.parametrize("name", ["values", "zeros", "whole", "moved"])
+def test_edits_are_read_as_edited(name, exchange):
+    path, job, base, mine = edited(exchange, name, 1)
+    positions, mass = expect(base, mine, job)
+    level = dzv.open(path).level(0)
+    geometry = level.read()
+    same(geometry.positions, positions)
+    same(geometry.attributes["mass"], mass)
+    same(level.read(attributes=["mass"]).attributes["mass"], mass)
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+@pytest.mark.parametrize("name", ["values", "zeros", "whole", "moved"])
+def test_edits_after_a_refresh(name, shards, exchange, tmp_path):
+    """In a shard an edit goes beside it; a catalog that points into the shard is stale until it is rebuilt."""
+    path, job, base, mine = edited(exchange, name, shards)
+    positions, mass = expect(base, mine, job)
+    shutil.copytree(path, tmp_path / "s.zv")
+    with dask.config.set(scheduler="sync"):
+        dzv.open(tmp_path / "s.zv", mode="r+").refresh()
+    level = dzv.open(tmp_path / "s.zv").level(0)
+    assert level.source.catalogued
+    geometry = level.read()
+    same(geometry.positions, positions)
+    same(geometry.attributes["mass"], mass)
+    assert int(level.chunks.rows.sum()) == len(positions)
+
+
+@pytest.mark.parametrize("name", ["values", "zeros", "whole", "moved"])
+def test_edits_beside_a_shard_are_whole(name, exchange):
+    """Before a refresh: the chunk as it was, or as it is now; never some of both."""
+    path, job, base, mine = edited(exchange, name, 4)
+    positions, mass = expect(base, mine, job)
+    geometry = dzv.open(path).level(0).read()
+    found = geometry.positions.tobytes(), geometry.attributes["mass"].tobytes()
+    assert found in (
+        (positions.tobytes(), mass.tobytes()),
+        (base.positions.tobytes(), base.attributes["mass"].tobytes()),
+    )
+
+
+@pytest.mark.parametrize("name", ["longer", "shorter", "short values", "double values", "no values"])
+def test_edits_at_odds_with_their_siblings_name_the_chunk(name, exchange, tmp_path):
+    path, _, _, _ = edited(exchange, name, 1)
+    with pytest.raises(dzv.ZVError) as caught:
+        dzv.open(path).level(0).read()
+    assert caught.value.chunk == exchange.chunk
+    assert exchange.chunk in str(caught.value)
+    # the same without our catalog, where only the siblings tell
+    shutil.copytree(path, tmp_path / "s.zv")
+    shutil.rmtree(tmp_path / "s.zv" / "0" / "dask_zv_catalog")
+    with pytest.raises(dzv.ZVError) as caught:
+        dzv.open(tmp_path / "s.zv").level(0).read()
+    assert caught.value.chunk == exchange.chunk
+    # elsewhere it reads on
+    for coords in dzv.open(path).level(0).chunks.coords.tolist():
+        if ".".join(map(str, coords)) != exchange.chunk:
+            middle = (np.array(coords) + 0.5) * np.array(CHUNK)
+            assert len(dzv.open(path).level(0).read(bbox=(middle - 15, middle + 15))) > 0
