@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -207,6 +208,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.sizes, options.blob_bytes = 1, [20], 512
+    # the peer opens a socket per object; at the usual limit of 1,024 it would fail with 1,000 chunks
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     started = datetime.datetime.now(datetime.UTC)
     python = peer_python(*PEER_02)
     with scratch() as folder, serve() as server:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from dask.delayed import delayed
+from zarr.storage import MemoryStore, WrapperStore
 
 import dask_zv as dzv
+from dask_zv.storage.objects import MAX_REQUESTS
 
 pytestmark = pytest.mark.contract
 
@@ -112,3 +117,40 @@ def test_a_write_after_an_exception_inside(filled):
         1 / 0  # noqa: B018
     group.write_bytes("plain", "0.0", b"new")
     assert group.read_bytes("plain", "0.0") == b"new"
+
+
+class CrowdedStore(WrapperStore):
+    """Notes how many requests are under way at once."""
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.now = self.most = 0
+
+    def _with_store(self, store):
+        return type(self)(store)
+
+    async def get(self, key, prototype, byte_range=None):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.002)
+        self.now -= 1
+        return await self._store.get(key, prototype, byte_range)
+
+
+def test_requests_in_flight_are_many_and_bounded():
+    crowded = CrowdedStore(MemoryStore())
+    group = dzv.open_group(crowded)
+    keys = [f"{i // 50}.{i % 50}" for i in range(1000)]
+    with group.batched_writes():
+        for key in keys:
+            group.write_bytes("v", key, key.encode())
+    crowded.most = 0
+    readers = [dzv.open_group(crowded, "r+") for _ in range(3)]
+
+    def read(reader):
+        with reader.batched_reads([("v", keys)]):
+            assert [reader.read_bytes("v", k) for k in keys] == [k.encode() for k in keys]
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(read, readers))
+    assert 16 < crowded.most <= MAX_REQUESTS

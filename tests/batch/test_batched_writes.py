@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import Counter
 
 import dask
 import numpy as np
 import pytest
 from contract_exceptions import need
 from dask.delayed import Delayed, delayed
+from dask.task_spec import DataNode
+from zarr.storage import MemoryStore, WrapperStore
 
 import dask_zv as dzv
+from dask_zv.batch.receipts import combine_receipts
 from dask_zv.storage.catalog import decode_catalog
 
 CATALOG = "dask_zv_catalog/c/0"
@@ -160,6 +164,31 @@ def test_no_block_speaks_for_a_key_that_another_stores(store):
         assert set(index) == set(keys)
 
 
+def test_blocks_may_end_in_any_order(make_store):
+    """The block that packs a shard anew reads a member's old bytes before another block has stored the new ones."""
+    store = make_store("memory_store")
+    root = store.root()
+    root.create_group("v")
+    node = root.create_array("v/__shard_000008", shape=(6,), chunks=(6,), dtype="uint8")
+    node[:] = np.frombuffer(b"oldOLD", "uint8")
+    node.attrs["shard_index"] = {"0.0": [0, 3], "0.2": [3, 3]}  # Morton codes 0 and 8
+    group = store.open()
+    with group.batched_writes(compute=False, shards=4, block_chunks=1) as batch:
+        group.write_bytes("v", "0.0", b"new")
+        group.write_bytes("v", "0.2", b"NEW")
+    graph = graph_of(batch)
+    blocks = sorted((k for k in graph if "-store-" in k), key=lambda k: int(k.rpartition("-")[2]))
+    assert len(blocks) == 2
+    results = {k: dask.get(graph, k) for k in reversed(blocks)}
+    graph.update({k: DataNode(k, result) for k, result in results.items()})
+    (end,) = [k for k in graph if "-commit-" in k]
+    dask.get(graph, end)
+    again = store.open("r")
+    assert [again.read_bytes("v", k) for k in ("0.0", "0.2")] == [b"new", b"NEW"]
+    by_receipt = combine_receipts([results[k].receipt for k in blocks]).arrays["v"]
+    assert by_receipt.shard.tolist() == [-1, 8]
+
+
 @pytest.mark.contract
 def test_metadata_and_literals_alone_keep_the_catalog(store):
     group = store.open()
@@ -172,6 +201,59 @@ def test_metadata_and_literals_alone_keep_the_catalog(store):
     assert store.get(CATALOG) == before
     assert store.open("r").read_bytes("groups", "data") == b"123"
     assert store.open("r").read_array_meta("vertices") == {"dtype": "float32"}
+
+
+@pytest.mark.contract
+def test_an_empty_blob_is_no_empty_store(store):
+    """An empty blob has no data object; a shard must still replace it."""
+    group = store.open()
+    group.write_bytes("v", "0.0", b"")
+    group.write_bytes("v", "1.0", b"")
+    write_all(group, {"0.0": b"packed"}, ["v"], shards=4)
+    assert store.get(CATALOG) is None  # it would not list the other blob
+    again = store.open("r")
+    assert {k: again.read_bytes("v", k) for k in again.list_chunks("v")} == {"0.0": b"packed", "1.0": b""}
+
+
+class FlakyStore(WrapperStore):
+    """Fails the first requests of every key, as a busy server does."""
+
+    failures = 0
+
+    def __init__(self, store, failures=0):
+        super().__init__(store)
+        self.failures = failures
+        self.asked = Counter()
+
+    def _with_store(self, store):
+        return type(self)(store, self.failures)
+
+    def _maybe_fail(self, key):
+        self.asked[key] += 1
+        if self.failures and self.asked[key] % (self.failures + 1):
+            raise ConnectionError(f"try {self.asked[key]} of {key}")
+
+    async def get(self, key, prototype, byte_range=None):
+        self._maybe_fail(key)
+        return await self._store.get(key, prototype, byte_range)
+
+    async def set(self, key, value):
+        self._maybe_fail(key)
+        await self._store.set(key, value)
+
+
+def test_storage_trouble_is_retried_inside_the_task(monkeypatch):
+    monkeypatch.setattr("dask_zv.storage.objects._BACKOFF", 0.001)
+    flaky = FlakyStore(MemoryStore())
+    group = dzv.open_group(flaky)
+    flaky.failures = 2
+    write_all(group, many(20), ["vertices"], shards=8)
+    assert {k: group.read_bytes("vertices", k) for k in many(20)} == many(20)
+    flaky.failures = 10**9
+    with pytest.raises(dzv.StoreError, match="ConnectionError"), group.batched_writes():
+        group.write_bytes("vertices", "0.0.0", b"never")
+    with pytest.raises(dzv.StoreError, match="ConnectionError"):
+        group.read_bytes("vertices", "0.0.0")
 
 
 def test_keys_of_two_ranks_never_share_a_shard_by_accident(make_store):

@@ -65,7 +65,8 @@ def read(job, out):
         found["one_object"] = np.concatenate(single) if isinstance(single, list) else single
         for name in job["object_attributes"]:
             found[f"oattr__{name}"] = arrays.read_object_attributes(level, name)
-            found[f"present__{name}"] = arrays.read_object_attribute_present_mask(level, name)
+            present = arrays.read_object_attribute_present_mask(level, name)
+            found[f"present__{name}"] = np.ones(len(manifests), bool) if present is None else present
         if job["groups"]:
             told["groups"] = [[int(m) for m in members] for members in arrays.read_all_groupings(level)]
             told["group_points"] = len(read_points(path, group_ids=[0])["positions"])
@@ -161,6 +162,8 @@ def main(jobs):
         read(job, Path(jobs["out"]) / name)
         print(f"{name}: {time.perf_counter() - start:.2f} s", flush=True)
     write(jobs["write"])
+    own = validate(str(Path(jobs["write"]) / "batched"), level=5)
+    (Path(jobs["out"]) / "batched.json").write_text(json.dumps({"errors": own.errors, "warnings": own.warnings}))
     for job in jobs["edit"]:
         edit(job)
 

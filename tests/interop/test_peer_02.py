@@ -26,8 +26,9 @@ CHUNK = (40.0, 40.0, 40.0)
 SCRIPT = Path(__file__).with_name("peer_02.py")
 N = 400
 
-SPURIOUS = {"0/vertex_group_offsets/ missing"}
-"""FORMAT.md I, L1: it looks for an array of an older format, and misses it in every store."""
+SPURIOUS = {"0/vertex_group_offsets/ missing", "Point cloud but links array exists"}
+"""What the validator says of every point cloud, its own included: it looks for an array of an older format, and for links in
+a way that always finds them."""
 
 
 # -------------------------------------------------------------------------------------------------- the package
@@ -338,9 +339,10 @@ def test_it_reads_metadata(exchange):
     assert "object_index" not in told["children"]
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", [*MAKERS, "batched"])
 def test_its_validator_passes(name, exchange):
-    _, told = exchange.found(name)
+    """At level 5, as far as it is sound: the spurious findings are those of its own stores."""
+    told = json.loads((exchange.out / f"{name}.json").read_text())
     assert told["errors"] == []
     assert set(told["warnings"]) == SPURIOUS
 

@@ -182,10 +182,14 @@ class WriteBatch:
     def _plan(self) -> Delayed:
         arrays = sorted({a for a, _ in self.addresses()} | set(self._meta))
         catalogued = load_catalog(self._objects, self._place.prefix) is not None
-        fresh = not catalogued and not self._objects.any_below(self._place.prefix, "/c/0")
+        blobs = PerChunk(self._objects, self._place.prefix)
+        fresh = (
+            not catalogued
+            and not self._objects.any_below(self._place.prefix, "/c/0")
+            and not self._finds_documents({a for a, _ in self.addresses()})  # empty blobs have no data object
+        )
         listings: dict[str, ArrayListing] = {}
         if not fresh and self.addresses():
-            blobs = PerChunk(self._objects, self._place.prefix)
             listings = {a: blobs.listing(a) for a in arrays}
         queued = self._eager | self._lazy
         pieces = [(self._spec(addresses, listings), [(a, k, queued[a, k]) for a, k in addresses]) for addresses in self._cut()]
@@ -209,6 +213,12 @@ class WriteBatch:
             extends_catalog=catalogued,
         )
         return build_write_graph(blocks, spec, builder=builder, nodes_first=self._objects.nodes_first)
+
+    def _finds_documents(self, arrays: set[str]) -> bool:
+        """Tell whether any array has children: one listing, of what is little where no blob has data."""
+        paths = {join(self._place.prefix, a) for a in arrays}
+        keys = self._objects.list_prefix(self._place.prefix)
+        return any(k.removesuffix("/zarr.json").rpartition("/")[0] in paths for k in keys)
 
     def _cut(self) -> list[list[Address]]:
         """Cut the single blobs into blocks: all arrays of a chunk together, neighbours together, whole shards together."""

@@ -72,6 +72,8 @@ class AttributeSchema:
     dictionary : DictionaryEncoding, optional
         Categories of strings.
     channel_names : tuple of str, optional
+    any_width : bool
+        The metadata does not tell the width (0.7's writers of polylines, graphs and meshes leave it out).
     """
 
     name: str
@@ -79,6 +81,7 @@ class AttributeSchema:
     channels: int | None = None
     dictionary: DictionaryEncoding | None = None
     channel_names: tuple[str, ...] | None = None
+    any_width: bool = False
 
     @property
     def array(self) -> str:
@@ -114,8 +117,15 @@ class AttributeSchema:
         return out
 
     @classmethod
-    def from_attributes(cls, name: str, attrs: Mapping[str, Any]) -> AttributeSchema:
+    def from_attributes(cls, name: str, attrs: Mapping[str, Any], *, any_width: bool = False) -> AttributeSchema:
         """Return the schema in the metadata of an attribute's array.
+
+        Parameters
+        ----------
+        name : str
+        attrs : mapping
+        any_width : bool
+            An attribute without channel names may have any width, to be found in its blobs.
 
         Raises
         ------
@@ -130,7 +140,9 @@ class AttributeSchema:
         dictionary = DictionaryEncoding.from_attributes(attrs)
         if dictionary is not None and dtype.kind not in "iu":
             raise MetadataError(f"{what} is a dictionary with codes of dtype {dtype}")
-        return cls(name, dtype, None if names is None else len(names), dictionary, None if names is None else tuple(names))
+        if names is not None:
+            return cls(name, dtype, len(names), dictionary, tuple(names))
+        return cls(name, dtype, None, dictionary, None, any_width and dictionary is None)
 
     def encode(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values as they are stored, C-contiguous, shape (n,) or (n, channels)."""
@@ -141,8 +153,7 @@ class AttributeSchema:
     def decode(self, data: bytes, n: int, chunk: str) -> NDArray[Any]:
         """Return a chunk's stored values, shape (n,) or (n, channels); codes are left as they are.
 
-        A width that the metadata does not tell (the peer's writers of polylines, graphs and meshes) is recovered from the
-        number of values.
+        A width that the metadata does not tell is recovered from the number of values.
 
         Raises
         ------
@@ -150,7 +161,7 @@ class AttributeSchema:
             The blob does not hold `n` rows.
         """
         width = self.width
-        if self.channels is None and n and self.dictionary is None:
+        if self.any_width and n:
             width = max(1, len(data) // (n * self.dtype.itemsize))
         if len(data) != n * width * self.dtype.itemsize:
             raise FormatError(

@@ -29,6 +29,7 @@ __all__ = ["ChunkTable", "LevelSource", "check_unchanged", "chunk_table", "find_
 MANIFESTS_DIGEST = "dask_zv_digest"
 """Attribute of the manifests' array; see :func:`dask_zv.pipelines.manifests.write_manifests_document`."""
 
+_ATTRIBUTES = "vertex_attributes/"
 _CATALOGS: OrderedDict[tuple[str, str, str], Catalog] = OrderedDict()
 _CATALOG_LIMIT = 8
 _LOCK = threading.Lock()
@@ -117,6 +118,10 @@ def find_source(place: Place, root: RootMetadata, level: LevelMetadata, token: s
     paths = [VERTICES, "object_index", "object_index/manifests", *(f"vertex_attributes/{n}" for n in names)]
     vertices, index, manifests, *found = _documents(objects, [join(place.prefix, p) for p in paths])
     grid = ChunkGrid(level.chunk_shape_in(root.chunk_shape), root.bins_per_chunk if level.level == 0 else (1,) * root.ndim)
+    if vertices is None and (len(objects.list_dir(join(place.prefix, VERTICES))) or (catalog and len(catalog))):
+        raise _lost(place, VERTICES)  # a default dtype would make other points of the same bytes
+    if index is None and catalog is not None and "object_index" in level.arrays_present:
+        raise _lost(place, "object_index")
     meta: Mapping[str, Any] = (vertices or {}).get("attributes", {})
     if meta.get("encoding", "raw") != "raw":
         raise MetadataError(
@@ -126,7 +131,7 @@ def find_source(place: Place, root: RootMetadata, level: LevelMetadata, token: s
     schema = PointSchema(
         grid,
         parse_dtype(meta.get("dtype", "float32"), "the vertices array"),
-        tuple(AttributeSchema.from_attributes(n, (d or {}).get("attributes", {})) for n, d in zip(names, found, strict=True)),
+        _attributes(place, catalog, dict(zip(names, found, strict=True)), any_width=root.geometry_types != ("point_cloud",)),
         index is not None,
     )
     chunk_attribute = None
@@ -137,6 +142,32 @@ def find_source(place: Place, root: RootMetadata, level: LevelMetadata, token: s
     if catalog is not None:
         _remember(source, catalog)
     return source, catalog
+
+
+def _attributes(
+    place: Place, catalog: Catalog | None, documents: Mapping[str, Mapping[str, Any] | None], *, any_width: bool
+) -> tuple[AttributeSchema, ...]:
+    """Return the schemas of the attributes that the level has.
+
+    Blobs without a document are those of a write that has not reached its commit; an attribute that was committed and has
+    no document is lost.
+    """
+    committed = {a.removeprefix(_ATTRIBUTES) for a in catalog.arrays if a.startswith(_ATTRIBUTES)} if catalog else set()
+    lost = [n for n in sorted({*committed, *documents}) if documents.get(n) is None and (catalog is None or n in committed)]
+    if lost:
+        raise _lost(place, f"{_ATTRIBUTES}{lost[0]}")
+    return tuple(
+        AttributeSchema.from_attributes(n, d.get("attributes", {}), any_width=any_width)
+        for n, d in documents.items()
+        if d is not None
+    )
+
+
+def _lost(place: Place, array: str) -> MetadataError:
+    return MetadataError(
+        f"the document of {array!r} is missing, which says how to read it: restore it, or write the level again",
+        store=place.handle.url, array=join(place.prefix, array),
+    )  # fmt: skip
 
 
 def _remember(source: LevelSource, catalog: Catalog) -> None:
@@ -190,18 +221,26 @@ def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
         have = catalog.chunks_of(VERTICES)
         sizes = catalog.arrays[VERTICES].nbytes[have]
         coords, rows = catalog.coords[have], catalog.rows[have]
-        if (rows * row_bytes == sizes).all():
+        wrong = (rows >= 0) & (rows * row_bytes != sizes)
+        if wrong.any():
+            at = int(np.flatnonzero(wrong)[0])
+            raise FormatError(
+                f"the catalog has {rows[at]} rows in {sizes[at]} bytes, the metadata says {row_bytes} bytes a row: one of them is "
+                "damaged; store.refresh() rebuilds the catalog",
+                store=source.where(), array=VERTICES, chunk=".".join(map(str, coords[at].tolist())),
+            )  # fmt: skip
+        if (rows >= 0).all():
             return ChunkTable(coords, rows)
         by_key = dict(zip(map(tuple, coords.tolist()), sizes.tolist(), strict=True))
     else:
         blobs = PerChunk(open_objects(source.place.handle), source.place.prefix)
         by_key = {parse_key(k): n for k, n in blobs.sizes(VERTICES).items() if is_spatial_key(k)}
     order = sorted(by_key)
-    wrong = [c for c in order if len(c) != source.rank]
-    if wrong:
+    odd = [c for c in order if len(c) != source.rank]
+    if odd:
         raise FormatError(
-            f"chunk key of rank {len(wrong[0])} in a level whose keys have rank {source.rank}",
-            store=source.where(), array=VERTICES, chunk=".".join(map(str, wrong[0])),
+            f"chunk key of rank {len(odd[0])} in a level whose keys have rank {source.rank}",
+            store=source.where(), array=VERTICES, chunk=".".join(map(str, odd[0])),
         )  # fmt: skip
     table = np.array(order, np.int64).reshape(len(order), source.rank)
     nbytes = np.array([by_key[c] for c in order], np.int64)

@@ -40,6 +40,8 @@ _PROCESS = uuid.uuid4().hex
 _LIVE: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
 _OPEN: OrderedDict[str, Objects] = OrderedDict()
 _OPEN_LIMIT = 64
+_OPEN_LIVE: weakref.WeakValueDictionary[str, Objects] = weakref.WeakValueDictionary()
+"""Those of one-process stores: nobody's MemoryStore is kept alive by a cache."""
 _LOCK = threading.RLock()
 _SECRET_WORDS = ("secret", "key", "token", "password", "credential", "sas", "account", "auth", "cookie", "signature")
 
@@ -200,8 +202,12 @@ def open_objects(handle: StoreHandle) -> Objects:
         if cache_key in _OPEN:
             _OPEN.move_to_end(cache_key)
             return _OPEN[cache_key]
+        if (live := _OPEN_LIVE.get(cache_key)) is not None:
+            return live
         objects = _open(handle)
-        if handle.kind != "process":  # the cache must not keep somebody's MemoryStore alive
+        if handle.kind == "process":
+            _OPEN_LIVE[cache_key] = objects
+        else:
             _OPEN[cache_key] = objects
             while len(_OPEN) > _OPEN_LIMIT:
                 _OPEN.popitem(last=False)

@@ -75,6 +75,8 @@ def ensure_groups(objects: Objects, paths: Iterable[str]) -> None:
             missing.setdefault(path.count("/") + bool(path), []).append(path)
         elif parse_document(document, path, objects.url)["node_type"] != "group":
             raise StoreError(f"'/{path}' is an Array: a group can't be made there", store=objects.url)
+    if not objects.nodes_first:  # a group without a document counts as one, so the order is of no concern
+        missing = {0: [path for paths in missing.values() for path in paths]} if missing else {}
     for depth in sorted(missing):  # parents before their children
         objects.put_many([[(join(path, DOCUMENT), group_document({}))] for path in missing[depth]])
 

@@ -109,9 +109,9 @@ class PerChunk:
     def write_node(self, name: str, data: BytesLike) -> None:
         """Store a blob that is a child of the group itself, not of an array: the catalog."""
         path = self.path(name)
-        steps: list[tuple[str, BytesLike]] = [(f"{path}/{DOCUMENT}", blob_document(len(data)))]
-        steps.insert(len(steps) if self.objects.nodes_first else 0, (f"{path}/c/0", data))
-        self.objects.put_many([steps])
+        document, content = (f"{path}/{DOCUMENT}", blob_document(len(data))), (f"{path}/c/0", data)
+        # its readers ask for the content alone, so the two may arrive in any order
+        self.objects.put_many([[document, content]] if self.objects.nodes_first else [[content], [document]])
 
     def write_shards(
         self, shards: Mapping[tuple[str, int], Mapping[str, BytesLike]]
