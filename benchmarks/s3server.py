@@ -119,9 +119,7 @@ class Server:
         self._control(f"latency?ms={milliseconds}")
 
     def _control(self, what: str) -> dict[str, Any]:
-        opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({})
-        )  # loopback, whatever the proxy settings say
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback, whatever the proxy settings say
         with opener.open(f"{self.endpoint}/__{what}", timeout=30) as reply:
             result: dict[str, Any] = json.load(reply)
         return result

@@ -75,9 +75,7 @@ class S3Error(Exception):
 
 
 def xml(text: str, status: int = 200) -> Reply:
-    return Reply(
-        status, f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'.encode(), (("Content-Type", "application/xml"),)
-    )
+    return Reply(status, f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'.encode(), (("Content-Type", "application/xml"),))
 
 
 def iso(seconds: float) -> str:
@@ -243,9 +241,7 @@ class ObjectServer:
         if wanted is None:
             return Reply(200, found.body, headers)
         start, stop = wanted
-        return Reply(
-            206, memoryview(found.body)[start:stop], (*headers, ("Content-Range", f"bytes {start}-{stop - 1}/{size}"))
-        )
+        return Reply(206, memoryview(found.body)[start:stop], (*headers, ("Content-Range", f"bytes {start}-{stop - 1}/{size}")))
 
     def _store(
         self, request: Request, bucket: str, key: str, body: bytes, headers: tuple[tuple[str, str], ...]
@@ -373,9 +369,7 @@ class ObjectServer:
 def kept_headers(request: Request) -> tuple[tuple[str, str], ...]:
     """The headers of a PUT that S3 stores with the object."""
     return tuple(
-        (name, value)
-        for name, value in request.headers.items()
-        if name == "content-type" or name.startswith("x-amz-meta-")
+        (name, value) for name, value in request.headers.items() if name == "content-type" or name.startswith("x-amz-meta-")
     )
 
 
@@ -386,9 +380,7 @@ def parse_xml(body: bytes) -> ElementTree.Element:
         raise S3Error(400, "MalformedXML", str(error)) from None
 
 
-def list_page(
-    keys: list[str], prefix: str, delimiter: str, after: str, limit: int
-) -> tuple[list[tuple[str, bool]], bool]:
+def list_page(keys: list[str], prefix: str, delimiter: str, after: str, limit: int) -> tuple[list[tuple[str, bool]], bool]:
     """One page of a listing: (name, is it a common prefix) in order, and whether more follow.
 
     ``after`` is the last name of the page before: a key, or a common prefix, whose keys are then all skipped.

@@ -201,9 +201,7 @@ def test_mutated_blobs_end_in_an_answer_or_an_error(data):
     blocks = data.draw(
         st.lists(
             st.builds(lambda k, f: block((k, -k), 0, f), st.integers(-5, 5), st.integers(0, 9))
-            | st.builds(
-                lambda k, a, n: block((k, k), 1, a, n), st.integers(-5, 5), st.integers(0, 9), st.integers(0, 9)
-            )
+            | st.builds(lambda k, a, n: block((k, k), 1, a, n), st.integers(-5, 5), st.integers(0, 9), st.integers(0, 9))
             | st.builds(lambda fs: block((0, 1), 2, len(fs), *fs), st.lists(st.integers(0, 9), max_size=4)),
             max_size=6,
         )

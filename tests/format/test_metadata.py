@@ -133,9 +133,7 @@ def test_default_axes():
 
 
 def test_axes_of_every_form():
-    axes = parse_axes(
-        [{"name": "t", "type": "time", "unit": "s"}, Axis("c", "gene"), "y", {"name": "x", "unit": ""}], 4
-    )
+    axes = parse_axes([{"name": "t", "type": "time", "unit": "s"}, Axis("c", "gene"), "y", {"name": "x", "unit": ""}], 4)
     assert axes == (Axis("t", "time", "s"), Axis("c", "gene"), Axis("y"), Axis("x"))
     assert [axis.to_json() for axis in axes][:3] == [
         {"name": "t", "type": "time", "unit": "s"},
@@ -238,10 +236,7 @@ def test_a_new_root_is_what_writers_of_0_7_store():
             }
         ],
     }
-    assert (
-        replace(root, generation=Generation.GRID, zv_version="").to_attributes()["zarr_vectors"]["zv_version"]
-        == "0.9.2"
-    )
+    assert replace(root, generation=Generation.GRID, zv_version="").to_attributes()["zarr_vectors"]["zv_version"] == "0.9.2"
 
 
 def test_what_is_unknown_is_kept():

@@ -124,18 +124,22 @@ def write(path):
     for coords in kept:
         arrays.write_chunk_vertices(level, coords, [kept[coords]], dtype="f4")
         arrays.write_chunk_attributes(level, "mass", coords, [mass[coords]], dtype="f8")
-    missing = [p for p in ("vertices/0.0.0", f"vertex_attributes/mass/{'.'.join(map(str, other))}")]
+    missing = ["vertices/0.0.0", f"vertex_attributes/mass/{'.'.join(map(str, other))}"]
     assert not any((path / name / "0" / p / "c" / "0").exists() for p in missing), "Zarr stored a chunk of zeros"
     order = sorted(kept)
     dump(name, positions=np.concatenate([kept[c] for c in order]), attr__mass=np.concatenate([mass[c] for c in order]))
     for layout in ("octree", "snake"):
         sharded = f"unbatched_{layout}"
-        write_points(str(path / sharded), points, chunk_shape=(40.0, 40.0, 40.0), vertex_attributes={"mass": attributes["mass"]})
+        write_points(
+            str(path / sharded), points, chunk_shape=(40.0, 40.0, 40.0), vertex_attributes={"mass": attributes["mass"]}
+        )
         level = get_resolution_level(open_store(str(path / sharded), mode="r+"), 0)
         for coords in kept:
             arrays.write_chunk_vertices(level, coords, [kept[coords]], dtype="f4")
             arrays.write_chunk_attributes(level, "mass", coords, [mass[coords]], dtype="f8")
-        shard_store(str(path / sharded), ShardLayout(layout), 4, arrays=["vertices", "vertex_fragments", "vertex_attributes/mass"])
+        shard_store(
+            str(path / sharded), ShardLayout(layout), 4, arrays=["vertices", "vertex_fragments", "vertex_attributes/mass"]
+        )
         dump(sharded, positions=np.concatenate([kept[c] for c in order]), attr__mass=np.concatenate([mass[c] for c in order]))
     # everything zero, in one shard of zeros
     name = "zeros_shard"

@@ -1,16 +1,14 @@
 """What we write the ZV 0.7 package reads exactly, what it writes we read exactly, and what it edits we read as edited.
 
-The package gets an environment of its own, made once and kept in pytest's cache directory; a test that can't have it fails.
+The package gets an environment of its own, made once and kept in the checkout; a test that can't have it fails.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import dask
@@ -20,8 +18,8 @@ import pandas as pd
 import pytest
 
 import dask_zv as dzv
+import peer_env
 
-VERSION = "0.2.0"
 CHUNK = (40.0, 40.0, 40.0)
 SCRIPT = Path(__file__).with_name("peer_02.py")
 N = 400
@@ -43,21 +41,9 @@ def run(*command, timeout):
 
 
 @pytest.fixture(scope="session")
-def peer_python(pytestconfig):
-    """Path of an interpreter that has the package."""
-    tag = f"peer-zarr-vectors-{VERSION}-py{sys.version_info.major}.{sys.version_info.minor}"
-    folder = pytestconfig.cache.mkdir(tag)
-    python = folder / "env" / "bin" / "python"
-    stamp = folder / "installed"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes share the cache
-        if not (stamp.exists() and python.exists()):
-            stamp.unlink(missing_ok=True)
-            run(sys.executable, "-m", "venv", "--clear", folder / "env", timeout=120)
-            pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-            run(*pip, f"zarr-vectors=={VERSION}", timeout=600)
-            stamp.write_text(VERSION)
-    return python
+def peer_python():
+    """Path of an interpreter that has the package; the benchmarks use the same."""
+    return peer_env.peer_python(*peer_env.PEER_02)
 
 
 # -------------------------------------------------------------------------------------------------- what we write
@@ -168,6 +154,7 @@ MAKERS = {
     "sharded_objects": lambda target: make_objects(target, shard_chunks=3),
     "double": lambda target: make_plain(target, dtype="float64"),
 }
+DOUBLE = ("two_axes", "double")
 BOXES = ([[-10.0] * 4, [30.0] * 4], [[-40.0] * 4, [-20.0, 5.0, 40.0, 40.0]], [[100.0] * 4, [101.0] * 4])
 WRITTEN = ["batched", "batched_bins", "batched_objects", "unbatched", "unbatched_octree", "unbatched_snake", "zeros_shard"]
 
@@ -182,7 +169,13 @@ class Exchange:
         self.out = root / "out"
         self.out.mkdir()
         self.edits = []
-        jobs = {"version": VERSION, "out": str(self.out), "write": str(self.theirs), "read": {}, "edit": self.edits}
+        jobs = {
+            "version": peer_env.PEER_02[0].partition("==")[2],
+            "out": str(self.out),
+            "write": str(self.theirs),
+            "read": {},
+            "edit": self.edits,
+        }
         with dask.config.set(scheduler="threads", num_workers=2):
             for name, make in MAKERS.items():
                 make(root / f"{name}.zv")
@@ -343,8 +336,11 @@ def test_it_reads_metadata(exchange):
 def test_its_validator_passes(name, exchange):
     """At level 5, as far as it is sound: the spurious findings are those of its own stores."""
     told = json.loads((exchange.out / f"{name}.json").read_text())
+    warnings = set(told["warnings"])
+    if name in DOUBLE:  # it takes every vertex for float32, and finds NaN in halves of float64 numbers
+        warnings = {w for w in warnings if not w.endswith("NaN/Inf")}
     assert told["errors"] == []
-    assert set(told["warnings"]) == SPURIOUS
+    assert warnings == SPURIOUS
 
 
 # -------------------------------------------------------------------------------------------------- we read its

@@ -106,7 +106,9 @@ def test_a_cast_that_loses_precision(form, tmp_path):
     assert "5400000.3" in message
 
 
-@pytest.mark.parametrize(("stored", "value", "dtype"), [("int32", 1.5, "f8"), ("uint8", -1, "i8"), ("int8", 300, "i8"), ("float32", 2**25 + 1, "i8")])
+@pytest.mark.parametrize(
+    ("stored", "value", "dtype"), [("int32", 1.5, "f8"), ("uint8", -1, "i8"), ("int8", 300, "i8"), ("float32", 2**25 + 1, "i8")]
+)
 def test_casts_to_integers(stored, value, dtype, tmp_path):
     store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK, dtype=stored)
     points = np.zeros((5, 3), dtype)
@@ -204,16 +206,34 @@ def test_wrong_lengths(what, n, store):
     refused(store, dzv.InputError, f"'{column}' has {n} rows, positions have {N}", **COLUMNS[what](values))
     refused(store, dzv.InputError, f"'{column}' has {n} rows, positions have {N}", lazily(good()), **COLUMNS[what](values))
     if n:
-        refused(store, dzv.InputError, f"'{column}' has {n} rows, positions have {N}", lazily(good()), **COLUMNS[what](lazily(values)))
+        refused(
+            store,
+            dzv.InputError,
+            f"'{column}' has {n} rows, positions have {N}",
+            lazily(good()),
+            **COLUMNS[what](lazily(values)),
+        )
 
 
 @pytest.mark.parametrize("what", COLUMNS)
 def test_wrong_lengths_that_show_when_they_are_read(what, store):
     values = np.zeros(N, np.int64)
-    shorter = unknown(values)[: None].map_blocks(lambda b: b[:-1], dtype=np.int64)
-    refused(store, dzv.InputError, r"partition \d: .* has (12 rows, positions have 13|7 rows, positions have 8)", unknown(good()), **COLUMNS[what](shorter))
+    shorter = unknown(values)[:None].map_blocks(lambda b: b[:-1], dtype=np.int64)
+    refused(
+        store,
+        dzv.InputError,
+        r"partition \d: .* has (12 rows, positions have 13|7 rows, positions have 8)",
+        unknown(good()),
+        **COLUMNS[what](shorter),
+    )
     longer = unknown(values).map_blocks(lambda b: np.r_[b, 0], dtype=np.int64)
-    refused(store, dzv.InputError, r"partition \d: .* has (14 rows, positions have 13|9 rows, positions have 8)", unknown(good()), **COLUMNS[what](longer))
+    refused(
+        store,
+        dzv.InputError,
+        r"partition \d: .* has (14 rows, positions have 13|9 rows, positions have 8)",
+        unknown(good()),
+        **COLUMNS[what](longer),
+    )
     other = unknown(values, chunks=20)
     refused(store, dzv.InputError, "partitions.*compute_chunk_sizes", unknown(good()), **COLUMNS[what](other))
 
@@ -222,13 +242,21 @@ def test_wrong_lengths_that_show_when_they_are_read(what, store):
 def test_a_known_length_that_is_wrong(what, store):
     """Lengths declared, but not kept: no row may slip to its neighbour."""
     values = lazily(np.zeros(N, np.int64)).map_blocks(lambda b: b[:-1], chunks=lazily(np.zeros(N)).chunks, dtype=np.int64)
-    refused(store, dzv.InputError, "has (12 rows, positions have 13|7 rows, positions have 8)", lazily(good()), **COLUMNS[what](values))
+    refused(
+        store,
+        dzv.InputError,
+        "has (12 rows, positions have 13|7 rows, positions have 8)",
+        lazily(good()),
+        **COLUMNS[what](values),
+    )
 
 
 def test_lazy_beside_what_is_in_memory(store):
     refused(store, dzv.InputError, "'mass' is lazy", attributes={"mass": lazily(np.zeros(N))})
     refused(store, dzv.InputError, "'object_ids' is lazy", object_ids=lazily(np.zeros(N, int)))
-    refused(store, dzv.InputError, "'mass' is in memory.*compute_chunk_sizes", unknown(good()), attributes={"mass": np.zeros(N)})
+    refused(
+        store, dzv.InputError, "'mass' is in memory.*compute_chunk_sizes", unknown(good()), attributes={"mass": np.zeros(N)}
+    )
     series = dd.from_pandas(pd.Series(np.zeros(N)), npartitions=5)
     refused(store, dzv.InputError, "'mass' is a", lazily(good()), attributes={"mass": series})
 
@@ -347,9 +375,20 @@ def test_too_many_categories(lazy, store):
     """In one partition, or only in all of them together."""
     names = np.array([f"c{i}" for i in range(N)])
     wrap = (lambda a: lazily(a, 10)) if lazy else (lambda a: a)
-    refused(store, dzv.InputError, "'s' has more than 59 distinct.*max_categories", wrap(good()), attributes={"s": wrap(names)}, max_categories=59)
-    refused(store, dzv.InputError, "'s' has more than 9 distinct", wrap(good()), attributes={"s": wrap(names)}, max_categories=9)
-    refused(store, dzv.InputError, "max_categories is between", wrap(good()), attributes={"s": wrap(names)}, max_categories=70_000)
+    refused(
+        store,
+        dzv.InputError,
+        "'s' has more than 59 distinct.*max_categories",
+        wrap(good()),
+        attributes={"s": wrap(names)},
+        max_categories=59,
+    )
+    refused(
+        store, dzv.InputError, "'s' has more than 9 distinct", wrap(good()), attributes={"s": wrap(names)}, max_categories=9
+    )
+    refused(
+        store, dzv.InputError, "max_categories is between", wrap(good()), attributes={"s": wrap(names)}, max_categories=70_000
+    )
     refused(store, dzv.InputError, "max_categories is between", wrap(good()), attributes={"s": wrap(names)}, max_categories=0)
     dzv.write_points(store, wrap(good()), attributes={"s": wrap(names)}, max_categories=60, mode="overwrite")
 
@@ -359,7 +398,14 @@ def test_more_categories_than_a_dictionary_holds(store):
     points = np.random.default_rng(0).uniform(0, 30, (n, 3))
     names = np.arange(n).astype(str)
     refused(store, dzv.InputError, "distinct strings", points, attributes={"s": names}, max_categories=65_535)
-    refused(store, dzv.InputError, "distinct strings", lazily(points, 7000), attributes={"s": lazily(names, 7000)}, max_categories=65_535)
+    refused(
+        store,
+        dzv.InputError,
+        "distinct strings",
+        lazily(points, 7000),
+        attributes={"s": lazily(names, 7000)},
+        max_categories=65_535,
+    )
 
 
 def test_lazily_another_attribute_than_declared(store):
@@ -459,7 +505,10 @@ def test_bad_object_ids(ids, match, store):
 
 def test_object_ids_lazily_no_integers(store):
     ids = lazily(np.arange(N) % 3)
-    for wrong in (ids.map_blocks(lambda b: b + 0.5, meta=np.zeros(0, int)), ids.map_blocks(lambda b: b.astype(str), meta=np.zeros(0, int))):
+    for wrong in (
+        ids.map_blocks(lambda b: b + 0.5, meta=np.zeros(0, int)),
+        ids.map_blocks(lambda b: b.astype(str), meta=np.zeros(0, int)),
+    ):
         refused(store, dzv.InputError, r"partition \d: object_ids are integers", lazily(good()), object_ids=wrong)
 
 

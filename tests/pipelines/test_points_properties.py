@@ -94,7 +94,9 @@ def write(case: Case, *, lazy: bool) -> dzv.Store:
 
 # shrinking writes hundreds of stores; the seed that failed is printed, and `phases` can be lifted to look closer
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate, Phase.target]
-QUICK = settings(max_examples=60, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+QUICK = settings(
+    max_examples=60, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 LATTICE = Case(
     (np.stack(np.meshgrid(np.arange(-12, 13), np.arange(3)), -1).reshape(-1, 2) * 0.1).astype(np.float64),
     (0.3, 0.1), (3, 1), None, (20, 20, 31), 1,
@@ -170,7 +172,11 @@ def test_boxes_and_objects_are_filters(boxed):
         assert level.read(objects=wanted).attributes["row"].tolist() == order[mine].tolist()
         both = mine & in_box(case.points, boxes[0])[order]
         assert level.read(objects=wanted, bbox=boxes[0]).attributes["row"].tolist() == order[both].tolist()
-        rows = [r for r in object_order(case.points, case.chunk, case.ids) if case.ids[r] in wanted and in_box(case.points, boxes[0])[r]]
+        rows = [
+            r
+            for r in object_order(case.points, case.chunk, case.ids)
+            if case.ids[r] in wanted and in_box(case.points, boxes[0])[r]
+        ]
         found = level.read(objects=wanted, bbox=boxes[0], order="object")
         assert found.attributes["row"].tolist() == rows
         assert found.ids.tolist() == sorted(set(wanted))

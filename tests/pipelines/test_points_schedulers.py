@@ -61,7 +61,11 @@ def lazy(name):
 def frame(number):
     found = partition(number)
     return pd.DataFrame(
-        {**dict(zip("xyz", found["positions"].T, strict=True)), "kind": pd.Series(found["kind"], dtype=object), "id": found["id"]}
+        {
+            **dict(zip("xyz", found["positions"].T, strict=True)),
+            "kind": pd.Series(found["kind"], dtype=object),
+            "id": found["id"],
+        }
     )
 
 
@@ -125,7 +129,12 @@ def test_same_objects(scheduler, expected, use_scheduler, tmp_path):
         assert f"0/{CATALOG}/c/0" in found
         assert sorted(found) == sorted(wanted)
         assert [k for k in found if found[k] != wanted[k]] == []
-        assert (again.rows, again.chunks, again.objects, again.nbytes) == (report.rows, report.chunks, report.objects, report.nbytes)
+        assert (again.rows, again.chunks, again.objects, again.nbytes) == (
+            report.rows,
+            report.chunks,
+            report.objects,
+            report.nbytes,
+        )
         assert again.arrays == report.arrays
         # and reading on that scheduler gives what reading in this process does
         level = dzv.open(target).level(0)

@@ -246,7 +246,9 @@ def test_a_frame_with_any_index_and_column_order(points, target):
 
 
 def test_axes_of_different_dtypes(target):
-    frame = pd.DataFrame({"x": np.arange(50, dtype=np.int16), "y": np.linspace(0, 30, 50, dtype=np.float32), "z": np.arange(50) % 9})
+    frame = pd.DataFrame(
+        {"x": np.arange(50, dtype=np.int16), "y": np.linspace(0, 30, 50, dtype=np.float32), "z": np.arange(50) % 9}
+    )
     wanted = np.stack([frame[a].to_numpy().astype(np.float64) for a in AXES], axis=1)
     for positions in (frame, dd.from_pandas(frame, npartitions=4)):
         store = dzv.create(target, chunk_shape=CHUNK, overwrite=True)
@@ -265,14 +267,18 @@ def test_strided_and_foreign_endian_arrays(points, target):
 def test_lists_are_arrays(target):
     store = dzv.create(target, chunk_shape=(10, 10))
     dzv.write_points(store, [[1.0, 2.0], [3.0, 14.0]], attributes={"n": [1, 2], "s": ["a", "b"]}, object_ids=[1, 0])
-    check_read(target, np.array([[1.0, 2.0], [3.0, 14.0]]), {"n": np.array([1, 2]), "s": np.array(["a", "b"])}, [1, 0], chunk=(10, 10))
+    check_read(
+        target, np.array([[1.0, 2.0], [3.0, 14.0]]), {"n": np.array([1, 2]), "s": np.array(["a", "b"])}, [1, 0], chunk=(10, 10)
+    )
 
 
 # -------------------------------------------------------------------------------------------------- attributes
 
 _RNG = np.random.default_rng(5)
 NUMBERS = {
-    **{f"int {t}": _RNG.integers(np.iinfo(t).min, np.iinfo(t).max, N, dtype=t, endpoint=True) for t in ("i1", "i2", "i4", "i8")},
+    **{
+        f"int {t}": _RNG.integers(np.iinfo(t).min, np.iinfo(t).max, N, dtype=t, endpoint=True) for t in ("i1", "i2", "i4", "i8")
+    },
     **{f"uint {t}": _RNG.integers(0, np.iinfo(t).max, N, dtype=t, endpoint=True) for t in ("u1", "u2", "u4", "u8")},
     **{f"float {t}": _RNG.normal(size=N).astype(t) for t in ("f2", "f4", "f8")},
     "bool": _RNG.random(N) > 0.5,
@@ -364,7 +370,9 @@ def test_bytes_and_numpy_strings(points, target):
     }
     store = dzv.create(target, chunk_shape=CHUNK)
     dzv.write_points(store, points, attributes=attributes)
-    check_read(target, points, {"bytes": attributes["bytes"].astype("U2"), "variable": np.asarray(attributes["variable"], "U12")})
+    check_read(
+        target, points, {"bytes": attributes["bytes"].astype("U2"), "variable": np.asarray(attributes["variable"], "U12")}
+    )
 
 
 def pandas_columns():
@@ -394,10 +402,14 @@ def pandas_columns():
 
 def expected_column(array, known):
     if known is not None:
-        return np.array([None if isinstance(v, float) else v for v in known.tolist()], object) if known.dtype == object else known
+        return (
+            np.array([None if isinstance(v, float) else v for v in known.tolist()], object) if known.dtype == object else known
+        )
     dtype = getattr(array.dtype, "numpy_dtype", array.dtype)
     if isinstance(dtype, np.dtype) and dtype.kind in "biuf":
-        return np.asarray(pd.Series(array).to_numpy(dtype=dtype, na_value=np.nan) if dtype.kind == "f" else pd.Series(array).to_numpy(dtype))
+        return np.asarray(
+            pd.Series(array).to_numpy(dtype=dtype, na_value=np.nan) if dtype.kind == "f" else pd.Series(array).to_numpy(dtype)
+        )
     if isinstance(dtype, np.dtype) and dtype.kind == "M":
         return array
     return as_read(pd.Series(array).astype(object).to_numpy())
@@ -432,7 +444,9 @@ def test_categoricals_beside_an_array(points, target):
     assert (meta["categories"], meta["ordered"]) == (["b", "a"], True)
 
 
-@pytest.mark.parametrize("name", ["mass (µg)", "a b", "0.1.2", "c", "__shard_000000", "data", "Überraschung", "x'y\"z", "%20", "a:b"])
+@pytest.mark.parametrize(
+    "name", ["mass (µg)", "a b", "0.1.2", "c", "__shard_000000", "data", "Überraschung", "x'y\"z", "%20", "a:b"]
+)
 def test_names_of_attributes(name, points, target):
     store = dzv.create(target, chunk_shape=CHUNK)
     dzv.write_points(store, points, attributes={name: np.arange(N)})
@@ -524,7 +538,10 @@ def test_many_objects_in_several_manifest_chunks(target):
 
 @pytest.mark.parametrize("ndim", [2, 3, 4])
 def test_axes_units_and_crs(ndim, target):
-    axes = [{"name": "t", "type": "time", "unit": "second"}, *({"name": n, "type": "space", "unit": "micrometer"} for n in "zyx"[-3:])]
+    axes = [
+        {"name": "t", "type": "time", "unit": "second"},
+        *({"name": n, "type": "space", "unit": "micrometer"} for n in "zyx"[-3:]),
+    ]
     axes = axes[4 - ndim :]
     crs = {"type": "EPSG", "code": 32632, "nested": {"a": [1, 2.5, None]}}
     points = np.random.default_rng(0).uniform(-9, 9, (200, ndim))
@@ -726,9 +743,7 @@ def test_overwrite_objects_with_fewer(shards, points, target):
     assert list(geometry.object_attributes) == ["b"]
     assert not geometry.groups
     fresh = target.with_name("fresh.zv")
-    dzv.write_points(
-        dzv.create(fresh, chunk_shape=CHUNK, shard_chunks=shards), points, object_ids=ids, object_attributes=frame
-    )
+    dzv.write_points(dzv.create(fresh, chunk_shape=CHUNK, shard_chunks=shards), points, object_ids=ids, object_attributes=frame)
     assert files(target) == files(fresh)
 
 
@@ -794,7 +809,9 @@ def test_overwriting_a_write_that_died(points, target):
     check_read(target, points[:10])
 
 
-@pytest.mark.parametrize("name", ["points_attr_chunked", "points_objects", "points_bins_negative_shard_snake", "points_categorical"])
+@pytest.mark.parametrize(
+    "name", ["points_attr_chunked", "points_objects", "points_bins_negative_shard_snake", "points_categorical"]
+)
 def test_overwriting_a_store_of_the_peer(name, target):
     """Whatever its chunk keys, shards and objects were, nothing of them clings to ours."""
     archive = Path(__file__).parents[1] / "data" / "golden_0.7" / f"{name}.zarrvectors.zip"
@@ -902,7 +919,9 @@ def test_compute_false_joins_other_graphs(points, target, tmp_path):
     second = tmp_path / "t.zv"
     lazy = da.from_array(points, chunks=(64, 3))
     one = dzv.write_points(dzv.create(target, chunk_shape=CHUNK), lazy, compute=False)
-    two = dzv.write_points(dzv.create(second, chunk_shape=CHUNK), lazy * 2, object_ids=da.arange(N, chunks=64) % 3, compute=False)
+    two = dzv.write_points(
+        dzv.create(second, chunk_shape=CHUNK), lazy * 2, object_ids=da.arange(N, chunks=64) % 3, compute=False
+    )
     assert not (target / "0" / "vertices").exists()
     assert not (second / "0" / "vertices").exists()
     report_one, report_two, total = dask.compute(one, two, lazy.sum())

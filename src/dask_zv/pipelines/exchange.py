@@ -142,7 +142,6 @@ def split_part(
     if spill is None or _on_distributed_worker():
         return pieces
     folder = Path(spill)
-    folder.mkdir(parents=True, exist_ok=True)
     for b, piece in pieces.items():
         path = folder / f"{number}-{b}.{uuid.uuid4().hex[:8]}"
         with path.open("wb") as file:
@@ -189,8 +188,21 @@ def spill_directory(total_bytes: int) -> str | None:
 
 def remove_spill(spill: str | None) -> None:
     """Remove what :func:`split_part` left in files."""
-    if spill is not None:
-        shutil.rmtree(spill, ignore_errors=True)
+    if spill is None:
+        return
+    gone = f"{spill}.gone"
+    try:
+        # renamed first: a task that outlives a failed run then finds no directory, instead of making files in it again
+        Path(spill).rename(gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def make_spill(spill: str) -> str:
+    """Make the directory of spilled pieces; return it, for the tasks that wait for it."""
+    Path(spill).mkdir(parents=True)
+    return spill
 
 
 def split_partitions(
@@ -204,12 +216,15 @@ def split_partitions(
 ) -> list[Task]:
     """Add the splitting tasks; return for each block the task that gathers its rows, to be inlined where it is used."""
     sources: list[list[TaskRef]] = [[] for _ in range(len(plan))]
+    folder = builder.add(builder.key("spill"), make_spill, spill) if spill is not None else None
     for number, argument in enumerate(partitions.arguments(builder)):
         spans = scan.spans[number]
         touched = _touched(plan, spans)
         if not touched:
             continue
-        split = builder.add(builder.key("split", number), split_part, conversion, tuple(schemas), plan, spill, number, argument)
+        split = builder.add(
+            builder.key("split", number), split_part, conversion, tuple(schemas), plan, folder, number, argument
+        )
         for block in touched:
             if len(touched) == 1:
                 sources[block].append(split)

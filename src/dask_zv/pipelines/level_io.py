@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -16,7 +18,7 @@ from dask_zv.errors import FormatError, MetadataError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
 from dask_zv.format.metadata import LevelMetadata, RootMetadata
-from dask_zv.geometry.schema import VERTICES, AttributeSchema, PointSchema, parse_dtype
+from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema, PointSchema, parse_dtype
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.group import load_catalog
@@ -26,7 +28,7 @@ from dask_zv.storage.per_chunk import PerChunk
 
 __all__ = ["ChunkTable", "LevelSource", "check_unchanged", "chunk_table", "find_source", "level_blobs"]
 
-MANIFESTS_DIGEST = "dask_zv_digest"
+MANIFESTS_CRC32C = "dask_zv_crc32c"
 """Attribute of the manifests' array; see :func:`dask_zv.pipelines.manifests.write_manifests_document`."""
 
 _ATTRIBUTES = "vertex_attributes/"
@@ -137,7 +139,8 @@ def find_source(place: Place, root: RootMetadata, level: LevelMetadata, token: s
     chunk_attribute = None
     if level.chunk_attribute_name is not None:
         chunk_attribute = (level.chunk_attribute_name, tuple(level.chunk_attribute_values or ()))
-    index_token = str((manifests or {}).get("attributes", {}).get(MANIFESTS_DIGEST, ""))
+    checksums = (manifests or {}).get("attributes", {}).get(MANIFESTS_CRC32C)
+    index_token = "" if checksums is None else hashlib.sha256(json.dumps(checksums).encode()).hexdigest()
     source = LevelSource(place, schema, chunk_attribute, catalog.token if catalog else token, catalog is not None, index_token)
     if catalog is not None:
         _remember(source, catalog)
@@ -208,13 +211,29 @@ def check_unchanged(source: LevelSource) -> Catalog:
     return catalog
 
 
+def _check_siblings(source: LevelSource, blobs: PerChunk, chunks: set[tuple[int, ...]]) -> None:
+    """Compare the chunks that have positions with those that have fragments: without a catalog nothing else tells of a loss.
+
+    Levels of others may have no fragments at all.
+    """
+    listing = blobs.listing(FRAGMENTS)
+    fragments = {parse_key(k) for k in (*listing.plain, *listing.entries) if is_spatial_key(k)}
+    if fragments and fragments != chunks:
+        odd = min(fragments ^ chunks)
+        here, there = (VERTICES, FRAGMENTS) if odd in chunks else (FRAGMENTS, VERTICES)
+        raise FormatError(
+            f"the chunk is in {here!r} and not in {there!r}: it was lost, or is being written",
+            store=source.where(), array=there, chunk=".".join(map(str, odd)),
+        )  # fmt: skip
+
+
 def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
     """Return the level's chunks with their rows: from the catalog, or from the documents of the vertices' blobs.
 
     Raises
     ------
     FormatError
-        A blob of positions is no whole number of rows.
+        A blob of positions is no whole number of rows, or a chunk lacks its sibling.
     """
     row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize
     if catalog is not None and VERTICES in catalog.arrays:
@@ -225,8 +244,8 @@ def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
         if wrong.any():
             at = int(np.flatnonzero(wrong)[0])
             raise FormatError(
-                f"the catalog has {rows[at]} rows in {sizes[at]} bytes, the metadata says {row_bytes} bytes a row: one of them is "
-                "damaged; store.refresh() rebuilds the catalog",
+                f"the catalog has {rows[at]} rows in {sizes[at]} bytes, the metadata says {row_bytes} bytes a row: one of them "
+                "is damaged; store.refresh() rebuilds the catalog",
                 store=source.where(), array=VERTICES, chunk=".".join(map(str, coords[at].tolist())),
             )  # fmt: skip
         if (rows >= 0).all():
@@ -235,6 +254,7 @@ def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
     else:
         blobs = PerChunk(open_objects(source.place.handle), source.place.prefix)
         by_key = {parse_key(k): n for k, n in blobs.sizes(VERTICES).items() if is_spatial_key(k)}
+        _check_siblings(source, blobs, set(by_key))
     order = sorted(by_key)
     odd = [c for c in order if len(c) != source.rank]
     if odd:

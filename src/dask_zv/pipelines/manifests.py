@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,11 @@ from dask_zv.format.groups import encode_groups
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.manifests import encode_manifests
 from dask_zv.pipelines.inputs import series_values
-from dask_zv.pipelines.level_io import MANIFESTS_DIGEST
+from dask_zv.pipelines.level_io import MANIFESTS_CRC32C
 from dask_zv.pipelines.scan import id_ranges, merge_ranges
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import join
+from dask_zv.storage.per_chunk import crc32c
 
 __all__ = ["ObjectPlan", "object_blobs", "object_metadata", "plan_objects", "write_object_index"]
 
@@ -196,9 +196,9 @@ def write_object_index(
     step = -(-plan.count // tasks)
     step = -(-step // plan.chunk) * plan.chunk
 
-    def add_document(digests: Sequence[TaskRef], after: Sequence[TaskRef]) -> TaskRef:
-        key = builder.key("object-index", len(digests))
-        return builder.add(key, write_manifests_document, place, plan.count, plan.chunk, List(*digests), List(*after))
+    def add_document(checksums: Sequence[TaskRef], after: Sequence[TaskRef]) -> TaskRef:
+        key = builder.key("object-index", len(checksums))
+        return builder.add(key, write_manifests_document, place, plan.count, plan.chunk, List(*checksums), List(*after))
 
     before = [add_document([], results)] if nodes_first else []
     written: list[TaskRef] = []
@@ -236,8 +236,8 @@ def _write_manifests(
     last: int,
     pieces: Sequence[BlockResult | Fragments | None],
     _: Sequence[None],
-) -> str:
-    """Store the manifests of the objects in [first, last); return a digest of them."""
+) -> list[int]:
+    """Store the manifests of the objects in [first, last); return the CRC-32C of each stored object."""
     found = [f for p in pieces if (f := _fragments_between(p, first, last)) is not None]
     objects = np.concatenate([f[0] for f in found]) if found else np.zeros(0, np.int64)
     chunks = np.concatenate([f[1] for f in found]) if found else np.zeros((0, rank), np.int64)
@@ -245,7 +245,8 @@ def _write_manifests(
     # an object's fragments in ascending order of their chunks, whichever block reported first
     order = np.lexsort((fragments, *chunks.T[::-1], objects))
     objects, chunks, fragments = objects[order], chunks[order], fragments[order]
-    codec, vlen, digest = Zstd(level=0), VLenBytes(), hashlib.sha256()
+    codec, vlen = Zstd(level=0), VLenBytes()
+    checksums: list[int] = []
     store = open_objects(place.handle)
     path = join(place.prefix, "object_index/manifests")
     for start in range(first, last, chunk):
@@ -255,18 +256,18 @@ def _write_manifests(
         cells = np.full(chunk, b"", object)  # Zarr stores the last chunk in full length
         cells[: stop - start] = blobs
         data = bytes(codec.encode(vlen.encode(cells)))
-        digest.update(data)
+        checksums.append(crc32c(data))
         store.put(f"{path}/c/{start // chunk}", data)
-    return digest.hexdigest()
+    return checksums
 
 
-def write_manifests_document(place: Place, count: int, chunk: int, digests: Sequence[str], _: Sequence[Any]) -> None:
-    """Store the document of the manifests' array; the last argument is what it waits for.
+def write_manifests_document(place: Place, count: int, chunk: int, checksums: Sequence[list[int]], _: Sequence[Any]) -> None:
+    """Store the document of the manifests' array, with a checksum of each stored object; the last argument is what it waits for.
 
-    The digest in it tells these manifests from others: objects can change places while every blob of the level, and so the
-    catalog, stays as it was, and what readers keep in memory goes by both.
+    They show a lost or damaged object, and they tell these manifests from others: objects can change places while every blob
+    of the level, and so the catalog, stays as it was, and what readers keep in memory goes by both.
     """
     document = json.loads(manifests_document(count, chunk))
-    if digests:
-        document["attributes"][MANIFESTS_DIGEST] = hashlib.sha256("".join(digests).encode()).hexdigest()
+    if checksums:
+        document["attributes"][MANIFESTS_CRC32C] = [c for part in checksums for c in part]
     open_objects(place.handle).put(join(place.prefix, f"object_index/manifests/{DOCUMENT}"), dump_json(document))

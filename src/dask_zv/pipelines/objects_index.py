@@ -10,19 +10,19 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError
+from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, StoreError, ZVError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.groups import decode_groups
 from dask_zv.format.keys import DOCUMENT, coords_to_keys
 from dask_zv.format.manifests import decode_manifests
 from dask_zv.geometry.schema import parse_dtype
-from dask_zv.pipelines.level_io import LevelSource
+from dask_zv.pipelines.level_io import MANIFESTS_CRC32C, LevelSource
+from dask_zv.storage.blobs import open_zarr_array
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.objects import ZarrObjects, join
-from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.objects import join
+from dask_zv.storage.per_chunk import PerChunk, crc32c
 
 __all__ = ["FragmentTable", "ObjectIndex", "chosen_ids", "fragment_owners", "read_groups", "read_object_attributes"]
 
@@ -31,6 +31,8 @@ _KEPT_FRAGMENTS = 4_000_000
 _CACHE: OrderedDict[tuple[str, str, str], FragmentTable] = OrderedDict()
 _CACHE_LIMIT = 4
 _LOCK = threading.Lock()
+_ZARR_ERRORS = (ValueError, TypeError, KeyError, RuntimeError, OSError, NotImplementedError)
+"""What zarr and its codecs raise over chunks that they can't make sense of."""
 SHARED = -2
 """Owner of a fragment that several objects name."""
 
@@ -122,12 +124,7 @@ class ObjectIndex:
             if len(offsets) != self.count or (offsets < 0).any() or (ends < offsets).any():
                 raise FormatError("the offsets of object_index are damaged", store=self._source.where())
             return [data[a:b] for a, b in zip(offsets.tolist(), ends.tolist(), strict=True)]
-        store = (
-            self._objects.store
-            if isinstance(self._objects, ZarrObjects)
-            else zarr.storage.LocalStore(self._objects.url.removeprefix("file://"), read_only=True)
-        )
-        array = zarr.open_array(store=store, path=join(self._path, "manifests"), mode="r", zarr_format=3)
+        array = open_zarr_array(self._objects, join(self._path, "manifests"))
         if array.shape != (self.count,):
             raise FormatError(
                 f"manifests has the shape {array.shape}, object_index counts {self.count} objects",
@@ -138,7 +135,7 @@ class ObjectIndex:
     def slices(self) -> Iterator[FragmentTable]:
         """Yield the table of all objects, a bounded number of objects at a time."""
         for first in range(0, self.count, _SLICE):
-            yield self._table(np.arange(first, min(first + _SLICE, self.count)), slice(first, first + _SLICE))
+            yield self._table(np.arange(first, min(first + _SLICE, self.count)))
 
     def select(self, ids: NDArray[np.int64]) -> FragmentTable:
         """Return the table of the objects `ids` (distinct, ascending).
@@ -153,19 +150,43 @@ class ObjectIndex:
             raise NotFoundError(f"no object {bad}: ids are 0 to {self.count - 1}", store=self._source.where())
         if not len(ids):
             return FragmentTable(ids, np.zeros((0, self._source.rank), np.int64), ids)
-        return self._table(ids, ids)
+        return self._table(ids)
 
-    def _table(self, ids: NDArray[np.int64], selection: Any) -> FragmentTable:
+    def _table(self, ids: NDArray[np.int64]) -> FragmentTable:
         if isinstance(self._manifests, list):
-            blobs: Sequence[bytes] = [self._manifests[i] for i in ids.tolist()]
+            blobs: list[bytes] = [self._manifests[i] for i in ids.tolist()]
         else:
-            picked = self._manifests[selection] if isinstance(selection, slice) else self._manifests.oindex[selection]
-            blobs = [bytes(b) for b in np.asarray(picked).tolist()]
+            self._check_cells(ids)
+            try:
+                blobs = [bytes(b) for b in np.asarray(self._manifests.oindex[ids]).tolist()]
+            except ZVError:
+                raise
+            except _ZARR_ERRORS as error:
+                raise FormatError(
+                    f"the manifests can't be decoded: {error}", store=self._source.where(), array="object_index/manifests"
+                ) from error
         try:
             rows, chunks, fragments = decode_manifests(blobs, self._source.rank)
         except FormatError as error:
             raise error.at(store=self._source.where(), array="object_index/manifests") from None
         return FragmentTable(ids[rows], chunks, fragments)
+
+
+    def _check_cells(self, ids: NDArray[np.int64]) -> None:
+        """Compare the stored objects that hold some manifests with the checksums that our writer left.
+
+        zarr takes an absent one for empty manifests, and a frame of Zstandard may decode to others after a bit was lost.
+        """
+        checksums = dict(self._manifests.attrs).get(MANIFESTS_CRC32C)
+        if checksums is None:
+            return
+        cells = np.unique(ids // self._manifests.chunks[0]).tolist()
+        keys = [f"{self._path}/manifests/c/{c}" for c in cells]
+        for cell, key, data in zip(cells, keys, self._objects.get_many([(k, None) for k in keys]), strict=True):
+            if data is None:
+                raise StoreError(f"'/{key}', which holds manifests of objects, is missing", store=self._source.where())
+            if cell >= len(checksums) or crc32c(data) != checksums[cell]:
+                raise FormatError(f"'/{key}' is damaged: its checksum does not match", store=self._source.where())
 
 
 def chosen_ids(objects: Any) -> NDArray[np.int64]:
@@ -243,10 +264,18 @@ def read_object_attributes(source: LevelSource, index: ObjectIndex) -> dict[str,
 
 def read_groups(source: LevelSource) -> tuple[dict[int, NDArray[np.int64]], dict[str, NDArray[Any]]]:
     """Return the members of each group, and the group attributes (row = group)."""
-    blobs = PerChunk(open_objects(source.place.handle), source.place.prefix)
-    if not blobs.exists("groups", "data"):
+    objects = open_objects(source.place.handle)
+    blobs = PerChunk(objects, source.place.prefix)
+    path = join(source.place.prefix, "groups")
+    document = objects.get(join(path, DOCUMENT))
+    if document is None and not objects.list_dir(path):
+        return {}, {}
+    number = parse_document(document, path, objects.url).get("attributes", {}).get("num_groups") if document else None
+    if number == 0:
         return {}, {}
     members = decode_groups(blobs.read("groups", "data"), blobs.read("groups", "offsets"))
+    if number is not None and number != len(members):
+        raise FormatError(f"{len(members)} groups are stored, the metadata counts {number!r}", store=objects.url, array=path)
     groups = dict(enumerate(np.asarray(m, np.int64) for m in members))
     return groups, _plain_arrays(source, "group_attributes", len(groups), None)
 

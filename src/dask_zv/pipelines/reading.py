@@ -151,6 +151,12 @@ def _one_chunk(
         positions = decode_positions(schema, key, vertices)
     if index is not None and not index.tiles(n):
         rows = index.all_rows()
+        if len(np.unique(rows)) != n:
+            raise FormatError(
+                f"the fragments name {len(np.unique(rows))} of the chunk's {n} rows: they do not belong together (an "
+                "interrupted overwrite, or another tool's edit); write the chunk again",
+                array=FRAGMENTS, chunk=key,
+            )  # fmt: skip
         columns = {k: v[rows] for k, v in columns.items()}
         positions = positions if vertices is None else positions[rows]
     return ChunkRows(positions, columns, None if index is None else index.counts)

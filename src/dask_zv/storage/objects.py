@@ -187,11 +187,13 @@ class ZarrObjects:
             except ZVError:
                 raise
             except Exception as error:  # noqa: BLE001 - every store has its own; all become a StoreError
-                if attempt == _ATTEMPTS or not is_transient(error):
-                    raise storage_error(doing, key, error, self.url, self._secrets) from cause_of(error, self._secrets)
-            # jitter, so that tasks that failed together don't come back together
-            await asyncio.sleep(_BACKOFF * 2**attempt * (0.5 + random.random()))
-        raise AssertionError("unreachable")
+                failure = storage_error(doing, key, error, self.url, self._secrets)
+                cause = cause_of(error, self._secrets)
+                if not is_transient(error):
+                    break
+            if attempt < _ATTEMPTS:  # jitter, so that tasks that failed together don't come back together
+                await asyncio.sleep(_BACKOFF * 2**attempt * (0.5 + random.random()))
+        raise failure from cause  # not in the except block: an error that quotes a secret would be its context
 
     def _check_writable(self) -> None:
         if self.read_only:

@@ -164,18 +164,24 @@ def _open_fsspec_store(url: str, options: Mapping[str, Any], read_only: bool) ->
     try:
         return FsspecStore.from_url(url, storage_options=settings, read_only=read_only)
     except (TypeError, ValueError, ImportError, OSError) as error:
-        raise _not_opened(url, options, error) from None
+        failure = _not_opened(url, options, error)
+    raise failure  # out here: the error there may quote secrets, and would travel along as the context of this one
 
 
 def _open_obstore(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
+    store = ObjectStore(_obstore_from_url(url, options), read_only=read_only)
+    return ZarrObjects(store, public_url(url), secrets=_secrets(url, options))
+
+
+def _obstore_from_url(url: str, options: Mapping[str, Any]) -> Any:
     import obstore.store
     from obstore.exceptions import BaseError
 
     try:
-        inner = obstore.store.from_url(url, **_translate(url.partition("://")[0], options))
+        return obstore.store.from_url(url, **_translate(url.partition("://")[0], options))
     except (BaseError, TypeError, ValueError, OSError) as error:
-        raise _not_opened(url, options, error) from None
-    return ZarrObjects(ObjectStore(inner, read_only=read_only), public_url(url), secrets=_secrets(url, options))
+        failure = _not_opened(url, options, error)
+    raise failure  # as in _open_fsspec_store
 
 
 def _secrets(url: str, options: Mapping[str, Any]) -> tuple[str, ...]:
