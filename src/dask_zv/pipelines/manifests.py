@@ -262,7 +262,9 @@ def _write_manifests(
 
 
 def write_manifests_document(place: Place, count: int, chunk: int, checksums: Sequence[list[int]], _: Sequence[Any]) -> None:
-    """Store the document of the manifests' array, with a checksum of each stored object; the last argument is what it waits for.
+    """Store the document of the manifests' array, with a checksum of each stored object.
+
+    The last argument is what the task waits for.
 
     They show a lost or damaged object, and they tell these manifests from others: objects can change places while every blob
     of the level, and so the catalog, stays as it was, and what readers keep in memory goes by both.
