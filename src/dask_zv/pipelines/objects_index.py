@@ -171,7 +171,6 @@ class ObjectIndex:
             raise error.at(store=self._source.where(), array="object_index/manifests") from None
         return FragmentTable(ids[rows], chunks, fragments)
 
-
     def _check_cells(self, ids: NDArray[np.int64]) -> None:
         """Compare the stored objects that hold some manifests with the checksums that our writer left.
 
