@@ -36,10 +36,11 @@ Address = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The group that a batch writes to."""
+    """The group that a batch writes to, and the layout of its arrays."""
 
     handle: StoreHandle
     prefix: str
+    layout: str = "per_chunk"
 
     def open(self) -> PerChunk:
         """Return the group's blobs, through this process' open store."""
