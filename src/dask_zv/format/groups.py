@@ -1,7 +1,8 @@
-"""Groups of objects: lists of object ids, as two blobs.
+"""Groups of objects: lists of object ids, as two blobs (0.7) or as the elements of one array (0.9).
 
-Source: Zarr Vectors format 0.7, group membership. ``data`` is the little-endian int64 members of all groups back to
-back; ``offsets`` is, per group, the little-endian int64 *byte* at which its members start in ``data``.
+Source: Zarr Vectors format, group membership. In 0.7 ``data`` is the little-endian int64 members of all groups back to
+back; ``offsets`` is, per group, the little-endian int64 *byte* at which its members start in ``data``. In 0.9 an element is
+the little-endian int64 members of one group, or nothing where the array's ``group_ranges`` has the group's [start, stop).
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, InputError
 
-__all__ = ["decode_groups", "encode_groups"]
+__all__ = ["MAX_RANGE", "decode_group_elements", "decode_groups", "encode_group_elements", "encode_groups"]
+
+MAX_RANGE = 2**27
+"""Members that the range of a group is expanded to; its bounds are a claim that a few digits can make."""
 
 
 def encode_groups(members: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple[bytes, bytes]:
@@ -86,6 +90,68 @@ def decode_groups(data: bytes | bytearray | memoryview, offsets: bytes | bytearr
         at = int(np.argmax(members < 0))
         raise FormatError(f"member {members[at]} of a group is not an object id", array="groups", offset=8 * at)
     return np.split(members, starts[1:] // 8)
+
+
+def encode_group_elements(members: Sequence[Sequence[int] | NDArray[np.int64]]) -> list[bytes]:
+    """Encode groups as the elements of an array; a group's id is its position.
+
+    Parameters
+    ----------
+    members : sequence of sequences of int
+        Object ids of each group, kept in their order.
+
+    Raises
+    ------
+    InputError
+        If a member is negative or not an integer.
+
+    Examples
+    --------
+    >>> elements = encode_group_elements([[4, 7], []])
+    >>> [g.tolist() for g in decode_group_elements(elements, {})]
+    [[4, 7], []]
+    """
+    return [_members(group, ids).astype("<i8", copy=False).tobytes() for group, ids in enumerate(members)]
+
+
+def decode_group_elements(elements: Sequence[bytes], ranges: object) -> list[NDArray[np.int64]]:
+    """Decode the elements of the groups' array; a range counts for more than the element beside it.
+
+    Parameters
+    ----------
+    elements : sequence of bytes
+    ranges : object
+        The array's attribute ``group_ranges``: a mapping of group number to [start, stop).
+
+    Returns
+    -------
+    list of ndarray of int64
+        Object ids of each group.
+
+    Raises
+    ------
+    FormatError
+        If an element isn't whole integers, a member is negative, or a range is none, or of no group of these.
+    """
+    out: list[NDArray[np.int64]] = []
+    for group, element in enumerate(elements):
+        if len(element) % 8:
+            raise FormatError(f"group {group} is {len(element)} bytes, not whole 8-byte integers", array="groups")
+        members = np.frombuffer(element, "<i8").astype(np.int64)
+        if len(members) and int(members.min()) < 0:
+            raise FormatError(f"group {group} has the member {members.min()}, which is no object id", array="groups")
+        out.append(members)
+    if not isinstance(ranges, dict):
+        raise FormatError(f"group_ranges is {ranges!r:.80}, no mapping", array="groups")
+    for text, bounds in ranges.items():
+        whole = isinstance(bounds, list) and len(bounds) == 2 and all(type(v) is int for v in bounds)
+        if not (isinstance(text, str) and text.isdecimal() and text.isascii() and int(text) < len(out) and whole):
+            raise FormatError(f"group_ranges has {text!r}: {bounds!r:.80} for {len(out)} groups", array="groups")
+        start, stop = bounds
+        if not 0 <= start <= stop < 2**63 or stop - start > MAX_RANGE:
+            raise FormatError(f"group {text} is the range {start} to {stop}; up to {MAX_RANGE} are expanded", array="groups")
+        out[int(text)] = np.arange(start, stop, dtype=np.int64)
+    return out
 
 
 def _members(group: int, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, StoreError, ZVError
+from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, StoreError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.groups import decode_groups
 from dask_zv.format.keys import DOCUMENT, coords_to_keys
 from dask_zv.format.manifests import decode_manifests
 from dask_zv.geometry.schema import parse_dtype
 from dask_zv.pipelines.level_io import MANIFESTS_CRC32C, LevelSource
+from dask_zv.pipelines.object_tables import decoding, read_attribute_tables, read_group_tables, read_id_table
 from dask_zv.storage.blobs import open_zarr_array
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import join
@@ -31,10 +32,11 @@ _KEPT_FRAGMENTS = 4_000_000
 _CACHE: OrderedDict[tuple[str, str, str], FragmentTable] = OrderedDict()
 _CACHE_LIMIT = 4
 _LOCK = threading.Lock()
-_ZARR_ERRORS = (ValueError, TypeError, KeyError, RuntimeError, OSError, NotImplementedError)
-"""What zarr and its codecs raise over chunks that they can't make sense of."""
 SHARED = -2
 """Owner of a fragment that several objects name."""
+ROWS_ARE_IDS = "vlen_manifests_v1"
+ROWS_HAVE_IDS = "vlen_manifests_v2"
+"""Layouts of the index: an object's id is its row, or what the table of ids has there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +94,7 @@ class ObjectIndex:
     Attributes
     ----------
     count : int
-        Number of objects; ids are 0 to ``count - 1``.
+        Number of objects; each has a row in the manifests and in the object attributes.
     """
 
     def __init__(self, source: LevelSource) -> None:
@@ -109,9 +111,52 @@ class ObjectIndex:
         rank = attrs.get("sid_ndim", source.rank)
         if rank != source.rank:
             raise MetadataError(f"object_index has sid_ndim {rank!r}, chunk keys have {source.rank}", store=source.where())
+        layout = attrs.get("layout")
+        grid = source.place.layout == "grid"
+        if grid and count and layout not in (ROWS_ARE_IDS, ROWS_HAVE_IDS):
+            raise MetadataError(f"object_index has the layout {layout!r}, which is not read", store=source.where())
         self.count = count
-        self._legacy = "layout" not in attrs
+        # an appender leaves the table of ids in place when it goes over to rows as ids: the layout alone is to be trusted
+        self._has_table = layout == ROWS_HAVE_IDS
+        self._legacy = layout is None and not grid
+        self._grid = grid
         self._path = path
+
+    @cached_property
+    def ids(self) -> NDArray[np.int64]:
+        """Ids of the objects, row by row; distinct, and in the grid layout in any order with any gaps."""
+        if self._has_table and self.count:
+            return read_id_table(self._source, self.count)
+        return np.arange(self.count, dtype=np.int64)
+
+    def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the row of each of `ids`.
+
+        Raises
+        ------
+        NotFoundError
+            No object has one of them.
+        """
+        if not self._has_table:
+            if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= self.count):
+                bad = int(ids.max()) if int(ids.max()) >= self.count else int(ids.min())
+                raise NotFoundError(f"no object {bad}: ids are 0 to {self.count - 1}", store=self._source.where())
+            return ids
+        order = self._order
+        known = self.ids if order is None else self.ids[order]
+        at = np.searchsorted(known, ids)
+        found = at < self.count
+        found[found] = known[at[found]] == ids[found]
+        if not found.all():
+            bad = int(ids[~found][0])
+            which = f"the {self.count:,} ids are {known[0]} to {known[-1]}, with gaps" if self.count else "there are none"
+            raise NotFoundError(f"no object {bad}: {which}", store=self._source.where())
+        return np.asarray(at if order is None else order[at], np.int64)
+
+    @cached_property
+    def _order(self) -> NDArray[np.intp] | None:
+        """Rows in ascending order of their ids; None where that is the order of the rows."""
+        return None if (self.ids[1:] > self.ids[:-1]).all() else np.argsort(self.ids)
 
     @cached_property
     def _manifests(self) -> Any:
@@ -133,43 +178,44 @@ class ObjectIndex:
         return array
 
     def slices(self) -> Iterator[FragmentTable]:
-        """Yield the table of all objects, a bounded number of objects at a time."""
+        """Yield the table of all objects, a bounded number of rows at a time."""
         for first in range(0, self.count, _SLICE):
             yield self._table(np.arange(first, min(first + _SLICE, self.count)))
 
     def select(self, ids: NDArray[np.int64]) -> FragmentTable:
-        """Return the table of the objects `ids` (distinct, ascending).
+        """Return the table of the objects `ids` (distinct, ascending), in their order.
 
         Raises
         ------
         NotFoundError
-            An id is beyond the objects.
+            No object has one of the ids.
         """
-        if len(ids) and (int(ids[0]) < 0 or int(ids[-1]) >= self.count):
-            bad = int(ids[-1]) if int(ids[-1]) >= self.count else int(ids[0])
-            raise NotFoundError(f"no object {bad}: ids are 0 to {self.count - 1}", store=self._source.where())
+        rows = self.rows(ids)
         if not len(ids):
             return FragmentTable(ids, np.zeros((0, self._source.rank), np.int64), ids)
-        return self._table(ids)
+        return self._table(rows)
 
-    def _table(self, ids: NDArray[np.int64]) -> FragmentTable:
+    def _table(self, rows: NDArray[np.int64]) -> FragmentTable:
+        """Return the table of the objects of these rows, in their order."""
         if isinstance(self._manifests, list):
-            blobs: list[bytes] = [self._manifests[i] for i in ids.tolist()]
+            blobs: list[bytes] = [self._manifests[i] for i in rows.tolist()]
         else:
-            self._check_cells(ids)
-            try:
-                blobs = [bytes(b) for b in np.asarray(self._manifests.oindex[ids]).tolist()]
-            except ZVError:
-                raise
-            except _ZARR_ERRORS as error:
-                raise FormatError(
-                    f"the manifests can't be decoded: {error}", store=self._source.where(), array="object_index/manifests"
-                ) from error
+            if not self._grid:
+                self._check_cells(rows)
+            stored, back = np.unique(rows, return_inverse=True)  # zarr wants ascending rows
+
+            def read() -> list[bytes]:
+                return [bytes(b) for b in np.asarray(self._manifests.oindex[stored])[back].tolist()]
+
+            blobs = decoding(self._source, "object_index/manifests", read)
+            if self._grid:
+                self._check_rows(rows, blobs)
         try:
-            rows, chunks, fragments = decode_manifests(blobs, self._source.rank)
+            entries, chunks, fragments = decode_manifests(blobs, self._source.rank)
         except FormatError as error:
             raise error.at(store=self._source.where(), array="object_index/manifests") from None
-        return FragmentTable(ids[rows], chunks, fragments)
+        ids = self.ids[rows] if self._has_table else rows
+        return FragmentTable(ids[entries], chunks, fragments)
 
     def _check_cells(self, ids: NDArray[np.int64]) -> None:
         """Compare the stored objects that hold some manifests with the checksums that our writer left.
@@ -186,6 +232,17 @@ class ObjectIndex:
                 raise StoreError(f"'/{key}', which holds manifests of objects, is missing", store=self._source.where())
             if cell >= len(checksums) or crc32c(data) != checksums[cell]:
                 raise FormatError(f"'/{key}' is damaged: its checksum does not match", store=self._source.where())
+
+    def _check_rows(self, rows: NDArray[np.int64], blobs: Sequence[bytes]) -> None:
+        """Refuse elements without a byte in manifests of ours: those are zarr's for a lost chunk.
+
+        Ours have a count at least. Their frames carry checksums of their own, so that the package can edit them in place.
+        """
+        if all(blobs) or MANIFESTS_CRC32C not in self._manifests.attrs:
+            return
+        row = int(rows[[not b for b in blobs].index(True)])
+        key = f"{self._path}/manifests/c/{row // self._manifests.chunks[0]}"
+        raise StoreError(f"'/{key}', which holds manifests of objects, is missing", store=self._source.where())
 
 
 def chosen_ids(objects: Any) -> NDArray[np.int64]:
@@ -243,26 +300,32 @@ def _only(part: FragmentTable, wanted: set[str]) -> FragmentTable:
 def _join(parts: Sequence[FragmentTable], rank: int) -> FragmentTable:
     if not parts:
         return FragmentTable(np.zeros(0, np.int64), np.zeros((0, rank), np.int64), np.zeros(0, np.int64))
-    return FragmentTable(
-        np.concatenate([p.objects for p in parts]),
-        np.concatenate([p.chunks for p in parts]),
-        np.concatenate([p.fragments for p in parts]),
-    )
+    objects = np.concatenate([p.objects for p in parts])
+    chunks = np.concatenate([p.chunks for p in parts])
+    fragments = np.concatenate([p.fragments for p in parts])
+    if (objects[1:] < objects[:-1]).any():  # rows may have their ids in any order; readers go by ids
+        order = np.argsort(objects, kind="stable")
+        objects, chunks, fragments = objects[order], chunks[order], fragments[order]
+    return FragmentTable(objects, chunks, fragments)
 
 
 def read_object_attributes(source: LevelSource, index: ObjectIndex) -> dict[str, NDArray[Any]]:
-    """Return the object attributes, row = object id; masked where objects have none.
+    """Return the object attributes, row = row of the index (see :meth:`ObjectIndex.rows`); masked where objects have none.
 
     Raises
     ------
     FormatError
         An attribute's rows fit neither the objects nor those with vertices.
     """
+    if source.place.layout == "grid":
+        return read_attribute_tables(source, index.count)
     return _plain_arrays(source, "object_attributes", index.count, index)
 
 
 def read_groups(source: LevelSource) -> tuple[dict[int, NDArray[np.int64]], dict[str, NDArray[Any]]]:
     """Return the members of each group, and the group attributes (row = group)."""
+    if source.place.layout == "grid":
+        return read_group_tables(source)
     objects = open_objects(source.place.handle)
     blobs = PerChunk(objects, source.place.prefix)
     path = join(source.place.prefix, "groups")

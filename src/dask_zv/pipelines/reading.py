@@ -361,9 +361,9 @@ class _Finish:
         extra: dict[str, Any] = {}
         if self.source.schema.has_objects:
             index = ObjectIndex(self.source)
-            which = np.arange(index.count) if self.ids is None else self.ids
-            extra["object_index"] = which
-            extra["object_attributes"] = {k: v[which] for k, v in read_object_attributes(self.source, index).items()}
+            rows = np.argsort(index.ids) if self.ids is None else index.rows(self.ids)
+            extra["object_index"] = np.sort(index.ids) if self.ids is None else self.ids
+            extra["object_attributes"] = {k: v[rows] for k, v in read_object_attributes(self.source, index).items()}
             extra["groups"], extra["group_attributes"] = read_groups(self.source)
         return Geometry(part.positions, values, part.owners, ids=ids, lengths=lengths, **extra)
 

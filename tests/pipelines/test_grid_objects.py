@@ -1,0 +1,339 @@
+"""Objects of the grid generation: ids in any order, attributes with absent rows, groups as lists and ranges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zarr.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore, ZipStore
+
+import dask_zv as dzv
+from dask_zv.batch.tasks import Place
+from dask_zv.format.manifests import encode_manifest
+from dask_zv.geometry.schema import PointSchema
+from dask_zv.pipelines.level_io import MANIFESTS_CRC32C, LevelSource
+from dask_zv.pipelines.objects_index import ObjectIndex, fragment_owners, read_groups, read_object_attributes
+from dask_zv.spatial.grid import ChunkGrid
+from dask_zv.storage.targets import resolve_target
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden_0.9"
+TRUTHS = {f.name.removesuffix(".expected.npz"): f for f in GOLDEN.glob("*.expected.npz")}
+WITH_OBJECTS = sorted(n for n, f in TRUTHS.items() if "manifest" in np.load(f).files)
+
+
+def source_of(target, prefix="0", rank=3, *, read_only=True):
+    """Return a level as its readers carry it, whatever its arrays of chunks."""
+    handle, root = resolve_target(target, None, read_only=read_only)
+    schema = PointSchema(ChunkGrid((1.0,) * rank, (1,) * rank), np.dtype("f4"), (), True)
+    return LevelSource(Place(handle, "/".join(p for p in (root, prefix) if p), "grid"), schema, None, "", False)
+
+
+def golden(name, level="0"):
+    path = next(p for p in GOLDEN.glob(f"{name}.zarrvectors*"))
+    store = ZipStore(path, mode="r") if path.suffix == ".zip" else zarr.storage.LocalStore(path, read_only=True)
+    index = dict(zarr.open_group(store, mode="r")[level]["object_index"].attrs)
+    with np.load(TRUTHS[name]) as truth:
+        return source_of(store, level, index["sid_ndim"]), dict(truth)
+
+
+def memory(arrays):
+    """Return a level of these arrays, in a store of its own."""
+    store = MemoryStore()
+    root = zarr.open_group(store, mode="w")
+    for path, (values, options, attributes) in arrays.items():
+        dtype = "variable_length_bytes" if values.dtype == object else values.dtype
+        made = root.create_array(f"0/{path}", shape=values.shape, dtype=dtype, attributes=attributes, **options)
+        made[...] = values
+    return store
+
+
+def as_entries(table):
+    return np.column_stack([table.objects, table.chunks, table.fragments])
+
+
+def without_places(manifest):
+    """Return the truth's rows (object, place in the manifest, chunk, fragment) without the second column, by object."""
+    order = np.lexsort((manifest[:, 1], manifest[:, 0]))
+    return np.delete(manifest[order], 1, axis=1)
+
+
+# ------------------------------------------------------------------------------------------- stores of the package
+
+
+@pytest.mark.parametrize("name", WITH_OBJECTS)
+def test_golden_manifests_are_read_whole_and_by_object(name):
+    source, truth = golden(name)
+    expected = without_places(truth["manifest"])
+    index = ObjectIndex(source)
+    found = np.concatenate([as_entries(t) for t in index.slices()])
+    assert index.count == len(index.ids)
+    assert (found == expected).all()
+    assert (as_entries(fragment_owners(source, [])) == expected).all()
+    for wanted in (index.ids[:1], index.ids[-2:], index.ids[::3], index.ids[:0]):
+        assert (as_entries(index.select(wanted)) == expected[np.isin(expected[:, 0], wanted)]).all()
+
+
+@pytest.mark.parametrize("name", WITH_OBJECTS)
+def test_golden_object_attributes_are_those_of_the_ids(name):
+    source, truth = golden(name)
+    index = ObjectIndex(source)
+    found = read_object_attributes(source, index)
+    names = {k.removeprefix("oattr__") for k in truth if k.startswith("oattr__")}
+    assert set(found) == names
+    if names:
+        rows = index.rows(truth["oattr_ids"])
+        for key in names:
+            assert not np.ma.isMaskedArray(found[key])
+            assert found[key].dtype == truth[f"oattr__{key}"].dtype
+            assert np.array_equal(found[key][rows], truth[f"oattr__{key}"])
+
+
+@pytest.mark.parametrize("name", WITH_OBJECTS)
+def test_golden_groups(name):
+    source, truth = golden(name)
+    groups, attributes = read_groups(source)
+    offsets = truth.get("groups_offsets", np.zeros(1, int))
+    assert list(groups) == list(range(len(offsets) - 1))
+    for g, members in groups.items():
+        assert members.dtype == np.int64
+        assert members.tolist() == truth["groups_flat"][offsets[g] : offsets[g + 1]].tolist()
+    assert {f"gattr__{k}" for k in attributes} == {k for k in truth if k.startswith("gattr__")}
+    for key, values in attributes.items():
+        assert np.array_equal(values, truth[f"gattr__{key}"])
+
+
+@pytest.mark.parametrize("level", ["1", "2"])
+def test_golden_pyramid_levels(level):
+    source, truth = golden("streamlines_pyramid", level)
+    index = ObjectIndex(source)
+    found = np.concatenate([as_entries(t) for t in index.slices()])
+    assert (found == without_places(truth[f"L{level}_manifest"])).all()
+    for key, values in read_object_attributes(source, index).items():
+        assert np.array_equal(np.ma.getdata(values), truth[f"L{level}_oattr__{key}"], equal_nan=values.dtype.kind == "f")
+
+
+def test_sparse_ids_are_not_rows():
+    source, _ = golden("points_sparse_ids")
+    index = ObjectIndex(source)
+    assert index.ids.tolist() == [3, 7, 19, 41, 100]
+    assert index.rows(np.array([100, 7])).tolist() == [4, 1]
+    for unknown in (0, 4, 101, -1):
+        with pytest.raises(dzv.NotFoundError, match=f"no object {unknown}:"):
+            index.select(np.array([unknown]))
+
+
+# ------------------------------------------------------------------------------------------------- made by hand
+
+VLEN = {"serializer": zarr.codecs.VLenBytesCodec(), "fill_value": b""}
+
+
+def manifests_of(*objects):
+    out = np.empty(len(objects), object)
+    out[:] = [encode_manifest(np.array([c for c, _ in o]).reshape(-1, 3), [f for _, f in o]) for o in objects]
+    return out
+
+
+def index_arrays(ids, *, layout="vlen_manifests_v2", chunk=2, count=None):
+    """Return an index in which the object of row r has one fragment, r, of chunk (0, 0, r % 2)."""
+    manifests = manifests_of(*([((0, 0, r % 2), r)] for r in range(count or len(ids))))
+    arrays = {"object_index/manifests": (manifests, {"chunks": (chunk,), **VLEN}, {})}
+    if ids is not None:
+        arrays["object_index/object_ids"] = np.array(ids, np.int64), {"chunks": (chunk,), "fill_value": 0}, {}
+    attrs = {"num_objects": count or len(ids), "sid_ndim": 3, "layout": layout}
+    return arrays, attrs
+
+
+def made_index(ids, arrays=None, **options):
+    own, attrs = index_arrays(ids, **options)
+    store = memory(own | (arrays or {}))
+    zarr.open_group(store, mode="r+")["0/object_index"].attrs.update(attrs)
+    return store
+
+
+@given(ids=st.lists(st.integers(0, 60), min_size=1, max_size=12, unique=True), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_ids_in_any_order(ids, data):
+    source = source_of(made_index(ids, chunk=3))
+    index = ObjectIndex(source)
+    assert index.ids.tolist() == ids
+    wanted = np.array(sorted(data.draw(st.lists(st.sampled_from(ids), unique=True))), np.int64)
+    found = index.select(wanted)
+    assert found.objects.tolist() == wanted.tolist()
+    assert found.fragments.tolist() == [ids.index(i) for i in wanted]
+    assert fragment_owners(source, []).objects.tolist() == sorted(ids)
+    unknown = data.draw(st.integers(-3, 70).filter(lambda i: i not in ids))
+    with pytest.raises(dzv.NotFoundError, match=f"no object {unknown}:"):
+        index.select(np.sort(np.append(wanted, unknown)))
+
+
+def test_a_table_of_zeros_may_have_no_chunk():
+    store = made_index([0])
+    assert "0/object_index/object_ids/c/0" not in store._store_dict
+    assert ObjectIndex(source_of(store)).select(np.array([0])).fragments.tolist() == [0]
+
+
+def test_layout_1_takes_rows_for_ids_whatever_table_is_left():
+    store = made_index([9, 4, 7], layout="vlen_manifests_v1", count=5)
+    index = ObjectIndex(source_of(store))
+    assert index.ids.tolist() == [0, 1, 2, 3, 4]
+    assert index.select(np.array([2, 4])).fragments.tolist() == [2, 4]
+    with pytest.raises(dzv.NotFoundError):
+        index.select(np.array([9]))
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "error", "match"),
+    [
+        ([4, 4, 5], {}, dzv.FormatError, "id 4 twice"),
+        ([5, 4, 5], {}, dzv.FormatError, "id 5 twice"),
+        ([4, -1, 5], {}, dzv.FormatError, "row 1 of object_ids is -1"),
+        ([1, 2, 3], {"count": 4}, dzv.FormatError, "counts 4 objects"),
+        ([1, 2, 3], {"layout": "vlen_manifests_v3"}, dzv.MetadataError, "vlen_manifests_v3"),
+        ([1, 2, 3], {"layout": None}, dzv.MetadataError, "layout None"),
+    ],
+)
+def test_an_index_that_contradicts_itself(ids, options, error, match):
+    source = source_of(made_index(ids, **options))
+    with pytest.raises(error, match=match) as raised:
+        _ = ObjectIndex(source).ids
+    assert raised.value.store == source.where()
+
+
+def test_manifests_that_are_too_few():
+    store = made_index([1, 2, 3])
+    zarr.open_array(store, path="0/object_index/manifests", mode="r+").resize((2,))
+    with pytest.raises(dzv.FormatError, match="manifests has the shape"):
+        ObjectIndex(source_of(store)).select(np.array([1]))
+
+
+def test_a_lost_chunk_of_ids_or_manifests_is_no_other_object():
+    store = made_index([5, 6, 7, 8])
+    zarr.open_array(store, path="0/object_index/manifests", mode="r+").attrs[MANIFESTS_CRC32C] = [1, 2]
+    del store._store_dict["0/object_index/manifests/c/1"]
+    index = ObjectIndex(source_of(store))
+    assert index.select(np.array([5])).fragments.tolist() == [0]
+    with pytest.raises(dzv.StoreError, match="manifests/c/1"):
+        index.select(np.array([5, 8]))
+    del store._store_dict["0/object_index/object_ids/c/1"]
+    with pytest.raises(dzv.FormatError, match="id 0 twice"):
+        ObjectIndex(source_of(store)).select(np.array([5]))
+
+
+def attribute(values, fill, chunk=2, **attributes):
+    values = np.asarray(values)
+    return values, {"chunks": (chunk, *values.shape[1:]), "fill_value": fill}, attributes
+
+
+def read_attribute(values, fill, count, **attributes):
+    store = made_index(list(range(10, 10 + count)), {"object_attributes/a": attribute(values, fill, **attributes)})
+    source = source_of(store)
+    return read_object_attributes(source, ObjectIndex(source))["a"]
+
+
+ABSENT = {"fill_sentinel_meaning": "absent"}
+SENTINELS = [
+    (np.array([1.5, np.nan, 3], "f4"), np.nan),
+    (np.array([7, -128, 0], "i1"), -128),
+    (np.array([7, 2**64 - 1, 0], "u8"), 2**64 - 1),
+    (np.array(["Zürich", "", "a"], "U6"), ""),
+]
+
+
+@pytest.mark.parametrize(("values", "fill"), SENTINELS)
+def test_a_row_of_the_sentinel_is_absent(values, fill):
+    found = read_attribute(values, fill, 3, **ABSENT)
+    assert found.mask.tolist() == [False, True, False]
+    assert found.dtype == values.dtype
+    assert found[[0, 2]].tolist() == values[[0, 2]].tolist()
+    plain = read_attribute(values[[0, 2]], fill, 2, **ABSENT)
+    assert not np.ma.isMaskedArray(plain)
+    unmarked = read_attribute(values, fill, 3)
+    assert not np.ma.isMaskedArray(unmarked)
+    assert np.array_equal(unmarked, values, equal_nan=values.dtype.kind == "f")
+
+
+def test_a_row_is_absent_in_all_components_or_in_none():
+    values = np.array([[1, np.nan], [np.nan, np.nan], [2, 3]])
+    assert read_attribute(values, np.nan, 3, **ABSENT).mask.tolist() == [[False] * 2, [True] * 2, [False] * 2]
+
+
+def test_columns_of_an_appender_may_be_short_or_have_remains():
+    assert read_attribute(np.array([1, 2], "i4"), -(2**31), 3, **ABSENT).mask.tolist() == [False, False, True]
+    assert read_attribute(np.array([1, 2, 3, 4], "i4"), -(2**31), 3, **ABSENT).tolist() == [1, 2, 3]
+    for extra in ({}, {**ABSENT, MANIFESTS_CRC32C: [1]}):
+        with pytest.raises(dzv.FormatError, match="2 rows for 3 objects"):
+            read_attribute(np.array([1, 2], "i4"), 0, 3, **extra)
+
+
+def test_a_lost_chunk_of_an_attribute():
+    values = np.arange(6, dtype="i4").reshape(6, 1)
+    for ours in (True, False):
+        extra = {**ABSENT, **({MANIFESTS_CRC32C: [1, 2, 3]} if ours else {})}
+        store = made_index(list(range(6)), {"object_attributes/a": attribute(values, -1, **extra)})
+        del store._store_dict["0/object_attributes/a/c/1/0"]
+        source = source_of(store)
+        if ours:
+            with pytest.raises(dzv.StoreError, match="object_attributes/a/c/1/0' is missing"):
+                read_object_attributes(source, ObjectIndex(source))
+        else:
+            found = read_object_attributes(source, ObjectIndex(source))["a"]
+            assert found.mask.ravel().tolist() == [False, False, True, True, False, False]
+
+
+def test_a_damaged_or_undocumented_attribute_names_its_array():
+    store = made_index([1, 2], {"object_attributes/a": attribute(np.arange(2.0), np.nan)})
+    source = source_of(store)
+    (key,) = [k for k in store._store_dict if k.startswith("0/object_attributes/a/c/")]
+    store._store_dict[key] = default_buffer_prototype().buffer.from_bytes(b"no frame")
+    with pytest.raises(dzv.FormatError, match="object_attributes/a"):
+        read_object_attributes(source, ObjectIndex(source))
+    del store._store_dict["0/object_attributes/a/zarr.json"]
+    with pytest.raises(dzv.StoreError, match="the document of 'object_attributes/a' is missing"):
+        read_object_attributes(source, ObjectIndex(source))
+
+
+def group_array(members, **attributes):
+    values = np.empty(len(members), object)
+    values[:] = [np.array(m, "<i8").tobytes() for m in members]
+    return values, {"chunks": (max(len(members), 1),), **VLEN}, {"num_groups": len(members), **attributes}
+
+
+def test_groups_as_lists_and_ranges():
+    store = memory({"groups": group_array([[9, 3], [], []], group_ranges={"2": [4, 7]})})
+    groups, attributes = read_groups(source_of(store))
+    assert {g: m.tolist() for g, m in groups.items()} == {0: [9, 3], 1: [], 2: [4, 5, 6]}
+    assert attributes == {}
+    assert read_groups(source_of(memory({"x": group_array([])}))) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"group_ranges": {"3": [1, 2]}},
+        {"group_ranges": {"-1": [1, 2]}},
+        {"group_ranges": {"0": [3, 1]}},
+        {"group_ranges": {"0": [0, 2**60]}},
+        {"group_ranges": {"0": [0.5, 2]}},
+        {"group_ranges": [1]},
+        {"num_groups": 4},
+    ],
+)
+def test_groups_that_contradict_themselves(bad):
+    source = source_of(memory({"groups": group_array([[9, 3], [], [-1][:0]], **bad)}))
+    with pytest.raises(dzv.FormatError) as raised:
+        read_groups(source)
+    assert raised.value.array == "groups"
+    assert raised.value.store == source.where()
+
+
+def test_members_that_are_no_ids():
+    for damage in ([[-1]], [[1, 2]]):
+        values, options, attributes = group_array(damage)
+        values[0] = values[0][:8] if damage == [[-1]] else values[0][:-3]
+        with pytest.raises(dzv.FormatError, match="group 0"):
+            read_groups(source_of(memory({"groups": (values, options, attributes)})))
