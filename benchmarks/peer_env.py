@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["PEER_02", "peer_python"]
+__all__ = ["PEER_02", "PEER_09", "peer_python"]
 
 PEER_02 = ("zarr-vectors==0.2.0", "obstore")
+PEER_09 = ("zarr-vectors==0.9.2", "obstore")
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".venv-peers"
 

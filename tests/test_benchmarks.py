@@ -35,3 +35,37 @@ def test_comparison_beside_the_peer_runs(tmp_path: Path) -> None:
     with path.with_suffix(".csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == len(result["rows"])
     assert "peer / ours" in run.stdout
+
+
+def test_comparison_of_grid_runs(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "compare_grid.py"),
+        "--size",
+        "quick",
+        "--rounds",
+        "1",
+        "--results",
+        str(tmp_path),
+    ]
+    run = subprocess.run(
+        [*command, "--store", "local", "s3"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    (path,) = tmp_path.glob("*.json")
+    result = json.loads(path.read_text())
+    assert result["versions"]["peer"]["zarr-vectors"] == "0.9.2"
+    rows = {(r["row"], r["store"], r["side"], r["verb"]) for r in result["rows"]}
+    for store in ("local", "s3"):
+        assert {(store, side, "write blobs") for side in ("peer", "ours", "ours, single", "packed")} <= {r[1:] for r in rows}
+        assert {("points", store, "ours", verb) for verb in ("ingest", "whole level", "box", "open")} <= rows
+    assert {r[0] for r in rows} >= {"cluster", "small", "jobs, slabs", "jobs, random", "open", "graphs", "import"}
+    assert all(r["seconds"] > 0 for r in result["rows"])
+    for ending in (".csv", ".md", ".png"):
+        assert path.with_suffix(ending).stat().st_size > 1000
+    assert "| bar " in run.stdout

@@ -1,0 +1,146 @@
+"""What the sides of ``compare_grid.py`` store and read, and how a worker process measures; numpy alone.
+
+A worker (``grid_ours.py``, ``grid_cluster.py``, ``grid_limits.py``, ``peers/peer_09.py``) is started afresh for one
+measurement. Its one argument is a ``Job`` as JSON, its last line of output one JSON object. A verb makes what it needs, does
+the measured part inside ``with clock:`` and returns what else is to be known; imports and payloads are not in the time, opening
+the store is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from workload import ARRAYS, digest, peak_memory
+
+EXTENT = 1000.0
+"""Points lie in a cube of this side."""
+BOX = (313.7, 313.7 + EXTENT * 0.01 ** (1 / 3))
+"""On every axis: 1 % of the volume, not along chunk boundaries."""
+PARTITIONS = 10
+
+__all__ = [
+    "ARRAYS", "BOX", "EXTENT", "PARTITIONS", "Clock", "Job", "blob_summary", "blobs", "box_rows", "chunk_keys", "cloud_digest",
+    "make_points", "packages", "run", "worker_arguments",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One measurement. `grid` is the number of chunks along each axis; every chunk of it is filled."""
+
+    verb: str
+    target: str
+    grid: tuple[int, int, int]
+    endpoint: str | None = None
+    blob_bytes: int = 8192
+    points: int = 0
+    shards: int | tuple[int, int, int] | str | None = None
+    """``shard_chunks`` of ours; for the peer None (a cell is an object) or a shard shape."""
+    workers: int = 2
+    """Threads of the threaded scheduler, or processes of a job on several."""
+    inputs: str = ""
+    """Folder with the partitions of a job on several processes."""
+
+    @property
+    def chunks(self) -> int:
+        return math.prod(self.grid)
+
+    @property
+    def chunk_shape(self) -> tuple[float, ...]:
+        """The chunk shape of a store of points."""
+        return tuple(EXTENT / n for n in self.grid)
+
+
+def worker_arguments(job: Job) -> list[str]:
+    return [json.dumps(asdict(job))]
+
+
+class Clock:
+    """Measures the block that it is a context of: seconds, and the most memory held before and until its end."""
+
+    def __enter__(self) -> None:
+        self.before_mb = peak_memory()
+        self.start = time.perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        self.seconds = time.perf_counter() - self.start
+        self.peak_mb = peak_memory()
+
+
+def run(verbs: Mapping[str, Callable[[Job, Clock], dict[str, Any]]], versions: Mapping[str, str]) -> None:
+    """Do the job of the command line and print the measurement."""
+    fields = json.loads(sys.argv[1])
+    for name in ("grid", "shards"):
+        if isinstance(fields[name], list):
+            fields[name] = tuple(fields[name])
+    job = Job(**fields)
+    clock = Clock()
+    extra = verbs[job.verb](job, clock)
+    measured = {"seconds": clock.seconds, "peak_mb": clock.peak_mb, "before_mb": clock.before_mb}
+    print(json.dumps({**measured, **extra, "versions": {**versions, "python": platform.python_version()}}))
+
+
+def packages(*names: str) -> dict[str, str]:
+    """Return the installed versions of packages."""
+    return {name: metadata.version(name) for name in names}
+
+
+def chunk_keys(job: Job) -> list[str]:
+    """Return the keys of all chunks of the grid, the last axis fastest."""
+    cells = np.stack(np.unravel_index(np.arange(job.chunks), job.grid), axis=1)
+    return [".".join(map(str, cell)) for cell in cells.tolist()]
+
+
+def blobs(job: Job, keys: list[str] | None = None, arrays: tuple[str, ...] = ARRAYS) -> dict[tuple[str, str], bytes]:
+    """Return the blobs of some chunks: windows on random bytes, cheap to make anywhere, and no codec makes them smaller."""
+    source = np.random.default_rng(0).bytes(1 << 20)
+    places = len(source) - job.blob_bytes
+    out = {}
+    for key in chunk_keys(job) if keys is None else keys:
+        number = int(np.ravel_multi_index([int(n) for n in key.split(".")], job.grid))
+        for i, array in enumerate(arrays):
+            start = (number * 7919 + i * 104_729) % places
+            out[array, key] = source[start : start + job.blob_bytes]
+    return out
+
+
+def blob_summary(found: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
+    """Return what identifies blobs, whatever their order."""
+    return {"count": len(found), "digest": digest(found)}
+
+
+def make_points(job: Job) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return uniform positions and two attributes."""
+    source = np.random.default_rng(1)
+    positions = source.uniform(0, EXTENT, (job.points, 3)).astype(np.float32)
+    np.minimum(positions, np.nextafter(np.float32(EXTENT), np.float32(0)), out=positions)  # the cast may round up to the edge
+    intensity = source.random(job.points, np.float32)
+    return positions, {"intensity": intensity, "label": source.integers(0, 1000, job.points, np.int32)}
+
+
+def box_rows(positions: np.ndarray) -> np.ndarray:
+    """Return which rows lie in the box."""
+    inside: np.ndarray = np.all((positions >= BOX[0]) & (positions <= BOX[1]), axis=1)
+    return inside
+
+
+def cloud_digest(positions: Any, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the number of rows and a checksum of them that doesn't depend on their order."""
+    columns = [*np.asarray(positions, np.float32).T, np.asarray(attributes["intensity"], np.float32)]
+    words = [np.ascontiguousarray(c).view(np.uint32) for c in columns]
+    words.append(np.ascontiguousarray(np.asarray(attributes["label"], np.int32)).view(np.uint32))
+    row = np.zeros(len(words[0]), np.uint64)
+    for word in words:
+        row = (row ^ word) * np.uint64(0x9E3779B97F4A7C15)
+        row ^= row >> np.uint64(29)
+    return {"count": len(row), "digest": int(row.sum(dtype=np.uint64))}
