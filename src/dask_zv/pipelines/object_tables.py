@@ -109,11 +109,12 @@ def read_attribute_tables(source: LevelSource, count: int) -> dict[str, NDArray[
 def _fit(
     source: LevelSource, array: str, table: zarr.Array[Any], values: NDArray[Any], absent: NDArray[np.bool_], count: int
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Fit another writer's column to the objects: appended objects may have no values, and its remains may have no objects.
+    """Fit a column to the objects: objects that were appended may have no values, and remains of a column no objects.
 
-    The package appends to each column on its own, pads a short one when it comes by, and cuts off what a flush that died left.
+    The package appends to each column on its own, ours included; it pads a short one when it comes by, and cuts off what a
+    flush that died left.
     """
-    if MANIFESTS_CRC32C in table.attrs or table.attrs.get("fill_sentinel_meaning") != "absent":
+    if table.attrs.get("fill_sentinel_meaning") != "absent":
         raise FormatError(f"{len(values)} rows for {count} objects", store=source.where(), array=array)
     missing = max(count - len(values), 0)
     rest = np.full((missing, *values.shape[1:]), table.fill_value, values.dtype)
