@@ -5,7 +5,6 @@ See ``grid_workload.py``. What runs on a cluster is in ``grid_cluster.py``.
 
 from __future__ import annotations
 
-import os
 import pickle
 from typing import Any
 
@@ -22,6 +21,7 @@ from grid_workload import (
     ARRAYS,
     BOX,
     EXTENT,
+    PROFILE,
     Clock,
     Job,
     blob_summary,
@@ -43,6 +43,8 @@ def options(job: Job) -> dict[str, Any] | None:
 
 
 def threads(job: Job) -> Any:
+    if PROFILE:  # it sees one thread
+        return dask.config.set(scheduler="synchronous")
     return dask.config.set(scheduler="threads", num_workers=job.workers)
 
 
@@ -201,9 +203,4 @@ VERBS = {
 }
 
 if __name__ == "__main__":
-    if os.environ.get("GRID_PROFILE"):  # a look at where the time goes, instead of a measurement
-        import cProfile
-
-        cProfile.run("run(VERBS, {})", sort="cumulative")
-    else:
-        run(VERBS, {"dask-zv": dzv.__version__, **packages("dask", "zarr", "numpy", "obstore", "xarray")})
+    run(VERBS, {"dask-zv": dzv.__version__, **packages("dask", "zarr", "numpy", "obstore", "xarray")})

@@ -28,6 +28,8 @@ STORES = {"local": None, "s3": 0.0, "s3+20ms": 20.0}
 """Latency added to each request."""
 SHARD = (4, 8, 8)
 """256 chunks."""
+PEER_BATCH = 1000
+"""Chunks per read of the peer on S3: it opens a socket per object, and fails with some 10,000."""
 BYTES_PER_POINT = 20
 
 Row = dict[str, Any]
@@ -98,6 +100,8 @@ class Bench:
     def measure(self, about: Row, side: str, job: Job, **more: Any) -> Row:
         """Run one worker and keep the row; `about` says what it belongs to, `more` what else is to be kept."""
         script, scheduler = SIDES[side]
+        if script == PEER and job.endpoint and job.chunks > 2 * PEER_BATCH:
+            job = replace(job, batch=PEER_BATCH)
         python = str(self.peer_python) if script == PEER else sys.executable
         arguments = more.pop("arguments", None) or worker_arguments(job)
         # a PYTHONPATH of the caller's would put its packages before those of the peer's environment
@@ -112,7 +116,15 @@ class Bench:
             raise FailedError(f"{side}, {job.verb}, {about}: took longer than {self.timeout:g} s") from error
         if done.returncode:
             raise FailedError(f"{side}, {job.verb}, {about}: {done.stderr.strip()[-2000:]}")
-        row: Row = {"round": self.number, **about, "side": side, "verb": job.verb, "scheduler": scheduler, **more}
+        row: Row = {
+            "round": self.number,
+            **about,
+            "side": side,
+            "verb": job.verb,
+            "scheduler": scheduler,
+            "batch": job.batch,
+            **more,
+        }
         row |= json.loads(done.stdout.splitlines()[-1])
         row |= self.stored(job)
         self.rows.append(row)

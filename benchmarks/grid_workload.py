@@ -8,9 +8,12 @@ the store is.
 
 from __future__ import annotations
 
+import cProfile
 import json
 import math
+import os
 import platform
+import pstats
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -29,8 +32,8 @@ BOX = (313.7, 313.7 + EXTENT * 0.01 ** (1 / 3))
 PARTITIONS = 10
 
 __all__ = [
-    "ARRAYS", "BOX", "EXTENT", "PARTITIONS", "Clock", "Job", "blob_summary", "blobs", "box_rows", "chunk_keys", "cloud_digest",
-    "make_points", "packages", "run", "worker_arguments",
+    "ARRAYS", "BOX", "EXTENT", "PARTITIONS", "PROFILE", "Clock", "Job", "blob_summary", "blobs", "box_rows", "chunk_keys",
+    "cloud_digest", "make_points", "packages", "run", "worker_arguments",
 ]  # fmt: skip
 
 
@@ -48,6 +51,8 @@ class Job:
     """``shard_chunks`` of ours; for the peer None (a cell is an object) or a shard shape."""
     workers: int = 2
     """Threads of the threaded scheduler, or processes of a job on several."""
+    batch: int = 0
+    """Chunks per read of the peer; 0 for all at once."""
     inputs: str = ""
     """Folder with the partitions of a job on several processes."""
 
@@ -65,16 +70,28 @@ def worker_arguments(job: Job) -> list[str]:
     return [json.dumps(asdict(job))]
 
 
+PROFILE = bool(os.environ.get("GRID_PROFILE"))
+"""Print where the time goes; what is measured then means nothing."""
+
+
 class Clock:
     """Measures the block that it is a context of: seconds, and the most memory held before and until its end."""
 
     def __enter__(self) -> None:
+        self.profile = cProfile.Profile()
         self.before_mb = peak_memory()
+        if PROFILE:
+            self.profile.enable()
         self.start = time.perf_counter()
 
     def __exit__(self, *exc: object) -> None:
         self.seconds = time.perf_counter() - self.start
         self.peak_mb = peak_memory()
+        if PROFILE:
+            self.profile.disable()
+            pstats.Stats(self.profile, stream=sys.stderr).sort_stats("tottime").print_stats(25).sort_stats(
+                "cumtime"
+            ).print_stats(45)
 
 
 def run(verbs: Mapping[str, Callable[[Job, Clock], dict[str, Any]]], versions: Mapping[str, str]) -> None:
