@@ -8,12 +8,16 @@ from typing import Any
 
 from dask_zv.batch.tasks import Place
 from dask_zv.batch.writes import WriteBatch
-from dask_zv.errors import StoreError
+from dask_zv.errors import MetadataError, StoreError
 from dask_zv.format.keys import check_chunk_key, check_name
+from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.group import NodeGroup
-from dask_zv.storage.handles import StoreHandle
+from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.layouts import Layout, check_layout, detect_layout
+from dask_zv.storage.nodes import merge_attributes
 from dask_zv.storage.objects import Objects
-from dask_zv.storage.opening import check_layout, open_root
+from dask_zv.storage.opening import open_root
 from dask_zv.storage.per_chunk import PerChunk
 
 __all__ = ["Group", "open_group"]
@@ -44,8 +48,8 @@ class Group(NodeGroup):
     ['0.0.0', '1.0.0', '2.0.0']
     """
 
-    def _attach(self, handle: StoreHandle, objects: Objects, prefix: str) -> None:
-        super()._attach(handle, objects, prefix)
+    def _attach(self, handle: StoreHandle, objects: Objects, prefix: str, layout: Layout | None = None) -> None:
+        super()._attach(handle, objects, prefix, layout)
         self._batch: WriteBatch | None = None
         self._deferred = False
         self._fetched: dict[tuple[str, str], bytes] | None = None
@@ -86,7 +90,12 @@ class Group(NodeGroup):
 
     @contextmanager
     def batched_writes(
-        self, *, compute: bool = True, shards: int | None = None, block_chunks: int | None = None, progress: bool | None = None
+        self,
+        *,
+        compute: bool = True,
+        shards: int | Sequence[int] | None = None,
+        block_chunks: int | None = None,
+        progress: bool | None = None,
     ) -> Iterator[WriteBatch]:
         """Make every write inside the context part of one Dask graph, run at its end on the active scheduler.
 
@@ -96,9 +105,10 @@ class Group(NodeGroup):
         ----------
         compute : bool
             False runs nothing: ``batch.to_delayed()`` is the graph, as one Delayed.
-        shards : int, optional
-            Pack chunks into one object per array and this many chunks; a block of
-            :meth:`~dask_zv.batch.writes.WriteBatch.write_blobs` is one shard whatever its size.
+        shards : int or sequence of int, optional
+            Pack chunks into one object per array and this many chunks. In layout ``per_chunk`` a block of
+            :meth:`~dask_zv.batch.writes.WriteBatch.write_blobs` is one shard whatever its size; in ``grid`` it yields whole
+            shards, whose extents may be given instead, and arrays that exist keep the packing that they have.
         block_chunks : int, optional
             Chunks per task, at most, of what is queued blob by blob; 256 to 2048 by their number where None.
         progress : bool, optional
@@ -120,7 +130,7 @@ class Group(NodeGroup):
             raise StoreError("a batch of writes is open on this group already: batches don't nest", store=self._objects.url)
         self._objects_writable()
         batch = WriteBatch(
-            Place(self._handle, self._prefix),
+            Place(self._handle, self._prefix, self.layout),
             self._objects,
             shards=shards,
             block_chunks=block_chunks,
@@ -151,7 +161,7 @@ class Group(NodeGroup):
         self._catalog_known = False
         self._groups_made.clear()
 
-    def _reader(self) -> PerChunk:
+    def _reader(self) -> PerChunk | GridArrays:
         if self._deferred:  # a batch of this group may be computed at any time now: remember nothing
             self._forget()
         return super()._reader()
@@ -222,8 +232,8 @@ def open_group(
     mode : {"r+", "r", "a", "w", "w-"}
         "r" reads; "r+" and "a" write, and make a group where the target is empty; "w" empties the target first;
         "w-" refuses a target that holds anything.
-    layout : {"per_chunk"}, optional
-        How a new group stores blobs.
+    layout : {"per_chunk", "grid"}, optional
+        How a new group stores blobs, "per_chunk" where None; of a group that is there it is known.
     storage_options : mapping, optional
         Options of a URL, in fsspec's dialect (``key``, ``secret``, ``endpoint_url``, ``anon``); for a local path ``fsync``.
 
@@ -239,7 +249,19 @@ def open_group(
         Something else is there, or the store can't be reached.
     ReadOnlyError
         A mode that writes, on a store that can only be read.
+    MetadataError
+        The group has another layout than was asked for, or is of a version that is not read.
     """
-    check_layout(layout)
-    handle, prefix, _ = open_root(target, mode, storage_options)
-    return Group._from_handle(handle, prefix)
+    asked = check_layout(layout, "per_chunk")
+    handle, prefix, attributes = open_root(target, mode, storage_options)
+    objects = open_objects(handle)
+    held = detect_layout(objects, prefix)
+    if layout is not None and held not in (None, asked):
+        raise MetadataError(
+            f"the store has layout {held!r}, it can't be opened as {asked!r}: leave layout out", store=handle.url
+        )
+    if held is None and asked == "grid":
+        if objects.read_only:
+            raise MetadataError("nothing says that this group has layout 'grid': leave layout out", store=handle.url)
+        merge_attributes(objects, prefix, {SETTINGS: {**attributes.get(SETTINGS, {}), "layout": "grid"}})
+    return Group._from_handle(handle, prefix, held or asked)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.format.keys import is_spatial_key, parse_key
-from dask_zv.storage.catalog import Columns
-from dask_zv.storage.per_chunk import crc32c
+from dask_zv.storage.catalog import COLUMNS, Columns
+from dask_zv.storage.checksums import crc32c
 
 __all__ = ["Receipt", "Report", "combine_receipts", "make_receipt"]
 
@@ -33,6 +33,10 @@ class Receipt:
         Ranks of the chunk keys; a catalog needs them to agree.
     nbytes, stored_objects : int
         Payload bytes, and objects put into the store.
+    kept : mapping of array to set of chunk keys
+        Chunks that were stored again only because their shard was (layout ``grid``).
+    emptied : mapping of array to set of chunk keys
+        Chunks that are absent now (layout ``grid``).
     """
 
     coords: NDArray[np.int64]
@@ -42,6 +46,8 @@ class Receipt:
     ranks: tuple[int, ...]
     nbytes: int
     stored_objects: int
+    kept: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    emptied: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 def make_receipt(
@@ -76,15 +82,13 @@ def make_receipt(
             continue
         columns = raw.get(array)
         if columns is None:
-            columns = raw[array] = Columns(
-                np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.zeros(n, np.int64), np.zeros(n, np.uint32)
-            )
-        columns.nbytes[row] = len(data)
+            columns = raw[array] = Columns.empty(n)
+        columns["nbytes"][row] = columns["stored"][row] = len(data)
         place_in_shard = shards.get((array, key))
         if place_in_shard is None:
-            columns.crc[row] = crc32c(data)
+            columns["crc"][row] = crc32c(data)
         else:
-            columns.shard[row], columns.offset[row], columns.crc[row] = place_in_shard
+            columns["shard"][row], columns["offset"][row], columns["crc"][row] = place_in_shard
     return Receipt(
         np.array([c for c, _ in order], np.int64).reshape(n, rank),
         np.array([rows.get(k, -1) for _, k in order], np.int64),
@@ -115,12 +119,10 @@ def combine_receipts(receipts: Sequence[Receipt]) -> Receipt:
         for name, new in receipt.arrays.items():
             columns = arrays.get(name)
             if columns is None:
-                columns = arrays[name] = Columns(
-                    np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.zeros(n, np.int64), np.zeros(n, np.uint32)
-                )
-            keep = new.nbytes >= 0
-            for kind in ("nbytes", "shard", "offset", "crc"):
-                getattr(columns, kind)[at[keep]] = getattr(new, kind)[keep]
+                columns = arrays[name] = Columns.empty(n)
+            keep = new.have
+            for kind in COLUMNS:
+                columns[kind][at[keep]] = new[kind][keep]
     return Receipt(
         unique,
         rows,
@@ -129,7 +131,14 @@ def combine_receipts(receipts: Sequence[Receipt]) -> Receipt:
         ranks,
         sum(r.nbytes for r in receipts),
         sum(r.stored_objects for r in receipts),
+        _joined([r.kept for r in receipts]),
+        _joined([r.emptied for r in receipts]),
     )
+
+
+def _joined(parts: Sequence[Mapping[str, frozenset[str]]]) -> dict[str, frozenset[str]]:
+    names = sorted({name for part in parts for name in part})
+    return {name: frozenset().union(*(part[name] for part in parts if name in part)) for name in names}
 
 
 _MANY_CHUNKS = 1000

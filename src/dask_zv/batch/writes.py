@@ -12,6 +12,7 @@ import numpy as np
 from dask.delayed import Delayed
 
 from dask_zv.batch.graph import GraphBuilder, build_write_graph, is_future
+from dask_zv.batch.grid_plan import check_owners, cut_units, plan_grids
 from dask_zv.batch.receipts import Report
 from dask_zv.batch.run import check_reachable, compute_one, hold_on_workers
 from dask_zv.batch.tasks import Address, BlockSpec, CommitSpec, Place, by_rank, keys_digest, shard_numbers
@@ -20,6 +21,8 @@ from dask_zv.format.documents import to_json
 from dask_zv.format.keys import check_chunk_key, is_spatial_key, parse_key
 from dask_zv.format.shards import shard_id, shard_name
 from dask_zv.spatial.morton import morton_codes, morton_order
+from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid_single import check_spatial, without_grid
 from dask_zv.storage.nodes import as_bytes, check_array_name, load_catalog
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import ArrayListing, PerChunk
@@ -48,17 +51,19 @@ class WriteBatch:
         place: Place,
         objects: Objects,
         *,
-        shards: int | None,
+        shards: int | Sequence[int] | None,
         block_chunks: int | None,
         progress: bool | None,
     ) -> None:
-        if shards is not None and (type(shards) is not int or shards < 1):
+        sequence = place.layout == "grid" and isinstance(shards, tuple | list)
+        if shards is not None and not sequence and (type(shards) is not int or shards < 1):
             raise InputError(f"shards is the number of chunks per shard, a positive int, not {shards!r}")
         if block_chunks is not None and block_chunks < 1:
             raise InputError(f"block_chunks must be positive, not {block_chunks}")
         self._place = place
         self._objects = objects
-        self._shards = shards
+        self._shards = shards if isinstance(shards, int) else None
+        self._packing = shards
         self._block_chunks = block_chunks
         self._progress = progress
         self._eager: dict[Address, Any] = {}
@@ -89,6 +94,8 @@ class WriteBatch:
         """
         self._check_open()
         address = check_array_name(array), check_chunk_key(chunk_key)
+        if self._place.layout == "grid":
+            check_spatial(*address)
         if _is_lazy(data):
             self._declare([address])
             self._lazy[address] = data
@@ -180,6 +187,42 @@ class WriteBatch:
         return self.report
 
     def _plan(self) -> Delayed:
+        return self._plan_grid() if self._place.layout == "grid" else self._plan_per_chunk()
+
+    def _plan_grid(self) -> Delayed:
+        queued = self._eager | self._lazy
+        plan = plan_grids(self._objects, self._place, self.addresses(), self._meta, self._packing)
+        single = self._fill(cut_units(plan, list(queued)), len({k for _, k in queued}))
+        check_owners(plan, [*single, *(a for _, a in self._blocks)], self._objects.url, self._place.prefix)
+        builder = GraphBuilder()
+        payloads = self._payloads([[(a, k, queued[a, k]) for a, k in block] for block in single])
+        spec = BlockSpec(self._place, grid=plan)
+        blocks: list[tuple[BlockSpec, Any]] = [(spec, payload) for payload in payloads]
+        blocks += [(dataclasses.replace(spec, declared=keys_digest(a)), delayed) for delayed, a in self._blocks]
+        metadata: list[tuple[str, Mapping[str, Any]]] = []
+        held = GridArrays(self._objects, self._place.prefix).arrays(self._meta)
+        for array, meta in self._meta.items():
+            found, planned = held[array], plan.specs.get(array)
+            if planned is None and found is not None:  # its attributes alone
+                plan = dataclasses.replace(plan, specs={**plan.specs, array: found.spec}, existing=plan.existing | {array})
+                planned = found.spec
+            if planned is not None:
+                meta = without_grid(meta, planned, join(self._place.prefix, array), self._objects.url)
+            metadata.append((array, meta))
+        commit = CommitSpec(
+            self._place, tuple(metadata), tuple(plan.specs), True, False, (), Report(-1, 0, 0, 0, 0, 0, 0.0), grid=plan
+        )
+        return build_write_graph(blocks, commit, builder=builder, nodes_first=self._objects.nodes_first)
+
+    def _payloads(self, pieces: list[list[tuple[str, str, Any]]]) -> list[Any]:
+        """Return what stands for each block's data in its task: futures of what the client holds, or the data itself."""
+        eager = [i for i, piece in enumerate(pieces) if not self._lazy or not any(_is_lazy(d) for *_, d in piece)]
+        payloads: list[Any] = list(pieces)
+        for i, held in zip(eager, hold_on_workers([pieces[i] for i in eager]), strict=True):
+            payloads[i] = held if is_future(held) else _Held(held)
+        return payloads
+
+    def _plan_per_chunk(self) -> Delayed:
         arrays = sorted({a for a, _ in self.addresses()} | set(self._meta))
         catalogued = load_catalog(self._objects, self._place.prefix) is not None
         blobs = PerChunk(self._objects, self._place.prefix)
@@ -194,10 +237,7 @@ class WriteBatch:
         queued = self._eager | self._lazy
         pieces = [(self._spec(addresses, listings), [(a, k, queued[a, k]) for a, k in addresses]) for addresses in self._cut()]
         builder = GraphBuilder()
-        eager = [i for i, (_, p) in enumerate(pieces) if not self._lazy or not any(_is_lazy(d) for *_, d in p)]
-        payloads: list[Any] = [p for _, p in pieces]
-        for i, held in zip(eager, hold_on_workers([payloads[i] for i in eager]), strict=True):
-            payloads[i] = held if is_future(held) else _Held(held)
+        payloads = self._payloads([p for _, p in pieces])
         blocks: list[tuple[BlockSpec, Any]] = [(spec, p) for (spec, _), p in zip(pieces, payloads, strict=True)]
         taken = self._shards_of_single_blobs() if self._blocks else set()
         for delayed, addresses in self._blocks:
@@ -235,18 +275,22 @@ class WriteBatch:
             for key, number in shard_numbers(queued, self._shards, None).items():
                 shards.setdefault(number, []).append(key)
             units.extend(sorted(shards[n]) for n in sorted(shards))
+        return self._fill([[a for k in unit for a in by_key[k]] for unit in units], len(by_key))
+
+    def _fill(self, units: list[list[Address]], chunks_in_all: int) -> list[list[Address]]:
+        """Put units, in their order, into blocks of bounded size."""
         # a task waits for the store twice, for data and for documents: few large ones, but some for every worker
-        most = self._block_chunks or min(max(-(-len(by_key) // _BLOCKS), _BLOCK_CHUNKS[0]), _BLOCK_CHUNKS[1])
+        most = self._block_chunks or min(max(-(-chunks_in_all // _BLOCKS), _BLOCK_CHUNKS[0]), _BLOCK_CHUNKS[1])
         blocks: list[list[Address]] = []
         chunks = nbytes = 0
-        for unit in units:
-            addresses = [a for k in unit for a in by_key[k]]
+        for addresses in units:
             size = sum(len(self._eager[a]) for a in addresses if a in self._eager)
-            if not blocks or chunks + len(unit) > most or nbytes + size > _BLOCK_BYTES:
+            count = len({k for _, k in addresses})
+            if not blocks or chunks + count > most or nbytes + size > _BLOCK_BYTES:
                 blocks.append([])
                 chunks = nbytes = 0
             blocks[-1].extend(addresses)
-            chunks += len(unit)
+            chunks += count
             nbytes += size
         return blocks
 

@@ -9,7 +9,7 @@ Source: Zarr Vectors format 0.7, root attributes ``zarr_vectors`` and ``multisca
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "LevelMetadata",
     "RootMetadata",
     "detect_generation",
+    "ome_collection",
     "parse_axes",
 ]
 
@@ -301,6 +302,30 @@ class RootMetadata:
             **extra,
         }
         return copy.deepcopy({"zarr_vectors": zarr_vectors, "multiscales": [multiscale, *others]})
+
+
+def ome_collection(name: str, axes: Sequence[Axis], levels: Iterable[int]) -> dict[str, Any]:
+    """Return the root attribute ``ome`` of a store of generation 0.9, which describes it to tools of OME-Zarr (FORMAT.md A.4).
+
+    Parameters
+    ----------
+    name : str
+        Of the store; the endings ``.zarrvectors``, ``.zv`` and ``.zarr`` are left out.
+    axes : sequence of Axis
+    levels : iterable of int
+    """
+    for ending in (".zarrvectors", ".zv", ".zarr"):
+        name = name.removesuffix(ending)
+    world = {"name": "world", "axes": [axis.to_json() for axis in axes]}
+    return {
+        "ome": {
+            "version": "0.6",
+            "type": "collection",
+            "name": name,
+            "attributes": {"scene": {"coordinateSystems": [world], "coordinateTransformations": []}},
+            "nodes": [{"type": "zv:level", "name": str(level)} for level in levels],
+        }
+    }
 
 
 def _multiscales(attrs: Mapping[str, Any]) -> list[Mapping[str, Any]]:

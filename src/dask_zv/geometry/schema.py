@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -107,9 +108,11 @@ class AttributeSchema:
             return np.dtype(object)
         return np.asarray(self.dictionary.categories).dtype if self.dictionary.categories else np.dtype("<U1")
 
-    def to_attributes(self) -> dict[str, Any]:
-        """Return the metadata of the attribute's array."""
+    def to_attributes(self, *, grid: bool = False) -> dict[str, Any]:
+        """Return the metadata of the attribute's array; `grid` where it is of generation 0.9, which also tells the width."""
         out: dict[str, Any] = {"zv_array": "attribute", "name": self.name, "dtype": str(self.dtype)}
+        if grid:
+            out["row_shape"] = [] if self.channels is None else [self.channels]
         if self.channels is not None:
             out["channel_names"] = list(self.channel_names or (f"ch{i}" for i in range(self.channels)))
         if self.dictionary is not None:
@@ -140,8 +143,16 @@ class AttributeSchema:
         dictionary = DictionaryEncoding.from_attributes(attrs)
         if dictionary is not None and dtype.kind not in "iu":
             raise MetadataError(f"{what} is a dictionary with codes of dtype {dtype}")
+        rows = attrs.get("row_shape")
+        if rows is not None and not (isinstance(rows, list) and all(type(r) is int and r > 0 for r in rows)):
+            raise MetadataError(f"{what} has the row_shape {rows!r}: a list of positive integers is wanted")
+        width = math.prod(rows) if rows else None
         if names is not None:
+            if width not in (None, len(names)):
+                raise MetadataError(f"{what} has the row_shape {rows!r} and {len(names)} channel_names")
             return cls(name, dtype, len(names), dictionary, tuple(names))
+        if width is not None:
+            return cls(name, dtype, width, dictionary, None)
         return cls(name, dtype, None, dictionary, None, any_width and dictionary is None)
 
     def encode(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -206,10 +217,10 @@ class PointSchema:
         """Paths of the chunk arrays."""
         return (VERTICES, FRAGMENTS, *(a.array for a in self.attributes))
 
-    def array_metadata(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return (path, attributes) of each chunk array's node."""
+    def array_metadata(self, *, grid: bool = False) -> list[tuple[str, dict[str, Any]]]:
+        """Return (path, attributes) of each chunk array's node; `grid` for generation 0.9."""
         return [
             (VERTICES, {"zv_array": VERTICES, "dtype": str(self.dtype), "encoding": "raw"}),
             (FRAGMENTS, {"zv_array": FRAGMENTS, "encoding": "fragment_index_v1"}),
-            *((a.array, a.to_attributes()) for a in self.attributes),
+            *((a.array, a.to_attributes(grid=grid)) for a in self.attributes),
         ]

@@ -21,7 +21,7 @@ from dask_zv.pipelines.level_io import ChunkTable, LevelSource, chunk_table, lev
 from dask_zv.pipelines.objects_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.pipelines.reading import read_chunks
 from dask_zv.spatial.grid import Box
-from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.layouts import Blobs
 
 __all__ = ["LevelRows", "rows_in"]
 
@@ -180,7 +180,7 @@ class LevelRows:
         )
         return [attribute.values(c.attributes[name]) for c in found]
 
-    def _blobs(self) -> PerChunk:
+    def _blobs(self) -> Blobs:
         return level_blobs(self.source)
 
     def _cache_keys(self, chunks: NDArray[np.intp]) -> list[tuple[str, str, str, int]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -12,16 +14,24 @@ from dask_zv.batch.group import Group
 from dask_zv.errors import InputError, MetadataError, StoreError
 from dask_zv.format.axes import Axis, parse_axes
 from dask_zv.format.documents import to_json
-from dask_zv.format.metadata import Generation, LevelMetadata, RootMetadata
+from dask_zv.format.grids import GridSpec, codec_list
+from dask_zv.format.metadata import Generation, LevelMetadata, RootMetadata, ome_collection
 from dask_zv.pipelines.store import SETTINGS, Store
 from dask_zv.spatial.grid import as_box
+from dask_zv.storage.codecs import cell_codec
+from dask_zv.storage.grid_defaults import grid_of_bounds, grid_settings, shard_shape_of
 from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.layouts import check_layout
+from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.objects import join
-from dask_zv.storage.opening import check_layout, open_root
+from dask_zv.storage.opening import open_root
 
-__all__ = ["create", "position_dtype"]
+__all__ = ["FEW_CHUNKS", "SHARD_CHUNKS", "create", "packing", "position_dtype"]
 
 _GEOMETRIES = ("point_cloud",)
+FEW_CHUNKS = 4096
+"""Up to here a local store keeps an object per chunk, which every reader takes fastest."""
+SHARD_CHUNKS = 256
 
 
 def create(
@@ -35,8 +45,8 @@ def create(
     crs: Mapping[str, Any] | None = None,
     dtype: DTypeLike | None = None,
     layout: str | None = None,
-    shard_chunks: int | Literal["auto"] = "auto",
-    compressor: str | None = "auto",
+    shard_chunks: int | Sequence[int] | Literal["auto"] = "auto",
+    compressor: Any = "auto",
     storage_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Store:
@@ -58,13 +68,15 @@ def create(
         Coordinate reference system, stored as it is.
     dtype : dtype, optional
         Of the stored positions; that of the first positions written where None.
-    layout : {"per_chunk"}, optional
-        ZV 0.7: an array per chunk.
-    shard_chunks : int or "auto"
-        Chunks packed into one object per array; 1 keeps an object per chunk. "auto": 1 for at most 4,096 chunks on a local
-        file system, else 256.
-    compressor : "auto" or None
-        Layout per_chunk stores raw bytes.
+    layout : {"grid", "per_chunk"}, optional
+        "grid" (ZV 0.9, the default): one array per logical array, a cell per chunk, read by current tools. "per_chunk"
+        (ZV 0.7): an array per chunk.
+    shard_chunks : int, sequence of int, or "auto"
+        Chunks packed into one object per array, or (layout ``grid``) the extents of such a shard in chunks; 1 keeps an object
+        per chunk. "auto": 1 for at most 4,096 chunks on a local file system, else 256. Packing is what makes many chunks
+        fast; other tools read single objects faster than shards.
+    compressor : {"auto", "zstd", "blosc", None}, or a list of Zarr codecs
+        Of the chunks. "auto" is "zstd" in layout ``grid``; layout ``per_chunk`` stores raw bytes.
     storage_options : mapping, optional
         Options of a URL.
     overwrite : bool
@@ -88,31 +100,84 @@ def create(
     >>> store.axes
     ('x', 'y')
     """
-    check_layout(layout)
+    chosen = check_layout(layout, "grid")
     if geometry not in _GEOMETRIES:
         raise InputError(f"geometry {geometry!r}: this version writes {', '.join(_GEOMETRIES)}")
-    if compressor not in ("auto", None):
-        raise InputError(f"compressor {compressor!r}: layout per_chunk stores raw bytes; leave it out")
-    if shard_chunks != "auto" and (type(shard_chunks) is not int or shard_chunks < 1):
-        raise InputError(f"shard_chunks is 'auto' or a positive int, not {shard_chunks!r}")
+    codecs = _codecs(compressor, chosen)
+    _check_shards(shard_chunks, chosen, len(tuple(chunk_shape)))
     stored = None if dtype is None else position_dtype(np.dtype(dtype))
-    metadata = _root_metadata(geometry, chunk_shape, bounds, bin_shape, axes, crs)
+    metadata = _root_metadata(geometry, chunk_shape, bounds, bin_shape, axes, crs, chosen)
     handle, prefix, attributes = open_root(target, "w" if overwrite else "r+", storage_options)
     if attributes or (not overwrite and _holds_anything(handle, prefix)):
         raise StoreError(
             "the target holds a store already: pass overwrite=True to replace it, or dzv.open(..., mode='r+') to add to it",
             store=join(handle.url, prefix),
         )
-    settings = {
+    settings: dict[str, Any] = {
         "bounds": "data" if bounds is None else "declared",
         "dtype": None if stored is None else str(stored),
-        "shard_chunks": shard_chunks,
+        "shard_chunks": shard_chunks if isinstance(shard_chunks, int | str) else list(shard_chunks),
     }
-    group = Group._from_handle(handle, prefix)
+    own: dict[str, Any] = {}
+    if chosen == "grid":
+        settings["codecs"] = [dict(c) for c in codecs]
+        if bounds is not None:
+            origin, shape = grid_of_bounds(metadata.chunk_shape, *metadata.bounds)
+            local = isinstance(open_objects(handle), LocalObjects) or handle.one_process
+            shards = packing(shard_chunks, math.prod(shape), shape, local=local)
+            own = {SETTINGS: {"grid": grid_settings(GridSpec(tuple(shape), tuple(origin), shards, codecs))}}
+    name = (prefix or urlsplit(handle.url).path).rstrip("/").rpartition("/")[2]
+    group = Group._from_handle(handle, prefix, chosen)
     level = LevelMetadata(level=0, vertex_count=0, arrays_present=("vertices",))
-    group.require_group("0").attrs.update(level.to_attributes())
-    group.attrs.update({**metadata.to_attributes(), SETTINGS: settings})
+    group.require_group("0").attrs.update({**level.to_attributes(), **own})
+    collection = ome_collection(name, metadata.axes, [0]) if chosen == "grid" else {}
+    group.attrs.update({**metadata.to_attributes(), **collection, SETTINGS: settings})
     return Store(handle, prefix, group.attrs.to_dict())
+
+
+def packing(
+    shard_chunks: int | Sequence[int] | str, chunks: int, shape: Sequence[int], *, local: bool
+) -> tuple[int, ...] | None:
+    """Return the extents of a shard, None for an object per chunk.
+
+    Parameters
+    ----------
+    shard_chunks : int, sequence of int, or "auto"
+    chunks : int
+        Chunks of the level.
+    shape : sequence of int
+        Extents of its grid.
+    local : bool
+        The store is a local directory or in memory, where an object is cheap.
+    """
+    if shard_chunks == "auto":
+        shard_chunks = 1 if local and chunks <= FEW_CHUNKS else SHARD_CHUNKS
+    assert not isinstance(shard_chunks, str)
+    return None if shard_chunks == 1 else shard_shape_of(shard_chunks, len(shape), shape)
+
+
+def _check_shards(shard_chunks: object, layout: str, ndim: int) -> None:
+    if shard_chunks == "auto" or (type(shard_chunks) is int and shard_chunks >= 1):
+        return
+    if layout == "grid" and isinstance(shard_chunks, list | tuple) and all(type(s) is int and s >= 1 for s in shard_chunks):
+        if len(shard_chunks) == ndim:
+            return
+        raise InputError(f"shard_chunks {shard_chunks!r} has {len(shard_chunks)} extents for {ndim} axes")
+    extents = ", or positive extents of a shard along each axis" if layout == "grid" else ""
+    raise InputError(f"shard_chunks is 'auto' or a positive int{extents}, not {shard_chunks!r}")
+
+
+def _codecs(compressor: Any, layout: str) -> tuple[Mapping[str, Any], ...]:
+    if layout == "per_chunk":
+        if compressor not in ("auto", None):
+            raise InputError(f"compressor {compressor!r}: layout per_chunk stores raw bytes; leave it out")
+        return ()
+    try:
+        codecs = codec_list("zstd" if compressor == "auto" else compressor)
+        cell_codec(codecs)
+    except MetadataError as error:
+        raise InputError(error.message) from None
+    return codecs
 
 
 def position_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -139,6 +204,7 @@ def _root_metadata(
     bin_shape: Sequence[float] | None,
     axes: Sequence[str | Mapping[str, object] | Axis] | None,
     crs: Mapping[str, Any] | None,
+    layout: str,
 ) -> RootMetadata:
     chunk = _edges(chunk_shape, "chunk_shape", None)
     parsed = parse_axes(axes, len(chunk))
@@ -151,7 +217,7 @@ def _root_metadata(
         low, high = tuple(box[0].tolist()), tuple(box[1].tolist())
     try:
         metadata = RootMetadata(
-            generation=Generation.PER_CHUNK,
+            generation=Generation.GRID if layout == "grid" else Generation.PER_CHUNK,
             chunk_shape=chunk,
             bounds=(low, high),
             axes=parsed,

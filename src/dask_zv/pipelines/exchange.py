@@ -9,6 +9,7 @@ On a local scheduler, where nothing spills, pieces of large inputs go through fi
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import shutil
 import sys
@@ -25,10 +26,11 @@ from dask.task_spec import List, Task, TaskRef
 from numpy.typing import NDArray
 
 from dask_zv.batch.graph import GraphBuilder
+from dask_zv.format.grids import GridSpec
 from dask_zv.geometry.points import PointRows, concatenate_rows, group_by_chunk
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.inputs import Partitions, RawPart
-from dask_zv.pipelines.scan import Conversion, Scan, convert_part
+from dask_zv.pipelines.scan import Conversion, Scan, convert_part, span_codes
 from dask_zv.spatial.morton import morton_codes
 
 __all__ = ["BlockPlan", "gather", "plan_blocks", "remove_spill", "spill_directory", "split_partitions"]
@@ -48,19 +50,29 @@ class BlockPlan:
     ----------
     starts : ndarray of uint64 (or object), shape (B,)
         Least Morton code of each block; a block ends where the next starts.
+    origin, unit : tuple of int, length D, optional
+        In layout ``grid`` the codes are those of shards: first chunk of the grid, and chunks in a shard along each axis.
+        None where they are those of chunks.
     """
 
     starts: NDArray[Any]
+    origin: tuple[int, ...] | None = None
+    unit: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
 
+    def codes_of(self, coords: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the Morton code of each chunk, or of the shard that holds it; coords (n, D) to (n,)."""
+        if self.origin is not None:
+            coords = coords - np.asarray(self.origin, np.int64)
+        if self.unit is not None:
+            coords = coords // np.asarray(self.unit, np.int64)
+        return morton_codes(coords)
+
     def blocks_of(self, coords: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the block of each chunk, coords (n, D) to int64 (n,)."""
-        return self.find(morton_codes(coords))
-
-    def find(self, codes: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the block of each Morton code."""
+        codes = self.codes_of(coords)
         if codes.dtype != self.starts.dtype:
             codes, starts = codes.astype(object), self.starts.astype(object)
         else:
@@ -68,7 +80,7 @@ class BlockPlan:
         return np.searchsorted(starts, codes, side="right").astype(np.int64) - 1
 
 
-def plan_blocks(scan: Scan, row_bytes: int, shards: int | None, partitions: int) -> BlockPlan:
+def plan_blocks(scan: Scan, row_bytes: int, shards: int | None, partitions: int, grid: GridSpec | None = None) -> BlockPlan:
     """Divide the chunks that have rows into blocks of whole shards, balanced by true counts.
 
     Parameters
@@ -77,13 +89,16 @@ def plan_blocks(scan: Scan, row_bytes: int, shards: int | None, partitions: int)
     row_bytes : int
         Bytes of a row in all arrays.
     shards : int, optional
-        Chunks per shard; None where every blob is an object of its own.
+        Chunks per shard of layout ``per_chunk``, cut along the Morton curve; None where every blob is an object of its own.
     partitions : int
         Partitions of the input; where there are many, blocks are larger, so that the graph stays small.
+    grid : GridSpec, optional
+        The arrays' grid, in layout ``grid``.
     """
+    shape = BlockPlan(np.zeros(0, np.uint64), *((grid.origin, grid.shard_shape) if grid is not None else (None, None)))
     if not len(scan.coords):
-        return BlockPlan(np.zeros(0, np.uint64))
-    codes = morton_codes(scan.coords)
+        return shape
+    codes = shape.codes_of(scan.coords)
     order = np.argsort(codes, kind="stable")
     codes, counts = codes[order], scan.counts[order]
     units = codes - codes % codes.dtype.type(shards or 1) if codes.dtype != object else codes - codes % (shards or 1)
@@ -97,7 +112,7 @@ def plan_blocks(scan: Scan, row_bytes: int, shards: int | None, partitions: int)
     cost = rows * (row_bytes / target) + chunks / _BLOCK_CHUNKS
     number = np.floor(np.cumsum(cost) - cost / 2).astype(np.int64)
     starts = first[np.r_[True, number[1:] != number[:-1]]]
-    return BlockPlan(units[starts])
+    return dataclasses.replace(shape, starts=units[starts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +230,12 @@ def split_partitions(
     spill: str | None,
 ) -> list[Task]:
     """Add the splitting tasks; return for each block the task that gathers its rows, to be inlined where it is used."""
+    touch = _Touch(plan, scan)
     sources: list[list[TaskRef]] = [[] for _ in range(len(plan))]
     folder = builder.add(builder.key("spill"), make_spill, spill) if spill is not None else None
     for number, argument in enumerate(partitions.arguments(builder)):
         spans = scan.spans[number]
-        touched = _touched(plan, spans)
+        touched = touch.blocks(spans)
         if not touched:
             continue
         split = builder.add(
@@ -233,11 +249,22 @@ def split_partitions(
     return [Task(None, gather, block, List(*refs)) for block, refs in enumerate(sources)]
 
 
-def _touched(plan: BlockPlan, spans: NDArray[Any]) -> list[int]:
-    if not len(spans):
-        return []
-    low, high = plan.find(spans[:, 0]), plan.find(spans[:, 1])
-    touched = np.zeros(len(plan), bool)
-    for a, b in zip(low.tolist(), high.tolist(), strict=True):
-        touched[a : b + 1] = True
-    return np.flatnonzero(touched).tolist()
+class _Touch:
+    """Tells which blocks a partition can have rows for."""
+
+    def __init__(self, plan: BlockPlan, scan: Scan) -> None:
+        codes = span_codes(scan.coords)
+        order = np.argsort(codes, kind="stable")
+        self._codes = codes[order]
+        self._blocks = plan.blocks_of(scan.coords)[order]
+        self._count = len(plan)
+
+    def blocks(self, spans: NDArray[Any]) -> list[int]:
+        """Return the blocks of all chunks in the partition's spans, ascending."""
+        touched = np.zeros(self._count, bool)
+        if len(spans):
+            lows = np.searchsorted(self._codes, spans[:, 0], side="left")
+            highs = np.searchsorted(self._codes, spans[:, 1], side="right")
+            for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
+                touched[self._blocks[low:high]] = True
+        return np.flatnonzero(touched).tolist()

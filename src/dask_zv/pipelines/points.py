@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from dask_zv.batch.graph import GraphBuilder, build_write_graph
 from dask_zv.batch.receipts import Report
 from dask_zv.batch.run import check_reachable, compute_one
-from dask_zv.batch.tasks import BlockSpec, CommitSpec, EncodedBlock
+from dask_zv.batch.tasks import BlockSpec, CommitSpec, EncodedBlock, Place
 from dask_zv.errors import InputError, PlanError, ReadOnlyError, StoreError
 from dask_zv.format.dictionary import DictionaryEncoding
+from dask_zv.format.grids import GridSpec, codec_list
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.geometry.points import PointRows, encode_points
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
-from dask_zv.pipelines.creation import position_dtype
+from dask_zv.pipelines.creation import FEW_CHUNKS, SHARD_CHUNKS, packing, position_dtype
 from dask_zv.pipelines.exchange import plan_blocks, remove_spill, spill_directory, split_partitions
 from dask_zv.pipelines.inputs import AttributeInput, Partitions, partition_input
 from dask_zv.pipelines.manifests import ObjectPlan, object_blobs, object_metadata, plan_objects, write_object_index
@@ -29,14 +30,15 @@ from dask_zv.pipelines.scan import Conversion, Scan, scan_partitions
 from dask_zv.pipelines.store import SETTINGS, Level, Store
 from dask_zv.spatial.grid import Box, ChunkGrid
 from dask_zv.spatial.morton import morton_codes
+from dask_zv.storage.grid_commit import GridPlan
+from dask_zv.storage.grid_defaults import grid_of_bounds, grid_settings
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.local import LocalObjects
+from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, join
 
 __all__ = ["write_points"]
 
-_FEW_CHUNKS = 4096
-_SHARD_CHUNKS = 256
 _TOLERANCE = 1e-4
 _OBJECT_FAMILIES = ("object_index", "object_attributes", "groups", "group_attributes")
 
@@ -51,7 +53,7 @@ def write_points(
     object_attributes: Any = None,
     groups: Mapping[int, Sequence[int]] | None = None,
     mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "ignore"] = "raise",
+    out_of_bounds: Literal["raise", "ignore", "expand"] = "raise",
     position_tolerance: float | None = None,
     max_categories: int = 10_000,
     compute: Literal[True] = True,
@@ -67,7 +69,7 @@ def write_points(
     object_attributes: Any = None,
     groups: Mapping[int, Sequence[int]] | None = None,
     mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "ignore"] = "raise",
+    out_of_bounds: Literal["raise", "ignore", "expand"] = "raise",
     position_tolerance: float | None = None,
     max_categories: int = 10_000,
     compute: Literal[False],
@@ -82,7 +84,7 @@ def write_points(
     object_attributes: Any = None,
     groups: Mapping[int, Sequence[int]] | None = None,
     mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "ignore"] = "raise",
+    out_of_bounds: Literal["raise", "ignore", "expand"] = "raise",
     position_tolerance: float | None = None,
     max_categories: int = 10_000,
     compute: bool = True,
@@ -104,14 +106,15 @@ def write_points(
         Any numeric, boolean or date dtype; strings and pandas categories become dictionary-encoded categories. With a frame,
         None takes all columns that are neither axes nor ids.
     object_ids : integer array (N,), or a column's name, optional
-        The object of each point; 0 to n-1 without gaps.
+        The object of each point; at least 0, and in layout ``per_chunk`` 0 to n-1 without gaps.
     object_attributes : DataFrame indexed by object id, or mapping of name to array (n, ...), optional
     groups : mapping of group number to object ids, optional
     mode : {"error", "overwrite"}
         What to do where the level has vertices: refuse, or replace the level. Chunks that are replaced in place change before
         the commit; Icechunk alone makes replacement atomic.
-    out_of_bounds : {"raise", "ignore"}
-        What to do with positions outside the bounds that the store was created with.
+    out_of_bounds : {"raise", "ignore", "expand"}
+        What to do with positions outside the bounds that the store was created with: refuse all, leave those out, or make the
+        bounds (and in layout ``grid`` the arrays' grid) larger.
     position_tolerance : float, optional
         How far the cast to the store's dtype may move a position; a ten-thousandth of the least bin edge where None.
     max_categories : int
@@ -148,8 +151,8 @@ def write_points(
     """
     if mode not in ("error", "overwrite"):
         raise InputError(f"mode is 'error' or 'overwrite', not {mode!r}")
-    if out_of_bounds not in ("raise", "ignore"):
-        raise InputError(f"out_of_bounds is 'raise' or 'ignore', not {out_of_bounds!r}")
+    if out_of_bounds not in ("raise", "ignore", "expand"):
+        raise InputError(f"out_of_bounds is 'raise', 'ignore' or 'expand', not {out_of_bounds!r}")
     if object_ids is None and (object_attributes is not None or groups is not None):
         raise InputError("object_attributes and groups belong to objects: pass object_ids= as well")
     if not isinstance(store, Store):
@@ -163,7 +166,7 @@ def write_points(
     partitions = partition_input(positions, attributes, object_ids, store.axes)
     conversion = _conversion(store, partitions, out_of_bounds, position_tolerance)
     scan = scan_partitions(partitions, conversion, max_categories)
-    objects = plan_objects(scan.ids, object_attributes, groups) if partitions.has_ids else None
+    objects = plan_objects(scan.ids, object_attributes, groups, layout=store.layout) if partitions.has_ids else None
     schema = PointSchema(
         conversion.grid,
         conversion.dtype,
@@ -191,6 +194,10 @@ def _check_empty(level: Level, mode: str) -> None:
             store=level.url,
         )
     objects = open_objects(level.place.handle)
+    if level.store.layout == "grid":  # chunks without a commit are in nobody's list
+        if len(level.place.open().list_keys("vertices")):
+            raise StoreError("level 0 has chunks already: pass mode='overwrite' to replace them", store=level.url)
+        return
     if any(n != "zarr.json" for n in objects.list_dir(join(level.place.prefix, "vertices"))):
         raise StoreError(
             "level 0 holds chunks of a write that did not reach its commit: pass mode='overwrite' to replace them",
@@ -207,7 +214,7 @@ def _conversion(store: Store, partitions: Partitions, out_of_bounds: str, positi
     if not tolerance >= 0:
         raise InputError(f"position_tolerance is a distance of at least 0, not {position_tolerance!r}")
     box: Box | None = None
-    if store.settings.get("bounds", "declared") == "declared":
+    if out_of_bounds != "expand" and store.settings.get("bounds", "declared") == "declared":
         box = np.asarray(metadata.bounds[0], np.float64), np.asarray(metadata.bounds[1], np.float64)
     return Conversion(grid, dtype, tolerance, box, out_of_bounds == "ignore", store.axes)
 
@@ -232,7 +239,7 @@ def _shards(store: Store, objects: Objects, coords: NDArray[np.int64]) -> int | 
     """
     asked = store.settings.get("shard_chunks", "auto")
     local = isinstance(objects, LocalObjects) or store.handle.one_process
-    if asked == 1 or (asked == "auto" and local and len(coords) <= _FEW_CHUNKS):
+    if asked == 1 or (asked == "auto" and local and len(coords) <= FEW_CHUNKS):
         return None
     if len(coords) and int(morton_codes(coords).max()) > np.iinfo(np.int64).max:
         if asked == "auto":
@@ -242,7 +249,7 @@ def _shards(store: Store, objects: Objects, coords: NDArray[np.int64]) -> int | 
             "make the store with shard_chunks=1, choose a larger chunk_shape, or shift the positions",
             store=store.url,
         )
-    return asked if isinstance(asked, int) else _SHARD_CHUNKS
+    return asked if isinstance(asked, int) else SHARD_CHUNKS
 
 
 def _build(
@@ -258,23 +265,28 @@ def _build(
     """Build the graph; nothing runs."""
     store, place = level.store, level.place
     opened = open_objects(place.handle)
-    shards = _shards(store, opened, scan.coords)
-    plan = plan_blocks(scan, schema.row_bytes, shards, partitions.count)
+    grid, shards = None, None
+    if store.layout == "grid":
+        grid = _grid_plan(level, scan, schema, mode)
+    else:
+        shards = _shards(store, opened, scan.coords)
+    cells = None if grid is None else grid.specs["vertices"]
+    plan = plan_blocks(scan, schema.row_bytes, shards, partitions.count, cells)
     builder = GraphBuilder("zv-points")
     gathered = split_partitions(builder, partitions, conversion, schema.attributes, plan, scan, spill)
-    block = BlockSpec(place, shard_chunks=shards)
+    block = BlockSpec(place, shard_chunks=shards, grid=grid)
     blocks: list[tuple[BlockSpec, Any]] = [(block, Task(None, encode_block, schema, rows)) for rows in gathered]
-    metadata: list[tuple[str, Mapping[str, Any]]] = list(schema.array_metadata())
+    metadata: list[tuple[str, Mapping[str, Any]]] = list(schema.array_metadata(grid=grid is not None))
     arrays = [*schema.arrays]
     if objects is not None:
-        extra = object_blobs(objects)
+        extra = object_blobs(objects) if grid is None else []
         if extra:
             blocks.append((BlockSpec(place), EncodedBlock({(a, k): data for a, k, data in extra})))
-        described = object_metadata(objects, conversion.grid.ndim)
+        described = object_metadata(objects, conversion.grid.ndim, store.layout)
         metadata += described
         arrays += [a for a, _ in described]
     metadata += [
-        ("", _level_attributes(level, scan, schema, objects)),
+        ("", _level_attributes(level, scan, schema, objects, cells)),
         ("..", _root_attributes(store, scan, conversion, shards)),
     ]
     spec = CommitSpec(
@@ -283,8 +295,9 @@ def _build(
         tuple(arrays),
         catalog=True,
         replace=mode == "overwrite",
-        remove=_old_nodes(opened, place.prefix, schema, objects) if mode == "overwrite" else (),
+        remove=_old_nodes(opened, place, schema, objects) if mode == "overwrite" else (),
         report=Report(scan.rows, 0, objects.count if objects else 0, 0, 0, 0, 0.0, scan.dropped),
+        grid=grid,
     )
 
     def after_blocks(builder: GraphBuilder, results: list[TaskRef]) -> list[TaskRef]:
@@ -297,6 +310,24 @@ def _build(
 
     then = after_blocks if objects is not None or spill else None
     return build_write_graph(blocks, spec, builder=builder, nodes_first=opened.nodes_first, then=then)
+
+
+def _grid_plan(level: Level, scan: Scan, schema: PointSchema, mode: str) -> GridPlan:
+    """Return the grid of the level's arrays: of the store's bounds where they were declared, and always of the data."""
+    store, metadata = level.store, level.store.metadata
+    corners = [scan.coords.min(axis=0), scan.coords.max(axis=0)] if len(scan.coords) else []
+    if store.settings.get("bounds", "declared") == "declared" or not corners:
+        origin, shape = grid_of_bounds(metadata.chunk_shape, *metadata.bounds)
+        corners += [np.array(origin, np.int64), np.array(origin, np.int64) + np.array(shape, np.int64) - 1]
+    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+    extents: list[int] = (high - low + 1).tolist()
+    local = isinstance(open_objects(store.handle), LocalObjects) or store.handle.one_process
+    shards = packing(store.settings.get("shard_chunks", "auto"), len(scan.coords), extents, local=local)
+    spec = GridSpec(tuple(extents), tuple(low.tolist()), shards, codec_list(store.settings.get("codecs", "zstd")))
+    catalog = load_catalog(open_objects(store.handle), level.place.prefix)
+    return GridPlan(
+        dict.fromkeys(schema.arrays, spec), token="" if catalog is None else catalog.token, alone=mode != "overwrite"
+    )
 
 
 def encode_block(schema: PointSchema, rows: PointRows) -> EncodedBlock:
@@ -312,7 +343,9 @@ def _tidy(spill: str, *_: Any) -> None:
     remove_spill(spill)
 
 
-def _level_attributes(level: Level, scan: Scan, schema: PointSchema, objects: ObjectPlan | None) -> dict[str, Any]:
+def _level_attributes(
+    level: Level, scan: Scan, schema: PointSchema, objects: ObjectPlan | None, cells: GridSpec | None
+) -> dict[str, Any]:
     present = ["vertices"]
     if schema.attributes:
         present.append("vertex_attributes")
@@ -327,37 +360,46 @@ def _level_attributes(level: Level, scan: Scan, schema: PointSchema, objects: Ob
         chunk_attribute_name=None,
         chunk_attribute_values=None,
         shared_fragments=False,
-        fragments_tile=False,
+        fragments_tile=cells is not None,  # true of all that is written here; 0.7 has no such word
     )
-    return metadata.to_attributes()
+    if cells is None:
+        return metadata.to_attributes()
+    return {**metadata.to_attributes(), SETTINGS: {"grid": grid_settings(cells)}}
 
 
 def _root_attributes(store: Store, scan: Scan, conversion: Conversion, shards: int | None) -> dict[str, Any]:
     metadata = store.metadata
     if conversion.box is None and scan.rows:
-        low, high = (tuple(float(v) for v in corner) for corner in (scan.low, scan.high))
-        metadata = dataclasses.replace(metadata, bounds=(low, high))
+        low, high = np.asarray(scan.low, np.float64), np.asarray(scan.high, np.float64)
+        if store.settings.get("bounds", "declared") == "declared":  # expanded
+            low, high = np.minimum(low, metadata.bounds[0]), np.maximum(high, metadata.bounds[1])
+        metadata = dataclasses.replace(metadata, bounds=(tuple(low.tolist()), tuple(high.tolist())))
     attributes = {**metadata.to_attributes(), SETTINGS: dict(store.settings)}
-    attributes["shard_layout"] = "flat" if shards is None else "octree"
-    if shards is not None:
-        attributes["shard_size"] = shards
+    if store.layout == "per_chunk":
+        attributes["shard_layout"] = "flat" if shards is None else "octree"
+        if shards is not None:
+            attributes["shard_size"] = shards
     return attributes
 
 
-def _old_nodes(objects: Objects, prefix: str, schema: PointSchema, plan: ObjectPlan | None) -> tuple[str, ...]:
+def _old_nodes(objects: Objects, place: Place, schema: PointSchema, plan: ObjectPlan | None) -> tuple[str, ...]:
     """Return what the level holds that the new content has no place for."""
+    prefix = place.prefix
     old = _old_members(objects, prefix, "vertex_attributes", {a.name for a in schema.attributes})
     if plan is None:
         return (*old, *_OBJECT_FAMILIES)
     old += _old_members(objects, prefix, "object_attributes", set(plan.attributes))
     # a mask that is no longer claimed would be believed by whoever looks for the blob
-    old += [f"object_attributes/{n}/present_mask" for n, (_, present) in plan.attributes.items() if present is None]
+    if place.layout == "per_chunk":
+        old += [f"object_attributes/{n}/present_mask" for n, (_, present) in plan.attributes.items() if present is None]
+    old += ["fragment_attributes"] if place.layout == "grid" else []
     old += ["group_attributes", *([] if plan.groups else ["groups"])]
     if not plan.count:
         return (*old, "object_index/manifests")
     chunks = -(-plan.count // plan.chunk)
-    cells = objects.list_dir(join(prefix, "object_index/manifests/c"))
-    old += [f"object_index/manifests/c/{n}" for n in cells if n.isdigit() and int(n) >= chunks]
+    for table in ("manifests", "object_ids"):
+        cells = objects.list_dir(join(prefix, f"object_index/{table}/c"))
+        old += [f"object_index/{table}/c/{n}" for n in cells if n.isdigit() and int(n) >= chunks]
     return tuple(old)
 
 

@@ -13,8 +13,11 @@ from dask_zv.batch.tasks import BlockResult, CommitSpec, Place, commit
 from dask_zv.format.keys import is_spatial_key
 from dask_zv.format.shards import shard_id
 from dask_zv.geometry.schema import VERTICES
+from dask_zv.pipelines.refresh_grid import rebuild_grid_catalog
 from dask_zv.pipelines.store import Level, Store
 from dask_zv.storage.catalog import CATALOG_NAME
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.per_chunk import PerChunk
 
 __all__ = ["rebuild_catalogs"]
 
@@ -36,6 +39,9 @@ def rebuild_catalogs(store: Store) -> None:
 
 
 def _rebuild(level: Level) -> None:
+    if level.place.layout == "grid":
+        rebuild_grid_catalog(level)
+        return
     place = level.place
     group = level.group
     group.delete_subtree(CATALOG_NAME)
@@ -58,13 +64,17 @@ def _rebuild(level: Level) -> None:
     compute_one(builder.finish(end))
 
 
+def _blobs(place: Place) -> PerChunk:
+    return PerChunk(open_objects(place.handle), place.prefix)
+
+
 def _has_foreign_shards(place: Place, array: str) -> bool:
-    entries = place.open().listing(array).entries.values()
+    entries = _blobs(place).listing(array).entries.values()
     return any(crc is None or shard_id(name) is None for name, (_, _, crc) in entries)
 
 
 def _look(place: Place, addresses: Sequence[tuple[str, str]], row_bytes: int) -> Receipt:
-    blobs = place.open()
+    blobs = _blobs(place)
     found = blobs.read_many(addresses)
     places: dict[tuple[str, str], tuple[int, int, int]] = {}
     for array in {a for a, _ in addresses}:

@@ -24,7 +24,7 @@ from dask_zv.pipelines.inputs import AttributeInput, Partitions, RawPart
 from dask_zv.spatial.grid import Box, ChunkGrid
 from dask_zv.spatial.morton import morton_codes
 
-__all__ = ["Conversion", "Scan", "convert_part", "id_ranges", "merge_ranges", "scan_partitions"]
+__all__ = ["Conversion", "Scan", "convert_part", "id_ranges", "merge_ranges", "scan_partitions", "span_codes"]
 
 _FAN_IN = 16
 _SPANS = 512
@@ -74,7 +74,7 @@ class Scan:
     categories : mapping of str to (frozenset of str, bool)
         Distinct strings of each dictionary attribute, and whether values are missing.
     spans : mapping of int to ndarray, shape (s, 2)
-        For each partition, ranges of Morton codes (both ends included) that its chunks lie in.
+        For each partition, ranges of :func:`span_codes` (both ends included) that its chunks lie in.
     """
 
     rows: int
@@ -214,7 +214,7 @@ def scan_part(
         counts,
         id_ranges(rows.object_ids) if rows.object_ids is not None else np.zeros((0, 2), np.int64),
         categories,
-        {number: _spans(morton_codes(coords))},
+        {number: _spans(span_codes(coords))},
     )
 
 
@@ -258,6 +258,12 @@ def merge_ranges(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     reach = np.maximum.accumulate(ranges[:, 1])
     first = np.r_[0, np.flatnonzero(ranges[1:, 0] > reach[:-1]) + 1]
     return np.stack([ranges[first, 0], reach[np.r_[first[1:] - 1, len(ranges) - 1]]], axis=1)
+
+
+def span_codes(coords: NDArray[np.int64]) -> NDArray[Any]:
+    """Return codes that are alike for neighbouring chunks, shape (n,); for ranges of chunks alone."""
+    # where the codes of negative coordinates end, all lie in one range: more than is needed, never less
+    return morton_codes(np.maximum(coords, -(1 << 20)))
 
 
 def _spans(codes: NDArray[Any]) -> NDArray[Any]:

@@ -14,7 +14,9 @@ from dask_zv.errors import InputError, MetadataError, NotFoundError
 from dask_zv.format.metadata import LevelMetadata, RootMetadata
 from dask_zv.pipelines.level_io import ChunkTable, LevelSource, chunk_table, find_source
 from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.layouts import Layout, layout_of
 from dask_zv.storage.objects import join
 from dask_zv.storage.opening import open_root
 
@@ -23,10 +25,7 @@ if TYPE_CHECKING:
 
     from dask_zv.geometry.result import Geometry
 
-__all__ = ["Level", "Store", "open"]
-
-SETTINGS = "dask_zv"
-"""Root attribute that holds what `create` was asked for and the format has no place for."""
+__all__ = ["SETTINGS", "Level", "Store", "open"]
 
 
 class Store:
@@ -74,9 +73,14 @@ class Store:
         return self._handle
 
     @property
+    def layout(self) -> Layout:
+        """How its arrays are stored: ``"grid"`` (ZV 0.9) or ``"per_chunk"`` (ZV 0.7)."""
+        return layout_of(self.metadata.generation)
+
+    @property
     def group(self) -> Group:
         """The root group."""
-        return Group._from_handle(self._handle, self._prefix)
+        return Group._from_handle(self._handle, self._prefix, self.layout)
 
     @property
     def read_only(self) -> bool:
@@ -174,12 +178,12 @@ class Level:
     @property
     def place(self) -> Place:
         """The level's group as tasks carry it."""
-        return Place(self.store.handle, join(self.store._prefix, str(self.number)))
+        return Place(self.store.handle, join(self.store._prefix, str(self.number)), self.store.layout)
 
     @property
     def group(self) -> Group:
         """The level's group."""
-        return Group._from_handle(self.place.handle, self.place.prefix)
+        return Group._from_handle(self.place.handle, self.place.prefix, self.place.layout)
 
     @cached_property
     def _found(self) -> tuple[LevelSource, Catalog | None]:

@@ -13,7 +13,7 @@ import zarr
 
 from dask_zv.errors import FormatError, StoreError
 from dask_zv.format.documents import BlobDocument, parse_blob_document
-from dask_zv.storage.frames import unpack_frame
+from dask_zv.storage.codecs import unpack_zstd
 from dask_zv.storage.objects import Objects
 
 __all__ = ["decode_blob", "open_zarr_array"]
@@ -110,7 +110,7 @@ def _decode_through_zarr(objects: Objects, path: str, array: str, chunk: str | N
 
 def _unpack(data: bytes, blob: BlobDocument, url: str, array: str, chunk: str | None) -> bytes:
     try:
-        return unpack_frame(data, blob.nbytes)
+        return unpack_zstd(data, blob.nbytes)
     except ValueError as error:
         raise FormatError(
             f"the data object is no Zstandard frame of {blob.nbytes} bytes: {error}", store=url, array=array, chunk=chunk

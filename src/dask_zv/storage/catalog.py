@@ -6,7 +6,9 @@ document per chunk, and a chunk that went missing is known to be missing.
 
 The payload: magic ``DZVC``, ``uint32`` version, ``uint32`` length of a JSON header, the header, the columns as Zstandard
 frames in the header's order, ``uint32`` CRC-32C of all before. One object, one checksum: a reader gets the old catalog or
-the new one. It holds no clock and no run id, so equal contents have equal catalogs.
+the new one. Columns are unpacked when they are asked for, and a column of one value is that value in the header: a
+catalog of a million chunks opens in a fraction of a second. It holds no run id, and of clocks only the stores' own stamps of
+objects; but for those, equal contents have equal catalogs.
 """
 
 from __future__ import annotations
@@ -14,66 +16,126 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import google_crc32c
 import numpy as np
-from numcodecs.zstd import Zstd
+import zstandard
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
 from dask_zv.format.keys import is_spatial_key, parse_key
-from dask_zv.storage.frames import unpack_frame
+from dask_zv.storage.codecs import unpack_zstd
 
-__all__ = ["CATALOG_NAME", "Catalog", "Columns", "Place", "decode_catalog", "encode_catalog", "merge_catalog"]
+__all__ = [
+    "CATALOG_NAME",
+    "COLUMNS",
+    "Catalog",
+    "Columns",
+    "Node",
+    "Place",
+    "decode_catalog",
+    "encode_catalog",
+    "merge_catalog",
+]
 
 CATALOG_NAME = "dask_zv_catalog"
 _MAGIC = b"DZVC"
-_VERSION = 1
+_VERSION = 2
 _MAX_CHUNKS = 1 << 31
-_COLUMNS = {"nbytes": np.int64, "shard": np.int64, "offset": np.int64, "crc": np.uint32}
-_STORED = ("|i1", "<i2", "<i4", "<i8", "<u4")
+COLUMNS: Mapping[str, tuple[Any, int]] = {
+    "nbytes": (np.int64, -1),
+    "shard": (np.int64, -1),
+    "offset": (np.int64, 0),
+    "stored": (np.int64, -1),
+    "crc": (np.uint32, 0),
+    "stamp": (np.uint64, 0),
+}
+"""Columns of an array: dtype, and the value of a chunk that the array does not have."""
+_STORED = ("|i1", "<i2", "<i4", "<i8", "<u4", "<u8")
 """The dtypes of columns as they are stored."""
-_FILL = {"nbytes": -1, "shard": -1, "offset": 0, "crc": 0}
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a blob is: `shard` is -1 for a blob of its own; `offset` counts from the shard's start."""
+    """Where a blob is: `shard` is -1 for a blob of its own; `offset` counts from the shard's start.
+
+    `stored` is the length there, after compression; `crc` the checksum of the stored bytes.
+    """
 
     nbytes: int
     shard: int
     offset: int
+    stored: int
     crc: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Columns:
-    """One array's columns, row-aligned with the catalog's coordinates.
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a grid array's document said when the catalog was written.
 
     Attributes
     ----------
-    nbytes : ndarray of int64, shape (n,)
-        Length of each blob, -1 where the array has none.
-    shard : ndarray of int64, shape (n,)
-        Number of the shard that holds it, -1 where it is an array of its own.
-    offset : ndarray of int64, shape (n,)
-        Where it starts in the shard.
-    crc : ndarray of uint32, shape (n,)
-        CRC-32C of the payload.
+    document : mapping
+        The document without its list of chunks.
+    identity : str
+        Of the document's object; see :meth:`~dask_zv.storage.objects.Objects.identities`.
     """
 
-    nbytes: NDArray[np.int64]
-    shard: NDArray[np.int64]
-    offset: NDArray[np.int64]
-    crc: NDArray[np.uint32]
+    document: Mapping[str, Any]
+    identity: str
 
-    def take(self, order: NDArray[np.intp]) -> Columns:
-        """Return the rows in another order."""
-        return Columns(self.nbytes[order], self.shard[order], self.offset[order], self.crc[order])
+
+class Columns:
+    """One array's columns, row-aligned with the catalog's coordinates; each an ndarray of shape (n,).
+
+    ========  =======  ==========================================================================
+    nbytes    int64    length of each blob's payload, -1 where the array has none
+    shard     int64    what holds it: -1 for an object of its own; in ``per_chunk`` the shard's number, in ``grid`` 0
+    offset    int64    where its stored bytes start in the shard
+    stored    int64    length of its stored bytes
+    crc       uint32   CRC-32C of its stored bytes
+    stamp     uint64   of the object that holds it, as the store gave it when it was put; 0 where it gives none
+    ========  =======  ==========================================================================
+
+    Parameters
+    ----------
+    columns : mapping of str to ndarray
+        Those of :data:`COLUMNS`; may unpack them on demand.
+    """
+
+    __slots__ = ("_columns",)
+
+    def __init__(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        self._columns = columns
+
+    @classmethod
+    def empty(cls, n: int) -> Columns:
+        """Return the columns of `n` chunks of which the array has none."""
+        return cls({kind: np.full(n, fill, dtype) for kind, (dtype, fill) in COLUMNS.items()})
+
+    def __getitem__(self, kind: str) -> NDArray[Any]:
+        return self._columns[kind]
+
+    @property
+    def nbytes(self) -> NDArray[np.int64]:
+        """Length of each blob, -1 where the array has none."""
+        return self._columns["nbytes"]
+
+    @property
+    def have(self) -> NDArray[np.bool_]:
+        """Tell which chunks the array has."""
+        return self.nbytes >= 0
+
+    def take(self, order: NDArray[Any]) -> Columns:
+        """Return the rows in another order, or some of them."""
+        return Columns({kind: self._columns[kind][order] for kind in COLUMNS})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Columns, ({kind: self._columns[kind] for kind in COLUMNS},)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +148,9 @@ class Catalog:
         Chunk coordinates, ascending.
     rows : ndarray of int64, shape (n,)
         Vertices in each chunk, -1 where the writer did not say.
-    arrays : dict of str to Columns
+    arrays : mapping of str to Columns
+    nodes : mapping of str to Node
+        Documents of the arrays (layout ``grid``).
     token : str
         Digest of the whole catalog.
     """
@@ -95,30 +159,81 @@ class Catalog:
     rows: NDArray[np.int64]
     arrays: Mapping[str, Columns]
     token: str = field(default="")
+    nodes: Mapping[str, Node] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.coords)
 
     @cached_property
-    def _rows_by_key(self) -> dict[tuple[int, ...], int]:
+    def _codes(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
+        """Return (codes of the coordinates, least corner, extents): ascending, as the coordinates are."""
+        low = self.coords.min(axis=0)
+        extent = self.coords.max(axis=0) - low + 1
+        if math.prod(int(e) for e in extent) > 1 << 62:
+            return None
+        code = np.zeros(len(self.coords), np.int64)
+        for axis in range(self.coords.shape[1]):
+            code *= extent[axis]
+            code += self.coords[:, axis] - low[axis]
+        return code, low, extent
+
+    @cached_property
+    def _rows_by_coords(self) -> dict[tuple[int, ...], int]:
         return {tuple(c): i for i, c in enumerate(self.coords.tolist())}
+
+    def find(self, coords: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the row of each chunk, -1 where the catalog has none; coords (m, K) to int64 (m,)."""
+        out = np.full(len(coords), -1, np.int64)
+        if not len(self) or not len(coords) or coords.shape[1] != self.coords.shape[1]:
+            return out
+        codes = self._codes
+        if codes is None:
+            return np.array([self._rows_by_coords.get(tuple(c), -1) for c in coords.tolist()], np.int64)
+        known, low, extent = codes
+        inside = ((coords >= low) & (coords < low + extent)).all(axis=1)
+        code = np.zeros(int(inside.sum()), np.int64)
+        for axis in range(coords.shape[1]):
+            code *= extent[axis]
+            code += coords[inside, axis] - low[axis]
+        at = np.searchsorted(known, code)
+        at[at == len(known)] = 0
+        out[inside] = np.where(known[at] == code, at, -1)
+        return out
 
     def locate(self, array: str, key: str) -> Place | None:
         """Return where a blob is, None where the catalog has no such blob."""
         columns = self.arrays.get(array)
-        row = self._rows_by_key.get(parse_key(key)) if columns is not None and is_spatial_key(key) else None
-        if columns is None or row is None or columns.nbytes[row] < 0:
+        if columns is None or not is_spatial_key(key):
             return None
-        return Place(int(columns.nbytes[row]), int(columns.shard[row]), int(columns.offset[row]), int(columns.crc[row]))
-
-    def covers(self, addresses: Iterable[tuple[str, str]]) -> bool:
-        """Tell whether any of the (array, chunk key) addresses is in the catalog."""
-        return any(self.locate(*a) is not None for a in addresses)
+        row = int(self.find(np.array([parse_key(key)], np.int64))[0])
+        if row < 0 or columns.nbytes[row] < 0:
+            return None
+        return Place(*(int(columns[kind][row]) for kind in ("nbytes", "shard", "offset", "stored", "crc")))
 
     def chunks_of(self, array: str) -> NDArray[np.bool_]:
         """Tell which rows of :attr:`coords` have a blob in `array`."""
         columns = self.arrays.get(array)
-        return np.zeros(len(self), bool) if columns is None else columns.nbytes >= 0
+        return np.zeros(len(self), bool) if columns is None else columns.have
+
+
+class _Packed(Mapping[str, "NDArray[Any]"]):
+    """Columns of an encoded catalog, each unpacked when it is first asked for."""
+
+    def __init__(self, packed: Mapping[str, tuple[Any, Any]]) -> None:
+        self._packed = packed
+        self._unpacked: dict[str, NDArray[Any]] = {}
+
+    def __getitem__(self, kind: str) -> NDArray[Any]:
+        if kind not in self._unpacked:
+            unpack, dtype = self._packed[kind]
+            self._unpacked[kind] = unpack().astype(dtype, copy=False)
+        return self._unpacked[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
 
 
 def _narrow(values: NDArray[Any]) -> NDArray[Any]:
@@ -135,17 +250,22 @@ def encode_catalog(catalog: Catalog) -> bytes:
     """Return the payload of a catalog."""
     columns: list[tuple[str, NDArray[Any]]] = [("coords", catalog.coords), ("rows", catalog.rows)]
     for name in sorted(catalog.arrays):
-        c = catalog.arrays[name]
-        columns += [(f"{kind}:{name}", getattr(c, kind)) for kind in _COLUMNS]
-    codec = Zstd(level=1)
-    described, frames = [], []
+        columns += [(f"{kind}:{name}", catalog.arrays[name][kind]) for kind in COLUMNS]
+    codec = zstandard.ZstdCompressor(level=1)
+    described: list[dict[str, Any]] = []
+    frames: list[bytes] = []
     for name, values in columns:
+        column: dict[str, Any] = {"name": name, "shape": list(values.shape)}
+        if values.ndim == 1 and len(values) and (values == values[0]).all():
+            described.append({**column, "value": int(values[0])})
+            continue
         narrow = _narrow(values)
         narrow = np.ascontiguousarray(narrow, narrow.dtype.newbyteorder("<"))
-        frame = bytes(codec.encode(narrow)) if narrow.size else b""
-        described.append({"name": name, "dtype": narrow.dtype.str, "shape": list(narrow.shape), "nbytes": len(frame)})
+        frame = codec.compress(narrow.tobytes()) if narrow.size else b""
+        described.append({**column, "dtype": narrow.dtype.str, "nbytes": len(frame)})
         frames.append(frame)
-    header = json.dumps({"columns": described}, separators=(",", ":")).encode()
+    nodes = {name: {"document": n.document, "identity": n.identity} for name, n in sorted(catalog.nodes.items())}
+    header = json.dumps({"columns": described, "nodes": nodes}, separators=(",", ":")).encode()
     body = b"".join((_MAGIC, _VERSION.to_bytes(4, "little"), len(header).to_bytes(4, "little"), header, *frames))
     return body + int(google_crc32c.value(body)).to_bytes(4, "little")
 
@@ -170,40 +290,65 @@ def decode_catalog(payload: bytes, *, store: str | None = None, array: str | Non
     if version != _VERSION:
         raise bad(f"version {version}, this release reads {_VERSION}")
     end = 12 + int.from_bytes(payload[8:12], "little")
-    values: dict[str, NDArray[Any]] = {}
+    packed: dict[str, Any] = {}
+    shapes: dict[str, list[int]] = {}
     try:
-        for column in json.loads(payload[12:end])["columns"]:
-            name, nbytes = column["name"], column["nbytes"]
-            if not isinstance(name, str) or type(nbytes) is not int or nbytes < 0:
+        header = json.loads(payload[12:end])
+        for column in header["columns"]:
+            name, shape = column["name"], column["shape"]
+            if not isinstance(name, str) or not isinstance(shape, list) or len(shape) not in (1, 2):
+                raise bad(f"column {name!r:.40} of shape {shape!r:.40}")
+            if not all(type(s) is int and 0 <= s < _MAX_CHUNKS for s in shape):
+                raise bad(f"column {name!r:.40} of shape {shape!r:.40}")
+            shapes[name] = shape
+            if "value" in column:
+                packed[name] = _constant(column["value"], shape)
+                continue
+            nbytes = column["nbytes"]
+            if type(nbytes) is not int or not 0 <= nbytes <= len(payload) - 4 - end:
                 raise bad(f"column {name!r} of {nbytes!r} bytes")
-            values[name] = _decode_column(payload[end : end + nbytes], column["dtype"], column["shape"])
+            packed[name] = _column(payload[end : end + nbytes], column["dtype"], shape)
             end += nbytes
-        coords, rows = values.pop("coords").astype(np.int64), values.pop("rows").astype(np.int64)
+        coords = packed["coords"]().astype(np.int64)
+        rows = packed["rows"]().astype(np.int64)
+        names = [n.removeprefix("nbytes:") for n in packed if n.startswith("nbytes:")]
         arrays = {
-            name: Columns(*(values[f"{kind}:{name}"].astype(dtype) for kind, dtype in _COLUMNS.items()))
-            for name in (n.removeprefix("nbytes:") for n in values if n.startswith("nbytes:"))
+            n: Columns(_Packed({kind: (packed[f"{kind}:{n}"], dtype) for kind, (dtype, _) in COLUMNS.items()})) for n in names
         }
+        nodes = {n: Node(dict(v["document"]), str(v["identity"])) for n, v in header["nodes"].items()}
     except FormatError:
         raise
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
         raise bad(repr(error)) from error
-    for name, columns in arrays.items():
-        if any(getattr(columns, kind).shape != (len(coords),) for kind in _COLUMNS):
-            raise bad(f"the columns of {name!r} differ in length")
-    if coords.ndim != 2 or rows.shape != (len(coords),):
+    for name, shape in shapes.items():
+        if name != "coords" and shape != [len(coords)]:
+            raise bad(f"column {name!r} is not as long as the coordinates")
+    if coords.ndim != 2:
         raise bad("coords and rows disagree")
-    return Catalog(coords, rows, arrays, hashlib.sha256(payload).hexdigest())
+    return Catalog(coords, rows, arrays, hashlib.sha256(payload).hexdigest(), nodes)
 
 
-def _decode_column(frame: bytes, dtype_name: object, shape: object) -> NDArray[Any]:
-    if dtype_name not in _STORED or not isinstance(shape, list) or len(shape) not in (1, 2):
-        raise ValueError(f"a column of {dtype_name!r:.40} {shape!r:.40}")
+def _constant(value: object, shape: list[int]) -> Any:
+    if type(value) is not int or not -(1 << 63) <= value < 1 << 64:
+        raise ValueError(f"a column of {value!r:.40}")
+    dtype = np.int64 if value < 1 << 63 else np.uint64
+    # a view of one value: what is allocated is bounded whatever the shape says
+    return lambda: np.broadcast_to(np.array(value, dtype), shape)
+
+
+def _column(frame: bytes, dtype_name: object, shape: list[int]) -> Any:
+    if dtype_name not in _STORED:
+        raise ValueError(f"a column of {dtype_name!r:.40}")
     dtype = np.dtype(str(dtype_name))
-    if not all(type(s) is int and 0 <= s < _MAX_CHUNKS for s in shape):
-        raise ValueError(f"a column of shape {shape}")
-    # by the frame's own header first: what is allocated is bounded by what the frame can hold
     nbytes = math.prod(shape) * dtype.itemsize
-    return np.frombuffer(unpack_frame(frame, nbytes) if nbytes else b"", dtype).reshape(shape)
+
+    def unpack() -> NDArray[Any]:
+        try:
+            return np.frombuffer(unpack_zstd(frame, nbytes) if nbytes else b"", dtype).reshape(shape)
+        except ValueError as error:
+            raise FormatError(f"the catalog is damaged ({error}): store.refresh() rebuilds it") from error
+
+    return unpack
 
 
 def merge_catalog(
@@ -211,6 +356,7 @@ def merge_catalog(
     coords: NDArray[np.int64],
     rows: NDArray[np.int64],
     arrays: Mapping[str, Columns],
+    nodes: Mapping[str, Node] | None = None,
 ) -> Catalog:
     """Return `old` with new entries: blobs named in both are the new ones.
 
@@ -220,17 +366,16 @@ def merge_catalog(
     Parameters
     ----------
     old : Catalog or None
-    coords, rows, arrays
+    coords, rows, arrays, nodes
         The new entries, as in :class:`Catalog`; coordinates unique, in any order.
     """
+    nodes = {**(old.nodes if old is not None else {}), **(nodes or {})}
     if old is not None and not len(coords):
-        return old
+        return Catalog(old.coords, old.rows, {**{n: Columns.empty(len(old)) for n in arrays}, **old.arrays}, "", nodes)
     if old is None or not len(old):
         order = np.lexsort(coords.T[::-1]) if len(coords) else np.zeros(0, np.intp)
-        return Catalog(coords[order], rows[order], {n: c.take(order) for n, c in arrays.items()})
-    both, inverse = np.unique(np.concatenate([old.coords, coords]), axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
-    at_old, at_new = inverse[: len(old)], inverse[len(old) :]
+        return Catalog(coords[order], rows[order], {n: c.take(order) for n, c in arrays.items()}, "", nodes)
+    both, at_old, at_new = _union(old, coords)
 
     def place(before: NDArray[Any] | None, after: NDArray[Any] | None, fill: int, dtype: Any, keep: Any) -> NDArray[Any]:
         out = np.full(len(both), fill, dtype)
@@ -243,12 +388,12 @@ def merge_catalog(
     merged: dict[str, Columns] = {}
     for name in {*old.arrays, *arrays}:
         was, new = old.arrays.get(name), arrays.get(name)
-        keep = new.nbytes >= 0 if new is not None else None
+        keep = new.have if new is not None else None
         merged[name] = Columns(
-            *(
-                place(getattr(was, kind, None), getattr(new, kind, None), _FILL[kind], dtype, keep)
-                for kind, dtype in _COLUMNS.items()
-            )
+            {
+                kind: place(None if was is None else was[kind], None if new is None else new[kind], fill, dtype, keep)
+                for kind, (dtype, fill) in COLUMNS.items()
+            }
         )
     known = place(old.rows, rows, -1, np.int64, rows >= 0)
     for name in {*old.arrays} & {*arrays}:
@@ -257,4 +402,11 @@ def merge_catalog(
         after = arrays[name].nbytes
         changed = (rows < 0) & (after >= 0) & (before[at_new] >= 0) & (before[at_new] != after)
         known[at_new[changed]] = -1
-    return Catalog(both, known, merged)
+    return Catalog(both, known, merged, "", nodes)
+
+
+def _union(old: Catalog, coords: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the coordinates of both, ascending, and the rows of the old and of the new among them."""
+    both, inverse = np.unique(np.concatenate([old.coords, coords]), axis=0, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    return both, inverse[: len(old)], inverse[len(old) :]

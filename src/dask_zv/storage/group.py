@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,7 +14,10 @@ from zarr.storage import StorePath
 from dask_zv.errors import NotFoundError, StoreError
 from dask_zv.format.documents import parse_document, to_json
 from dask_zv.format.keys import DOCUMENT, check_chunk_key, check_name
+from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid_single import write_cell, write_grid_meta
 from dask_zv.storage.handles import StoreHandle, open_objects, open_objects_later
+from dask_zv.storage.layouts import Layout, detect_layout, open_blobs
 from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.nodes import (
     Attributes,
@@ -64,19 +68,38 @@ class NodeGroup:
         handle, prefix = resolve_target(zarr_group, read_only=zarr_group.read_only)
         self._attach(handle, open_objects(handle), prefix)
 
-    def _attach(self, handle: StoreHandle, objects: Objects, prefix: str) -> None:
+    def _attach(self, handle: StoreHandle, objects: Objects, prefix: str, layout: Layout | None = None) -> None:
         self._handle = handle
         self._objects = objects
         self._prefix = prefix
-        self._blobs = PerChunk(objects, prefix)
+        self._layout = layout
         self._catalog_known = False
         self._groups_made: set[str] = set()
 
     @classmethod
-    def _from_handle(cls, handle: StoreHandle, prefix: str) -> Self:
+    def _from_handle(cls, handle: StoreHandle, prefix: str, layout: Layout | None = None) -> Self:
         group = cls.__new__(cls)
-        group._attach(handle, open_objects(handle), prefix)
+        group._attach(handle, open_objects(handle), prefix, layout)
         return group
+
+    @property
+    def layout(self) -> Layout:
+        """How the group's arrays are stored, ``"grid"`` (ZV 0.9) or ``"per_chunk"`` (ZV 0.7).
+
+        Found from the store's metadata; ``"per_chunk"`` where that says nothing.
+
+        Raises
+        ------
+        MetadataError
+            The store is of a version that is not read.
+        """
+        if self._layout is None:
+            self._layout = detect_layout(self._objects, self._prefix) or "per_chunk"
+        return self._layout
+
+    @cached_property
+    def _blobs(self) -> PerChunk | GridArrays:
+        return open_blobs(self._objects, self._prefix, self.layout)
 
     @classmethod
     def from_backend(cls, handle: Backend, prefix: str = "") -> Self:
@@ -88,7 +111,7 @@ class NodeGroup:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._handle.is_session:  # tasks of ours may carry its handle, where they stay in this process
             raise self._handle.out_of_reach()
-        return _restore_group, (type(self), self._handle, self._prefix)
+        return _restore_group, (type(self), self._handle, self._prefix, self._layout)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -144,7 +167,7 @@ class NodeGroup:
     # ------------------------------------------------------------------------------------------ children
 
     def _child(self, name: str) -> Self:
-        return type(self)._from_handle(self._handle, join(self._prefix, name))
+        return type(self)._from_handle(self._handle, join(self._prefix, name), self._layout)
 
     def require_group(self, name: str) -> Self:
         """Return the sub-group `name`, made where it is absent."""
@@ -198,7 +221,12 @@ class NodeGroup:
     def write_array_meta(self, array: str, meta: Mapping[str, Any]) -> None:
         """Merge `meta` into the attributes of the array's node, made where it is absent."""
         check_array_name(array)
-        merge_attributes(self._objects, join(self._prefix, array), to_json(meta, array))
+        values = to_json(meta, array)
+        if self.layout == "grid":
+            write_grid_meta(self._objects, self._prefix, array, values)
+            self._blobs.forget(array)
+        else:
+            merge_attributes(self._objects, join(self._prefix, array), values)
 
     def read_array_meta(self, array: str) -> dict[str, Any]:
         """Return the attributes of the array's node, ``{}`` where it is absent."""
@@ -220,14 +248,27 @@ class NodeGroup:
         array : str
             Path of the array below this group; made where it is absent.
         chunk_key : str
-            ``"0.1.2"``, or a literal name such as ``"data"``.
+            ``"0.1.2"``, or (layout ``per_chunk``) a literal name such as ``"data"``.
         data : bytes-like or C-contiguous ndarray
+            In layout ``grid`` an empty one makes the chunk absent: its cells can't tell the two apart.
+
+        Raises
+        ------
+        BoundsError
+            The array's grid (layout ``grid``) has no such cell.
+        StoreError
+            Nothing says which grid an absent array is to have.
         """
         check_array_name(array)
         check_chunk_key(chunk_key)
         path = join(self._prefix, array)
         payload = as_bytes(data, path, chunk_key)
         self._drop_catalogs(path)  # they would no longer say what is here
+        if self.layout == "grid":
+            write_cell(self._objects, self._prefix, array, chunk_key, payload)
+            self._blobs.forget(array)
+            return
+        assert isinstance(self._blobs, PerChunk)
         if path not in self._groups_made:
             ensure_groups(self._objects, [path])
             self._groups_made.add(path)
@@ -251,20 +292,28 @@ class NodeGroup:
         """Tell whether a blob is there; blobs in shards count."""
         check_name(array, "array name")
         check_chunk_key(chunk_key)
-        return self._blobs.exists(array, chunk_key)
+        return self._lister().exists(array, chunk_key)
 
     def list_chunks(self, array: str) -> list[str]:
         """Return the keys of an array's blobs in numeric order; ``[]`` for an absent array."""
         check_name(array, "array name")
-        return self._blobs.list_keys(array)
+        return self._lister().list_keys(array)
 
     # ------------------------------------------------------------------------------------------ catalog
 
-    def _reader(self) -> PerChunk:
+    def _reader(self) -> PerChunk | GridArrays:
         if not self._catalog_known:
             self._blobs.catalog = load_catalog(self._objects, self._prefix)
             self._catalog_known = True
         return self._blobs
+
+    def _lister(self) -> PerChunk | GridArrays:
+        """Return the blobs for a question of what there is now: what is remembered of documents is looked at again."""
+        if self.layout == "per_chunk":
+            return self._blobs
+        blobs = self._reader()
+        blobs.forget()
+        return blobs
 
     def _drop_catalogs(self, path: str) -> None:
         self._blobs.catalog = None
@@ -272,7 +321,7 @@ class NodeGroup:
         drop_catalogs(self._objects, [path])
 
 
-def _restore_group(cls: type[NodeGroup], handle: StoreHandle, prefix: str) -> NodeGroup:
+def _restore_group(cls: type[NodeGroup], handle: StoreHandle, prefix: str, layout: Layout | None) -> NodeGroup:
     group = cls.__new__(cls)
-    group._attach(handle, open_objects_later(handle), prefix)
+    group._attach(handle, open_objects_later(handle), prefix, layout)
     return group

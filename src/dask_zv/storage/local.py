@@ -91,6 +91,8 @@ class LocalObjects:
             if byte_range is None:
                 return self._read_all(fd)
             offset, length = byte_range
+            if offset < 0:
+                offset = max(0, os.fstat(fd).st_size + offset)
             return os.pread(fd, length, offset) if length <= 1 << 30 else self._read_long(fd, offset, length)
         except IsADirectoryError:
             return None
@@ -147,6 +149,51 @@ class LocalObjects:
         except OSError as error:
             raise StoreError(f"writing '/{key}' failed: {error.strerror or error}", store=self.url) from error
 
+    def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
+        self._check_writable()
+        listed = list(items)
+        if len(listed) < 64:
+            return [self._put_one(key, data) for key, data in listed]
+        with ThreadPoolExecutor(_LOCAL_THREADS) as pool:
+            step = -(-len(listed) // (4 * _LOCAL_THREADS))
+            slices = [listed[i : i + step] for i in range(0, len(listed), step)]
+            return [s for part in pool.map(lambda p: [self._put_one(*item) for item in p], slices) for s in part]
+
+    def _put_one(self, key: str, data: BytesLike) -> int:
+        with self._errors("writing", key):
+            path = self._path(key)
+            self._put(path, data)
+            return os.stat(path).st_mtime_ns  # noqa: PTH116
+
+    def put_if_absent(self, key: str, data: BytesLike) -> bool:
+        self._check_writable()
+        path = self._path(key)
+        temporary = f"{path}.{_token()}.partial"
+        with self._errors("writing", key):
+            self._make_directories(path.rpartition("/")[0])
+            self._create(temporary, data)
+            try:
+                os.link(temporary, path)  # whole or not at all, where creating the file itself would be seen half written
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(temporary)  # noqa: PTH108
+        return True
+
+    def stamps(self, keys: Sequence[str]) -> list[tuple[int, int] | None]:
+        return [self._stamp(key) for key in keys]
+
+    def _stamp(self, key: str) -> tuple[int, int] | None:
+        with self._errors("looking up", key):
+            try:
+                found = os.stat(self._path(key))  # noqa: PTH116
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return found.st_size, found.st_mtime_ns
+
+    def identities(self, keys: Sequence[str]) -> list[str | None]:
+        return [None if s is None else f"{s[0]}-{s[1]:x}" for s in self.stamps(keys)]
+
     def _put(self, path: str, data: BytesLike) -> None:
         temporary = f"{path}.{_token()}.partial"
         try:
@@ -191,6 +238,10 @@ class LocalObjects:
         self._check_writable()
         with self._errors("deleting", key):
             Path(self._path(key)).unlink(missing_ok=True)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
 
     def delete_prefix(self, prefix: str) -> None:
         self._check_writable()

@@ -8,16 +8,17 @@ requests in flight.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
-from zarr.abc.store import ByteRequest, RangeByteRequest, Store
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import WrapperStore
+from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from dask_zv.errors import ReadOnlyError, StoreError, ZVError
 from dask_zv.storage.faults import cause_of, is_transient, says, storage_error
@@ -32,7 +33,7 @@ _BACKOFF = 0.1
 
 BytesLike = bytes | bytearray | memoryview
 Request = tuple[str, "tuple[int, int] | None"]
-"""A key and, for a ranged read, (offset, length)."""
+"""A key and, for a ranged read, (offset, length); a negative offset asks for that many bytes at the end."""
 
 T = TypeVar("T")
 
@@ -51,7 +52,25 @@ class Objects(Protocol):
     def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> None:
         """Store every sequence's objects in its order, the sequences in any."""
 
+    def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
+        """Store objects in any order; return the stamp of each: of its ETag or time of change, 0 where the store has neither."""
+
+    def put_if_absent(self, key: str, data: BytesLike) -> bool | None:
+        """Store an object where there is none, and tell whether it was; None where the store can't do that atomically."""
+
+    def identities(self, keys: Sequence[str]) -> list[str | None]:
+        """Return what tells one version of each object from the next (length and ETag or time of change), None where absent."""
+
+    def stamps(self, keys: Sequence[str]) -> list[tuple[int, int] | None]:
+        """Return (length, stamp as of :meth:`put_all`) of each object, None where it is absent.
+
+        A store that gives no stamps answers with stamp 0.
+        """
+
     def delete(self, key: str) -> None: ...
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Remove objects; nothing happens where one is absent."""
+
     def delete_prefix(self, prefix: str) -> None: ...
     def exists(self, key: str) -> bool: ...
     def list_dir(self, prefix: str) -> list[str]:
@@ -115,9 +134,84 @@ class ZarrObjects:
 
         sync(run())
 
+    def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
+        self._check_writable()
+
+        async def run() -> list[int]:
+            results = await asyncio.gather(*(self._put(key, data) for key, data in items), return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            return cast("list[int]", results)
+
+        return sync(run())
+
+    def put_if_absent(self, key: str, data: BytesLike) -> bool | None:
+        self._check_writable()
+        if not isinstance(self.store, ObjectStore | MemoryStore | LocalStore):
+            return None
+        store, content = self.store, bytes(data)
+        if isinstance(store, ObjectStore):
+            import obstore
+
+            try:
+                sync(self._call("writing", key, lambda: obstore.put_async(store.store, key, content, mode="create")))
+            except StoreError as error:
+                if says(error, "already exists", "AlreadyExists", "PreconditionFailed"):
+                    return False
+                if says(error, "not implemented", "NotImplemented", "NotSupported"):
+                    return None
+                raise
+            return True
+        value = cpu.Buffer.from_bytes(content)
+        sync(self._call("writing", key, lambda: self.store.set_if_not_exists(key, value)))
+        return self.get(key) == content
+
+    def identities(self, keys: Sequence[str]) -> list[str | None]:
+        if not isinstance(self.store, ObjectStore):  # what can't be asked for is read
+            found = self.get_many([(key, None) for key in keys])
+            return [None if data is None else hashlib.sha256(data).hexdigest()[:32] for data in found]
+        return [None if m is None else f"{m[0]}-{m[1]:x}" for m in self.stamps(keys)]
+
+    def stamps(self, keys: Sequence[str]) -> list[tuple[int, int] | None]:
+        async def run() -> list[tuple[int, int] | None]:
+            return list(await asyncio.gather(*map(self._stamp, keys)))
+
+        return sync(run())
+
+    async def _stamp(self, key: str) -> tuple[int, int] | None:
+        store = self.store
+        if not isinstance(store, ObjectStore):
+            try:
+                return int(await self._call("looking up", key, lambda: self.store.getsize(key))), 0
+            except StoreError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    return None
+                raise
+        import obstore
+
+        try:
+            meta = await self._call("looking up", key, lambda: obstore.head_async(store.store, key))
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+        return int(meta["size"]), _stamp_of(meta.get("e_tag"), meta.get("last_modified"))
+
     def delete(self, key: str) -> None:
         self._check_writable()
         sync(self._call("deleting", key, lambda: self.store.delete(key)))
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        self._check_writable()
+
+        async def one(key: str) -> None:
+            await self._call("deleting", key, lambda: self.store.delete(key))
+
+        async def run() -> None:
+            await asyncio.gather(*map(one, keys))
+
+        sync(run())
 
     def delete_prefix(self, prefix: str) -> None:
         self._check_writable()
@@ -147,7 +241,7 @@ class ZarrObjects:
             offset, length = byte_range
             if length == 0:  # an empty range is no valid request
                 return b""
-            request = RangeByteRequest(offset, offset + length)
+            request = RangeByteRequest(offset, offset + length) if offset >= 0 else SuffixByteRequest(-offset)
         try:
             buffer = await self._call(
                 "reading", key, lambda: self.store.get(key, default_buffer_prototype(), byte_range=request)
@@ -173,9 +267,17 @@ class ZarrObjects:
         """Tell whether Icechunk raised because there is no node: other stores answer with nothing."""
         return self.nodes_first and says(error, "node not found", "bad key prefix")
 
-    async def _put(self, key: str, data: BytesLike) -> None:
-        value = cpu.Buffer.from_bytes(data if isinstance(data, bytes) else bytes(data))
+    async def _put(self, key: str, data: BytesLike) -> int:
+        content = data if isinstance(data, bytes) else bytes(data)
+        store = self.store
+        if isinstance(store, ObjectStore):
+            import obstore
+
+            result = await self._call("writing", key, lambda: obstore.put_async(store.store, key, content))
+            return _stamp_of(result["e_tag"], None)
+        value = cpu.Buffer.from_bytes(content)
         await self._call("writing", key, lambda: self.store.set(key, value))
+        return 0
 
     async def _call(self, doing: str, key: str, action: Callable[[], Awaitable[T]]) -> T:
         if self._slots is None:
@@ -200,6 +302,12 @@ class ZarrObjects:
             raise ReadOnlyError(
                 "the store can only be read: open it with mode='r+', or give a target that can be written", store=self.url
             )
+
+
+def _stamp_of(e_tag: str | None, changed: Any) -> int:
+    """Return 63 bits of an object's ETag, or of its time of change where it has none."""
+    text = e_tag or (str(changed) if changed is not None else "")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1 if text else 0
 
 
 def _innermost(store: Store) -> str:

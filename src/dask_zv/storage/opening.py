@@ -7,31 +7,16 @@ from typing import Any, Literal, get_args
 
 from dask_zv.errors import InputError, MetadataError, NotFoundError, ReadOnlyError, StoreError
 from dask_zv.format.documents import group_document, parse_document
+from dask_zv.format.generations import detect_generation
 from dask_zv.format.keys import DOCUMENT
-from dask_zv.format.metadata import Generation, detect_generation
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.targets import resolve_target
 
-__all__ = ["Layout", "Mode", "check_layout", "open_root"]
+__all__ = ["Mode", "open_root"]
 
 Mode = Literal["r", "r+", "a", "w", "w-"]
-Layout = Literal["per_chunk"]
-
 _V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
-
-
-def check_layout(layout: str | None) -> Layout:
-    """Return the layout that a new store gets.
-
-    Raises
-    ------
-    InputError
-        Not the name of a layout.
-    """
-    if layout is None or layout == "per_chunk":
-        return "per_chunk"
-    raise InputError(f"layout {layout!r} is not known: this version writes {', '.join(map(repr, get_args(Layout)))}")
 
 
 def open_root(
@@ -87,21 +72,20 @@ def open_root(
         if parsed["node_type"] != "group":
             raise StoreError(f"'/{prefix}' is an Array, not a group", store=objects.url)
         attributes = dict(parsed.get("attributes", {}))
-        check_generation(attributes, objects.url)
+        _check_version(attributes, objects.url)
     elif mode != "r" and not must_exist:
         objects.put(join(prefix, DOCUMENT), group_document({}))
     return handle, prefix, attributes
 
 
-def check_generation(attributes: Mapping[str, Any], store: str) -> None:
-    """Raise :class:`MetadataError` where a root's attributes are of a generation that isn't read."""
+def _check_version(attributes: Mapping[str, Any], store: str) -> None:
+    """Raise :class:`MetadataError` where a root's attributes are of a version that isn't read."""
     root = attributes.get("zarr_vectors")
-    if isinstance(root, Mapping) and detect_generation(root) is Generation.GRID:
-        raise MetadataError(
-            f"a Zarr Vectors store of version {root.get('zv_version')!r} (layout grid): this version of dask-zv reads "
-            "0.7 (layout per_chunk)",
-            store=store,
-        )
+    if isinstance(root, Mapping):
+        try:
+            detect_generation(root)
+        except MetadataError as error:
+            raise error.at(store=store) from None
 
 
 def _refuse_other_things(objects: Objects, prefix: str, mode: str) -> None:

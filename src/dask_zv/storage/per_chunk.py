@@ -15,17 +15,16 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import google_crc32c
-
 from dask_zv.errors import FormatError, NotFoundError, StoreError
 from dask_zv.format.documents import blob_document, parse_blob_document, parse_document
 from dask_zv.format.keys import DOCUMENT, sort_keys
 from dask_zv.format.shards import ShardEntry, is_shard_name, parse_shard_index, shard_attributes, shard_name
 from dask_zv.storage.blobs import decode_blob, open_zarr_array
 from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.objects import BytesLike, Objects, Request, join, wait_before_retry
 
-__all__ = ["ArrayListing", "PerChunk", "crc32c"]
+__all__ = ["ArrayListing", "PerChunk"]
 
 _ATTEMPTS = 7
 _SHARD_CACHE_BYTES = 64 << 20
@@ -33,11 +32,6 @@ _COALESCE_GAP = 64 << 10
 
 Address = tuple[str, str]
 """(array, chunk key)."""
-
-
-def crc32c(data: BytesLike) -> int:
-    """Return the CRC-32C of `data`."""
-    return int(google_crc32c.value(data if isinstance(data, bytes) else bytes(data)))
 
 
 @dataclass(frozen=True, slots=True)

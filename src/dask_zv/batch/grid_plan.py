@@ -1,0 +1,142 @@
+"""Planning a batch in layout ``grid``: which grid each array has, and blocks of whole shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dask_zv.batch.specs import Address, Place
+from dask_zv.errors import PlanError
+from dask_zv.format.grids import GridSpec
+from dask_zv.format.keys import parse_key
+from dask_zv.spatial.morton import morton_order
+from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid_commit import GridPlan
+from dask_zv.storage.grid_defaults import default_grid, shard_shape_of
+from dask_zv.storage.grid_single import grid_for
+from dask_zv.storage.nodes import load_catalog
+from dask_zv.storage.objects import Objects, join
+
+__all__ = ["check_owners", "cut_units", "plan_grids"]
+
+Unit = tuple[tuple[int, ...], tuple[int, ...] | None, tuple[int, ...]]
+"""Origin and shard shape of a grid, and a shard (or cell) of it: what one task must store whole."""
+
+
+def plan_grids(
+    objects: Objects,
+    place: Place,
+    addresses: Iterable[Address],
+    metadata: Mapping[str, Mapping[str, object]],
+    shards: int | Sequence[int] | None,
+) -> GridPlan:
+    """Return the grids of a batch's arrays: those that they have, or those that they get.
+
+    Parameters
+    ----------
+    objects : Objects
+    place : Place
+    addresses : iterable of (array, chunk key)
+    metadata : mapping of array to attributes
+        Queued with the batch; ``shape`` and ``chunk_grid_origin`` name the grid of a new array.
+    shards : int or sequence of int, optional
+        Packing of new arrays; None takes that of the group's other arrays.
+
+    Raises
+    ------
+    StoreError
+        Nothing says which grid a new array is to have.
+    BoundsError
+        A chunk lies outside its array's grid.
+    PlanError
+        An array exists with another packing than was asked for.
+    """
+    keys: dict[str, list[str]] = {}
+    for array, key in addresses:
+        keys.setdefault(array, []).append(key)
+    arrays = [*keys, *(a for a in metadata if a not in keys and "shape" in metadata[a])]
+    held = GridArrays(objects, place.prefix).arrays(arrays)
+    catalog = load_catalog(objects, place.prefix)
+    base = default_grid(objects, place.prefix) if any(a is None for a in held.values()) else None
+    specs: dict[str, GridSpec] = {}
+    for array, found in held.items():
+        if found is not None:
+            if shards is not None and _packing(found.spec, shards) != found.spec.shard_shape:
+                raise PlanError(
+                    f"the array is packed in shards of {found.spec.shard_shape}, not {shards}: leave shards out, or convert the "
+                    "store with dzv.convert(shard_chunks=...)",
+                    store=objects.url, array=join(place.prefix, array),
+                )  # fmt: skip
+            specs[array] = found.spec
+            continue
+        spec = grid_for(objects, place.prefix, array, metadata.get(array, {}), base)
+        specs[array] = spec if shards is None else replace(spec, shard_shape=_packing(spec, shards))
+    for array, wanted in keys.items():
+        spec = specs[array]
+        odd = next((k for k in wanted if k.count(".") + 1 != spec.rank), None)
+        if odd is not None:
+            raise PlanError(
+                f"the array's chunk keys have rank {spec.rank}", store=objects.url, array=join(place.prefix, array), chunk=odd
+            )
+        spec.cells_of(np.array([parse_key(k) for k in wanted], np.int64), join(place.prefix, array))
+    existing = frozenset(a for a, found in held.items() if found is not None)
+    return GridPlan(specs, existing, "" if catalog is None else catalog.token)
+
+
+def _packing(spec: GridSpec, shards: int | Sequence[int]) -> tuple[int, ...] | None:
+    return None if shards == 1 else shard_shape_of(shards, spec.rank, spec.shape)
+
+
+def unit_of(spec: GridSpec, keys: Sequence[str]) -> list[Unit]:
+    """Return for each chunk the shard (or cell) that holds it."""
+    cells = spec.cells_of(np.array([parse_key(k) for k in keys], np.int64).reshape(len(keys), spec.rank))
+    where = cells if spec.shard_shape is None else spec.shards_of(cells)[0]
+    return [(spec.origin, spec.shard_shape, tuple(w)) for w in where.tolist()]
+
+
+def cut_units(plan: GridPlan, addresses: Sequence[Address]) -> list[list[Address]]:
+    """Group addresses by shard, all arrays of one grid together, in the order of the Morton curve."""
+    units: dict[Unit, list[Address]] = {}
+    for unit, address in _units(plan, addresses):
+        units.setdefault(unit, []).append(address)
+    grids: dict[tuple[tuple[int, ...], tuple[int, ...] | None], list[Unit]] = {}
+    for unit in units:
+        grids.setdefault(unit[:2], []).append(unit)
+    out: list[list[Address]] = []
+    for grid in sorted(grids, key=repr):
+        members = grids[grid]
+        order = morton_order(np.array([u[2] for u in members], np.int64))
+        out += [units[members[i]] for i in order.tolist()]
+    return out
+
+
+def _units(plan: GridPlan, addresses: Sequence[Address]) -> Iterable[tuple[Unit, Address]]:
+    keys: dict[str, list[str]] = {}
+    for array, key in addresses:
+        keys.setdefault(array, []).append(key)
+    for array, wanted in keys.items():
+        for unit, key in zip(unit_of(plan.specs[array], wanted), wanted, strict=True):
+            yield unit, (array, key)
+
+
+def check_owners(plan: GridPlan, blocks: Sequence[Sequence[Address]], store: str, prefix: str) -> None:
+    """Raise where two blocks would store one shard.
+
+    Raises
+    ------
+    PlanError
+        Names the array and a chunk.
+    """
+    owners: dict[tuple[str, Unit], int] = {}
+    for number, addresses in enumerate(blocks):
+        for unit, (array, key) in _units(plan, addresses):
+            if plan.specs[array].shard_shape is None:
+                continue
+            if owners.setdefault((array, unit), number) != number:
+                raise PlanError(
+                    f"two tasks of one batch would write this chunk's shard (of {plan.specs[array].shard_shape} chunks): let "
+                    "each block yield whole shards, or make the array with shard_chunks=1",
+                    store=store, array=join(prefix, array), chunk=key,
+                )  # fmt: skip

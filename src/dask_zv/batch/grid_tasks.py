@@ -1,0 +1,182 @@
+"""The bodies of the tasks in layout ``grid``: store a block of cells, commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.batch.receipts import Receipt, Report, combine_receipts
+from dask_zv.batch.specs import BlockResult, BlockSpec, CommitSpec, make_report, normal_path, normalise
+from dask_zv.errors import PlanError
+from dask_zv.format.documents import dump_json
+from dask_zv.format.grids import grid_document
+from dask_zv.format.keys import DOCUMENT, coords_to_keys
+from dask_zv.storage.catalog import CATALOG_NAME, COLUMNS, Columns
+from dask_zv.storage.grid import GridArrays, cell_path
+from dask_zv.storage.grid_commit import CellChanges, GridPlan, merge_arrays, write_catalog
+from dask_zv.storage.grid_single import check_spatial
+from dask_zv.storage.grid_writing import StoredArray, store_cells
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.locks import commit_lock
+from dask_zv.storage.nodes import drop_catalogs, ensure_groups, merge_attributes
+from dask_zv.storage.objects import Objects, join
+
+__all__ = ["commit_grid", "prepare_grid", "store_in_grid"]
+
+_VERIFICATIONS = 5
+
+
+def store_in_grid(spec: BlockSpec, plan: GridPlan, payload: Any) -> BlockResult:
+    """Store one block's blobs as cells of their arrays."""
+    started = time.time()
+    blobs, rows = normalise(payload, spec)
+    by_array: dict[str, dict[str, bytes]] = {}
+    for (array, key), data in blobs.items():
+        by_array.setdefault(array, {})[check_spatial(array, key)] = data
+    objects = open_objects(spec.place.handle)
+    stored = store_cells(objects, spec.place.prefix, plan.specs, by_array, plan.existing)
+    receipt = _receipt(stored, rows, sum(map(len, blobs.values())))
+    return BlockResult(receipt, started, time.time(), getattr(payload, "extra", None))
+
+
+def _receipt(stored: Mapping[str, StoredArray], rows: Mapping[str, int], nbytes: int) -> Receipt:
+    ranks = tuple(sorted({s.coords.shape[1] for s in stored.values() if len(s.coords)}))
+    if len(ranks) > 1:
+        raise PlanError(f"a block has chunk keys of the ranks {ranks}: the arrays of a group have one")
+    rank = ranks[0] if ranks else 0
+    parts = [s.coords.reshape(-1, rank) for s in stored.values() if len(s.coords)]
+    if parts and all(p.shape == parts[0].shape and (p == parts[0]).all() for p in parts[1:]):
+        coords, places = parts[0], None  # the usual case: all arrays have the same chunks, in the same order
+    else:
+        coords = np.unique(np.concatenate(parts), axis=0) if parts else np.zeros((0, rank), np.int64)
+        places = {tuple(c): i for i, c in enumerate(coords.tolist())}
+    arrays: dict[str, Columns] = {}
+    for array, found in stored.items():
+        if places is None and len(found.coords) == len(coords):
+            arrays[array] = found.columns
+            continue
+        at = np.array([places[tuple(c)] for c in found.coords.tolist()] if places is not None else [], np.int64)
+        columns = arrays[array] = Columns.empty(len(coords))
+        for kind in COLUMNS:
+            columns[kind][at] = found.columns[kind]
+    known = np.array([rows.get(k, -1) for k in coords_to_keys(coords)], np.int64)
+    return Receipt(
+        coords,
+        known,
+        arrays,
+        (),
+        ranks,
+        nbytes,
+        sum(s.objects for s in stored.values()),
+        {a: frozenset(coords_to_keys(s.coords[s.kept])) for a, s in stored.items() if s.kept.any()},
+        {a: frozenset(s.emptied) for a, s in stored.items() if s.emptied},
+    )
+
+
+def prepare_grid(objects: Objects, spec: CommitSpec, plan: GridPlan) -> None:
+    """Write the documents of arrays that are new or get another grid, listing no chunk yet, and the groups above them."""
+    prefix = spec.place.prefix
+    held = GridArrays(objects, prefix).arrays(plan.specs)
+    ensure_groups(objects, sorted({join(prefix, a).rpartition("/")[0] for a in plan.specs}))
+    for array, grid in plan.specs.items():
+        found = held[array]
+        if found is None or found.spec != grid:
+            objects.put(join(prefix, array, DOCUMENT), dump_json(grid_document(grid, {}, ())))
+
+
+def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]) -> Report:
+    """Write the documents and the catalog that make the stored cells the group's content, and return the report.
+
+    A group's writers take turns: what others committed since this batch was planned is merged with, not replaced.
+    """
+    started = time.time()
+    prefix = spec.place.prefix
+    objects = open_objects(spec.place.handle)
+    total = combine_receipts([r.receipt for r in results])
+    changes = CellChanges(total.coords, total.rows, total.arrays, total.kept, total.emptied)
+    metadata = {path: attributes for path, attributes in spec.metadata if path in plan.specs}
+    others = [(path, attributes) for path, attributes in spec.metadata if path not in plan.specs]
+    with commit_lock(objects, prefix) as locked:
+        # groups above and below may have catalogs that speak of these arrays, too
+        drop_catalogs(objects, [join(prefix, a) for a in plan.specs], keep=prefix)
+        before = GridArrays(objects, prefix).arrays(plan.specs) if spec.replace else {}
+        whole = spec.replace or plan.alone
+        catalog, nodes = merge_arrays(objects, prefix, plan, changes, metadata, whole=whole)
+        if not locked and not objects.nodes_first:
+            _verify(objects, prefix, plan, changes, metadata)
+        if whole or catalog is not None or _all_new(objects, prefix, plan):
+            write_catalog(objects, prefix, None if whole else catalog, nodes, changes)
+        else:  # what it says is no longer all: refresh() makes a new one
+            objects.delete_prefix(join(prefix, CATALOG_NAME))
+        for path, attributes in others:
+            merge_attributes(objects, normal_path(prefix, path), attributes)
+    if spec.replace:
+        _remove_cells(objects, prefix, plan, before, changes)
+    for path in spec.remove:
+        objects.delete_prefix(join(prefix, path))
+    return make_report(spec, total, results, started)
+
+
+def _all_new(objects: Objects, prefix: str, plan: GridPlan) -> bool:
+    """Tell whether the group had no arrays of chunks but those that this batch made."""
+    if plan.existing or plan.token:
+        return False
+    mine = set(plan.specs)
+    siblings = {"vertices", "vertex_fragments", "link_fragments", *_members(objects, prefix, "vertex_attributes"),
+                *_members(objects, prefix, "fragment_attributes")}  # fmt: skip
+    found = GridArrays(objects, prefix).arrays(sorted(siblings - mine))
+    return all(a is None for a in found.values())
+
+
+def _members(objects: Objects, prefix: str, family: str) -> list[str]:
+    return [f"{family}/{n}" for n in objects.list_dir(join(prefix, family)) if n != DOCUMENT]
+
+
+def _verify(
+    objects: Objects, prefix: str, plan: GridPlan, changes: CellChanges, metadata: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Look whether what was written is still there, where no lock kept other writers away; write it again where it isn't.
+
+    Raises
+    ------
+    PlanError
+        Another writer keeps replacing the documents.
+    """
+    for attempt in range(_VERIFICATIONS):
+        time.sleep(0.01 * 2**attempt if attempt else 0)
+        now = GridArrays(objects, prefix).arrays(plan.specs)
+        lost = [a for a, found in now.items() if found is None or not changes.added(a) <= (found.nonempty or frozenset())]
+        if not lost:
+            return
+        merge_arrays(objects, prefix, plan, changes, metadata, whole=False)
+    raise PlanError(
+        "another writer replaces the array's document at the same time, and this store has no lock: write one after the other",
+        store=objects.url, array=join(prefix, lost[0]),
+    )  # fmt: skip
+
+
+def _remove_cells(objects: Objects, prefix: str, plan: GridPlan, before: Mapping[str, Any], changes: CellChanges) -> None:
+    """Remove the objects of cells that the arrays held before and this batch did not write."""
+    gone: list[str] = []
+    for array, held in before.items():
+        path = join(prefix, array)
+        if held is None:
+            continue
+        columns = changes.arrays.get(array)
+        now = changes.coords[columns.have] if columns is not None else np.zeros((0, plan.specs[array].rank), np.int64)
+        kept = _object_paths(path, plan.specs[array], now)
+        listed = np.array(sorted(tuple(map(int, k.split("."))) for k in held.nonempty or ()), np.int64)
+        gone += _object_paths(path, held.spec, listed.reshape(-1, held.spec.rank)) - kept
+    if gone:
+        objects.delete_many(sorted(gone))
+
+
+def _object_paths(path: str, spec: Any, coords: NDArray[np.int64]) -> set[str]:
+    coords = coords[spec.contains(coords)] if len(coords) else coords.reshape(-1, spec.rank)
+    cells = spec.cells_of(coords)
+    where = cells if spec.shard_shape is None else spec.shards_of(cells)[0]
+    return {cell_path(path, c) for c in where.tolist()}

@@ -1,0 +1,153 @@
+"""The bodies of the tasks in layout ``per_chunk``: store a block, commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dask_zv.batch.receipts import Receipt, Report, combine_receipts, make_receipt
+from dask_zv.batch.specs import Address, BlockResult, BlockSpec, CommitSpec, Place, make_report, normal_path, normalise
+from dask_zv.format.keys import is_spatial_key, parse_key
+from dask_zv.format.shards import is_shard_name, shard_name
+from dask_zv.spatial.morton import morton_codes
+from dask_zv.storage.catalog import CATALOG_NAME, Catalog, encode_catalog, merge_catalog
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.nodes import drop_catalogs, ensure_groups, load_catalog, merge_attributes
+from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.per_chunk import PerChunk
+
+__all__ = ["by_rank", "commit_per_chunk", "shard_numbers", "store_in_per_chunk"]
+
+
+def _blobs(place: Place) -> PerChunk:
+    return PerChunk(open_objects(place.handle), place.prefix)
+
+
+def shard_numbers(addresses: Iterable[Address], shards: int | None, number: int | None) -> dict[str, int]:
+    """Return the shard of every spatial key: `number`, or the Morton code of the first cell of the key's shard.
+
+    Shards are cut at multiples of `shards` along the Morton curve, whichever chunks are there, so every client and every run
+    gives a chunk the same shard.
+    """
+    keys = set(filter(is_spatial_key, {k for _, k in addresses}))
+    if number is not None:
+        return dict.fromkeys(keys, number)
+    if shards is None:
+        return {}
+    out: dict[str, int] = {}
+    for members in by_rank(keys):
+        codes = morton_codes(np.array([parse_key(k) for k in members], np.int64)).tolist()
+        out.update({k: c - c % shards for k, c in zip(members, codes, strict=True)})
+    return out
+
+
+def by_rank(keys: Iterable[str]) -> list[list[str]]:
+    """Return spatial keys in lists of equal rank, sorted by name in each."""
+    ranks: dict[int, list[str]] = {}
+    for key in sorted(keys):
+        ranks.setdefault(key.count("."), []).append(key)
+    return [ranks[r] for r in sorted(ranks)]
+
+
+def store_in_per_chunk(spec: BlockSpec, payload: Any) -> BlockResult:
+    """Store one block's blobs.
+
+    Running it twice stores the same objects with the same bytes.
+    """
+    started = time.time()
+    blobs, rows = normalise(payload, spec)
+    target = _blobs(spec.place)
+    shards: dict[tuple[str, int], dict[str, bytes]] = {}
+    plain: list[tuple[str, str, bytes]] = []
+    numbers = shard_numbers(blobs, spec.shard_chunks, spec.shard_number)
+    for (array, key), data in blobs.items():
+        number = numbers.get(key)
+        if number is None or (array, key) in spec.stay_plain:
+            plain.append((array, key, data))
+        else:
+            shards.setdefault((array, number), {})[key] = data
+    target.write(plain)
+    kept = {at: _kept_members(target, spec, *at, members) for at, members in shards.items()}
+    places: dict[Address, tuple[int, int, int]] = {}
+    stored = target.write_shards({at: {**kept[at], **members} for at, members in shards.items()})
+    for (array, number), entries in stored.items():
+        told = [key for key in entries if (array, key) not in spec.beside]
+        places.update({(array, key): (number, entries[key][0], entries[key][2]) for key in told})
+        blobs.update({(array, key): data for key, data in kept[array, number].items() if key in told})
+    for array, key in spec.superseded:
+        target.objects.delete_prefix(target.path(array, key))
+    receipt = make_receipt(blobs, rows, places, len(plain) + len(shards))
+    return BlockResult(receipt, started, time.time(), getattr(payload, "extra", None))
+
+
+def _kept_members(target: PerChunk, spec: BlockSpec, array: str, number: int, members: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return what a shard of ours already holds and this block does not replace."""
+    if (array, number) not in spec.merge:
+        return {}
+    held = target.listing(array).shards.get(shard_name(number), {})
+    keep = [(array, key) for key in held if key not in members]
+    kept = {key: data for (_, key), data in target.read_many([a for a in keep if a not in spec.beside]).items()}
+    # those are being stored by another task right now: what the shard has, so that the same bytes come of every run
+    return kept | target.read_members(array, shard_name(number), [key for a, key in keep if (a, key) in spec.beside])
+
+
+def commit_per_chunk(spec: CommitSpec, results: Sequence[BlockResult]) -> Report:
+    """Write the metadata that makes the stored blocks the group's content, and return the report."""
+    started = time.time()
+    objects = open_objects(spec.place.handle)
+    total = combine_receipts([r.receipt for r in results])
+    touched = {*total.arrays, *(a for a, _ in total.literals), *(spec.arrays if spec.replace else ())}
+    arrays = {*spec.arrays, *touched}
+    # groups above and below may have catalogs that speak of these arrays, too
+    drop_catalogs(objects, [join(spec.place.prefix, a) for a in touched], keep=spec.place.prefix)
+    ensure_groups(objects, [join(spec.place.prefix, a) for a in sorted(arrays)] or [spec.place.prefix])
+    # an array's own metadata first, the level's and the root's at the end
+    for path, attributes in spec.metadata:
+        if path in arrays:
+            merge_attributes(objects, join(spec.place.prefix, path), attributes, replace=spec.replace)
+    _write_catalog(objects, spec, total)
+    for path, attributes in spec.metadata:
+        if path not in arrays:
+            merge_attributes(objects, normal_path(spec.place.prefix, path), attributes)
+    if spec.replace:
+        _remove_leftovers(objects, spec, total)
+    for path in spec.remove:
+        objects.delete_prefix(join(spec.place.prefix, path))
+    return make_report(spec, total, results, started)
+
+
+def _write_catalog(objects: Objects, spec: CommitSpec, total: Receipt) -> None:
+    path = join(spec.place.prefix, CATALOG_NAME)
+    if not spec.catalog or len(total.ranks) > 1:
+        if objects.exists(f"{path}/zarr.json"):  # what it says is no longer all
+            objects.delete_prefix(path)
+        return
+    old = None if spec.replace else load_catalog(objects, spec.place.prefix)
+    if old is None and spec.extends_catalog:
+        return
+    if old is not None and len(old) and len(total.coords) and old.coords.shape[1] != total.coords.shape[1]:
+        objects.delete_prefix(path)
+        return
+    if not len(total.coords) and old is None and not spec.replace:
+        return
+    merged: Catalog = merge_catalog(old, total.coords, total.rows, total.arrays)
+    PerChunk(objects, spec.place.prefix).write_node(CATALOG_NAME, encode_catalog(merged))
+
+
+def _remove_leftovers(objects: Objects, spec: CommitSpec, total: Receipt) -> None:
+    """Remove the blobs and shards that the arrays held before and this batch did not write."""
+    target = PerChunk(objects, spec.place.prefix)
+    for array in spec.arrays:
+        columns = total.arrays.get(array)
+        keep: set[str] = {"zarr.json"}
+        if columns is not None:
+            own = columns.have & (columns["shard"] < 0)
+            keep.update(".".join(map(str, c)) for c in total.coords[own].tolist())
+            keep.update(shard_name(n) for n in np.unique(columns["shard"][columns["shard"] >= 0]).tolist())
+        keep.update(key for name, key in total.literals if name == array)
+        for name in objects.list_dir(target.path(array)):
+            if name not in keep and (is_shard_name(name) or is_spatial_key(name)):
+                objects.delete_prefix(target.path(array, name))

@@ -1,0 +1,205 @@
+"""What tasks carry: where a batch writes, how a block is stored, what the commit does; and payloads in one form."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dask_zv.batch.receipts import Receipt, Report
+from dask_zv.errors import PlanError
+from dask_zv.format.keys import check_chunk_key
+from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid_commit import GridPlan
+from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.layouts import Layout, open_blobs
+from dask_zv.storage.nodes import as_bytes, check_array_name
+from dask_zv.storage.objects import join
+from dask_zv.storage.per_chunk import PerChunk
+
+__all__ = [
+    "Address",
+    "BlockResult",
+    "BlockSpec",
+    "CommitSpec",
+    "EncodedBlock",
+    "Place",
+    "keys_digest",
+    "make_report",
+    "normal_path",
+    "normalise",
+]
+
+Address = tuple[str, str]
+"""(array, chunk key)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The group that a batch writes to, and the layout of its arrays."""
+
+    handle: StoreHandle
+    prefix: str
+    layout: Layout = "per_chunk"
+
+    def open(self) -> PerChunk | GridArrays:
+        """Return the group's blobs, through this process' open store."""
+        return open_blobs(open_objects(self.handle), self.prefix, self.layout)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSpec:
+    """How one task stores its blobs.
+
+    Attributes
+    ----------
+    place : Place
+    declared : str, optional
+        Digest of the addresses that the payload must have.
+    shard_chunks : int, optional
+        Pack the blobs into shards, cut at multiples of this along the Morton curve; None stores every blob on its own.
+    shard_number : int, optional
+        Pack all blobs of an array into this one shard instead.
+    stay_plain : frozenset of address
+        Blobs that another task's shard holds: they go beside it, where they win over it.
+    merge : tuple of (array, shard)
+        Shards of this block that exist and hold other chunks, which must be kept.
+    superseded : tuple of address
+        Blobs stored as arrays of their own, to be removed once the shard holds them.
+    beside : frozenset of address
+        Members of the shards to merge that another block of the batch stores as arrays of their own: they stay in the
+        shard as they are, and that block's receipt speaks of them.
+    grid : GridPlan, optional
+        The arrays' grids, in layout ``grid``; of the above only `place` and `declared` count there.
+    """
+
+    place: Place
+    declared: str | None = None
+    shard_chunks: int | None = None
+    shard_number: int | None = None
+    stay_plain: frozenset[Address] = frozenset()
+    merge: tuple[tuple[str, int], ...] = ()
+    superseded: tuple[Address, ...] = ()
+    beside: frozenset[Address] = frozenset()
+    grid: GridPlan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBlock:
+    """A payload that also knows how many vertices each chunk has, and what later tasks want of it."""
+
+    blobs: Mapping[Address, Any]
+    rows: Mapping[str, int] = field(default_factory=dict)
+    extra: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """What a block's task returns: its receipt, when it ran, and the payload's `extra`."""
+
+    receipt: Receipt
+    started: float
+    ended: float
+    extra: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitSpec:
+    """What the commit does when all blocks are stored.
+
+    Attributes
+    ----------
+    place : Place
+    metadata : tuple of (path below the place, attributes)
+        Attributes merged into nodes, in this order: what makes data visible comes last.
+    arrays : tuple of str
+        Arrays whose groups must exist.
+    catalog : bool
+        Write the catalog; False where the group already holds blobs that no catalog lists.
+    replace : bool
+        The batch is the whole content of its `arrays`: what they held before is removed.
+    remove : tuple of str
+        Nodes to remove.
+    report : Report
+        What is known before the run.
+    extends_catalog : bool
+        There was a catalog when the batch was planned: where it is gone at the end, somebody wrote blobs that none lists.
+    grid : GridPlan, optional
+        The arrays' grids, in layout ``grid``.
+    """
+
+    place: Place
+    metadata: tuple[tuple[str, Mapping[str, Any]], ...]
+    arrays: tuple[str, ...]
+    catalog: bool
+    replace: bool
+    remove: tuple[str, ...]
+    report: Report
+    extends_catalog: bool = False
+    grid: GridPlan | None = None
+
+
+def keys_digest(addresses: Iterable[Address]) -> str:
+    """Return a short digest of a set of addresses."""
+    text = "\n".join(sorted([f"{array}\t{key}" for array, key in addresses]))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def normalise(payload: Any, spec: BlockSpec) -> tuple[dict[Address, bytes], Mapping[str, int]]:
+    """Return a payload as ``{(array, chunk key): bytes}`` with the rows of its chunks.
+
+    Raises
+    ------
+    PlanError
+        It isn't a mapping, or holds other keys than were declared.
+    """
+    rows: Mapping[str, int] = {}
+    if isinstance(payload, EncodedBlock):
+        payload, rows = payload.blobs, payload.rows
+    items: Iterable[tuple[Address, Any]]
+    if isinstance(payload, Mapping):
+        items = payload.items()
+    elif isinstance(payload, list) and all(isinstance(item, tuple) and len(item) == 3 for item in payload):
+        items = (((array, key), data) for array, key, data in payload)
+    else:
+        raise PlanError(
+            f"a block must yield {{(array, chunk_key): bytes}}, not {type(payload).__name__}",
+            store=spec.place.handle.url, array=spec.place.prefix,
+        )  # fmt: skip
+    blobs: dict[Address, bytes] = {}
+    for address, data in items:
+        if not (isinstance(address, tuple) and len(address) == 2):
+            raise PlanError(f"a block's key is (array, chunk_key), not {address!r}", store=spec.place.handle.url)
+        array, key = check_array_name(address[0]), check_chunk_key(address[1])
+        blobs[array, key] = data if type(data) is bytes else as_bytes(data, join(spec.place.prefix, array), key)
+    if spec.declared is not None and keys_digest(blobs) != spec.declared:
+        shown = ", ".join(map(repr, sorted(blobs)[:3]))
+        raise PlanError(
+            f"a block yielded other keys than it declared ({len(blobs)} of them: {shown}, …): declare what the task yields, "
+            "nothing of this block was stored",
+            store=spec.place.handle.url, array=spec.place.prefix,
+        )  # fmt: skip
+    return blobs, rows
+
+
+def make_report(spec: CommitSpec, total: Receipt, results: Sequence[BlockResult], started: float) -> Report:
+    """Return the report of a commit that began at `started`."""
+    known = spec.report
+    rows = int(total.rows.sum()) if len(total.rows) and (total.rows >= 0).all() else known.rows
+    counts = {name: int((c.nbytes >= 0).sum()) for name, c in total.arrays.items()}
+    for array, _ in total.literals:
+        counts[array] = counts.get(array, 0) + 1
+    starts = [r.started for r in results] or [started]
+    return Report(
+        rows, len(total.coords), known.objects, total.nbytes, total.stored_objects, len(results),
+        max(time.time() - min(starts), 0.0), known.dropped, dict(sorted(counts.items())),
+    )  # fmt: skip
+
+
+def normal_path(prefix: str, path: str) -> str:
+    """Resolve ``..`` at the start of a path: a level's commit also writes the attributes of the root above it."""
+    while path == ".." or path.startswith("../"):
+        prefix, path = prefix.rpartition("/")[0], path[3:]
+    return join(prefix, path)

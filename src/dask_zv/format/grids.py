@@ -1,0 +1,259 @@
+"""The document of an array of the layout ``grid``: its extents, origin, shards and codecs, and which chunks it holds.
+
+Source: FORMAT.md C.1 to C.4; Zarr v3 core specification.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.errors import BoundsError, MetadataError
+from dask_zv.format.keys import is_spatial_key, parse_key
+
+__all__ = ["NONEMPTY", "ORIGIN", "GridArray", "GridSpec", "codec_list", "grid_document", "parse_grid_document"]
+
+NONEMPTY = "nonempty_chunks"
+ORIGIN = "chunk_grid_origin"
+
+_LIMIT = 1 << 53
+_INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+_COMPRESSORS: dict[str, list[dict[str, Any]]] = {
+    "none": [],
+    "zstd": [{"name": "zstd", "configuration": {"level": 1, "checksum": False}}],
+    "blosc": [
+        {
+            "name": "blosc",
+            "configuration": {"typesize": 4, "cname": "zstd", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 0},
+        }
+    ],
+}
+
+
+def codec_list(compressor: object) -> tuple[Mapping[str, Any], ...]:
+    """Return the bytes-to-bytes codecs that a compressor's name stands for, as they are written in a document.
+
+    Parameters
+    ----------
+    compressor : {"zstd", "blosc", "none"}, None, or a sequence of Zarr codec documents
+
+    Raises
+    ------
+    MetadataError
+        None of these.
+    """
+    if compressor is None or compressor is False:
+        return ()
+    if isinstance(compressor, str):
+        if compressor not in _COMPRESSORS:
+            raise MetadataError(f"compressor {compressor!r}: one of 'zstd', 'blosc', None, or a list of Zarr codecs")
+        return tuple(_COMPRESSORS[compressor])
+    if isinstance(compressor, Mapping):
+        compressor = [compressor]
+    if hasattr(compressor, "to_dict"):
+        compressor = [compressor.to_dict()]
+    if not isinstance(compressor, Sequence):
+        raise MetadataError(f"compressor {compressor!r}: one of 'zstd', 'blosc', None, or a list of Zarr codecs")
+    out = [c.to_dict() if hasattr(c, "to_dict") else c for c in compressor]
+    if not all(isinstance(c, Mapping) and isinstance(c.get("name"), str) for c in out):
+        raise MetadataError(f"compressor {compressor!r}: Zarr codecs are given as {{'name': ..., 'configuration': ...}}")
+    return tuple(json.loads(json.dumps(c)) for c in out)
+
+
+@dataclass(frozen=True, slots=True)
+class GridSpec:
+    """Where the cells of a grid array are, and how they are encoded.
+
+    Attributes
+    ----------
+    shape : tuple of int, length K
+        Cells along each axis.
+    origin : tuple of int, length K
+        Chunk coordinates of the first cell.
+    shard_shape : tuple of int, length K, optional
+        Cells of a shard; None where every cell is an object of its own.
+    codecs : tuple of mapping
+        Bytes-to-bytes codecs of a cell, after ``vlen-bytes``.
+    """
+
+    shape: tuple[int, ...]
+    origin: tuple[int, ...]
+    shard_shape: tuple[int, ...] | None = None
+    codecs: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def rank(self) -> int:
+        """Rank K of the chunk keys."""
+        return len(self.shape)
+
+    @property
+    def shard_cells(self) -> int:
+        """Cells in a shard."""
+        return math.prod(self.shard_shape or (1,))
+
+    def contains(self, coords: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which chunks have a cell: coords (n, K) to bool (n,)."""
+        cells = coords - np.asarray(self.origin, np.int64)
+        return np.asarray(((cells >= 0) & (cells < np.asarray(self.shape, np.int64))).all(axis=1), bool)
+
+    def cells_of(self, coords: NDArray[np.int64], array: str | None = None) -> NDArray[np.int64]:
+        """Return the cell of each chunk, shape (n, K).
+
+        Raises
+        ------
+        BoundsError
+            A chunk lies outside the grid.
+        """
+        if coords.shape[1] != self.rank:
+            raise BoundsError(f"chunk keys of rank {coords.shape[1]} in a grid of rank {self.rank}", array=array)
+        inside = self.contains(coords)
+        if not inside.all():
+            outside = coords[~inside][0].tolist()
+            last = [o + s - 1 for o, s in zip(self.origin, self.shape, strict=True)]
+            raise BoundsError(
+                f"the chunk lies outside the array's grid, which goes from {list(self.origin)} to {last}: make the store with "
+                "larger bounds, or give the level a larger grid first with level.regrid(bounds)",
+                array=array, chunk=".".join(map(str, outside)),
+            )  # fmt: skip
+        return coords - np.asarray(self.origin, np.int64)
+
+    def shards_of(self, cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the shard of each cell, shape (n, K), and the cell's number in its shard, shape (n,)."""
+        assert self.shard_shape is not None
+        shape = np.asarray(self.shard_shape, np.int64)
+        shards = cells // shape
+        local = cells - shards * shape
+        return shards, np.asarray(np.ravel_multi_index(tuple(local.T), self.shard_shape), np.int64)
+
+    def covering(self, coords: NDArray[np.int64]) -> GridSpec:
+        """Return a grid that has a cell for each of these chunks too; the origin stays where it can."""
+        if not len(coords):
+            return self
+        low = np.minimum(coords.min(axis=0), self.origin)
+        high = np.maximum(coords.max(axis=0), np.asarray(self.origin) + np.asarray(self.shape) - 1)
+        return replace(self, shape=tuple((high - low + 1).tolist()), origin=tuple(low.tolist()))
+
+
+@dataclass(frozen=True, slots=True)
+class GridArray:
+    """What a grid array's document says.
+
+    Attributes
+    ----------
+    spec : GridSpec
+    attributes : mapping
+        All but the two that the grid itself uses.
+    nonempty : frozenset of str, or None
+        Keys of the chunks that are there; None where the writer left no list.
+    plain : bool
+        Cells can be read without zarr: separator, index codecs and fill value are the usual ones.
+    """
+
+    spec: GridSpec
+    attributes: Mapping[str, Any]
+    nonempty: frozenset[str] | None
+    plain: bool = True
+
+
+def grid_document(spec: GridSpec, attributes: Mapping[str, Any], nonempty: Iterable[str]) -> dict[str, Any]:
+    """Return the document of a grid array; the list of chunks is sorted as strings, as its other writers do."""
+    inner: list[Mapping[str, Any]] = [{"name": "vlen-bytes", "configuration": {}}, *spec.codecs]
+    ones = [1] * spec.rank
+    outer: list[Mapping[str, Any]] = inner
+    if spec.shard_shape is not None:
+        configuration = {"chunk_shape": ones, "codecs": inner, "index_codecs": _INDEX_CODECS, "index_location": "end"}
+        outer = [{"name": "sharding_indexed", "configuration": configuration}]
+    own: dict[str, Any] = {NONEMPTY: sorted(nonempty)}
+    if any(spec.origin):
+        own[ORIGIN] = list(spec.origin)
+    return {
+        "shape": list(spec.shape),
+        "data_type": "variable_length_bytes",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(spec.shard_shape or ones)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": "",
+        "codecs": outer,
+        "attributes": {**own, **attributes},
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+
+
+def parse_grid_document(document: Mapping[str, Any], path: str, store: str | None = None) -> GridArray | None:
+    """Return what a node's document says, None where it is no grid array (a group, or an ordinary array).
+
+    Raises
+    ------
+    MetadataError
+        It is one, and damaged.
+    """
+
+    def wrong(what: str) -> MetadataError:
+        return MetadataError(f"the zarr.json of '/{path}' is damaged: {what}", store=store, array=path)
+
+    if document.get("node_type") != "array" or document.get("data_type") not in ("variable_length_bytes", "bytes"):
+        return None
+    try:
+        shape = _integers(document["shape"])
+        chunk = _integers(document["chunk_grid"]["configuration"]["chunk_shape"])
+        encoding = document["chunk_key_encoding"]
+        separator = (encoding.get("configuration") or {}).get("separator", "/")
+        codecs = [c if isinstance(c, Mapping) else {"name": c} for c in document["codecs"]]
+        attributes = dict(document.get("attributes", {}))
+        plain = (
+            document["chunk_grid"]["name"] == "regular"
+            and encoding["name"] == "default"
+            and separator == "/"
+            and not document.get("storage_transformers")
+        )
+        shard_shape = None
+        if len(codecs) == 1 and codecs[0]["name"] == "sharding_indexed":
+            inner = codecs[0]["configuration"]
+            shard_shape = chunk
+            codecs = [c if isinstance(c, Mapping) else {"name": c} for c in inner["codecs"]]
+            names = [c["name"] if isinstance(c, Mapping) else c for c in inner["index_codecs"]]
+            plain = plain and names == ["bytes", "crc32c"] and inner.get("index_location", "end") == "end"
+            chunk = _integers(inner["chunk_shape"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise wrong(repr(error)) from error
+    if len(chunk) != len(shape) or any(c < 1 for c in chunk) or (shard_shape and (len(shard_shape) != len(shape))):
+        raise wrong(f"shape {shape} with chunks of {chunk}")
+    if any(c != 1 for c in chunk) or len(shape) < 2:
+        return None  # manifests, groups: arrays of variable-length bytes that are no chunk grid
+    if not codecs or codecs[0]["name"] != "vlen-bytes":
+        raise wrong(f"its codecs are {[c['name'] for c in codecs]}, the first must be vlen-bytes")
+    origin = attributes.pop(ORIGIN, [0] * len(shape))
+    listed = attributes.pop(NONEMPTY, None)
+    if not isinstance(origin, list) or len(origin) != len(shape) or not all(_is_integer(o) for o in origin):
+        raise wrong(f"{ORIGIN} is {origin!r:.80}")
+    if listed is not None:
+        if not isinstance(listed, list) or not all(isinstance(k, str) for k in listed):
+            raise wrong(f"{NONEMPTY} is not a list of chunk keys")
+        listed = frozenset(listed)
+        odd = next((k for k in listed if k.count(".") + 1 != len(shape) or not is_spatial_key(k)), None)
+        if odd is not None:
+            raise wrong(f"{NONEMPTY} has the key {odd!r}, keys have rank {len(shape)}")
+    spec = GridSpec(shape, tuple(origin), shard_shape, tuple(codecs[1:]))
+    return GridArray(spec, attributes, listed, plain)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LIMIT
+
+
+def _integers(values: object) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(_is_integer(v) and v >= 0 for v in values):
+        raise ValueError(f"{values!r:.80} is no list of extents")
+    return tuple(values)
+
+
+def listed_coords(keys: Iterable[str], rank: int) -> NDArray[np.int64]:
+    """Return the coordinates of chunk keys, ascending, shape (n, rank)."""
+    return np.array(sorted(parse_key(k) for k in keys), np.int64).reshape(-1, rank)

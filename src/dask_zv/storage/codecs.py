@@ -1,0 +1,193 @@
+"""Compression of cells: Zarr's bytes-to-bytes codecs, the usual ones without Zarr's machinery.
+
+A level has as many cells as chunks times arrays, most of them of a few kilobytes: a compressor that is made anew for each, or
+an event loop around it, costs several times what the compression does.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import zstandard
+from numcodecs.blosc import Blosc
+from zarr.abc.codec import BytesBytesCodec
+from zarr.buffer import cpu, default_buffer_prototype
+from zarr.core.array_spec import ArrayConfig, ArraySpec
+from zarr.core.dtype import VariableLengthBytes
+from zarr.core.sync import sync
+from zarr.registry import get_codec_class
+
+from dask_zv.errors import FormatError, MetadataError
+
+__all__ = ["CellCodec", "cell_codec", "unpack_zstd"]
+
+_local = threading.local()
+_SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+_LEAST = 64 << 20
+_MOST_RATIO = 1 << 16
+"""No frame unpacks to more than `_LEAST` plus this times its own length: what claims more is damaged."""
+
+Step = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]
+
+
+class CellCodec:
+    """Encodes and decodes cells through a chain of codecs.
+
+    Parameters
+    ----------
+    codecs : sequence of mapping
+        Zarr codec documents, in the order of encoding.
+
+    Raises
+    ------
+    MetadataError
+        zarr has no such codec.
+    """
+
+    def __init__(self, codecs: Sequence[Mapping[str, Any]]) -> None:
+        self._steps = [_step(c) for c in codecs]
+
+    def encode(self, data: bytes) -> bytes:
+        """Return a framed payload as it is stored."""
+        for encode, _ in self._steps:
+            data = encode(data)
+        return data
+
+    def decode(self, data: bytes) -> bytes:
+        """Return a stored cell's framed payload.
+
+        Raises
+        ------
+        FormatError
+            The codecs can't make sense of it.
+        """
+        for _, decode in reversed(self._steps):
+            data = decode(data)
+        return data
+
+
+def cell_codec(codecs: Sequence[Mapping[str, Any]]) -> CellCodec:
+    """Return the codec of these documents; one is kept per distinct chain."""
+    return _cached(json.dumps(list(codecs), sort_keys=True))
+
+
+@lru_cache(maxsize=64)
+def _cached(text: str) -> CellCodec:
+    return CellCodec(json.loads(text))
+
+
+def _step(codec: Mapping[str, Any]) -> Step:
+    name, configuration = codec["name"], dict(codec.get("configuration") or {})
+    if name == "zstd" and set(configuration) <= {"level", "checksum"}:
+        return _zstd(int(configuration.get("level", 0)), bool(configuration.get("checksum", False)))
+    if name == "blosc" and configuration.get("shuffle") in _SHUFFLES:
+        return _blosc(configuration)
+    return _through_zarr(codec)
+
+
+def unpack_zstd(data: bytes, nbytes: int | None = None) -> bytes:
+    """Return the content of a Zstandard frame.
+
+    The size in the frame's header is checked before anything is allocated.
+
+    Parameters
+    ----------
+    data : bytes
+    nbytes : int, optional
+        What the frame must hold.
+
+    Raises
+    ------
+    ValueError
+        It is no such frame.
+    """
+    try:
+        size = zstandard.frame_content_size(data)
+        if nbytes is not None and size != nbytes:
+            raise ValueError(f"its frame says {size} bytes")
+        if size > _LEAST + _MOST_RATIO * len(data):
+            raise ValueError(f"{len(data)} bytes can't unpack to {size}")
+        unpacker = getattr(_local, "unpacker", None)
+        if unpacker is None:
+            unpacker = _local.unpacker = zstandard.ZstdDecompressor()
+        # a frame that does not tell its size is unpacked into as much as one of its length may fill
+        out: bytes = unpacker.decompress(
+            data, max_output_size=_LEAST + 64 * len(data) if size < 0 else 0, allow_extra_data=False
+        )
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
+    if nbytes is not None and len(out) != nbytes:
+        raise ValueError(f"it unpacks to {len(out)} bytes")
+    return out
+
+
+def _zstd(level: int, checksum: bool) -> Step:
+    def encode(data: bytes) -> bytes:
+        packers = getattr(_local, "packers", None)
+        if packers is None:
+            packers = _local.packers = {}
+        packer = packers.get((level, checksum))
+        if packer is None:  # not to be shared by threads
+            # level 0 is the library's default, which this binding calls 3
+            packer = packers[level, checksum] = zstandard.ZstdCompressor(level=level or 3, write_checksum=checksum)
+        out: bytes = packer.compress(data)
+        return out
+
+    def decode(data: bytes) -> bytes:
+        try:
+            return unpack_zstd(data)
+        except ValueError as error:
+            raise FormatError(f"the cell is no Zstandard frame: {error}") from error
+
+    return encode, decode
+
+
+def _blosc(configuration: Mapping[str, Any]) -> Step:
+    codec = Blosc(
+        cname=configuration.get("cname", "zstd"),
+        clevel=configuration.get("clevel", 5),
+        shuffle=_SHUFFLES[configuration["shuffle"]],
+        blocksize=configuration.get("blocksize", 0),
+        typesize=configuration.get("typesize", 1),
+    )
+
+    def decode(data: bytes) -> bytes:
+        # Blosc's header: versions, flags, type size, then uint32 sizes of the content, of a block, and of the whole
+        if len(data) < 16 or int.from_bytes(data[12:16], "little") != len(data):
+            raise FormatError("the cell is no Blosc buffer: its header does not tell its length")
+        if int.from_bytes(data[4:8], "little") > _LEAST + _MOST_RATIO * len(data):
+            raise FormatError("the cell is a damaged Blosc buffer: its header claims more than it can hold")
+        try:
+            return bytes(codec.decode(data))
+        except (RuntimeError, ValueError) as error:
+            raise FormatError(f"the cell is no Blosc buffer: {error}") from error
+
+    return lambda data: bytes(codec.encode(data)), decode
+
+
+def _through_zarr(document: Mapping[str, Any]) -> Step:
+    try:
+        codec = get_codec_class(document["name"]).from_dict(dict(document))
+    except (KeyError, TypeError, ValueError) as error:
+        raise MetadataError(f"zarr has no codec {dict(document)}: {error}") from error
+    if not isinstance(codec, BytesBytesCodec):
+        raise MetadataError(f"codec {document['name']!r} does not turn bytes into bytes")
+    spec = ArraySpec((1,), VariableLengthBytes(), b"", ArrayConfig("C", True), default_buffer_prototype())
+
+    def run(action: Any, data: bytes) -> bytes:
+        (out,) = sync(action([(cpu.Buffer.from_bytes(data), spec)]))
+        assert out is not None
+        result: bytes = out.to_bytes()
+        return result
+
+    def decode(data: bytes) -> bytes:
+        try:
+            return run(codec.decode, data)
+        except (RuntimeError, ValueError, TypeError, OSError, EOFError) as error:
+            raise FormatError(f"codec {document['name']!r} can't decode the cell: {error}") from error
+
+    return lambda data: run(codec.encode, data), decode

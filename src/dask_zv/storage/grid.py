@@ -1,0 +1,427 @@
+"""The layout ``grid`` (ZV 0.9): an array's blobs are cells of one array of variable-length bytes, alone or packed in shards.
+
+A missing cell is a legal empty one in Zarr, so that a lost object would read as nothing. What should exist is therefore taken
+from the catalog, or from the list ``nonempty_chunks`` in the array's document: a listed chunk without its bytes is an error.
+The catalog also knows where in its shard a cell is and the checksum of its bytes; without it, shard indexes are read once and kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.errors import FormatError, NotFoundError, StoreError, ZVError
+from dask_zv.format.cells import EMPTY, index_nbytes, unframe, unpack_index
+from dask_zv.format.documents import parse_document
+from dask_zv.format.grids import GridArray, parse_grid_document
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, parse_key
+from dask_zv.storage.blobs import open_zarr_array
+from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.checksums import crc32c
+from dask_zv.storage.codecs import CellCodec, cell_codec
+from dask_zv.storage.objects import Objects, Request, join, wait_before_retry
+from dask_zv.storage.ranges import coalesce
+from dask_zv.storage.shard_indexes import ShardIndexes, shard_indexes
+
+__all__ = ["Address", "GridArrays", "cell_path"]
+
+_ATTEMPTS = 5
+
+Address = tuple[str, str]
+"""(array, chunk key)."""
+_Slice = tuple[Address, int, int, int | None]
+"""Address, offset and length in its object, CRC-32C."""
+
+
+def cell_path(path: str, cell: Sequence[int]) -> str:
+    """Return the key of a cell's (or a shard's) object of the array at `path`."""
+    return f"{path}/c/{'/'.join(map(str, cell))}"
+
+
+class GridArrays:
+    """Blobs of the grid arrays below `prefix`.
+
+    Parameters
+    ----------
+    objects : Objects
+    prefix : str
+        Path of the group in the store.
+    catalog : Catalog, optional
+        What the group's last commit recorded.
+    trust : bool
+        The catalog was compared with the arrays' documents by who opened the level.
+    """
+
+    def __init__(self, objects: Objects, prefix: str, catalog: Catalog | None = None, *, trust: bool = False) -> None:
+        self.objects = objects
+        self.prefix = prefix
+        self._trust = trust
+        self.catalog = catalog
+        self.catalog_is_stale = False
+        self._arrays: dict[str, GridArray | None] = {}
+        self._of_catalog: dict[str, GridArray | None] = {}
+
+    def path(self, *parts: str) -> str:
+        """Return the path in the store of something below the group."""
+        return join(self.prefix, *parts)
+
+    @property
+    def _indexes(self) -> ShardIndexes:
+        return shard_indexes(self.objects)
+
+    def forget(self, array: str | None = None) -> None:
+        """Drop what is remembered of an array's document (of all where None)."""
+        if array is None:
+            self._arrays.clear()
+            self._of_catalog.clear()
+        else:
+            self._arrays.pop(array, None)
+            self._of_catalog.pop(array, None)
+
+    # ------------------------------------------------------------------------------------------ documents
+
+    def arrays(self, names: Iterable[str]) -> dict[str, GridArray | None]:
+        """Return what the arrays' documents say, None for those that are absent or no chunk grids."""
+        wanted = [n for n in dict.fromkeys(names) if n not in self._arrays]
+        found = self.objects.get_many([(self.path(n, DOCUMENT), None) for n in wanted])
+        for name, data in zip(wanted, found, strict=True):
+            path = self.path(name)
+            document = None if data is None else parse_document(data, path, self.objects.url)
+            self._arrays[name] = None if document is None else parse_grid_document(document, path, self.objects.url)
+        return {n: self._arrays[n] for n in names}
+
+    def catalogued(self, names: Iterable[str]) -> dict[str, GridArray]:
+        """Return those arrays that the catalog describes and whose documents have not changed since it was written."""
+        catalog = self.catalog
+        if catalog is None:
+            return {}
+        known = [n for n in names if n in catalog.nodes and n in catalog.arrays]
+        new = [n for n in known if n not in self._of_catalog]
+        for name in new:
+            path = self.path(name)
+            self._of_catalog[name] = parse_grid_document(catalog.nodes[name].document, path, self.objects.url)
+        if new and not self._trust:
+            identities = self.objects.identities([self.path(n, DOCUMENT) for n in new])
+            changed = [n for n, i in zip(new, identities, strict=True) if i != catalog.nodes[n].identity]
+            for name, now in self.arrays(changed).items():
+                if not self._says_the_same(name, now):
+                    self._of_catalog[name] = None
+                    self.catalog_is_stale = True
+        return {n: a for n in known if (a := self._of_catalog[n]) is not None}
+
+    def _says_the_same(self, name: str, now: GridArray | None) -> bool:
+        """Tell whether a rewritten document says what the catalog knows (a copied store has other times of change)."""
+        then = self._of_catalog[name]
+        if now is None or then is None or now.spec != then.spec or now.attributes != then.attributes:
+            return False
+        assert self.catalog is not None
+        return now.nonempty == frozenset(coords_to_keys(self.catalog.coords[self.catalog.chunks_of(name)]))
+
+    def array(self, name: str) -> GridArray | None:
+        """Return what an array's document says, from the catalog where that holds; its list of chunks is then None."""
+        found = self.catalogued([name])
+        return found[name] if name in found else self.arrays([name])[name]
+
+    # ------------------------------------------------------------------------------------------ listing
+
+    def list_keys(self, array: str) -> list[str]:
+        """Return the keys of the chunks of `array`, in numeric order; ``[]`` where it is absent."""
+        return coords_to_keys(self.list_coords(array))
+
+    def list_coords(self, array: str) -> NDArray[np.int64]:
+        """Return the chunks of `array`, ascending, shape (n, K)."""
+        if array in self.catalogued([array]):
+            assert self.catalog is not None
+            return self.catalog.coords[self.catalog.chunks_of(array)]
+        self.forget(array)
+        found = self.arrays([array])[array]
+        if found is None:
+            return np.zeros((0, 0), np.int64)
+        keys = found.nonempty if found.nonempty is not None else self._stored_keys(array, found)
+        return np.array(sorted(map(parse_key, keys)), np.int64).reshape(-1, found.spec.rank)
+
+    def exists(self, array: str, key: str) -> bool:
+        """Tell whether a chunk is there."""
+        if not is_spatial_key(key):
+            return False
+        if array in self.catalogued([array]):
+            assert self.catalog is not None
+            return self.catalog.locate(array, key) is not None
+        self.forget(array)
+        found = self.arrays([array])[array]
+        if found is None:
+            return False
+        return key in (found.nonempty if found.nonempty is not None else self._stored_keys(array, found))
+
+    def _stored_keys(self, array: str, found: GridArray) -> set[str]:
+        """Return the chunks whose cells are stored, of an array whose writer left no list."""
+        base = self.path(array, "c")
+        cells: list[tuple[int, ...]] = []
+        for name in self.objects.list_prefix(base):
+            parts = name.removeprefix(base + "/").split("/")
+            if len(parts) == found.spec.rank and all(p.isdigit() for p in parts):
+                cells.append(tuple(map(int, parts)))
+        if found.spec.shard_shape is not None:
+            indexes = self._load_indexes(array, found, cells)
+            inside: list[tuple[int, ...]] = []
+            for shard, places in indexes.items():
+                for number in np.flatnonzero(places[:, 1] != EMPTY).tolist():
+                    local = np.unravel_index(number, found.spec.shard_shape)
+                    inside.append(tuple(s * w + int(x) for s, w, x in zip(shard, found.spec.shard_shape, local, strict=True)))
+            cells = inside
+        return {".".join(str(c + o) for c, o in zip(cell, found.spec.origin, strict=True)) for cell in cells}
+
+    def sizes(self, array: str) -> dict[str, int]:
+        """Return the length of every payload of `array`: from the objects where cells are stored raw, else by reading them."""
+        keys = self.list_keys(array)
+        if not keys:
+            return {}
+        found = self.arrays([array])[array]
+        assert found is not None
+        if found.spec.shard_shape is None and not found.spec.codecs and found.plain:
+            path = self.path(array)
+            cells = found.spec.cells_of(np.array([parse_key(k) for k in keys], np.int64), path)
+            stamps = self.objects.stamps([cell_path(path, c) for c in cells.tolist()])
+            for key, stamp in zip(keys, stamps, strict=True):
+                if stamp is None or stamp[0] < 8:
+                    raise self._gone((array, key), "its object is missing or short")
+            return {key: stamp[0] - 8 for key, stamp in zip(keys, stamps, strict=True) if stamp is not None}
+        out: dict[str, int] = {}
+        for start in range(0, len(keys), 1024):
+            part = self.read_many([(array, k) for k in keys[start : start + 1024]])
+            out.update({key: len(data) for (_, key), data in part.items()})
+        return {key: out[key] for key in keys}
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    def read(self, array: str, key: str) -> bytes:
+        """Return one blob.
+
+        Raises
+        ------
+        NotFoundError
+            No such chunk.
+        FormatError, StoreError
+            It is there but damaged, short or without its bytes.
+        """
+        found = self.read_many([(array, key)])
+        if (array, key) not in found:
+            raise NotFoundError(
+                f"no chunk {key!r} in array {array!r} at '/{self.path(array)}'",
+                store=self.objects.url, array=self.path(array), chunk=key,
+            )  # fmt: skip
+        return found[array, key]
+
+    def read_many(self, addresses: Sequence[Address]) -> dict[Address, bytes]:
+        """Return the blobs at `addresses`, all fetched concurrently; absent ones are left out."""
+        out: dict[Address, bytes] = {}
+        todo = [a for a in dict.fromkeys(addresses) if is_spatial_key(a[1])]
+        todo = self._read_by_catalog(todo, out)
+        for attempt in range(_ATTEMPTS):
+            if not todo:
+                return out
+            if attempt:
+                wait_before_retry(attempt)
+                for array in {a for a, _ in todo}:
+                    self._arrays.pop(array, None)
+            todo, problem = self._read_by_documents(todo, out, fresh=attempt > 0)
+            if todo and problem is not None and not isinstance(problem, FormatError | StoreError):
+                raise problem
+        if todo:
+            assert problem is not None
+            raise problem
+        return out
+
+    def _read_by_catalog(self, addresses: list[Address], out: dict[Address, bytes]) -> list[Address]:
+        """Fetch what the catalog knows, fill `out`, and return what must be looked up in the store itself."""
+        keys: dict[str, list[str]] = {}
+        for array, key in addresses:
+            keys.setdefault(array, []).append(key)
+        known = self.catalogued(keys)
+        left = [a for a in addresses if a[0] not in known]
+        slices: dict[str, list[_Slice]] = {}
+        codecs: dict[str, CellCodec] = {}
+        for array, found in known.items():
+            if not found.plain:
+                left.extend((array, key) for key in keys[array])
+                continue
+            codecs[array] = cell_codec(found.spec.codecs)
+            self._places(array, keys[array], found, slices, left)
+        bad = self._fetch(slices, codecs, out)
+        if bad:
+            self.catalog_is_stale = True
+        return left + [address for address, _ in bad]
+
+    def _places(
+        self, array: str, keys: list[str], found: GridArray, slices: dict[str, list[_Slice]], left: list[Address]
+    ) -> None:
+        """Add the catalogued places of some chunks to `slices`, by object; chunks that it lacks to `left`."""
+        assert self.catalog is not None
+        columns = self.catalog.arrays[array]
+        spec = found.spec
+        coords = np.array([parse_key(k) for k in keys if k.count(".") + 1 == spec.rank], np.int64).reshape(-1, spec.rank)
+        rows = self.catalog.find(coords)
+        have = rows >= 0
+        have[have] = columns.nbytes[rows[have]] >= 0
+        unknown = coords_to_keys(coords[~have])
+        if unknown and not self._trust:  # committed since the catalog was read, maybe
+            self._arrays.pop(array, None)
+            left.extend((array, key) for key in unknown)
+        rows, coords = rows[have], coords[have]
+        path = self.path(array)
+        cells = spec.cells_of(coords, path)
+        where = cells if spec.shard_shape is None else spec.shards_of(cells)[0]
+        offset, stored, crc = columns["offset"][rows], columns["stored"][rows], columns["crc"][rows]
+        for key, cell, o, n, c in zip(
+            coords_to_keys(coords), where.tolist(), offset.tolist(), stored.tolist(), crc.tolist(), strict=True
+        ):
+            slices.setdefault(cell_path(path, cell), []).append(((array, key), o, n, c))
+
+    def _fetch(
+        self, slices: Mapping[str, list[_Slice]], codecs: Mapping[str, CellCodec], out: dict[Address, bytes]
+    ) -> list[tuple[Address, ZVError | None]]:
+        """Read slices of objects with few ranged reads, decode them into `out`; return those that aren't what they should be."""
+        requests: list[Request] = []
+        groups: list[tuple[int, list[_Slice]]] = []
+        for path, members in slices.items():
+            if len(members) == 1 and members[0][1] == 0:
+                # an object of its own is read whole: a range would not show that it has become longer
+                requests.append((path, None if members[0][3] is not None else (0, members[0][2])))
+                groups.append((0, members))
+                continue
+            for start, length, numbers in coalesce([(o, n) for _, o, n, _ in members]):
+                requests.append((path, (start, length)))
+                groups.append((start, [members[i] for i in numbers]))
+        bad: list[tuple[Address, ZVError | None]] = []
+        for data, (start, members) in zip(self.objects.get_many(requests), groups, strict=True):
+            if data is None:
+                bad.extend((address, None) for address, *_ in members)
+                continue
+            for address, offset, length, crc in members:
+                piece = data[offset - start : offset - start + length]
+                try:
+                    if len(piece) != length or (crc is not None and crc32c(piece) != crc):
+                        raise FormatError("the stored bytes are not those of the last commit")
+                    out[address] = unframe(codecs[address[0]].decode(piece))
+                except FormatError as error:
+                    bad.append((address, error.at(store=self.objects.url, array=self.path(address[0]), chunk=address[1])))
+        return bad
+
+    def _read_by_documents(
+        self, addresses: list[Address], out: dict[Address, bytes], *, fresh: bool
+    ) -> tuple[list[Address], ZVError | None]:
+        """Read by documents and shard indexes; return what must be tried again, with the first reason."""
+        keys: dict[str, list[str]] = {}
+        for array, key in addresses:
+            keys.setdefault(array, []).append(key)
+        again: list[Address] = []
+        problem: ZVError | None = None
+        plain: list[tuple[str, Address, GridArray]] = []
+        slices: dict[str, list[_Slice]] = {}
+        codecs: dict[str, CellCodec] = {}
+        for array, found in self.arrays(keys).items():
+            if found is None:
+                lost = [k for k in keys[array] if self.catalog is not None and self.catalog.locate(array, k) is not None]
+                if lost:
+                    again.extend((array, k) for k in lost)
+                    problem = self._gone((array, lost[0]), "the array's document is missing")
+                continue
+            spec = found.spec
+            coords = np.array([parse_key(k) for k in keys[array] if k.count(".") + 1 == spec.rank], np.int64)
+            coords = coords.reshape(-1, spec.rank)
+            coords = coords[spec.contains(coords)]
+            wanted = [(k, c) for k, c in zip(coords_to_keys(coords), coords.tolist(), strict=True)
+                      if found.nonempty is None or k in found.nonempty]  # fmt: skip
+            if not wanted:
+                continue
+            if not found.plain:
+                self._read_through_zarr(array, found, wanted, out)
+                continue
+            codecs[array] = cell_codec(spec.codecs)
+            cells = spec.cells_of(np.array([c for _, c in wanted], np.int64))
+            if spec.shard_shape is None:
+                path = self.path(array)
+                plain += [(cell_path(path, c), (array, k), found) for (k, _), c in zip(wanted, cells.tolist(), strict=True)]
+                continue
+            shards, numbers = spec.shards_of(cells)
+            if fresh:
+                self._indexes.drop(cell_path(self.path(array), s) for s in shards.tolist())
+            indexes = self._load_indexes(array, found, {tuple(s) for s in shards.tolist()})
+            for (key, _), shard, number in zip(wanted, shards.tolist(), numbers.tolist(), strict=True):
+                places = indexes.get(tuple(shard))
+                if places is None or places[number, 1] == EMPTY:
+                    if found.nonempty is not None:
+                        again.append((array, key))
+                        problem = problem or self._gone((array, key), "its shard is missing, or has no such cell")
+                    continue
+                place = cell_path(self.path(array), shard), (array, key), int(places[number, 0]), int(places[number, 1])
+                slices.setdefault(place[0], []).append((place[1], place[2], place[3], None))
+        for data, (_, address, found) in zip(self.objects.get_many([(p, None) for p, *_ in plain]), plain, strict=True):
+            if data is None:
+                if found.nonempty is not None:
+                    again.append(address)
+                    problem = problem or self._gone(address, "its object is missing")
+                continue
+            try:
+                out[address] = unframe(codecs[address[0]].decode(data))
+            except FormatError as error:
+                again.append(address)
+                problem = problem or error.at(store=self.objects.url, array=self.path(address[0]), chunk=address[1])
+        for address, failure in self._fetch(slices, codecs, out):
+            again.append(address)
+            problem = problem or failure or self._gone(address, "its shard is missing")
+        return again, problem
+
+    def _load_indexes(
+        self, array: str, found: GridArray, shards: Iterable[tuple[int, ...]]
+    ) -> dict[tuple[int, ...], NDArray[np.uint64]]:
+        """Return the indexes of some shards, those that exist; read once and kept."""
+        cells = found.spec.shard_cells
+        out: dict[tuple[int, ...], NDArray[np.uint64]] = {}
+        missing: list[tuple[str, tuple[int, ...]]] = []
+        for shard in shards:
+            path = cell_path(self.path(array), shard)
+            known = self._indexes.get(path)
+            if known is not None:
+                out[shard] = known
+            else:
+                missing.append((path, shard))
+        n = index_nbytes(cells)
+        for data, (path, shard) in zip(self.objects.get_many([(p, (-n, n)) for p, _ in missing]), missing, strict=True):
+            if data is None:
+                continue
+            try:
+                out[shard] = unpack_index(data, cells)
+            except FormatError as error:
+                raise error.at(store=self.objects.url, array=path) from None
+            self._indexes.keep(path, out[shard])
+        return out
+
+    def _read_through_zarr(
+        self, array: str, found: GridArray, wanted: Sequence[tuple[str, list[int]]], out: dict[Address, bytes]
+    ) -> None:
+        """Read cells of an array whose keys or indexes are encoded in a way that zarr knows and we don't."""
+        node = open_zarr_array(self.objects, self.path(array))
+        for key, coords in wanted:
+            cell = tuple(c - o for c, o in zip(coords, found.spec.origin, strict=True))
+            try:
+                value: Any = node[cell]
+                data = bytes(value.item() if hasattr(value, "item") else value)
+            except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
+                raise FormatError(
+                    f"zarr can't decode the cell: {error}", store=self.objects.url, array=self.path(array), chunk=key
+                ) from error
+            if data:
+                out[array, key] = data
+            elif found.nonempty is not None:
+                raise self._gone((array, key), "its cell is empty")
+
+    def _gone(self, address: Address, why: str) -> StoreError:
+        array, key = address
+        return StoreError(
+            f"a committed chunk is gone: {why}; restore it, or write the chunk again",
+            store=self.objects.url, array=self.path(array), chunk=key,
+        )  # fmt: skip

@@ -1,0 +1,243 @@
+"""Making stored cells visible: the arrays' documents, and the catalog beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.errors import PlanError
+from dask_zv.format.documents import dump_json
+from dask_zv.format.grids import NONEMPTY, GridArray, GridSpec, grid_document
+from dask_zv.format.keys import DOCUMENT, coords_to_keys
+from dask_zv.storage.catalog import CATALOG_NAME, COLUMNS, Catalog, Columns, Node, encode_catalog, merge_catalog
+from dask_zv.storage.grid import GridArrays, cell_path
+from dask_zv.storage.nodes import ensure_groups, load_catalog
+from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.per_chunk import PerChunk
+
+__all__ = ["CellChanges", "GridPlan", "merge_arrays", "write_catalog"]
+
+LAST = "vertices"
+"""The array whose list of chunks is written last: whoever sees a chunk in it finds the chunk in the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class GridPlan:
+    """What a batch knew of a group's grid arrays when it was planned.
+
+    Attributes
+    ----------
+    specs : mapping of str to GridSpec
+        Of the arrays that it writes.
+    existing : frozenset of str
+        Those that were there.
+    token : str
+        Of the group's catalog; empty where there was none.
+    alone : bool
+        The batch is the first content of the arrays: where another writer's is there at the end, it is refused.
+    """
+
+    specs: Mapping[str, GridSpec]
+    existing: frozenset[str] = frozenset()
+    token: str = ""
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CellChanges:
+    """What a commit has to tell: the chunks that were stored, row-aligned.
+
+    Attributes
+    ----------
+    coords : ndarray of int64, shape (n, K)
+    rows : ndarray of int64, shape (n,)
+    arrays : mapping of str to Columns
+    kept : mapping of str to set of chunk keys
+        Chunks of shards that were stored again with others, and are no news.
+    emptied : mapping of str to set of chunk keys
+    """
+
+    coords: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    arrays: Mapping[str, Columns]
+    kept: Mapping[str, frozenset[str]]
+    emptied: Mapping[str, frozenset[str]]
+
+    def added(self, array: str) -> set[str]:
+        """Return the keys that become chunks of `array`."""
+        columns = self.arrays.get(array)
+        keys = set() if columns is None else set(coords_to_keys(self.coords[columns.have]))
+        return keys - self.kept.get(array, frozenset())
+
+
+def merge_arrays(
+    objects: Objects,
+    prefix: str,
+    plan: GridPlan,
+    changes: CellChanges,
+    metadata: Mapping[str, Mapping[str, Any]],
+    *,
+    whole: bool,
+) -> tuple[Catalog | None, dict[str, Node]]:
+    """Write the documents of a group's arrays so that they list what was stored, too.
+
+    Parameters
+    ----------
+    objects : Objects
+    prefix : str
+    plan : GridPlan
+    changes : CellChanges
+    metadata : mapping of array to attributes
+        Merged into the arrays' own; with `whole`, all that they have.
+    whole : bool
+        The batch is the whole content of its arrays.
+
+    Returns
+    -------
+    catalog, nodes
+        The group's catalog as it was, None where it did not agree with the documents or there was none; the new documents.
+
+    Raises
+    ------
+    PlanError
+        Another writer changed an array's grid, or replaced a shard that this batch wrote too.
+    """
+    now = GridArrays(objects, prefix)
+    catalog = load_catalog(objects, prefix)
+    held = now.arrays(plan.specs)
+    if plan.alone and any(a is not None and a.nonempty for a in held.values()):
+        raise PlanError(
+            "another writer has written this level since the write was planned: one writer at a time; look at what is there, and "
+            "write again with mode='overwrite'",
+            store=objects.url, array=prefix,
+        )  # fmt: skip
+    if catalog is not None and not whole:
+        agreed = GridArrays(objects, prefix, catalog)
+        known = agreed.catalogued(catalog.nodes)
+        if len(known) < len(catalog.nodes) or any(a is not None and n not in known for n, a in held.items()):
+            catalog = None
+        elif catalog.token != plan.token:
+            _check_shared_shards(objects, prefix, plan, changes, catalog)
+    documents: dict[str, dict[str, Any]] = {}
+    for array, spec in plan.specs.items():
+        documents[array] = _merged(objects, prefix, array, spec, held[array], changes, metadata.get(array, {}), whole=whole)
+    parents = {join(prefix, a).rpartition("/")[0] for a in documents}
+    ensure_groups(objects, sorted(parents))
+    order = sorted(documents, key=lambda a: (a == LAST, a))
+    if LAST in documents and len(order) > 1:
+        objects.put_all((join(prefix, a, DOCUMENT), dump_json(documents[a])) for a in order[:-1])
+        order = order[-1:]
+    objects.put_all((join(prefix, a, DOCUMENT), dump_json(documents[a])) for a in order)
+    identities = objects.identities([join(prefix, a, DOCUMENT) for a in documents])
+    nodes = {}
+    for (array, document), identity in zip(documents.items(), identities, strict=True):
+        attributes = {k: v for k, v in document["attributes"].items() if k != NONEMPTY}
+        nodes[array] = Node({**document, "attributes": attributes}, identity or "")
+    return catalog, nodes
+
+
+def _merged(
+    objects: Objects,
+    prefix: str,
+    array: str,
+    spec: GridSpec,
+    held: GridArray | None,
+    changes: CellChanges,
+    metadata: Mapping[str, Any],
+    *,
+    whole: bool,
+) -> dict[str, Any]:
+    """Return the new document of one array."""
+    added = changes.added(array)
+    if held is None or whole:
+        return grid_document(spec, metadata, added)
+    if replace(held.spec, shape=spec.shape) != spec:
+        raise PlanError(
+            "another writer made or changed this array since the batch was planned: its origin, shards or codecs are others; "
+            "plan the write again",
+            store=objects.url, array=join(prefix, array),
+        )  # fmt: skip
+    grown = tuple(max(a, b) for a, b in zip(held.spec.shape, spec.shape, strict=True))
+    listed = set(held.nonempty if held.nonempty is not None else GridArrays(objects, prefix).list_keys(array))
+    listed = (listed | added) - changes.emptied.get(array, frozenset())
+    return grid_document(replace(spec, shape=grown), {**held.attributes, **metadata}, listed)
+
+
+def _check_shared_shards(objects: Objects, prefix: str, plan: GridPlan, changes: CellChanges, catalog: Catalog) -> None:
+    """Raise where another writer, since the batch was planned, committed chunks to a shard that this batch stored."""
+    for array, columns in changes.arrays.items():
+        spec = plan.specs[array]
+        theirs = catalog.arrays.get(array)
+        if spec.shard_shape is None or theirs is None:
+            continue
+        mine = changes.coords[columns.have]
+        shards = spec.shards_of(spec.cells_of(mine))[0]
+        own = {tuple(s) for s in shards.tolist()}
+        stamps = dict(zip(map(tuple, shards.tolist()), columns["stamp"][columns.have].tolist(), strict=True))
+        others = catalog.coords[theirs.have]
+        of_others = spec.shards_of(spec.cells_of(others))[0]
+        known = {tuple(c) for c in mine.tolist()}
+        lost = [
+            c for c, s in zip(others.tolist(), of_others.tolist(), strict=True) if tuple(s) in own and tuple(c) not in known
+        ]
+        at = sorted(own)
+        found = objects.stamps([cell_path(join(prefix, array), s) for s in at])
+        changed = [s for s, f in zip(at, found, strict=True) if stamps[s] and (f is None or f[1] != stamps[s])]
+        if lost or changed:
+            where = ".".join(map(str, lost[0])) if lost else f"of shard {list(changed[0])}"
+            raise PlanError(
+                "another writer committed chunks to a shard that this batch wrote at the same time, so that one of them is "
+                "lost: let one writer own a shard (blocks of whole shards), and write both again",
+                store=objects.url, array=join(prefix, array), chunk=where,
+            )  # fmt: skip
+
+
+def write_catalog(
+    objects: Objects,
+    prefix: str,
+    old: Catalog | None,
+    nodes: Mapping[str, Node],
+    changes: CellChanges,
+) -> None:
+    """Write the catalog of a group: what it had, and what was stored."""
+    arrays: dict[str, Columns] = {}
+    for name in nodes:
+        columns = changes.arrays.get(name)
+        arrays[name] = Columns.empty(len(changes.coords)) if columns is None else columns
+        unlisted = changes.kept.get(name, frozenset()) - _keys_of(old, name)
+        if unlisted:  # cells of a writer that died before its commit were kept in their shard, but nobody lists them
+            drop = np.fromiter((k in unlisted for k in coords_to_keys(changes.coords)), bool, len(changes.coords))
+            arrays[name] = _without(arrays[name], drop)
+    merged = merge_catalog(old, changes.coords, changes.rows, arrays, nodes)
+    for name, emptied in changes.emptied.items():
+        if emptied and name in merged.arrays:
+            drop = np.fromiter((k in emptied for k in coords_to_keys(merged.coords)), bool, len(merged))
+            merged = replace(merged, arrays={**merged.arrays, name: _without(merged.arrays[name], drop)})
+    PerChunk(objects, prefix).write_node(CATALOG_NAME, encode_catalog(_tidied(merged)))
+
+
+def _keys_of(catalog: Catalog | None, array: str) -> set[str]:
+    return set() if catalog is None else set(coords_to_keys(catalog.coords[catalog.chunks_of(array)]))
+
+
+def _without(columns: Columns, drop: NDArray[np.bool_]) -> Columns:
+    empty = Columns.empty(len(drop))
+    return Columns({kind: np.where(drop, empty[kind], columns[kind]) for kind in COLUMNS})
+
+
+def _tidied(catalog: Catalog) -> Catalog:
+    """Return the catalog without chunks that no array has."""
+    if not catalog.arrays or not len(catalog):
+        return catalog
+    have = np.zeros(len(catalog), bool)
+    for columns in catalog.arrays.values():
+        have |= columns.have
+    if have.all():
+        return catalog
+    order = np.flatnonzero(have)
+    arrays = {n: c.take(order) for n, c in catalog.arrays.items()}
+    return replace(catalog, coords=catalog.coords[order], rows=catalog.rows[order], arrays=arrays)
