@@ -111,15 +111,16 @@ def write_object_index(
         tables = write_object_tables(builder, place, plan, results, nodes_first=nodes_first)
     if plan.count == 0:
         return tables
+    ids_checksums = tables[0] if tables else None
     tasks = max(1, min(-(-plan.count // _OBJECTS_PER_TASK), _MOST_EDGES // max(len(results), 1)))
     step = -(-plan.count // tasks)
     step = -(-step // plan.chunk) * plan.chunk
 
-    def add_document(checksums: Sequence[TaskRef], after: Sequence[TaskRef]) -> TaskRef:
+    def add_document(checksums: Sequence[TaskRef], ids: TaskRef | None, after: Sequence[TaskRef]) -> TaskRef:
         key = builder.key("object-index", len(checksums))
-        return builder.add(key, write_manifests_document, place, plan.count, plan.chunk, List(*checksums), List(*after))
+        return builder.add(key, write_manifests_document, place, plan.count, plan.chunk, List(*checksums), ids, List(*after))
 
-    before = [add_document([], results)] if nodes_first else []
+    before = [add_document([], None, results)] if nodes_first else []
     written: list[TaskRef] = []
     for i, (first, ids) in enumerate(plan.cut(step)):
         pieces: list[Any] = list(results)
@@ -131,7 +132,7 @@ def write_object_index(
             ]
         key = builder.key("manifests", i)
         written.append(builder.add(key, _write_manifests, place, plan.chunk, rank, first, ids, List(*pieces), List(*before)))
-    return [*tables, add_document(written, [])]
+    return [*tables, add_document(written, ids_checksums, [])]
 
 
 Fragments = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
@@ -193,8 +194,10 @@ def _write_manifests(
     return checksums
 
 
-def write_manifests_document(place: Place, count: int, chunk: int, checksums: Sequence[list[int]], _: Sequence[Any]) -> None:
-    """Store the document of the manifests' array, with a checksum of each stored object.
+def write_manifests_document(
+    place: Place, count: int, chunk: int, checksums: Sequence[list[int]], ids_checksums: list[int] | None, _: Sequence[Any]
+) -> None:
+    """Store the document of the manifests' array, with a checksum of each stored object, and those of the ids.
 
     The last argument is what the task waits for.
 
@@ -204,6 +207,8 @@ def write_manifests_document(place: Place, count: int, chunk: int, checksums: Se
     made = elements_document(count, chunk, {}) if place.layout == "grid" else manifests_document(count, chunk)
     document = json.loads(made)
     if checksums:
-        document["attributes"][MANIFESTS_CRC32C] = [c for part in checksums for c in part]
+        found = [c for part in checksums for c in part]
+        marks = found if ids_checksums is None else {"manifests": found, "object_ids": ids_checksums}
+        document["attributes"][MANIFESTS_CRC32C] = marks
     objects, path = open_objects(place.handle), join(place.prefix, "object_index/manifests")
     objects.put(f"{path}/{DOCUMENT}", dump_json(document))

@@ -35,7 +35,7 @@ _NO_ID = -1
 def write_object_tables(
     builder: GraphBuilder, place: Place, plan: ObjectPlan, results: Sequence[TaskRef], *, nodes_first: bool
 ) -> list[TaskRef]:
-    """Add the tasks that store ids, attributes and groups; return what the commit waits for.
+    """Add the tasks that store ids, attributes and groups; return what the commit waits for, the ids' checksums first.
 
     They need nothing of the blocks, but where nodes come first, the groups above them are made before any block.
     """
@@ -56,9 +56,9 @@ def write_object_tables(
     return out
 
 
-def _write_ids(place: Place, ranges: NDArray[np.int64], nodes_first: bool, _: Sequence[Any]) -> None:
+def _write_ids(place: Place, ranges: NDArray[np.int64], nodes_first: bool, _: Sequence[Any]) -> list[int]:
     ids = expand_ranges(ranges)
-    _write_table(place, "object_index/object_ids", ids.astype("<i8"), _NO_ID, {}, nodes_first)
+    return _write_table(place, "object_index/object_ids", ids.astype("<i8"), _NO_ID, {}, nodes_first)
 
 
 def _write_attribute(place: Place, name: str, values: NDArray[Any], nodes_first: bool, _: Sequence[Any]) -> None:
@@ -74,8 +74,11 @@ def _write_attribute(place: Place, name: str, values: NDArray[Any], nodes_first:
 
 def _write_table(
     place: Place, array: str, values: NDArray[Any], fill: Any, attributes: Mapping[str, Any], nodes_first: bool
-) -> None:
-    """Store an array with a row to an object: all of its chunks, then the document that says so."""
+) -> list[int]:
+    """Store an array with a row to an object: all of its chunks, then the document that says so.
+
+    Returns the CRC-32C of each chunk.
+    """
     row_bytes = max(values.dtype.itemsize * int(np.prod(values.shape[1:], dtype=np.int64)), 1)
     chunk = max(min(_ROWS, len(values), _CHUNK_BYTES // row_bytes), 1)
     codec = Zstd(level=0, checksum=True)
@@ -102,6 +105,7 @@ def _write_table(
     objects.put_many(pending)
     marked = {**attributes, MANIFESTS_CRC32C: checksums}
     objects.put(f"{path}/{DOCUMENT}", table_document(values.shape, values.dtype, chunk, fill, marked))
+    return checksums
 
 
 def _write_groups(place: Place, members: Sequence[NDArray[np.int64]], nodes_first: bool, _: Sequence[Any]) -> None:
