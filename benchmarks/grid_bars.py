@@ -87,6 +87,7 @@ LINES = (
         ("ours, single", "write blobs"),
         ("peer", "write blobs"),
         bars={"local": 1, "s3+20ms": 3},
+        bar_from=(1_000, 0),
     ),
     Line(
         "read all, shards: peer's batch / ours",
@@ -94,6 +95,7 @@ LINES = (
         ("ours", "read blobs"),
         ("peer", "read blobs"),
         bars={"local": 1, "s3+20ms": 20},
+        bar_from=(1_000, 0),
     ),
     Line("read all, shards: ours / packed", "blobs", ("ours", "read blobs"), ("packed", "read blobs"), COST),
     Line(
@@ -102,6 +104,7 @@ LINES = (
         ("ours, single", "read blobs"),
         ("peer", "read blobs"),
         bars={"local": 1},
+        bar_from=(1_000, 0),
     ),
     Line(
         "read all that the peer sharded: peer / ours",
@@ -109,6 +112,7 @@ LINES = (
         ("ours on the peer's store", "read blobs"),
         ("peer, sharded", "read blobs"),
         bars=same(EVERYWHERE, 10),
+        bar_from=(1_000, 0),
     ),
     # a cluster
     Line(

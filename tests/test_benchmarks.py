@@ -7,6 +7,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -37,7 +40,7 @@ def test_comparison_beside_the_peer_runs(tmp_path: Path) -> None:
     assert "peer / ours" in run.stdout
 
 
-def test_comparison_of_grid_runs(tmp_path: Path) -> None:
+def run_grid(tmp_path: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
     command = [
         sys.executable,
         str(BENCHMARKS / "compare_grid.py"),
@@ -49,23 +52,31 @@ def test_comparison_of_grid_runs(tmp_path: Path) -> None:
         str(tmp_path),
     ]
     run = subprocess.run(
-        [*command, "--store", "local", "s3"],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-        stdin=subprocess.DEVNULL,
+        [*command, *arguments], capture_output=True, text=True, timeout=900, check=False, stdin=subprocess.DEVNULL
     )
     assert run.returncode == 0, run.stdout + run.stderr
     (path,) = tmp_path.glob("*.json")
-    result = json.loads(path.read_text())
-    assert result["versions"]["peer"]["zarr-vectors"] == "0.9.2"
-    rows = {(r["row"], r["store"], r["side"], r["verb"]) for r in result["rows"]}
-    for store in ("local", "s3"):
-        assert {(store, side, "write blobs") for side in ("peer", "ours", "ours, single", "packed")} <= {r[1:] for r in rows}
-        assert {("points", store, "ours", verb) for verb in ("ingest", "whole level", "box", "open")} <= rows
-    assert {r[0] for r in rows} >= {"cluster", "small", "jobs, slabs", "jobs, random", "open", "graphs", "import"}
-    assert all(r["seconds"] > 0 for r in result["rows"])
     for ending in (".csv", ".md", ".png"):
         assert path.with_suffix(ending).stat().st_size > 1000
-    assert "| bar " in run.stdout
+    result: dict[str, Any] = json.loads(path.read_text())
+    assert result["versions"]["peer"]["zarr-vectors"] == "0.9.2"
+    assert all(r["seconds"] > 0 for r in result["rows"])
+    return run.stdout, result
+
+
+def test_comparison_of_grid_runs_on_an_object_store(tmp_path: Path) -> None:
+    printed, result = run_grid(tmp_path, "--store", "s3", "--rows", "blobs", "import")
+    assert "| bar " in printed
+    requests = {(r["side"], r["verb"]): r["requests"] for r in result["rows"] if r["row"] == "blobs"}
+    for verb in ("write blobs", "read blobs"):
+        assert requests["ours", verb] < requests["ours, single", verb] < requests["peer", verb]
+        assert requests["packed", verb] == 3
+
+
+@pytest.mark.long
+def test_every_row_of_the_comparison_of_grid_runs(tmp_path: Path) -> None:
+    _, result = run_grid(tmp_path, "--store", "local", "s3")
+    rows = {(r["row"], r["store"], r["side"], r["verb"]) for r in result["rows"]}
+    for store in ("local", "s3"):
+        assert {("points", store, "ours", verb) for verb in ("ingest", "whole level", "box", "open")} <= rows
+    assert {r[0] for r in rows} >= {"blobs", "cluster", "small", "jobs, slabs", "jobs, random", "open", "graphs", "import"}
