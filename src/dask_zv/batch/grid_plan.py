@@ -98,17 +98,20 @@ def unit_of(spec: GridSpec, keys: Sequence[str]) -> list[Unit]:
 
 def cut_units(plan: GridPlan, addresses: Sequence[Address]) -> list[list[Address]]:
     """Group addresses by shard, all arrays of one grid together, in the order of the Morton curve."""
-    units: dict[Unit, list[Address]] = {}
-    for unit, address in _units(plan, addresses):
-        units.setdefault(unit, []).append(address)
-    grids: dict[tuple[tuple[int, ...], tuple[int, ...] | None], list[Unit]] = {}
-    for unit in units:
-        grids.setdefault(unit[:2], []).append(unit)
+    by_grid: dict[tuple[tuple[int, ...], tuple[int, ...] | None], dict[str, list[Address]]] = {}
+    grids = {array: (spec.origin, spec.shard_shape) for array, spec in plan.specs.items()}
+    for address in addresses:
+        by_grid.setdefault(grids[address[0]], {}).setdefault(address[1], []).append(address)
     out: list[list[Address]] = []
-    for grid in sorted(grids, key=repr):
-        members = grids[grid]
-        order = morton_order(np.array([u[2] for u in members], np.int64))
-        out += [units[members[i]] for i in order.tolist()]
+    for grid in sorted(by_grid, key=repr):
+        members = by_grid[grid]
+        keys = list(members)
+        origin, shape = np.asarray(grid[0], np.int64), np.asarray(grid[1] or 1, np.int64)
+        units = (np.array([parse_key(k) for k in keys], np.int64) - origin) // shape
+        order = morton_order(units)
+        ordered = units[order]
+        first = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)])
+        out += [[a for i in run.tolist() for a in members[keys[i]]] for run in np.split(order, first[1:])]
     return out
 
 

@@ -16,7 +16,8 @@ from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys
 from dask_zv.storage.catalog import CATALOG_NAME, COLUMNS, Columns
-from dask_zv.storage.grid import GridArrays, cell_path
+from dask_zv.storage.cell_reads import cell_path
+from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_commit import CellChanges, GridPlan, merge_arrays, write_catalog
 from dask_zv.storage.grid_single import check_spatial
 from dask_zv.storage.grid_writing import StoredArray, store_cells

@@ -156,8 +156,10 @@ def normalise(payload: Any, spec: BlockSpec) -> tuple[dict[Address, bytes], Mapp
         It isn't a mapping, or holds other keys than were declared.
     """
     rows: Mapping[str, int] = {}
-    if isinstance(payload, EncodedBlock):
-        payload, rows = payload.blobs, payload.rows
+    if isinstance(payload, EncodedBlock):  # made by this library
+        return {a: d if type(d) is bytes else as_bytes(d, a[0], a[1]) for a, d in payload.blobs.items()}, payload.rows
+    if spec.declared is None and isinstance(payload, list):  # cut by the batch itself, which has checked the names
+        return {(a, k): d if type(d) is bytes else as_bytes(d, join(spec.place.prefix, a), k) for a, k, d in payload}, rows
     items: Iterable[tuple[Address, Any]]
     if isinstance(payload, Mapping):
         items = payload.items()

@@ -193,7 +193,8 @@ class WriteBatch:
         queued = self._eager | self._lazy
         plan = plan_grids(self._objects, self._place, self.addresses(), self._meta, self._packing)
         single = self._fill(cut_units(plan, list(queued)), len({k for _, k in queued}))
-        check_owners(plan, [*single, *(a for _, a in self._blocks)], self._objects.url, self._place.prefix)
+        if self._blocks:  # what was cut here is whole shards
+            check_owners(plan, [*single, *(a for _, a in self._blocks)], self._objects.url, self._place.prefix)
         builder = GraphBuilder()
         payloads = self._payloads([[(a, k, queued[a, k]) for a, k in block] for block in single])
         spec = BlockSpec(self._place, grid=plan)

@@ -23,9 +23,9 @@ from dask_zv.format.object_documents import elements_document
 from dask_zv.pipelines.level_io import MANIFESTS_CRC32C
 from dask_zv.pipelines.object_arrays import write_object_tables
 from dask_zv.pipelines.object_plan import ObjectPlan, expand_ranges, plan_objects
+from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import Objects, join
-from dask_zv.storage.per_chunk import crc32c
 
 __all__ = ["ObjectPlan", "object_blobs", "object_metadata", "old_object_nodes", "plan_objects", "write_object_index"]
 

@@ -18,10 +18,10 @@ from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.object_documents import elements_document, sentinel, table_document
 from dask_zv.pipelines.level_io import MANIFESTS_CRC32C
 from dask_zv.pipelines.object_plan import ObjectPlan, expand_ranges
+from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import ensure_groups
 from dask_zv.storage.objects import join
-from dask_zv.storage.per_chunk import crc32c
 
 __all__ = ["write_object_tables"]
 

@@ -21,9 +21,10 @@ from dask_zv.geometry.schema import parse_dtype
 from dask_zv.pipelines.level_io import MANIFESTS_CRC32C, LevelSource
 from dask_zv.pipelines.object_tables import decoding, read_attribute_tables, read_group_tables, read_id_table
 from dask_zv.storage.blobs import open_zarr_array
+from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import join
-from dask_zv.storage.per_chunk import PerChunk, crc32c
+from dask_zv.storage.per_chunk import PerChunk
 
 __all__ = ["FragmentTable", "ObjectIndex", "chosen_ids", "fragment_owners", "read_groups", "read_object_attributes"]
 

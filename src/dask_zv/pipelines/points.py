@@ -25,7 +25,14 @@ from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.pipelines.creation import FEW_CHUNKS, SHARD_CHUNKS, packing, position_dtype
 from dask_zv.pipelines.exchange import plan_blocks, remove_spill, spill_directory, split_partitions
 from dask_zv.pipelines.inputs import AttributeInput, Partitions, partition_input
-from dask_zv.pipelines.manifests import ObjectPlan, object_blobs, object_metadata, plan_objects, write_object_index
+from dask_zv.pipelines.manifests import (
+    ObjectPlan,
+    object_blobs,
+    object_metadata,
+    old_object_nodes,
+    plan_objects,
+    write_object_index,
+)
 from dask_zv.pipelines.scan import Conversion, Scan, scan_partitions
 from dask_zv.pipelines.store import SETTINGS, Level, Store
 from dask_zv.spatial.grid import Box, ChunkGrid
@@ -40,7 +47,6 @@ from dask_zv.storage.objects import Objects, join
 __all__ = ["write_points"]
 
 _TOLERANCE = 1e-4
-_OBJECT_FAMILIES = ("object_index", "object_attributes", "groups", "group_attributes")
 
 
 @overload
@@ -386,21 +392,8 @@ def _old_nodes(objects: Objects, place: Place, schema: PointSchema, plan: Object
     """Return what the level holds that the new content has no place for."""
     prefix = place.prefix
     old = _old_members(objects, prefix, "vertex_attributes", {a.name for a in schema.attributes})
-    if plan is None:
-        return (*old, *_OBJECT_FAMILIES)
-    old += _old_members(objects, prefix, "object_attributes", set(plan.attributes))
-    # a mask that is no longer claimed would be believed by whoever looks for the blob
-    if place.layout == "per_chunk":
-        old += [f"object_attributes/{n}/present_mask" for n, (_, present) in plan.attributes.items() if present is None]
     old += ["fragment_attributes"] if place.layout == "grid" else []
-    old += ["group_attributes", *([] if plan.groups else ["groups"])]
-    if not plan.count:
-        return (*old, "object_index/manifests")
-    chunks = -(-plan.count // plan.chunk)
-    for table in ("manifests", "object_ids"):
-        cells = objects.list_dir(join(prefix, f"object_index/{table}/c"))
-        old += [f"object_index/{table}/c/{n}" for n in cells if n.isdigit() and int(n) >= chunks]
-    return tuple(old)
+    return (*old, *old_object_nodes(objects, prefix, plan, place.layout))
 
 
 def _old_members(objects: Objects, prefix: str, family: str, keep: set[str]) -> list[str]:

@@ -7,38 +7,40 @@ The catalog also knows where in its shard a cell is and the checksum of its byte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, NotFoundError, StoreError, ZVError
-from dask_zv.format.cells import EMPTY, index_nbytes, unframe, unpack_index
+from dask_zv.format.cells import EMPTY, index_nbytes, unpack_index
 from dask_zv.format.documents import parse_document
-from dask_zv.format.grids import GridArray, parse_grid_document
+from dask_zv.format.grids import GridArray, GridSpec, parse_grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, parse_key
 from dask_zv.storage.blobs import open_zarr_array
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.checksums import crc32c
+from dask_zv.storage.cell_reads import Address, CellRun, cell_path, fetch_runs, object_runs
 from dask_zv.storage.codecs import CellCodec, cell_codec
-from dask_zv.storage.objects import Objects, Request, join, wait_before_retry
-from dask_zv.storage.ranges import coalesce
+from dask_zv.storage.objects import Objects, join, wait_before_retry
 from dask_zv.storage.shard_indexes import ShardIndexes, shard_indexes
 
-__all__ = ["Address", "GridArrays", "cell_path"]
+__all__ = ["GridArrays"]
 
 _ATTEMPTS = 5
 
-Address = tuple[str, str]
-"""(array, chunk key)."""
-_Slice = tuple[Address, int, int, int | None]
-"""Address, offset and length in its object, CRC-32C."""
+
+def _by_array(addresses: Iterable[Address]) -> dict[str, list[str]]:
+    keys: dict[str, list[str]] = {}
+    for array, key in addresses:
+        keys.setdefault(array, []).append(key)
+    return keys
 
 
-def cell_path(path: str, cell: Sequence[int]) -> str:
-    """Return the key of a cell's (or a shard's) object of the array at `path`."""
-    return f"{path}/c/{'/'.join(map(str, cell))}"
+def _coords(keys: Sequence[str], rank: int) -> NDArray[np.int64]:
+    return np.array([parse_key(k) if k.count(".") + 1 == rank else (-(1 << 62),) * rank for k in keys], np.int64).reshape(
+        -1, rank
+    )
 
 
 class GridArrays:
@@ -237,143 +239,131 @@ class GridArrays:
 
     def _read_by_catalog(self, addresses: list[Address], out: dict[Address, bytes]) -> list[Address]:
         """Fetch what the catalog knows, fill `out`, and return what must be looked up in the store itself."""
-        keys: dict[str, list[str]] = {}
-        for array, key in addresses:
-            keys.setdefault(array, []).append(key)
+        if self.catalog is None:
+            return addresses
+        keys = _by_array(addresses)
         known = self.catalogued(keys)
         left = [a for a in addresses if a[0] not in known]
-        slices: dict[str, list[_Slice]] = {}
+        runs: list[CellRun] = []
         codecs: dict[str, CellCodec] = {}
+        of_keys: list[str] | None = None
         for array, found in known.items():
             if not found.plain:
                 left.extend((array, key) for key in keys[array])
                 continue
             codecs[array] = cell_codec(found.spec.codecs)
-            self._places(array, keys[array], found, slices, left)
-        bad = self._fetch(slices, codecs, out)
+            if keys[array] != of_keys:  # arrays of a level are asked for the same chunks
+                of_keys = keys[array]
+                coords = _coords(of_keys, found.spec.rank)
+                rows = self.catalog.find(coords)
+            runs += self._catalogued_runs(array, of_keys, coords, rows, found.spec, left)
+        bad = fetch_runs(self.objects, self.prefix, runs, codecs, out)
         if bad:
             self.catalog_is_stale = True
         return left + [address for address, _ in bad]
 
-    def _places(
-        self, array: str, keys: list[str], found: GridArray, slices: dict[str, list[_Slice]], left: list[Address]
-    ) -> None:
-        """Add the catalogued places of some chunks to `slices`, by object; chunks that it lacks to `left`."""
+    def _catalogued_runs(
+        self,
+        array: str,
+        keys: list[str],
+        coords: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        spec: GridSpec,
+        left: list[Address],
+    ) -> list[CellRun]:
+        """Return the catalogued places of some chunks, by object; chunks that the catalog lacks go to `left`."""
         assert self.catalog is not None
         columns = self.catalog.arrays[array]
-        spec = found.spec
-        coords = np.array([parse_key(k) for k in keys if k.count(".") + 1 == spec.rank], np.int64).reshape(-1, spec.rank)
-        rows = self.catalog.find(coords)
         have = rows >= 0
         have[have] = columns.nbytes[rows[have]] >= 0
-        unknown = coords_to_keys(coords[~have])
-        if unknown and not self._trust:  # committed since the catalog was read, maybe
-            self._arrays.pop(array, None)
-            left.extend((array, key) for key in unknown)
-        rows, coords = rows[have], coords[have]
+        if not have.all():
+            if not self._trust:  # committed since the catalog was read, maybe
+                self._arrays.pop(array, None)
+                left.extend((array, key) for key, there in zip(keys, have.tolist(), strict=True) if not there)
+            keys = [key for key, there in zip(keys, have.tolist(), strict=True) if there]
+            coords, rows = coords[have], rows[have]
         path = self.path(array)
-        cells = spec.cells_of(coords, path)
-        where = cells if spec.shard_shape is None else spec.shards_of(cells)[0]
         offset, stored, crc = columns["offset"][rows], columns["stored"][rows], columns["crc"][rows]
-        for key, cell, o, n, c in zip(
-            coords_to_keys(coords), where.tolist(), offset.tolist(), stored.tolist(), crc.tolist(), strict=True
-        ):
-            slices.setdefault(cell_path(path, cell), []).append(((array, key), o, n, c))
-
-    def _fetch(
-        self, slices: Mapping[str, list[_Slice]], codecs: Mapping[str, CellCodec], out: dict[Address, bytes]
-    ) -> list[tuple[Address, ZVError | None]]:
-        """Read slices of objects with few ranged reads, decode them into `out`; return those that aren't what they should be."""
-        requests: list[Request] = []
-        groups: list[tuple[int, list[_Slice]]] = []
-        for path, members in slices.items():
-            if len(members) == 1 and members[0][1] == 0:
-                # an object of its own is read whole: a range would not show that it has become longer
-                requests.append((path, None if members[0][3] is not None else (0, members[0][2])))
-                groups.append((0, members))
-                continue
-            for start, length, numbers in coalesce([(o, n) for _, o, n, _ in members]):
-                requests.append((path, (start, length)))
-                groups.append((start, [members[i] for i in numbers]))
-        bad: list[tuple[Address, ZVError | None]] = []
-        for data, (start, members) in zip(self.objects.get_many(requests), groups, strict=True):
-            if data is None:
-                bad.extend((address, None) for address, *_ in members)
-                continue
-            for address, offset, length, crc in members:
-                piece = data[offset - start : offset - start + length]
-                try:
-                    if len(piece) != length or (crc is not None and crc32c(piece) != crc):
-                        raise FormatError("the stored bytes are not those of the last commit")
-                    out[address] = unframe(codecs[address[0]].decode(piece))
-                except FormatError as error:
-                    bad.append((address, error.at(store=self.objects.url, array=self.path(address[0]), chunk=address[1])))
-        return bad
+        runs = []
+        for where, run in object_runs(spec.cells_of(coords, path), spec):
+            members = run.tolist()
+            runs.append(
+                CellRun(
+                    cell_path(path, where),
+                    array,
+                    [keys[i] for i in members],
+                    offset[run].tolist(),
+                    stored[run].tolist(),
+                    crc[run].tolist(),
+                )
+            )
+        return runs
 
     def _read_by_documents(
         self, addresses: list[Address], out: dict[Address, bytes], *, fresh: bool
     ) -> tuple[list[Address], ZVError | None]:
         """Read by documents and shard indexes; return what must be tried again, with the first reason."""
-        keys: dict[str, list[str]] = {}
-        for array, key in addresses:
-            keys.setdefault(array, []).append(key)
+        keys = _by_array(addresses)
         again: list[Address] = []
         problem: ZVError | None = None
-        plain: list[tuple[str, Address, GridArray]] = []
-        slices: dict[str, list[_Slice]] = {}
+        runs: list[CellRun] = []
         codecs: dict[str, CellCodec] = {}
+        listed: set[str] = set()
         for array, found in self.arrays(keys).items():
             if found is None:
                 lost = [k for k in keys[array] if self.catalog is not None and self.catalog.locate(array, k) is not None]
                 if lost:
                     again.extend((array, k) for k in lost)
-                    problem = self._gone((array, lost[0]), "the array's document is missing")
+                    problem = problem or self._gone((array, lost[0]), "the array's document is missing")
                 continue
             spec = found.spec
-            coords = np.array([parse_key(k) for k in keys[array] if k.count(".") + 1 == spec.rank], np.int64)
-            coords = coords.reshape(-1, spec.rank)
+            coords = _coords([k for k in keys[array] if k.count(".") + 1 == spec.rank], spec.rank)
             coords = coords[spec.contains(coords)]
-            wanted = [(k, c) for k, c in zip(coords_to_keys(coords), coords.tolist(), strict=True)
-                      if found.nonempty is None or k in found.nonempty]  # fmt: skip
-            if not wanted:
-                continue
+            names = coords_to_keys(coords)
+            if found.nonempty is not None:
+                listed.add(array)
+                keep = np.fromiter((k in found.nonempty for k in names), bool, len(names))
+                coords, names = coords[keep], [k for k, kept in zip(names, keep.tolist(), strict=True) if kept]
             if not found.plain:
-                self._read_through_zarr(array, found, wanted, out)
+                self._read_through_zarr(array, found, list(zip(names, coords.tolist(), strict=True)), out)
                 continue
             codecs[array] = cell_codec(spec.codecs)
-            cells = spec.cells_of(np.array([c for _, c in wanted], np.int64))
-            if spec.shard_shape is None:
-                path = self.path(array)
-                plain += [(cell_path(path, c), (array, k), found) for (k, _), c in zip(wanted, cells.tolist(), strict=True)]
-                continue
-            shards, numbers = spec.shards_of(cells)
-            if fresh:
-                self._indexes.drop(cell_path(self.path(array), s) for s in shards.tolist())
-            indexes = self._load_indexes(array, found, {tuple(s) for s in shards.tolist()})
-            for (key, _), shard, number in zip(wanted, shards.tolist(), numbers.tolist(), strict=True):
-                places = indexes.get(tuple(shard))
-                if places is None or places[number, 1] == EMPTY:
-                    if found.nonempty is not None:
-                        again.append((array, key))
-                        problem = problem or self._gone((array, key), "its shard is missing, or has no such cell")
-                    continue
-                place = cell_path(self.path(array), shard), (array, key), int(places[number, 0]), int(places[number, 1])
-                slices.setdefault(place[0], []).append((place[1], place[2], place[3], None))
-        for data, (_, address, found) in zip(self.objects.get_many([(p, None) for p, *_ in plain]), plain, strict=True):
-            if data is None:
-                if found.nonempty is not None:
-                    again.append(address)
-                    problem = problem or self._gone(address, "its object is missing")
-                continue
-            try:
-                out[address] = unframe(codecs[address[0]].decode(data))
-            except FormatError as error:
-                again.append(address)
-                problem = problem or error.at(store=self.objects.url, array=self.path(address[0]), chunk=address[1])
-        for address, failure in self._fetch(slices, codecs, out):
+            more, missing = self._indexed_runs(array, found, names, coords, fresh=fresh)
+            runs += more
+            if missing and array in listed:
+                again.extend((array, k) for k in missing)
+                problem = problem or self._gone((array, missing[0]), "its shard is missing, or has no such cell")
+        for address, failure in fetch_runs(self.objects, self.prefix, runs, codecs, out):
+            if failure is None and address[0] not in listed:
+                continue  # nothing says that it should be there
             again.append(address)
-            problem = problem or failure or self._gone(address, "its shard is missing")
+            problem = problem or failure or self._gone(address, "its object is missing")
         return again, problem
+
+    def _indexed_runs(
+        self, array: str, found: GridArray, keys: list[str], coords: NDArray[np.int64], *, fresh: bool
+    ) -> tuple[list[CellRun], list[str]]:
+        """Return the places of some chunks by the indexes of their shards, and the chunks that these don't have."""
+        spec, path = found.spec, self.path(array)
+        cells = spec.cells_of(coords)
+        grouped = object_runs(cells, spec)
+        if spec.shard_shape is None:
+            return [CellRun(cell_path(path, w), array, [keys[i] for i in run], [0], None, None) for w, run in grouped], []
+        numbers = spec.shards_of(cells)[1]
+        if fresh:
+            self._indexes.drop(cell_path(path, w) for w, _ in grouped)
+        indexes = self._load_indexes(array, found, [w for w, _ in grouped])
+        runs: list[CellRun] = []
+        missing: list[str] = []
+        for where, run in grouped:
+            places = indexes.get(where)
+            there = np.zeros(len(run), bool) if places is None else places[numbers[run], 1] != EMPTY
+            missing += [keys[i] for i in run[~there].tolist()]
+            if places is not None and there.any():
+                at = run[there]
+                offsets, lengths = places[numbers[at]].T.tolist()
+                runs.append(CellRun(cell_path(path, where), array, [keys[i] for i in at.tolist()], offsets, lengths, None))
+        return runs, missing
 
     def _load_indexes(
         self, array: str, found: GridArray, shards: Iterable[tuple[int, ...]]

@@ -14,7 +14,8 @@ from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import NONEMPTY, GridArray, GridSpec, grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys
 from dask_zv.storage.catalog import CATALOG_NAME, COLUMNS, Catalog, Columns, Node, encode_catalog, merge_catalog
-from dask_zv.storage.grid import GridArrays, cell_path
+from dask_zv.storage.cell_reads import cell_path
+from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.nodes import ensure_groups, load_catalog
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk

@@ -6,11 +6,12 @@ then its index. Zarr reads it as any other shard of ``sharding_indexed``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,11 +21,12 @@ from dask_zv.format.grids import GridSpec
 from dask_zv.format.keys import parse_key
 from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.catalog import COLUMNS, Columns
-from dask_zv.storage.checksums import crc32c
+from dask_zv.storage.cell_reads import cell_path
 from dask_zv.storage.codecs import CellCodec, cell_codec
-from dask_zv.storage.grid import cell_path
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.shard_indexes import shard_indexes
+
+_checksum = google_crc32c.value
 
 __all__ = ["StoredArray", "pack_shard", "shard_cells", "store_cells"]
 
@@ -70,32 +72,40 @@ class _Table:
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
-        self.coords: list[Any] = []
-        self.values: dict[str, list[int]] = {kind: [] for kind in COLUMNS}
-        self.kept: list[bool] = []
+        self.count = 0
         self.emptied: list[str] = []
         self.objects = 0
+        self._coords: list[NDArray[np.int64]] = []
+        self._parts: dict[str, list[Any]] = {kind: [] for kind in COLUMNS if kind != "stamp"}
+        self._kept: list[NDArray[np.bool_]] = []
 
-    def add(self, coords: Any, nbytes: int, shard: int, offset: int, data: bytes, kept: bool = False) -> None:
-        self.coords.append(coords)
-        values = self.values
+    def add(
+        self, coords: NDArray[np.int64], nbytes: Sequence[int], shard: int, offsets: NDArray[np.int64], cells: Sequence[bytes],
+        kept: NDArray[np.bool_] | None = None,
+    ) -> int:  # fmt: skip
+        """Add the rows of one object; return the number of the first."""
+        first, n = self.count, len(cells)
+        self.count += n
+        self._coords.append(coords)
+        values = self._parts
         values["nbytes"].append(nbytes)
-        values["shard"].append(shard)
-        values["offset"].append(offset)
-        values["stored"].append(len(data))
-        values["crc"].append(crc32c(data))
-        self.kept.append(kept)
+        values["shard"].append(np.full(n, shard))
+        values["offset"].append(offsets)
+        values["stored"].append([len(c) for c in cells])
+        values["crc"].append([_checksum(c) for c in cells])
+        self._kept.append(np.zeros(n, bool) if kept is None else kept)
+        return first
 
     def finish(self, stamps: NDArray[np.uint64]) -> StoredArray:
-        n = len(self.coords)
-        columns = {kind: np.array(self.values[kind], dtype) for kind, (dtype, _) in COLUMNS.items() if kind != "stamp"}
-        return StoredArray(
-            np.array(self.coords, np.int64).reshape(n, self.rank),
-            Columns({**columns, "stamp": stamps}),
-            np.array(self.kept, bool),
-            tuple(self.emptied),
-            self.objects,
-        )
+        """Return all rows."""
+        columns: dict[str, NDArray[Any]] = {"stamp": stamps}
+        for kind, (dtype, _) in COLUMNS.items():
+            if kind != "stamp":
+                parts = [np.asarray(p, dtype) for p in self._parts[kind]]
+                columns[kind] = np.concatenate(parts) if parts else np.zeros(0, dtype)
+        coords = np.concatenate(self._coords) if self._coords else np.zeros((0, self.rank), np.int64)
+        kept = np.concatenate(self._kept) if self._kept else np.zeros(0, bool)
+        return StoredArray(coords, Columns(columns), kept, tuple(self.emptied), self.objects)
 
 
 def store_cells(
@@ -143,7 +153,7 @@ def store_cells(
     if gone:
         objects.delete_many(gone)
     shard_indexes(objects).drop(p.path for p in puts)
-    by_array = {array: np.zeros(len(t.coords), np.uint64) for array, t in tables.items()}
+    by_array = {array: np.zeros(t.count, np.uint64) for array, t in tables.items()}
     for put, stamp in zip((p for p in puts if p.data is not None), stamps, strict=True):
         by_array[put.array][put.first : put.first + put.count] = stamp
         tables[put.array].objects += 1
@@ -160,15 +170,16 @@ def _single_cells(
     payloads: Mapping[str, bytes],
     codec: CellCodec,
 ) -> Iterable[_Object]:
-    for key, at, cell in zip(keys, coords.tolist(), cells.tolist(), strict=True):
-        payload = payloads[key]
-        if not payload:
-            table.emptied.append(key)
-            yield _Object(array, cell_path(path, cell), None, 0, 0)
-            continue
-        data = codec.encode(frame(payload))
-        table.add(at, len(payload), -1, 0, data)
-        yield _Object(array, cell_path(path, cell), data, len(table.coords) - 1, 1)
+    full = [i for i, key in enumerate(keys) if payloads[key]]
+    where = cells.tolist()
+    if len(full) < len(keys):
+        for i in sorted(set(range(len(keys))) - set(full)):
+            table.emptied.append(keys[i])
+            yield _Object(array, cell_path(path, where[i]), None, 0, 0)
+    stored = [codec.encode(frame(payloads[keys[i]])) for i in full]
+    first = table.add(coords[full], [len(payloads[keys[i]]) for i in full], -1, np.zeros(len(full), np.int64), stored)
+    for n, (i, data) in enumerate(zip(full, stored, strict=True)):
+        yield _Object(array, cell_path(path, where[i]), data, first + n, 1)
 
 
 def _shards(
@@ -189,57 +200,59 @@ def _shards(
     if not len(keys):
         return
     shards, numbers = spec.shards_of(cells)
-    order = np.lexsort((curve_rank(spec.shard_shape)[numbers], *shards.T[::-1]))
+    rank = curve_rank(spec.shard_shape)
+    order = np.lexsort((rank[numbers], *shards.T[::-1]))
     ordered = shards[order]
     first = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)])
     runs = np.split(order, first[1:])
-    paths = [cell_path(path, shards[run[0]].tolist()) for run in runs]
+    paths = [cell_path(path, shard) for shard in ordered[first].tolist()]
     # what is there is asked for by all at once; of new arrays nothing is
     before = objects.get_many([(p, None) for p in paths]) if merge else [None] * len(paths)
-    rank = curve_rank(spec.shard_shape)
     for run, place, old in zip(runs, paths, before, strict=True):
-        shard = shards[run[0]]
-        stored: dict[int, tuple[bytes, Any, int, bool]] = {}
-        written = set(numbers[run].tolist())
+        members = run.tolist()
+        full = [i for i in members if payloads[keys[i]]]
+        table.emptied += [keys[i] for i in members if not payloads[keys[i]]] if len(full) < len(members) else []
+        stored = [codec.encode(frame(payloads[keys[i]])) for i in full]
+        at, number = coords[full], numbers[full]
+        nbytes = [len(payloads[keys[i]]) for i in full]
+        kept = None
         if old is not None:
-            for number, (_, data) in shard_cells(old, spec, place, objects.url).items():
-                if number not in written:
-                    local = np.array(np.unravel_index(number, spec.shard_shape), np.int64)
-                    at = (shard * np.asarray(spec.shard_shape) + local + np.asarray(spec.origin)).tolist()
-                    stored[number] = data, at, len(unframe(codec.decode(data))), True
-        for i in run.tolist():
-            payload = payloads[keys[i]]
-            if payload:
-                stored[int(numbers[i])] = codec.encode(frame(payload)), coords[i].tolist(), len(payload), False
-            else:
-                table.emptied.append(keys[i])
-        start = len(table.coords)
+            shard = cells[run[0]] // np.asarray(spec.shard_shape)
+            held = shard_cells(old, spec, place, objects.url)
+            keep = sorted(set(held) - set(numbers[run].tolist()))
+            if keep:
+                local = np.stack(np.unravel_index(keep, spec.shard_shape), axis=1)
+                stored += [held[n][1] for n in keep]
+                nbytes += [len(unframe(codec.decode(held[n][1]))) for n in keep]
+                at = np.concatenate([at, shard * np.asarray(spec.shard_shape) + local + np.asarray(spec.origin)])
+                number = np.concatenate([number, keep])
+                kept = np.r_[np.zeros(len(full), bool), np.ones(len(keep), bool)]
+                along = np.argsort(rank[number], kind="stable")
+                at, number, kept = at[along], number[along], kept[along]
+                stored, nbytes = [stored[i] for i in along], [nbytes[i] for i in along]
         if not stored:
-            yield _Object(array, place, None, start, 0)
+            yield _Object(array, place, None, table.count, 0)
             continue
-        ordered_numbers = list(stored) if old is None else sorted(stored, key=lambda n: int(rank[n]))
-        data, offsets = pack_shard([(n, stored[n][0]) for n in ordered_numbers], spec.shard_cells)
-        for number, offset in zip(ordered_numbers, offsets, strict=True):
-            cell, at, nbytes, kept = stored[number]
-            table.add(at, nbytes, 0, offset, cell, kept)
-        yield _Object(array, place, data, start, len(ordered_numbers))
+        data, offsets = pack_shard(number, stored, spec.shard_cells)
+        yield _Object(array, place, data, table.add(at, nbytes, 0, offsets, stored, kept), len(stored))
 
 
-def pack_shard(cells: list[tuple[int, bytes]], total: int) -> tuple[bytes, list[int]]:
+def pack_shard(numbers: NDArray[np.int64], cells: Sequence[bytes], total: int) -> tuple[bytes, NDArray[np.int64]]:
     """Return a shard of stored cells in the order given, and the offset of each.
 
     Parameters
     ----------
-    cells : list of (number in the shard, stored bytes)
+    numbers : ndarray of int64, shape (n,)
+        Number of each cell in the shard.
+    cells : sequence of bytes, length n
     total : int
         Cells that the shard has room for.
     """
-    lengths = np.fromiter((len(data) for _, data in cells), np.int64, len(cells))
+    lengths = np.fromiter(map(len, cells), np.int64, len(cells))
     offsets = np.cumsum(lengths) - lengths
     places = np.full((total, 2), EMPTY, np.uint64)
-    numbers = np.fromiter((n for n, _ in cells), np.int64, len(cells))
     places[numbers, 0], places[numbers, 1] = offsets, lengths
-    return b"".join([*(data for _, data in cells), pack_index(places)]), offsets.tolist()
+    return b"".join([*cells, pack_index(places)]), offsets
 
 
 def shard_cells(data: bytes, spec: GridSpec, path: str, store: str) -> dict[int, tuple[int, bytes]]:
