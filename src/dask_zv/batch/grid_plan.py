@@ -65,8 +65,8 @@ def plan_grids(
         if found is not None:
             if shards is not None and _packing(found.spec, shards) != found.spec.shard_shape:
                 raise PlanError(
-                    f"the array is packed in shards of {found.spec.shard_shape}, not {shards}: leave shards out, or convert the "
-                    "store with dzv.convert(shard_chunks=...)",
+                    f"the array is packed in shards of {found.spec.shard_shape}, not {shards}: leave shards out, or convert "
+                    "the store with dzv.convert(shard_chunks=...)",
                     store=objects.url, array=join(place.prefix, array),
                 )  # fmt: skip
             specs[array] = found.spec

@@ -110,7 +110,8 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
         if not locked and not objects.nodes_first:
             _verify(objects, prefix, plan, changes, metadata)
         if whole or catalog is not None or _all_new(objects, prefix, plan):
-            write_catalog(objects, prefix, None if whole else catalog, nodes, changes)
+            if plan.specs or whole:  # a batch of nothing leaves no trace
+                write_catalog(objects, prefix, None if whole else catalog, nodes, changes)
         else:  # what it says is no longer all: refresh() makes a new one
             objects.delete_prefix(join(prefix, CATALOG_NAME))
         for path, attributes in others:

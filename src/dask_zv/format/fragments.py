@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.fragment_index import MAX_ROWS, FragmentIndex
 
-__all__ = ["MAX_ROWS", "FragmentIndex", "decode_fragments", "encode_fragments", "encode_tiling"]
+__all__ = ["MAX_ROWS", "FragmentIndex", "decode_fragments", "encode_fragments", "encode_single", "encode_tiling"]
 
 _MAGIC = 0x5A564647
 _VERSION = 1
@@ -38,6 +38,11 @@ _WORD = struct.Struct("<I")
 _ZERO_WORD = bytes(4)
 _MAX_FRAGMENTS = 2**32 - 1
 _CACHED_FRAGMENTS = 8192
+
+
+def encode_single(rows: int) -> bytes:
+    """Encode one fragment of all of a chunk's rows: what :func:`encode_tiling` of ``[rows]`` gives, without numpy."""
+    return _tiling_head(1) + _RANGE.pack(0, rows) + _ZERO_WORD
 
 
 def encode_tiling(counts: ArrayLike) -> bytes:

@@ -17,9 +17,9 @@ from dask_zv.format.fragments import FragmentIndex
 from dask_zv.geometry.points import decode_index
 from dask_zv.geometry.schema import FRAGMENTS, AttributeSchema
 from dask_zv.pipelines.chunk_cache import SharedCache
+from dask_zv.pipelines.chunk_rows import read_chunks
 from dask_zv.pipelines.level_io import ChunkTable, LevelSource, chunk_table, level_blobs
 from dask_zv.pipelines.objects_index import ObjectIndex, chosen_ids, fragment_owners
-from dask_zv.pipelines.reading import read_chunks
 from dask_zv.spatial.grid import Box
 from dask_zv.storage.layouts import Blobs
 

@@ -2,7 +2,8 @@
 
 A missing cell is a legal empty one in Zarr, so that a lost object would read as nothing. What should exist is therefore taken
 from the catalog, or from the list ``nonempty_chunks`` in the array's document: a listed chunk without its bytes is an error.
-The catalog also knows where in its shard a cell is and the checksum of its bytes; without it, shard indexes are read once and kept.
+The catalog also knows where in its shard a cell is and the checksum of its bytes; without it, shard indexes are read once and
+kept.
 """
 
 from __future__ import annotations
@@ -309,6 +310,10 @@ class GridArrays:
         runs: list[CellRun] = []
         codecs: dict[str, CellCodec] = {}
         listed: set[str] = set()
+        for array in self._arrays.keys() & keys.keys():  # what a remembered document lacks may have been committed since
+            known = self._arrays[array]
+            if known is None or (known.nonempty is not None and not known.nonempty.issuperset(keys[array])):
+                del self._arrays[array]
         for array, found in self.arrays(keys).items():
             if found is None:
                 lost = [k for k in keys[array] if self.catalog is not None and self.catalog.locate(array, k) is not None]

@@ -112,8 +112,8 @@ def merge_arrays(
     held = now.arrays(plan.specs)
     if plan.alone and any(a is not None and a.nonempty for a in held.values()):
         raise PlanError(
-            "another writer has written this level since the write was planned: one writer at a time; look at what is there, and "
-            "write again with mode='overwrite'",
+            "another writer has written this level since the write was planned: one writer at a time; look at what is "
+            "there, and write again with mode='overwrite'",
             store=objects.url, array=prefix,
         )  # fmt: skip
     if catalog is not None and not whole:

@@ -11,7 +11,7 @@ import numpy as np
 from dask_zv.errors import InvalidNameError, PlanError, StoreError
 from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import NONEMPTY, ORIGIN, GridSpec, grid_document, parse_grid_document
-from dask_zv.format.keys import DOCUMENT, is_spatial_key
+from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
 from dask_zv.storage.grid_commit import CellChanges, GridPlan, merge_arrays
 from dask_zv.storage.grid_defaults import default_grid, is_family, spec_from_meta
 from dask_zv.storage.grid_writing import store_cells
@@ -71,6 +71,11 @@ def write_cell(objects: Objects, prefix: str, array: str, key: str, payload: byt
         if document is not None and held is None:
             raise StoreError(f"'/{join(prefix, array)}' is a {document['node_type']}, no array of chunks", store=objects.url)
         spec = held.spec if held is not None else grid_for(objects, prefix, array, {}, default_grid(objects, prefix))
+        if held is None and objects.nodes_first:
+            path = join(prefix, array)
+            spec.cells_of(np.array([parse_key(key)], np.int64), path)
+            ensure_groups(objects, [path.rpartition("/")[0]])
+            objects.put(join(path, DOCUMENT), dump_json(grid_document(spec, {}, ())))
         stored = store_cells(objects, prefix, {array: spec}, {array: {key: payload}}, {array} if held is not None else ())[
             array
         ]
@@ -88,7 +93,7 @@ def write_cell(objects: Objects, prefix: str, array: str, key: str, payload: byt
 
 
 def write_grid_meta(objects: Objects, prefix: str, array: str, meta: Mapping[str, Any]) -> None:
-    """Merge metadata into an array's attributes; an absent array is made, with the grid that the metadata or its group names."""
+    """Merge metadata into an array's attributes; an absent array is made, with the grid that metadata or group name."""
     path = join(prefix, array)
     with commit_lock(objects, prefix):
         document = read_document(objects, path)

@@ -1,8 +1,8 @@
 """An advisory lock for the moment of a commit: two writers of one level take turns in changing its metadata.
 
-The lock is the object ``dask_zv_lock`` beside the arrays, made by exclusive creation; it names its owner and when it expires, so
-that a writer that died holds up the others for a while and not for ever. Stores that can't create exclusively (fsspec's, zip)
-have none: there a commit looks at the end whether what it wrote is still there. Icechunk's transactions need none.
+The lock is the object ``dask_zv_lock`` beside the arrays, made by exclusive creation; it names its owner and when it expires,
+so that a writer that died holds up the others for a while and not for ever. Stores that can't create exclusively (fsspec's,
+zip) have none: there a commit looks at the end whether what it wrote is still there. Icechunk's transactions need none.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Objects(Protocol):
         """Store every sequence's objects in its order, the sequences in any."""
 
     def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
-        """Store objects in any order; return the stamp of each: of its ETag or time of change, 0 where the store has neither."""
+        """Store objects in any order; return the stamp of each: of its ETag or time of change, 0 where there is neither."""
 
     def put_if_absent(self, key: str, data: BytesLike) -> bool | None:
         """Store an object where there is none, and tell whether it was; None where the store can't do that atomically."""
