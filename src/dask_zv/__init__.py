@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dask_zv.batch.group import open_group as open_group
     from dask_zv.batch.receipts import Report as Report
     from dask_zv.geometry.result import Geometry as Geometry
+    from dask_zv.pipelines.convert import convert as convert
     from dask_zv.pipelines.creation import create as create
     from dask_zv.pipelines.points import write_points as write_points
     from dask_zv.pipelines.store import Level as Level
@@ -39,6 +40,7 @@ _LAZY = {
     "Level": "dask_zv.pipelines.store",
     "Report": "dask_zv.batch.receipts",
     "Store": "dask_zv.pipelines.store",
+    "convert": "dask_zv.pipelines.convert",
     "create": "dask_zv.pipelines.creation",
     "open": "dask_zv.pipelines.store",
     "open_group": "dask_zv.batch.group",
@@ -62,6 +64,7 @@ __all__ = [
     "StoreError",
     "ZVError",
     "__version__",
+    "convert",
     "create",
     "open",
     "open_group",

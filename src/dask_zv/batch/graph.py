@@ -38,6 +38,12 @@ class GraphBuilder:
         self.name = name
         self._absorbed: dict[int, tuple[Any, dict[Any, Any]]] = {}
 
+    def sub(self, name: str) -> GraphBuilder:
+        """Return a builder of the same graph whose keys have another name: for a second batch in it."""
+        other = GraphBuilder(f"{self.name}-{name}")
+        other.tasks, other.run, other._absorbed = self.tasks, self.run, self._absorbed
+        return other
+
     def key(self, kind: str, number: int | str = "") -> str:
         """Return a key such as ``zv-store-1f2e…-7``: the part before the token is what dashboards show."""
         tail = f"-{number}" if number != "" else ""

@@ -88,7 +88,10 @@ class BlockSpec:
 
 @dataclass(frozen=True, slots=True)
 class EncodedBlock:
-    """A payload that also knows how many vertices each chunk has, and what later tasks want of it."""
+    """A payload of this library's making: bytes (or cells as they are stored) by (array, chunk key).
+
+    It also knows how many vertices each chunk has, and what later tasks want of it.
+    """
 
     blobs: Mapping[Address, Any]
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -157,7 +160,7 @@ def normalise(payload: Any, spec: BlockSpec) -> tuple[dict[Address, bytes], Mapp
     """
     rows: Mapping[str, int] = {}
     if isinstance(payload, EncodedBlock):  # made by this library
-        return {a: d if type(d) is bytes else as_bytes(d, a[0], a[1]) for a, d in payload.blobs.items()}, payload.rows
+        return dict(payload.blobs), payload.rows
     if spec.declared is None and isinstance(payload, list):  # cut by the batch itself, which has checked the names
         return {(a, k): d if type(d) is bytes else as_bytes(d, join(spec.place.prefix, a), k) for a, k, d in payload}, rows
     items: Iterable[tuple[Address, Any]]

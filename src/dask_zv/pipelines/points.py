@@ -19,6 +19,7 @@ from dask_zv.batch.tasks import BlockSpec, CommitSpec, EncodedBlock, Place
 from dask_zv.errors import InputError, PlanError, ReadOnlyError, StoreError
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.format.grids import GridSpec, codec_list
+from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.geometry.points import PointRows, encode_points
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
@@ -390,14 +391,9 @@ def _root_attributes(store: Store, scan: Scan, conversion: Conversion, shards: i
 
 def _old_nodes(objects: Objects, place: Place, schema: PointSchema, plan: ObjectPlan | None) -> tuple[str, ...]:
     """Return what the level holds that the new content has no place for."""
-    prefix = place.prefix
-    old = _old_members(objects, prefix, "vertex_attributes", {a.name for a in schema.attributes})
-    old += ["fragment_attributes"] if place.layout == "grid" else []
-    return (*old, *old_object_nodes(objects, prefix, plan, place.layout))
-
-
-def _old_members(objects: Objects, prefix: str, family: str, keep: set[str]) -> list[str]:
-    """Return the nodes of a family that stay empty-handed; the whole family where none of it is kept."""
-    if not keep:
-        return [family]
-    return [f"{family}/{n}" for n in objects.list_dir(join(prefix, family)) if n not in keep and n != "zarr.json"]
+    keep = {a.name for a in schema.attributes}
+    old = ["vertex_attributes"]
+    if keep:
+        names = objects.list_dir(join(place.prefix, "vertex_attributes"))
+        old = [f"vertex_attributes/{n}" for n in names if n not in keep and n != DOCUMENT]
+    return (*old, "fragment_attributes", *old_object_nodes(objects, place.prefix, plan, place.layout))

@@ -68,6 +68,11 @@ class Store:
         return join(self._handle.url, self._prefix)
 
     @property
+    def prefix(self) -> str:
+        """Path of the root group inside what :attr:`handle` opens."""
+        return self._prefix
+
+    @property
     def handle(self) -> StoreHandle:
         """What tasks carry instead of the open store."""
         return self._handle

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -16,7 +17,7 @@ from dask_zv.storage.codecs import CellCodec
 from dask_zv.storage.objects import Objects, Request
 from dask_zv.storage.ranges import coalesce
 
-__all__ = ["Address", "CellRun", "cell_path", "fetch_runs", "object_runs"]
+__all__ = ["Address", "CellRun", "StoredCell", "cell_path", "fetch_runs", "object_runs"]
 
 Address = tuple[str, str]
 """(array, chunk key)."""
@@ -42,6 +43,8 @@ class CellRun:
         Where each cell is in the object; `lengths` is None for a cell that is the whole object, of unknown length.
     crcs : list of int, optional
         CRC-32C of each cell's stored bytes, where it is known.
+    nbytes : list of int, optional
+        Length of each payload, where it is known.
     """
 
     path: str
@@ -50,6 +53,18 @@ class CellRun:
     offsets: list[int]
     lengths: list[int] | None
     crcs: list[int] | None
+    nbytes: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCell:
+    """A cell as it is stored, to be put elsewhere as it is; its length is that of its payload."""
+
+    data: bytes
+    nbytes: int
+
+    def __len__(self) -> int:
+        return self.nbytes
 
 
 def object_runs(cells: NDArray[np.int64], spec: GridSpec) -> list[tuple[tuple[int, ...], NDArray[np.intp]]]:
@@ -66,9 +81,15 @@ def object_runs(cells: NDArray[np.int64], spec: GridSpec) -> list[tuple[tuple[in
 
 
 def fetch_runs(
-    objects: Objects, prefix: str, runs: Sequence[CellRun], codecs: dict[str, CellCodec], out: dict[Address, bytes]
+    objects: Objects,
+    prefix: str,
+    runs: Sequence[CellRun],
+    codecs: dict[str, CellCodec],
+    out: dict[Address, Any],
+    *,
+    stored: bool = False,
 ) -> list[tuple[Address, ZVError | None]]:
-    """Read runs of cells, all at once, and decode them into `out`.
+    """Read runs of cells, all at once, and decode them into `out`; with `stored` they are only checked, and left encoded.
 
     Returns
     -------
@@ -102,7 +123,12 @@ def fetch_runs(
                     len(piece) != run.lengths[i] or (run.crcs is not None and checksum(piece) != run.crcs[i])
                 ):
                     raise FormatError("the stored bytes are not those of the last commit")
-                out[array, run.keys[i]] = unframe(codec.decode(piece))
+                if not stored:
+                    out[array, run.keys[i]] = unframe(codec.decode(piece))
+                elif run.nbytes is not None and run.crcs is not None:
+                    out[array, run.keys[i]] = StoredCell(piece, run.nbytes[i])
+                else:
+                    out[array, run.keys[i]] = StoredCell(piece, len(unframe(codec.decode(piece))))
             except FormatError as error:
                 where = f"{prefix}/{array}" if prefix else array
                 bad.append(((array, run.keys[i]), error.at(store=objects.url, array=where, chunk=run.keys[i])))

@@ -21,8 +21,9 @@ from dask_zv.format.grids import GridArray, GridSpec, parse_grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, parse_key
 from dask_zv.storage.blobs import open_zarr_array
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.cell_reads import Address, CellRun, cell_path, fetch_runs, object_runs
+from dask_zv.storage.cell_reads import Address, CellRun, StoredCell, cell_path, fetch_runs, object_runs
 from dask_zv.storage.codecs import CellCodec, cell_codec
+from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, join, wait_before_retry
 from dask_zv.storage.shard_indexes import ShardIndexes, shard_indexes
 
@@ -142,6 +143,7 @@ class GridArrays:
         self.forget(array)
         found = self.arrays([array])[array]
         if found is None:
+            self._check_never_was(array)
             return np.zeros((0, 0), np.int64)
         keys = found.nonempty if found.nonempty is not None else self._stored_keys(array, found)
         return np.array(sorted(map(parse_key, keys)), np.int64).reshape(-1, found.spec.rank)
@@ -156,8 +158,18 @@ class GridArrays:
         self.forget(array)
         found = self.arrays([array])[array]
         if found is None:
+            self._check_never_was(array)
             return False
         return key in (found.nonempty if found.nonempty is not None else self._stored_keys(array, found))
+
+    def _check_never_was(self, array: str) -> None:
+        """Raise where an array without a document is one that the catalog knows: lost, not absent."""
+        if self.catalog is None or not self.catalog.chunks_of(array).any():
+            return
+        now = load_catalog(self.objects, self.prefix)  # who removes an array removes the catalog first
+        if now is not None and now.chunks_of(array).any():
+            first = coords_to_keys(now.coords[now.chunks_of(array)][:1])[0]
+            raise self._gone((array, first), "the array's document is missing")
 
     def _stored_keys(self, array: str, found: GridArray) -> set[str]:
         """Return the chunks whose cells are stored, of an array whose writer left no list."""
@@ -218,11 +230,18 @@ class GridArrays:
             )  # fmt: skip
         return found[array, key]
 
+    def read_stored(self, addresses: Sequence[Address]) -> dict[Address, StoredCell]:
+        """Return cells as they are stored, checked; of arrays that need zarr to be found, their payloads."""
+        return self._read_all(addresses, stored=True)
+
     def read_many(self, addresses: Sequence[Address]) -> dict[Address, bytes]:
         """Return the blobs at `addresses`, all fetched concurrently; absent ones are left out."""
-        out: dict[Address, bytes] = {}
+        return self._read_all(addresses, stored=False)
+
+    def _read_all(self, addresses: Sequence[Address], *, stored: bool) -> dict[Address, Any]:
+        out: dict[Address, Any] = {}
         todo = [a for a in dict.fromkeys(addresses) if is_spatial_key(a[1])]
-        todo = self._read_by_catalog(todo, out)
+        todo = self._read_by_catalog(todo, out, stored=stored)
         for attempt in range(_ATTEMPTS):
             if not todo:
                 return out
@@ -230,7 +249,7 @@ class GridArrays:
                 wait_before_retry(attempt)
                 for array in {a for a, _ in todo}:
                     self._arrays.pop(array, None)
-            todo, problem = self._read_by_documents(todo, out, fresh=attempt > 0)
+            todo, problem = self._read_by_documents(todo, out, fresh=attempt > 0, stored=stored)
             if todo and problem is not None and not isinstance(problem, FormatError | StoreError):
                 raise problem
         if todo:
@@ -238,7 +257,7 @@ class GridArrays:
             raise problem
         return out
 
-    def _read_by_catalog(self, addresses: list[Address], out: dict[Address, bytes]) -> list[Address]:
+    def _read_by_catalog(self, addresses: list[Address], out: dict[Address, Any], *, stored: bool) -> list[Address]:
         """Fetch what the catalog knows, fill `out`, and return what must be looked up in the store itself."""
         if self.catalog is None:
             return addresses
@@ -258,7 +277,7 @@ class GridArrays:
                 coords = _coords(of_keys, found.spec.rank)
                 rows = self.catalog.find(coords)
             runs += self._catalogued_runs(array, of_keys, coords, rows, found.spec, left)
-        bad = fetch_runs(self.objects, self.prefix, runs, codecs, out)
+        bad = fetch_runs(self.objects, self.prefix, runs, codecs, out, stored=stored)
         if bad:
             self.catalog_is_stale = True
         return left + [address for address, _ in bad]
@@ -284,7 +303,8 @@ class GridArrays:
             keys = [key for key, there in zip(keys, have.tolist(), strict=True) if there]
             coords, rows = coords[have], rows[have]
         path = self.path(array)
-        offset, stored, crc = columns["offset"][rows], columns["stored"][rows], columns["crc"][rows]
+        nbytes, crc = columns.nbytes[rows], columns["crc"][rows]
+        offset, stored = columns["offset"][rows], columns["stored"][rows]
         runs = []
         for where, run in object_runs(spec.cells_of(coords, path), spec):
             members = run.tolist()
@@ -296,12 +316,13 @@ class GridArrays:
                     offset[run].tolist(),
                     stored[run].tolist(),
                     crc[run].tolist(),
+                    nbytes[run].tolist(),
                 )
             )
         return runs
 
     def _read_by_documents(
-        self, addresses: list[Address], out: dict[Address, bytes], *, fresh: bool
+        self, addresses: list[Address], out: dict[Address, Any], *, fresh: bool, stored: bool
     ) -> tuple[list[Address], ZVError | None]:
         """Read by documents and shard indexes; return what must be tried again, with the first reason."""
         keys = _by_array(addresses)
@@ -338,7 +359,7 @@ class GridArrays:
             if missing and array in listed:
                 again.extend((array, k) for k in missing)
                 problem = problem or self._gone((array, missing[0]), "its shard is missing, or has no such cell")
-        for address, failure in fetch_runs(self.objects, self.prefix, runs, codecs, out):
+        for address, failure in fetch_runs(self.objects, self.prefix, runs, codecs, out, stored=stored):
             if failure is None and address[0] not in listed:
                 continue  # nothing says that it should be there
             again.append(address)

@@ -21,7 +21,7 @@ from dask_zv.format.grids import GridSpec
 from dask_zv.format.keys import parse_key
 from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.catalog import COLUMNS, Columns
-from dask_zv.storage.cell_reads import cell_path
+from dask_zv.storage.cell_reads import StoredCell, cell_path
 from dask_zv.storage.codecs import CellCodec, cell_codec
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.shard_indexes import shard_indexes
@@ -112,7 +112,7 @@ def store_cells(
     objects: Objects,
     prefix: str,
     specs: Mapping[str, GridSpec],
-    blobs: Mapping[str, Mapping[str, bytes]],
+    blobs: Mapping[str, Mapping[str, bytes | StoredCell]],
     merge: Collection[str],
 ) -> dict[str, StoredArray]:
     """Store payloads by array and chunk key, all objects at once.
@@ -126,6 +126,7 @@ def store_cells(
         Path of the group.
     specs : mapping of array to GridSpec
     blobs : mapping of array to mapping of chunk key to payload
+        A :class:`~dask_zv.storage.cell_reads.StoredCell` goes in as it is: it must come from an array of the same codecs.
     merge : collection of str
         Arrays whose shards may exist and hold other cells, which are kept.
 
@@ -167,7 +168,7 @@ def _single_cells(
     keys: list[str],
     coords: NDArray[np.int64],
     cells: NDArray[np.int64],
-    payloads: Mapping[str, bytes],
+    payloads: Mapping[str, bytes | StoredCell],
     codec: CellCodec,
 ) -> Iterable[_Object]:
     full = [i for i, key in enumerate(keys) if payloads[key]]
@@ -176,10 +177,14 @@ def _single_cells(
         for i in sorted(set(range(len(keys))) - set(full)):
             table.emptied.append(keys[i])
             yield _Object(array, cell_path(path, where[i]), None, 0, 0)
-    stored = [codec.encode(frame(payloads[keys[i]])) for i in full]
+    stored = [_encoded(codec, payloads[keys[i]]) for i in full]
     first = table.add(coords[full], [len(payloads[keys[i]]) for i in full], -1, np.zeros(len(full), np.int64), stored)
     for n, (i, data) in enumerate(zip(full, stored, strict=True)):
         yield _Object(array, cell_path(path, where[i]), data, first + n, 1)
+
+
+def _encoded(codec: CellCodec, payload: bytes | StoredCell) -> bytes:
+    return payload.data if type(payload) is StoredCell else codec.encode(frame(payload))  # type: ignore[arg-type]
 
 
 def _shards(
@@ -191,7 +196,7 @@ def _shards(
     keys: list[str],
     coords: NDArray[np.int64],
     cells: NDArray[np.int64],
-    payloads: Mapping[str, bytes],
+    payloads: Mapping[str, bytes | StoredCell],
     codec: CellCodec,
     *,
     merge: bool,
@@ -212,7 +217,7 @@ def _shards(
         members = run.tolist()
         full = [i for i in members if payloads[keys[i]]]
         table.emptied += [keys[i] for i in members if not payloads[keys[i]]] if len(full) < len(members) else []
-        stored = [codec.encode(frame(payloads[keys[i]])) for i in full]
+        stored = [_encoded(codec, payloads[keys[i]]) for i in full]
         at, number = coords[full], numbers[full]
         nbytes = [len(payloads[keys[i]]) for i in full]
         kept = None

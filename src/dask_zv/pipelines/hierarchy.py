@@ -1,0 +1,80 @@
+"""What is in a store, node by node: arrays of chunks, other arrays, and groups; found without looking into arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dask_zv.format.documents import parse_document
+from dask_zv.format.grids import parse_grid_document
+from dask_zv.format.keys import DOCUMENT, is_spatial_key
+from dask_zv.format.shards import is_shard_name
+from dask_zv.storage.catalog import CATALOG_NAME
+from dask_zv.storage.locks import LOCK_NAME
+from dask_zv.storage.objects import Objects, join
+
+__all__ = ["Hierarchy", "find_nodes"]
+
+_LITERALS = ("data", "offsets", "present_mask")
+_OURS = (CATALOG_NAME, LOCK_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """The nodes below a group, by their paths below it.
+
+    Attributes
+    ----------
+    chunked : mapping of str to attributes
+        Arrays whose blobs are the level's chunks; in layout ``grid`` without the list of them.
+    literal : mapping of str to attributes
+        Arrays of layout ``per_chunk`` whose blobs have names such as ``data``.
+    plain : tuple of str
+        Ordinary Zarr arrays.
+    groups : mapping of str to attributes
+    """
+
+    chunked: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    literal: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    plain: list[str] = field(default_factory=list)
+    groups: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def find_nodes(objects: Objects, prefix: str, layout: str) -> Hierarchy:
+    """Walk the nodes below the group at `prefix`.
+
+    Raises
+    ------
+    MetadataError
+        A document is damaged.
+    """
+    found = Hierarchy()
+    open_groups = [""]
+    while open_groups:
+        below = open_groups.pop()
+        names = [n for n in objects.list_dir(join(prefix, below)) if n != DOCUMENT and n not in _OURS]
+        # a store has two axes or more: "0" is a level, or the links between a level's own vertices
+        if layout == "per_chunk" and any(is_shard_name(n) or ("." in n and is_spatial_key(n)) for n in names):
+            found.chunked[below] = found.groups.pop(below, {})
+            continue
+        if layout == "per_chunk" and any(n in _LITERALS for n in names):
+            found.literal[below] = found.groups.pop(below, {})
+            continue
+        paths = [join(below, n) for n in names]
+        documents = objects.get_many([(join(prefix, p, DOCUMENT), None) for p in paths])
+        for path, data in zip(paths, documents, strict=True):
+            where = join(prefix, path)
+            document = None if data is None else parse_document(data, where, objects.url)
+            if document is None or document["node_type"] == "group":
+                # 0.7 writers leave groups without a document; a folder that holds no node becomes an empty group, or none
+                if document is not None or objects.any_below(where, f"/{DOCUMENT}"):
+                    found.groups[path] = {} if document is None else document.get("attributes", {})
+                    open_groups.append(path)
+                continue
+            array = parse_grid_document(document, where, objects.url)
+            if array is None:
+                found.plain.append(path)
+            else:
+                found.chunked[path] = array.attributes
+    return found
