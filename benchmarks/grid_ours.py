@@ -151,8 +151,9 @@ def pickle_graph(graph: dict[Any, Any]) -> bytes:
 
 
 def points_graph(job: Job, clock: Clock) -> dict[str, Any]:
-    """Build, and don't run, the graph that ingests a dask array of points; its rows are never made."""
-    rows = da.random.default_rng(0).uniform(0, EXTENT, (job.points, 3), chunks=(max(1, job.points // 100), 3)).astype("float32")
+    """Build, and don't run, the graph that ingests a dask array of ten points a chunk, in 100 partitions."""
+    count = 10 * job.chunks
+    rows = da.random.default_rng(0).uniform(0, EXTENT, (count, 3), chunks=(count // 100, 3)).astype("float32")
     with threads(job), clock:
         lazy = dzv.write_points(create_for_points(job), rows, compute=False)
     return about_graph(lazy)

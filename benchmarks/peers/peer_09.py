@@ -61,8 +61,8 @@ def write_blobs(job: Job, clock: Clock) -> dict[str, Any]:
             building.create_vertices_array(level, exist_ok=job.shards is None)
             for name in ARRAYS[1:]:
                 building.create_attribute_array(level, name.partition("/")[2])
-            for array in ARRAYS:
-                level.write_cells(array, [(key, data) for (a, key), data in payload.items() if a == array])
+            for (array, key), data in payload.items():
+                level.write_bytes(array, key, data)
     return blob_summary(payload)
 
 
