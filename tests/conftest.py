@@ -97,9 +97,22 @@ class StoreUnderTest:
     plain: Store
     options: dict[str, Any] | None = None
     keep: list[Any] = field(default_factory=list)
+    layout: str = "per_chunk"
 
-    def open(self, mode: str = "r+") -> dzv.Group:
-        return dzv.open_group(self.target, mode, storage_options=self.options)
+    def open(self, mode: str = "r+", rank: int = 3) -> dzv.Group:
+        """Open the root; in layout ``grid`` new arrays of it have the grid :func:`grid_settings` of that rank."""
+        new = mode != "r" and self.layout == "grid" and self.get("zarr.json") is None
+        group = dzv.open_group(self.target, mode, layout=self.layout if new else None, storage_options=self.options)
+        if new:
+            group.attrs["dask_zv"] = {"layout": "grid", "grid": grid_settings(rank)}
+        return group
+
+    def level(self, name: str = "0", rank: int = 3) -> dzv.Group:
+        """Return a group of the root, made where it is absent, whose new arrays have a grid as those of the root do."""
+        group = self.open().require_group(name)
+        if self.layout == "grid" and "dask_zv" not in group.attrs:
+            group.attrs["dask_zv"] = {"grid": grid_settings(rank)}
+        return group
 
     def root(self) -> zarr.Group:
         """Return the root through plain zarr, made where it is absent."""
@@ -129,6 +142,11 @@ class StoreUnderTest:
 
     def need(self, capability: str) -> None:
         need(self.name, capability)
+
+
+def grid_settings(rank: int, size: int = 128) -> dict[str, Any]:
+    """Return a grid from -4 on along every axis, as a level's attributes name it: cells as they are, one object each."""
+    return {"shape": [size] * rank, "origin": [-4] * rank, "shard_shape": None, "codecs": []}
 
 
 def _local_path(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
@@ -216,18 +234,28 @@ _MAKERS: dict[str, Callable[[pytest.FixtureRequest, Path], StoreUnderTest]] = {
 }
 
 
+@pytest.fixture
+def layout() -> str:
+    """Layout of the stores of `store` and `make_store`; modules whose tests run in both have a fixture of this name."""
+    return "per_chunk"
+
+
 @pytest.fixture(params=list(_MAKERS))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> StoreUnderTest:
+def store(request: pytest.FixtureRequest, tmp_path: Path, layout: str) -> StoreUnderTest:
     """Every store that can be written, one after the other."""
-    return _MAKERS[request.param](request, tmp_path)
+    made = _MAKERS[request.param](request, tmp_path)
+    made.layout = layout
+    return made
 
 
 @pytest.fixture
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], StoreUnderTest]:
+def make_store(request: pytest.FixtureRequest, tmp_path: Path, layout: str) -> Callable[[str], StoreUnderTest]:
     """Return fresh stores by name, for tests that want a second one, or one kind alone."""
 
     def make(name: str) -> StoreUnderTest:
-        return _MAKERS[name](request, tmp_path / uuid.uuid4().hex[:8])
+        made = _MAKERS[name](request, tmp_path / uuid.uuid4().hex[:8])
+        made.layout = layout
+        return made
 
     return make
 

@@ -1,7 +1,8 @@
-"""The contract matrix: which contract tests passed on which store and under which scheduler.
+"""The contract matrix: which contract tests passed on which store and under which scheduler, a table per layout.
 
-A test is a contract test by the marker ``contract``; its columns are its parameters ``store`` and ``scheduler``. One that
-is skipped for a reason that :mod:`contract_exceptions` does not list fails the session: a hole that nobody explained.
+A test is a contract test by the marker ``contract``; its columns are its parameters ``store`` and ``scheduler``, its table is
+its parameter ``layout`` (``per_chunk`` without one). One that is skipped for a reason that :mod:`contract_exceptions` does not
+list fails the session: a hole that nobody explained.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from contract_exceptions import CANNOT
 
 _WORST = ("FAIL", "xfail", "????", "skip", "ok")
 _AXES = {"store": "stores", "scheduler": "schedulers"}
+_LAYOUTS = ("per_chunk", "grid")
+_TABLES = [(axis, layout) for layout in _LAYOUTS for axis in _AXES]
 
 
 class ContractMatrix:
@@ -20,7 +23,8 @@ class ContractMatrix:
 
     def __init__(self) -> None:
         self._columns: dict[str, dict[str, str]] = {}
-        self._cells: dict[str, dict[tuple[str, str], list[str]]] = {axis: {} for axis in _AXES}
+        self._layouts: dict[str, str] = {}
+        self._cells: dict[tuple[str, str], dict[tuple[str, str], list[str]]] = {table: {} for table in _TABLES}
         self._order: dict[str, list[str]] = {axis: [] for axis in _AXES}
         self._reasons: dict[str, set[str]] = {}
         self._unexplained: list[str] = []
@@ -31,6 +35,7 @@ class ContractMatrix:
             if item.get_closest_marker("contract") is None:
                 continue
             params: dict[str, Any] = callspec.params if callspec is not None else {}
+            self._layouts[item.nodeid] = str(params.get("layout", _LAYOUTS[0]))
             self._columns[item.nodeid] = {axis: str(params[axis]) for axis in _AXES if axis in params}
             for axis, column in self._columns[item.nodeid].items():
                 if column not in self._order[axis]:
@@ -54,16 +59,16 @@ class ContractMatrix:
                 self._unexplained.append(f"{report.nodeid}: {reason}")
         name = report.nodeid.split("[")[0].rpartition("/")[2].removeprefix("test_").replace(".py::test_", ": ")
         for axis, column in columns.items():
-            self._cells[axis].setdefault((name, column), []).append(outcome)
+            self._cells[axis, self._layouts[report.nodeid]].setdefault((name, column), []).append(outcome)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self._unexplained and session.exitstatus == 0:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        for axis, title in _AXES.items():
-            if self._cells[axis]:
-                self._table(terminalreporter, axis, title)
+        for axis, layout in _TABLES:
+            if self._cells[axis, layout]:
+                self._table(terminalreporter, axis, layout)
         for reason in sorted(self._reasons):
             terminalreporter.line(f"skip: {reason} ({', '.join(sorted(self._reasons[reason]))})")
         if self._unexplained:
@@ -71,16 +76,17 @@ class ContractMatrix:
             for line in self._unexplained:
                 terminalreporter.line(line)
 
-    def _table(self, out: Any, axis: str, title: str) -> None:
+    def _table(self, out: Any, axis: str, layout: str) -> None:
         columns = self._order[axis]
-        rows = list(dict.fromkeys(name for name, _ in self._cells[axis]))
-        out.section(f"contract matrix: {title}")
+        outcomes_of = self._cells[axis, layout]
+        rows = list(dict.fromkeys(name for name, _ in outcomes_of))
+        out.section(f"contract matrix: {_AXES[axis]}, layout {layout}")
         width = max(map(len, rows))
         out.line(" " * width + "  " + "  ".join(columns))
         for row in rows:
-            cells = (_cell(self._cells[axis].get((row, column), [])).center(len(column)) for column in columns)
+            cells = (_cell(outcomes_of.get((row, column), [])).center(len(column)) for column in columns)
             out.line(f"{row:<{width}}  " + "  ".join(cells).rstrip())
-        outcomes = [o for cell in self._cells[axis].values() for o in cell]
+        outcomes = [o for cell in outcomes_of.values() for o in cell]
         out.line(", ".join(f"{outcomes.count(o)} {o}" for o in _WORST if o in outcomes))
 
 

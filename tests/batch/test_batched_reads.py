@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from dask.delayed import delayed
+from layouts import LAYOUTS
 from zarr.storage import MemoryStore, WrapperStore
 
 import dask_zv as dzv
@@ -15,31 +16,50 @@ from dask_zv.storage.objects import MAX_REQUESTS
 pytestmark = pytest.mark.contract
 
 
+@pytest.fixture(params=LAYOUTS)
+def layout(request):
+    return request.param
+
+
 @pytest.fixture
 def no_waiting(monkeypatch):
     """Damage does not heal: don't wait between the attempts to read it."""
-    monkeypatch.setattr("dask_zv.storage.per_chunk.wait_before_retry", lambda attempt: None)
+    for layout in LAYOUTS:
+        monkeypatch.setattr(f"dask_zv.storage.{layout}.wait_before_retry", lambda attempt: None)
 
 
 @pytest.fixture
 def filled(store):
-    group = store.open()
+    group = store.open(rank=2)
     with group.batched_writes(shards=4):
         for i in range(8):
             group.write_bytes("packed", f"{i}.0", b"packed%d" % i)
     for i in range(4):
         group.write_bytes("plain", f"{i}.0", b"plain%d" % i)
-    group.write_bytes("plain", "4.0", b"")
+    if store.layout == "per_chunk":
+        group.write_bytes("plain", "4.0", b"")
     return store
+
+
+def objects_of(store):
+    """Return the data objects of ``plain`` 0.0 and 1.0, and of the shard that holds ``packed`` 0.0."""
+    if store.layout == "per_chunk":
+        return "plain/0.0/c/0", "plain/1.0/c/0", "packed/__shard_000000/c/0"
+    return "plain/c/4/4", "plain/c/5/4", "packed/c/2/2"
 
 
 def test_plan_is_served_and_the_rest_falls_through(filled):
     group = filled.open()
-    plan = [("packed", [f"{i}.0" for i in range(8)]), ("plain", ["0.0", "4.0", "99.0"]), ("absent", ["0.0"])]
+    plan = [
+        ("packed", [f"{i}.0" for i in range(8)]),
+        ("plain", ["0.0", "99.0"] if filled.layout == "grid" else ["0.0", "4.0", "99.0"]),
+        ("absent", ["0.0"]),
+    ]
     with group.batched_reads(plan):
         assert [group.read_bytes("packed", f"{i}.0") for i in range(8)] == [b"packed%d" % i for i in range(8)]
         assert group.read_bytes("plain", "0.0") == b"plain0"
-        assert group.read_bytes("plain", "4.0") == b""
+        if filled.layout == "per_chunk":
+            assert group.read_bytes("plain", "4.0") == b""
         assert group.read_bytes("plain", "3.0") == b"plain3"  # not in the plan
         for array, key in (("plain", "99.0"), ("absent", "0.0"), ("plain", "98.0")):
             with pytest.raises(KeyError):
@@ -53,17 +73,18 @@ def test_plan_is_served_and_the_rest_falls_through(filled):
 def test_it_is_the_memory_that_serves(filled, no_waiting):
     group = filled.open("r")
     with group.batched_reads([("plain", ["0.0"]), ("packed", ["0.0"])]):
-        filled.delete("plain/0.0/c/0")
-        for name in ("__shard_000000",):
-            filled.delete(f"packed/{name}/c/0")
+        first, _, shard = objects_of(filled)
+        filled.delete(first)
+        filled.delete(shard)
         assert group.read_bytes("plain", "0.0") == b"plain0"
         assert group.read_bytes("packed", "0.0") == b"packed0"
-    with pytest.raises(dzv.StoreError):
-        group.read_bytes("plain", "0.0")
+    for array in ("plain", "packed"):
+        with pytest.raises(dzv.StoreError):
+            group.read_bytes(array, "0.0")
 
 
 def test_damage_raises_and_leaves_the_group_usable(filled, no_waiting):
-    filled.put("plain/1.0/c/0", b"short")
+    filled.put(objects_of(filled)[1], b"short")
     group = filled.open("r")
     with pytest.raises(dzv.FormatError, match=r"1\.0"), group.batched_reads([("plain", ["0.0", "1.0"])]):
         raise AssertionError("never inside")
@@ -85,7 +106,7 @@ def test_writes_inside_are_never_served_stale(filled):
     keys = [f"{i}.0" for i in range(8)]
     with group.batched_reads([("packed", keys), ("plain", keys)]):
         group.write_bytes("packed", "0.0", b"single")
-        with group.batched_writes(shards=4) as batch:
+        with group.batched_writes(shards=4 if filled.layout == "per_chunk" else None) as batch:
             group.write_bytes("packed", "1.0", b"batched")
             batch.write_bytes("packed", "2.0", b"through the batch")
             batch.write_blobs(delayed({("plain", "0.0"): b"lazy"}), keys=[("plain", "0.0")])
@@ -94,7 +115,10 @@ def test_writes_inside_are_never_served_stale(filled):
             batch.write_bytes("packed", "3.0", b"deferred")
         assert group.read_bytes("packed", "3.0") == b"packed3"
         batch.to_delayed().compute(scheduler="sync")
-        group.delete_subtree("plain/1.0")
+        if filled.layout == "per_chunk":
+            group.delete_subtree("plain/1.0")
+        else:
+            group.write_bytes("plain", "1.0", b"")
         assert [group.read_bytes("packed", k) for k in keys[:5]] == [
             b"single",
             b"batched",
@@ -137,9 +161,11 @@ class CrowdedStore(WrapperStore):
         return await self._store.get(key, prototype, byte_range)
 
 
-def test_requests_in_flight_are_many_and_bounded():
+def test_requests_in_flight_are_many_and_bounded(layout):
     crowded = CrowdedStore(MemoryStore())
-    group = dzv.open_group(crowded)
+    group = dzv.open_group(crowded, layout=layout)
+    if layout == "grid":
+        group.write_array_meta("v", {"shape": [20, 50]})
     keys = [f"{i // 50}.{i % 50}" for i in range(1000)]
     with group.batched_writes():
         for key in keys:

@@ -12,6 +12,7 @@ import pytest
 from contract_exceptions import need
 from dask.delayed import Delayed, delayed
 from dask.task_spec import DataNode
+from layouts import LAYOUTS, per_chunk_only
 from zarr.storage import MemoryStore, WrapperStore
 
 import dask_zv as dzv
@@ -21,11 +22,32 @@ from dask_zv.storage.catalog import decode_catalog
 CATALOG = "dask_zv_catalog/c/0"
 
 
+@pytest.fixture(params=LAYOUTS)
+def layout(request):
+    return request.param
+
+
 def many(n, nbytes=8):
     """Chunks of a cube by key, each with its own bytes; some are empty."""
     side = round(n ** (1 / 3)) + 1
     keys = [f"{x - 1}.{y}.{z}" for x in range(side) for y in range(side) for z in range(side)][:n]
     return {key: bytes([i % 251]) * (nbytes if i % 7 else 0) for i, key in enumerate(keys)}
+
+
+def present(layout, payloads):
+    """Return the blobs that can be read back: a cell of layout ``grid`` that holds nothing is absent."""
+    return {key: data for key, data in payloads.items() if data or layout == "per_chunk"}
+
+
+def read_all(group, array):
+    keys = group.list_chunks(array)
+    with group.batched_reads([(array, keys)]):
+        return {key: group.read_bytes(array, key) for key in keys}
+
+
+def without_catalog(dump):
+    """Return what does not depend on the store: in layout ``grid`` the catalog holds the store's stamps of objects."""
+    return {key: data for key, data in dump.items() if not key.startswith("dask_zv_catalog/")}
 
 
 def write_all(group, payloads, arrays=("vertices", "vertex_attributes/mass"), **kwargs):
@@ -56,23 +78,25 @@ def names_below(store, array):
 
 @pytest.mark.contract
 def test_batch_writes_what_single_writes_would(store, make_store):
-    payloads = many(20) | {"data": b"literal"}
+    payloads = many(20) | ({"data": b"literal"} if store.layout == "per_chunk" else {})
     group = store.open()
     batch = write_all(group, payloads)
     again = store.open("r")
+    expected = present(store.layout, payloads)
     for array in ("vertices", "vertex_attributes/mass"):
-        assert {key: again.read_bytes(array, key) for key in again.list_chunks(array)} == payloads
-    assert batch.report.chunks == 20
-    assert batch.report.arrays == {"vertices": 21, "vertex_attributes/mass": 21}
+        assert read_all(again, array) == expected
+    chunks = 20 if store.layout == "per_chunk" else len(expected)
+    assert batch.report.chunks == chunks
+    assert batch.report.arrays == {"vertices": len(expected), "vertex_attributes/mass": len(expected)}
     assert batch.report.nbytes == 2 * sum(map(len, payloads.values()))
     assert batch.report.blocks == 1
-    assert "20 chunks" in repr(batch.report)
+    assert f"{chunks} chunks" in repr(batch.report)
     store.need("documents by the byte")
     single = make_store("memory_store")
     for array in ("vertices", "vertex_attributes/mass"):
         for key, data in payloads.items():
             single.open().write_bytes(array, key, data)
-    assert {k: v for k, v in store.dump().items() if "dask_zv_catalog" not in k} == single.dump()
+    assert without_catalog(store.dump()) == single.dump()
 
 
 @pytest.mark.contract
@@ -109,6 +133,7 @@ def test_reads_inside_see_the_store_as_before(store):
     assert group.list_chunks("vertices") == ["0.0.0", "1.0.0"]
 
 
+@per_chunk_only
 @pytest.mark.contract
 def test_shards_are_rewritten_by_their_owner(store):
     """A key is never in two shards, and the newest bytes are what everybody reads."""
@@ -147,6 +172,7 @@ def test_shards_are_rewritten_by_their_owner(store):
     assert "1.0" not in names_below(store, "v")
 
 
+@per_chunk_only
 @pytest.mark.contract
 def test_no_block_speaks_for_a_key_that_another_stores(store):
     """Two blocks: one packs anew a shard whose member the other stores beside it. The catalog knows the new bytes."""
@@ -164,6 +190,7 @@ def test_no_block_speaks_for_a_key_that_another_stores(store):
         assert set(index) == set(keys)
 
 
+@per_chunk_only
 def test_blocks_may_end_in_any_order(make_store):
     """The block that packs a shard anew reads a member's old bytes before another block has stored the new ones."""
     store = make_store("memory_store")
@@ -186,23 +213,29 @@ def test_blocks_may_end_in_any_order(make_store):
     again = store.open("r")
     assert [again.read_bytes("v", k) for k in ("0.0", "0.2")] == [b"new", b"NEW"]
     by_receipt = combine_receipts([results[k].receipt for k in blocks]).arrays["v"]
-    assert by_receipt.shard.tolist() == [-1, 8]
+    assert by_receipt["shard"].tolist() == [-1, 8]
 
 
 @pytest.mark.contract
 def test_metadata_and_literals_alone_keep_the_catalog(store):
     group = store.open()
     write_all(group, many(5), ["vertices"])
-    before = store.get(CATALOG)
+    before = decode_catalog(store.get(CATALOG))
     with group.batched_writes():
         group.write_array_meta("vertices", {"dtype": "float32"})
-    with group.batched_writes():
-        group.write_bytes("groups", "data", b"123")
-    assert store.get(CATALOG) == before
-    assert store.open("r").read_bytes("groups", "data") == b"123"
-    assert store.open("r").read_array_meta("vertices") == {"dtype": "float32"}
+    if store.layout == "per_chunk":
+        with group.batched_writes():
+            group.write_bytes("groups", "data", b"123")
+        assert store.open("r").read_bytes("groups", "data") == b"123"
+    after = decode_catalog(store.get(CATALOG))
+    if store.layout == "per_chunk":
+        assert after.token == before.token
+    assert after.coords.tolist() == before.coords.tolist()
+    assert after.arrays["vertices"].nbytes.tolist() == before.arrays["vertices"].nbytes.tolist()
+    assert store.open("r").read_array_meta("vertices")["dtype"] == "float32"
 
 
+@per_chunk_only
 @pytest.mark.contract
 def test_an_empty_blob_is_no_empty_store(store):
     """An empty blob has no data object; a shard must still replace it."""
@@ -242,13 +275,16 @@ class FlakyStore(WrapperStore):
         await self._store.set(key, value)
 
 
-def test_storage_trouble_is_retried_inside_the_task(monkeypatch):
+def test_storage_trouble_is_retried_inside_the_task(monkeypatch, layout):
     monkeypatch.setattr("dask_zv.storage.objects._BACKOFF", 0.001)
     flaky = FlakyStore(MemoryStore())
-    group = dzv.open_group(flaky)
+    group = dzv.open_group(flaky, layout=layout)
+    if layout == "grid":
+        group.write_array_meta("vertices", {"shape": [8, 8, 8], "chunk_grid_origin": [-1, 0, 0]})
     flaky.failures = 2
-    write_all(group, many(20), ["vertices"], shards=8)
-    assert {k: group.read_bytes("vertices", k) for k in many(20)} == many(20)
+    write_all(group, many(20), ["vertices"], shards=None if layout == "grid" else 8)
+    expected = present(layout, many(20))
+    assert {k: group.read_bytes("vertices", k) for k in expected} == expected
     flaky.failures = 10**9
     with pytest.raises(dzv.StoreError, match="ConnectionError"), group.batched_writes():
         group.write_bytes("vertices", "0.0.0", b"never")
@@ -256,6 +292,7 @@ def test_storage_trouble_is_retried_inside_the_task(monkeypatch):
         group.read_bytes("vertices", "0.0.0")
 
 
+@per_chunk_only
 def test_keys_of_two_ranks_never_share_a_shard_by_accident(make_store):
     store = make_store("memory_store")
     group = store.open()
@@ -274,26 +311,36 @@ def reference():
     dumps = {}
 
     def get(store, shards):
-        if shards not in dumps:
+        if (store.layout, shards) not in dumps:
             with dask.config.set(scheduler="sync"):
                 run_batch(store.open(), shards)
-            dumps[shards] = store.dump()
-        return dumps[shards]
+            dumps[store.layout, shards] = store.dump()
+        return dumps[store.layout, shards]
 
     return get
+
+
+def lazy_blocks(layout):
+    """Return blocks for tasks to make: some chunks of ``vertices``, or whole shards of an array that has nothing else."""
+    if layout == "per_chunk":
+        items = list(many(60).items())
+        return [{("vertices", k): d for k, d in items[start : start + 10]} for start in range(34, 60, 10)]
+    cube = [(x, y, z) for x in range(2) for y in range(2) for z in range(2)]
+    return [{("lazy", f"{2 * i + x}.{y}.{z}"): b"%d.%d.%d" % (x, y, z) for x, y, z in cube} for i in range(3)]
 
 
 def run_batch(group, shards):
     payloads = many(60)
     with group.batched_writes(shards=shards, block_chunks=16) as batch:
-        for key, data in list(payloads.items())[:30]:
+        items = list(payloads.items())[: 34 if group.layout == "per_chunk" else 60]
+        for key, data in items[:30]:
             group.write_bytes("vertices", key, data)
-        for key, data in list(payloads.items())[30:34]:
+        for key, data in items[30:]:
             group.write_bytes("vertices", key, delayed(bytes)(data))
-        for start in range(34, 60, 10):
-            block = dict(list(payloads.items())[start : start + 10])
-            batch.write_blobs(delayed(cell)(block), keys=[("vertices", key) for key in block])
-        group.write_bytes("groups", "data", np.arange(3))
+        for block in lazy_blocks(group.layout):
+            batch.write_blobs(delayed(dict)(block), keys=list(block))
+        if group.layout == "per_chunk":
+            group.write_bytes("groups", "data", np.arange(3))
         group.write_array_meta("vertices", {"dtype": "float32"})
     with group.batched_writes(shards=shards, block_chunks=16):  # rewriting, merging
         for key in list(payloads)[::3]:
@@ -301,18 +348,38 @@ def run_batch(group, shards):
     return batch
 
 
+def check_same_bytes(found, expected):
+    """Compare two stores; of catalogs what does not depend on the store and the hour."""
+    assert without_catalog(found) == without_catalog(expected)
+    one, other = decode_catalog(found[CATALOG]), decode_catalog(expected[CATALOG])
+    assert one.coords.tolist() == other.coords.tolist()
+    assert one.rows.tolist() == other.rows.tolist()
+    assert set(one.arrays) == set(other.arrays)
+    for name, columns in one.arrays.items():
+        for kind in ("nbytes", "shard", "offset", "stored", "crc"):
+            assert columns[kind].tolist() == other.arrays[name][kind].tolist(), (name, kind)
+    assert {n: v.document for n, v in one.nodes.items()} == {n: v.document for n, v in other.nodes.items()}
+
+
 @pytest.mark.contract
 @pytest.mark.parametrize("shards", [None, 8])
-def test_bytes_are_identical_under_every_scheduler(make_store, scheduler, reference, shards):
+def test_bytes_are_identical_under_every_scheduler(make_store, layout, scheduler, reference, shards):
     expected = reference(make_store("memory_store"), shards)
     assert CATALOG in expected
     store = make_store("local_path")
     batch = run_batch(store.open(), shards)
-    assert store.dump() == expected
-    assert batch.report.chunks == 60
-    payloads = many(60) | {key: b"again" + key.encode() for key in list(many(60))[::3]}
+    if layout == "per_chunk":
+        assert store.dump() == expected
+    check_same_bytes(store.dump(), expected)
+    payloads = present(layout, many(60)) | {key: b"again" + key.encode() for key in list(many(60))[::3]}
     found = store.open("r")
     assert {k: found.read_bytes("vertices", k) for k in found.list_chunks("vertices")} == payloads
+    if layout == "per_chunk":
+        assert batch.report.chunks == 60
+        return
+    lazy = {k: d for block in lazy_blocks(layout) for (_, k), d in block.items()}
+    assert {k: found.read_bytes("lazy", k) for k in found.list_chunks("lazy")} == lazy
+    assert batch.report.arrays == {"vertices": len(present(layout, many(60))), "lazy": 24}
 
 
 @pytest.mark.contract
@@ -323,7 +390,7 @@ def test_object_stores_hold_the_same_bytes(make_store, use_scheduler, scheduler,
     store = make_store("obstore_s3")
     with use_scheduler(scheduler):
         run_batch(store.open(), shards)
-    assert store.dump() == expected
+    check_same_bytes(store.dump(), expected)
 
 
 @pytest.mark.contract
@@ -335,13 +402,14 @@ def test_every_store_serves_every_scheduler_it_can(store, scheduler):
         for key, data in many(12).items():
             group.write_bytes("vertices", key, data)
         batch.write_blobs(delayed(cell)({"9.9.9": b"lazy"}), keys=[("vertices", "9.9.9")])
-    assert batch.report.chunks == 13
+    expected = present(store.layout, many(12)) | {"9.9.9": b"lazy"}
+    assert batch.report.chunks == len(expected)
     found = store.open("r")
-    assert {k: found.read_bytes("vertices", k) for k in found.list_chunks("vertices")} == many(12) | {"9.9.9": b"lazy"}
+    assert read_all(found, "vertices") == expected
 
 
 @pytest.mark.contract
-def test_failing_block_leaves_no_commit(make_store, scheduler):
+def test_failing_block_leaves_no_commit(make_store, layout, scheduler):
     store = make_store("local_path")
     group = store.open()
     write_all(group, {"0.0.0": b"before"}, ["vertices"])
@@ -353,7 +421,9 @@ def test_failing_block_leaves_no_commit(make_store, scheduler):
     after = store.dump()
     assert {k: after[k] for k in before} == before  # metadata and catalog above all
     assert not [k for k in after if "2.0.0" in k]
-    assert group.read_array_meta("vertices") == {}
+    assert "committed" not in group.read_array_meta("vertices")
+    if layout == "grid":
+        assert group.list_chunks("vertices") == ["0.0.0"]
     assert group.read_bytes("vertices", "0.0.0") == b"before"
     write_all(group, {"2.0.0": b"later"}, ["vertices"])
     assert store.open("r").read_bytes("vertices", "2.0.0") == b"later"
@@ -382,7 +452,7 @@ def test_tasks_number_as_blocks(make_store, shards):
     assert blocks <= 30
     with group.batched_writes(compute=False) as batch:
         for i in range(50):
-            block = {f"{i}.{j}": b"x" for j in range(10)}
+            block = {f"{i}.{j}.0": b"x" for j in range(10)}
             batch.write_blobs(delayed(cell)(block), keys=[("vertices", k) for k in block])
     assert len(graph_of(batch)) == 50 + 1  # what makes a block is part of the task that stores it
 
@@ -413,7 +483,7 @@ def test_deferred_batch_joins_other_graphs(make_store, scheduler):
     assert six == 6
     assert report.chunks == 2
     assert group.read_bytes("vertices", "1.0.0") == bytes(6)
-    assert group.read_array_meta("vertices") == {"a": 1}
+    assert group.read_array_meta("vertices")["a"] == 1
 
 
 def test_writes_after_planning_are_refused(make_store):
@@ -432,7 +502,7 @@ def test_writes_after_planning_are_refused(make_store):
 
 def test_deferred_batch_is_seen_by_its_group_when_it_ran(make_store):
     store = make_store("memory_store")
-    group = store.open()
+    group = store.open(rank=2)
     write_all(group, {"0.0": b"old", "1.0": b"old"}, ["v"], shards=4)
     with group.batched_writes(compute=False) as batch:
         group.write_bytes("v", "0.0", b"new")
@@ -444,11 +514,11 @@ def test_deferred_batch_is_seen_by_its_group_when_it_ran(make_store):
 
 def test_two_deferred_batches_that_run_one_after_the_other_share_a_catalog(make_store):
     store = make_store("memory_store")
-    group = store.open()
+    group = store.open(rank=2)
     lazy = []
     for i in range(2):
         with group.batched_writes(compute=False) as batch:
-            group.write_bytes("v", f"{i}.0", b"x" * i)
+            group.write_bytes("v", f"{i}.0", b"x" * (i + 1))
         lazy.append(batch.to_delayed())
     for one in lazy:
         one.compute()
@@ -457,7 +527,7 @@ def test_two_deferred_batches_that_run_one_after_the_other_share_a_catalog(make_
 
 def test_catalog_that_was_dropped_meanwhile_is_not_started_anew(make_store):
     store = make_store("memory_store")
-    group = store.open()
+    group = store.open(rank=2)
     write_all(group, {"0.0": b"a"}, ["v"])
     with group.batched_writes(compute=False) as batch:
         group.write_bytes("v", "1.0", b"b")
@@ -473,7 +543,7 @@ def test_results_do_not_carry_data(make_store, use_scheduler):
     import pickle
 
     store = make_store("local_path")
-    with store.open().batched_writes(compute=False) as batch:
+    with store.open(rank=2).batched_writes(compute=False) as batch:
         block = {f"{i}.0": bytes(100_000) for i in range(20)}
         batch.write_blobs(delayed(cell)(block), keys=[("vertices", k) for k in block])
     graph = graph_of(batch)
@@ -489,19 +559,19 @@ def test_future_payloads(make_store, use_scheduler):
     store = make_store("local_path")
     with use_scheduler("distributed") as client:
         one = client.submit(bytes, 3)
-        block = client.submit(cell, {"5.0": b"block", "6.0": b""})
-        with store.open().batched_writes() as batch:
+        block = client.submit(cell, {"5.0": b"block", "6.0": b"more"})
+        with store.open(rank=2).batched_writes() as batch:
             batch.write_bytes("vertices", "0.0", one)
             batch.write_blobs(block, keys=[("vertices", "5.0"), ("vertices", "6.0")])
         assert batch.report.chunks == 3
     found = store.open("r")
-    assert [found.read_bytes("vertices", k) for k in ("0.0", "5.0", "6.0")] == [bytes(3), b"block", b""]
+    assert [found.read_bytes("vertices", k) for k in ("0.0", "5.0", "6.0")] == [bytes(3), b"block", b"more"]
 
 
 @pytest.mark.contract
 def test_block_with_other_keys_is_refused_and_not_stored(make_store, scheduler):
     store = make_store("local_path")
-    group = store.open()
+    group = store.open(rank=2)
     for yielded in (
         {("vertices", "0.0"): b"1"},
         {("vertices", "0.0"): b"1", ("vertices", "2.0"): b"1"},
@@ -522,7 +592,7 @@ def test_block_with_other_keys_is_refused_and_not_stored(make_store, scheduler):
 
 
 def test_same_key_twice(make_store):
-    group = make_store("memory_store").open()
+    group = make_store("memory_store").open(rank=2)
     lazy = delayed(bytes)(3)
     with group.batched_writes() as batch:
         group.write_bytes("v", "0.0", b"first")
@@ -547,7 +617,7 @@ def test_same_key_twice(make_store):
 
 
 def test_bad_arguments(make_store):
-    group = make_store("memory_store").open()
+    group = make_store("memory_store").open(rank=2)
     for kwargs in ({"shards": 0}, {"shards": -1}, {"shards": 2.0}, {"shards": True}, {"block_chunks": 0}):
         with pytest.raises(ValueError, match=r"shards|block_chunks"), group.batched_writes(**kwargs):
             raise AssertionError("not opened")
@@ -560,7 +630,7 @@ def test_bad_arguments(make_store):
 
 def test_a_delayed_per_blob_warns_once_about_whole_blocks(make_store, monkeypatch):
     monkeypatch.setattr("dask_zv.batch.writes._MANY_DELAYED", 20)
-    group = make_store("memory_store").open()
+    group = make_store("memory_store").open(rank=2)
     with pytest.warns(UserWarning, match="write_blobs") as caught, group.batched_writes(compute=False) as batch:  # noqa: PT031 - it ends with the batch
         for i in range(40):
             batch.write_bytes("v", f"{i}.0", delayed(bytes)(i))
@@ -570,6 +640,7 @@ def test_a_delayed_per_blob_warns_once_about_whole_blocks(make_store, monkeypatc
 # -------------------------------------------------------------------------------------------------- shards
 
 
+@per_chunk_only
 def test_one_object_per_array_and_block(make_store):
     store = make_store("memory_store")
     group = store.open()
@@ -588,6 +659,7 @@ def test_one_object_per_array_and_block(make_store):
     assert names_below(store, "lazy") == names_below(store, "more") == ["__shard_000000", "__shard_000001", "__shard_000008"]
 
 
+@per_chunk_only
 def test_shard_ids_are_the_same_from_any_client(make_store):
     dumps = []
     payloads = many(50)
@@ -602,6 +674,7 @@ def test_shard_ids_are_the_same_from_any_client(make_store):
     assert set(names_below(store, "vertices")) <= {k.split("/")[1] for k in dumps[0] if k.startswith("vertices/")}
 
 
+@per_chunk_only
 def test_merging_keeps_shards_of_others(make_store):
     store = make_store("memory_store")
     root = store.root()
@@ -667,7 +740,7 @@ def test_a_task_that_runs_twice_stores_the_same_bytes(make_store, shards):
 def test_twins_of_a_block_at_the_same_time(make_store):
     """A stolen task may run beside its twin."""
     store = make_store("local_path")
-    group = store.open()
+    group = store.open(rank=2)
     write_all(group, {f"{i}.0": b"old%d" % i for i in range(8)}, ["v"], shards=16)
     with group.batched_writes(compute=False, shards=16) as batch:
         group.write_bytes("v", "0.0", b"new" * 1000)
