@@ -118,7 +118,7 @@ class GridSpec:
             last = [o + s - 1 for o, s in zip(self.origin, self.shape, strict=True)]
             raise BoundsError(
                 f"the chunk lies outside the array's grid, which goes from {list(self.origin)} to {last}: make the store with "
-                "larger bounds, or give the level a larger grid first with level.regrid(bounds)",
+                "larger bounds, or give it larger ones first with store.expand(bounds)",
                 array=array, chunk=".".join(map(str, outside)),
             )  # fmt: skip
         return coords - np.asarray(self.origin, np.int64)

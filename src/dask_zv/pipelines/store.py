@@ -134,6 +134,33 @@ class Store:
         self.reload()
         return self
 
+    def expand(self, bounds: Any, *, compute: bool = True) -> Delayed | None:
+        """Give the store larger bounds, so that chunks further out can be written; nothing that it holds changes.
+
+        In layout ``grid`` the arrays' grids grow: at their far end by their documents alone; at their near end every stored
+        object is copied once, without being decoded, as one graph on the active scheduler.
+
+        Parameters
+        ----------
+        bounds : pair of corners
+            What must lie inside, beside what does already.
+        compute : bool
+            False returns a Delayed.
+
+        Raises
+        ------
+        InputError
+            No finite box.
+        StoreError
+            Another writer changed the level at the same time, or storage failed; the store is what it was.
+        """
+        from dask_zv.pipelines.expand import expand_store
+
+        delayed = expand_store(self, bounds, compute=compute)
+        if compute:
+            self.reload()
+        return delayed
+
     def reload(self) -> None:
         """Read the metadata again."""
         attributes = self.group.attrs.to_dict()

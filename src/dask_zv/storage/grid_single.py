@@ -123,7 +123,7 @@ def without_grid(meta: Mapping[str, Any], spec: GridSpec, path: str, store: str)
     if asked is not None and asked != spec and asked != replace(spec, origin=(0,) * spec.rank):
         raise PlanError(
             f"the array's grid has the extents {list(spec.shape)} from {list(spec.origin)}: it can't become another by its "
-            "metadata; use level.regrid(bounds)",
+            "metadata; use store.expand(bounds)",
             store=store, array=path,
         )  # fmt: skip
     if NONEMPTY in meta:

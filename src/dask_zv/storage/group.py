@@ -263,11 +263,13 @@ class NodeGroup:
         check_chunk_key(chunk_key)
         path = join(self._prefix, array)
         payload = as_bytes(data, path, chunk_key)
-        self._drop_catalogs(path)  # they would no longer say what is here
         if self.layout == "grid":
+            # a catalog that is a moment too old is seen to be so, and a refused write leaves it as it is
             write_cell(self._objects, self._prefix, array, chunk_key, payload)
+            self._drop_catalogs(path)
             self._blobs.forget(array)
             return
+        self._drop_catalogs(path)  # they would no longer say what is here
         assert isinstance(self._blobs, PerChunk)
         if path not in self._groups_made:
             ensure_groups(self._objects, [path])
