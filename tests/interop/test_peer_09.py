@@ -1,0 +1,665 @@
+"""What we write in layout grid, the ZV 0.9 package reads exactly and edits, and we read what it made of it.
+
+The package gets an environment of its own, made once and kept in the checkout; a test that can't have it fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from peer_09_client import (
+    CHUNK,
+    GROUPS,
+    IDS,
+    MAKERS,
+    OWNERS,
+    SPURIOUS,
+    TABLE,
+    N,
+    attributes_of,
+    column,
+    points_of,
+    rows_in,
+    same,
+    start_peer,
+    write,
+)
+
+import dask_zv as dzv
+
+BOXES = ([[-10.0] * 4, [30.0] * 4], [[-60.0] * 4, [-20.0, 5.0, 60.0, 60.0]], [[100.0] * 4, [101.0] * 4])
+LOST_BY_ITS_BOXES = {"bins_and_objects"}
+MAKERS = {
+    **MAKERS,
+    "bins_and_objects": lambda target: write(
+        target, points_of(), attributes=attributes_of(), owners=OWNERS, table=TABLE, groups=GROUPS, bin_shape=(20.0, 60.0, 40.0)
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def few_threads():
+    with dask.config.set(scheduler="threads", num_workers=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def peer():
+    return start_peer()
+
+
+class Exchange:
+    """Our stores, made once, and what the package reads of them, asked once."""
+
+    def __init__(self, root, peer):
+        self.root, self.peer = root, peer
+        self.read = cache(self._read)
+
+    def path(self, name):
+        path = self.root / f"{name}.zv"
+        if not path.exists():
+            with dask.config.set(scheduler="threads", num_workers=2):
+                MAKERS[name](path)
+        return path
+
+    def ours(self, name):
+        return dzv.open(self.path(name)).level(0).read()
+
+    def _read(self, name):
+        geometry = self.ours(name)
+        ndim = geometry.positions.shape[1]
+        offset = -4000.0 if name == "elsewhere" else 0.0
+        self.boxes = [[[x + offset for x in corner[:ndim]] for corner in box] for box in BOXES]
+        return self.peer.arrays(
+            "read",
+            path=self.path(name),
+            attributes=list(geometry.attributes),
+            boxes=self.boxes,
+            objects=[] if geometry.object_ids is None else np.unique(geometry.object_ids)[:40].tolist(),
+            object_attributes=list(geometry.object_attributes),
+        )
+
+
+@pytest.fixture(scope="module")
+def exchange(tmp_path_factory, peer):
+    return Exchange(tmp_path_factory.mktemp("peer_09"), peer)
+
+
+# -------------------------------------------------------------------------------------------------- it reads ours
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_it_reads_what_we_write(name, exchange):
+    found, told = exchange.read(name)
+    ours = exchange.ours(name)
+    assert told["vertex_count"] == told["facade"]["count"] == len(ours)
+    same(found["positions"], ours.positions)
+    for key, values in ours.attributes.items():
+        theirs = column(found, f"attr__{key}")
+        if values.ndim == 2 and values.shape[1] == 1:
+            theirs = theirs.reshape(values.shape)  # it drops the axis of a single channel
+        same(theirs, values, key)
+    table = dzv.open(exchange.path(name)).level(0).chunks
+    assert told["chunks"] == table.coords.tolist()
+    assert told["facade"]["kind"] == "point_cloud"
+    assert told["facade"]["same_positions"]
+    assert told["facade"]["attributes"] == sorted(ours.attributes)
+    assert told["facade"]["object_attributes"] == sorted(ours.object_attributes)
+
+
+WITH_ALL = [
+    *("plain", "raw", "blosc", "packed", "packed_whole", "packed_tuple", "bins", "packed_bins", "objects", "packed_objects"),
+    *("raw_objects", "bins_and_objects", "overwritten", "lazily", "declared"),
+]
+
+
+@pytest.mark.parametrize("name", WITH_ALL)
+def test_what_it_reads_is_what_went_in(name, exchange):
+    """Not only what we read: against the input, so that one mistake on both sides shows."""
+    found, _ = exchange.read(name)
+    rows = rows_in(found["positions"], points_of())
+    assert len(rows) == N
+    for key, values in attributes_of().items():
+        same(column(found, f"attr__{key}").reshape(values.shape), values[rows], key)
+
+
+@pytest.mark.parametrize(
+    "name", ["packed", "packed_tuple", "packed_whole", "declared", "plain", "packed_two_axes", "four_axes"]
+)
+def test_it_sees_our_shards(name, exchange):
+    _, told = exchange.read(name)
+    shards = {tuple(s) for s in told["shards"].values()}
+    if name == "plain":
+        assert not shards
+        return
+    assert set(told["shards"]) == {"0/vertices", "0/vertex_fragments", *(f"0/vertex_attributes/{a}" for a in told["meta"])}
+    assert len(shards) == 1
+    expected = {"packed_tuple": (3, 1, 2), "packed_two_axes": (2, 3), "four_axes": (2, 1, 2, 3)}
+    assert expected.get(name) in (None, *shards)
+    assert np.prod(shards.pop()) > 1
+
+
+@pytest.mark.parametrize("name", sorted(set(MAKERS) - LOST_BY_ITS_BOXES))
+def test_it_reads_boxes(name, exchange):
+    found, _ = exchange.read(name)
+    ours = exchange.ours(name)
+    level = dzv.open(exchange.path(name)).level(0)
+    for i, box in enumerate(
+        exchange.boxes if name == "elsewhere" else [[c[: ours.positions.shape[1]] for c in b] for b in BOXES]
+    ):
+        if name == "elsewhere":
+            box = [[x - 4000.0 for x in corner[:3]] for corner in BOXES[i]]
+        inside = level.read(bbox=box)
+        mask = ((ours.positions >= box[0]) & (ours.positions <= box[1])).all(axis=1)
+        same(inside.positions, ours.positions[mask])
+        assert mask.any() == (i < 2) or name == "lone"
+        theirs = found[f"box{i}"]
+        if not len(theirs):  # of no dtype in particular
+            assert not mask.any()
+            continue
+        rows = rows_in(theirs, ours.positions)
+        assert sorted(rows.tolist()) == np.flatnonzero(mask).tolist()
+        for key, values in ours.attributes.items():
+            if values.dtype.kind not in "OU":
+                same(found[f"box{i}__{key}"].reshape(len(rows), *values.shape[1:]), values[rows], key)
+
+
+def test_its_boxes_lose_points_where_bins_and_objects_meet(exchange):
+    """A defect of its reader, not of our store (FORMAT.md J.1): it does the same to its own. Ours finds them."""
+    found, _ = exchange.read("bins_and_objects")
+    level = dzv.open(exchange.path("bins_and_objects")).level(0)
+    inside = level.read(bbox=[c[:3] for c in BOXES[0]])
+    assert set(map(tuple, found["box0"].tolist())) < set(map(tuple, inside.positions.tolist()))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["objects", "packed_objects", "raw_objects", "bins_and_objects", "masked", "two_axes", "packed_two_axes", "many_objects"],
+)
+def test_it_reads_objects(name, exchange):
+    found, told = exchange.read(name)
+    level = dzv.open(exchange.path(name)).level(0)
+    geometry = level.read()
+    known = np.unique(geometry.object_ids)
+    assert told["ids"] == known.tolist()
+    assert known.tolist() == {"many_objects": [3 * i + 5 for i in range(17_000)]}.get(
+        name, list(range(7)) if "axes" in name else list(IDS)
+    )
+    ours = level.read(objects=known[:40], order="object")
+    same(found["by_object"], ours.positions)
+    same(found["by_object_ids"], ours.object_ids)
+    for key, values in ours.attributes.items():
+        same(column(found, f"by_object__{key}").reshape(values.shape), values, key)
+    last = ours.object_ids[-1]
+    same(found["one_object"], level.read(objects=[last], order="object").positions)
+    assert len(told["manifests"]) == len(known)
+    for oid in known[:10].tolist():
+        mine = told["manifests"][str(oid)]
+        assert [m[:-1] for m in mine] == sorted(m[:-1] for m in mine)
+    for key, values in geometry.object_attributes.items():
+        present = ~np.ma.getmaskarray(values).reshape(len(values), -1).any(axis=1)
+        assert found[f"present__{key}"].tolist() == present.tolist()
+        assert present.all() == (name != "masked")
+        same(found[f"oattr__{key}"].reshape(values.shape)[present], np.ma.getdata(values)[present], key)
+    if name.endswith("objects") and name != "many_objects":
+        same(found["oattr__score"], TABLE["score"].to_numpy())
+        same(found["oattr__rank"], TABLE["rank"].to_numpy())
+        assert told["groups"] == [GROUPS.get(g, []) for g in range(4)]
+        assert told["group_points"] == int(np.isin(OWNERS, GROUPS[0]).sum()) > 0
+    if name == "masked":
+        assert found["present__score"].tolist() == [False, False, True, False, True]
+
+
+def test_it_reads_metadata(exchange):
+    _, told = exchange.read("two_axes")
+    assert [(a["name"], a["unit"]) for a in told["axes"]] == [("row", "metre"), ("col", "metre")]
+    assert told["crs"] == {"type": "EPSG", "code": 32632}
+    assert told["chunk_shape"] == [40.0, 20.0]
+    positions = points_of(ndim=2, dtype=np.float64)
+    assert told["bounds"] == [positions.min(axis=0).tolist(), positions.max(axis=0).tolist()]
+    _, told = exchange.read("bins")
+    assert told["bins_per_chunk"] == [2, 1, 3]
+    _, told = exchange.read("declared")
+    assert told["bounds"] == [[-500.0] * 3, [500.0] * 3]
+    _, told = exchange.read("overwritten")
+    assert not {"object_index", "object_attributes", "groups"} & set(told["children"])
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_its_validator_passes(name, exchange, tmp_path):
+    """At level 5: nothing but what it says of its own stores, and the same without our catalog."""
+    told = exchange.peer.call("validate", path=exchange.path(name))
+    assert told["errors"] == []
+    assert set(told["warnings"]) == SPURIOUS
+    bare = tmp_path / "s.zv"
+    shutil.copytree(exchange.path(name), bare)
+    assert (bare / "0" / "dask_zv_catalog").exists()
+    shutil.rmtree(bare / "0" / "dask_zv_catalog")
+    assert exchange.peer.call("validate", path=bare) == told
+
+
+def test_its_validator_can_fail(exchange, tmp_path):
+    shutil.copytree(exchange.path("objects"), tmp_path / "s.zv")
+    shutil.rmtree(tmp_path / "s.zv/0/vertices")
+    assert exchange.peer.call("validate", path=tmp_path / "s.zv")["errors"]
+
+
+# -------------------------------------------------------------------------------------------------- cells, one by one
+
+
+@pytest.mark.parametrize("name", ["plain", "raw", "blosc", "packed", "packed_tuple", "packed_bins", "four_axes", "elsewhere"])
+def test_our_cells_are_those_of_the_peer_and_of_plain_zarr(name, exchange):
+    group = dzv.open(exchange.path(name)).level(0).group
+    arrays = ["vertices", "vertex_fragments", "vertex_attributes/mass"]
+    found, told = exchange.peer.arrays("cells", path=exchange.path(name), arrays=arrays)
+    for array in arrays:
+        keys = group.list_chunks(array)
+        assert sorted(told[array]) == sorted(keys)
+        plain = zarr.open_array(exchange.path(name) / "0" / array, mode="r")
+        values, origin = plain[...], plain.attrs.get("chunk_grid_origin", [0] * plain.ndim)
+        assert sorted(plain.attrs["nonempty_chunks"]) == plain.attrs["nonempty_chunks"] == sorted(keys)
+        filled = {tuple(np.add(cell, origin)) for cell in np.ndindex(values.shape) if values[cell]}
+        assert filled == {tuple(map(int, k.split("."))) for k in keys}
+        for key in keys:
+            data = group.read_bytes(array, key)
+            assert found[f"{array}|{key}"].tobytes() == data
+            assert values[tuple(int(c) - o for c, o in zip(key.split("."), origin, strict=True))] == data
+
+
+BLOBS = {"0.0.0": b"abc\0\0", "-2.-1.0": bytes(9), "1.0.-1": os.urandom(1000), "-1.-1.-1": b"\xff"}
+
+
+@pytest.mark.parametrize("shards", [1, (3, 1, 2)])
+@pytest.mark.parametrize("compressor", ["zstd", None, "blosc"])
+def test_a_batch_of_blobs(shards, compressor, peer, tmp_path):
+    """Of any bytes, in an array of any name: plain Zarr and the peer find what the batch stored."""
+    store = write(tmp_path / "s.zv", points_of(), shard_chunks=shards, compressor=compressor)
+    group = store.level(0).group
+    with group.batched_writes() as batch:
+        for key, data in BLOBS.items():
+            group.write_bytes("vertex_attributes/blob", key, data)
+        group.write_array_meta("vertex_attributes/blob", {"dtype": "uint8"})
+    assert batch.report.blobs == len(BLOBS) if hasattr(batch.report, "blobs") else batch.report
+    assert group.list_chunks("vertex_attributes/blob") == ["-2.-1.0", "-1.-1.-1", "0.0.0", "1.0.-1"]
+    found, told = peer.arrays("cells", path=tmp_path / "s.zv", arrays=["vertex_attributes/blob"])
+    assert sorted(told["vertex_attributes/blob"]) == sorted(BLOBS)
+    plain = zarr.open_array(tmp_path / "s.zv/0/vertex_attributes/blob", mode="r")
+    assert (plain.shards is not None) == (shards != 1)
+    values, origin = plain[...], plain.attrs["chunk_grid_origin"]
+    for key, data in BLOBS.items():
+        assert group.read_bytes("vertex_attributes/blob", key) == data
+        assert found[f"vertex_attributes/blob|{key}"].tobytes() == data
+        assert values[tuple(int(c) - o for c, o in zip(key.split("."), origin, strict=True))] == data
+    # more of them, over some of the first: then all are there
+    with group.batched_writes():
+        group.write_bytes("vertex_attributes/blob", "0.0.0", b"changed")
+        group.write_bytes("vertex_attributes/blob", "1.-1.-1", b"more")
+    found, told = peer.arrays("cells", path=tmp_path / "s.zv", arrays=["vertex_attributes/blob"])
+    after = {key: found[f"vertex_attributes/blob|{key}"].tobytes() for key in told["vertex_attributes/blob"]}
+    assert after == {**BLOBS, "0.0.0": b"changed", "1.-1.-1": b"more"}
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_blobs_that_the_peer_stores(shards, peer, tmp_path):
+    store = write(tmp_path / "s.zv", points_of(), attributes={"mass": np.arange(N)}, shard_chunks=shards)
+    level = store.level(0)
+    key, other = "0.0.0", "-1.0.0"
+    n = len(level.group.read_bytes("vertex_attributes/mass", key)) // 8
+    new = (np.arange(n) * 7 + 1).astype("<i8").tobytes()
+    peer.call("write_cells", path=tmp_path / "s.zv", array="vertex_attributes/mass", blobs={key: new.hex()})
+    before = level.group.read_bytes("vertex_attributes/mass", other)
+    for group in (dzv.open(tmp_path / "s.zv").level(0).group, dzv.open_group(tmp_path / "s.zv", "r")["0"]):
+        assert group.read_bytes("vertex_attributes/mass", key) == new
+        assert group.read_bytes("vertex_attributes/mass", other) == before
+        with group.batched_reads([("vertex_attributes/mass", [key, other])]):
+            assert group.read_bytes("vertex_attributes/mass", key) == new
+    assert dzv.open(tmp_path / "s.zv").level(0).read(bbox=([0] * 3, CHUNK)).attributes["mass"].tolist()[:2] == [1, 8]
+
+
+# -------------------------------------------------------------------------------------------------- it edits ours
+
+
+EDITED = {
+    "plain": {},
+    "raw": {"compressor": None},
+    "packed": {"shard_chunks": 3},
+    "packed_blosc": {"shard_chunks": (2, 1, 2), "compressor": "blosc"},
+    "bins": {"bin_shape": (20.0, 60.0, 40.0)},
+}
+COLUMNS = ("mass", "count", "kind", "maybe")
+
+
+def columns_of():
+    """Return attributes without those of several channels: its editor takes all for scalars, and destroys the others."""
+    return {k: v for k, v in attributes_of().items() if k in COLUMNS}
+
+
+def records(positions, attributes, owners=None):
+    """Return vertices with all that belongs to them, in an order of their own."""
+    columns = [positions.tolist(), *(attributes[k].tolist() for k in sorted(attributes))]
+    columns += [] if owners is None else [owners.tolist()]
+    return sorted(json.dumps(row) for row in zip(*columns, strict=True))
+
+
+def all_readings(path):
+    """Read a level in every way that we have: as it lies there, through xarray, and after a refresh."""
+    geometry = dzv.open(path).level(0).read()
+    yield "read", geometry.positions, geometry.attributes
+    ds = xr.open_dataset(path, engine="zv")
+    positions = np.stack([ds[a].to_numpy() for a in "xyz"], axis=1)
+    attributes = {k: ds[k].to_numpy() for k in ds.data_vars if k != "object_id"}
+    if "maybe" in attributes:
+        attributes["maybe"] = np.where(ds["maybe"].isnull(), None, attributes["maybe"])
+    yield "xarray", positions, attributes
+    store = dzv.open(path, mode="r+").refresh()
+    geometry = store.level(0).read()
+    yield "refreshed", geometry.positions, geometry.attributes
+    geometry = dzv.open(path).level(0).read()
+    yield "reopened", geometry.positions, geometry.attributes
+    some = dzv.open(path).level(0).read(bbox=(np.full(3, -100.0), np.full(3, 100.0)))
+    yield "box", some.positions, some.attributes
+
+
+def check_readings(path, peer, positions, attributes):
+    """We read what is expected, and in the order in which the peer reads it."""
+    expected = records(positions, attributes)
+    found, _ = peer.arrays("read", path=path, attributes=sorted(attributes))
+    for how, ours, columns in all_readings(path):
+        assert ours.dtype == positions.dtype, how
+        assert records(ours, columns) == expected, how
+        same(ours, found["positions"], how)
+        for key in attributes:
+            same(columns[key], column(found, f"attr__{key}"), f"{how} {key}")
+
+
+@pytest.fixture(params=EDITED)
+def edited(request, tmp_path):
+    """A store, and its input, for the peer to change."""
+    path = tmp_path / "s.zv"
+    write(path, points_of(), attributes=columns_of(), **EDITED[request.param])
+    assert (path / "0/dask_zv_catalog").exists()
+    return path, points_of(), columns_of()
+
+
+def in_chunk(positions, chunk):
+    return np.flatnonzero((np.floor(positions / np.array(CHUNK)) == chunk).all(axis=1))
+
+
+def test_values_that_it_sets(edited, peer):
+    path, positions, attributes = edited
+    rows = [*in_chunk(positions, (0, 0, 0))[:3].tolist(), *in_chunk(positions, (-2, -1, -1))[:2].tolist()]
+    values = [["mass", positions[r].tolist(), float(-r)] for r in rows] + [["count", positions[rows[0]].tolist(), 77]]
+    peer.call("edit", path=path, values=values)
+    attributes["mass"][rows] = [-float(r) for r in rows]
+    attributes["count"][rows[0]] = 77
+    check_readings(path, peer, positions, attributes)
+
+
+def test_vertices_that_it_moves_within_their_chunk(edited, peer):
+    path, positions, attributes = edited
+    rows = in_chunk(positions, (1, 0, -1))[:2]
+    moved = positions.copy()
+    moved[rows] = [[41.5, 3.25, -7.5], [42.5, 4.25, -8.5]]
+    peer.call("edit", path=path, moves=[[positions[r].tolist(), moved[r].tolist()] for r in rows])
+    check_readings(path, peer, moved, attributes)
+
+
+def test_vertices_that_it_moves_to_another_chunk(edited, peer):
+    """Rows leave their chunk, and come to another as fragments of their own, with their attributes."""
+    path, positions, attributes = edited
+    rows = [in_chunk(positions, (0, 0, 0))[0], in_chunk(positions, (-2, 0, -1))[1]]
+    moved = positions.copy()
+    moved[rows] = [[-1.5, -3.25, -7.5], [1.5, 3.25, 7.5]]
+    peer.call("edit", path=path, moves=[[positions[r].tolist(), moved[r].tolist()] for r in rows])
+    check_readings(path, peer, moved, attributes)
+    _, told = peer.arrays("read", path=path)
+    assert told["chunks"] == dzv.open(path).level(0).chunks.coords.tolist()
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_vertices_that_it_moves_to_where_there_was_no_chunk(shards, peer, tmp_path):
+    path = tmp_path / "s.zv"
+    positions = points_of()[(points_of()[:, 0] < 40) | (points_of()[:, 1] < 0)]
+    write(
+        path, positions, attributes={"mass": np.arange(len(positions))}, bounds=([-60.0] * 3, [60.0] * 3), shard_chunks=shards
+    )
+    rows = [in_chunk(positions, (0, 0, 0))[0]]
+    moved = positions.copy()
+    moved[rows] = [[45.5, 3.25, 7.5]]
+    before = dzv.open(path).level(0).chunks.coords.tolist()
+    assert [1, 0, 0] not in before
+    peer.call("edit", path=path, moves=[[positions[r].tolist(), moved[r].tolist()] for r in rows])
+    check_readings(path, peer, moved, {"mass": np.arange(len(positions))})
+    assert dzv.open(path).level(0).chunks.coords.tolist() == sorted([*before, [1, 0, 0]])
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_what_its_editor_destroys_is_an_error_that_names_the_chunk(shards, peer, tmp_path):
+    """It takes attributes of several channels for scalars; that chunk is at odds with itself, and the others read on."""
+    path, positions = tmp_path / "s.zv", points_of()
+    write(path, positions, attributes={"rgb": attributes_of()["rgb"]}, shard_chunks=shards)
+    row = in_chunk(positions, (0, 0, 0))[0]
+    peer.call("edit", path=path, moves=[[positions[row].tolist(), [-1.5, -3.25, -7.5]]])
+    with pytest.raises(dzv.ZVError) as caught:
+        dzv.open(path).level(0).read()
+    assert caught.value.chunk in ("0.0.0", "-1.-1.-1")
+    assert caught.value.chunk in str(caught.value)
+    box = ([40.5, 0.5, 0.5], [79.0, 59.0, 119.0])
+    geometry = dzv.open(path).level(0).read(bbox=box)
+    inside = ((positions >= box[0]) & (positions <= box[1])).all(axis=1)
+    assert inside.sum() > 3
+    assert records(geometry.positions, geometry.attributes) == records(
+        positions[inside], {"rgb": attributes_of()["rgb"][inside]}
+    )
+
+
+@pytest.fixture(params=[1, (2, 1, 2)])
+def with_objects(request, tmp_path):
+    path = tmp_path / "s.zv"
+    options = {"owners": OWNERS, "table": TABLE, "groups": GROUPS, "shard_chunks": request.param}
+    write(path, points_of(), attributes=columns_of(), **options)
+    return path
+
+
+def test_objects_that_it_edits_in_place(with_objects, peer):
+    path, positions, attributes = with_objects, points_of(), columns_of()
+    row = in_chunk(positions, (0, 0, 0))[1]
+    moved = positions.copy()
+    moved[row] = [0.5, 1.25, 2.5]
+    peer.call("edit", path=path, values=[["mass", positions[row].tolist(), 123.5]])
+    told = peer.call("edit", path=path, moves=[[positions[row].tolist(), moved[row].tolist()]])
+    assert told["renamed"] == {}
+    attributes["mass"][row] = 123.5
+    check_readings(path, peer, moved, attributes)
+    geometry = dzv.open(path).level(0).read()
+    assert records(geometry.positions, geometry.attributes, geometry.object_ids) == records(moved, attributes, OWNERS)
+    assert geometry.object_attributes["score"].tolist() == TABLE["score"].tolist()
+
+
+def test_attributes_of_objects_that_it_edits(peer, tmp_path):
+    """Its editor takes ids for rows, so ids without gaps are what it can edit."""
+    path, owners = tmp_path / "s.zv", np.arange(N) % 5
+    write(path, points_of(), owners=owners, table=TABLE.reset_index(drop=True), groups={0: [1, 2]})
+    peer.call("edit", path=path, object_values=[["score", 3, -7.25], ["rank", 0, 99]])
+    for refresh in (False, True):
+        store = dzv.open(path, mode="r+")
+        geometry = (store.refresh() if refresh else store).level(0).read()
+        assert geometry.object_attributes["score"].tolist() == [0.5, 1.5, 2.5, -7.25, 4.5]
+        assert geometry.object_attributes["rank"].tolist() == [99, -1, 0, 1, 2]
+        assert {g: m.tolist() for g, m in geometry.groups.items()} == {0: [1, 2]}
+
+
+@pytest.mark.parametrize("shards", [1, (2, 1, 2)])
+def test_objects_that_it_edits_as_copies(shards, peer, tmp_path):
+    """By default it gives an edited object a new id; the old one keeps its vertices, and fragments belong to both."""
+    path, positions = tmp_path / "s.zv", points_of()
+    write(path, positions, owners=OWNERS, shard_chunks=shards)
+    row = in_chunk(positions, (0, 0, 0))[1]
+    oid = int(OWNERS[row])
+    told = peer.call("edit", path=path, atomic=True, moves=[[positions[row].tolist(), [0.5, 1.25, 2.5]]])
+    (renamed,) = told["renamed"].values()
+    assert renamed not in IDS
+    others = [o for o in IDS if o != oid]
+    for refresh in (False, True):
+        level = dzv.open(path, mode="r+").refresh().level(0) if refresh else dzv.open(path).level(0)
+        for wanted in (oid, renamed, others[0]):
+            found, told = peer.arrays("read", path=path, objects=[wanted])
+            assert told["ids"] == [*IDS, renamed]
+            same(level.read(objects=[wanted], order="object").positions, found["by_object"])
+        assert [0.5, 1.25, 2.5] in level.read(objects=[renamed]).positions.tolist()
+        old = level.read(objects=[oid]).positions
+        assert sorted(map(tuple, old.tolist())) == sorted(map(tuple, positions[oid == OWNERS].tolist()))
+        assert len(level.read()) == N + 1
+        geometry = level.read(objects=others)
+        mine = np.isin(OWNERS, others)
+        assert records(geometry.positions, {}, geometry.object_ids) == records(positions[mine], {}, OWNERS[mine])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"shard_chunks": 3}, {"bin_shape": (20.0, 15.0, 30.0)}], ids=["plain", "packed", "bins"]
+)
+def test_pyramids_that_it_builds(options, peer, tmp_path):
+    path = tmp_path / "s.zv"
+    positions = points_of()
+    write(path, positions, attributes=columns_of(), **options)
+    told = peer.call("pyramid", path=path, factors=[[2.0, 1.0], [2.0, 1.0]], chunk_scale_factors=[1, 2])
+    assert told["levels"] == [0, 1, 2]
+    check_readings(path, peer, positions, columns_of())
+    for number in (1, 2):
+        found, told = peer.arrays("read", path=path, level=number)
+        level = dzv.open(path).level(number)
+        same(level.read().positions, found["positions"])
+        assert 0 < len(found["positions"]) == level.metadata.vertex_count == told["vertex_count"] < N + 1
+        ds = xr.open_dataset(path, engine="zv", level=number)
+        same(np.stack([ds[a].to_numpy() for a in "xyz"], axis=1), found["positions"])
+        box = (np.array([-30.0] * 3), np.array([45.0] * 3))
+        inside = ((found["positions"] >= box[0]) & (found["positions"] <= box[1])).all(axis=1)
+        same(level.read(bbox=box).positions, found["positions"][inside])
+    assert dzv.open(path).levels == (0, 1, 2)
+    # the mean of all is still the mean of all
+    found, _ = peer.arrays("read", path=path, level=1)
+    assert np.abs(found["positions"].mean(axis=0) - positions.mean(axis=0)).max() < 30
+
+
+def test_pyramids_with_objects_of_which_some_are_dropped(with_objects, peer):
+    path = with_objects
+    peer.call("pyramid", path=path, factors=[[2.0, 2.0]], sparsity_seed=1)
+    for refresh in (False, True):
+        store = dzv.open(path, mode="r+")
+        level = (store.refresh() if refresh else store).level(1)
+        geometry = level.read()
+        found, told = peer.arrays("read", path=path, level=1, objects=[41], object_attributes=["score", "rank"])
+        same(geometry.positions, found["positions"])
+        assert geometry.object_index.tolist() == list(IDS)
+        present = found["present__score"]
+        assert 0 < present.sum() < len(IDS)
+        assert (~np.ma.getmaskarray(geometry.object_attributes["score"])).tolist() == present.tolist()
+        same(np.ma.getdata(geometry.object_attributes["score"])[present], TABLE["score"].to_numpy()[present])
+        for oid in IDS:
+            found, told = peer.arrays("read", path=path, level=1, objects=[oid])
+            ours = level.read(objects=[oid], order="object")
+            assert bool(len(ours)) == bool(told["manifests"][str(oid)]) == bool(present[IDS.index(oid)])
+            if len(ours):
+                same(ours.positions, found["by_object"])
+
+
+def test_shards_that_it_makes_and_undoes(edited, peer):
+    path, positions, attributes = edited
+    for shape in ([2, 1, 2], None, 3):
+        peer.call("shard", path=path, shape=shape)
+        check_readings(path, peer, positions, attributes)
+    # and ours on top of them
+    changed = {k: v[::-1].copy() for k, v in attributes.items()}
+    dzv.write_points(dzv.open(path, mode="r+"), positions, attributes=changed, mode="overwrite")
+    check_readings(path, peer, positions, changed)
+
+
+# -------------------------------------------------------------------------------------------------- killed before the commit
+
+
+KILLED = """
+import os, signal, sys
+import dask, numpy as np
+sys.path[:0] = sys.argv[2:]
+import dask_zv as dzv
+from peer_09_client import points_of, attributes_of
+store = dzv.open(sys.argv[1], mode="r+")
+positions, mass = points_of(seed=4), np.arange(200.0)
+if {batch}:
+    group = store.level(0).group
+    with group.batched_writes(compute=False) as batch:
+        for key in ("0.0.0", "1.0.0", "1.-1.0"):
+            group.write_bytes("vertices", key, positions[:5].tobytes())
+            group.write_bytes("vertex_attributes/mass", key, mass[:5].tobytes())
+    delayed = batch.to_delayed()
+else:
+    delayed = dzv.write_points(store, positions, attributes={{"mass": mass}}, compute=False)
+graph = dict(delayed.__dask_graph__())
+commit = graph[delayed.key]
+assert commit.dependencies
+dask.get(graph, list(commit.dependencies))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def kill_before_the_commit(path, *, batch):
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "benchmarks")]
+    code = KILLED.format(batch=batch)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), *folders], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_write_that_was_killed_is_not_there(shards, peer, tmp_path):
+    path = tmp_path / "s.zv"
+    dzv.create(path, chunk_shape=CHUNK, layout="grid", shard_chunks=shards, bounds=([-60.0] * 3, [60.0] * 3))
+    kill_before_the_commit(path, batch=False)
+    stored = [p for p in (path / "0").rglob("*") if p.is_file() and "c" in p.relative_to(path).parts]
+    assert len(stored) > 2  # chunks are there, and nobody names them
+    assert len(dzv.open(path).level(0).read()) == 0
+    assert dzv.open(path).level(0).group.list_chunks("vertices") == []
+    if (path / "0/vertices/zarr.json").exists():
+        _, told = peer.arrays("cells", path=path, arrays=["vertices"])
+        assert told["vertices"] == []
+        found, told = peer.arrays("read", path=path)
+        assert len(found["positions"]) == told["vertex_count"] == 0
+    store = dzv.open(path, mode="r+")
+    dzv.write_points(store, points_of()[:50], attributes={"mass": np.arange(50)})
+    check_readings(path, peer, points_of()[:50], {"mass": np.arange(50)})
+
+
+@pytest.mark.parametrize("shards", [1, (4, 1, 1)])
+def test_a_batch_that_was_killed_adds_no_chunks(shards, peer, tmp_path):
+    """To a store that has others: what was there is all that there is."""
+    path = tmp_path / "s.zv"
+    positions = points_of()[points_of()[:, 2] < 0]  # the batch stores chunks above
+    write(
+        path,
+        positions,
+        attributes={"mass": np.arange(len(positions)) * 1.0},
+        bounds=([-60.0] * 3, [60.0] * 3),
+        shard_chunks=shards,
+    )
+    before = {p for p in path.rglob("*") if p.is_file()}
+    kill_before_the_commit(path, batch=True)
+    assert {p for p in path.rglob("*") if p.is_file()} > before
+    _, told = peer.arrays("cells", path=path, arrays=["vertices", "vertex_attributes/mass"])
+    group = dzv.open(path).level(0).group
+    for array, keys in told.items():
+        assert {k.rpartition(".")[2] for k in keys} == {"-1"}
+        assert sorted(group.list_chunks(array)) == sorted(keys)
+    check_readings(path, peer, positions, {"mass": np.arange(len(positions)) * 1.0})
