@@ -297,7 +297,7 @@ LINES = (
             unit=unit,
             bar_from=(1_000_000, 0),
         )
-        for verb in ("graph of points", "graph of blobs")
+        for verb in ("graph of random points", "graph of slabs of points", "graph of blobs")
         for name, metric, bar, unit in (
             ("build", "seconds", 10, " s"),
             ("tasks", "tasks", 5000, ""),

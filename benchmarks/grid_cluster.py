@@ -15,7 +15,7 @@ import numpy as np
 from distributed import Client, LocalCluster, get_task_stream
 
 import dask_zv as dzv
-from grid_ours import create_for_blobs, create_for_points, keys_by_shard, make_blobs
+from grid_ours import create_for_blobs, create_for_points, keys_of_shard, make_block, shard_count
 from grid_workload import ARRAYS, PARTITIONS, Clock, Job, blob_summary, blobs, packages, peak_memory, run
 
 
@@ -45,13 +45,13 @@ def warm_up() -> None:
 
 @on_cluster
 def write_made_by_tasks(job: Job, clock: Clock) -> dict[str, Any]:
-    blocks = keys_by_shard(job)
-    make = dask.delayed(make_blobs, pure=False)
+    make = dask.delayed(make_block, pure=False)
     with clock:
         group = create_for_blobs(job).level(0).group
         with group.batched_writes() as batch:
-            for keys in blocks:
-                batch.write_blobs(make(job, keys, ARRAYS), keys=[(array, key) for key in keys for array in ARRAYS])
+            for number in range(shard_count(job)):
+                keys = [(array, key) for key in keys_of_shard(job, number) for array in ARRAYS]
+                batch.write_blobs(make(job, number, ARRAYS), keys=keys)
     return blob_summary(blobs(job))
 
 

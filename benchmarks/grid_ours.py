@@ -5,6 +5,8 @@ See ``grid_workload.py``. What runs on a cluster is in ``grid_cluster.py``.
 
 from __future__ import annotations
 
+import itertools
+import math
 import pickle
 from typing import Any
 
@@ -27,7 +29,6 @@ from grid_workload import (
     blob_summary,
     blobs,
     box_rows,
-    chunk_keys,
     cloud_digest,
     make_points,
     packages,
@@ -150,44 +151,73 @@ def pickle_graph(graph: dict[Any, Any]) -> bytes:
         return dumps(graph)
 
 
-def points_graph(job: Job, clock: Clock) -> dict[str, Any]:
+def graph_of_points(job: Job, clock: Clock, *, slabs: bool) -> dict[str, Any]:
     """Build, and don't run, the graph that ingests a dask array of ten points a chunk, in 100 partitions."""
-    count = 10 * job.chunks
-    rows = da.random.default_rng(0).uniform(0, EXTENT, (count, 3), chunks=(count // 100, 3)).astype("float32")
+    partitions = 100
+    size = 10 * job.chunks // partitions
+    rows = da.map_blocks(
+        make_partition,
+        size,
+        partitions if slabs else 1,
+        chunks=((size,) * partitions, (3,)),
+        dtype=np.float32,
+        meta=np.empty((0, 3)),
+    )
     with threads(job), clock:
         lazy = dzv.write_points(create_for_points(job), rows, compute=False)
     return about_graph(lazy)
 
 
-def blobs_graph(job: Job, clock: Clock) -> dict[str, Any]:
+def make_partition(size: int, slabs: int, block_id: tuple[int, ...] | None = None) -> np.ndarray:
+    """Return uniform points, of one slab of several along the first axis, or of the whole cube."""
+    number = 0 if block_id is None else block_id[0]
+    rows = np.random.default_rng(number).uniform(0, EXTENT * 0.999, (size, 3))
+    if slabs > 1:
+        rows[:, 0] = (rows[:, 0] + EXTENT * number) / slabs
+    return rows.astype(np.float32)
+
+
+def graph_of_random(job: Job, clock: Clock) -> dict[str, Any]:
+    return graph_of_points(job, clock, slabs=False)
+
+
+def graph_of_slabs(job: Job, clock: Clock) -> dict[str, Any]:
+    return graph_of_points(job, clock, slabs=True)
+
+
+def graph_of_blobs(job: Job, clock: Clock) -> dict[str, Any]:
     """Build, and don't run, the graph that writes blobs which tasks make, a shard at a time."""
-    blocks = keys_by_shard(job)
     make = dask.delayed(make_block, pure=False)
     with threads(job), clock:
         group = create_for_blobs(job).level(0).group
         with group.batched_writes(compute=False) as batch:
-            for number, keys in enumerate(blocks):
-                batch.write_blobs(make(job, number), keys=[(ARRAYS[0], key) for key in keys])
+            for number in range(shard_count(job)):
+                keys = [(ARRAYS[0], key) for key in keys_of_shard(job, number)]
+                batch.write_blobs(make(job, number, ARRAYS[:1]), keys=keys)
         lazy = batch.to_delayed()
     return about_graph(lazy)
 
 
-def make_block(job: Job, number: int) -> dict[tuple[str, str], bytes]:
-    return make_blobs(job, keys_by_shard(job)[number])
+def make_block(job: Job, number: int, arrays: tuple[str, ...]) -> dict[tuple[str, str], bytes]:
+    """Return the blobs of a shard: what a task makes."""
+    return blobs(job, keys_of_shard(job, number), arrays)
 
 
-def make_blobs(job: Job, keys: list[str], arrays: tuple[str, ...] = ARRAYS[:1]) -> dict[tuple[str, str], bytes]:
-    return blobs(job, keys, arrays)
-
-
-def keys_by_shard(job: Job) -> list[list[str]]:
-    """Return the chunk keys of each shard, of the shape that the job names."""
+def shard_grid(job: Job) -> tuple[int, ...]:
     assert isinstance(job.shards, tuple)
-    cells = np.stack(np.unravel_index(np.arange(job.chunks), job.grid), axis=1)
-    shard_grid = tuple(-(-n // s) for n, s in zip(job.grid, job.shards, strict=True))
-    shard = np.ravel_multi_index((cells // np.array(job.shards)).T, shard_grid)
-    keys = np.array(chunk_keys(job), dtype=object)[np.argsort(shard, kind="stable")]
-    return [list(part) for part in np.split(keys, np.cumsum(np.bincount(shard))[:-1]) if len(part)]
+    return tuple(-(-n // s) for n, s in zip(job.grid, job.shards, strict=True))
+
+
+def shard_count(job: Job) -> int:
+    return math.prod(shard_grid(job))
+
+
+def keys_of_shard(job: Job, number: int) -> list[str]:
+    """Return the chunk keys of a shard, of the shape that the job names."""
+    assert isinstance(job.shards, tuple)
+    place = [int(p) for p in np.unravel_index(number, shard_grid(job))]
+    axes = [range(p * s, min((p + 1) * s, n)) for p, s, n in zip(place, job.shards, job.grid, strict=True)]
+    return [".".join(map(str, cell)) for cell in itertools.product(*axes)]
 
 
 VERBS = {
@@ -199,8 +229,9 @@ VERBS = {
     "open": open_store,
     "open in xarray": open_xarray,
     "lattice": write_lattice,
-    "graph of points": points_graph,
-    "graph of blobs": blobs_graph,
+    "graph of random points": graph_of_random,
+    "graph of slabs of points": graph_of_slabs,
+    "graph of blobs": graph_of_blobs,
 }
 
 if __name__ == "__main__":

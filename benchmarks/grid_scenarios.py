@@ -31,6 +31,7 @@ SHARD = (4, 8, 8)
 PEER_BATCH = 1000
 """Chunks per read of the peer on S3: it opens a socket per object, and fails with some 10,000."""
 BYTES_PER_POINT = 20
+GRAPHS = {"graph of random points": "auto", "graph of slabs of points": "auto", "graph of blobs": SHARD}
 
 Row = dict[str, Any]
 Grid = tuple[int, int, int]
@@ -290,7 +291,7 @@ def graphs(bench: Bench, store: str, grid: Grid) -> None:
     """Build graphs that touch every chunk of a grid; nothing is run."""
     setting = f"{math.prod(grid):,} chunks"
     about: Row = {"row": "graphs", "store": store, "setting": setting, "chunks": math.prod(grid), "codec": "none"}
-    for verb, shards in (("graph of points", "auto"), ("graph of blobs", SHARD)):
+    for verb, shards in GRAPHS.items():
         with bench.place(store) as place:
             bench.measure(about, "ours", Job(verb, grid=grid, shards=shards, **place))
 
