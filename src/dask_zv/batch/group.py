@@ -255,7 +255,7 @@ def open_group(
     asked = check_layout(layout, "per_chunk")
     handle, prefix, attributes = open_root(target, mode, storage_options)
     objects = open_objects(handle)
-    held = detect_layout(objects, prefix)
+    held = detect_layout(objects, prefix, attributes)
     if layout is not None and held not in (None, asked):
         raise MetadataError(
             f"the store has layout {held!r}, it can't be opened as {asked!r}: leave layout out", store=handle.url

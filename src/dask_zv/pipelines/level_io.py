@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from dask_zv.batch.tasks import Place
 from dask_zv.errors import FormatError, MetadataError
 from dask_zv.format.documents import parse_document
-from dask_zv.format.fragments import decode_fragments
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, parse_key
+from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
 from dask_zv.format.metadata import LevelMetadata, RootMetadata
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema, PointSchema, parse_dtype
+from dask_zv.pipelines.level_grid import grid_attributes, grid_rows
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid import GridArrays
@@ -37,7 +37,6 @@ MANIFESTS_CRC32C = "dask_zv_crc32c"
 _ATTRIBUTES = "vertex_attributes/"
 _CATALOGS: OrderedDict[tuple[str, str, str], Catalog] = OrderedDict()
 _CATALOG_LIMIT = 8
-_FRAGMENT_BATCH = 4096
 _LOCK = threading.Lock()
 
 
@@ -109,8 +108,21 @@ def _documents(objects: Objects, paths: list[str]) -> list[dict[str, Any] | None
     return [None if d is None else parse_document(d, p, objects.url) for p, d in zip(paths, found, strict=True)]
 
 
-def find_source(place: Place, root: RootMetadata, level: LevelMetadata, token: str) -> tuple[LevelSource, Catalog | None]:
+def find_source(
+    place: Place, root: RootMetadata, level: LevelMetadata, token: str, *, check_objects: bool = False
+) -> tuple[LevelSource, Catalog | None]:
     """Look at a level's arrays.
+
+    Parameters
+    ----------
+    place : Place
+    root, level
+        The metadata of the store and of the level.
+    token : str
+        Digest of both.
+    check_objects : bool
+        Believe the catalog only where every stored object is the one that it noted. Layout ``per_chunk`` notes none: there
+        the catalog is left aside.
 
     Raises
     ------
@@ -118,12 +130,13 @@ def find_source(place: Place, root: RootMetadata, level: LevelMetadata, token: s
         The level has no vertices array, or an array's metadata is damaged.
     """
     objects = open_objects(place.handle)
-    catalog = load_catalog(objects, place.prefix)
+    catalog = load_catalog(objects, place.prefix) if place.layout == "grid" or not check_objects else None
     names = objects.list_dir(join(place.prefix, "vertex_attributes"))
     names = [n for n in names if n != DOCUMENT]
     arrays = [VERTICES, *(f"vertex_attributes/{n}" for n in names)]
     if place.layout == "grid":
-        catalog, found, state = _grid_attributes(objects, place, catalog, [*arrays, FRAGMENTS])
+        wanted = [*arrays, FRAGMENTS]
+        catalog, found, state = grid_attributes(objects, place, catalog, wanted, check_objects=check_objects)
         token = hashlib.sha256(f"{token} {state}".encode()).hexdigest()
         documents = [None if a is None else {"attributes": a} for a in found[: len(arrays)]]
     else:
@@ -158,24 +171,6 @@ def find_source(place: Place, root: RootMetadata, level: LevelMetadata, token: s
     if catalog is not None:
         _remember(source, catalog)
     return source, catalog
-
-
-def _grid_attributes(
-    objects: Objects, place: Place, catalog: Catalog | None, arrays: list[str]
-) -> tuple[Catalog | None, list[Mapping[str, Any] | None], str]:
-    """Return the catalog where it agrees with the arrays' documents, the arrays' attributes, and a digest of their state."""
-    blobs = GridArrays(objects, place.prefix, catalog)
-    # what the catalog names is looked at too: an array that is gone must not be taken for one that never was
-    known = blobs.catalogued(dict.fromkeys([*arrays, *(catalog.nodes if catalog else ())]))
-    if catalog is not None and all(a in known for a in catalog.nodes):
-        unknown = blobs.arrays([a for a in arrays if a not in known])
-        if all(found is None for found in unknown.values()):
-            return catalog, [known[a].attributes if a in known else None for a in arrays], ""
-    if catalog is not None:
-        blobs.forget()
-    found = blobs.arrays(arrays)
-    state = "".join(map(str, objects.identities([join(place.prefix, a, DOCUMENT) for a in arrays])))
-    return None, [None if (a := found[name]) is None else a.attributes for name in arrays], state
 
 
 def _attributes(
@@ -285,7 +280,7 @@ def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
     else:
         blobs = source.place.open()
         if isinstance(blobs, GridArrays):
-            return _grid_table(source, blobs, row_bytes)
+            return ChunkTable(*grid_rows(source, blobs, row_bytes))
         by_key = {parse_key(k): n for k, n in blobs.sizes(VERTICES).items() if is_spatial_key(k)}
         _check_siblings(source, blobs, set(by_key))
     order = sorted(by_key)
@@ -304,61 +299,3 @@ def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
             store=source.where(), array=VERTICES, chunk=".".join(map(str, order[bad])),
         )  # fmt: skip
     return ChunkTable(table, nbytes // row_bytes)
-
-
-def _grid_table(source: LevelSource, blobs: GridArrays, row_bytes: int) -> ChunkTable:
-    """Return the chunks of a grid level without a catalog: of the list in the document, their rows from their siblings."""
-    coords = blobs.list_coords(VERTICES)
-    keys = coords_to_keys(coords)
-    if len(coords) and coords.shape[1] != source.rank:
-        raise FormatError(f"chunk keys of rank {coords.shape[1]} in a level whose keys have rank {source.rank}",
-                          store=source.where(), array=VERTICES, chunk=keys[0])  # fmt: skip
-    for array in source.schema.arrays[1:]:
-        listed = set(blobs.list_keys(array))
-        # levels of others may lack fragments or attributes altogether
-        if listed and listed != set(keys):
-            odd = min(listed ^ set(keys), key=parse_key)
-            here, there = (VERTICES, array) if odd in set(keys) else (array, VERTICES)
-            raise FormatError(
-                f"the chunk is in {here!r} and not in {there!r}: it was lost, or is being written",
-                store=source.where(), array=there, chunk=odd,
-            )  # fmt: skip
-    rows = _rows_by_fragments(source, blobs, keys)
-    if rows is None:
-        sizes = blobs.sizes(VERTICES)
-        nbytes = np.array([sizes[k] for k in keys], np.int64)
-        if (nbytes % row_bytes).any():
-            bad = int(np.flatnonzero(nbytes % row_bytes)[0])
-            raise FormatError(
-                f"the blob has {nbytes[bad]} bytes, no whole number of rows of {row_bytes}",
-                store=source.where(), array=VERTICES, chunk=keys[bad],
-            )  # fmt: skip
-        rows = nbytes // row_bytes
-    return ChunkTable(coords.reshape(len(keys), source.rank), rows)
-
-
-def _rows_by_fragments(source: LevelSource, blobs: GridArrays, keys: list[str]) -> NDArray[np.int64] | None:
-    """Return the rows of each chunk by its fragment index, None where positions tell it cheaper or fragments can't.
-
-    The size of an object of raw positions is known without reading it; compressed ones are larger than their fragments.
-    """
-    found = blobs.arrays([VERTICES, FRAGMENTS])
-    vertices, fragments = found[VERTICES], found[FRAGMENTS]
-    if vertices is None or fragments is None or (vertices.spec.shard_shape is None and not vertices.spec.codecs):
-        return None
-    out = np.zeros(len(keys), np.int64)
-    for start in range(0, len(keys), _FRAGMENT_BATCH):
-        part = keys[start : start + _FRAGMENT_BATCH]
-        data = blobs.read_many([(FRAGMENTS, k) for k in part])
-        for i, key in enumerate(part):
-            if (FRAGMENTS, key) not in data:
-                return None
-            try:
-                index = decode_fragments(data[FRAGMENTS, key])
-            except FormatError as error:
-                raise error.at(store=source.where(), array=FRAGMENTS, chunk=key) from None
-            n = int(index.counts.sum())
-            if not index.tiles(n):
-                return None  # explicit fragments need not name every row
-            out[start + i] = n
-    return out

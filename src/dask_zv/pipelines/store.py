@@ -38,9 +38,12 @@ class Store:
     metadata : RootMetadata
     url : str
         Where it is; without secrets.
+    check_objects : bool
+        Levels compare every stored object with their catalog when they are first looked at.
     """
 
-    def __init__(self, handle: StoreHandle, prefix: str, attributes: Mapping[str, Any]) -> None:
+    def __init__(self, handle: StoreHandle, prefix: str, attributes: Mapping[str, Any], *, check_objects: bool = False) -> None:
+        self.check_objects = check_objects
         self._handle = handle
         self._prefix = prefix
         self._load(attributes)
@@ -60,7 +63,7 @@ class Store:
         self._levels: dict[int, Level] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._handle, self._prefix)
+        return _reopen, (self._handle, self._prefix, self.check_objects)
 
     @property
     def url(self) -> str:
@@ -179,8 +182,9 @@ class Store:
         return "\n".join(lines)
 
 
-def _reopen(handle: StoreHandle, prefix: str) -> Store:
-    return Store(handle, prefix, Group._from_handle(handle, prefix).attrs.to_dict())
+def _reopen(handle: StoreHandle, prefix: str, check_objects: bool) -> Store:
+    attributes = Group._from_handle(handle, prefix).attrs.to_dict()
+    return Store(handle, prefix, attributes, check_objects=check_objects)
 
 
 class Level:
@@ -220,7 +224,8 @@ class Level:
     @cached_property
     def _found(self) -> tuple[LevelSource, Catalog | None]:
         state = json.dumps([self.store.metadata.to_attributes(), self._attributes], sort_keys=True, default=str)
-        return find_source(self.place, self.store.metadata, self.metadata, hashlib.sha256(state.encode()).hexdigest())
+        token = hashlib.sha256(state.encode()).hexdigest()
+        return find_source(self.place, self.store.metadata, self.metadata, token, check_objects=self.store.check_objects)
 
     @property
     def source(self) -> LevelSource:
@@ -310,7 +315,13 @@ class Level:
         return "\n".join(lines)
 
 
-def open(target: object, mode: Literal["r", "r+"] = "r", storage_options: Mapping[str, Any] | None = None) -> Store:
+def open(
+    target: object,
+    mode: Literal["r", "r+"] = "r",
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    check_objects: bool = False,
+) -> Store:
     """Open a Zarr Vectors store.
 
     Parameters
@@ -321,6 +332,10 @@ def open(target: object, mode: Literal["r", "r+"] = "r", storage_options: Mappin
         For reading, or for writing into it as well.
     storage_options : mapping, optional
         Options of a URL, in fsspec's dialect.
+    check_objects : bool
+        Compare every stored object's length and ETag (or time of change) with the catalog when a level is first looked at.
+        Another tool's edit of a chunk in place is found whenever that chunk is read; this finds it before, at the price of a
+        request for each object, so that counts of rows and Dask's keys are those of the edited store.
 
     Returns
     -------
@@ -338,4 +353,4 @@ def open(target: object, mode: Literal["r", "r+"] = "r", storage_options: Mappin
     if mode not in ("r", "r+"):
         raise InputError(f"mode {mode!r} is not 'r' or 'r+': dzv.create makes stores")
     handle, prefix, attributes = open_root(target, mode, storage_options, must_exist=True)
-    return Store(handle, prefix, attributes)
+    return Store(handle, prefix, attributes, check_objects=check_objects)

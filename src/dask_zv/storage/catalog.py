@@ -309,6 +309,12 @@ def decode_catalog(payload: bytes, *, store: str | None = None, array: str | Non
                 raise bad(f"column {name!r} of {nbytes!r} bytes")
             packed[name] = _column(payload[end : end + nbytes], column["dtype"], shape)
             end += nbytes
+        count, *axes = shapes["coords"]  # before anything is unpacked: a column of one value has any length for nothing
+        if len(axes) != 1 or (count and not axes[0]):
+            raise bad(f"coordinates of shape {shapes['coords']}")
+        odd = next((n for n, shape in shapes.items() if n != "coords" and shape != [count]), None)
+        if odd is not None:
+            raise bad(f"column {odd!r:.80} is not as long as the coordinates")
         coords = packed["coords"]().astype(np.int64)
         rows = packed["rows"]().astype(np.int64)
         names = [n.removeprefix("nbytes:") for n in packed if n.startswith("nbytes:")]
@@ -320,17 +326,12 @@ def decode_catalog(payload: bytes, *, store: str | None = None, array: str | Non
         raise
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
         raise bad(repr(error)) from error
-    for name, shape in shapes.items():
-        if name != "coords" and shape != [len(coords)]:
-            raise bad(f"column {name!r} is not as long as the coordinates")
-    if coords.ndim != 2:
-        raise bad("coords and rows disagree")
     return Catalog(coords, rows, arrays, hashlib.sha256(payload).hexdigest(), nodes)
 
 
 def _constant(value: object, shape: list[int]) -> Any:
-    if type(value) is not int or not -(1 << 63) <= value < 1 << 64:
-        raise ValueError(f"a column of {value!r:.40}")
+    if type(value) is not int or not -(1 << 63) <= value < 1 << 64 or len(shape) != 1:
+        raise ValueError(f"a column of shape {shape} of {value!r:.40}")
     dtype = np.int64 if value < 1 << 63 else np.uint64
     # a view of one value: what is allocated is bounded whatever the shape says
     return lambda: np.broadcast_to(np.array(value, dtype), shape)

@@ -51,18 +51,21 @@ def open_blobs(
     return PerChunk(objects, prefix, catalog)
 
 
-def detect_layout(objects: Objects, prefix: str) -> Layout | None:
+def detect_layout(objects: Objects, prefix: str, attributes: Mapping[str, Any] | None = None) -> Layout | None:
     """Return the layout of the group at `prefix`: by its attributes or those of a group above it, then by its arrays.
 
-    None where nothing tells.
+    None where nothing tells. The group's attributes, where they are known, are not read again.
 
     Raises
     ------
     MetadataError
         A store of a version that is not read.
     """
+    told = _by_attributes(attributes) if attributes is not None else None
+    if told is not None:
+        return told
     parts = prefix.split("/") if prefix else []
-    above = ["/".join(parts[:i]) for i in range(len(parts), -1, -1)]
+    above = ["/".join(parts[:i]) for i in range(len(parts), -1, -1)][0 if attributes is None else 1 :]
     structural = [join(prefix, "vertices"), join(prefix, "0/vertices")]
     found = objects.get_many([(join(p, DOCUMENT), None) for p in (*above, *structural)])
     documents = [

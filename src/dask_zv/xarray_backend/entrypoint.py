@@ -32,6 +32,7 @@ class ZVBackendEntrypoint(BackendEntrypoint):
         drop_variables: str | Iterable[str] | None = None,
         level: int = 0,
         storage_options: Mapping[str, Any] | None = None,
+        check_objects: bool = False,
     ) -> xr.Dataset:
         """Return one level as a lazy Dataset.
 
@@ -42,9 +43,11 @@ class ZVBackendEntrypoint(BackendEntrypoint):
         drop_variables : str or iterable of str, optional
         level : int
         storage_options : mapping, optional
+        check_objects : bool
+            Look for other tools' edits of single chunks now, see :func:`dask_zv.open`.
         """
         store = filename_or_obj if isinstance(filename_or_obj, Store) else open_store(
-            filename_or_obj, storage_options=storage_options
+            filename_or_obj, storage_options=storage_options, check_objects=check_objects
         )  # fmt: skip
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
         return level_dataset(store.level(level), dropped)
