@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import random
+import struct
+import tracemalloc
 from collections import Counter
 
 import google_crc32c
 import numpy as np
 import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from layouts import LAYOUTS, in_both_layouts
 from zarr.storage import MemoryStore, WrapperStore
 
 import dask_zv as dzv
-from dask_zv.storage.catalog import Catalog, Columns, decode_catalog, encode_catalog, merge_catalog
+from dask_zv.storage.catalog import COLUMNS, Catalog, Columns, Node, decode_catalog, encode_catalog, merge_catalog
 
 
-def columns(nbytes, shard=None, offset=None, crc=None):
-    n = len(nbytes)
-    return Columns(
-        np.array(nbytes, np.int64),
-        np.array([-1] * n if shard is None else shard, np.int64),
-        np.array([0] * n if offset is None else offset, np.int64),
-        np.array([7] * n if crc is None else crc, np.uint32),
-    )
+def columns(nbytes, **others):
+    """Return columns of which `nbytes` and some others are given; what is not is the same for all chunks."""
+    default = {"shard": -1, "offset": 0, "stored": 9, "crc": 7, "stamp": 0}
+    values = {"nbytes": nbytes} | {kind: [value] * len(nbytes) for kind, value in default.items()} | others
+    return Columns({kind: np.array(values[kind], dtype) for kind, (dtype, _) in COLUMNS.items()})
 
 
-def catalog(coords, rows, **arrays):
+def catalog(coords, rows, nodes=None, **arrays):
     coords = np.array(coords, np.int64).reshape(len(rows), -1)
-    return Catalog(coords, np.array(rows, np.int64), {k.replace("__", "/"): v for k, v in arrays.items()})
+    named = {k.replace("__", "/"): v for k, v in arrays.items()}
+    return Catalog(coords, np.array(rows, np.int64), named, nodes=nodes or {})
 
 
 SAMPLE = catalog(
     [[-1, 0, 2], [0, 0, 0], [10, 5, -(2**40)]],
     [5, -1, 2**33],
-    vertices=columns([60, 0, 2**35], [-1, 4, 2**60], [0, 2**33, 9], [1, 2, 2**32 - 1]),
+    {"vertices": Node({"shape": [4, 4, 4], "attributes": {"a": [1, {"b": None}]}}, "123-4f")},
+    vertices=columns(
+        [60, 0, 2**35],
+        shard=[-1, 4, 2**60],
+        offset=[0, 2**33, 9],
+        stored=[68, 8, 2**34],
+        crc=[1, 2, 2**32 - 1],
+        stamp=[0, 1, 2**64 - 1],
+    ),
     vertex_attributes__mass=columns([-1, -1, 3]),
 )
 
@@ -42,29 +55,68 @@ def same(a, b):
     assert a.rows.tolist() == b.rows.tolist()
     assert set(a.arrays) == set(b.arrays)
     for name in a.arrays:
-        for kind in ("nbytes", "shard", "offset", "crc"):
-            assert getattr(a.arrays[name], kind).tolist() == getattr(b.arrays[name], kind).tolist(), (name, kind)
+        for kind in COLUMNS:
+            assert a.arrays[name][kind].tolist() == b.arrays[name][kind].tolist(), (name, kind)
+    assert {n: (v.document, v.identity) for n, v in a.nodes.items()} == {
+        n: (v.document, v.identity) for n, v in b.nodes.items()
+    }
 
 
 def test_round_trip():
     payload = encode_catalog(SAMPLE)
     found = decode_catalog(payload)
     same(found, SAMPLE)
+    assert {kind: found.arrays["vertices"][kind].dtype for kind in COLUMNS} == {k: d for k, (d, _) in COLUMNS.items()}
     assert found.token
     assert encode_catalog(found) == payload
     empty = Catalog(np.zeros((0, 3), np.int64), np.zeros(0, np.int64), {})
     same(decode_catalog(encode_catalog(empty)), empty)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(0, 6), st.integers(1, 4))
+def test_every_table_survives(data, n, rank):
+    """Any values of the columns' types, the same value everywhere among them: such a column is one number in the header."""
+    coords = data.draw(st.lists(st.tuples(*[st.integers(-(2**62), 2**62)] * rank), min_size=n, max_size=n, unique=True))
+
+    def column(dtype):
+        return st.one_of(npst.arrays(dtype, n), npst.from_dtype(np.dtype(dtype)).map(lambda v: np.full(n, v, dtype)))
+
+    arrays = {
+        name: Columns({kind: data.draw(column(dtype)) for kind, (dtype, _) in COLUMNS.items()})
+        for name in data.draw(st.sets(st.sampled_from(["vertices", "vertex_attributes/µ", "x:y"])))
+    }
+    table = Catalog(np.array(sorted(coords), np.int64).reshape(n, rank), data.draw(column(np.int64)), arrays)
+    found = decode_catalog(encode_catalog(table))
+    same(found, table)
+    assert found.find(table.coords).tolist() == list(range(n))
+
+
 def test_locate():
     found = decode_catalog(encode_catalog(SAMPLE))
     place = found.locate("vertices", "10.5.-1099511627776")
-    assert (place.nbytes, place.shard, place.offset, place.crc) == (2**35, 2**60, 9, 2**32 - 1)
+    assert (place.nbytes, place.shard, place.offset, place.stored, place.crc) == (2**35, 2**60, 9, 2**34, 2**32 - 1)
     assert found.locate("vertex_attributes/mass", "0.0.0") is None
     assert found.locate("absent", "0.0.0") is None
     assert found.locate("vertices", "data") is None
     assert found.locate("vertices", "0.0") is None
     assert found.chunks_of("vertex_attributes/mass").tolist() == [False, False, True]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sets(st.tuples(st.integers(-9, 9), st.integers(-3, 3)), max_size=40),
+    st.lists(st.tuples(st.integers(-11, 11), st.integers(-5, 5)), max_size=40),
+    st.sampled_from([1, 2**30, 2**61]),
+)
+def test_find_is_what_a_dictionary_says(held, wanted, far):
+    """`far` spreads the chunks so wide that no integer holds a code of all places between them."""
+    coords = np.array(sorted((x * far, y) for x, y in held if abs(x * far) < 2**62), np.int64).reshape(-1, 2)
+    table = Catalog(coords, np.full(len(coords), -1), {})
+    rows = {tuple(c): i for i, c in enumerate(coords.tolist())}
+    asked = np.array([(x * far, y) for x, y in wanted if abs(x * far) < 2**62], np.int64).reshape(-1, 2)
+    assert table.find(asked).tolist() == [rows.get(tuple(c), -1) for c in asked.tolist()]
+    assert table.find(np.zeros((2, 3), np.int64)).tolist() == [-1, -1]  # keys of another rank
 
 
 def test_small_whatever_the_chunks():
@@ -76,18 +128,40 @@ def test_small_whatever_the_chunks():
     assert len(encode_catalog(big)) < 200_000
 
 
+def test_a_million_chunks_open_in_bounded_memory():
+    """Columns are unpacked when they are asked for: opening costs the coordinates, and lookups their codes."""
+    n = 1_000_000
+    coords = np.stack(np.unravel_index(np.arange(n), (100, 100, 100)), axis=1)
+    crc = np.random.default_rng(0).integers(0, 2**32, n)
+    table = columns(np.arange(n) % 5000, crc=crc, stamp=crc)
+    payload = encode_catalog(Catalog(coords, np.full(n, 100), {f"a{i}": table for i in range(6)}))
+    tracemalloc.start()
+    found = decode_catalog(payload)
+    opened = tracemalloc.get_traced_memory()[1]
+    assert found.locate("a3", "99.99.99").crc == crc[-1]
+    looked_up = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert opened < len(payload) + 80 * n  # coordinates as they are stored and as int64, rows
+    assert looked_up < opened + 120 * n  # of 40 columns those of one array
+
+
 def test_merge_replaces_and_keeps():
     new = catalog(
-        [[10, 5, -(2**40)], [3, 3, 3]], [7, 8], vertices=columns([1, 2], crc=[11, 12]), added=columns([-1, 4], crc=[0, 13])
-    )
-    merged = merge_catalog(SAMPLE, new.coords, new.rows, new.arrays)
+        [[10, 5, -(2**40)], [3, 3, 3]], [7, 8], {"added": Node({}, "new")},
+        vertices=columns([1, 2], crc=[11, 12], stamp=[8, 9]), added=columns([-1, 4], crc=[0, 13]),
+    )  # fmt: skip
+    merged = merge_catalog(SAMPLE, new.coords, new.rows, new.arrays, new.nodes)
     assert merged.coords.tolist() == [[-1, 0, 2], [0, 0, 0], [3, 3, 3], [10, 5, -(2**40)]]
     assert merged.rows.tolist() == [5, -1, 8, 7]
-    assert merged.arrays["vertices"].nbytes.tolist() == [60, 0, 2, 1]
-    assert merged.arrays["vertices"].shard.tolist() == [-1, 4, -1, -1]
-    assert merged.arrays["vertices"].crc.tolist() == [1, 2, 12, 11]
+    vertices = merged.arrays["vertices"]
+    assert vertices.nbytes.tolist() == [60, 0, 2, 1]
+    assert vertices["shard"].tolist() == [-1, 4, -1, -1]
+    assert vertices["stored"].tolist() == [68, 8, 9, 9]
+    assert vertices["crc"].tolist() == [1, 2, 12, 11]
+    assert vertices["stamp"].tolist() == [0, 1, 9, 8]
     assert merged.arrays["vertex_attributes/mass"].nbytes.tolist() == [-1, -1, -1, 3]
     assert merged.arrays["added"].nbytes.tolist() == [-1, -1, 4, -1]
+    assert {n: v.identity for n, v in merged.nodes.items()} == {"vertices": "123-4f", "added": "new"}
     same(merge_catalog(None, new.coords, new.rows, new.arrays), merge_catalog(
         None, new.coords[::-1], new.rows[::-1], {n: c.take(np.array([1, 0])) for n, c in new.arrays.items()}))  # fmt: skip
     nothing = np.zeros((0, 0), np.int64), np.zeros(0, np.int64), {}
@@ -107,6 +181,16 @@ def test_merge_forgets_rows_that_nobody_knows():
 
 def signed(body):
     return body + int(google_crc32c.value(body)).to_bytes(4, "little")
+
+
+def use_all(found):
+    """Ask for everything that a catalog knows."""
+    for table in found.arrays.values():
+        for kind in COLUMNS:
+            assert len(table[kind]) == len(found)
+    found.find(np.concatenate([found.coords, found.coords + 1]))
+    for name in found.arrays:
+        found.locate(name, "0.0.0")
 
 
 def test_every_single_flipped_byte_is_noticed():
@@ -133,10 +217,28 @@ def test_damage_with_a_true_checksum_is_a_format_error():
         for _ in range(rng.choice((1, 1, 3))):
             damaged[rng.randrange(12, len(damaged))] = rng.choice(b'0123456789-"[]{},:abcdex\x00\xff')
         try:
-            decode_catalog(signed(bytes(damaged)))
+            use_all(decode_catalog(signed(bytes(damaged))))
         except dzv.FormatError:
             noticed += 1
     assert noticed > 1000
+
+
+def test_a_damaged_column_is_an_error_when_it_is_asked_for():
+    """And only then: who opens a store for its positions does not pay for the rest."""
+    body = encode_catalog(SAMPLE)[:-4]
+    frame = zstandard.ZstdCompressor(level=1).compress(np.array([1, 2, 2**32 - 1], "<u4").tobytes())  # the checksums
+    assert body.count(frame) == 1
+    for damaged in (frame[:4] + b"\xff" * (len(frame) - 4), b"\0" * len(frame)):
+        found = decode_catalog(signed(body.replace(frame, damaged)))
+        assert found.arrays["vertices"].nbytes.tolist() == [60, 0, 2**35]
+        with pytest.raises(dzv.FormatError, match="catalog is damaged"):
+            found.arrays["vertices"]["crc"]
+        with pytest.raises(dzv.FormatError, match="catalog is damaged"):
+            found.locate("vertices", "0.0.0")
+
+
+def headed(header):
+    return signed(b"DZVC" + struct.pack("<II", 2, len(header)) + header)
 
 
 @pytest.mark.parametrize(
@@ -150,12 +252,34 @@ def test_damage_with_a_true_checksum_is_a_format_error():
         b'{"columns":[{"name":"coords","dtype":"<i8","shape":[0,3],"nbytes":-5}]}',
         b'{"columns":[{"name":"coords","dtype":"<i8","shape":[0,3],"nbytes":0},{"name":"rows","dtype":"<i8","shape":[1],"nbytes":0}]}',
         b'{"columns":[{"name":"coords","dtype":"<i8","shape":[0],"nbytes":0},{"name":"rows","dtype":"<i8","shape":[0],"nbytes":0}]}',
+        b'{"columns":[{"name":"coords","dtype":"<i8","shape":[0,3],"nbytes":0},{"name":"rows","shape":[0],"value":1.5}],"nodes":{}}',
+        b'{"columns":[{"name":"coords","dtype":"<i8","shape":[0,3],"nbytes":0},{"name":"rows","shape":[0],"value":3}],"nodes":[]}',
+        b'{"columns":[{"name":"coords","dtype":"<i8","shape":[0,3],"nbytes":0},{"name":"rows","shape":[0],"value":3}],"nodes":{"a":1}}',
+        b'{"columns":[{"name":"coords","dtype":"<i8","shape":[0,3],"nbytes":0},{"name":"rows","shape":[0],"value":3},'
+        b'{"name":"nbytes:v","shape":[0],"value":3}],"nodes":{}}',
     ],
 )  # fmt: skip
 def test_headers_that_make_no_sense(header):
-    body = b"DZVC" + (1).to_bytes(4, "little") + len(header).to_bytes(4, "little") + header
     with pytest.raises(dzv.FormatError, match="catalog"):
-        decode_catalog(signed(body))
+        decode_catalog(headed(header))
+
+
+@pytest.mark.parametrize(
+    "coords",
+    [
+        b'"shape":[2147483647,3],"value":0',  # of one value: no frame bounds its length
+        b'"shape":[2147483647,0],"dtype":"<i8","nbytes":0',
+        b'"shape":[2147483647],"value":0',
+        b'"shape":[0,3],"dtype":"<i8","nbytes":0',  # the rows are as long
+    ],
+)
+def test_memory_is_bounded_by_the_bytes(coords):
+    header = b'{"columns":[{"name":"coords",%s},{"name":"rows","shape":[2147483647],"value":1}],"nodes":{}}' % coords
+    tracemalloc.start()
+    with pytest.raises(dzv.FormatError, match="catalog"):
+        decode_catalog(headed(header))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_other_version():
@@ -169,7 +293,7 @@ def test_other_version():
 
 
 def filled(store, n=12, **kwargs):
-    group = store.open()
+    group = store.open(rank=2)
     with group.batched_writes(**kwargs):
         for i in range(n):
             group.write_bytes("vertices", f"{i}.0", b"v%d" % i * 10)
@@ -179,15 +303,15 @@ def filled(store, n=12, **kwargs):
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    monkeypatch.setattr("dask_zv.storage.per_chunk.wait_before_retry", lambda attempt: None)
+    for layout in LAYOUTS:
+        monkeypatch.setattr(f"dask_zv.storage.{layout}.wait_before_retry", lambda attempt: None)
 
 
+@in_both_layouts
 @pytest.mark.contract
 def test_a_deleted_chunk_is_known_to_be_lost(store, no_waiting):
     filled(store)
-    group = store.open()
-    group.zarr_group.store_path  # noqa: B018
-    for key in (f"vertices/3.0/{k}" for k in ("c/0", "zarr.json")):
+    for key in ("vertices/3.0/c/0", "vertices/3.0/zarr.json") if store.layout == "per_chunk" else ("vertices/c/7/4",):
         store.delete(key)
     again = store.open("r")
     with pytest.raises(dzv.StoreError, match=r"gone.*vertices.*3\.0") as caught:
@@ -214,10 +338,12 @@ def test_a_deleted_or_cut_shard_is_an_error(store, no_waiting):
         assert not isinstance(caught.value, KeyError)
 
 
+@in_both_layouts
 @pytest.mark.contract
 def test_a_cut_chunk_is_an_error(store, no_waiting):
     filled(store)
-    store.put("vertices/3.0/c/0", b"v3" * 9)
+    path = "vertices/3.0/c/0" if store.layout == "per_chunk" else "vertices/c/7/4"
+    store.put(path, store.get(path)[:-2])
     with pytest.raises(dzv.FormatError, match=r"3\.0"):
         store.open("r").read_bytes("vertices", "3.0")
 
@@ -255,6 +381,7 @@ def probe(root, data):
     return data
 
 
+@in_both_layouts
 @pytest.mark.contract
 def test_an_unbatched_write_drops_the_catalog(store):
     for shards in (None, 4):
@@ -267,16 +394,20 @@ def test_an_unbatched_write_drops_the_catalog(store):
         group.delete_subtree("absent")
 
 
+@in_both_layouts
 @pytest.mark.contract
 def test_the_catalog_is_in_nobodys_way(store):
     group = filled(store)
-    assert list(group) == ["vertices"]
-    assert sorted(store.root().group_keys()) == ["vertices"]
-    assert list(store.root().array_keys()) == ["dask_zv_catalog"]
+    groups, arrays = (["vertices"], []) if store.layout == "per_chunk" else ([], ["vertices"])
+    assert list(group) == groups
+    assert sorted(store.root().group_keys()) == groups
+    assert sorted(store.root().array_keys()) == ["dask_zv_catalog", *arrays]
     assert store.root()["dask_zv_catalog"][...].tobytes() == store.get("dask_zv_catalog/c/0")
-    assert group.read_array_meta("vertices") == {}
+    if store.layout == "per_chunk":
+        assert group.read_array_meta("vertices") == {}
 
 
+@in_both_layouts
 def test_a_damaged_catalog_says_so(make_store):
     store = make_store("memory_store")
     filled(store)
@@ -285,14 +416,15 @@ def test_a_damaged_catalog_says_so(make_store):
         store.open("r").read_bytes("vertices", "0.0")
 
 
+@in_both_layouts
 def test_equal_contents_have_equal_catalogs(make_store):
     payloads = set()
     for order in (1, -1):
         store = make_store("memory_store")
-        group = store.open()
+        group = store.open(rank=2)
         with group.batched_writes(block_chunks=3):
             for i in list(range(12))[::order]:
-                group.write_bytes("vertices", f"{i}.0", b"x" * i)
+                group.write_bytes("vertices", f"{i}.0", b"x" * (i + 1))
         payloads.add(store.get("dask_zv_catalog/c/0"))
     assert len(payloads) == 1
 
@@ -333,6 +465,33 @@ class CountingStore(WrapperStore):
         self.requests["list"] += 1
         async for name in self._store.list_prefix(prefix):
             yield name
+
+
+@pytest.mark.parametrize(("shards", "objects"), [(None, 100), (16, 9)])
+def test_requests_of_reading_a_grid(shards, objects):
+    counting = CountingStore(MemoryStore())
+    group = dzv.open_group(counting, layout="grid")
+    keys = [f"{i // 10}.{i % 10}" for i in range(100)]
+    with group.batched_writes(shards=shards):
+        group.write_array_meta("vertices", {"shape": [10, 10]})
+        for key in keys:
+            group.write_bytes("vertices", key, key.encode() * 5)
+    assert sum(k.startswith("vertices/c/") for k in counting._store._store_dict) == objects
+    counting.requests.clear()
+    again = dzv.open_group(counting)
+    with again.batched_reads([("vertices", keys)]):
+        assert [again.read_bytes("vertices", k) for k in keys] == [k.encode() * 5 for k in keys]
+    assert counting.requests == {"get": objects + 3}  # the root, the catalog, the array's document
+    counting.requests.clear()
+    assert again.list_chunks("vertices") == keys
+    assert all(again.chunk_exists("vertices", k) for k in keys[:3])
+    assert counting.requests["list"] == 0
+    again.delete_subtree("dask_zv_catalog")
+    counting.requests.clear()
+    with again.batched_reads([("vertices", keys)]):
+        pass
+    indexes = 0 if shards is None else objects  # and now where in its shard a cell is
+    assert counting.requests == {"get": objects + indexes + 1}
 
 
 @pytest.mark.parametrize("shards", [None, 128])
