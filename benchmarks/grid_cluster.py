@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster, get_task_stream
 
 import dask_zv as dzv
 from grid_ours import create_for_blobs, create_for_points, keys_of_shard, make_block, shard_count
-from grid_workload import ARRAYS, PARTITIONS, Clock, Job, blob_summary, blobs, packages, peak_memory, run
+from grid_workload import ARRAYS, PARTITIONS, Clock, Job, blob_summary, blobs, import_all, packages, peak_memory, run
 
 
 def on_cluster(verb: Callable[[Job, Clock], dict[str, Any]]) -> Callable[[Job, Clock], dict[str, Any]]:
@@ -40,7 +40,7 @@ def on_cluster(verb: Callable[[Job, Clock], dict[str, Any]]) -> Callable[[Job, C
 
 
 def warm_up() -> None:
-    assert all(getattr(dzv, name) for name in dzv.__all__)
+    import_all(dzv)
 
 
 @on_cluster

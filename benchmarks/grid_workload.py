@@ -8,10 +8,13 @@ the store is.
 
 from __future__ import annotations
 
+import contextlib
 import cProfile
+import importlib
 import json
 import math
 import os
+import pkgutil
 import platform
 import pstats
 import sys
@@ -19,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,7 +37,7 @@ PARTITIONS = 10
 
 __all__ = [
     "ARRAYS", "BOX", "EXTENT", "PARTITIONS", "PROFILE", "Clock", "Job", "blob_summary", "blobs", "box_rows", "chunk_keys",
-    "cloud_digest", "make_points", "packages", "run", "worker_arguments",
+    "cloud_digest", "import_all", "make_points", "packages", "run", "worker_arguments",
 ]  # fmt: skip
 
 
@@ -105,6 +109,13 @@ def run(verbs: Mapping[str, Callable[[Job, Clock], dict[str, Any]]], versions: M
     extra = verbs[job.verb](job, clock)
     measured = {"seconds": clock.seconds, "peak_mb": clock.peak_mb, "before_mb": clock.before_mb}
     print(json.dumps({**measured, **extra, "versions": {**versions, "python": platform.python_version()}}))
+
+
+def import_all(package: ModuleType) -> None:
+    """Import every module of a package, so that none is imported, late, while the clock runs."""
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        with contextlib.suppress(ImportError):  # what an optional dependency is needed for
+            importlib.import_module(module.name)
 
 
 def packages(*names: str) -> dict[str, str]:

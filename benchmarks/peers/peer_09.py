@@ -31,6 +31,7 @@ from grid_workload import (
     blobs,
     box_rows,
     cloud_digest,
+    import_all,
     make_points,
     packages,
     run,
@@ -182,4 +183,5 @@ VERBS = {
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    import_all(zv)
     run(VERBS, packages("zarr-vectors", "zarr", "numpy", "obstore"))
