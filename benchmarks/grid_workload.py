@@ -114,7 +114,7 @@ def run(verbs: Mapping[str, Callable[[Job, Clock], dict[str, Any]]], versions: M
 def import_all(package: ModuleType) -> None:
     """Import every module of a package, so that none is imported, late, while the clock runs."""
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        with contextlib.suppress(ImportError):  # what an optional dependency is needed for
+        with contextlib.suppress(ModuleNotFoundError):  # an optional dependency
             importlib.import_module(module.name)
 
 
