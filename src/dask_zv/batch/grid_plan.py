@@ -10,14 +10,15 @@ import numpy as np
 from dask_zv.batch.specs import Address, Place
 from dask_zv.errors import PlanError
 from dask_zv.format.grids import GridSpec
-from dask_zv.format.keys import parse_key
+from dask_zv.format.keys import DOCUMENT, parse_key
 from dask_zv.spatial.morton import morton_order
 from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_commit import GridPlan
+from dask_zv.storage.grid_commit import GridPlan, commit_keys
 from dask_zv.storage.grid_defaults import default_grid, shard_shape_of
 from dask_zv.storage.grid_single import grid_for
 from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.snapshot import snapshot
 
 __all__ = ["check_owners", "cut_units", "plan_grids"]
 
@@ -57,6 +58,7 @@ def plan_grids(
     for array, key in addresses:
         keys.setdefault(array, []).append(key)
     arrays = [*keys, *(a for a in metadata if a not in keys and "shape" in metadata[a])]
+    objects = snapshot(objects, [*commit_keys(place.prefix, arrays), join(place.prefix, "vertices", DOCUMENT)])
     held = GridArrays(objects, place.prefix).arrays(arrays)
     catalog = load_catalog(objects, place.prefix)
     base = default_grid(objects, place.prefix) if any(a is None for a in held.values()) else None

@@ -18,13 +18,14 @@ from dask_zv.format.keys import DOCUMENT, coords_to_keys
 from dask_zv.storage.catalog import CATALOG_NAME, COLUMNS, Columns
 from dask_zv.storage.cell_reads import cell_path
 from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_commit import CellChanges, GridPlan, merge_arrays, write_catalog
+from dask_zv.storage.grid_commit import CellChanges, GridPlan, catalog_objects, commit_keys, merge_arrays
 from dask_zv.storage.grid_single import check_spatial
 from dask_zv.storage.grid_writing import StoredArray, store_cells
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.nodes import drop_catalogs, ensure_groups, merge_attributes
+from dask_zv.storage.nodes import drop_catalogs, ensure_groups, merged_documents, put_documents
 from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.snapshot import snapshot
 
 __all__ = ["commit_grid", "prepare_grid", "store_in_grid"]
 
@@ -96,46 +97,33 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
     """
     started = time.time()
     prefix = spec.place.prefix
-    objects = open_objects(spec.place.handle)
+    store = open_objects(spec.place.handle)
     total = combine_receipts([r.receipt for r in results])
     changes = CellChanges(total.coords, total.rows, total.arrays, total.kept, total.emptied)
     metadata = {path: attributes for path, attributes in spec.metadata if path in plan.specs}
     others = [(path, attributes) for path, attributes in spec.metadata if path not in plan.specs]
-    with commit_lock(objects, prefix) as locked:
+    paths = [normal_path(prefix, path) for path, _ in others]
+    with commit_lock(store, prefix) as locked:
+        objects = snapshot(store, [*commit_keys(prefix, plan.specs), *(join(p, DOCUMENT) for p in paths)])
         # groups above and below may have catalogs that speak of these arrays, too
         drop_catalogs(objects, [join(prefix, a) for a in plan.specs], keep=prefix)
         before = GridArrays(objects, prefix).arrays(plan.specs) if spec.replace else {}
         whole = spec.replace or plan.alone
-        catalog, nodes = merge_arrays(objects, prefix, plan, changes, metadata, whole=whole)
-        if not locked and not objects.nodes_first:
-            _verify(objects, prefix, plan, changes, metadata)
-        if whole or catalog is not None or _all_new(objects, prefix, plan):
-            if plan.specs or whole:  # a batch of nothing leaves no trace
-                write_catalog(objects, prefix, None if whole else catalog, nodes, changes)
-        else:  # what it says is no longer all: refresh() makes a new one
+        catalog, nodes, complete = merge_arrays(objects, prefix, plan, changes, metadata, whole=whole)
+        if not locked and not store.nodes_first:
+            _verify(store, prefix, plan, changes, metadata)
+        puts: list[tuple[str, bytes]] = []
+        if not complete:  # what the catalog says is no longer all: refresh() makes a new one
             objects.delete_prefix(join(prefix, CATALOG_NAME))
-        for path, attributes in others:
-            merge_attributes(objects, normal_path(prefix, path), attributes)
+        elif plan.specs or whole:  # a batch of nothing leaves no trace
+            puts += catalog_objects(objects, prefix, None if whole else catalog, nodes, changes)
+        puts += merged_documents(objects, [(path, a) for path, (_, a) in zip(paths, others, strict=True)])
+        put_documents(objects, puts)
     if spec.replace:
-        _remove_cells(objects, prefix, plan, before, changes)
+        _remove_cells(store, prefix, plan, before, changes)
     for path in spec.remove:
-        objects.delete_prefix(join(prefix, path))
+        store.delete_prefix(join(prefix, path))
     return make_report(spec, total, results, started)
-
-
-def _all_new(objects: Objects, prefix: str, plan: GridPlan) -> bool:
-    """Tell whether the group had no arrays of chunks but those that this batch made."""
-    if plan.existing or plan.token:
-        return False
-    mine = set(plan.specs)
-    siblings = {"vertices", "vertex_fragments", "link_fragments", *_members(objects, prefix, "vertex_attributes"),
-                *_members(objects, prefix, "fragment_attributes")}  # fmt: skip
-    found = GridArrays(objects, prefix).arrays(sorted(siblings - mine))
-    return all(a is None for a in found.values())
-
-
-def _members(objects: Objects, prefix: str, family: str) -> list[str]:
-    return [f"{family}/{n}" for n in objects.list_dir(join(prefix, family)) if n != DOCUMENT]
 
 
 def _verify(

@@ -137,9 +137,11 @@ class GridArrays:
 
     def list_coords(self, array: str) -> NDArray[np.int64]:
         """Return the chunks of `array`, ascending, shape (n, K)."""
-        if array in self.catalogued([array]):
+        catalogued = self.catalogued([array])
+        if array in catalogued:
             assert self.catalog is not None
-            return self.catalog.coords[self.catalog.chunks_of(array)]
+            coords = self.catalog.coords[self.catalog.chunks_of(array)]
+            return coords if len(coords) else coords.reshape(0, catalogued[array].spec.rank)  # a catalog of nothing has no rank
         self.forget(array)
         found = self.arrays([array])[array]
         if found is None:

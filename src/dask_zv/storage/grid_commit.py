@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import PlanError
-from dask_zv.format.documents import dump_json
+from dask_zv.format.documents import blob_document, dump_json
 from dask_zv.format.grids import NONEMPTY, GridArray, GridSpec, grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys
 from dask_zv.storage.catalog import CATALOG_NAME, COLUMNS, Catalog, Columns, Node, encode_catalog, merge_catalog
@@ -18,9 +18,8 @@ from dask_zv.storage.cell_reads import cell_path
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.nodes import ensure_groups, load_catalog
 from dask_zv.storage.objects import Objects, join
-from dask_zv.storage.per_chunk import PerChunk
 
-__all__ = ["CellChanges", "GridPlan", "merge_arrays", "write_catalog"]
+__all__ = ["CellChanges", "GridPlan", "catalog_objects", "commit_keys", "merge_arrays"]
 
 LAST = "vertices"
 """The array whose list of chunks is written last: whoever sees a chunk in it finds the chunk in the others."""
@@ -83,7 +82,7 @@ def merge_arrays(
     metadata: Mapping[str, Mapping[str, Any]],
     *,
     whole: bool,
-) -> tuple[Catalog | None, dict[str, Node]]:
+) -> tuple[Catalog | None, dict[str, Node], bool]:
     """Write the documents of a group's arrays so that they list what was stored, too.
 
     Parameters
@@ -99,8 +98,9 @@ def merge_arrays(
 
     Returns
     -------
-    catalog, nodes
-        The group's catalog as it was, None where it did not agree with the documents or there was none; the new documents.
+    catalog, nodes, complete
+        The group's catalog as it was, None where it did not agree with the documents or there was none; the new documents;
+        and whether a catalog of these can be written.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def merge_arrays(
     now = GridArrays(objects, prefix)
     catalog = load_catalog(objects, prefix)
     held = now.arrays(plan.specs)
-    if plan.alone and any(a is not None and a.nonempty for a in held.values()):
+    if plan.alone and any(a is not None and a.nonempty for a in held.values()) and not _is_own(plan, changes, held, catalog):
         raise PlanError(
             "another writer has written this level since the write was planned: one writer at a time; look at what is "
             "there, and write again with mode='overwrite'",
@@ -129,16 +129,35 @@ def merge_arrays(
     parents = {join(prefix, a).rpartition("/")[0] for a in documents}
     ensure_groups(objects, sorted(parents))
     order = sorted(documents, key=lambda a: (a == LAST, a))
-    if LAST in documents and len(order) > 1:
-        objects.put_all((join(prefix, a, DOCUMENT), dump_json(documents[a])) for a in order[:-1])
-        order = order[-1:]
-    objects.put_all((join(prefix, a, DOCUMENT), dump_json(documents[a])) for a in order)
-    identities = objects.identities([join(prefix, a, DOCUMENT) for a in documents])
     nodes = {}
-    for (array, document), identity in zip(documents.items(), identities, strict=True):
-        attributes = {k: v for k, v in document["attributes"].items() if k != NONEMPTY}
-        nodes[array] = Node({**document, "attributes": attributes}, identity or "")
-    return catalog, nodes
+    waves = [order[:-1], order[-1:]] if LAST in documents and len(order) > 1 else [order]
+    for wave in waves:
+        identities = objects.put_identified((join(prefix, a, DOCUMENT), dump_json(documents[a])) for a in wave)
+        for array, identity in zip(wave, identities, strict=True):
+            attributes = {k: v for k, v in documents[array]["attributes"].items() if k != NONEMPTY}
+            nodes[array] = Node({**documents[array], "attributes": attributes}, identity)
+    # an array whose chunks were there before is in a catalog only with all of them
+    complete = catalog is not None or whole or not any(a is not None and a.nonempty != frozenset() for a in held.values())
+    return catalog, nodes, complete
+
+
+def _is_own(plan: GridPlan, changes: CellChanges, held: Mapping[str, GridArray | None], catalog: Catalog | None) -> bool:
+    """Tell whether what is there is what this very batch has committed before: its graph runs again, or its last task does."""
+    if catalog is not None and any(c.have.any() for n, c in catalog.arrays.items() if n not in plan.specs):
+        return False
+    rows = None if catalog is None else catalog.find(changes.coords)
+    for array, found in held.items():
+        if found is None or not found.nonempty:
+            continue
+        if found.spec != plan.specs[array] or found.nonempty != changes.added(array):
+            return False
+        theirs, mine = None if catalog is None else catalog.arrays.get(array), changes.arrays[array]
+        if theirs is None or rows is None:
+            continue  # the last task died before the catalog
+        at, have = rows[mine.have], mine.have
+        if (at < 0).any() or any((theirs[kind][at] != mine[kind][have]).any() for kind in ("nbytes", "stored", "crc")):
+            return False
+    return True
 
 
 def _merged(
@@ -197,14 +216,25 @@ def _check_shared_shards(objects: Objects, prefix: str, plan: GridPlan, changes:
             )  # fmt: skip
 
 
-def write_catalog(
+def commit_keys(prefix: str, arrays: Iterable[str]) -> list[str]:
+    """Return the keys of what a commit looks at: the group's catalog, its arrays' documents, those of the groups above them."""
+    keys = [join(prefix, CATALOG_NAME, "c/0")]
+    for array in arrays:
+        parts = join(prefix, array).split("/")
+        above = ["/".join(parts[:i]) for i in range(len(parts) + 1)]
+        keys += [join(path, DOCUMENT) for path in above]
+        keys += [join(path, CATALOG_NAME, DOCUMENT) for path in above]
+    return keys
+
+
+def catalog_objects(
     objects: Objects,
     prefix: str,
     old: Catalog | None,
     nodes: Mapping[str, Node],
     changes: CellChanges,
-) -> None:
-    """Write the catalog of a group: what it had, and what was stored."""
+) -> list[tuple[str, bytes]]:
+    """Return the objects of the catalog of a group: what it had, and what was stored."""
     arrays: dict[str, Columns] = {}
     for name in nodes:
         columns = changes.arrays.get(name)
@@ -218,7 +248,9 @@ def write_catalog(
         if emptied and name in merged.arrays:
             drop = np.fromiter((k in emptied for k in coords_to_keys(merged.coords)), bool, len(merged))
             merged = replace(merged, arrays={**merged.arrays, name: _without(merged.arrays[name], drop)})
-    PerChunk(objects, prefix).write_node(CATALOG_NAME, encode_catalog(_tidied(merged)))
+    payload = encode_catalog(_tidied(merged))
+    path = join(prefix, CATALOG_NAME)
+    return [(join(path, DOCUMENT), blob_document(len(payload))), (f"{path}/c/0", payload)]
 
 
 def _keys_of(catalog: Catalog | None, array: str) -> set[str]:

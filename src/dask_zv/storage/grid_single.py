@@ -12,12 +12,13 @@ from dask_zv.errors import InvalidNameError, PlanError, StoreError
 from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import NONEMPTY, ORIGIN, GridSpec, grid_document, parse_grid_document
 from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
-from dask_zv.storage.grid_commit import CellChanges, GridPlan, merge_arrays
+from dask_zv.storage.grid_commit import CellChanges, GridPlan, commit_keys, merge_arrays
 from dask_zv.storage.grid_defaults import default_grid, is_family, spec_from_meta
 from dask_zv.storage.grid_writing import store_cells
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import ensure_groups, merge_attributes, read_document
 from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.snapshot import snapshot
 
 __all__ = ["check_spatial", "grid_for", "without_grid", "write_cell", "write_grid_meta"]
 
@@ -66,6 +67,7 @@ def write_cell(objects: Objects, prefix: str, array: str, key: str, payload: byt
     """Store one chunk and list it in the array's document; an empty payload makes it absent."""
     check_spatial(array, key)
     with commit_lock(objects, prefix):
+        objects = snapshot(objects, commit_keys(prefix, [array]))
         document = read_document(objects, join(prefix, array))
         held = None if document is None else parse_grid_document(document, join(prefix, array), objects.url)
         if document is not None and held is None:

@@ -159,6 +159,10 @@ class LocalObjects:
             slices = [listed[i : i + step] for i in range(0, len(listed), step)]
             return [s for part in pool.map(lambda p: [self._put_one(*item) for item in p], slices) for s in part]
 
+    def put_identified(self, items: Iterable[tuple[str, BytesLike]]) -> list[str]:
+        listed = list(items)
+        return [f"{len(data)}-{stamp:x}" for (_, data), stamp in zip(listed, self.put_all(listed), strict=True)]
+
     def _put_one(self, key: str, data: BytesLike) -> int:
         with self._errors("writing", key):
             path = self._path(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ __all__ = [
     "holds_nodes",
     "load_catalog",
     "merge_attributes",
+    "merged_documents",
+    "put_documents",
     "read_document",
 ]
 
@@ -93,6 +95,30 @@ def merge_attributes(objects: Objects, path: str, attributes: Mapping[str, Any],
         return
     document["attributes"] = {**({} if replace else document.get("attributes", {})), **attributes}
     objects.put(join(path, DOCUMENT), dump_json(document))
+
+
+def merged_documents(objects: Objects, changes: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, bytes]]:
+    """Return (key, document) of nodes with JSON values merged into their attributes; an absent node is a new group.
+
+    The groups above an absent one are made now.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    for path, attributes in changes:
+        document = merged.get(path) or read_document(objects, path)
+        if document is None:
+            ensure_groups(objects, [path.rpartition("/")[0]] if path else [])
+            document = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+        merged[path] = {**document, "attributes": {**document.get("attributes", {}), **attributes}}
+    return [(join(path, DOCUMENT), dump_json(document)) for path, document in merged.items()]
+
+
+def put_documents(objects: Objects, documents: Sequence[tuple[str, bytes]]) -> None:
+    """Store documents and objects all at once; where the store wants nodes first, one after the other."""
+    if objects.nodes_first:
+        for key, data in documents:
+            objects.put(key, data)
+    else:
+        objects.put_all(documents)
 
 
 def load_catalog(objects: Objects, prefix: str) -> Catalog | None:

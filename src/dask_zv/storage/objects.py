@@ -55,6 +55,9 @@ class Objects(Protocol):
     def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
         """Store objects in any order; return the stamp of each: of its ETag or time of change, 0 where there is neither."""
 
+    def put_identified(self, items: Iterable[tuple[str, BytesLike]]) -> list[str]:
+        """Store objects in any order; return what :meth:`identities` says of each from now on."""
+
     def put_if_absent(self, key: str, data: BytesLike) -> bool | None:
         """Store an object where there is none, and tell whether it was; None where the store can't do that atomically."""
 
@@ -145,6 +148,13 @@ class ZarrObjects:
             return cast("list[int]", results)
 
         return sync(run())
+
+    def put_identified(self, items: Iterable[tuple[str, BytesLike]]) -> list[str]:
+        listed = list(items)
+        stamps = self.put_all(listed)
+        if not isinstance(self.store, ObjectStore) or not all(stamps):
+            return [found or "" for found in self.identities([key for key, _ in listed])]
+        return [f"{len(data)}-{stamp:x}" for (_, data), stamp in zip(listed, stamps, strict=True)]
 
     def put_if_absent(self, key: str, data: BytesLike) -> bool | None:
         self._check_writable()
