@@ -266,6 +266,7 @@ def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
         have = catalog.chunks_of(VERTICES)
         sizes = catalog.arrays[VERTICES].nbytes[have]
         coords, rows = catalog.coords[have], catalog.rows[have]
+        coords = coords if len(coords) else coords.reshape(0, source.rank)  # a catalog of nothing has no rank
         wrong = (rows >= 0) & (rows * row_bytes != sizes)
         if wrong.any():
             at = int(np.flatnonzero(wrong)[0])
