@@ -13,7 +13,7 @@ from dask_zv.format.grids import GridSpec
 from dask_zv.format.keys import DOCUMENT, parse_key
 from dask_zv.spatial.morton import morton_order
 from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_commit import GridPlan, commit_keys
+from dask_zv.storage.grid_commit import GridPlan, commit_keys, lists_digest
 from dask_zv.storage.grid_defaults import default_grid, shard_shape_of
 from dask_zv.storage.grid_single import grid_for
 from dask_zv.storage.nodes import load_catalog
@@ -84,7 +84,9 @@ def plan_grids(
             )
         spec.cells_of(np.array([parse_key(k) for k in wanted], np.int64), join(place.prefix, array))
     existing = frozenset(a for a, found in held.items() if found is not None)
-    return GridPlan(specs, existing, "" if catalog is None else catalog.token)
+    if catalog is None:
+        return GridPlan(specs, existing, listed=lists_digest(held))
+    return GridPlan(specs, existing, catalog.token)
 
 
 def _packing(spec: GridSpec, shards: int | Sequence[int]) -> tuple[int, ...] | None:

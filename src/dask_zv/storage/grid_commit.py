@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import PlanError
 from dask_zv.format.documents import blob_document, dump_json
-from dask_zv.format.grids import NONEMPTY, GridArray, GridSpec, grid_document
+from dask_zv.format.grids import NONEMPTY, GridArray, GridSpec, grid_document, listed_coords
 from dask_zv.format.keys import DOCUMENT, coords_to_keys
 from dask_zv.storage.catalog import CATALOG_NAME, COLUMNS, Catalog, Columns, Node, encode_catalog, merge_catalog
 from dask_zv.storage.cell_reads import cell_path
@@ -19,7 +20,7 @@ from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.nodes import ensure_groups, load_catalog
 from dask_zv.storage.objects import Objects, join
 
-__all__ = ["CellChanges", "GridPlan", "catalog_objects", "commit_keys", "merge_arrays"]
+__all__ = ["CellChanges", "GridPlan", "catalog_objects", "commit_keys", "lists_digest", "merge_arrays"]
 
 LAST = "vertices"
 """The array whose list of chunks is written last: whoever sees a chunk in it finds the chunk in the others."""
@@ -39,12 +40,15 @@ class GridPlan:
         Of the group's catalog; empty where there was none.
     alone : bool
         The batch is the first content of the arrays: where another writer's is there at the end, it is refused.
+    listed : str
+        Where there was no catalog: :func:`lists_digest` of the arrays.
     """
 
     specs: Mapping[str, GridSpec]
     existing: frozenset[str] = frozenset()
     token: str = ""
     alone: bool = False
+    listed: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,7 +126,11 @@ def merge_arrays(
         if len(known) < len(catalog.nodes) or any(a is not None and n not in known for n, a in held.items()):
             catalog = None
         elif catalog.token != plan.token:
-            _check_shared_shards(objects, prefix, plan, changes, catalog)
+            by_now = {n: catalog.coords[catalog.chunks_of(n)] for n in changes.arrays if n in catalog.arrays}
+            _check_shared_shards(objects, prefix, plan, changes, by_now)
+    if catalog is None and not whole and lists_digest(held) != plan.listed:
+        by_now = {n: listed_coords(a.nonempty or (), a.spec.rank) for n, a in held.items() if a is not None}
+        _check_shared_shards(objects, prefix, plan, changes, by_now)
     documents: dict[str, dict[str, Any]] = {}
     for array, spec in plan.specs.items():
         documents[array] = _merged(objects, prefix, array, spec, held[array], changes, metadata.get(array, {}), whole=whole)
@@ -187,18 +195,32 @@ def _merged(
     return grid_document(replace(spec, shape=grown), {**held.attributes, **metadata}, listed)
 
 
-def _check_shared_shards(objects: Objects, prefix: str, plan: GridPlan, changes: CellChanges, catalog: Catalog) -> None:
-    """Raise where another writer, since the batch was planned, committed chunks to a shard that this batch stored."""
+def lists_digest(held: Mapping[str, GridArray | None]) -> str:
+    """Return a digest of which chunks the arrays in shards list; empty where there are none of these."""
+    lines = [
+        f"{array} {' '.join(sorted(found.nonempty or ()))}"
+        for array, found in sorted(held.items())
+        if found is not None and found.spec.shard_shape is not None
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
+
+
+def _check_shared_shards(
+    objects: Objects, prefix: str, plan: GridPlan, changes: CellChanges, by_now: Mapping[str, NDArray[np.int64]]
+) -> None:
+    """Raise where another writer, since the batch was planned, committed chunks to a shard that this batch stored.
+
+    `by_now` are the chunks that each array lists now.
+    """
     for array, columns in changes.arrays.items():
         spec = plan.specs[array]
-        theirs = catalog.arrays.get(array)
-        if spec.shard_shape is None or theirs is None:
+        others = by_now.get(array)
+        if spec.shard_shape is None or others is None:
             continue
         mine = changes.coords[columns.have]
         shards = spec.shards_of(spec.cells_of(mine))[0]
         own = {tuple(s) for s in shards.tolist()}
         stamps = dict(zip(map(tuple, shards.tolist()), columns["stamp"][columns.have].tolist(), strict=True))
-        others = catalog.coords[theirs.have]
         of_others = spec.shards_of(spec.cells_of(others))[0]
         known = {tuple(c) for c in mine.tolist()}
         lost = [
