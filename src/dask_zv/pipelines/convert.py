@@ -13,7 +13,7 @@ from dask.task_spec import List
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.receipts import Report
 from dask_zv.batch.run import check_reachable, compute_one
-from dask_zv.errors import InputError, MetadataError, StoreError
+from dask_zv.errors import InputError, MetadataError
 from dask_zv.format.grids import codec_list
 from dask_zv.format.metadata import Generation, ome_collection
 from dask_zv.pipelines.convert_level import LevelTarget, add_level, copy_others
@@ -23,8 +23,7 @@ from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layouts import Layout, check_layout
 from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.nodes import merge_attributes
-from dask_zv.storage.objects import join
-from dask_zv.storage.opening import open_root
+from dask_zv.storage.opening import open_empty
 
 __all__ = ["convert"]
 
@@ -133,10 +132,7 @@ def convert(
         except MetadataError as error:
             raise InputError(error.message) from None
     check_reachable(store.handle)
-    handle, prefix, attributes = open_root(target, "w" if overwrite else "r+", storage_options)
-    if attributes or (not overwrite and any(n != "zarr.json" for n in open_objects(handle).list_dir(prefix))):
-        where = join(handle.url, prefix)
-        raise StoreError("the target holds something already: pass overwrite=True to replace it", store=where)
+    handle, prefix = open_empty(target, storage_options, overwrite=overwrite)
     check_reachable(handle)
     local = isinstance(open_objects(handle), LocalObjects) or handle.one_process
     builder = GraphBuilder("zv-convert")

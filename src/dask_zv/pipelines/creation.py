@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -10,21 +11,22 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import DTypeLike
 
-from dask_zv.batch.group import Group
-from dask_zv.errors import InputError, MetadataError, StoreError
+from dask_zv.errors import InputError, MetadataError
 from dask_zv.format.axes import Axis, parse_axes
-from dask_zv.format.documents import to_json
+from dask_zv.format.documents import dump_json, group_document, to_json
 from dask_zv.format.grids import GridSpec, codec_list
+from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.metadata import Generation, LevelMetadata, RootMetadata, ome_collection
 from dask_zv.pipelines.store import SETTINGS, Store
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.codecs import cell_codec
 from dask_zv.storage.grid_defaults import grid_of_bounds, grid_settings, shard_shape_of
-from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layouts import check_layout
 from dask_zv.storage.local import LocalObjects
+from dask_zv.storage.nodes import ensure_groups, put_documents
 from dask_zv.storage.objects import join
-from dask_zv.storage.opening import open_root
+from dask_zv.storage.opening import open_empty
 
 __all__ = ["FEW_CHUNKS", "SHARD_CHUNKS", "create", "packing", "position_dtype"]
 
@@ -104,15 +106,10 @@ def create(
     if geometry not in _GEOMETRIES:
         raise InputError(f"geometry {geometry!r}: this version writes {', '.join(_GEOMETRIES)}")
     codecs = _codecs(compressor, chosen)
-    _check_shards(shard_chunks, chosen, len(tuple(chunk_shape)))
+    _check_shards(shard_chunks, chosen, len(_edges(chunk_shape, "chunk_shape", None)))
     stored = None if dtype is None else position_dtype(np.dtype(dtype))
     metadata = _root_metadata(geometry, chunk_shape, bounds, bin_shape, axes, crs, chosen)
-    handle, prefix, attributes = open_root(target, "w" if overwrite else "r+", storage_options)
-    if attributes or (not overwrite and _holds_anything(handle, prefix)):
-        raise StoreError(
-            "the target holds a store already: pass overwrite=True to replace it, or dzv.open(..., mode='r+') to add to it",
-            store=join(handle.url, prefix),
-        )
+    handle, prefix = open_empty(target, storage_options, overwrite=overwrite)
     settings: dict[str, Any] = {
         "bounds": "data" if bounds is None else "declared",
         "dtype": None if stored is None else str(stored),
@@ -127,12 +124,14 @@ def create(
             shards = packing(shard_chunks, math.prod(shape), shape, local=local)
             own = {SETTINGS: {"grid": grid_settings(GridSpec(tuple(shape), tuple(origin), shards, codecs))}}
     name = (prefix or urlsplit(handle.url).path).rstrip("/").rpartition("/")[2]
-    group = Group._from_handle(handle, prefix, chosen)
-    level = LevelMetadata(level=0, vertex_count=0, arrays_present=("vertices",))
-    group.require_group("0").attrs.update({**level.to_attributes(), **own})
     collection = ome_collection(name, metadata.axes, [0]) if chosen == "grid" else {}
-    group.attrs.update({**metadata.to_attributes(), **collection, SETTINGS: settings})
-    return Store(handle, prefix, group.attrs.to_dict())
+    root = {**metadata.to_attributes(), **collection, SETTINGS: settings}
+    level = {**LevelMetadata(level=0, vertex_count=0, arrays_present=("vertices",)).to_attributes(), **own}
+    objects = open_objects(handle)
+    ensure_groups(objects, [prefix.rpartition("/")[0]] if "/" in prefix else [])
+    paths = (prefix, root), (join(prefix, "0"), level)
+    put_documents(objects, [(join(path, DOCUMENT), group_document(attributes)) for path, attributes in paths])
+    return Store(handle, prefix, json.loads(dump_json(root)))
 
 
 def packing(
@@ -191,10 +190,6 @@ def position_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise InputError(f"positions are integers or floats of at most 64 bits, not {dtype}")
     return dtype.newbyteorder("<")
-
-
-def _holds_anything(handle: StoreHandle, prefix: str) -> bool:
-    return any(n != "zarr.json" for n in open_objects(handle).list_dir(prefix))
 
 
 def _root_metadata(

@@ -21,13 +21,14 @@ from dask_zv.format.metadata import LevelMetadata, RootMetadata
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema, PointSchema, parse_dtype
 from dask_zv.pipelines.level_grid import grid_attributes, grid_rows
 from dask_zv.spatial.grid import ChunkGrid
-from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.catalog import CATALOG_NAME, Catalog
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.group import load_catalog
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layouts import Blobs, open_blobs
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.snapshot import snapshot, together
 
 __all__ = ["ChunkTable", "LevelSource", "check_unchanged", "chunk_table", "find_source", "level_blobs"]
 
@@ -129,10 +130,15 @@ def find_source(
     MetadataError
         The level has no vertices array, or an array's metadata is damaged.
     """
-    objects = open_objects(place.handle)
+    store = open_objects(place.handle)
+    nodes = ["object_index", "object_index/manifests", *([VERTICES] if place.layout == "per_chunk" else [])]
+    keys = [join(place.prefix, CATALOG_NAME, "c/0"), *(join(place.prefix, n, DOCUMENT) for n in nodes)]
+    objects, names = together(
+        store,
+        lambda: snapshot(store, keys),
+        lambda: [n for n in store.list_dir(join(place.prefix, "vertex_attributes")) if n != DOCUMENT],
+    )
     catalog = load_catalog(objects, place.prefix) if place.layout == "grid" or not check_objects else None
-    names = objects.list_dir(join(place.prefix, "vertex_attributes"))
-    names = [n for n in names if n != DOCUMENT]
     arrays = [VERTICES, *(f"vertex_attributes/{n}" for n in names)]
     if place.layout == "grid":
         wanted = [*arrays, FRAGMENTS]

@@ -17,6 +17,7 @@ from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layouts import Layout, layout_of
+from dask_zv.storage.nodes import read_document
 from dask_zv.storage.objects import join
 from dask_zv.storage.opening import open_root
 
@@ -115,9 +116,10 @@ class Store:
             The store has no such level.
         """
         if number not in self._levels:
-            if number not in self.levels:
+            document = read_document(open_objects(self._handle), join(self._prefix, str(number)))
+            if document is None and number not in self.levels:
                 raise NotFoundError(f"no level {number}: the store has the levels {list(self.levels)}", store=self.url)
-            self._levels[number] = Level(self, number)
+            self._levels[number] = Level(self, number, {} if document is None else document.get("attributes", {}))
         return self._levels[number]
 
     def refresh(self) -> Store:
@@ -197,10 +199,10 @@ class Level:
     metadata : LevelMetadata
     """
 
-    def __init__(self, store: Store, number: int) -> None:
+    def __init__(self, store: Store, number: int, attributes: Mapping[str, Any]) -> None:
         self.store = store
         self.number = number
-        self._attributes = self.group.attrs.to_dict()
+        self._attributes = dict(attributes)
         try:
             self.metadata = LevelMetadata.from_attributes(self._attributes)
         except MetadataError as error:

@@ -11,9 +11,10 @@ from dask_zv.format.generations import detect_generation
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.snapshot import together
 from dask_zv.storage.targets import resolve_target
 
-__all__ = ["Mode", "open_root"]
+__all__ = ["Mode", "open_empty", "open_root"]
 
 Mode = Literal["r", "r+", "a", "w", "w-"]
 _V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
@@ -76,6 +77,37 @@ def open_root(
     elif mode != "r" and not must_exist:
         objects.put(join(prefix, DOCUMENT), group_document({}))
     return handle, prefix, attributes
+
+
+def open_empty(
+    target: object, storage_options: Mapping[str, Any] | None = None, *, overwrite: bool = False
+) -> tuple[StoreHandle, str]:
+    """Open a target to make a store in it; nothing is written yet, but with `overwrite` what is there is removed.
+
+    Raises
+    ------
+    StoreError
+        Something is there, and `overwrite` is False or it is no Zarr hierarchy; or the store can't be reached.
+    ReadOnlyError
+        The store can only be read.
+    """
+    handle, prefix = resolve_target(target, storage_options, read_only=False)
+    objects = open_objects(handle)
+    if objects.read_only:
+        raise ReadOnlyError("this store can only be read: a new one can't be made in it", store=objects.url)
+    document, names = together(objects, lambda: objects.get(join(prefix, DOCUMENT)), lambda: objects.list_dir(prefix))
+    if document is None:
+        _refuse_other_things(objects, prefix, "w-" if names else "w")
+    else:
+        attributes = parse_document(document, prefix, objects.url).get("attributes", {})
+        if not overwrite and (attributes or any(n != DOCUMENT for n in names)):
+            raise StoreError(
+                "the target holds a store already: pass overwrite=True to replace it, or dzv.open(..., mode='r+') to add to it",
+                store=join(handle.url, prefix),
+            )
+        if overwrite:
+            objects.delete_prefix(prefix)
+    return handle, prefix
 
 
 def _check_version(attributes: Mapping[str, Any], store: str) -> None:

@@ -8,7 +8,7 @@ __all__ = ["MAX_RANGES", "coalesce"]
 
 MAX_RANGES = 4
 """Ranged reads of one object, at most: more gaps are read over."""
-_GAP = 32 << 10
+_GAP = 8 << 10
 """A shorter gap is read over: another request costs more than its bytes."""
 
 
