@@ -21,6 +21,13 @@ def files(root: Any) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
+def stored(root: Any) -> dict[str, bytes]:
+    """Return every file that depends on nothing but the content: in layout ``grid`` the catalog holds times of change."""
+    found = files(root)
+    grid = b'"variable_length_bytes"' in found.get("0/vertices/zarr.json", b"")
+    return {name: data for name, data in found.items() if not (grid and CATALOG in name)}
+
+
 def directories(root: Any) -> set[str]:
     """Return every directory below a directory."""
     root = Path(root)

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import zarr
 from dask.base import tokenize
+from layouts import in_both_layouts
 from points_reference import (
     CATALOG,
     assert_same,
@@ -24,6 +25,7 @@ from points_reference import (
     in_box,
     object_order,
     reading_order,
+    stored,
 )
 
 import dask_zv as dzv
@@ -150,9 +152,10 @@ def check_catalog(target, n_chunks):
 # -------------------------------------------------------------------------------------------------- inputs
 
 
+@in_both_layouts
 @pytest.mark.parametrize("kind", INPUTS)
 @pytest.mark.parametrize("with_ids", [False, True], ids=["plain", "objects"])
-def test_every_input(kind, with_ids, points, target):
+def test_every_input(layout, kind, with_ids, points, target):
     rng = np.random.default_rng(2)
     attributes = {
         "mass": rng.random(N),
@@ -160,7 +163,7 @@ def test_every_input(kind, with_ids, points, target):
         "flag": rng.random(N) > 0.5,
     }
     ids = rng.permutation(np.arange(N) % 23) if with_ids else None
-    store = dzv.create(target, chunk_shape=CHUNK)
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout)
     report = dzv.write_points(store, **put_in(kind, points, attributes, ids))
     check_read(target, points, attributes, ids)
     counts = chunk_counts(points, CHUNK)
@@ -170,8 +173,8 @@ def test_every_input(kind, with_ids, points, target):
     assert report.dropped == 0
     for name in ("vertices", "vertex_fragments", *(f"vertex_attributes/{a}" for a in attributes)):
         assert report.arrays[name] == len(counts)
-    payload = sum(len(v) for k, v in files(target / "0").items() if k.endswith("/c/0") and k.startswith("vert"))
-    assert report.nbytes == payload
+    group = dzv.open(target).level(0).group
+    assert report.nbytes == sum(len(group.read_bytes(a, k)) for a in report.arrays for k in group.list_chunks(a) if "vert" in a)
     assert f"{N:,} rows" in repr(report)
 
 
@@ -444,11 +447,12 @@ def test_categoricals_beside_an_array(points, target):
     assert (meta["categories"], meta["ordered"]) == (["b", "a"], True)
 
 
+@in_both_layouts
 @pytest.mark.parametrize(
     "name", ["mass (µg)", "a b", "0.1.2", "c", "__shard_000000", "data", "Überraschung", "x'y\"z", "%20", "a:b"]
 )
-def test_names_of_attributes(name, points, target):
-    store = dzv.create(target, chunk_shape=CHUNK)
+def test_names_of_attributes(layout, name, points, target):
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout)
     dzv.write_points(store, points, attributes={name: np.arange(N)})
     check_read(target, points, {name: np.arange(N)})
 
@@ -456,15 +460,17 @@ def test_names_of_attributes(name, points, target):
 # -------------------------------------------------------------------------------------------------- objects
 
 
-def test_object_attributes_and_groups(points, target):
+@in_both_layouts
+def test_object_attributes_and_groups(layout, points, target):
     ids = np.random.default_rng(4).permutation(np.arange(N) % 17)
     attributes = {
         "score": np.linspace(0, 1, 17, dtype=np.float32),
         "vec": np.arange(34).reshape(17, 2),
-        "good": np.arange(17) % 3 == 0,
     }
+    if layout == "per_chunk":  # no boolean says that an object has none
+        attributes["good"] = np.arange(17) % 3 == 0
     groups = {0: [1, 2, 16], 2: [0], 4: []}
-    store = dzv.create(target, chunk_shape=CHUNK)
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout)
     report = dzv.write_points(store, points, object_ids=ids, object_attributes=attributes, groups=groups)
     assert report.objects == 17
     geometry = check_read(target, points, None, ids)
@@ -479,10 +485,11 @@ def test_object_attributes_and_groups(points, target):
     assert_same(some.object_attributes["vec"], attributes["vec"][[3, 9]])
 
 
-def test_object_attributes_from_a_frame_leave_rows_masked(points, target):
+@in_both_layouts
+def test_object_attributes_from_a_frame_leave_rows_masked(layout, points, target):
     ids = np.arange(N) % 10
     frame = pd.DataFrame({"score": [0.5, 0.25, 0.125], "n": np.array([7, 8, 9], np.int16)}, index=[4, 0, 7])
-    store = dzv.create(target, chunk_shape=CHUNK)
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout)
     dzv.write_points(store, points, object_ids=ids, object_attributes=frame)
     geometry = check_read(target, points, None, ids)
     score = geometry.object_attributes["score"]
@@ -704,11 +711,12 @@ def test_mode_error(points, target):
     assert files(target) == before
 
 
+@in_both_layouts
 @pytest.mark.parametrize("shards", [1, 4])
-def test_overwrite_removes_what_was(shards, points, target):
+def test_overwrite_removes_what_was(layout, shards, points, target):
     """Old chunks, attributes, objects and groups are gone; what is left is what a fresh store would hold."""
     ids = np.arange(N) % 40
-    store = dzv.create(target, chunk_shape=CHUNK, shard_chunks=shards)
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout, shard_chunks=shards)
     dzv.write_points(
         store,
         points,
@@ -723,16 +731,18 @@ def test_overwrite_removes_what_was(shards, points, target):
     assert report.rows == 50
     check_read(target, few, attributes)
     assert store.level(0).attributes == ("both", "new")
-    fresh = target.with_name("fresh.zv")
-    other = dzv.create(fresh, chunk_shape=CHUNK, shard_chunks=shards)
+    fresh = target.parent / "fresh" / target.name
+    other = dzv.create(fresh, chunk_shape=CHUNK, layout=layout, shard_chunks=shards)
     dzv.write_points(other, few, attributes=attributes)
-    assert files(target) == files(fresh)
-    assert {d for d in directories(target) if d not in directories(fresh)} == set()
+    assert stored(target) == stored(fresh)
+    if layout == "per_chunk":
+        assert {d for d in directories(target) if d not in directories(fresh)} == set()
 
 
+@in_both_layouts
 @pytest.mark.parametrize("shards", [1, 4])
-def test_overwrite_objects_with_fewer(shards, points, target):
-    store = dzv.create(target, chunk_shape=CHUNK, shard_chunks=shards)
+def test_overwrite_objects_with_fewer(layout, shards, points, target):
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout, shard_chunks=shards)
     n = 20_000  # manifests in two stored chunks, then in one
     many = np.random.default_rng(0).uniform(-20, 20, (n, 3)).astype(np.float32)
     dzv.write_points(store, many, object_ids=np.arange(n), object_attributes={"a": np.arange(n)}, groups={0: [1], 1: [5]})
@@ -742,22 +752,30 @@ def test_overwrite_objects_with_fewer(shards, points, target):
     geometry = check_read(target, points, None, ids)
     assert list(geometry.object_attributes) == ["b"]
     assert not geometry.groups
-    fresh = target.with_name("fresh.zv")
-    dzv.write_points(dzv.create(fresh, chunk_shape=CHUNK, shard_chunks=shards), points, object_ids=ids, object_attributes=frame)
-    assert files(target) == files(fresh)
+    fresh = target.parent / "fresh" / target.name
+    dzv.write_points(
+        dzv.create(fresh, chunk_shape=CHUNK, layout=layout, shard_chunks=shards),
+        points,
+        object_ids=ids,
+        object_attributes=frame,
+    )
+    assert stored(target) == stored(fresh)
 
 
-def test_overwrite_drops_an_old_presence_mask(points, target):
+@in_both_layouts
+def test_overwrite_drops_an_old_presence_mask(layout, points, target):
     ids = np.arange(N) % 9
-    store = dzv.create(target, chunk_shape=CHUNK)
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout)
     dzv.write_points(store, points, object_ids=ids, object_attributes=pd.DataFrame({"b": [1.5]}, index=[3]))
     dzv.write_points(store, points, object_ids=ids, object_attributes={"b": np.arange(9.0)}, mode="overwrite")
     values = dzv.open(target).level(0).read().object_attributes["b"]
     assert not np.ma.isMaskedArray(values)
     assert values.tolist() == list(np.arange(9.0))
-    fresh = target.with_name("fresh.zv")
-    dzv.write_points(dzv.create(fresh, chunk_shape=CHUNK), points, object_ids=ids, object_attributes={"b": np.arange(9.0)})
-    assert files(target) == files(fresh)
+    fresh = target.parent / "fresh" / target.name
+    dzv.write_points(
+        dzv.create(fresh, chunk_shape=CHUNK, layout=layout), points, object_ids=ids, object_attributes={"b": np.arange(9.0)}
+    )
+    assert stored(target) == stored(fresh)
 
 
 def test_overwrite_changes_metadata_of_an_attribute(points, target):
@@ -771,16 +789,18 @@ def test_overwrite_changes_metadata_of_an_attribute(points, target):
     check_read(target, points, {"a": names, "b": np.ones((N, 3))})
 
 
-def test_overwrite_twice_gives_the_same_bytes(points, target):
-    store = dzv.create(target, chunk_shape=CHUNK)
+@in_both_layouts
+def test_overwrite_twice_gives_the_same_bytes(layout, points, target):
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout)
     dzv.write_points(store, points, attributes={"a": np.arange(N)}, object_ids=np.arange(N) % 5)
-    before = files(target)
+    before = stored(target)
     dzv.write_points(store, points, attributes={"a": np.arange(N)}, object_ids=np.arange(N) % 5, mode="overwrite")
-    assert files(target) == before
+    assert stored(target) == before
 
 
-def test_overwrite_with_nothing(points, target):
-    store = dzv.create(target, chunk_shape=CHUNK)
+@in_both_layouts
+def test_overwrite_with_nothing(layout, points, target):
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout)
     dzv.write_points(store, points, attributes={"a": np.arange(N)}, object_ids=np.arange(N) % 5)
     report = dzv.write_points(store, points[:0], mode="overwrite")
     assert (report.rows, report.chunks) == (0, 0)
@@ -790,21 +810,27 @@ def test_overwrite_with_nothing(points, target):
     assert geometry.object_ids is None
 
 
-def test_overwriting_a_write_that_died(points, target):
-    """Chunks without a commit: refused in mode "error", replaced in mode "overwrite"."""
-    store = dzv.create(target, chunk_shape=CHUNK)
+@in_both_layouts
+def test_overwriting_a_write_that_died(layout, points, target):
+    """Chunks without a commit: refused in mode "error" where they can be seen, replaced in mode "overwrite"."""
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout)
     before = files(target)
     dzv.write_points(store, points)
     written = files(target)
     for name in written:
-        if name not in before and ("/vert" not in name or CATALOG in name):
+        document = layout == "grid" and name.endswith("zarr.json")
+        if name not in before and ("/vert" not in name or CATALOG in name or document):
             (target / name).unlink()
     for name, data in before.items():
         (target / name).write_bytes(data)
     shutil.rmtree(target / "0" / CATALOG)
     store = dzv.open(target, mode="r+")
-    with pytest.raises(dzv.StoreError, match="did not reach its commit"):
+    if layout == "per_chunk":
+        with pytest.raises(dzv.StoreError, match="did not reach its commit"):
+            dzv.write_points(store, points[:10])
+    else:  # cells that no document lists are in nobody's way
         dzv.write_points(store, points[:10])
+        check_read(target, points[:10])
     dzv.write_points(store, points[:10], mode="overwrite")
     check_read(target, points[:10])
 
@@ -853,10 +879,11 @@ def test_objects_and_categories_that_change_places(target):
     assert len(tokens) == 3
 
 
+@in_both_layouts
 @pytest.mark.parametrize("shards", [1, 4])
-def test_a_reader_that_was_opened_before_an_overwrite(shards, points, target):
+def test_a_reader_that_was_opened_before_an_overwrite(layout, shards, points, target):
     """It gives what is there now, or says that it must be opened again; never new bytes by old dtypes."""
-    store = dzv.create(target, chunk_shape=CHUNK, shard_chunks=shards)
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout, shard_chunks=shards)
     dzv.write_points(store, points, attributes={"a": np.arange(N, dtype=np.int32), "gone": np.arange(N)})
     level = dzv.open(target).level(0)
     before = level.read()
@@ -879,13 +906,14 @@ def test_attributes_of_the_root_that_are_not_ours_stay(points, target):
 # -------------------------------------------------------------------------------------------------- empty input
 
 
+@in_both_layouts
 @pytest.mark.parametrize("kind", INPUTS)
 @pytest.mark.parametrize("with_ids", [False, True], ids=["plain", "objects"])
-def test_empty_input(kind, with_ids, target):
+def test_empty_input(layout, kind, with_ids, target):
     empty = np.zeros((0, 3), np.float32)
     attributes = {"a": np.zeros(0, np.int16), "s": np.zeros(0, "U3"), "when": np.zeros(0, "M8[s]")}
     ids = np.zeros(0, np.int64) if with_ids else None
-    store = dzv.create(target, chunk_shape=CHUNK)
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout)
     report = dzv.write_points(store, **put_in(kind, empty, attributes, ids))
     assert (report.rows, report.chunks, report.objects) == (0, 0, 0)
     level = dzv.open(target).level(0)
@@ -942,12 +970,15 @@ def test_compute_false_in_a_delayed(points, target):
     check_read(target, points)
 
 
-def test_a_graph_can_run_twice(points, target):
-    delayed = dzv.write_points(dzv.create(target, chunk_shape=CHUNK), da.from_array(points, chunks=(64, 3)), compute=False)
+@in_both_layouts
+def test_a_graph_can_run_twice(layout, points, target):
+    delayed = dzv.write_points(
+        dzv.create(target, chunk_shape=CHUNK, layout=layout), da.from_array(points, chunks=(64, 3)), compute=False
+    )
     delayed.compute()
-    before = files(target)
+    before = stored(target)
     delayed.compute()
-    assert files(target) == before
+    assert stored(target) == before
     check_read(target, points)
 
 
@@ -976,29 +1007,34 @@ def test_graph_is_proportional_to_blocks(target):
 # -------------------------------------------------------------------------------------------------- shards
 
 
+@in_both_layouts
 @pytest.mark.parametrize("shards", [2, 4, 64, 10_000])
 @pytest.mark.parametrize("with_ids", [False, True], ids=["plain", "objects"])
-def test_shards(shards, with_ids, points, target):
+def test_shards(layout, shards, with_ids, points, target):
     ids = np.arange(N) % 6 if with_ids else None
     attributes = {"a": np.arange(N), "s": np.array(["x", None], object)[np.arange(N) % 2]}
-    store = dzv.create(target, chunk_shape=CHUNK, shard_chunks=shards)
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout, shard_chunks=shards)
     report = dzv.write_points(store, **put_in("dask", points, attributes, ids))
     check_read(target, points, attributes, ids)
-    plain = [n for n in directories(target / "0" / "vertices") if not n.startswith("__shard_")]
-    assert plain == []
-    text = json.loads((target / "zarr.json").read_text())["attributes"]
-    assert (text["shard_layout"], text["shard_size"]) == ("octree", shards)
+    if layout == "per_chunk":
+        assert [n for n in directories(target / "0" / "vertices") if not n.startswith("__shard_")] == []
+        text = json.loads((target / "zarr.json").read_text())["attributes"]
+        assert (text["shard_layout"], text["shard_size"]) == ("octree", shards)
+    else:
+        cells = np.prod(zarr.open_array(target / "0" / "vertices", mode="r").shards)
+        assert shards / 2 < cells <= shards or shards == 10_000
     assert report.stored_objects < report.chunks * 4
     box = ([-3, -3, -3], [11, 12, 30])
     assert len(dzv.open(target).level(0).read(bbox=box)) == in_box(points, box).sum()
 
 
-def test_shards_and_chunks_change_places(points, target):
+@in_both_layouts
+def test_shards_and_chunks_change_places(layout, points, target):
     """An overwrite with another shard size leaves no blob in two places."""
     attributes = {"a": np.arange(N)}
     for shards in (1, 8, 3, 1):
         if shards == 1 and not target.exists():
-            store = dzv.create(target, chunk_shape=CHUNK, shard_chunks=shards)
+            store = dzv.create(target, chunk_shape=CHUNK, layout=layout, shard_chunks=shards)
         else:
             store = dzv.open(target, mode="r+")
             settings = store.group.attrs["dask_zv"]
@@ -1006,15 +1042,22 @@ def test_shards_and_chunks_change_places(points, target):
             store.reload()
         dzv.write_points(store, points + shards, attributes=attributes, mode="overwrite")
         check_read(target, points + np.float32(shards), attributes)
-        names = {n.partition("/")[0] for n in directories(target / "0" / "vertices")}
-        assert all(n.startswith("__shard_") == (shards > 1) for n in names)
+        if layout == "per_chunk":
+            names = {n.partition("/")[0] for n in directories(target / "0" / "vertices")}
+            assert all(n.startswith("__shard_") == (shards > 1) for n in names)
+        else:
+            assert (zarr.open_array(target / "0" / "vertices", mode="r").shards is not None) == (shards > 1)
 
 
-def test_no_shards_for_few_local_chunks(points, target):
-    store = dzv.create(target, chunk_shape=CHUNK)
+@in_both_layouts
+def test_no_shards_for_few_local_chunks(layout, points, target):
+    store = dzv.create(target, chunk_shape=CHUNK, layout=layout)
     dzv.write_points(store, points)
-    assert json.loads((target / "zarr.json").read_text())["attributes"]["shard_layout"] == "flat"
-    assert not [n for n in directories(target) if "__shard_" in n]
+    if layout == "per_chunk":
+        assert json.loads((target / "zarr.json").read_text())["attributes"]["shard_layout"] == "flat"
+        assert not [n for n in directories(target) if "__shard_" in n]
+    else:
+        assert zarr.open_array(target / "0" / "vertices", mode="r").shards is None
 
 
 # -------------------------------------------------------------------------------------------------- progress and stores
@@ -1027,19 +1070,21 @@ def test_progress(points, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_paths_with_any_name(points, tmp_path):
+@in_both_layouts
+def test_paths_with_any_name(layout, points, tmp_path):
     """Blanks, percent signs and letters of other alphabets, also where zarr itself opens the manifests."""
     target = tmp_path / "my cells %20 ü#1.zv"
     ids = np.arange(N) % 4
-    dzv.write_points(dzv.create(target, chunk_shape=CHUNK), points, object_ids=ids)
+    dzv.write_points(dzv.create(target, chunk_shape=CHUNK, layout=layout), points, object_ids=ids)
     assert [p.name for p in tmp_path.iterdir()] == [target.name]
     check_read(target, points, None, ids)
 
 
-def test_icechunk(points):
+@in_both_layouts
+def test_icechunk(layout, points):
     icechunk = pytest.importorskip("icechunk")
     session = icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main")
-    store = dzv.create(session, chunk_shape=CHUNK)
+    store = dzv.create(session, chunk_shape=CHUNK, layout=layout)
     ids = np.arange(N) % 9
     with dask.config.set(scheduler="sync"):
         dzv.write_points(store, points, object_ids=ids, object_attributes={"a": np.arange(9)}, groups={0: [8]})
@@ -1053,9 +1098,10 @@ def test_icechunk(points):
     assert not geometry.groups
 
 
-def test_in_memory_stores(points):
-    for target in ({}, zarr.storage.MemoryStore(), "memory://points/in_memory.zv"):
-        store = dzv.create(target, chunk_shape=CHUNK)
+@in_both_layouts
+def test_in_memory_stores(layout, points):
+    for target in ({}, zarr.storage.MemoryStore(), f"memory://points/{layout}.zv"):
+        store = dzv.create(target, chunk_shape=CHUNK, layout=layout)
         dzv.write_points(store, points, object_ids=np.arange(N) % 4)
         order = reading_order(points, CHUNK, None, np.arange(N) % 4)
         assert_same(dzv.open(target).level(0).read().positions, points[order])
