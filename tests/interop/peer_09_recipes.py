@@ -50,11 +50,12 @@ def truth(positions, attributes=None, **more):
     return out
 
 
-def simple(seed, **options):
-    """Points with attributes of all kinds, by the package's function."""
+def simple(seed, names=("mass", "rgb", "kind", "maybe"), **options):
+    """Points with attributes, by the package's function."""
 
     def recipe(path):
         positions, attributes = cloud(seed), columns(seed)
+        attributes = {name: attributes[name] for name in names or attributes}
         write_points(path, positions, chunk_shape=CHUNK, vertex_attributes=attributes, **options)
         return truth(positions, attributes)
 
@@ -65,7 +66,7 @@ def objects(seed, **options):
     """Sparse ids, object attributes of which some are absent, groups of which one is a range."""
 
     def recipe(path):
-        positions, attributes = cloud(seed), columns(seed)
+        positions, attributes = cloud(seed), {k: v for k, v in columns(seed).items() if k in ("mass", "rgb", "maybe")}
         ids = np.random.default_rng(seed).permutation(np.resize(IDS, N))
         table = {
             "score": np.array([0.5, np.nan, 2.5, np.nan, 4.5], "f4"),
@@ -266,10 +267,10 @@ def appended(path):
 
 
 RECIPES = {
-    "plain": simple(1),
+    "plain": simple(1, names=()),
     "bins": simple(2, bin_shape=(20.0, 60.0, 40.0), compressor="zstd"),
     "blosc": simple(3, compressor="blosc", shard_shape=3),
-    "sharded": simple(4, compressor="zstd", shard_shape=(2, 3, 1)),
+    "sharded": simple(4, compressor="zstd", shard_shape=(2, 3, 1), names=()),
     "sharded_bins": simple(2, bin_shape=(20.0, 20.0, 40.0), shard_shape=8),
     "objects": objects(21),
     "sharded_objects": objects(22, compressor="zstd", shard_shape=(2, 2, 2)),

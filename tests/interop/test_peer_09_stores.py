@@ -278,7 +278,7 @@ def overwrite(path, **more):
     positions = (points_of(150, ndim=ndim, seed=9) * 0.9).astype(dtype)  # within the bounds, which are those of its data
     if dtype.kind == "i":
         positions = np.unique(positions, axis=0)
-    attributes = {k: v[: len(positions)] for k, v in attributes_of().items() if k not in ("single", "nan")}
+    attributes = {k: v[: len(positions)] for k, v in attributes_of().items() if k in ("mass", "rgb", "kind", "maybe", "when")}
     dzv.write_points(store, positions, attributes=attributes, mode="overwrite", **more)
     return positions, attributes
 
