@@ -10,6 +10,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
+from layouts import per_chunk_only
 from points_reference import files
 
 import dask_zv as dzv
@@ -29,10 +30,16 @@ def good():
     return np.random.default_rng(0).uniform(0, 30, (N, 3)).astype(np.float32)
 
 
+@pytest.fixture
+def layout():
+    """What is refused is so before the layouts part: the default serves for both, but where a test names one."""
+    return "grid"
+
+
 @pytest.fixture(params=["empty", "full"])
-def store(request, tmp_path):
+def store(request, layout, tmp_path):
     """A store that holds nothing yet, and one whose level is to be overwritten."""
-    made = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
+    made = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK, layout=layout)
     if request.param == "full":
         dzv.write_points(made, good() + 100, attributes={"a": np.arange(N)}, object_ids=np.arange(N) % 4)
     return made
@@ -166,17 +173,22 @@ def test_lazily_another_dtype_than_declared(store):
 
 def test_too_far_for_the_grid(store):
     refused(store, dzv.InputError, r"2\*\*53|larger chunk_shape", with_value(3, 0, 1e300))
+
+
+@per_chunk_only
+def test_too_far_for_a_shard_number(store):
     refused(store, (dzv.InputError, dzv.PlanError), "larger chunk_shape", with_value(3, 0, -1e9))
 
 
 @pytest.mark.parametrize("points", [np.zeros((3, 4)) - [0, 0, 0, 5], np.full((2, 3), 1e9)], ids=["negative, 4 axes", "far out"])
 def test_shards_without_a_number(points, tmp_path):
     """Shard numbers beyond 64 bits: refused where shards were asked for, done without where they were not."""
-    store = dzv.create(tmp_path / "s.zv", chunk_shape=(10,) * points.shape[1], shard_chunks=4)
+    options = {"chunk_shape": (10,) * points.shape[1], "layout": "per_chunk"}
+    store = dzv.create(tmp_path / "s.zv", **options, shard_chunks=4)
     message = refused(store, dzv.PlanError, "shard_chunks=1", points)
     assert "larger chunk_shape" in message
     for shards in (1, "auto"):
-        store = dzv.create(tmp_path / "s.zv", chunk_shape=(10,) * points.shape[1], shard_chunks=shards, overwrite=True)
+        store = dzv.create(tmp_path / "s.zv", **options, shard_chunks=shards, overwrite=True)
         dzv.write_points(store, points)
         assert (store.level(0).read().positions == points).all()
 
@@ -468,6 +480,7 @@ def test_an_input_that_fails(store):
 # -------------------------------------------------------------------------------------------------- objects
 
 
+@per_chunk_only
 @pytest.mark.parametrize("form", ["numpy", "dask", "frame"])
 @pytest.mark.parametrize(
     ("ids", "missing"), [([1, 2, 3], 0), ([0, 1, 3], 2), ([0, 2**62], 1), ([7], 0), ([0, 1, 2, 900_000_000_000_000_123], 3)]
@@ -531,15 +544,12 @@ IDS = np.arange(N) % 5
         ({"a/b": np.zeros(5)}, "'/'"),
         ({"": np.zeros(5)}, "name"),
         ({"..": np.zeros(5)}, "name"),
-        ({"a": np.full(5, "s")}, "numbers"),
         ({"a": np.zeros(5, "M8[s]")}, "numbers"),
         (np.zeros((5, 2)), "DataFrame indexed by object id"),
         ([1, 2], "DataFrame indexed by object id"),
         (pd.DataFrame({"a": [1.0, 2.0]}, index=[0, 0]), "distinct"),
         (pd.DataFrame({"a": [1.0, 2.0]}, index=[0, -1]), "distinct"),
         (pd.DataFrame({"a": [1.0, 2.0]}, index=["p", "q"]), "distinct"),
-        (pd.DataFrame({"a": [1.0]}, index=[17]), "without gaps, 5 is missing"),
-        (pd.DataFrame({"a": ["text"]}, index=[1]), "numbers"),
         (pd.DataFrame({"a": pd.array([1, None], "Int64")}, index=[0, 1]), "'a'"),
     ],
 )
@@ -547,10 +557,23 @@ def test_bad_object_attributes(attributes, match, store):
     refused(store, dzv.InputError, match, object_ids=IDS, object_attributes=attributes)
 
 
+@per_chunk_only
+@pytest.mark.parametrize(
+    ("attributes", "match"),
+    [
+        ({"a": np.full(5, "s")}, "numbers"),
+        (pd.DataFrame({"a": ["text"]}, index=[1]), "numbers"),
+        (pd.DataFrame({"a": [1.0]}, index=[17]), "without gaps, 5 is missing"),
+    ],
+)
+def test_object_attributes_that_one_layout_takes(attributes, match, store):
+    refused(store, dzv.InputError, match, object_ids=IDS, object_attributes=attributes)
+
+
 @pytest.mark.parametrize(
     ("groups", "match"),
     [
-        ({0: [5]}, "group 0 names object 5, ids are 0 to 4"),
+        ({0: [5]}, "group 0 names object 5"),
         ({0: [-1]}, "group 0 names object -1"),
         ({-1: [0]}, "numbered from 0"),
         ({"a": [0]}, "numbered from 0"),
@@ -580,7 +603,7 @@ def test_objects_need_ids(store):
     [
         ({"mode": "append"}, "'error' or 'overwrite'"),
         ({"mode": None}, "'error' or 'overwrite'"),
-        ({"out_of_bounds": "expand"}, "'raise' or 'ignore'"),
+        ({"out_of_bounds": "clip"}, "'raise'"),
         ({"position_tolerance": -1}, "position_tolerance"),
         ({"position_tolerance": np.nan}, "position_tolerance"),
         ({"max_categories": 0}, "max_categories"),
@@ -646,7 +669,8 @@ def test_an_error_with_compute_false_comes_at_the_call(store):
         ({"chunk_shape": (10, 10), "axes": "xy z"}, "ax"),
         ({"chunk_shape": (10, 10), "geometry": "blob"}, "point_cloud"),
         ({"chunk_shape": (10, 10), "layout": "rows"}, "per_chunk"),
-        ({"chunk_shape": (10, 10), "compressor": "lzma"}, "raw bytes"),
+        ({"chunk_shape": (10, 10), "compressor": "lzma"}, "'zstd', 'blosc'"),
+        ({"chunk_shape": (10, 10), "compressor": "lzma", "layout": "per_chunk"}, "raw bytes"),
         ({"chunk_shape": (10, 10), "shard_chunks": 0}, "shard_chunks"),
         ({"chunk_shape": (10, 10), "shard_chunks": 1.5}, "shard_chunks"),
         ({"chunk_shape": (10, 10), "shard_chunks": True}, "shard_chunks"),
