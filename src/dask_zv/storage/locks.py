@@ -89,16 +89,31 @@ def _renew(objects: Objects, key: str, held: list[bytes], stop: threading.Event)
 
 
 def _take_away_expired(objects: Objects, key: str) -> None:
+    """Remove a lock whose owner is dead.
+
+    Of all who wait for it one may, and looks again: another may have removed it already, and hold the next one.
+    """
     content = objects.get(key)
-    if content is None:
+    if content is None or not _is_expired(content):
+        return
+    claim = f"{key}_expired"
+    if not objects.put_if_absent(claim, _content()):
+        other = objects.get(claim)
+        if other is not None and _is_expired(other):  # who claimed it died as well
+            objects.delete(claim)
         return
     try:
-        expires = float(json.loads(content)["expires"])
+        if objects.get(key) == content:
+            objects.delete(key)
+    finally:
+        objects.delete(claim)
+
+
+def _is_expired(content: bytes) -> bool:
+    try:
+        return time.time() > float(json.loads(content)["expires"])
     except (ValueError, KeyError, TypeError):
-        expires = 0.0  # no lock of ours, or a damaged one
-    # looked at again: another waiter may have taken it away already, and hold the next one
-    if time.time() > expires and objects.get(key) == content:
-        objects.delete(key)
+        return True  # no lock of ours, or a damaged one
 
 
 def _owner(objects: Objects, key: str) -> str:
