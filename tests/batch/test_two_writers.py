@@ -1,0 +1,246 @@
+"""Several writers of one level at the same time, in processes of their own: nothing is lost, or somebody is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+from writer import ARRAYS, payload
+
+import dask_zv as dzv
+from dask_zv.storage import locks
+from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.nodes import load_catalog
+from s3server import serve
+
+SCRIPT = str(Path(__file__).with_name("writer.py"))
+BOUNDS = ((0, 0), (640, 640))
+CHUNK = (10.0, 10.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _sync():
+    with dask.config.set(scheduler="sync"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def server():
+    """An S3 server that has conditional puts."""
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request, tmp_path):
+    """Return (target, storage options) of an empty store."""
+    if request.param == "local":
+        return str(tmp_path / "s.zv"), None
+    server = request.getfixturevalue("server")
+    return f"s3://bucket/{tmp_path.name}-{abs(hash(str(tmp_path)))}/s.zv", server.storage_options
+
+
+class Writer:
+    """A process of writer.py."""
+
+    def __init__(self, place, **job):
+        job = {"target": place[0], "options": place[1], **job}
+        self.process = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", SCRIPT, json.dumps(job)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def wait_ready(self):
+        line = self.process.stdout.readline()
+        assert line == "ready\n", line + self.process.stderr.read()
+
+    def go(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def result(self):
+        """Return what it printed at the end; "" where it was killed."""
+        out, err = self.process.communicate(timeout=60)
+        assert self.process.returncode in (0, -9), err + out
+        return out.strip()
+
+
+def run(*writers):
+    """Let all of them begin at once, and return what they say."""
+    try:
+        for writer in writers:
+            writer.wait_ready()
+        for writer in writers:
+            writer.go()
+        return [writer.result() for writer in writers]
+    finally:
+        for writer in writers:
+            if writer.process.poll() is None:
+                writer.process.kill()
+            writer.process.communicate()
+
+
+def make(place, shards=1):
+    return dzv.create(place[0], chunk_shape=CHUNK, bounds=BOUNDS, shard_chunks=shards, storage_options=place[1])
+
+
+def reopen(place, mode="r"):
+    return dzv.open(place[0], mode=mode, storage_options=place[1])
+
+
+def catalogued(place):
+    """Return the chunks of each array by the catalog."""
+    catalog = load_catalog(open_objects(reopen(place).handle), "0")
+    assert catalog is not None
+    return {a: sorted(".".join(map(str, c)) for c in catalog.coords[catalog.chunks_of(a)].tolist()) for a in catalog.arrays}
+
+
+def assert_holds(place, keys, length=5):
+    """Assert that these chunks, and no others, are listed everywhere and read back, and that nobody holds the lock."""
+    group = reopen(place).level(0).group
+    for array in ARRAYS:
+        assert sorted(group.list_chunks(array)) == sorted(keys)
+        assert {k: group.read_bytes(array, k) for k in keys} == {k: payload(array, k, length) for k in keys}
+    assert catalogued(place) == {array: sorted(keys) for array in ARRAYS}
+    assert confirmed(place) == set(ARRAYS)
+    assert locks.LOCK_NAME not in open_objects(reopen(place).handle).list_dir("0")
+
+
+def confirmed(place):
+    """Return the arrays that the catalog describes and whose documents say the same."""
+    objects = open_objects(reopen(place).handle)
+    return set(GridArrays(objects, "0", load_catalog(objects, "0")).catalogued(ARRAYS))
+
+
+@pytest.mark.parametrize("shards", [1, 4], ids=["cells", "shards"])
+def test_disjoint_blocks_of_two_processes(place, shards):
+    """Round by round, each with blocks (whole shards) of its own; the first round makes the arrays."""
+    make(place, shards)
+    rounds = 12 if place[1] is None else 6
+
+    def blocks(who):
+        return [[f"{2 * r + i}.{2 * who + j}" for i in range(2) for j in range(2)] for r in range(rounds)]
+
+    one, two = blocks(0), blocks(1)
+    assert run(*(Writer(place, do="batches", rounds=b) for b in (one, two))) == ["done", "done"]
+    assert_holds(place, [k for r in (*one, *two) for k in r])
+
+
+def test_one_writes_what_the_other_has_not_seen(place):
+    """Both plan before either commits: the later one merges with what it did not know of."""
+    make(place)
+    writers = [Writer(place, do="batches", rounds=[[f"{i}.{who}" for i in range(3)]], pause=0.3) for who in range(3)]
+    assert run(*writers) == ["done"] * 3
+    assert_holds(place, [f"{i}.{who}" for i in range(3) for who in range(3)])
+
+
+@pytest.mark.parametrize("known", ["new arrays", "with a catalog", "without a catalog"])
+def test_two_writers_of_one_shard(place, known):
+    """One of them replaces the other's shard: at least one is told, and what is listed is there or an error."""
+    store = make(place, 4)
+    group = store.level(0).group
+    before = []
+    if known != "new arrays":
+        before = ["0.0", "5.5"]
+        with group.batched_writes():
+            for array in ARRAYS:
+                for key in before:
+                    group.write_bytes(array, key, payload(array, key, 5))
+    if known == "without a catalog":
+        before = [*before, "9.9"]
+        for array in ARRAYS:
+            group.write_bytes(array, "9.9", payload(array, "9.9", 5))
+        assert load_catalog(open_objects(store.handle), "0") is None
+    said = run(*(Writer(place, do="batches", rounds=[[k]], pause_put=0.3, pause=0.3) for k in ("0.1", "1.0")))
+    fine = [k for k, s in zip(("0.1", "1.0"), said, strict=True) if s == "done"]
+    refused = [s for s in said if s != "done"]
+    assert all(s.startswith("PlanError") and "shard" in s for s in refused), said
+    assert len(fine) <= 1 or "done" not in refused
+    group = reopen(place).level(0).group
+    lost = []
+    for array in ARRAYS:
+        listed = group.list_chunks(array)
+        assert set(fine) | set(before) <= set(listed) | set(lost)
+        for key in listed:
+            try:
+                assert group.read_bytes(array, key) == payload(array, key, 5)
+            except dzv.StoreError as error:
+                assert error.chunk == key  # noqa: PT017
+                lost.append(key)
+    assert refused or not lost, said
+    # both again, one after the other
+    for key in ("0.1", "1.0"):
+        with reopen(place, "r+").level(0).group.batched_writes() as batch:
+            for array in ARRAYS:
+                batch.write_bytes(array, key, payload(array, key, 5))
+    group = reopen(place).level(0).group
+    for key in ("0.1", "1.0", *before):
+        if key in lost and key in before:
+            continue
+        assert group.read_bytes("vertices", key) == payload("vertices", key, 5)
+
+
+def test_two_write_points(place):
+    """The level has one content: who comes second is refused, and says so."""
+    make(place)
+    said = run(*(Writer(place, do="points", seed=s, n=400, pause=0.4) for s in (1, 2)))
+    assert sorted(s.split()[0] for s in said) in (["PlanError", "done"], ["StoreError", "done"]), said
+    assert all("mode='overwrite'" in s for s in said if s != "done")
+    assert locks.LOCK_NAME not in open_objects(reopen(place).handle).list_dir("0")
+    # the blocks of the second may have replaced those of the first: an answer is one of the two, or an error
+    try:
+        found = reopen(place).level(0).read()
+    except dzv.ZVError:
+        pass
+    else:
+        assert set(found.attributes["mass"]) in ({1.0}, {2.0})
+    dzv.write_points(reopen(place, "r+"), np.full((3, 2), 5.0), mode="overwrite")
+    assert len(reopen(place).level(0).read()) == 3
+
+
+@pytest.mark.parametrize("kind", ["one group", "a group each"])
+@pytest.mark.parametrize("shards", [1, 16], ids=["cells", "one shard"])
+def test_unbatched_writes_of_many_threads(place, kind, shards):
+    """Sixteen cells of one array: the reference implementation lists three of them."""
+    make(place, shards)
+    shared = reopen(place, "r+").level(0).group
+    barrier = threading.Barrier(16)
+
+    def write(i):
+        group = shared if kind == "one group" else reopen(place, "r+").level(0).group
+        barrier.wait()
+        group.write_bytes("vertices", f"{i // 4}.{i % 4}", bytes([i]) * (i + 1))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(write, range(16)))
+    group = reopen(place).level(0).group
+    assert group.list_chunks("vertices") == [f"{i // 4}.{i % 4}" for i in range(16)]
+    assert [group.read_bytes("vertices", f"{i // 4}.{i % 4}") for i in range(16)] == [bytes([i]) * (i + 1) for i in range(16)]
+    assert locks.LOCK_NAME not in open_objects(reopen(place).handle).list_dir("0")
+
+
+def test_single_writes_beside_batches(place):
+    """A batch's commit and single writes take turns: none drops what the other listed."""
+    make(place)
+    writer = Writer(place, do="batches", rounds=[[f"{r}.{i}" for i in range(3)] for r in range(5)])
+    writer.wait_ready()
+    writer.go()
+    group = reopen(place, "r+").level(0).group
+    mine = [f"{r}.{i}" for r in range(5) for i in range(10, 12)]
+    for key in mine:
+        for array in ARRAYS:
+            group.write_bytes(array, key, payload(array, key, 5))
+    assert writer.result() == "done"
+    group = reopen(place).level(0).group
+    keys = [f"{r}.{i}" for r in range(5) for i in range(3)] + mine
+    for array in ARRAYS:
+        assert sorted(group.list_chunks(array)) == sorted(keys)
+        assert {k: group.read_bytes(array, k) for k in keys} == {k: payload(array, k, 5) for k in keys}

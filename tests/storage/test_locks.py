@@ -1,0 +1,193 @@
+"""The lock of a commit: waited for while its owner lives, taken away when it is dead, gone when the commit is over."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dask
+import pytest
+
+import dask_zv as dzv
+from dask_zv.batch import grid_tasks
+from dask_zv.storage import grid_single, locks
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.locks import LOCK_NAME, commit_lock
+from s3server import serve
+
+WRITER = str(Path(__file__).parents[1] / "batch" / "writer.py")
+KEY = f"0/{LOCK_NAME}"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request, tmp_path):
+    if request.param == "local":
+        target, options = str(tmp_path / "s.zv"), None
+    else:
+        server = request.getfixturevalue("server")
+        target, options = f"s3://bucket/{abs(hash(str(tmp_path)))}/s.zv", server.storage_options
+    made = dzv.create(target, chunk_shape=(10.0, 10.0), bounds=((0, 0), (640, 640)), storage_options=options)
+    made.target, made.options = target, options
+    return made
+
+
+class Holder:
+    """A process that holds the lock for a while, or until it is killed."""
+
+    def __init__(self, store, *, seconds, lifetime):
+        job = {"target": store.target, "options": store.options, "do": "hold", "seconds": seconds, "lifetime": lifetime}
+        self.process = subprocess.Popen(
+            [sys.executable, WRITER, json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self):
+        assert self.process.stdout.readline() == "ready\n"
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "held\n"
+        return self
+
+    def __exit__(self, *exc):
+        self.process.kill()
+        self.process.communicate()
+
+
+def lock_of(store):
+    return open_objects(store.handle).get(KEY)
+
+
+def write(store, key="0.0"):
+    group = store.level(0).group
+    with dask.config.set(scheduler="sync"), group.batched_writes():
+        group.write_bytes("vertices", key, b"x" * 16)
+
+
+def test_of_a_dead_owner(store):
+    """Killed while it held the lock: nobody else commits before it expires, then the next does."""
+    with Holder(store, seconds=60, lifetime=2.0) as holder:
+        holder.process.kill()
+        holder.process.wait()
+        expires = json.loads(lock_of(store))["expires"]
+        assert time.time() < expires
+        write(store)
+        assert time.time() > expires
+    assert lock_of(store) is None
+    assert store.level(0).group.list_chunks("vertices") == ["0.0"]
+
+
+def test_of_a_living_owner(store):
+    """It is renewed for as long as it is held, and waited for."""
+    with Holder(store, seconds=2.0, lifetime=0.8) as holder:
+        first = lock_of(store)
+        started = time.time()
+        write(store)
+        assert time.time() - started > 1.0
+        assert time.time() > json.loads(first)["expires"]
+        out, _ = holder.process.communicate(timeout=20)
+        assert out == "done\n"
+    assert lock_of(store) is None
+
+
+def test_patience_has_an_end(store, monkeypatch):
+    """The error says who holds it and what to do."""
+    monkeypatch.setattr(locks, "_PATIENCE", 0.3)
+    with commit_lock(open_objects(store.handle), "0") as held:
+        assert held
+        owner = json.loads(lock_of(store))["owner"]
+        with pytest.raises(dzv.StoreError, match="dask_zv_lock") as caught:
+            write(store)
+        assert owner in str(caught.value)
+        assert lock_of(store) is not None
+    assert lock_of(store) is None
+    write(store)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"expires": "x"}', b"\xff\xfe", b'{"expires": null}'])
+def test_that_is_no_lock_of_ours(store, content):
+    open_objects(store.handle).put(KEY, content)
+    write(store)
+    assert lock_of(store) is None
+
+
+def test_after_an_exception(store, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise dzv.PlanError("on purpose")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(grid_tasks, "merge_arrays", fail)
+        patch.setattr(grid_single, "store_cells", fail)
+        with pytest.raises(dzv.PlanError, match="on purpose"):
+            write(store)
+        assert lock_of(store) is None
+        write_array_meta(store)
+        with pytest.raises(dzv.PlanError, match="on purpose"):
+            store.level(0).group.write_bytes("vertices", "0.0", b"x")
+        assert lock_of(store) is None
+    write(store)
+    assert lock_of(store) is None
+    assert store.level(0).group.list_chunks("vertices") == ["0.0"]
+
+
+def write_array_meta(store):
+    store.level(0).group.write_array_meta("vertices", {"unit": "um"})
+    assert lock_of(store) is None
+
+
+def test_no_two_have_it(store, monkeypatch):
+    """Six threads, a lock of somebody dead in their way each time: one after the other."""
+    monkeypatch.setattr(locks, "LIFETIME", 20.0)
+    objects = open_objects(store.handle)
+    before = type(objects).delete
+
+    def slowly(self, key):  # between a look at an expired lock and its removal
+        time.sleep(0.06 * random.random())
+        before(self, key)
+
+    monkeypatch.setattr(type(objects), "delete", slowly)
+    inside = []
+    most = []
+    guard = threading.Lock()
+
+    def enter(_):
+        with commit_lock(objects, "0"):
+            with guard:
+                inside.append(1)
+                most.append(len(inside))
+            time.sleep(0.002)
+            with guard:
+                inside.pop()
+
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(3):
+            objects.put(KEY, json.dumps({"owner": "dead", "expires": time.time() - 1}).encode())
+            list(pool.map(enter, range(6)))
+    assert len(most) == 18
+    assert max(most) == 1
+    assert lock_of(store) is None
+
+
+def test_where_there_is_no_lock(tmp_path):
+    """fsspec's stores can't create exclusively: a commit looks whether what it wrote is still there."""
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+    from fsspec.implementations.memory import MemoryFileSystem
+    from zarr.storage import FsspecStore
+
+    target = FsspecStore(AsyncFileSystemWrapper(MemoryFileSystem(), asynchronous=True), path=f"/{tmp_path.name}")
+    store = dzv.create(target, chunk_shape=(10.0, 10.0), bounds=((0, 0), (640, 640)))
+    with commit_lock(open_objects(store.handle), "0") as held:
+        assert not held
+    write(store)
+    write(store, "3.3")
+    assert store.level(0).group.list_chunks("vertices") == ["0.0", "3.3"]
