@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from dask_zv.batch.tasks import Place
 from dask_zv.errors import FormatError
+from dask_zv.format.cells import index_nbytes
 from dask_zv.format.fragments import decode_fragments
 from dask_zv.format.grids import GridArray
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, parse_key
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.cell_reads import cell_path
+from dask_zv.storage.cell_reads import cell_path, object_runs
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_inspect import object_cells
 from dask_zv.storage.objects import Objects, join
@@ -47,7 +48,9 @@ def grid_attributes(
     known = blobs.catalogued(dict.fromkeys([*arrays, *(catalog.nodes if catalog else ())]))
     if catalog is not None and all(a in known for a in catalog.nodes):
         unknown = blobs.arrays([a for a in arrays if a not in known])
-        if all(found is None for found in unknown.values()) and not (check_objects and _changed(blobs, known)):
+        looks = all(found is None for found in unknown.values())
+        # tools that edit cells write the list of chunks again; in a copied store it is as new as everything else
+        if looks and not ((check_objects or blobs.rewritten) and _changed(blobs, known, stamps=check_objects)):
             return catalog, [known[a].attributes if a in known else None for a in arrays], ""
     if catalog is not None:
         blobs.forget()
@@ -66,26 +69,24 @@ def _object_paths(blobs: GridArrays, array: str, found: GridArray | None) -> lis
     return [cell_path(blobs.path(array), w) for w, _ in object_cells(found.spec, blobs.list_coords(array))]
 
 
-def _changed(blobs: GridArrays, known: Mapping[str, GridArray]) -> bool:
-    """Tell whether an object has another length or stamp than the catalog noted."""
+def _changed(blobs: GridArrays, known: Mapping[str, GridArray], *, stamps: bool) -> bool:
+    """Tell whether an object has another length than the catalog noted, or with `stamps` another stamp."""
     assert blobs.catalog is not None
     for array, found in known.items():
         columns = blobs.catalog.arrays[array]
         have = np.flatnonzero(columns.have)
-        grouped = object_cells(found.spec, blobs.catalog.coords[have])
-        first = have[_first_rows(blobs.catalog.coords[have], grouped)]
-        stamps = blobs.objects.stamps([cell_path(blobs.path(array), w) for w, _ in grouped])
-        noted = zip(columns["stamp"][first].tolist(), columns["stored"][first].tolist(), stamps, strict=True)
-        single = found.spec.shard_shape is None
-        if any(s is None or (t and s[1] and s[1] != t) or (single and s[0] != n) for t, n, s in noted):
-            return True
+        cells = found.spec.cells_of(blobs.catalog.coords[have])
+        paths, lengths, noted = [], [], []
+        index = 0 if found.spec.shard_shape is None else index_nbytes(found.spec.shard_cells)
+        for where, run in object_runs(cells, found.spec):
+            rows = have[run]
+            paths.append(cell_path(blobs.path(array), where))
+            lengths.append(int((columns["offset"][rows] + columns["stored"][rows]).max()) + index)
+            noted.append(int(columns["stamp"][rows[0]]))
+        for stamp, length, before in zip(blobs.objects.stamps(paths), lengths, noted, strict=True):
+            if stamp is None or stamp[0] != length or (stamps and before and stamp[1] and stamp[1] != before):
+                return True
     return False
-
-
-def _first_rows(coords: NDArray[np.int64], grouped: Sequence[tuple[tuple[int, ...], NDArray[np.int64]]]) -> NDArray[np.int64]:
-    """Return for each object the row of the first of its chunks."""
-    row = {tuple(c): i for i, c in enumerate(coords.tolist())}
-    return np.array([row[tuple(chunks[0].tolist())] for _, chunks in grouped], np.int64)
 
 
 def grid_rows(source: LevelSource, blobs: GridArrays, row_bytes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -150,7 +150,9 @@ def find_source(
     vertices, *attributes = documents
     index, manifests = _documents(objects, [join(place.prefix, p) for p in ("object_index", "object_index/manifests")])
     grid = ChunkGrid(level.chunk_shape_in(root.chunk_shape), root.bins_per_chunk if level.level == 0 else (1,) * root.ndim)
-    if vertices is None and (len(objects.list_dir(join(place.prefix, VERTICES))) or (catalog and len(catalog))):
+    # chunks without a document: of a write that has not reached its commit in grid, where the list of chunks is in it
+    stored = level.vertex_count > 0 if place.layout == "grid" else bool(objects.list_dir(join(place.prefix, VERTICES)))
+    if vertices is None and (stored or (catalog and len(catalog))):
         raise _lost(place, VERTICES)  # a default dtype would make other points of the same bytes
     if index is None and catalog is not None and "object_index" in level.arrays_present:
         raise _lost(place, "object_index")

@@ -65,6 +65,8 @@ class GridArrays:
         self._trust = trust
         self.catalog = catalog
         self.catalog_is_stale = False
+        self.rewritten = False
+        """A document was written again with what the catalog knows: by a copy of the store, or by an edit of cells."""
         self._arrays: dict[str, GridArray | None] = {}
         self._of_catalog: dict[str, GridArray | None] = {}
 
@@ -110,6 +112,7 @@ class GridArrays:
         if new and not self._trust:
             identities = self.objects.identities([self.path(n, DOCUMENT) for n in new])
             changed = [n for n, i in zip(new, identities, strict=True) if i != catalog.nodes[n].identity]
+            self.rewritten |= bool(changed)
             for name, now in self.arrays(changed).items():
                 if not self._says_the_same(name, now):
                     self._of_catalog[name] = None

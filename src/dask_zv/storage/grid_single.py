@@ -12,7 +12,7 @@ from dask_zv.errors import InvalidNameError, PlanError, StoreError
 from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import NONEMPTY, ORIGIN, GridSpec, grid_document, parse_grid_document
 from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
-from dask_zv.storage.grid_commit import CellChanges, GridPlan, commit_keys, merge_arrays
+from dask_zv.storage.grid_commit import CellChanges, GridPlan, commit_keys, lists_digest, merge_arrays
 from dask_zv.storage.grid_defaults import default_grid, is_family, spec_from_meta
 from dask_zv.storage.grid_writing import store_cells
 from dask_zv.storage.locks import commit_lock
@@ -90,7 +90,8 @@ def write_cell(objects: Objects, prefix: str, array: str, key: str, payload: byt
             {},
             {array: frozenset(stored.emptied)},
         )
-        plan = GridPlan({array: spec}, frozenset([array] if held is not None else []))
+        known = {array: held} if held is not None else {}
+        plan = GridPlan({array: spec}, frozenset(known), listed=lists_digest(known))  # as it is: nobody else writes now
         merge_arrays(objects, prefix, plan, changes, {}, whole=False)
 
 
