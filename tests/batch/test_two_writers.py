@@ -164,7 +164,7 @@ def test_two_writers_of_one_shard(place, known):
     refused = [s for s in said if s != "done"]
     assert all(s.startswith("PlanError") and "shard" in s for s in refused), said
     assert len(fine) <= 1 or "done" not in refused
-    group = reopen(place).level(0).group
+    group = reopen(place, "r+").level(0).group
     lost = []
     for array in ARRAYS:
         listed = group.list_chunks(array)
@@ -181,7 +181,7 @@ def test_two_writers_of_one_shard(place, known):
         with reopen(place, "r+").level(0).group.batched_writes() as batch:
             for array in ARRAYS:
                 batch.write_bytes(array, key, payload(array, key, 5))
-    group = reopen(place).level(0).group
+    group = reopen(place, "r+").level(0).group
     for key in ("0.1", "1.0", *before):
         if key in lost and key in before:
             continue

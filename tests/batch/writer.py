@@ -123,3 +123,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # threads of libraries may still be at it, and now and then they bring an ending interpreter down
