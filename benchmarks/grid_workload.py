@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import cProfile
+import functools
 import importlib
 import json
 import math
@@ -131,15 +132,21 @@ def chunk_keys(job: Job) -> list[str]:
 
 def blobs(job: Job, keys: list[str] | None = None, arrays: tuple[str, ...] = ARRAYS) -> dict[tuple[str, str], bytes]:
     """Return the blobs of some chunks: windows on random bytes, cheap to make anywhere, and no codec makes them smaller."""
-    source = np.random.default_rng(0).bytes(1 << 20)
+    source = random_bytes()
     places = len(source) - job.blob_bytes
     out = {}
     for key in chunk_keys(job) if keys is None else keys:
-        number = int(np.ravel_multi_index([int(n) for n in key.split(".")], job.grid))
+        x, y, z = map(int, key.split("."))
+        number = (x * job.grid[1] + y) * job.grid[2] + z
         for i, array in enumerate(arrays):
             start = (number * 7919 + i * 104_729) % places
             out[array, key] = source[start : start + job.blob_bytes]
     return out
+
+
+@functools.cache
+def random_bytes() -> bytes:
+    return np.random.default_rng(0).bytes(1 << 20)
 
 
 def blob_summary(found: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
