@@ -20,6 +20,7 @@ import pytest
 import zarr
 from contract_exceptions import need
 from contract_matrix import ContractMatrix
+from layouts import grid_settings
 from zarr.abc.store import Store
 from zarr.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
@@ -142,11 +143,6 @@ class StoreUnderTest:
 
     def need(self, capability: str) -> None:
         need(self.name, capability)
-
-
-def grid_settings(rank: int, size: int = 128) -> dict[str, Any]:
-    """Return a grid from -4 on along every axis, as a level's attributes name it: cells as they are, one object each."""
-    return {"shape": [size] * rank, "origin": [-4] * rank, "shard_shape": None, "codecs": []}
 
 
 def _local_path(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:

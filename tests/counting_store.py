@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from typing import Any, Self
 
 from zarr.abc.store import Store
+from zarr.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 from zarr.storage import WrapperStore
 
-_BLOB = re.compile(r"(?:^|/)(?P<array>vertices|vertex_fragments|vertex_attributes/[^/]+)/(?P<chunk>-?\d+(?:\.-?\d+)*)/")
+_ARRAY = r"(?P<node>(?:.*/)?(?P<array>vertices|vertex_fragments|vertex_attributes/[^/]+))"
+_BLOB = re.compile(_ARRAY + r"/(?P<chunk>-?\d+(?:\.-?\d+)*)/")
+_CELL = re.compile(_ARRAY + r"/c/(?P<cell>\d+(?:/\d+)*)")
 
 
 class CountingStore(WrapperStore[Store]):
@@ -47,8 +52,24 @@ class CountingStore(WrapperStore[Store]):
 
     @property
     def blobs(self) -> Counter[tuple[str, str]]:
-        """Requests of blobs by (array, chunk key)."""
-        return Counter((m["array"], m["chunk"]) for m in map(_BLOB.search, self.log) if m)
+        """Requests of blobs by (array, chunk key); of cells of layout ``grid``, where each is an object of its own."""
+        origins: dict[str, list[int]] = {}
+        out: Counter[tuple[str, str]] = Counter()
+        for key in self.log:
+            if m := _BLOB.match(key):
+                out[m["array"], m["chunk"]] += 1
+            elif m := _CELL.fullmatch(key):
+                cell = [int(i) for i in m["cell"].split("/")]
+                if m["node"] not in origins:
+                    origins[m["node"]] = self._origin(m["node"], len(cell))
+                out[m["array"], ".".join(str(i + o) for i, o in zip(cell, origins[m["node"]], strict=True))] += 1
+        return out
+
+    def _origin(self, node: str, rank: int) -> list[int]:
+        found = sync(self._store.get(f"{node}/zarr.json", default_buffer_prototype()))
+        assert found is not None
+        origin: list[int] = json.loads(found.to_bytes())["attributes"].get("chunk_grid_origin", [0] * rank)
+        return origin
 
     def chunks(self, array: str = "vertices") -> set[str]:
         """Return the keys of the chunks of one array that were asked for."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
+from layouts import LAYOUTS
 from points_reference import assert_same, chunk_counts, chunk_of, in_box, object_order, reading_order
 
 import dask_zv as dzv
@@ -41,6 +42,7 @@ class Case:
     ids: np.ndarray | None
     cuts: tuple[int, ...]
     shards: int
+    layout: str = "grid"
 
     @property
     def bin_shape(self):
@@ -74,11 +76,13 @@ def cases(draw: Any) -> Case:
         ids = np.unique(np.array(some, np.int64), return_inverse=True)[1].reshape(-1).astype(np.int64)
     cuts = tuple(draw(st.lists(st.integers(0, n), max_size=4)))
     # shards of negative chunks on four axes have numbers that no catalog holds: refused, see test_bad_input
-    return Case(points, chunk, bins, ids, cuts, draw(st.sampled_from([1, 2, 7])) if ndim < 4 else 1)
+    layout = draw(st.sampled_from(LAYOUTS))
+    shards = draw(st.sampled_from([1, 2, 7])) if ndim < 4 or layout == "grid" else 1
+    return Case(points, chunk, bins, ids, cuts, shards, layout)
 
 
 def write(case: Case, *, lazy: bool) -> dzv.Store:
-    store = dzv.create({}, chunk_shape=case.chunk, bin_shape=case.bin_shape, shard_chunks=case.shards)
+    store = dzv.create({}, chunk_shape=case.chunk, bin_shape=case.bin_shape, shard_chunks=case.shards, layout=case.layout)
     rows = np.arange(len(case.points))
     if lazy:
         dzv.write_points(
@@ -192,8 +196,9 @@ texts = st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"], ex
     st.lists(st.floats(width=32), min_size=30, max_size=30),
     st.lists(st.integers(0, 30), max_size=3),
     st.integers(0, 2**32),
+    st.sampled_from(LAYOUTS),
 )
-def test_attributes(strings, floats, cuts, seed):
+def test_attributes(strings, floats, cuts, seed, layout):
     """Any strings, any floats bit for bit, however they are cut."""
     n = len(strings)
     points = np.random.default_rng(seed).uniform(-5, 5, (n, 2))
@@ -201,7 +206,7 @@ def test_attributes(strings, floats, cuts, seed):
     chunks = (tuple(int(d) for d in np.diff(ends)),)
     values = np.array([*strings, None], object)[:-1]
     numbers = np.array(floats[:n], np.float32)
-    store = dzv.create({}, chunk_shape=(3, 3))
+    store = dzv.create({}, chunk_shape=(3, 3), layout=layout)
     dzv.write_points(
         store,
         da.from_array(points, chunks=(*chunks, -1)),

@@ -1,4 +1,4 @@
-"""The same input gives the same store, object by object, on every scheduler."""
+"""The same input gives the same store, object by object, on every scheduler; but for the times in a grid's catalog."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from points_reference import CATALOG, assert_same, files, reading_order
+from layouts import in_both_layouts
+from points_reference import CATALOG, assert_same, files, reading_order, stored
 
 import dask_zv as dzv
 from dask_zv.pipelines import exchange
@@ -86,28 +87,31 @@ def inputs(name):
     return {"positions": column("positions"), "attributes": {"kind": column("kind"), "mass": column("mass")}}
 
 
-def write(target, name, shards, bins):
-    store = dzv.create(target, chunk_shape=CHUNK, bin_shape=bins, shard_chunks=shards)
+def write(target, name, shards, bins, layout):
+    store = dzv.create(target, chunk_shape=CHUNK, bin_shape=bins, shard_chunks=shards, layout=layout)
     return dzv.write_points(store, **inputs(name))
 
 
 CASES = [
-    ("arrays", 1, None),
-    ("arrays", 16, None),
-    ("frame", 1, (12.5, 25.0, 5.0)),
-    ("frame", 8, (12.5, 25.0, 5.0)),
-    ("memory", 1, None),
-    ("memory", 1000, (12.5, 12.5, 12.5)),
+    ("arrays", 1, None, "grid"),
+    ("arrays", 16, None, "grid"),
+    ("frame", 8, (12.5, 25.0, 5.0), "grid"),
+    ("memory", 1000, (12.5, 12.5, 12.5), "grid"),
+    ("arrays", 1, None, "per_chunk"),
+    ("arrays", 16, None, "per_chunk"),
+    ("frame", 1, (12.5, 25.0, 5.0), "per_chunk"),
+    ("memory", 1, None, "per_chunk"),
+    ("memory", 1000, (12.5, 12.5, 12.5), "per_chunk"),
 ]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda c: f"{c[0]}-{c[1]}-{'bins' if c[2] else 'plain'}")
+@pytest.fixture(scope="module", params=CASES, ids=lambda c: f"{c[0]}-{c[1]}-{'bins' if c[2] else 'plain'}-{c[3]}")
 def expected(request, tmp_path_factory):
     """A store that was written synchronously, checked against the data, and how it was made."""
-    name, shards, bins = request.param
+    name, shards, bins, layout = request.param
     target = tmp_path_factory.mktemp("expected") / "s.zv"
     with dask.config.set(scheduler="sync"):
-        report = write(target, name, shards, bins)
+        report = write(target, name, shards, bins, layout)
     assert report.rows == N - ROWS
     assert report.blocks > (5 if shards < 1000 else 1)
     points = column("positions")
@@ -116,17 +120,17 @@ def expected(request, tmp_path_factory):
     geometry = dzv.open(target).level(0).read()
     assert_same(geometry.positions, points[order])
     assert geometry.attributes["kind"].tolist() == column("kind")[order].tolist()
-    return request.param, files(target), report
+    return request.param, stored(target), report
 
 
 @pytest.mark.parametrize("scheduler", ["threads", "processes", "distributed", "in-process cluster"])
 def test_same_objects(scheduler, expected, use_scheduler, tmp_path):
-    (name, shards, bins), wanted, report = expected
+    (name, shards, bins, layout), wanted, report = expected
     target = tmp_path / "s.zv"
     with use_scheduler(scheduler):
-        again = write(target, name, shards, bins)
-        found = files(target)
-        assert f"0/{CATALOG}/c/0" in found
+        again = write(target, name, shards, bins, layout)
+        assert f"0/{CATALOG}/c/0" in files(target)
+        found = stored(target)
         assert sorted(found) == sorted(wanted)
         assert [k for k in found if found[k] != wanted[k]] == []
         assert (again.rows, again.chunks, again.objects, again.nbytes) == (
@@ -144,15 +148,16 @@ def test_same_objects(scheduler, expected, use_scheduler, tmp_path):
     assert 0 < len(here) < N
 
 
-def test_a_second_write_of_the_same_input_writes(use_scheduler, tmp_path):
+@in_both_layouts
+def test_a_second_write_of_the_same_input_writes(use_scheduler, layout, tmp_path):
     """A scheduler that remembers the first write's results must not take them for the second's."""
     with use_scheduler("distributed"):
         first = tmp_path / "one.zv"
-        write(first, "arrays", 1, None)
-        wanted = files(first)
-        store = dzv.create(first, chunk_shape=CHUNK, shard_chunks=1, overwrite=True)
+        write(first, "arrays", 1, None, layout)
+        wanted = stored(first)
+        store = dzv.create(first, chunk_shape=CHUNK, shard_chunks=1, overwrite=True, layout=layout)
         dzv.write_points(store, **inputs("arrays"))
-        assert files(first) == wanted
+        assert stored(first) == wanted
 
 
 def test_an_error_on_a_worker_names_the_row(use_scheduler, tmp_path):

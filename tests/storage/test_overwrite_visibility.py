@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from layouts import grid_settings, in_both_layouts
 
 import dask_zv as dzv
 
@@ -77,9 +78,17 @@ class Reader:
 VALUES = [1 + (i * 37) % 253 for i in range(240)]
 
 
+def open_new(path, layout):
+    group = dzv.open_group(path, layout=layout)
+    if layout == "grid":
+        group.attrs["dask_zv"] = {"layout": layout, "grid": grid_settings(2, 8)}
+    return group
+
+
+@in_both_layouts
 @pytest.mark.parametrize("mode", ["same group", "anew"])
-def test_plain_chunk(tmp_path, mode):
-    group = dzv.open_group(tmp_path / "s.zv")
+def test_plain_chunk(tmp_path, mode, layout):
+    group = open_new(tmp_path / "s.zv", layout)
     group.write_bytes("v", "0.0", payload(7))
     with Reader(tmp_path / "s.zv", "v", "0.0", mode) as reader:
         for value in VALUES * 3:
@@ -91,11 +100,11 @@ def test_plain_chunk(tmp_path, mode):
     assert unsettled <= seen  # a read tries several times before it gives up
 
 
-@pytest.mark.parametrize("mode", ["same group", "anew"])
-@pytest.mark.parametrize("shards", [None, 4])
-def test_chunk_of_a_batch(tmp_path, mode, shards):
+@in_both_layouts
+@pytest.mark.parametrize(("mode", "shards"), [("same group", None), ("anew", 4)])
+def test_chunk_of_a_batch(tmp_path, mode, shards, layout):
     """With the catalog, and with shards whose other members move when one changes its length."""
-    group = dzv.open_group(tmp_path / "s.zv")
+    group = open_new(tmp_path / "s.zv", layout)
 
     def write(value):
         with group.batched_writes(shards=shards):
@@ -103,7 +112,7 @@ def test_chunk_of_a_batch(tmp_path, mode, shards):
             group.write_bytes("v", "1.0", payload(value))
 
     write(7)
-    with group.batched_writes(shards=shards):
+    with group.batched_writes(shards=shards if layout == "per_chunk" else None):
         group.write_bytes("v", "0.1", b"stays")
     with Reader(tmp_path / "s.zv", "v", "1.0", mode) as reader:
         for value in VALUES[:210]:
@@ -114,11 +123,12 @@ def test_chunk_of_a_batch(tmp_path, mode, shards):
     assert dzv.open_group(tmp_path / "s.zv", "r").read_bytes("v", "0.1") == b"stays"
 
 
+@in_both_layouts
 @pytest.mark.parametrize("name", ["memory_store", "fsspec_memory", "obstore_memory"])
 @pytest.mark.parametrize("shards", [None, 4])
 def test_threads_over_a_store_in_memory(make_store, name, shards):
     store = make_store(name)
-    group = store.open()
+    group = store.open(rank=2)
     problems, seen, done = [], set(), threading.Event()
 
     def write(value):

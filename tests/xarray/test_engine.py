@@ -164,6 +164,8 @@ def test_errors_say_what_is_wrong(written, tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing is here"):
         xr.open_dataset(tmp_path / "absent.zv", engine="zv")
     with pytest.raises(dzv.MetadataError, match="no Zarr Vectors store"):
+        xr.open_dataset(Path(written.target) / "0", engine="zv")
+    with pytest.raises(dzv.StoreError, match="is an Array, not a group"):
         xr.open_dataset(Path(written.target) / "0" / "vertices", engine="zv")
     (tmp_path / "file.zv").write_text("x")
     with pytest.raises(dzv.StoreError, match="is a file, not a store"):
