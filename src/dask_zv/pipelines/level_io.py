@@ -152,6 +152,7 @@ def find_source(
     grid = ChunkGrid(level.chunk_shape_in(root.chunk_shape), root.bins_per_chunk if level.level == 0 else (1,) * root.ndim)
     # chunks without a document: of a write that has not reached its commit in grid, where the list of chunks is in it
     stored = level.vertex_count > 0 if place.layout == "grid" else bool(objects.list_dir(join(place.prefix, VERTICES)))
+    empty = place.layout == "grid" and vertices is None and not catalog
     if vertices is None and (stored or (catalog and len(catalog))):
         raise _lost(place, VERTICES)  # a default dtype would make other points of the same bytes
     if index is None and catalog is not None and "object_index" in level.arrays_present:
@@ -167,7 +168,7 @@ def find_source(
     schema = PointSchema(
         grid,
         parse_dtype(meta.get("dtype", "float32"), "the vertices array"),
-        _attributes(place, catalog, dict(zip(names, attributes, strict=True)), any_width=any_width),
+        _attributes(place, catalog, dict(zip(names, attributes, strict=True)), any_width=any_width, empty=empty),
         index is not None,
     )
     chunk_attribute = None
@@ -182,7 +183,7 @@ def find_source(
 
 
 def _attributes(
-    place: Place, catalog: Catalog | None, documents: Mapping[str, Mapping[str, Any] | None], *, any_width: bool
+    place: Place, catalog: Catalog | None, documents: Mapping[str, Mapping[str, Any] | None], *, any_width: bool, empty: bool
 ) -> tuple[AttributeSchema, ...]:
     """Return the schemas of the attributes that the level has.
 
@@ -191,6 +192,7 @@ def _attributes(
     """
     committed = {a.removeprefix(_ATTRIBUTES) for a in catalog.arrays if a.startswith(_ATTRIBUTES)} if catalog else set()
     lost = [n for n in sorted({*committed, *documents}) if documents.get(n) is None and (catalog is None or n in committed)]
+    lost = [] if empty else lost
     if lost:
         raise _lost(place, f"{_ATTRIBUTES}{lost[0]}")
     return tuple(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, NotFoundError, StoreError, ZVError
-from dask_zv.format.cells import EMPTY, index_nbytes, unpack_index
+from dask_zv.format.cells import EMPTY
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridArray, GridSpec, parse_grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, parse_key
@@ -25,7 +25,7 @@ from dask_zv.storage.cell_reads import Address, CellRun, StoredCell, cell_path, 
 from dask_zv.storage.codecs import CellCodec, cell_codec
 from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, join, wait_before_retry
-from dask_zv.storage.shard_indexes import ShardIndexes, shard_indexes
+from dask_zv.storage.shard_indexes import load_indexes, moved_shards, shard_indexes
 
 __all__ = ["GridArrays"]
 
@@ -73,10 +73,6 @@ class GridArrays:
     def path(self, *parts: str) -> str:
         """Return the path in the store of something below the group."""
         return join(self.prefix, *parts)
-
-    @property
-    def _indexes(self) -> ShardIndexes:
-        return shard_indexes(self.objects)
 
     def forget(self, array: str | None = None) -> None:
         """Drop what is remembered of an array's document (of all where None)."""
@@ -185,7 +181,7 @@ class GridArrays:
             if len(parts) == found.spec.rank and all(p.isdigit() for p in parts):
                 cells.append(tuple(map(int, parts)))
         if found.spec.shard_shape is not None:
-            indexes = self._load_indexes(array, found, cells)
+            indexes = load_indexes(self.objects, self.path(array), found.spec.shard_cells, cells)
             inside: list[tuple[int, ...]] = []
             for shard, places in indexes.items():
                 for number in np.flatnonzero(places[:, 1] != EMPTY).tolist():
@@ -364,7 +360,17 @@ class GridArrays:
             if missing and array in listed:
                 again.extend((array, k) for k in missing)
                 problem = problem or self._gone((array, missing[0]), "its shard is missing, or has no such cell")
-        for address, failure in fetch_runs(self.objects, self.prefix, runs, codecs, out, stored=stored):
+        failures = fetch_runs(self.objects, self.prefix, runs, codecs, out, stored=stored)
+        indexed = [run for run in runs if run.lengths is not None]
+        moved = moved_shards(self.objects, list({run.path for run in indexed})) if indexed else set()
+        for run in indexed:
+            if run.path in moved:
+                failed = {address for address, _ in failures}
+                for key in run.keys:
+                    out.pop((run.array, key), None)
+                    if (run.array, key) not in failed:
+                        failures.append(((run.array, key), self._replaced((run.array, key))))
+        for address, failure in failures:
             if failure is None and address[0] not in listed:
                 continue  # nothing says that it should be there
             again.append(address)
@@ -382,8 +388,8 @@ class GridArrays:
             return [CellRun(cell_path(path, w), array, [keys[i] for i in run], [0], None, None) for w, run in grouped], []
         numbers = spec.shards_of(cells)[1]
         if fresh:
-            self._indexes.drop(cell_path(path, w) for w, _ in grouped)
-        indexes = self._load_indexes(array, found, [w for w, _ in grouped])
+            shard_indexes(self.objects).drop(cell_path(path, w) for w, _ in grouped)
+        indexes = load_indexes(self.objects, path, spec.shard_cells, [w for w, _ in grouped])
         runs: list[CellRun] = []
         missing: list[str] = []
         for where, run in grouped:
@@ -395,31 +401,6 @@ class GridArrays:
                 offsets, lengths = places[numbers[at]].T.tolist()
                 runs.append(CellRun(cell_path(path, where), array, [keys[i] for i in at.tolist()], offsets, lengths, None))
         return runs, missing
-
-    def _load_indexes(
-        self, array: str, found: GridArray, shards: Iterable[tuple[int, ...]]
-    ) -> dict[tuple[int, ...], NDArray[np.uint64]]:
-        """Return the indexes of some shards, those that exist; read once and kept."""
-        cells = found.spec.shard_cells
-        out: dict[tuple[int, ...], NDArray[np.uint64]] = {}
-        missing: list[tuple[str, tuple[int, ...]]] = []
-        for shard in shards:
-            path = cell_path(self.path(array), shard)
-            known = self._indexes.get(path)
-            if known is not None:
-                out[shard] = known
-            else:
-                missing.append((path, shard))
-        n = index_nbytes(cells)
-        for data, (path, shard) in zip(self.objects.get_many([(p, (-n, n)) for p, _ in missing]), missing, strict=True):
-            if data is None:
-                continue
-            try:
-                out[shard] = unpack_index(data, cells)
-            except FormatError as error:
-                raise error.at(store=self.objects.url, array=path) from None
-            self._indexes.keep(path, out[shard])
-        return out
 
     def _read_through_zarr(
         self, array: str, found: GridArray, wanted: Sequence[tuple[str, list[int]]], out: dict[Address, bytes]
@@ -439,6 +420,12 @@ class GridArrays:
                 out[array, key] = data
             elif found.nonempty is not None:
                 raise self._gone((array, key), "its cell is empty")
+
+    def _replaced(self, address: Address) -> FormatError:
+        array, key = address
+        return FormatError(
+            "the chunk's shard was replaced while it was read", store=self.objects.url, array=self.path(array), chunk=key
+        )
 
     def _gone(self, address: Address, why: str) -> StoreError:
         array, key = address
