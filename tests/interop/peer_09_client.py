@@ -248,6 +248,7 @@ MAKERS = {
     "objects": make_objects,
     "packed_objects": lambda target: make_objects(target, shard_chunks=(2, 2, 1)),
     "raw_objects": lambda target: make_objects(target, compressor=None),
+    "bins_and_objects": lambda target: make_objects(target, bin_shape=(20.0, 60.0, 40.0)),
     "masked": make_masked,
     "many_objects": make_many_objects,
     "two_axes": make_flat,

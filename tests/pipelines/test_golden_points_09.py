@@ -375,6 +375,7 @@ def test_a_lost_cell_is_an_error_and_not_a_hole(name, tmp_path):
         dzv.open(path).level(0).read()
 
 
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
 def test_cells_that_no_list_names_are_not_read(tmp_path):
     """A writer that ended before its commit leaves such cells."""
     golden = Golden("points_bins_negative")
