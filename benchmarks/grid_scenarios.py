@@ -31,7 +31,7 @@ SHARD = (4, 8, 8)
 PEER_BATCH = 1000
 """Chunks per read of the peer on S3: it opens a socket per object, and fails with some 10,000."""
 BYTES_PER_POINT = 20
-GRAPHS = {"graph of random points": "auto", "graph of slabs of points": "auto", "graph of blobs": SHARD}
+GRAPHS: dict[str, Any] = {"graph of random points": "auto", "graph of slabs of points": "auto", "graph of blobs": SHARD}
 
 Row = dict[str, Any]
 Grid = tuple[int, int, int]
@@ -199,7 +199,7 @@ def points(bench: Bench, store: str, grid: Grid, count: int) -> None:
         "points": count,
         "codec": "zstd",
     }
-    sides = {"peer": None, "ours": "auto", "parquet": None}
+    sides: dict[str, Any] = {"peer": None, "ours": "auto", "parquet": None}
     if store != "local":
         sides = {"peer": None, "ours": "auto", "peer, sharded": SHARD, "ours, 4x4x4": (4, 4, 4)}
     for side in bench.turns(list(sides)):
