@@ -205,7 +205,7 @@ def parse_grid_document(document: Mapping[str, Any], path: str, store: str | Non
         chunk = _integers(document["chunk_grid"]["configuration"]["chunk_shape"])
         encoding = document["chunk_key_encoding"]
         separator = (encoding.get("configuration") or {}).get("separator", "/")
-        codecs = [c if isinstance(c, Mapping) else {"name": c} for c in document["codecs"]]
+        codecs = [_codec(c) for c in document["codecs"]]
         attributes = dict(document.get("attributes", {}))
         plain = (
             document["chunk_grid"]["name"] == "regular"
@@ -217,13 +217,14 @@ def parse_grid_document(document: Mapping[str, Any], path: str, store: str | Non
         if len(codecs) == 1 and codecs[0]["name"] == "sharding_indexed":
             inner = codecs[0]["configuration"]
             shard_shape = chunk
-            codecs = [c if isinstance(c, Mapping) else {"name": c} for c in inner["codecs"]]
-            names = [c["name"] if isinstance(c, Mapping) else c for c in inner["index_codecs"]]
+            codecs = [_codec(c) for c in inner["codecs"]]
+            names = [_codec(c)["name"] for c in inner["index_codecs"]]
             plain = plain and names == ["bytes", "crc32c"] and inner.get("index_location", "end") == "end"
             chunk = _integers(inner["chunk_shape"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise wrong(repr(error)) from error
-    if len(chunk) != len(shape) or any(c < 1 for c in chunk) or (shard_shape and (len(shard_shape) != len(shape))):
+    ranks = {len(shape), len(chunk), len(chunk if shard_shape is None else shard_shape)}
+    if len(ranks) != 1 or any(c < 1 for c in (*chunk, *(shard_shape or ()))):
         raise wrong(f"shape {shape} with chunks of {chunk}")
     if any(c != 1 for c in chunk) or len(shape) < 2:
         return None  # manifests, groups: arrays of variable-length bytes that are no chunk grid
@@ -242,6 +243,14 @@ def parse_grid_document(document: Mapping[str, Any], path: str, store: str | Non
             raise wrong(f"{NONEMPTY} has the key {odd!r}, keys have rank {len(shape)}")
     spec = GridSpec(shape, tuple(origin), shard_shape, tuple(codecs[1:]))
     return GridArray(spec, attributes, listed, plain)
+
+
+def _codec(value: object) -> Mapping[str, Any]:
+    """Return a codec's document; Zarr allows its name alone."""
+    codec = value if isinstance(value, Mapping) else {"name": value}
+    if not isinstance(codec["name"], str) or not isinstance(codec.get("configuration") or {}, Mapping):
+        raise TypeError(f"{value!r:.80} is no codec")
+    return codec
 
 
 def _is_integer(value: object) -> bool:

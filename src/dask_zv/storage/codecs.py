@@ -7,7 +7,9 @@ an event loop around it, costs several times what the compression does.
 from __future__ import annotations
 
 import json
+import lzma
 import threading
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -187,7 +189,7 @@ def _through_zarr(document: Mapping[str, Any]) -> Step:
     def decode(data: bytes) -> bytes:
         try:
             return run(codec.decode, data)
-        except (RuntimeError, ValueError, TypeError, OSError, EOFError) as error:
+        except (RuntimeError, ValueError, TypeError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise FormatError(f"codec {document['name']!r} can't decode the cell: {error}") from error
 
     return lambda data: run(codec.encode, data), decode
