@@ -368,6 +368,35 @@ def test_an_edit_by_another_tool_is_read(catalog, whole, copy):
     assert answer(dzv.open(path).level(0).read()) == expected
 
 
+STALE = pytest.mark.xfail(reason="indexes of shards are remembered per process, and nothing tells that a shard was replaced")
+
+
+@pytest.mark.parametrize("catalog", [pytest.param(True, id="catalog"), pytest.param(False, id="no catalog", marks=STALE)])
+def test_a_replaced_shard_is_not_read_by_its_old_index(catalog, tmp_path):
+    """Cells of one length in another order: what this process remembers of the shard finds whole cells, of other chunks."""
+    path = tmp_path / "s.zv"
+    store = dzv.create(path, chunk_shape=(10.0, 10.0), bounds=((0, 0), (39, 9)), shard_chunks=4, compressor=None)
+
+    def write_chunks(numbers):
+        x = np.repeat(np.asarray(numbers, float), 5)
+        dzv.write_points(store, np.stack([10 * x + 5, x], axis=1), attributes={"mass": x}, mode="overwrite")
+        if not catalog:
+            shutil.rmtree(path / "0" / CATALOG)
+
+    write_chunks([0, 1, 2])
+    early = dzv.open(path).level(0)
+    assert early.read().attributes["mass"].tolist() == np.repeat([0.0, 1, 2], 5).tolist()
+    write_chunks([1, 2, 3])
+    for level in (dzv.open(path).level(0), early):
+        try:
+            found = level.read()
+        except dzv.ZVError:
+            assert level is early
+            continue
+        assert found.attributes["mass"].tolist() == np.repeat([1.0, 2, 3], 5).tolist()
+        assert found.positions[:, 0].tolist() == np.repeat([15.0, 25, 35], 5).tolist()
+
+
 @pytest.mark.xfail(reason="a level that says that its fragments tile is not held to it: a row of two fragments is read twice")
 def test_fragments_that_overlap(tmp_path):
     """Fragments that name a row twice are another level's right (shared fragments), not that of one whose fragments tile."""
