@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from dask_zv.batch.specs import Address, Place
 from dask_zv.errors import PlanError
 from dask_zv.format.grids import GridSpec
-from dask_zv.format.keys import DOCUMENT, parse_key
+from dask_zv.format.keys import DOCUMENT, keys_to_coords
 from dask_zv.spatial.morton import morton_order
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_commit import GridPlan, commit_keys, lists_digest
@@ -21,9 +22,6 @@ from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.snapshot import snapshot
 
 __all__ = ["check_owners", "cut_units", "plan_grids"]
-
-Unit = tuple[tuple[int, ...], tuple[int, ...] | None, tuple[int, ...]]
-"""Origin and shard shape of a grid, and a shard (or cell) of it: what one task must store whole."""
 
 
 def plan_grids(
@@ -75,14 +73,19 @@ def plan_grids(
             continue
         spec = grid_for(objects, place.prefix, array, metadata.get(array, {}), base)
         specs[array] = spec if shards is None else replace(spec, shard_shape=_packing(spec, shards))
+    # arrays of a level are written with the same chunks: they are looked at once
+    checked: dict[tuple[Any, ...], list[str]] = {}
     for array, wanted in keys.items():
         spec = specs[array]
-        odd = next((k for k in wanted if k.count(".") + 1 != spec.rank), None)
-        if odd is not None:
-            raise PlanError(
-                f"the array's chunk keys have rank {spec.rank}", store=objects.url, array=join(place.prefix, array), chunk=odd
-            )
-        spec.cells_of(np.array([parse_key(k) for k in wanted], np.int64), join(place.prefix, array))
+        grid = (spec.origin, spec.shape)
+        if checked.get(grid) != wanted:
+            odd = next((k for k in wanted if k.count(".") + 1 != spec.rank), None)
+            if odd is not None:
+                where = join(place.prefix, array)
+                raise PlanError(f"the array's chunk keys have rank {spec.rank}", store=objects.url, array=where, chunk=odd)
+            coords = keys_to_coords(wanted, spec.rank)
+            spec.cells_of(coords, join(place.prefix, array))
+            checked[grid] = wanted
     existing = frozenset(a for a, found in held.items() if found is not None)
     if catalog is None:
         return GridPlan(specs, existing, listed=lists_digest(held))
@@ -91,13 +94,6 @@ def plan_grids(
 
 def _packing(spec: GridSpec, shards: int | Sequence[int]) -> tuple[int, ...] | None:
     return None if shards == 1 else shard_shape_of(shards, spec.rank, spec.shape)
-
-
-def unit_of(spec: GridSpec, keys: Sequence[str]) -> list[Unit]:
-    """Return for each chunk the shard (or cell) that holds it."""
-    cells = spec.cells_of(np.array([parse_key(k) for k in keys], np.int64).reshape(len(keys), spec.rank))
-    where = cells if spec.shard_shape is None else spec.shards_of(cells)[0]
-    return [(spec.origin, spec.shard_shape, tuple(w)) for w in where.tolist()]
 
 
 def cut_units(plan: GridPlan, addresses: Sequence[Address]) -> list[list[Address]]:
@@ -111,21 +107,12 @@ def cut_units(plan: GridPlan, addresses: Sequence[Address]) -> list[list[Address
         members = by_grid[grid]
         keys = list(members)
         origin, shape = np.asarray(grid[0], np.int64), np.asarray(grid[1] or 1, np.int64)
-        units = (np.array([parse_key(k) for k in keys], np.int64) - origin) // shape
+        units = (keys_to_coords(keys, len(origin)) - origin) // shape
         order = morton_order(units)
         ordered = units[order]
         first = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)])
         out += [[a for i in run.tolist() for a in members[keys[i]]] for run in np.split(order, first[1:])]
     return out
-
-
-def _units(plan: GridPlan, addresses: Sequence[Address]) -> Iterable[tuple[Unit, Address]]:
-    keys: dict[str, list[str]] = {}
-    for array, key in addresses:
-        keys.setdefault(array, []).append(key)
-    for array, wanted in keys.items():
-        for unit, key in zip(unit_of(plan.specs[array], wanted), wanted, strict=True):
-            yield unit, (array, key)
 
 
 def check_owners(plan: GridPlan, blocks: Sequence[Sequence[Address]], store: str, prefix: str) -> None:
@@ -136,14 +123,23 @@ def check_owners(plan: GridPlan, blocks: Sequence[Sequence[Address]], store: str
     PlanError
         Names the array and a chunk.
     """
-    owners: dict[tuple[str, Unit], int] = {}
+    by_array: dict[str, tuple[list[str], list[int]]] = {}
     for number, addresses in enumerate(blocks):
-        for unit, (array, key) in _units(plan, addresses):
-            if plan.specs[array].shard_shape is None:
-                continue
-            if owners.setdefault((array, unit), number) != number:
-                raise PlanError(
-                    f"two tasks of one batch would write this chunk's shard (of {plan.specs[array].shard_shape} chunks): let "
-                    "each block yield whole shards, or make the array with shard_chunks=1",
-                    store=store, array=join(prefix, array), chunk=key,
-                )  # fmt: skip
+        for array, key in addresses:
+            if plan.specs[array].shard_shape is not None:
+                keys, owners = by_array.setdefault(array, ([], []))
+                keys.append(key)
+                owners.append(number)
+    for array, (keys, numbers) in by_array.items():
+        spec = plan.specs[array]
+        shards = spec.shards_of(spec.cells_of(keys_to_coords(keys, spec.rank)))[0]
+        owners_of = np.array(numbers)
+        order = np.lexsort((owners_of, *shards.T[::-1]))
+        same = (shards[order][1:] == shards[order][:-1]).all(axis=1) & (owners_of[order][1:] != owners_of[order][:-1])
+        if same.any():
+            chunk = keys[int(order[1:][same][0])]
+            raise PlanError(
+                f"two tasks of one batch would write this chunk's shard (of {spec.shard_shape} chunks): let each block yield "
+                "whole shards, or make the array with shard_chunks=1",
+                store=store, array=join(prefix, array), chunk=chunk,
+            )  # fmt: skip

@@ -38,7 +38,11 @@ def store_in_grid(spec: BlockSpec, plan: GridPlan, payload: Any) -> BlockResult:
     blobs, rows = normalise(payload, spec)
     by_array: dict[str, dict[str, bytes]] = {}
     for (array, key), data in blobs.items():
-        by_array.setdefault(array, {})[check_spatial(array, key)] = data
+        by_array.setdefault(array, {})[key] = data
+    if spec.declared is not None:  # the names of all others were checked where they were made
+        for array, named in by_array.items():
+            for key in named:
+                check_spatial(array, key)
     objects = open_objects(spec.place.handle)
     stored = store_cells(objects, spec.place.prefix, plan.specs, by_array, plan.existing)
     receipt = _receipt(stored, rows, sum(map(len, blobs.values())))

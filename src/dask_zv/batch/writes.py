@@ -72,6 +72,8 @@ class WriteBatch:
         self._declared: set[Address] = set()
         self._meta: dict[str, dict[str, Any]] = {}
         self._warned = False
+        self._names: set[str] = set()
+        """Arrays and chunk keys that were checked."""
         self._delayed: Delayed | None = None
         self.report: Report | None = None
 
@@ -93,9 +95,9 @@ class WriteBatch:
             The key was declared by a lazy producer before, or `data` is lazy and the key is queued already.
         """
         self._check_open()
-        address = check_array_name(array), check_chunk_key(chunk_key)
-        if self._place.layout == "grid":
-            check_spatial(*address)
+        address = array, chunk_key
+        if array not in self._names or chunk_key not in self._names:  # most names come again and again
+            self._check_address(array, chunk_key)
         if _is_lazy(data):
             self._declare([address])
             self._lazy[address] = data
@@ -110,6 +112,13 @@ class WriteBatch:
         if address in self._declared:
             raise self._overlap(address)
         self._eager[address] = data if type(data) is bytes else as_bytes(data, join(self._place.prefix, array), chunk_key)
+
+    def _check_address(self, array: str, chunk_key: str) -> None:
+        check_array_name(array)
+        check_chunk_key(chunk_key)
+        if self._place.layout == "grid":
+            check_spatial(array, chunk_key)
+        self._names |= {array, chunk_key}
 
     def write_blobs(self, delayed: Any, keys: Iterable[tuple[str, str]]) -> None:
         """Queue a whole block: one Delayed (or Future) that yields ``{(array, chunk_key): bytes}``.
@@ -129,7 +138,10 @@ class WriteBatch:
         self._check_open()
         if not (isinstance(delayed, Delayed) or is_future(delayed)):
             raise InputError(f"write_blobs takes a Delayed or a Future, not {type(delayed).__name__}")
-        addresses = tuple((check_array_name(a), check_chunk_key(k)) for a, k in keys)
+        addresses = tuple((a, k) for a, k in keys)
+        if not {name for address in addresses for name in address} <= self._names:
+            for array, key in addresses:
+                self._check_address(array, key)
         if not addresses:
             raise InputError("write_blobs needs the keys that the block yields: keys=[(array, chunk_key), ...]")
         self._declare(addresses)
@@ -154,11 +166,14 @@ class WriteBatch:
             )
 
     def _declare(self, addresses: Iterable[Address]) -> None:
-        new: set[Address] = set()
-        for address in addresses:
-            if address in self._declared or address in new or address in self._eager:
-                raise self._overlap(address)
-            new.add(address)
+        listed = list(addresses)
+        new = set(listed)
+        if len(new) < len(listed) or not new.isdisjoint(self._declared) or not self._eager.keys().isdisjoint(new):
+            seen: set[Address] = set()
+            for address in listed:
+                if address in self._declared or address in seen or address in self._eager:
+                    raise self._overlap(address)
+                seen.add(address)
         self._declared |= new
 
     def _overlap(self, address: Address) -> PlanError:

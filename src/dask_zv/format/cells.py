@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
 
-__all__ = ["EMPTY", "frame", "index_nbytes", "pack_index", "unframe", "unpack_index"]
+__all__ = ["EMPTY", "frame", "header", "index_nbytes", "pack_index", "unframe", "unpack_index"]
 
 EMPTY = np.iinfo(np.uint64).max
 """Offset and length of a cell that a shard does not have."""
@@ -21,17 +21,28 @@ EMPTY = np.iinfo(np.uint64).max
 _HEADER = struct.Struct("<II")
 
 
-def frame(payload: bytes) -> bytes:
-    """Return a cell's bytes before compression: ``uint32`` 1 (items), ``uint32`` length, the payload.
+def header(nbytes: int) -> bytes:
+    """Return what comes before a payload of `nbytes`: ``uint32`` 1 (items), ``uint32`` length.
 
     Raises
     ------
     FormatError
         The payload has 4 GiB or more, which the length can't say.
     """
-    if len(payload) >= 1 << 32:
-        raise FormatError(f"a chunk of {len(payload):,} bytes: a cell holds less than 4 GiB, choose a smaller chunk_shape")
-    return _HEADER.pack(1, len(payload)) + payload
+    if nbytes >= 1 << 32:
+        raise FormatError(f"a chunk of {nbytes:,} bytes: a cell holds less than 4 GiB, choose a smaller chunk_shape")
+    return _HEADER.pack(1, nbytes)
+
+
+def frame(payload: bytes) -> bytes:
+    """Return a cell's bytes before compression: its header, and the payload.
+
+    Raises
+    ------
+    FormatError
+        The payload has 4 GiB or more.
+    """
+    return header(len(payload)) + payload
 
 
 def unframe(data: bytes) -> bytes:

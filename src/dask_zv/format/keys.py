@@ -17,6 +17,7 @@ __all__ = [
     "coords_to_keys",
     "format_key",
     "is_spatial_key",
+    "keys_to_coords",
     "parse_key",
     "sort_keys",
 ]
@@ -100,6 +101,22 @@ def parse_key(key: str) -> tuple[int, ...]:
     if coords is None:
         raise InvalidNameError(f"chunk key {key!r} is not integers joined by dots")
     return coords
+
+
+def keys_to_coords(keys: Sequence[str], rank: int) -> NDArray[np.int64]:
+    """Return the coordinates of chunk keys of one rank, which were checked before; shape (n, rank).
+
+    Raises
+    ------
+    InvalidNameError
+        A key has another rank.
+    """
+    # text, not bytes: the fastest way from many short numbers to an array
+    coords = np.fromstring(" ".join(keys).replace(".", " "), np.int64, sep=" ") if keys else np.zeros(0, np.int64)
+    odd = next((k for k in keys if k.count(".") + 1 != rank), None)
+    if odd is not None or len(coords) != rank * len(keys):
+        raise InvalidNameError(f"chunk key {odd!r}: keys of rank {rank} are wanted")
+    return coords.reshape(len(keys), rank)
 
 
 def format_key(coords: Iterable[int]) -> str:

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
-from dask_zv.format.fragments import FragmentIndex, decode_fragments, encode_tiling
+from dask_zv.format.fragments import FragmentIndex, decode_fragments, encode_single, encode_tiling
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, PointSchema
+from dask_zv.spatial.grid import corners
 
 __all__ = [
     "EncodedPoints",
@@ -118,8 +119,8 @@ def group_by_chunk(chunks: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArra
     n, ndim = chunks.shape
     if n == 0:
         return np.zeros((0, ndim), np.int64), np.zeros(0, np.int64)
-    low = chunks.min(axis=0)
-    extent = [int(e) for e in chunks.max(axis=0) - low + 1]
+    low, high = corners(chunks)
+    extent = [int(e) for e in high - low + 1]
     cells = 1
     for e in extent:
         cells *= e
@@ -179,7 +180,7 @@ def encode_points(schema: PointSchema, rows: PointRows) -> EncodedPoints:
         counts = list(np.bincount(combined, minlength=m * grid.n_bins).reshape(m, grid.n_bins))
     else:
         order = _stable_order(number, m)
-        counts = list(np.bincount(number, minlength=m).reshape(m, 1))
+        counts = []  # one fragment of all rows
     ends = np.cumsum(np.bincount(number, minlength=m)).tolist()
     del chunks, number  # as large as the rows themselves
     keys = coords_to_keys(unique)
@@ -192,7 +193,11 @@ def encode_points(schema: PointSchema, rows: PointRows) -> EncodedPoints:
         for key, end in zip(keys, ends, strict=True):
             blobs[array, key] = bytes(data[start * width : end * width])
             start = end
-    blobs.update(((FRAGMENTS, key), encode_tiling(c)) for key, c in zip(keys, counts, strict=True))
+    if schema.has_objects or grid.n_bins > 1:
+        blobs.update(((FRAGMENTS, key), encode_tiling(c)) for key, c in zip(keys, counts, strict=True))
+    else:
+        rows_of = np.diff([0, *ends]).tolist()
+        blobs.update(((FRAGMENTS, key), encode_single(n)) for key, n in zip(keys, rows_of, strict=True))
     sizes_by_key = dict(zip(keys, np.diff([0, *ends]).tolist(), strict=True))
     return EncodedPoints(
         blobs, sizes_by_key, objects, unique[owners] if len(owners) else np.zeros((0, grid.ndim), np.int64), fragments

@@ -38,7 +38,8 @@ __all__ = ["BlockPlan", "gather", "plan_blocks", "remove_spill", "spill_director
 _BLOCK_BYTES = (1 << 20, 32 << 20)
 _MOST_BLOCK_BYTES = 256 << 20
 _BLOCK_CHUNKS = 1024
-_MOST_EDGES = 20_000
+_MOST_BLOCK_CHUNKS = 1 << 15
+_MOST_EDGES = 3_500
 _SPILL_BYTES = 1 << 30
 
 
@@ -108,8 +109,10 @@ def plan_blocks(scan: Scan, row_bytes: int, shards: int | None, partitions: int,
     total = int(rows.sum()) * row_bytes
     target = int(np.clip(total // 8, *_BLOCK_BYTES))
     target = max(target, min(total * partitions // _MOST_EDGES, _MOST_BLOCK_BYTES))
+    # a pair of partition and block is a task: many partitions make blocks of many chunks
+    most_chunks = max(_BLOCK_CHUNKS, min(len(codes) * partitions // _MOST_EDGES, _MOST_BLOCK_CHUNKS))
     # one cost for bytes and for chunks, cut where it passes whole numbers
-    cost = rows * (row_bytes / target) + chunks / _BLOCK_CHUNKS
+    cost = rows * (row_bytes / target) + chunks / most_chunks
     number = np.floor(np.cumsum(cost) - cost / 2).astype(np.int64)
     starts = first[np.r_[True, number[1:] != number[:-1]]]
     return dataclasses.replace(shape, starts=units[starts])

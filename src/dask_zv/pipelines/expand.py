@@ -130,7 +130,8 @@ def _copy(place: Place, move: Move, cells: Sequence[tuple[int, ...]]) -> tuple[s
     data = objects.get_many([(cell_path(path, c), None) for c in cells])
     for cell, content in zip(cells, data, strict=True):
         if content is None:
-            raise StoreError("an object of a listed chunk is gone", store=objects.url, array=cell_path(path, cell))
+            raise StoreError("an object is gone: another writer changed the level; expand the store again",
+                             store=objects.url, array=cell_path(path, cell))  # fmt: skip
     there = [cell_path(path, [c + s for c, s in zip(cell, shift, strict=True)]) for cell in cells]
     return array, list(cells), objects.put_all((p, d) for p, d in zip(there, data, strict=True) if d is not None)
 

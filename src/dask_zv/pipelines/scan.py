@@ -21,7 +21,7 @@ from dask_zv.format.dictionary import MAX_CATEGORIES, DictionaryEncoding
 from dask_zv.geometry.points import PointRows, group_by_chunk
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.inputs import AttributeInput, Partitions, RawPart
-from dask_zv.spatial.grid import Box, ChunkGrid
+from dask_zv.spatial.grid import Box, ChunkGrid, corners
 from dask_zv.spatial.morton import morton_codes
 
 __all__ = ["Conversion", "Scan", "convert_part", "id_ranges", "merge_ranges", "scan_partitions", "span_codes"]
@@ -203,13 +203,13 @@ def scan_part(
         names = frozenset(str(c) for c in encoding.categories)
         _check_categories(attribute, names, max_categories)
         categories[attribute.name] = names, encoding.fill_value is not None
-    empty = np.zeros(0)
     points = rows.positions
+    low, high = corners(points) if len(points) else (np.zeros(0), np.zeros(0))
     return Scan(
         len(points),
         dropped,
-        points.min(axis=0) if len(points) else empty,
-        points.max(axis=0) if len(points) else empty,
+        low,
+        high,
         coords,
         counts,
         id_ranges(rows.object_ids) if rows.object_ids is not None else np.zeros((0, 2), np.int64),
@@ -271,11 +271,13 @@ def _spans(codes: NDArray[Any]) -> NDArray[Any]:
     codes = np.sort(codes)
     if not len(codes):
         return np.zeros((0, 2), codes.dtype)
-    runs = np.array_split(codes, min(len(codes), _SPANS))
-    out = np.empty((len(runs), 2), codes.dtype)
-    for i, run in enumerate(runs):
-        out[i] = run[0], run[-1]
-    return out
+    cuts = np.arange(1, len(codes))
+    if len(codes) > _SPANS:  # cut at the widest gaps: a slab's chunks are some long runs of the curve
+        gaps = np.diff(codes).astype(np.float64)
+        cuts = np.sort(np.argpartition(-gaps, _SPANS - 1)[: _SPANS - 1]) + 1
+    first = np.r_[0, cuts].astype(np.intp)
+    last = np.r_[cuts - 1, len(codes) - 1].astype(np.intp)
+    return np.stack([codes[first], codes[last]], axis=1)
 
 
 def merge_scans(scans: Sequence[Scan]) -> Scan:

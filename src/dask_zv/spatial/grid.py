@@ -8,18 +8,28 @@ clipped into the chunk, so that chunk and bin never disagree about a point on an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 
-__all__ = ["Box", "ChunkGrid", "as_box"]
+__all__ = ["Box", "ChunkGrid", "as_box", "corners"]
 
 _LIMIT = float(2**53)
 
 Box = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Least and greatest corner, each of shape (D,); closed on both sides."""
+
+
+def corners(points: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the least and the greatest of each column of `points`, shape (n, D), n > 0.
+
+    Column by column: numpy reduces the long axis of a narrow array ten times slower.
+    """
+    columns = [points[:, axis] for axis in range(points.shape[1])]
+    return np.array([c.min() for c in columns], points.dtype), np.array([c.max() for c in columns], points.dtype)
 
 
 def as_box(bbox: object, ndim: int) -> Box:

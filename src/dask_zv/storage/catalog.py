@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
 from dask_zv.format.keys import is_spatial_key, parse_key
+from dask_zv.spatial.grid import corners
 from dask_zv.storage.codecs import unpack_zstd
 
 __all__ = [
@@ -167,8 +168,8 @@ class Catalog:
     @cached_property
     def _codes(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
         """Return (codes of the coordinates, least corner, extents): ascending, as the coordinates are."""
-        low = self.coords.min(axis=0)
-        extent = self.coords.max(axis=0) - low + 1
+        low, high = corners(self.coords)
+        extent = high - low + 1
         if math.prod(int(e) for e in extent) > 1 << 62:
             return None
         code = np.zeros(len(self.coords), np.int64)

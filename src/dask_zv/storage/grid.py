@@ -18,7 +18,7 @@ from dask_zv.errors import FormatError, NotFoundError, StoreError, ZVError
 from dask_zv.format.cells import EMPTY
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridArray, GridSpec, parse_grid_document
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, parse_key
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, keys_to_coords, parse_key
 from dask_zv.storage.blobs import open_zarr_array
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.cell_reads import Address, CellRun, StoredCell, cell_path, fetch_runs, object_runs
@@ -40,6 +40,9 @@ def _by_array(addresses: Iterable[Address]) -> dict[str, list[str]]:
 
 
 def _coords(keys: Sequence[str], rank: int) -> NDArray[np.int64]:
+    """Return the coordinates of spatial keys; those of another rank lie far outside of every grid."""
+    if all(k.count(".") + 1 == rank for k in keys):
+        return keys_to_coords(keys, rank)
     return np.array([parse_key(k) if k.count(".") + 1 == rank else (-(1 << 62),) * rank for k in keys], np.int64).reshape(
         -1, rank
     )
@@ -241,7 +244,8 @@ class GridArrays:
 
     def _read_all(self, addresses: Sequence[Address], *, stored: bool) -> dict[Address, Any]:
         out: dict[Address, Any] = {}
-        todo = [a for a in dict.fromkeys(addresses) if is_spatial_key(a[1])]
+        # who opened the level takes keys from its catalog
+        todo = list(dict.fromkeys(addresses)) if self._trust else [a for a in dict.fromkeys(addresses) if is_spatial_key(a[1])]
         todo = self._read_by_catalog(todo, out, stored=stored)
         for attempt in range(_ATTEMPTS):
             if not todo:
@@ -306,6 +310,10 @@ class GridArrays:
         path = self.path(array)
         nbytes, crc = columns.nbytes[rows], columns["crc"][rows]
         offset, stored = columns["offset"][rows], columns["stored"][rows]
+        if spec.shard_shape is None:
+            cells = spec.cells_of(coords, path).tolist()
+            listed = zip(cells, keys, offset.tolist(), stored.tolist(), crc.tolist(), nbytes.tolist(), strict=True)
+            return [CellRun(cell_path(path, w), array, [k], [o], [s], [c], [n]) for w, k, o, s, c, n in listed]
         runs = []
         for where, run in object_runs(spec.cells_of(coords, path), spec):
             members = run.tolist()

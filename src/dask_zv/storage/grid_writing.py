@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import google_crc32c
@@ -16,17 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
-from dask_zv.format.cells import EMPTY, frame, index_nbytes, pack_index, unframe, unpack_index
+from dask_zv.format.cells import EMPTY, frame, header, index_nbytes, pack_index, unframe, unpack_index
 from dask_zv.format.grids import GridSpec
-from dask_zv.format.keys import parse_key
+from dask_zv.format.keys import keys_to_coords
 from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.catalog import COLUMNS, Columns
 from dask_zv.storage.cell_reads import StoredCell, cell_path
 from dask_zv.storage.codecs import CellCodec, cell_codec
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.shard_indexes import shard_indexes
-
-_checksum = google_crc32c.value
 
 __all__ = ["StoredArray", "pack_shard", "shard_cells", "store_cells"]
 
@@ -56,6 +55,18 @@ class StoredArray:
     objects: int
 
 
+Pieces = tuple[bytes, ...]
+"""A stored cell, in one piece or as header and payload: large raw payloads are copied once, into their shard."""
+
+
+def _checksum(cell: Pieces) -> int:
+    first, *more = cell
+    value = int(google_crc32c.value(first))
+    for piece in more:
+        value = int(google_crc32c.extend(value, piece))
+    return value
+
+
 @dataclass(slots=True)
 class _Object:
     """An object to put, and the rows of its array's table that are in it."""
@@ -80,7 +91,7 @@ class _Table:
         self._kept: list[NDArray[np.bool_]] = []
 
     def add(
-        self, coords: NDArray[np.int64], nbytes: Sequence[int], shard: int, offsets: NDArray[np.int64], cells: Sequence[bytes],
+        self, coords: NDArray[np.int64], nbytes: Sequence[int], shard: int, offsets: NDArray[np.int64], cells: Sequence[Pieces],
         kept: NDArray[np.bool_] | None = None,
     ) -> int:  # fmt: skip
         """Add the rows of one object; return the number of the first."""
@@ -91,7 +102,7 @@ class _Table:
         values["nbytes"].append(nbytes)
         values["shard"].append(np.full(n, shard))
         values["offset"].append(offsets)
-        values["stored"].append([len(c) for c in cells])
+        values["stored"].append([sum(map(len, c)) for c in cells])
         values["crc"].append([_checksum(c) for c in cells])
         self._kept.append(np.zeros(n, bool) if kept is None else kept)
         return first
@@ -137,11 +148,14 @@ def store_cells(
     """
     tables: dict[str, _Table] = {}
     puts: list[_Object] = []
+    of_keys: list[str] = []
+    coords = np.zeros((0, 0), np.int64)
     for array, payloads in blobs.items():
         spec = specs[array]
         path = join(prefix, array)
         keys = list(payloads)
-        coords = np.array([parse_key(k) for k in keys], np.int64).reshape(len(keys), -1)
+        if keys != of_keys or spec.rank != coords.shape[1]:  # arrays of a block have the same chunks
+            of_keys, coords = keys, keys_to_coords(keys, spec.rank)
         cells = spec.cells_of(coords, path)
         table = tables[array] = _Table(spec.rank)
         codec = cell_codec(spec.codecs)
@@ -179,12 +193,15 @@ def _single_cells(
             yield _Object(array, cell_path(path, where[i]), None, 0, 0)
     stored = [_encoded(codec, payloads[keys[i]]) for i in full]
     first = table.add(coords[full], [len(payloads[keys[i]]) for i in full], -1, np.zeros(len(full), np.int64), stored)
-    for n, (i, data) in enumerate(zip(full, stored, strict=True)):
-        yield _Object(array, cell_path(path, where[i]), data, first + n, 1)
+    for n, (i, pieces) in enumerate(zip(full, stored, strict=True)):
+        yield _Object(array, cell_path(path, where[i]), b"".join(pieces), first + n, 1)
 
 
-def _encoded(codec: CellCodec, payload: bytes | StoredCell) -> bytes:
-    return payload.data if type(payload) is StoredCell else codec.encode(frame(payload))  # type: ignore[arg-type]
+def _encoded(codec: CellCodec, payload: bytes | StoredCell) -> Pieces:
+    if type(payload) is StoredCell:
+        return (payload.data,)
+    assert isinstance(payload, bytes)
+    return (header(len(payload)), payload) if codec.is_identity else (codec.encode(frame(payload)),)
 
 
 def _shards(
@@ -227,7 +244,7 @@ def _shards(
             keep = sorted(set(held) - set(numbers[run].tolist()))
             if keep:
                 local = np.stack(np.unravel_index(keep, spec.shard_shape), axis=1)
-                stored += [held[n][1] for n in keep]
+                stored += [(held[n][1],) for n in keep]
                 nbytes += [len(unframe(codec.decode(held[n][1]))) for n in keep]
                 at = np.concatenate([at, shard * np.asarray(spec.shard_shape) + local + np.asarray(spec.origin)])
                 number = np.concatenate([number, keep])
@@ -242,22 +259,23 @@ def _shards(
         yield _Object(array, place, data, table.add(at, nbytes, 0, offsets, stored, kept), len(stored))
 
 
-def pack_shard(numbers: NDArray[np.int64], cells: Sequence[bytes], total: int) -> tuple[bytes, NDArray[np.int64]]:
+def pack_shard(numbers: NDArray[np.int64], cells: Sequence[Pieces], total: int) -> tuple[bytes, NDArray[np.int64]]:
     """Return a shard of stored cells in the order given, and the offset of each.
 
     Parameters
     ----------
     numbers : ndarray of int64, shape (n,)
         Number of each cell in the shard.
-    cells : sequence of bytes, length n
+    cells : sequence of tuple of bytes, length n
+        Each cell's stored bytes, in one or more pieces.
     total : int
         Cells that the shard has room for.
     """
-    lengths = np.fromiter(map(len, cells), np.int64, len(cells))
+    lengths = np.fromiter((sum(map(len, c)) for c in cells), np.int64, len(cells))
     offsets = np.cumsum(lengths) - lengths
     places = np.full((total, 2), EMPTY, np.uint64)
     places[numbers, 0], places[numbers, 1] = offsets, lengths
-    return b"".join([*cells, pack_index(places)]), offsets
+    return b"".join([*chain.from_iterable(cells), pack_index(places)]), offsets
 
 
 def shard_cells(data: bytes, spec: GridSpec, path: str, store: str) -> dict[int, tuple[int, bytes]]:
