@@ -368,10 +368,7 @@ def test_an_edit_by_another_tool_is_read(catalog, whole, copy):
     assert answer(dzv.open(path).level(0).read()) == expected
 
 
-STALE = pytest.mark.xfail(reason="indexes of shards are remembered per process, and nothing tells that a shard was replaced")
-
-
-@pytest.mark.parametrize("catalog", [pytest.param(True, id="catalog"), pytest.param(False, id="no catalog", marks=STALE)])
+@pytest.mark.parametrize("catalog", [True, False], ids=["catalog", "no catalog"])
 def test_a_replaced_shard_is_not_read_by_its_old_index(catalog, tmp_path):
     """Cells of one length in another order: what this process remembers of the shard finds whole cells, of other chunks."""
     path = tmp_path / "s.zv"
