@@ -1,4 +1,4 @@
-"""A store that lost or broke something says so, or reads as if nothing were: never fewer points, zeros, or others' values."""
+"""A store of layout per_chunk that lost or broke something says so, or reads as if nothing were: never fewer points or zeros."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write(target, *, shards, objects):
         ids = rng.permutation(np.arange(N) % 13)
         scores = pd.DataFrame({"score": [0.5, 1.5, 2.5]}, index=[1, 5, 9])
         more = {"object_ids": ids, "object_attributes": scores, "groups": {0: [1, 2], 1: [12]}}
-    store = dzv.create(target, chunk_shape=CHUNK, shard_chunks=shards)
+    store = dzv.create(target, chunk_shape=CHUNK, shard_chunks=shards, layout="per_chunk")
     dzv.write_points(store, rng.uniform(-20, 20, (N, 3)), attributes=attributes, **more)
 
 

@@ -94,9 +94,9 @@ def write(target, name, shards, bins, layout):
 
 CASES = [
     ("arrays", 1, None, "grid"),
-    ("arrays", 16, None, "grid"),
+    ("arrays", 4, None, "grid"),
     ("frame", 8, (12.5, 25.0, 5.0), "grid"),
-    ("memory", 1000, (12.5, 12.5, 12.5), "grid"),
+    ("memory", 8, (12.5, 12.5, 12.5), "grid"),
     ("arrays", 1, None, "per_chunk"),
     ("arrays", 16, None, "per_chunk"),
     ("frame", 1, (12.5, 25.0, 5.0), "per_chunk"),
