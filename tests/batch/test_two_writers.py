@@ -324,11 +324,6 @@ def test_killed_while_a_new_level_is_written(local, die_after):
     assert len(read_all(local)) == 300
 
 
-MIXTURE = pytest.mark.xfail(
-    reason="cells replaced by a writer that died look like another tool's edits where they have as many rows as before"
-)
-
-
 @pytest.mark.parametrize(
     ("shards", "die_after", "seed"),
     [
@@ -336,8 +331,8 @@ MIXTURE = pytest.mark.xfail(
         pytest.param(1, 20, 2, id="cells"),
         pytest.param(4, 7, 2, id="shards"),
         pytest.param(1, -1, 2, id="before the commit"),
-        pytest.param(1, 20, 1.5, id="cells of as many rows", marks=MIXTURE),
-        pytest.param(4, 7, 1.5, id="shards of as many rows", marks=MIXTURE),
+        pytest.param(1, 20, 1.5, id="cells of as many rows"),
+        pytest.param(4, 7, 1.5, id="shards of as many rows"),
     ],
 )
 def test_killed_while_a_level_is_replaced(local, shards, die_after, seed):

@@ -126,7 +126,8 @@ def build_write_graph(
         Adds tasks between the blocks and the commit: called with the blocks' results, returns what the commit waits for.
     """
     builder = builder or GraphBuilder()
-    before = (builder.add(builder.key("prepare"), prepare, spec),) if nodes_first else ()
+    marks = spec.grid is not None and bool(spec.grid.marker)
+    before = (builder.add(builder.key("prepare"), prepare, spec),) if nodes_first or marks else ()
     results = [
         builder.add(builder.key("store", i), _store_after, block, builder.payload(payload, inline=True), *before)
         for i, (block, payload) in enumerate(blocks)

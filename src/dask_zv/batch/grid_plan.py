@@ -21,7 +21,7 @@ from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.snapshot import snapshot
 
-__all__ = ["check_owners", "cut_units", "plan_grids"]
+__all__ = ["check_owners", "cut_units", "plan_grids", "replaces"]
 
 
 def plan_grids(
@@ -143,3 +143,10 @@ def check_owners(plan: GridPlan, blocks: Sequence[Sequence[Address]], store: str
                 "whole shards, or make the array with shard_chunks=1",
                 store=store, array=join(prefix, array), chunk=chunk,
             )  # fmt: skip
+
+
+def replaces(objects: Objects, place: Place, plan: GridPlan, addresses: Iterable[Address]) -> bool:
+    """Tell whether a batch writes chunks that are there already."""
+    held = GridArrays(objects, place.prefix).arrays(plan.existing) if plan.existing else {}
+    listed = {a: found.nonempty or frozenset() for a, found in held.items() if found is not None}
+    return any(key in listed[array] for array, key in addresses if array in listed)

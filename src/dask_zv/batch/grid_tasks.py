@@ -25,6 +25,7 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import drop_catalogs, ensure_groups, merged_documents, put_documents
 from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.replacing import unmark
 from dask_zv.storage.snapshot import snapshot
 
 __all__ = ["commit_grid", "prepare_grid", "store_in_grid"]
@@ -123,6 +124,8 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
             puts += catalog_objects(objects, prefix, None if whole else catalog, nodes, changes)
         puts += merged_documents(objects, [(path, a) for path, (_, a) in zip(paths, others, strict=True)])
         put_documents(objects, puts)
+        if plan.marker and not store.nodes_first:
+            unmark(store, prefix, None if whole else plan.marker)
     if spec.replace:
         _remove_cells(store, prefix, plan, before, changes)
     for path in spec.remove:

@@ -12,6 +12,7 @@ from dask_zv.batch.specs import Address, BlockResult, BlockSpec, CommitSpec, Enc
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import ensure_groups
 from dask_zv.storage.objects import join
+from dask_zv.storage.replacing import mark
 
 __all__ = [
     "Address",
@@ -38,9 +39,11 @@ def store_block(spec: BlockSpec, payload: Any) -> BlockResult:
 
 
 def prepare(spec: CommitSpec) -> None:
-    """Make the nodes that must exist before their chunks (stores with `nodes_first`)."""
+    """Make the nodes that must exist before their chunks (stores with `nodes_first`), or mark what is to be replaced."""
     objects = open_objects(spec.place.handle)
     if not objects.nodes_first:
+        if spec.grid is not None and spec.grid.marker:
+            mark(objects, spec.place.prefix, spec.grid.marker)
         return
     if spec.grid is not None:
         prepare_grid(objects, spec, spec.grid)

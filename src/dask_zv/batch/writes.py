@@ -12,7 +12,7 @@ import numpy as np
 from dask.delayed import Delayed
 
 from dask_zv.batch.graph import GraphBuilder, build_write_graph, is_future
-from dask_zv.batch.grid_plan import check_owners, cut_units, plan_grids
+from dask_zv.batch.grid_plan import check_owners, cut_units, plan_grids, replaces
 from dask_zv.batch.receipts import Report
 from dask_zv.batch.run import check_reachable, compute_one, hold_on_workers
 from dask_zv.batch.tasks import Address, BlockSpec, CommitSpec, Place, by_rank, keys_digest, shard_numbers
@@ -211,6 +211,8 @@ class WriteBatch:
         if self._blocks:  # what was cut here is whole shards
             check_owners(plan, [*single, *(a for _, a in self._blocks)], self._objects.url, self._place.prefix)
         builder = GraphBuilder()
+        if replaces(self._objects, self._place, plan, self.addresses()):
+            plan = dataclasses.replace(plan, marker=builder.run)
         payloads = self._payloads([[(a, k, queued[a, k]) for a, k in block] for block in single])
         spec = BlockSpec(self._place, grid=plan)
         blocks: list[tuple[BlockSpec, Any]] = [(spec, payload) for payload in payloads]

@@ -17,6 +17,7 @@ from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema
 from dask_zv.pipelines.level_io import LevelSource, check_unchanged, level_blobs
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.layouts import Blobs
+from dask_zv.storage.replacing import check_not_replaced
 
 __all__ = ["ChunkRows", "decode_chunks", "decode_together", "fetch_chunks", "read_chunks"]
 
@@ -94,6 +95,8 @@ def fetch_chunks(
     found = blobs.read_many([(array, key) for array in arrays for key in keys])
     if blobs.catalog_is_stale:  # one chunk was edited in place, or all were replaced, maybe by values of other dtypes
         check_unchanged(source)
+        if isinstance(blobs, GridArrays):
+            check_not_replaced(blobs.objects, blobs.prefix, blobs.stale_chunk)
     return found
 
 

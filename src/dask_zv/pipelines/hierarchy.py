@@ -13,11 +13,12 @@ from dask_zv.format.shards import is_shard_name
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.locks import LOCK_NAME
 from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.replacing import REPLACING
 
 __all__ = ["Hierarchy", "find_nodes"]
 
 _LITERALS = ("data", "offsets", "present_mask")
-_OURS = (CATALOG_NAME, LOCK_NAME)
+_OURS = (CATALOG_NAME, LOCK_NAME, REPLACING)
 
 
 @dataclass(frozen=True, slots=True)

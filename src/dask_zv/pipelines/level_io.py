@@ -28,6 +28,7 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layouts import Blobs, open_blobs
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.replacing import check_not_replaced
 from dask_zv.storage.snapshot import snapshot, together
 
 __all__ = ["ChunkTable", "LevelSource", "check_unchanged", "chunk_table", "find_source", "level_blobs"]
@@ -143,6 +144,8 @@ def find_source(
     if place.layout == "grid":
         wanted = [*arrays, FRAGMENTS]
         catalog, found, state = grid_attributes(objects, place, catalog, wanted, check_objects=check_objects)
+        if catalog is None:  # nothing tells its replaced chunks from the others
+            check_not_replaced(objects, place.prefix)
         token = hashlib.sha256(f"{token} {state}".encode()).hexdigest()
         documents = [None if a is None else {"attributes": a} for a in found[: len(arrays)]]
     else:

@@ -272,14 +272,16 @@ def _build(
     """Build the graph; nothing runs."""
     store, place = level.store, level.place
     opened = open_objects(place.handle)
+    builder = GraphBuilder("zv-points")
     grid, shards = None, None
     if store.layout == "grid":
         grid = _grid_plan(level, scan, schema, mode)
+        if mode == "overwrite" and len(place.open().list_keys("vertices")):
+            grid = dataclasses.replace(grid, marker=builder.run)
     else:
         shards = _shards(store, opened, scan.coords)
     cells = None if grid is None else grid.specs["vertices"]
     plan = plan_blocks(scan, schema.row_bytes, shards, partitions.count, cells)
-    builder = GraphBuilder("zv-points")
     gathered = split_partitions(builder, partitions, conversion, schema.attributes, plan, scan, spill)
     block = BlockSpec(place, shard_chunks=shards, grid=grid)
     blocks: list[tuple[BlockSpec, Any]] = [(block, Task(None, encode_block, schema, rows)) for rows in gathered]

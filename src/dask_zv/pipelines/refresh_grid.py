@@ -26,6 +26,7 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.objects import join
 from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.replacing import check_not_replaced
 
 __all__ = ["rebuild_grid_catalog"]
 
@@ -38,9 +39,11 @@ def rebuild_grid_catalog(level: Level) -> None:
     Raises
     ------
     StoreError, FormatError
-        A listed chunk is missing or damaged; the message names it, and the old catalog is gone.
+        A listed chunk is missing or damaged; the message names it, and the old catalog is gone. Or a write that replaced
+        chunks did not reach its commit.
     """
     place = level.place
+    check_not_replaced(open_objects(place.handle), place.prefix)  # half of one write and half of another is no state to note
     level.group.delete_subtree(CATALOG_NAME)
     blobs = GridArrays(open_objects(place.handle), place.prefix)
     # the documents' identities before their content: what changes in between is seen as changed

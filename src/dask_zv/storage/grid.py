@@ -68,6 +68,7 @@ class GridArrays:
         self._trust = trust
         self.catalog = catalog
         self.catalog_is_stale = False
+        self.stale_chunk: str | None = None
         self.rewritten = False
         """A document was written again with what the catalog knows: by a copy of the store, or by an edit of cells."""
         self._arrays: dict[str, GridArray | None] = {}
@@ -179,7 +180,7 @@ class GridArrays:
         """Return the chunks whose cells are stored, of an array whose writer left no list."""
         base = self.path(array, "c")
         cells: list[tuple[int, ...]] = []
-        for name in self.objects.list_prefix(base):
+        for name in self.objects.list_prefix(self.path(array)):  # Icechunk lists nodes, nothing inside of one
             parts = name.removeprefix(base + "/").split("/")
             if len(parts) == found.spec.rank and all(p.isdigit() for p in parts):
                 cells.append(tuple(map(int, parts)))
@@ -285,6 +286,7 @@ class GridArrays:
         bad = fetch_runs(self.objects, self.prefix, runs, codecs, out, stored=stored)
         if bad:
             self.catalog_is_stale = True
+            self.stale_chunk = bad[0][0][1]
         return left + [address for address, _ in bad]
 
     def _catalogued_runs(

@@ -42,6 +42,8 @@ class GridPlan:
         The batch is the first content of the arrays: where another writer's is there at the end, it is refused.
     listed : str
         Where there was no catalog: :func:`lists_digest` of the arrays.
+    marker : str
+        Name of the mark that chunks are being replaced; empty where none is.
     """
 
     specs: Mapping[str, GridSpec]
@@ -49,6 +51,7 @@ class GridPlan:
     token: str = ""
     alone: bool = False
     listed: str = ""
+    marker: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +126,10 @@ def merge_arrays(
     if catalog is not None and not whole:
         agreed = GridArrays(objects, prefix, catalog)
         known = agreed.catalogued(catalog.nodes)
-        if len(known) < len(catalog.nodes) or any(a is not None and n not in known for n, a in held.items()):
+        if len(known) < len(catalog.nodes) or any(
+            # where nodes come first, new arrays have a document already that lists nothing
+            a is not None and n not in known and (n in plan.existing or a.nonempty != frozenset()) for n, a in held.items()
+        ):
             catalog = None
         elif catalog.token != plan.token:
             by_now = {n: catalog.coords[catalog.chunks_of(n)] for n in changes.arrays if n in catalog.arrays}

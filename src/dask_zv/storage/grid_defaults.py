@@ -89,6 +89,8 @@ def spec_from_meta(meta: Mapping[str, Any], base: GridSpec | None = None) -> Gri
     if "shape" not in meta:
         return None
     shape, origin = meta["shape"], meta.get(ORIGIN)
+    if not isinstance(shape, list | tuple):
+        raise StoreError(f"shape of a grid array is a list of extents, one for each axis of the grid, not {shape!r:.80}")
     for what, values in (("shape", shape), (ORIGIN, [0] * len(shape) if origin is None else origin)):
         if not isinstance(values, list | tuple) or len(values) != len(shape) or not all(type(v) is int for v in values):
             raise StoreError(f"{what} of a grid array is a list of integers, one for each axis of the grid, not {values!r:.80}")
