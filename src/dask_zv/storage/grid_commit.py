@@ -128,7 +128,8 @@ def merge_arrays(
         known = agreed.catalogued(catalog.nodes)
         if len(known) < len(catalog.nodes) or any(
             # where nodes come first, new arrays have a document already that lists nothing
-            a is not None and n not in known and (n in plan.existing or a.nonempty != frozenset()) for n, a in held.items()
+            a is not None and n not in known and (n in plan.existing or a.nonempty != frozenset())
+            for n, a in held.items()
         ):
             catalog = None
         elif catalog.token != plan.token:
