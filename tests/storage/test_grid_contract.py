@@ -269,7 +269,7 @@ def test_damaged_objects_are_errors(make_store, shards, catalog, no_waiting):
             group.delete_subtree("dask_zv_catalog")
         path = "v/c/4/4/4" if shards is None else "v/c/2/2/2"  # of 0.0.0, and in a shard of 1.0.0
         data = store.get(path)
-        for damaged in (None, b"", data[:-1], data[: len(data) // 2], data + b"x", bytes(len(data))):
+        for damaged in (None, b"", data[:-1], data[:10], data + b"x", bytes(len(data))):
             if damaged is None:
                 store.delete(path)
             else:
