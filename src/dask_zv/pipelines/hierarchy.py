@@ -18,7 +18,7 @@ from dask_zv.storage.replacing import REPLACING
 __all__ = ["Hierarchy", "find_nodes"]
 
 _LITERALS = ("data", "offsets", "present_mask")
-_OURS = (CATALOG_NAME, LOCK_NAME, REPLACING)
+_OURS = (CATALOG_NAME, LOCK_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,9 @@ def find_nodes(objects: Objects, prefix: str, layout: str) -> Hierarchy:
     open_groups = [""]
     while open_groups:
         below = open_groups.pop()
-        names = [n for n in objects.list_dir(join(prefix, below)) if n != DOCUMENT and n not in _OURS]
+        names = [
+            n for n in objects.list_dir(join(prefix, below)) if n != DOCUMENT and n not in _OURS and not n.startswith(REPLACING)
+        ]
         # a store has two axes or more: "0" is a level, or the links between a level's own vertices
         if layout == "per_chunk" and any(is_shard_name(n) or ("." in n and is_spatial_key(n)) for n in names):
             found.chunked[below] = found.groups.pop(below, {})

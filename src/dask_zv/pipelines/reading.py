@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read_points"]
 
-_BLOCK_BYTES = 32 << 20
-_BLOCK_CHUNKS = 1024
+_BLOCK_BYTES = 16 << 20
+_BLOCK_CHUNKS = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)

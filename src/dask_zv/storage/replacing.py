@@ -11,21 +11,21 @@ from dask_zv.storage.objects import Objects, join
 
 __all__ = ["REPLACING", "check_not_replaced", "mark", "unmark"]
 
-REPLACING = "dask_zv_replacing"
+REPLACING = "dask_zv_replacing-"
 
 
 def mark(objects: Objects, prefix: str, name: str) -> None:
     """Say that chunks of the group at `prefix` are about to change."""
-    objects.put(join(prefix, REPLACING, name), b"chunks beside this are being replaced; it goes with the commit")
+    objects.put(join(prefix, REPLACING + name), b"chunks beside this are being replaced; it goes with the commit")
+
+
+def _marks(objects: Objects, prefix: str) -> list[str]:
+    return [join(prefix, name) for name in objects.list_dir(prefix) if name.startswith(REPLACING)]
 
 
 def unmark(objects: Objects, prefix: str, name: str | None) -> None:
     """Remove one mark, all where None."""
-    if name is None:
-        if objects.list_dir(join(prefix, REPLACING)):
-            objects.delete_prefix(join(prefix, REPLACING))
-    else:
-        objects.delete(join(prefix, REPLACING, name))
+    objects.delete_many(_marks(objects, prefix) if name is None else [join(prefix, REPLACING + name)])
 
 
 def check_not_replaced(objects: Objects, prefix: str, chunk: str | None = None) -> None:
@@ -36,9 +36,10 @@ def check_not_replaced(objects: Objects, prefix: str, chunk: str | None = None) 
     FormatError
         Some are.
     """
-    if objects.list_dir(join(prefix, REPLACING)):
+    found = _marks(objects, prefix)
+    if found:
         raise FormatError(
             "the chunk is being replaced, or its writer died before the commit: wait for it, or write the chunks again "
-            f"(mode='overwrite'); '/{join(prefix, REPLACING)}' marks it",
+            f"(mode='overwrite'); '/{found[0]}' marks it",
             store=objects.url, array=prefix, chunk=chunk,
         )  # fmt: skip

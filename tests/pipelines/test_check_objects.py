@@ -1,0 +1,120 @@
+"""Other tools' edits of single chunks: what is seen at opening, what when the chunk is read, and what refresh makes of it."""
+
+from __future__ import annotations
+
+import shutil
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import dask_zv as dzv
+from dask_zv.format.fragments import encode_tiling
+
+
+@pytest.fixture(params=[1, 8], ids=["single", "packed"])
+def path(request, tmp_path):
+    store = dzv.create(tmp_path / "s.zv", chunk_shape=(10, 10, 10), shard_chunks=request.param, compressor=None)
+    positions = np.random.default_rng(0).uniform(0, 50, (2000, 3)).astype("f4")
+    dzv.write_points(store, positions, attributes={"mass": np.ones(2000)})
+    return tmp_path / "s.zv"
+
+
+def edit(path, **cells):
+    """Put payloads into the first cell of arrays with plain zarr, which leaves their documents alone."""
+    for name, payload in cells.items():
+        array = zarr.open_array(path / "0" / name.replace("__", "/"), mode="r+")
+        value = np.empty((1, 1, 1), object)
+        value[0, 0, 0] = payload
+        array[0:1, 0:1, 0:1] = value
+
+
+def rows_of(path):
+    return len(dzv.open(path).level(0).group.read_bytes("vertices", "0.0.0")) // 12
+
+
+def shorten(path):
+    edit(
+        path,
+        vertices=np.full((3, 3), 5, "f4").tobytes(),
+        vertex_fragments=encode_tiling([3]),
+        vertex_attributes__mass=np.ones(3).tobytes(),
+    )
+
+
+def test_edits_that_agree_are_read_as_they_are(path):
+    left = 2000 - rows_of(path) + 3
+    shorten(path)
+    assert len(dzv.open(path).level(0).read().positions) == left
+    # counts of rows are of the last commit, until somebody looks
+    with pytest.raises(dzv.FormatError, match=r"0\.0\.0"):
+        _ = xr.open_dataset(path, engine="zv").x.values
+    checked = xr.open_dataset(path, engine="zv", check_objects=True)
+    assert checked.sizes["vertex"] == len(checked.x.values) == len(checked.mass.values) == left
+    dzv.open(path, mode="r+").refresh()
+    assert xr.open_dataset(path, engine="zv").sizes["vertex"] == left
+
+
+def test_nothing_changed_keeps_the_catalog(path):
+    assert dzv.open(path, check_objects=True).level(0).source.catalogued
+
+
+def test_a_copy_keeps_its_catalog(path, tmp_path):
+    """Other times of change, the same bytes."""
+    copy = tmp_path / "copy.zv"
+    for file in sorted(path.rglob("*")):  # unlike shutil.copytree, which keeps the times
+        if file.is_file():
+            (copy / file.relative_to(path)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy / file.relative_to(path))
+    level = dzv.open(copy).level(0)
+    assert level.source.catalogued
+    assert np.array_equal(level.read().positions, dzv.open(path).level(0).read().positions)
+
+
+def test_tokens_are_those_of_the_edited_store(path):
+    before = dzv.open(path, check_objects=True).level(0).source.token
+    edit(path, vertex_attributes__mass=np.full(rows_of(path), 7.0).tobytes())
+    once = dzv.open(path, check_objects=True).level(0).source.token
+    edit(path, vertex_attributes__mass=np.full(rows_of(path), 8.0).tobytes())
+    twice = dzv.open(path, check_objects=True).level(0).source.token
+    assert len({before, once, twice}) == 3
+
+
+def test_cells_of_another_chunk_are_no_edit(path):
+    """As many rows, in the wrong place."""
+    payload = (np.full((rows_of(path), 3), 5, "f4") + 30).tobytes()
+    edit(path, vertices=payload)
+    with pytest.raises(dzv.FormatError, match=r"another chunk.*0\.0\.0"):
+        dzv.open(path).level(0).read()
+
+
+def test_a_mark_of_a_dead_writer_is_no_edit(path):
+    edit(path, vertex_attributes__mass=np.full(rows_of(path), 7.0).tobytes())
+    assert 7.0 in dzv.open(path).level(0).read().attributes["mass"]
+    mark = path / "0/dask_zv_replacing-somebody"
+    mark.write_bytes(b"")
+    for read in (lambda: dzv.open(path).level(0).read(), lambda: dzv.open(path, mode="r+").refresh()):
+        with pytest.raises(dzv.FormatError, match="being replaced, or its writer died"):
+            read()
+    dzv.write_points(dzv.open(path, mode="r+"), np.ones((2, 3), "f4"), mode="overwrite")
+    assert not mark.exists()
+    assert len(dzv.open(path).level(0).read().positions) == 2
+
+
+def test_a_write_that_replaces_marks_the_level_meanwhile(path):
+    store = dzv.open(path, mode="r+")
+    group = store.level(0).group
+    with group.batched_writes(compute=False) as batch:
+        group.write_bytes("vertices", "0.0.0", np.full((3, 3), 5, "f4").tobytes())
+    delayed = batch.to_delayed()
+
+    graph = dict(delayed.__dask_graph__())
+    dask.get(graph, list(graph[delayed.key].dependencies))
+    assert list((path / "0").glob("dask_zv_replacing-*"))
+    dask.get(graph, delayed.key)
+    assert not list((path / "0").glob("dask_zv_replacing*"))
+    with group.batched_writes(compute=False) as batch:
+        group.write_array_meta("vertices", {"note": 1})
+    assert not any("prepare" in str(k) for k in batch.to_delayed().__dask_graph__()), "nothing is replaced"
