@@ -50,6 +50,11 @@ def place(request, tmp_path):
     return f"s3://bucket/{tmp_path.name}-{abs(hash(str(tmp_path)))}/s.zv", server.storage_options
 
 
+@pytest.fixture
+def local(tmp_path):
+    return str(tmp_path / "s.zv"), None
+
+
 class Writer:
     """A process of writer.py."""
 
@@ -145,9 +150,9 @@ def test_one_writes_what_the_other_has_not_seen(place):
 
 
 @pytest.mark.parametrize("known", ["new arrays", "with a catalog", "without a catalog"])
-def test_two_writers_of_one_shard(place, known):
+def test_two_writers_of_one_shard(local, known):
     """One of them replaces the other's shard: at least one is told, and what is listed is there or an error."""
-    store = make(place, 4)
+    store = make(local, 4)
     group = store.level(0).group
     before = []
     if known != "new arrays":
@@ -161,12 +166,12 @@ def test_two_writers_of_one_shard(place, known):
         for array in ARRAYS:
             group.write_bytes(array, "9.9", payload(array, "9.9", 5))
         assert load_catalog(open_objects(store.handle), "0") is None
-    said = run(*(Writer(place, do="batches", rounds=[[k]], pause_put=0.3, pause=0.3) for k in ("0.1", "1.0")))
+    said = run(*(Writer(local, do="batches", rounds=[[k]], pause_put=0.3, pause=0.3) for k in ("0.1", "1.0")))
     fine = [k for k, s in zip(("0.1", "1.0"), said, strict=True) if s == "done"]
     refused = [s for s in said if s != "done"]
     assert all(s.startswith("PlanError") and "shard" in s for s in refused), said
     assert len(fine) <= 1 or "done" not in refused
-    group = reopen(place, "r+").level(0).group
+    group = reopen(local, "r+").level(0).group
     lost = []
     for array in ARRAYS:
         listed = group.list_chunks(array)
@@ -180,32 +185,32 @@ def test_two_writers_of_one_shard(place, known):
     assert refused or not lost, said
     # both again, one after the other
     for key in ("0.1", "1.0"):
-        with reopen(place, "r+").level(0).group.batched_writes() as batch:
+        with reopen(local, "r+").level(0).group.batched_writes() as batch:
             for array in ARRAYS:
                 batch.write_bytes(array, key, payload(array, key, 5))
-    group = reopen(place, "r+").level(0).group
+    group = reopen(local, "r+").level(0).group
     for key in ("0.1", "1.0", *before):
         if key in lost and key in before:
             continue
         assert group.read_bytes("vertices", key) == payload("vertices", key, 5)
 
 
-def test_two_write_points(place):
+def test_two_write_points(local):
     """The level has one content: who comes second is refused, and says so."""
-    make(place)
-    said = run(*(Writer(place, do="points", seed=s, n=400, pause=0.4) for s in (1, 2)))
+    make(local)
+    said = run(*(Writer(local, do="points", seed=s, n=400, pause=0.4) for s in (1, 2)))
     assert sorted(s.split()[0] for s in said) in (["PlanError", "done"], ["StoreError", "done"]), said
     assert all("mode='overwrite'" in s for s in said if s != "done")
-    assert locks.LOCK_NAME not in open_objects(reopen(place).handle).list_dir("0")
+    assert locks.LOCK_NAME not in open_objects(reopen(local).handle).list_dir("0")
     # the blocks of the second may have replaced those of the first: an answer is one of the two, or an error
     try:
-        found = reopen(place).level(0).read()
+        found = reopen(local).level(0).read()
     except dzv.ZVError:
         pass
     else:
         assert set(found.attributes["mass"]) in ({1.0}, {2.0})
-    dzv.write_points(reopen(place, "r+"), np.full((3, 2), 5.0), mode="overwrite")
-    assert len(reopen(place).level(0).read()) == 3
+    dzv.write_points(reopen(local, "r+"), np.full((3, 2), 5.0), mode="overwrite")
+    assert len(reopen(local).level(0).read()) == 3
 
 
 @pytest.mark.parametrize("kind", ["one group", "a group each"])
@@ -265,11 +270,6 @@ def read_all(place):
         columns = (ds["x"].values.tolist(), ds["y"].values.tolist(), ds["mass"].values.tolist())
     assert sorted(([x, y], m) for x, y, m in zip(*columns, strict=True)) == rows
     return rows
-
-
-@pytest.fixture
-def local(tmp_path):
-    return str(tmp_path / "s.zv"), None
 
 
 @pytest.mark.parametrize("shards", [1, 4], ids=["cells", "shards"])

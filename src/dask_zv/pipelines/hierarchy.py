@@ -18,7 +18,7 @@ from dask_zv.storage.replacing import REPLACING
 __all__ = ["Hierarchy", "find_nodes"]
 
 _LITERALS = ("data", "offsets", "present_mask")
-_OURS = (CATALOG_NAME, LOCK_NAME)
+_NO_NODES = (DOCUMENT, CATALOG_NAME, LOCK_NAME)
 
 
 @dataclass(frozen=True, slots=True)
