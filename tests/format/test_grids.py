@@ -106,6 +106,34 @@ def test_mutated_documents(made, data):
             found.spec.shards_of(np.zeros((1, found.spec.rank), np.int64))
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("chunk_grid", "configuration", "chunk_shape"), [2, 0]),
+        (("chunk_grid", "configuration", "chunk_shape"), [2]),
+        (("shape",), [4]),
+        (("shape",), [4, -1]),
+        (("shape",), [4, 2**53]),
+        (("codecs", 0, "configuration", "chunk_shape"), [0, 0]),
+        (("codecs", 0, "configuration", "codecs", 0), {"configuration": {}}),
+        (("codecs", 0, "configuration", "codecs", 0, "name"), "bytes"),
+        (("codecs", 0, "configuration", "codecs"), []),
+        (("attributes", "nonempty_chunks"), ["0"]),
+        (("attributes", "nonempty_chunks"), "0.0"),
+        (("attributes", "chunk_grid_origin"), [0]),
+        (("attributes", "chunk_grid_origin"), [0, 0.5]),
+    ],
+)
+def test_damaged_documents(path, value):
+    document = json.loads(json.dumps(grid_document(GridSpec((4, 4), (0, 1), (2, 2)), {}, ["0.1"])))
+    parent = document
+    for step in path[:-1]:
+        parent = parent[step]
+    parent[path[-1]] = value
+    with pytest.raises(dzv.MetadataError, match="0/vertices"):
+        parse_grid_document(document, "0/vertices", "s")
+
+
 @QUICK
 @given(specs(), st.data())
 def test_cells_and_shards(spec, data):
