@@ -54,9 +54,7 @@ def find_nodes(objects: Objects, prefix: str, layout: str) -> Hierarchy:
     open_groups = [""]
     while open_groups:
         below = open_groups.pop()
-        names = [
-            n for n in objects.list_dir(join(prefix, below)) if n != DOCUMENT and n not in _OURS and not n.startswith(REPLACING)
-        ]
+        names = [n for n in objects.list_dir(join(prefix, below)) if n not in _NO_NODES and not n.startswith(REPLACING)]
         # a store has two axes or more: "0" is a level, or the links between a level's own vertices
         if layout == "per_chunk" and any(is_shard_name(n) or ("." in n and is_spatial_key(n)) for n in names):
             found.chunked[below] = found.groups.pop(below, {})

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from dask_zv.batch.group import Group
 from dask_zv.batch.tasks import Place
 from dask_zv.errors import InputError, MetadataError, NotFoundError
+from dask_zv.format.documents import parse_document
+from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.metadata import LevelMetadata, RootMetadata
 from dask_zv.pipelines.level_io import ChunkTable, LevelSource, chunk_table, find_source
 from dask_zv.storage.catalog import Catalog
@@ -18,7 +20,7 @@ from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layouts import Layout, layout_of
 from dask_zv.storage.nodes import read_document
-from dask_zv.storage.objects import join
+from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.opening import open_root
 
 if TYPE_CHECKING:
@@ -354,5 +356,16 @@ def open(
     """
     if mode not in ("r", "r+"):
         raise InputError(f"mode {mode!r} is not 'r' or 'r+': dzv.create makes stores")
-    handle, prefix, attributes = open_root(target, mode, storage_options, must_exist=True)
-    return Store(handle, prefix, attributes, check_objects=check_objects)
+    first: list[bytes | None] = []
+
+    def peek(objects: Objects, prefix: str) -> bytes | None:
+        root, level = objects.get_many([(join(prefix, p), None) for p in (DOCUMENT, f"0/{DOCUMENT}")])
+        first.append(level)
+        return root
+
+    handle, prefix, attributes = open_root(target, mode, storage_options, must_exist=True, peek=peek)
+    store = Store(handle, prefix, attributes, check_objects=check_objects)
+    if first[0] is not None:  # most readers go on with level 0
+        document = parse_document(first[0], join(prefix, "0"), handle.url)
+        store._levels[0] = Level(store, 0, document.get("attributes", {}))
+    return store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from dask_zv.errors import InputError, MetadataError, NotFoundError, ReadOnlyError, StoreError
@@ -21,7 +21,12 @@ _V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 
 def open_root(
-    target: object, mode: str, storage_options: Mapping[str, Any] | None = None, *, must_exist: bool = False
+    target: object,
+    mode: str,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    must_exist: bool = False,
+    peek: Callable[[Objects, str], bytes | None] | None = None,
 ) -> tuple[StoreHandle, str, dict[str, Any]]:
     """Open the group at a target.
 
@@ -35,6 +40,8 @@ def open_root(
     storage_options : mapping, optional
     must_exist : bool
         Make nothing, whatever the mode.
+    peek : function, optional
+        Reads the group's document, called with the objects and the path: for who wants other objects at the same time.
 
     Returns
     -------
@@ -58,7 +65,7 @@ def open_root(
     objects = open_objects(handle)
     if mode != "r" and objects.read_only:
         raise ReadOnlyError(f"mode {mode!r} writes, and this store can only be read: use mode='r'", store=objects.url)
-    document = objects.get(join(prefix, DOCUMENT))
+    document = objects.get(join(prefix, DOCUMENT)) if peek is None else peek(objects, prefix)
     if document is None:
         _refuse_other_things(objects, prefix, "r" if must_exist else mode)
     attributes: dict[str, Any] = {}
