@@ -26,7 +26,8 @@ _LIMIT = 1 << 53
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 _COMPRESSORS: dict[str, list[dict[str, Any]]] = {
     "none": [],
-    "zstd": [{"name": "zstd", "configuration": {"level": 1, "checksum": False}}],
+    # with a checksum: a flipped bit may well leave a frame that unpacks
+    "zstd": [{"name": "zstd", "configuration": {"level": 1, "checksum": True}}],
     "blosc": [
         {
             "name": "blosc",

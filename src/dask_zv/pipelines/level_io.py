@@ -158,7 +158,8 @@ def find_source(
     empty = place.layout == "grid" and vertices is None and not catalog
     if vertices is None and (stored or (catalog and len(catalog))):
         raise _lost(place, VERTICES)  # a default dtype would make other points of the same bytes
-    if index is None and catalog is not None and "object_index" in level.arrays_present:
+    lost = catalog is not None and "object_index" in level.arrays_present
+    if index is None and (lost or (place.layout == "grid" and manifests is not None and not empty)):
         raise _lost(place, "object_index")
     meta: Mapping[str, Any] = (vertices or {}).get("attributes", {})
     if meta.get("encoding", "raw") != "raw":

@@ -16,7 +16,7 @@ from dask_zv.storage.grid_commit import CellChanges, GridPlan, commit_keys, list
 from dask_zv.storage.grid_defaults import default_grid, is_family, spec_from_meta
 from dask_zv.storage.grid_writing import store_cells
 from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.nodes import ensure_groups, merge_attributes, read_document
+from dask_zv.storage.nodes import drop_catalogs, ensure_groups, merge_attributes, read_document
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.snapshot import snapshot
 
@@ -81,6 +81,7 @@ def write_cell(objects: Objects, prefix: str, array: str, key: str, payload: byt
         stored = store_cells(objects, prefix, {array: spec}, {array: {key: payload}}, {array} if held is not None else ())[
             array
         ]
+        drop_catalogs(objects, [join(prefix, array)])  # they would no longer say what is here
         if held is not None and held.nonempty is not None and (key in held.nonempty) == bool(payload):
             return
         changes = CellChanges(

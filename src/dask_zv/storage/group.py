@@ -264,9 +264,9 @@ class NodeGroup:
         path = join(self._prefix, array)
         payload = as_bytes(data, path, chunk_key)
         if self.layout == "grid":
-            # a catalog that is a moment too old is seen to be so, and a refused write leaves it as it is
             write_cell(self._objects, self._prefix, array, chunk_key, payload)
-            self._drop_catalogs(path)
+            self._blobs.catalog = None
+            self._catalog_known = True
             self._blobs.forget(array)
             return
         self._drop_catalogs(path)  # they would no longer say what is here
