@@ -114,6 +114,7 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
         drop_catalogs(objects, [join(prefix, a) for a in plan.specs], keep=prefix)
         before = GridArrays(objects, prefix).arrays(plan.specs) if spec.replace else {}
         whole = spec.replace or plan.alone
+        locked.check()
         catalog, nodes, complete = merge_arrays(objects, prefix, plan, changes, metadata, whole=whole)
         if not locked and not store.nodes_first:
             _verify(store, prefix, plan, changes, metadata)
@@ -123,6 +124,7 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
         elif plan.specs or whole:  # a batch of nothing leaves no trace
             puts += catalog_objects(objects, prefix, None if whole else catalog, nodes, changes)
         puts += merged_documents(objects, [(path, a) for path, (_, a) in zip(paths, others, strict=True)])
+        locked.check()
         put_documents(objects, puts)
         if plan.marker and not store.nodes_first:
             unmark(store, prefix, None if whole else plan.marker)

@@ -16,7 +16,7 @@ from dask_zv.storage.group import NodeGroup
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layouts import Layout, check_layout, detect_layout
 from dask_zv.storage.nodes import merge_attributes
-from dask_zv.storage.objects import Objects
+from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.opening import open_root
 from dask_zv.storage.per_chunk import PerChunk
 
@@ -256,6 +256,11 @@ def open_group(
     handle, prefix, attributes = open_root(target, mode, storage_options)
     objects = open_objects(handle)
     held = detect_layout(objects, prefix, attributes)
+    if held is None and "zarr_vectors_level" in attributes:
+        raise MetadataError(
+            "an empty level of a store whose generation can't be told from here: open the store, dzv.open(...).level(n).group",
+            store=join(handle.url, prefix),
+        )
     if layout is not None and held not in (None, asked):
         raise MetadataError(
             f"the store has layout {held!r}, it can't be opened as {asked!r}: leave layout out", store=handle.url

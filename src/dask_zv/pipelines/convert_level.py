@@ -265,8 +265,9 @@ def _level_attributes(level: Level, target: LevelTarget, grids: GridPlan | None)
         metadata: LevelMetadata = dataclasses.replace(level.metadata, fragments_tile=False)
         attributes.update(metadata.to_attributes())
         attributes["zarr_vectors_level"].pop("fragments_tile", None)
+    attributes[SETTINGS] = {"layout": target.layout}
     if grids is not None and VERTICES in grids.specs:
-        attributes[SETTINGS] = {"grid": grid_settings(grids.specs[VERTICES])}
+        attributes[SETTINGS]["grid"] = grid_settings(grids.specs[VERTICES])
     return attributes
 
 

@@ -105,6 +105,7 @@ def create(
     chosen = check_layout(layout, "grid")
     if geometry not in _GEOMETRIES:
         raise InputError(f"geometry {geometry!r}: this version writes {', '.join(_GEOMETRIES)}")
+    shard_chunks = _plain_shards(shard_chunks)
     codecs = _codecs(compressor, chosen)
     _check_shards(shard_chunks, chosen, len(_edges(chunk_shape, "chunk_shape", None)))
     stored = None if dtype is None else position_dtype(np.dtype(dtype))
@@ -115,14 +116,15 @@ def create(
         "dtype": None if stored is None else str(stored),
         "shard_chunks": shard_chunks if isinstance(shard_chunks, int | str) else list(shard_chunks),
     }
-    own: dict[str, Any] = {}
+    # a level may be opened as a group of its own, from where the root is out of sight
+    own: dict[str, Any] = {SETTINGS: {"layout": chosen}}
     if chosen == "grid":
         settings["codecs"] = [dict(c) for c in codecs]
         if bounds is not None:
             origin, shape = grid_of_bounds(metadata.chunk_shape, *metadata.bounds)
             local = isinstance(open_objects(handle), LocalObjects) or handle.one_process
             shards = packing(shard_chunks, math.prod(shape), shape, local=local)
-            own = {SETTINGS: {"grid": grid_settings(GridSpec(tuple(shape), tuple(origin), shards, codecs))}}
+            own[SETTINGS]["grid"] = grid_settings(GridSpec(tuple(shape), tuple(origin), shards, codecs))
     name = (prefix or urlsplit(handle.url).path).rstrip("/").rpartition("/")[2]
     collection = ome_collection(name, metadata.axes, [0]) if chosen == "grid" else {}
     root = {**metadata.to_attributes(), **collection, SETTINGS: settings}
@@ -155,8 +157,17 @@ def packing(
     return None if shard_chunks == 1 else shard_shape_of(shard_chunks, len(shape), shape)
 
 
+def _plain_shards(shard_chunks: Any) -> Any:
+    """Return numpy integers as Python's, whatever else as it is."""
+    if isinstance(shard_chunks, np.integer):
+        return int(shard_chunks)
+    if isinstance(shard_chunks, list | tuple | np.ndarray):
+        return tuple(int(s) if isinstance(s, np.integer) else s for s in shard_chunks)
+    return shard_chunks
+
+
 def _check_shards(shard_chunks: object, layout: str, ndim: int) -> None:
-    if shard_chunks == "auto" or (type(shard_chunks) is int and shard_chunks >= 1):
+    if shard_chunks == "auto" or (isinstance(shard_chunks, int) and shard_chunks is not True and shard_chunks >= 1):
         return
     if layout == "grid" and isinstance(shard_chunks, list | tuple) and all(type(s) is int and s >= 1 for s in shard_chunks):
         if len(shard_chunks) == ndim:

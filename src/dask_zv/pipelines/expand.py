@@ -53,7 +53,10 @@ def expand_store(store: Store, bounds: Any, *, compute: bool = True) -> Delayed 
     if store.read_only:
         raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=store.url)
     metadata = store.metadata
-    low, high = as_box(bounds, metadata.ndim)
+    try:
+        low, high = as_box(bounds, metadata.ndim)
+    except InputError as error:
+        raise InputError(error.message.replace("bbox", "bounds")) from None
     if not np.isfinite(np.stack([low, high])).all():
         raise InputError("bounds must be finite")
     check_reachable(store.handle)
@@ -140,10 +143,9 @@ def _stretch(objects: Objects, path: str, after: GridSpec) -> None:
     prefix, _, name = path.rpartition("/")
     found = GridArrays(objects, prefix).arrays([name])[name]
     assert found is not None
-    assert found.nonempty is not None
     if found.spec.shape != after.shape:
         spec = dataclasses.replace(found.spec, shape=after.shape)
-        objects.put(join(path, DOCUMENT), dump_json(grid_document(spec, found.attributes, found.nonempty)))
+        objects.put(join(path, DOCUMENT), dump_json(grid_document(spec, found.attributes, found.nonempty or ())))
 
 
 def _switch(place: Place, moves: Sequence[Move], settings: Mapping[str, Any] | None, copied: Sequence[Any]) -> None:

@@ -373,7 +373,7 @@ def _level_attributes(
     )
     if cells is None:
         return metadata.to_attributes()
-    return {**metadata.to_attributes(), SETTINGS: {"grid": grid_settings(cells)}}
+    return {**metadata.to_attributes(), SETTINGS: {"layout": "grid", "grid": grid_settings(cells)}}
 
 
 def _root_attributes(store: Store, scan: Scan, conversion: Conversion, shards: int | None) -> dict[str, Any]:

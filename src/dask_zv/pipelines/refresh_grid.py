@@ -24,7 +24,8 @@ from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_inspect import inspect_cells, object_cells
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.objects import join
+from dask_zv.storage.nodes import merge_attributes, read_document
+from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
 from dask_zv.storage.replacing import check_not_replaced
 
@@ -112,3 +113,13 @@ def _write(place: Place, arrays: Sequence[str], identities: dict[str, str], rece
         total = combine_receipts(receipts)
         catalog = merge_catalog(None, total.coords, total.rows, total.arrays, nodes)
         PerChunk(objects, place.prefix).write_node(CATALOG_NAME, encode_catalog(catalog))
+        _count_vertices(objects, place.prefix, total)
+
+
+def _count_vertices(objects: Objects, prefix: str, total: Receipt) -> None:
+    """Correct the level's number of vertices, which edits of single chunks leave as it was."""
+    document = read_document(objects, prefix)
+    level = {} if document is None else dict(document.get("attributes", {}).get("zarr_vectors_level", {}))
+    count = int(total.rows[total.rows >= 0].sum())
+    if level and VERTICES in total.arrays and level.get("vertex_count") != count:
+        merge_attributes(objects, prefix, {"zarr_vectors_level": {**level, "vertex_count": count}})

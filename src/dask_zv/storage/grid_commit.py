@@ -22,6 +22,9 @@ from dask_zv.storage.objects import Objects, join
 
 __all__ = ["CellChanges", "GridPlan", "catalog_objects", "commit_keys", "lists_digest", "merge_arrays"]
 
+_OF_CONTENT = ("zv_array", "dtype", "encoding", "name", "row_shape", "channel_names", "categories", "ordered", "_FillValue",
+               "declared_categorical")  # fmt: skip
+"""Attributes that describe what an array holds, and go with it; others, of other tools, stay when it is replaced."""
 LAST = "vertices"
 """The array whose list of chunks is written last: whoever sees a chunk in it finds the chunk in the others."""
 
@@ -189,7 +192,8 @@ def _merged(
     """Return the new document of one array."""
     added = changes.added(array)
     if held is None or whole:
-        return grid_document(spec, metadata, added)
+        kept = {} if held is None else {k: v for k, v in held.attributes.items() if k not in _OF_CONTENT}
+        return grid_document(spec, {**kept, **metadata}, added)
     if replace(held.spec, shape=spec.shape) != spec:
         raise PlanError(
             "another writer made or changed this array since the batch was planned: its origin, shards or codecs are others; "

@@ -61,10 +61,21 @@ def shard_shape_of(shard_chunks: int | Sequence[int], rank: int, shape: Sequence
 
 
 def grid_of_bounds(chunk_shape: Sequence[float], low: Sequence[float], high: Sequence[float]) -> tuple[list[int], list[int]]:
-    """Return (origin, extents) of the cells that a box needs (FORMAT.md C.1)."""
+    """Return (origin, extents) of the cells that a box needs (FORMAT.md C.1).
+
+    Raises
+    ------
+    InputError
+        It lies more than 2**53 chunks from the origin.
+    """
     edges = np.asarray(chunk_shape, np.float64)
-    first = np.floor(np.asarray(low, np.float64) / edges).astype(np.int64)
-    last = np.floor(np.asarray(high, np.float64) / edges).astype(np.int64)
+    corners = np.floor(np.stack([np.asarray(low, np.float64), np.asarray(high, np.float64)]) / edges)
+    if not (np.abs(corners) < 2.0**53).all():
+        raise InputError(
+            f"bounds {np.asarray(low).tolist()} to {np.asarray(high).tolist()} lie more than 2**53 chunks of "
+            f"{edges.tolist()} from the origin: choose a larger chunk_shape"
+        )
+    first, last = corners.astype(np.int64)
     return first.tolist(), np.maximum(last - first + 1, 1).tolist()
 
 

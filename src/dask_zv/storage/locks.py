@@ -17,10 +17,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dask_zv.errors import StoreError
+from dask_zv.errors import PlanError, StoreError
 from dask_zv.storage.objects import Objects, join
 
-__all__ = ["LOCK_NAME", "commit_lock"]
+__all__ = ["LOCK_NAME", "Hold", "commit_lock"]
 
 LOCK_NAME = "dask_zv_lock"
 LIFETIME = 120.0
@@ -28,18 +28,73 @@ LIFETIME = 120.0
 _PATIENCE = 600.0
 
 
+class Hold:
+    """What the owner of a lock knows of it; false where the store has no lock."""
+
+    def __init__(self, objects: Objects, key: str, content: bytes) -> None:
+        self._objects = objects
+        self._key = key
+        self.content = content
+        self.lost = False
+
+    def __bool__(self) -> bool:
+        return bool(self.content)
+
+    @property
+    def expires(self) -> float:
+        """When others may take the lock away, in seconds since the epoch."""
+        return float(json.loads(self.content)["expires"])
+
+    def check(self) -> None:
+        """Raise where the lock is no longer this owner's: its machine slept, or its clock is minutes off the others'.
+
+        Raises
+        ------
+        PlanError
+            Nothing more may be committed under it.
+        """
+        if self and (self.lost or time.time() > self.expires):
+            raise PlanError(
+                f"the lock '/{self._key}' was lost during the commit (the machine was suspended, or the store did not answer "
+                "for minutes): nothing of this write is lost but its commit; write again",
+                store=self._objects.url,
+            )
+
+    def renew(self, stop: threading.Event) -> None:
+        """Put off the end of the lock while it is needed."""
+        owner = json.loads(self.content)["owner"]
+        while not stop.wait(LIFETIME / 4):
+            try:
+                if self._objects.get(self._key) != self.content:
+                    self.lost = True
+                    return
+                content = _content(owner)
+                self._objects.put(self._key, content)
+                self.content = content
+            except StoreError:  # the next attempt may go through before the end; check() tells where none does
+                continue
+
+    def release(self) -> None:
+        """Remove the lock where it is still this owner's."""
+        # long before its end nobody can have taken it away
+        if not self.lost and (self.expires - time.time() > LIFETIME / 2 or self._objects.get(self._key) == self.content):
+            self._objects.delete(self._key)
+
+
 @contextmanager
-def commit_lock(objects: Objects, prefix: str) -> Iterator[bool]:
-    """Hold the lock of the group at `prefix`; yields False where the store has no such lock.
+def commit_lock(objects: Objects, prefix: str) -> Iterator[Hold]:
+    """Hold the lock of the group at `prefix`; what it yields is false where the store has no such lock.
+
+    Clocks of writers on several machines must agree within a minute.
 
     Raises
     ------
     StoreError
-        Another writer has held it for ten minutes.
+        Another writer has held it for ten minutes, or something that is no lock is in its place.
     """
     key = join(prefix, LOCK_NAME)
     if objects.nodes_first:
-        yield False
+        yield Hold(objects, key, b"")
         return
     content = _content()
     started = time.monotonic()
@@ -47,11 +102,13 @@ def commit_lock(objects: Objects, prefix: str) -> Iterator[bool]:
     while True:
         made = objects.put_if_absent(key, content)
         if made is None:
-            yield False
+            yield Hold(objects, key, b"")
             return
         if made:
             break
         _take_away_expired(objects, key)
+        if pause >= 1.0 and objects.get(key) is None and objects.list_dir(key):
+            raise StoreError(f"'/{key}' is no lock, but something else: remove it", store=objects.url)
         if time.monotonic() - started > _PATIENCE:
             raise StoreError(
                 f"another writer has held the lock '/{key}' for {_PATIENCE / 60:.0f} minutes ({_owner(objects, key)}): "
@@ -60,32 +117,21 @@ def commit_lock(objects: Objects, prefix: str) -> Iterator[bool]:
             )
         time.sleep(pause * (0.5 + random.random()))
         pause = min(2 * pause, 1.0)
-    held = [content]
+    hold = Hold(objects, key, content)
     stop = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(objects, key, held, stop), daemon=True)
+    renewing = threading.Thread(target=hold.renew, args=(stop,), daemon=True)
     renewing.start()
     try:
-        yield True
+        yield hold
     finally:
         stop.set()
         renewing.join()
-        # long before its end nobody can have taken it away
-        if json.loads(held[0])["expires"] - time.time() > LIFETIME / 2 or objects.get(key) == held[0]:
-            objects.delete(key)
+        hold.release()
 
 
 def _content(owner: str | None = None) -> bytes:
     owner = owner or f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}"
     return json.dumps({"owner": owner, "expires": time.time() + LIFETIME}).encode()
-
-
-def _renew(objects: Objects, key: str, held: list[bytes], stop: threading.Event) -> None:
-    """Put off the end of a lock that is still needed."""
-    owner = json.loads(held[0])["owner"]
-    while not stop.wait(LIFETIME / 4):
-        content = _content(owner)
-        held[0] = content
-        objects.put(key, content)
 
 
 def _take_away_expired(objects: Objects, key: str) -> None:

@@ -207,9 +207,9 @@ def check_array_name(array: str) -> str:
     Raises
     ------
     InvalidNameError
-        See :func:`~dask_zv.format.keys.check_name`; or the name is the catalog's.
+        See :func:`~dask_zv.format.keys.check_name`; or the name is one that this library keeps.
     """
     check_name(array, "array name")
-    if CATALOG_NAME in array.split("/"):
-        raise InvalidNameError(f"array name {array!r}: {CATALOG_NAME!r} is the catalog's own")
+    if any(part.startswith("dask_zv_") for part in array.split("/")):
+        raise InvalidNameError(f"array name {array!r}: names that begin with 'dask_zv_' are kept for the catalog and its like")
     return array
