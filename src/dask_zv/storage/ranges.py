@@ -24,6 +24,8 @@ def coalesce(slices: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int
     -------
     list of (offset, length, numbers of the slices in it)
     """
+    if not slices:
+        return []
     start, end = min(o for o, _ in slices), max(o + n for o, n in slices)
     if end - start - sum(n for _, n in slices) <= _GAP:  # all of them, as a rule: nothing to cut
         return [(start, end - start, list(range(len(slices))))]
