@@ -82,12 +82,12 @@ OBJECTS = {
 
 
 def make_plain(target, **more):
-    store = dzv.create(target, chunk_shape=more.pop("chunk_shape", CHUNK), **more)
+    store = dzv.create(target, layout="per_chunk", chunk_shape=more.pop("chunk_shape", CHUNK), **more)
     dzv.write_points(store, points_of(), attributes=attributes_of())
 
 
 def make_bare(target):
-    dzv.write_points(dzv.create(target, chunk_shape=CHUNK), points_of())
+    dzv.write_points(dzv.create(target, layout="per_chunk", chunk_shape=CHUNK), points_of())
 
 
 def make_bins(target, **more):
@@ -96,45 +96,55 @@ def make_bins(target, **more):
 
 def make_flat(target):
     axes = [{"name": "row", "type": "space", "unit": "metre"}, {"name": "col", "type": "space", "unit": "metre"}]
-    store = dzv.create(target, chunk_shape=(40, 20), axes=axes, crs={"type": "EPSG", "code": 32632})
+    store = dzv.create(target, layout="per_chunk", chunk_shape=(40, 20), axes=axes, crs={"type": "EPSG", "code": 32632})
     dzv.write_points(store, points_of(ndim=2, dtype=np.float64), attributes={"mass": np.arange(N)}, object_ids=np.arange(N) % 7)
 
 
 def make_four(target):
-    dzv.write_points(dzv.create(target, chunk_shape=(40, 40, 40, 40)), points_of(ndim=4), attributes={"mass": np.arange(N)})
+    dzv.write_points(
+        dzv.create(target, layout="per_chunk", chunk_shape=(40, 40, 40, 40)),
+        points_of(ndim=4),
+        attributes={"mass": np.arange(N)},
+    )
 
 
 def make_objects(target, **more):
-    dzv.write_points(dzv.create(target, chunk_shape=CHUNK, **more), points_of(), attributes=attributes_of(), **OBJECTS)
+    dzv.write_points(
+        dzv.create(target, layout="per_chunk", chunk_shape=CHUNK, **more), points_of(), attributes=attributes_of(), **OBJECTS
+    )
 
 
 def make_masked(target):
     frame = pd.DataFrame({"score": [0.5, 1.5]}, index=[4, 11])
-    dzv.write_points(dzv.create(target, chunk_shape=CHUNK), points_of(), object_ids=IDS, object_attributes=frame)
+    dzv.write_points(
+        dzv.create(target, layout="per_chunk", chunk_shape=CHUNK), points_of(), object_ids=IDS, object_attributes=frame
+    )
 
 
 def make_many_objects(target):
     """As many objects as take two stored chunks of manifests."""
     points = points_of(17_000)
-    dzv.write_points(dzv.create(target, chunk_shape=CHUNK), points, object_ids=np.arange(17_000)[::-1])
+    dzv.write_points(dzv.create(target, layout="per_chunk", chunk_shape=CHUNK), points, object_ids=np.arange(17_000)[::-1])
 
 
 def make_overwritten(target):
-    store = dzv.create(target, chunk_shape=CHUNK)
+    store = dzv.create(target, layout="per_chunk", chunk_shape=CHUNK)
     dzv.write_points(store, points_of() * 2, attributes={**attributes_of(), "old": np.arange(N)}, **OBJECTS)
     dzv.write_points(store, points_of(), attributes=attributes_of(), mode="overwrite")
 
 
 def make_overwritten_otherwise(target):
     """An attribute of the same name and another kind."""
-    store = dzv.create(target, chunk_shape=CHUNK)
+    store = dzv.create(target, layout="per_chunk", chunk_shape=CHUNK)
     dzv.write_points(store, points_of(), attributes={"mass": np.full(N, "x"), "kind": np.ones((N, 3))})
     dzv.write_points(store, points_of(), attributes={"mass": np.arange(N), "kind": np.arange(N) * 0.5}, mode="overwrite")
 
 
 def make_lazily(target):
     lazy = {k: da.from_array(v, chunks=(70, *v.shape[1:])) for k, v in attributes_of().items()}
-    dzv.write_points(dzv.create(target, chunk_shape=CHUNK), da.from_array(points_of(), chunks=(70, 3)), attributes=lazy)
+    dzv.write_points(
+        dzv.create(target, layout="per_chunk", chunk_shape=CHUNK), da.from_array(points_of(), chunks=(70, 3)), attributes=lazy
+    )
 
 
 MAKERS = {
@@ -201,9 +211,11 @@ class Exchange:
         """Copies of our stores, one chunk of which the package is to change."""
         for shards in (1, 4):
             source = self.root / f"to_edit_{shards}.zv"
-            store = dzv.create(source, chunk_shape=CHUNK, shard_chunks=shards)
+            store = dzv.create(source, layout="per_chunk", chunk_shape=CHUNK, shard_chunks=shards)
             dzv.write_points(store, points_of(), attributes={"mass": np.arange(N) + 1.0, "other": np.arange(N)})
-            bare = dzv.create(self.root / f"to_edit_mass_{shards}.zv", chunk_shape=CHUNK, shard_chunks=shards)
+            bare = dzv.create(
+                self.root / f"to_edit_mass_{shards}.zv", layout="per_chunk", chunk_shape=CHUNK, shard_chunks=shards
+            )
             dzv.write_points(bare, points_of(), attributes={"mass": np.arange(N) + 1.0})
             table = store.level(0).chunks
             coords, n = table.coords[5].tolist(), int(table.rows[5])
