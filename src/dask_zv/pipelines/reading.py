@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["read_points"]
 
-_BLOCK_BYTES = 16 << 20
+_BLOCK_BYTES = 32 << 20
 _BLOCK_CHUNKS = 512
+_PACKED_BLOCK_CHUNKS = 4096
+"""A block is a run of chunks in their order: a short one would take a little of many shards."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,7 +185,7 @@ def read_points(
     builder = GraphBuilder("zv-read")
     parts: list[Any] = []
     arguments: list[tuple[Any, ...]] = []
-    for start, stop in _cut(rows, schema.row_bytes):
+    for start, stop in _cut(rows, schema.row_bytes, _PACKED_BLOCK_CHUNKS if level.is_packed else _BLOCK_CHUNKS):
         arguments.append((source, keys[start:stop], start, chosen_attributes, box, inside[start:stop].tolist(), chosen))
     finish = _Finish(level.source, tuple(keys), order == "object", full, chosen, ids)
     if compute and len(arguments) <= 1:  # small reads need no graph
@@ -220,12 +222,12 @@ def _choose_attributes(level: Level, names: Sequence[str] | None) -> tuple[Attri
     return tuple(own[n] for n in names if n in own)
 
 
-def _cut(rows: NDArray[np.int64], row_bytes: int) -> list[tuple[int, int]]:
+def _cut(rows: NDArray[np.int64], row_bytes: int, most: int) -> list[tuple[int, int]]:
     """Cut chunks into runs of bounded size."""
     runs: list[tuple[int, int]] = []
     start = size = 0
     for i, n in enumerate(rows.tolist()):
-        if i > start and (size + n * row_bytes > _BLOCK_BYTES or i - start >= _BLOCK_CHUNKS):
+        if i > start and (size + n * row_bytes > _BLOCK_BYTES or i - start >= most):
             runs.append((start, i))
             start, size = i, 0
         size += n * row_bytes

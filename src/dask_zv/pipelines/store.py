@@ -14,6 +14,7 @@ from dask_zv.errors import InputError, MetadataError, NotFoundError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.metadata import LevelMetadata, RootMetadata
+from dask_zv.geometry.schema import VERTICES
 from dask_zv.pipelines.level_io import ChunkTable, LevelSource, chunk_table, find_source
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid_defaults import SETTINGS
@@ -240,6 +241,13 @@ class Level:
     def chunks(self) -> ChunkTable:
         """The level's chunks and their rows: from the catalog, without one from a document per chunk."""
         return chunk_table(self.source, self._found[1])
+
+    @property
+    def is_packed(self) -> bool:
+        """True where the catalog says that chunks share objects."""
+        catalog = self._found[1]
+        columns = None if catalog is None else catalog.arrays.get(VERTICES)
+        return columns is not None and bool((columns["shard"] >= 0).any())
 
     @property
     def attributes(self) -> tuple[str, ...]:
