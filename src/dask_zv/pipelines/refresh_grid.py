@@ -21,6 +21,7 @@ from dask_zv.geometry.schema import VERTICES
 from dask_zv.pipelines.store import Level
 from dask_zv.storage.catalog import CATALOG_NAME, Node, encode_catalog, merge_catalog
 from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.grid_inspect import inspect_cells, object_cells
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import commit_lock
@@ -117,9 +118,11 @@ def _write(place: Place, arrays: Sequence[str], identities: dict[str, str], rece
 
 
 def _count_vertices(objects: Objects, prefix: str, total: Receipt) -> None:
-    """Correct the level's number of vertices, which edits of single chunks leave as it was."""
-    document = read_document(objects, prefix)
-    level = {} if document is None else dict(document.get("attributes", {}).get("zarr_vectors_level", {}))
+    """Correct the number of vertices of a level of ours, which edits of single chunks leave as it was."""
+    document = read_document(objects, prefix) or {}
+    attributes = document.get("attributes", {})
+    # what another tool says in its own store is not ours to change
+    level = dict(attributes.get("zarr_vectors_level", {})) if SETTINGS in attributes else {}
     count = int(total.rows[total.rows >= 0].sum())
     if level and VERTICES in total.arrays and level.get("vertex_count") != count:
         merge_attributes(objects, prefix, {"zarr_vectors_level": {**level, "vertex_count": count}})
