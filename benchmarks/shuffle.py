@@ -31,7 +31,7 @@ from distributed import Client, LocalCluster
 
 import dask_zv as dzv
 from compare_per_chunk import markdown, spread
-from dask_zv.geometry.points import PointRows
+from dask_zv.geometry.rows import VertexRows
 from dask_zv.pipelines import points
 from workload import peak_memory
 
@@ -60,9 +60,9 @@ def add_block(frame: pd.DataFrame, grid: Any, plan: Any) -> pd.DataFrame:
     return frame.assign(block=plan.blocks_of(grid.chunks_of(frame[AXES].to_numpy())))
 
 
-def to_rows(frame: pd.DataFrame) -> PointRows:
+def to_rows(frame: pd.DataFrame) -> VertexRows:
     frame = frame.sort_values("row")
-    return PointRows(frame[AXES].to_numpy(), {name: frame[name].to_numpy() for name in ("intensity", "label")})
+    return VertexRows(frame[AXES].to_numpy(), {name: frame[name].to_numpy() for name in ("intensity", "label")})
 
 
 def shuffled_by_dask(frame: dd.DataFrame, method: str) -> Callable[..., list[Task]]:

@@ -6,6 +6,7 @@ The graph is a plain dict of :class:`dask.task_spec.Task`: one task per block, o
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -108,7 +109,7 @@ def build_write_graph(
     *,
     builder: GraphBuilder | None = None,
     nodes_first: bool = False,
-    then: Callable[[GraphBuilder, list[TaskRef]], list[TaskRef]] | None = None,
+    then: Callable[[GraphBuilder, list[TaskRef]], tuple[list[TaskRef], list[TaskRef]]] | None = None,
 ) -> Delayed:
     """Return the graph that stores `blocks` and commits; its result is the report.
 
@@ -123,7 +124,8 @@ def build_write_graph(
     nodes_first : bool
         The store wants nodes before chunks: a task that makes them goes before all blocks.
     then : function, optional
-        Adds tasks between the blocks and the commit: called with the blocks' results, returns what the commit waits for.
+        Adds tasks between the blocks and the commit: called with the blocks' results, returns what the commit waits for, and
+        the results of further blocks.
     """
     builder = builder or GraphBuilder()
     marks = spec.grid is not None and bool(spec.grid.marker)
@@ -135,7 +137,8 @@ def build_write_graph(
     waiting: list[TaskRef] = []
     receipts = results
     if then is not None:
-        waiting = then(builder, results)
+        waiting, more = then(builder, results)
+        results += more
         # the commit wants receipts alone: what else a block returns may be large
         receipts = [builder.add(builder.key("receipt", i), _without_extra, r) for i, r in enumerate(results)]
     end = builder.key("commit")
@@ -144,7 +147,7 @@ def build_write_graph(
 
 
 def _without_extra(result: BlockResult) -> BlockResult:
-    return BlockResult(result.receipt, result.started, result.ended)
+    return dataclasses.replace(result, extra=None)
 
 
 def _commit_after(spec: CommitSpec, results: Sequence[BlockResult], _: Sequence[Any]) -> Report:

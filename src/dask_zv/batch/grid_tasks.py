@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from dask_zv.batch.receipts import Receipt, Report, combine_receipts
 from dask_zv.batch.specs import BlockResult, BlockSpec, CommitSpec, make_report, normal_path, normalise
 from dask_zv.errors import PlanError
 from dask_zv.format.documents import dump_json
-from dask_zv.format.grids import grid_document
+from dask_zv.format.grids import GridSpec, grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys
 from dask_zv.storage.catalog import CATALOG_NAME, COLUMNS, Columns
 from dask_zv.storage.cell_reads import cell_path
@@ -28,7 +28,7 @@ from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.replacing import unmark
 from dask_zv.storage.snapshot import snapshot
 
-__all__ = ["commit_grid", "prepare_grid", "store_in_grid"]
+__all__ = ["commit_grid", "make_nodes", "store_in_grid"]
 
 _VERIFICATIONS = 5
 
@@ -45,9 +45,9 @@ def store_in_grid(spec: BlockSpec, plan: GridPlan, payload: Any) -> BlockResult:
             for key in named:
                 check_spatial(array, key)
     objects = open_objects(spec.place.handle)
-    stored = store_cells(objects, spec.place.prefix, plan.specs, by_array, plan.existing)
-    receipt = _receipt(stored, rows, sum(map(len, blobs.values())))
-    return BlockResult(receipt, started, time.time(), getattr(payload, "extra", None))
+    specs = plan.naming(by_array).specs
+    stored = store_cells(objects, spec.place.prefix, specs, by_array, plan.existing)
+    return BlockResult.of(payload, _receipt(stored, rows, sum(map(len, blobs.values()))), started)
 
 
 def _receipt(stored: Mapping[str, StoredArray], rows: Mapping[str, int], nbytes: int) -> Receipt:
@@ -84,12 +84,11 @@ def _receipt(stored: Mapping[str, StoredArray], rows: Mapping[str, int], nbytes:
     )
 
 
-def prepare_grid(objects: Objects, spec: CommitSpec, plan: GridPlan) -> None:
+def make_nodes(objects: Objects, prefix: str, specs: Mapping[str, GridSpec]) -> None:
     """Write the documents of arrays that are new or get another grid, listing no chunk yet, and the groups above them."""
-    prefix = spec.place.prefix
-    held = GridArrays(objects, prefix).arrays(plan.specs)
-    ensure_groups(objects, sorted({join(prefix, a).rpartition("/")[0] for a in plan.specs}))
-    for array, grid in plan.specs.items():
+    held = GridArrays(objects, prefix).arrays(specs)
+    ensure_groups(objects, sorted({join(prefix, a).rpartition("/")[0] for a in specs}))
+    for array, grid in specs.items():
         found = held[array]
         if found is None or found.spec != grid:
             objects.put(join(prefix, array, DOCUMENT), dump_json(grid_document(grid, {}, ())))
@@ -105,8 +104,10 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
     store = open_objects(spec.place.handle)
     total = combine_receipts([r.receipt for r in results])
     changes = CellChanges(total.coords, total.rows, total.arrays, total.kept, total.emptied)
-    metadata = {path: attributes for path, attributes in spec.metadata if path in plan.specs}
-    others = [(path, attributes) for path, attributes in spec.metadata if path not in plan.specs]
+    plan = plan.naming(total.arrays)
+    told = spec.told_by(results)
+    metadata = {path: attributes for path, attributes in told.items() if path in plan.specs}
+    others = [(path, attributes) for path, attributes in told.items() if path not in plan.specs]
     paths = [normal_path(prefix, path) for path, _ in others]
     with commit_lock(store, prefix) as locked:
         objects = snapshot(store, [*commit_keys(prefix, plan.specs), *(join(p, DOCUMENT) for p in paths)])
@@ -130,6 +131,7 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
             unmark(store, prefix, None if whole else plan.marker)
     if spec.replace:
         _remove_cells(store, prefix, plan, before, changes)
+        _remove_members(store, prefix, spec.families, plan.specs)
     for path in spec.remove:
         store.delete_prefix(join(prefix, path))
     return make_report(spec, total, results, started)
@@ -172,6 +174,17 @@ def _remove_cells(objects: Objects, prefix: str, plan: GridPlan, before: Mapping
         gone += _object_paths(path, held.spec, listed.reshape(-1, held.spec.rank)) - kept
     if gone:
         objects.delete_many(sorted(gone))
+
+
+def _remove_members(objects: Objects, prefix: str, families: Sequence[str], keep: Collection[str]) -> None:
+    """Remove the chunk arrays below some groups that are not among those to keep, and groups that are left without any."""
+    for family in families:
+        if not any(a.startswith(f"{family}/") for a in keep):
+            objects.delete_prefix(join(prefix, family))
+            continue
+        for name in objects.list_dir(join(prefix, family)):
+            if name != DOCUMENT and f"{family}/{name}" not in keep:
+                objects.delete_prefix(join(prefix, family, name))
 
 
 def _object_paths(path: str, spec: Any, coords: NDArray[np.int64]) -> set[str]:

@@ -79,8 +79,7 @@ def store_in_per_chunk(spec: BlockSpec, payload: Any) -> BlockResult:
         blobs.update({(array, key): data for key, data in kept[array, number].items() if key in told})
     for array, key in spec.superseded:
         target.objects.delete_prefix(target.path(array, key))
-    receipt = make_receipt(blobs, rows, places, len(plain) + len(shards))
-    return BlockResult(receipt, started, time.time(), getattr(payload, "extra", None))
+    return BlockResult.of(payload, make_receipt(blobs, rows, places, len(plain) + len(shards)), started)
 
 
 def _kept_members(target: PerChunk, spec: BlockSpec, array: str, number: int, members: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -105,11 +104,12 @@ def commit_per_chunk(spec: CommitSpec, results: Sequence[BlockResult]) -> Report
     drop_catalogs(objects, [join(spec.place.prefix, a) for a in touched], keep=spec.place.prefix)
     ensure_groups(objects, [join(spec.place.prefix, a) for a in sorted(arrays)] or [spec.place.prefix])
     # an array's own metadata first, the level's and the root's at the end
-    for path, attributes in spec.metadata:
+    told = spec.told_by(results).items()
+    for path, attributes in told:
         if path in arrays:
             merge_attributes(objects, join(spec.place.prefix, path), attributes, replace=spec.replace)
     _write_catalog(objects, spec, total)
-    for path, attributes in spec.metadata:
+    for path, attributes in told:
         if path not in arrays:
             merge_attributes(objects, normal_path(spec.place.prefix, path), attributes)
     if spec.replace:

@@ -91,21 +91,43 @@ class EncodedBlock:
     """A payload of this library's making: bytes (or cells as they are stored) by (array, chunk key).
 
     It also knows how many vertices each chunk has, and what later tasks want of it.
+
+    Attributes
+    ----------
+    blobs : mapping of (array, chunk key) to bytes
+    rows : mapping of chunk key to vertices in it
+    extra : object
+        Passed on to later tasks.
+    metadata : mapping of array to attributes
+        Of arrays that nobody knew of before the data was encoded.
+    records : mapping of path to int
+        Link records in the blobs, by family: the commit writes their sum.
     """
 
     blobs: Mapping[Address, Any]
     rows: Mapping[str, int] = field(default_factory=dict)
     extra: Any = None
+    metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    records: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class BlockResult:
-    """What a block's task returns: its receipt, when it ran, and the payload's `extra`."""
+    """What a block's task returns: its receipt, when it ran, and what the payload said besides its blobs."""
 
     receipt: Receipt
     started: float
     ended: float
     extra: Any = None
+    metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    records: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, payload: Any, receipt: Receipt, started: float) -> BlockResult:
+        """Return the result of a payload that was stored just now."""
+        if not isinstance(payload, EncodedBlock):
+            return cls(receipt, started, time.time())
+        return cls(receipt, started, time.time(), payload.extra, payload.metadata, payload.records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +147,8 @@ class CommitSpec:
         The batch is the whole content of its `arrays`: what they held before is removed.
     remove : tuple of str
         Nodes to remove.
+    families : tuple of str
+        Groups of chunk arrays whose names only the blocks know; with `replace`, those that no block has stored are removed.
     report : Report
         What is known before the run.
     extends_catalog : bool
@@ -142,6 +166,18 @@ class CommitSpec:
     report: Report
     extends_catalog: bool = False
     grid: GridPlan | None = None
+    families: tuple[str, ...] = ()
+
+    def told_by(self, results: Sequence[BlockResult]) -> dict[str, dict[str, Any]]:
+        """Return all attributes by path, in order: those that were known before, and what the blocks found out."""
+        out = {path: dict(attributes) for result in results for path, attributes in result.metadata.items()}
+        for path, attributes in self.metadata:
+            out[path] = {**out.pop(path, {}), **attributes}  # in their order, what makes data visible last
+        for path in {p for result in results for p in result.records}:
+            count = sum(result.records.get(path, 0) for result in results)
+            keys = ("num_links", "num_physical_records") if path.startswith("links/") else ("num_links",)
+            out.setdefault(path, {}).update(dict.fromkeys(keys, count))
+        return out
 
 
 def keys_digest(addresses: Iterable[Address]) -> str:

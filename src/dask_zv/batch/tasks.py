@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dask_zv.batch.grid_tasks import commit_grid, prepare_grid, store_in_grid
+from dask_zv.batch.grid_tasks import commit_grid, make_nodes, store_in_grid
 from dask_zv.batch.per_chunk_tasks import by_rank, commit_per_chunk, shard_numbers, store_in_per_chunk
 from dask_zv.batch.receipts import Report
 from dask_zv.batch.specs import Address, BlockResult, BlockSpec, CommitSpec, EncodedBlock, Place, keys_digest
@@ -24,6 +24,7 @@ __all__ = [
     "by_rank",
     "commit",
     "keys_digest",
+    "make_arrays",
     "prepare",
     "shard_numbers",
     "store_block",
@@ -38,6 +39,14 @@ def store_block(spec: BlockSpec, payload: Any) -> BlockResult:
     return store_in_per_chunk(spec, payload) if spec.grid is None else store_in_grid(spec, spec.grid, payload)
 
 
+def make_arrays(spec: BlockSpec, names: Sequence[Sequence[str]]) -> None:
+    """Make the nodes of arrays that only the data told of, in a store that wants them before their chunks."""
+    assert spec.grid is not None
+    arrays = {name for part in names for name in part}
+    known = spec.grid.naming(arrays).specs
+    make_nodes(open_objects(spec.place.handle), spec.place.prefix, {name: known[name] for name in arrays & set(known)})
+
+
 def prepare(spec: CommitSpec) -> None:
     """Make the nodes that must exist before their chunks (stores with `nodes_first`), or mark what is to be replaced."""
     objects = open_objects(spec.place.handle)
@@ -46,7 +55,7 @@ def prepare(spec: CommitSpec) -> None:
             mark(objects, spec.place.prefix, spec.grid.marker)
         return
     if spec.grid is not None:
-        prepare_grid(objects, spec, spec.grid)
+        make_nodes(objects, spec.place.prefix, spec.grid.specs)
     else:
         ensure_groups(objects, [join(spec.place.prefix, a) for a in spec.arrays])
 

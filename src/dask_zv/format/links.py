@@ -4,7 +4,8 @@ A record is filed under its *source*, the chunk of its first stored endpoint, in
 that chunk to the chunks of the others. Source: Zarr Vectors format 0.9, links families::
 
     links/<delta>/<segment>     one array, a cell per source chunk
-    segment                     L-1 offsets joined by "_", each K components joined by ".", each "0", "+n" or "-n"; "self" for L = 1
+    segment                     L-1 offsets joined by "_", each K components joined by ".", each "0", "+n" or "-n"; "self" for
+                                L = 1
     row of a cell               [permutation,] row of endpoint 0, ..., row of endpoint L-1     (all int64, little-endian)
     cell, intra-chunk, delta 0  rows, nothing else
     every other cell            int64 G, int64 byte offset[G] (from the end of this table), rows of group 0, 1, ...
@@ -27,8 +28,8 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError, MetadataError
 
 __all__ = [
-    "LinkFamily",
     "MAX_WIDTH",
+    "LinkFamily",
     "decode_flat",
     "decode_ragged",
     "delta_name",
@@ -302,7 +303,7 @@ class LinkFamily:
     def segment_attributes(self, name: str) -> dict[str, Any]:
         """Return the attributes of a segment's array."""
         offsets = parse_segment(name, self.rank)
-        intra = not offsets.any() and name != "self"
+        intra = not offsets.any()  # a link of one endpoint crosses nothing
         permuted = has_permutation(intra=intra, delta=self.delta, directed=self.directed, store=self.store)
         return {
             "zv_array": "links",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Geometry"]
+__all__ = ["Geometry", "Links"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,14 +25,18 @@ class Geometry:
     object_ids : ndarray of int64, shape (N,), optional
         Object of each vertex, -1 where no object names it; None for stores without objects.
     edges : ndarray of int64, shape (E, 2), optional
-        Row numbers into `positions`.
+        Row numbers into `positions`, in the order that the input gave them; of skeletons (child, parent), ascending by child.
     parents : ndarray of int64, shape (N,), optional
-        Row number of each vertex's parent, -1 at roots.
+        Row number of each vertex's parent, -1 at roots and where the parent was not read.
     faces : ndarray of int64, shape (F, k), optional
-        Row numbers into `positions`.
+        Row numbers into `positions`, winding and first vertex as in the input.
     ids, lengths : ndarray of int64, shape (O,), optional
-        Objects in the order of the rows, and the rows of each; with ``order="object"``.
+        Objects in the order of the rows, and the rows of each; with ``order="object"``. Where a path was cut by a box or by
+        chunks, each unbroken run of it is an entry of its own, so that an id may come several times, or not at all.
     edge_attributes : mapping of str to ndarray, shape (E, ...)
+        Masked where the store has none: for edges across chunks in generation 0.7, and those that skeletons imply.
+    face_attributes : mapping of str to ndarray, shape (F, ...)
+        As `edge_attributes`.
     object_index : ndarray of int64, shape (O,), optional
         The objects that `object_attributes` describes.
     object_attributes : mapping of str to ndarray, shape (O, ...)
@@ -50,6 +54,7 @@ class Geometry:
     ids: NDArray[np.int64] | None = None
     lengths: NDArray[np.int64] | None = None
     edge_attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    face_attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     object_index: NDArray[np.int64] | None = None
     object_attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     groups: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
@@ -62,6 +67,41 @@ class Geometry:
         n, ndim = self.positions.shape
         lines = [f"<dask_zv.Geometry: {n:,} vertices in {ndim}-D, {self.positions.dtype}>"]
         lines += [f"  {name}: {v.dtype} {v.shape}" for name, v in self.attributes.items()]
+        for name, links in (("edges", self.edges), ("faces", self.faces)):
+            if links is not None:
+                lines.append(f"  {len(links):,} {name}")
         if self.object_ids is not None:
             lines.append(f"  of {len(np.unique(self.object_ids[self.object_ids >= 0])):,} objects")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Links:
+    """Records of a family of links, as the input gave them.
+
+    Attributes
+    ----------
+    chunks : ndarray of int64, shape (m, L, K)
+        Chunk of each endpoint: the first at the level itself, the others at the level that the family leads to.
+    rows : ndarray of int64, shape (m, L)
+        Row of each endpoint in its chunk's blob of vertices, which is not its row in reading order where fragments were edited.
+    attributes : mapping of str to ndarray, shape (m,) or (m, C)
+        Masked for records that have none.
+    directed : bool
+        The order of the endpoints means something.
+    width : int
+        Endpoints L of a record.
+    """
+
+    chunks: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    attributes: Mapping[str, NDArray[Any]]
+    directed: bool
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        kind = "directed" if self.directed else "undirected"
+        return f"<dask_zv.Links: {len(self):,} {kind} records of {self.width} endpoints>"

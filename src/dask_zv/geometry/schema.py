@@ -19,6 +19,7 @@ __all__ = ["AttributeSchema", "PointSchema", "check_attribute_name", "parse_dtyp
 VERTICES = "vertices"
 FRAGMENTS = "vertex_fragments"
 ATTRIBUTES = "vertex_attributes"
+LINK_FRAGMENTS = "link_fragments"
 
 _KINDS = "biufcmM"
 

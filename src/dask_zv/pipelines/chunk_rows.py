@@ -1,4 +1,4 @@
-"""Chunks of a level: fetched together, and decoded one by one or all at once."""
+"""Chunks of a level: fetched together, and decoded one by one."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
-from dask_zv.format.fragments import FragmentIndex, encode_single
+from dask_zv.format.fragments import FragmentIndex
 from dask_zv.format.keys import parse_key
 from dask_zv.geometry.points import decode_index, decode_positions
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema
 from dask_zv.pipelines.level_io import LevelSource, check_unchanged, level_blobs
+from dask_zv.storage.cell_reads import Address
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.layouts import Blobs
 from dask_zv.storage.replacing import check_not_replaced
 
-__all__ = ["ChunkRows", "decode_chunks", "decode_together", "fetch_chunks", "read_chunks"]
+__all__ = ["ChunkRows", "decode_chunks", "fetch_chunks", "read_chunks"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,11 +34,17 @@ class ChunkRows:
         As stored: codes for categories.
     fragment_rows : ndarray of int64, shape (F,), optional
         Rows of each fragment, where the fragment index was read.
+    stored_rows : ndarray of int64, shape (n,), optional
+        Which row of the chunk's blobs each one is; None where they are these, in their order.
+    stored : int
+        Rows of the chunk's blobs.
     """
 
     positions: NDArray[Any]
     attributes: dict[str, NDArray[Any]]
     fragment_rows: NDArray[np.int64] | None
+    stored_rows: NDArray[np.int64] | None
+    stored: int
 
 
 def read_chunks(
@@ -87,12 +94,13 @@ def fetch_chunks(
     *,
     positions: bool,
     indexes: bool,
-) -> dict[tuple[str, str], bytes]:
-    """Read the blobs of some chunks, all concurrently."""
+    more: Sequence[Address] = (),
+) -> dict[Address, bytes]:
+    """Read the blobs of some chunks, and those at `more` addresses, all concurrently."""
     arrays = [VERTICES] if positions else []
     arrays += [FRAGMENTS] if indexes else []
     arrays += [a.array for a in attributes]
-    found = blobs.read_many([(array, key) for array in arrays for key in keys])
+    found = blobs.read_many([*((array, key) for array in arrays for key in keys), *more])
     if blobs.catalog_is_stale:  # one chunk was edited in place, or all were replaced, maybe by values of other dtypes
         check_unchanged(source)
         if isinstance(blobs, GridArrays):
@@ -179,9 +187,11 @@ def _one_chunk(
     vertices = found.get((VERTICES, key))
     if vertices is not None:
         positions = decode_positions(schema, key, vertices)
+    rows: NDArray[np.int64] | None = None
     if index is not None and not index.tiles(n):
         rows = index.all_rows()
-        if len(np.unique(rows)) != n:
+        # editing tools list rows, one by one, several times or not at all; writers store ranges that tile
+        if len(np.unique(rows)) != n and not (index.starts < 0).any():
             raise FormatError(
                 f"the fragments name {len(np.unique(rows))} of the chunk's {n} rows: they do not belong together (an "
                 "interrupted overwrite, or another tool's edit); write the chunk again",
@@ -189,38 +199,4 @@ def _one_chunk(
             )  # fmt: skip
         columns = {k: v[rows] for k, v in columns.items()}
         positions = positions if vertices is None else positions[rows]
-    return ChunkRows(positions, columns, None if index is None else index.counts)
-
-
-def decode_together(
-    source: LevelSource, keys: Sequence[str], attributes: Sequence[AttributeSchema], found: dict[tuple[str, str], bytes]
-) -> tuple[NDArray[Any], dict[str, NDArray[Any]], NDArray[np.int64]] | None:
-    """Decode many chunks at once: positions, attributes and the rows of each chunk.
-
-    None where a chunk has anything but one fragment of all its rows, or is not what it should be: then the chunks are decoded
-    one by one, which tells. Most levels of points pass here, and small chunks are read several times faster.
-    """
-    schema = source.schema
-    width = schema.grid.ndim * schema.dtype.itemsize
-    vertices = [found.get((VERTICES, key)) for key in keys]
-    if any(v is None or len(v) % width for v in vertices):
-        return None
-    payloads = [v for v in vertices if v is not None]
-    counts = [len(v) // width for v in payloads]
-    for key, n in zip(keys, counts, strict=True):
-        index = found.get((FRAGMENTS, key))
-        if index is not None and index != encode_single(n):
-            return None
-    columns: dict[str, NDArray[Any]] = {}
-    for attribute in attributes:
-        parts = [found.get((attribute.array, key)) for key in keys]
-        row = attribute.row_bytes
-        if attribute.any_width or any(p is None or len(p) != n * row for p, n in zip(parts, counts, strict=True)):
-            return None
-        values = np.frombuffer(b"".join([p for p in parts if p is not None]), attribute.dtype)
-        columns[attribute.name] = values if attribute.channels is None else values.reshape(-1, attribute.width)
-    rows = np.array(counts, np.int64)
-    if source.chunk_attribute is not None:
-        columns[source.chunk_attribute[0]] = np.repeat(np.array([parse_key(k)[0] for k in keys], np.int64), rows)
-    positions = np.frombuffer(b"".join(payloads), schema.dtype).reshape(-1, schema.grid.ndim)
-    return positions, columns, rows
+    return ChunkRows(positions, columns, None if index is None else index.counts, rows, n)

@@ -21,6 +21,7 @@ from dask_zv.pipelines.chunk_rows import read_chunks
 from dask_zv.pipelines.level_io import ChunkTable, LevelSource, chunk_table, level_blobs
 from dask_zv.pipelines.objects_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.spatial.grid import Box
+from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.layouts import Blobs
 
 __all__ = ["LevelRows", "rows_in"]
@@ -165,7 +166,9 @@ class LevelRows:
         if name == "object_id":
             table = fragment_owners(self.source, keys)
             counts = self.fragment_rows(chunks)
-            return [np.repeat(table.owners(k, len(c)), c) for k, c in zip(keys, counts, strict=True)]
+            fragments = np.array([len(c) for c in counts], np.int64)
+            owners = np.split(table.owners_in(self.table.coords[chunks], fragments), np.cumsum(fragments)[:-1])
+            return [np.repeat(o, c) for o, c in zip(owners, counts, strict=True)]
         attribute = self._attribute(name)
         if attribute is None:
             codes = self.table.coords[chunks, 0]
@@ -251,8 +254,10 @@ def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> 
     if objects is not None:
         ids = chosen_ids(objects)
         chosen = ObjectIndex(source).select(ids)
-        named = chosen.by_chunk
-        keep &= np.fromiter((k in named for k in table.keys), bool, len(table))
+        named = Catalog(table.coords, table.rows, {}).find(chosen.distinct_chunks)
+        mine = np.zeros(len(table), bool)
+        mine[named[named >= 0]] = True
+        keep &= mine
     parts: list[NDArray[np.int64]] = []
     numbers = np.flatnonzero(keep)
     for start in range(0, len(numbers), _RUN_CHUNKS):
@@ -264,8 +269,11 @@ def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> 
                 p = piece.astype(np.float64, copy=False)
                 masks[i] &= ((p >= box[0]) & (p <= box[1])).all(axis=1)
         if chosen is not None:
-            for i, counts in enumerate(rows.fragment_rows(run)):
-                masks[i] &= np.repeat(chosen.owners(table.keys[run[i]], len(counts)) != -1, counts)
+            of_chunks = rows.fragment_rows(run)
+            fragments = np.array([len(c) for c in of_chunks], np.int64)
+            owned = np.split(chosen.owners_in(table.coords[run], fragments) != -1, np.cumsum(fragments)[:-1])
+            for i, counts in enumerate(of_chunks):
+                masks[i] &= np.repeat(owned[i], counts)
         parts += [np.flatnonzero(m) + rows.offsets[c] for m, c in zip(masks, run, strict=True)]
     found = np.concatenate(parts) if parts else np.zeros(0, np.int64)
     if len(found) and int(found[-1]) - int(found[0]) + 1 == len(found):

@@ -19,6 +19,8 @@ from dask_zv.format.grids import GridArray, GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, parse_key
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.format.object_documents import sentinel
+from dask_zv.geometry.encoding import Fragments
+from dask_zv.geometry.places import BlockExtra
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.pipelines.creation import FEW_CHUNKS, SHARD_CHUNKS, packing
 from dask_zv.pipelines.hierarchy import Hierarchy, find_nodes
@@ -169,7 +171,7 @@ def add_level(builder: GraphBuilder, level: Level, target: LevelTarget) -> TaskR
         grid=grids,
     )
     nodes_first = open_objects(target.handle).nodes_first
-    graph = build_write_graph(blocks, spec, builder=builder, nodes_first=nodes_first, then=lambda _, r: [*waiting])
+    graph = build_write_graph(blocks, spec, builder=builder, nodes_first=nodes_first, then=lambda _, r: ([*waiting], []))
     # the level's own attributes make a level of the group, so they come after all that is in it
     return builder.add(builder.key("level", level.number), _finish_level, place, own_attributes, TaskRef(graph.key))
 
@@ -315,11 +317,9 @@ def _object_plan(level: Level, layout: str) -> ObjectPlan:
                 values, present = values.filled(0), ~absent
         attributes[name] = np.asarray(values), None if present is None else np.asarray(present, bool)
     groups, group_attributes = read_groups(source)
-    if group_attributes:
-        raise InputError(f"{level.url} has attributes of groups, which are not converted between layouts yet")
     ids = id_ranges(np.asarray(index.ids, np.int64))
     plan = plan_objects(ids, None, {g: m.tolist() for g, m in groups.items()} or None, layout=layout)
-    return dataclasses.replace(plan, attributes=attributes)
+    return dataclasses.replace(plan, attributes=attributes, group_attributes=group_attributes)
 
 
 def _objects_along(
@@ -333,15 +333,15 @@ def _objects_along(
     metadata += object_metadata(plan, rank, place.layout)
     table = builder.add(builder.key("objects", level.number), _fragments, level.source)
     nodes_first = open_objects(place.handle).nodes_first
-    return write_object_index(builder, place, plan, rank, [table], nodes_first=nodes_first)
+    return write_object_index(builder, place, plan, rank, [table], nodes_first=nodes_first)[0]
 
 
-def _fragments(source: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return (object, chunk, fragment) of all manifests."""
+def _fragments(source: Any) -> BlockExtra:
+    """Return the fragments of all objects, in the order of their manifests."""
     parts = list(ObjectIndex(source).slices())
     zero = np.zeros(0, np.int64)
-    return (
-        np.concatenate([p.objects for p in parts] or [zero]),
-        np.concatenate([p.chunks for p in parts] or [np.zeros((0, source.rank), np.int64)]),
-        np.concatenate([p.fragments for p in parts] or [zero]),
-    )
+    objects = np.concatenate([p.objects for p in parts] or [zero])
+    chunks = np.concatenate([p.chunks for p in parts] or [np.zeros((0, source.rank), np.int64)])
+    fragments = np.concatenate([p.fragments for p in parts] or [zero])
+    unknown = np.full(len(objects), -1, np.int64)  # rows: links between the pieces are not made here
+    return BlockExtra(Fragments(objects, chunks, fragments, unknown, unknown, np.arange(len(objects))))

@@ -30,7 +30,16 @@ from dask_zv.storage.opening import open_empty
 
 __all__ = ["FEW_CHUNKS", "SHARD_CHUNKS", "create", "packing", "position_dtype"]
 
-_GEOMETRIES = ("point_cloud",)
+_CONVENTIONS = {
+    "point_cloud": "implicit_sequential",
+    "line": "implicit_sequential",
+    "polyline": "implicit_sequential",
+    "streamline": "implicit_sequential",
+    "skeleton": "implicit_sequential_with_branches",
+    "graph": "explicit",
+    "mesh": "explicit",
+}
+"""The kinds of geometry, and how the links of each are told."""
 FEW_CHUNKS = 4096
 """Up to here a local store keeps an object per chunk, which every reader takes fastest."""
 SHARD_CHUNKS = 256
@@ -57,7 +66,8 @@ def create(
     Parameters
     ----------
     target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
-    geometry : {"point_cloud"}
+    geometry : {"point_cloud", "line", "polyline", "streamline", "skeleton", "graph", "mesh"}
+        Layout ``per_chunk`` holds the first four.
     chunk_shape : sequence of float, length D
         Edges of a chunk, in the units of the axes. The grid is anchored at 0, whatever the bounds.
     bounds : pair of corners, optional
@@ -103,8 +113,13 @@ def create(
     ('x', 'y')
     """
     chosen = check_layout(layout, "grid")
-    if geometry not in _GEOMETRIES:
-        raise InputError(f"geometry {geometry!r}: this version writes {', '.join(_GEOMETRIES)}")
+    if geometry not in _CONVENTIONS:
+        raise InputError(f"geometry {geometry!r}: one of {', '.join(_CONVENTIONS)}")
+    if chosen == "per_chunk" and geometry in ("skeleton", "graph", "mesh"):
+        raise InputError(
+            f"layout per_chunk (ZV 0.7) can't hold a {geometry} soundly: its writers and readers lose or mix up the links of "
+            "objects that share a chunk; leave layout out, or pass layout='grid'"
+        )
     shard_chunks = _plain_shards(shard_chunks)
     codecs = _codecs(compressor, chosen)
     _check_shards(shard_chunks, chosen, len(_edges(chunk_shape, "chunk_shape", None)))
@@ -229,7 +244,7 @@ def _root_metadata(
             axes=parsed,
             geometry_types=(geometry,),
             base_bin_shape=bins,
-            links_convention="implicit_sequential",
+            links_convention=_CONVENTIONS[geometry],
             object_index_convention="standard",
             cross_chunk_strategy="explicit_links",
             crs=_plain_crs(crs),

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.format.grids import GridSpec
-from dask_zv.geometry.points import PointRows, concatenate_rows, group_by_chunk
+from dask_zv.geometry.rows import VertexRows, concatenate_rows, group_by_chunk
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.inputs import Partitions, RawPart
 from dask_zv.pipelines.scan import Conversion, Scan, convert_part, span_codes
 from dask_zv.spatial.morton import morton_codes
 
-__all__ = ["BlockPlan", "gather", "plan_blocks", "remove_spill", "spill_directory", "split_partitions"]
+__all__ = ["BlockPlan", "Touch", "gather", "plan_blocks", "remove_spill", "spill_directory", "split_partitions"]
 
 _BLOCK_BYTES = (1 << 20, 32 << 20)
 _MOST_BLOCK_BYTES = 256 << 20
@@ -124,14 +124,14 @@ class SpilledPiece:
 
     path: str
 
-    def load(self) -> PointRows:
+    def load(self) -> VertexRows:
         """Read the piece."""
         with Path(self.path).open("rb") as file:
-            rows: PointRows = pickle.load(file)
+            rows: VertexRows = pickle.load(file)
         return rows
 
 
-Pieces = Mapping[int, "PointRows | SpilledPiece"]
+Pieces = Mapping[int, "VertexRows | SpilledPiece"]
 
 
 def split_part(
@@ -140,15 +140,16 @@ def split_part(
     plan: BlockPlan,
     spill: str | None,
     number: int,
+    start: int | None,
     part: RawPart,
-) -> dict[int, PointRows | SpilledPiece]:
+) -> dict[int, VertexRows | SpilledPiece]:
     """Return a partition's rows as they are stored, divided by block, in input order in each."""
-    rows, _ = convert_part(conversion, number, part, schemas)
+    rows, _ = convert_part(conversion, number, part, schemas, start)
     if not len(rows):
         return {}
     coords, which = group_by_chunk(conversion.grid.chunks_of(rows.positions))
     block = plan.blocks_of(coords)[which]
-    pieces: dict[int, PointRows | SpilledPiece] = {}
+    pieces: dict[int, VertexRows | SpilledPiece] = {}
     found = np.unique(block)
     if len(found) == 1:
         pieces[int(found[0])] = rows
@@ -181,14 +182,14 @@ def _on_distributed_worker() -> bool:
     return True
 
 
-def pick(pieces: Pieces, block: int) -> PointRows | SpilledPiece | None:
+def pick(pieces: Pieces, block: int) -> VertexRows | SpilledPiece | None:
     """Return one block's piece of a split partition, None where it has no rows for the block."""
     return pieces.get(block)
 
 
-def gather(block: int, pieces: Sequence[PointRows | SpilledPiece | Pieces | None]) -> PointRows:
+def gather(block: int, pieces: Sequence[VertexRows | SpilledPiece | Pieces | None]) -> VertexRows:
     """Return a block's rows from its pieces, in the order of the partitions."""
-    rows: list[PointRows] = []
+    rows: list[VertexRows] = []
     for piece in pieces:
         found = pick(piece, block) if isinstance(piece, Mapping) else piece
         if found is not None:
@@ -231,9 +232,15 @@ def split_partitions(
     plan: BlockPlan,
     scan: Scan,
     spill: str | None,
+    *,
+    numbered: bool = False,
 ) -> list[Task]:
-    """Add the splitting tasks; return for each block the task that gathers its rows, to be inlined where it is used."""
-    touch = _Touch(plan, scan)
+    """Add the splitting tasks; return for each block the task that gathers its rows, to be inlined where it is used.
+
+    With `numbered` every row carries its number in the whole input.
+    """
+    touch = Touch(plan, scan)
+    starts = scan.starts().tolist()
     sources: list[list[TaskRef]] = [[] for _ in range(len(plan))]
     folder = builder.add(builder.key("spill"), make_spill, spill) if spill is not None else None
     for number, argument in enumerate(partitions.arguments(builder)):
@@ -242,7 +249,15 @@ def split_partitions(
         if not touched:
             continue
         split = builder.add(
-            builder.key("split", number), split_part, conversion, tuple(schemas), plan, folder, number, argument
+            builder.key("split", number),
+            split_part,
+            conversion,
+            tuple(schemas),
+            plan,
+            folder,
+            number,
+            starts[number] if numbered else None,
+            argument,
         )
         for block in touched:
             if len(touched) == 1:
@@ -252,7 +267,7 @@ def split_partitions(
     return [Task(None, gather, block, List(*refs)) for block, refs in enumerate(sources)]
 
 
-class _Touch:
+class Touch:
     """Tells which blocks a partition can have rows for."""
 
     def __init__(self, plan: BlockPlan, scan: Scan) -> None:

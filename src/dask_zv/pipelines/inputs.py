@@ -6,8 +6,8 @@ an argument for a task that evaluates to a :class:`RawPart`. pandas is only touc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,10 @@ from dask_zv.batch.run import hold_on_workers
 from dask_zv.errors import InputError
 from dask_zv.geometry.schema import check_attribute_name
 
-__all__ = ["AttributeInput", "Partitions", "RawPart", "partition_input", "series_values"]
+__all__ = ["INTEGERS", "AttributeInput", "Partitions", "RawPart", "is_frame", "partition_input", "series_values"]
 
+INTEGERS = ("object_ids", "vertex_ids", "parents")
+"""What a vertex can have besides its attributes: its object, its name, the name of its parent."""
 _PARTITION_BYTES = 32 << 20
 _KINDS = "biufcmM"
 
@@ -34,16 +36,16 @@ class RawPart:
     ----------
     positions : ndarray, shape (n, D)
     attributes : dict of str to ndarray, shape (n,) or (n, C)
-    object_ids : ndarray, shape (n,), optional
+    integers : dict of str to ndarray, shape (n,)
+        Those of :data:`INTEGERS` that were given.
     """
 
     positions: NDArray[Any]
     attributes: dict[str, NDArray[Any]]
-    object_ids: NDArray[Any] | None
+    integers: dict[str, NDArray[Any]]
 
     def __sizeof__(self) -> int:
-        arrays = [self.positions, *self.attributes.values(), *([] if self.object_ids is None else [self.object_ids])]
-        return sum(a.nbytes for a in arrays) + 200
+        return sum(a.nbytes for a in [self.positions, *self.attributes.values(), *self.integers.values()]) + 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +85,26 @@ class Partitions:
     dtype : dtype
         Of the positions.
     attributes : tuple of AttributeInput
-    has_ids : bool
+    integers : tuple of str
+        Those of :data:`INTEGERS` that the parts have.
+    whole : mapping of str to ndarray, shape (N,)
+        These, where the input is in memory.
     """
 
     arguments: Callable[[GraphBuilder], list[Any]]
     count: int
     dtype: np.dtype[Any]
     attributes: tuple[AttributeInput, ...]
-    has_ids: bool
+    integers: tuple[str, ...]
+    whole: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def has_ids(self) -> bool:
+        """True where vertices have objects."""
+        return "object_ids" in self.integers
 
 
-def partition_input(positions: Any, attributes: Any, object_ids: Any, axes: tuple[str, ...]) -> Partitions:
+def partition_input(positions: Any, attributes: Any, axes: tuple[str, ...], **integers: Any) -> Partitions:
     """Return the partitions of an input.
 
     Parameters
@@ -102,55 +113,61 @@ def partition_input(positions: Any, attributes: Any, object_ids: Any, axes: tupl
     attributes : mapping, DataFrame, sequence of column names, or None
         A mapping of name to array (N,) or (N, C). Where `positions` is a frame: names of its columns; all others than the
         axes and the ids where None.
-    object_ids : array (N,), or a column's name, or None
     axes : tuple of str
+    **integers : array (N,), or a column's name, or None
+        Any of :data:`INTEGERS`.
 
     Raises
     ------
     InputError
         Shapes, lengths or columns don't fit.
     """
-    if _is_frame(positions):
-        return _from_frame(positions, attributes, object_ids, axes)
-    if _is_frame(attributes):
+    given = {k: v for k, v in integers.items() if v is not None}
+    if is_frame(positions):
+        return _from_frame(positions, attributes, given, axes)
+    if is_frame(attributes):
         raise InputError(
             "attributes are a DataFrame and positions are not: pass the frame as positions, or a mapping of arrays"
         )
     if attributes is not None and not isinstance(attributes, Mapping):
         raise InputError("attributes are a mapping of name to array where positions are an array")
-    if isinstance(object_ids, str):
-        raise InputError(f"object_ids={object_ids!r} names a column, but positions are no DataFrame: pass the array")
+    for name, value in given.items():
+        if isinstance(value, str):
+            raise InputError(f"{name}={value!r} names a column, but positions are no DataFrame: pass the array")
     named = {check_attribute_name(k, axes): v for k, v in (attributes or {}).items()}
     if is_dask_collection(positions):
-        return _from_dask_arrays(positions, named, object_ids, axes)
-    lazy = [k for k, v in {**named, "object_ids": object_ids}.items() if is_dask_collection(v)]
+        return _from_dask_arrays(positions, named, given, axes)
+    lazy = [k for k, v in {**named, **given}.items() if is_dask_collection(v)]
     if lazy:
         raise InputError(f"{lazy[0]!r} is lazy and positions are not: make positions a dask array, or compute it first")
-    return _from_numpy(positions, named, object_ids, axes)
+    return _from_numpy(positions, named, given, axes)
 
 
-def _is_frame(value: Any) -> bool:
+def is_frame(value: Any) -> bool:
+    """Tell whether a value is a pandas or a dask DataFrame."""
     return hasattr(value, "columns") and hasattr(value, "dtypes") and hasattr(value, "iloc")
 
 
 # ---------------------------------------------------------------------------------------------- numpy
 
 
-def _from_numpy(positions: Any, attributes: Mapping[str, Any], object_ids: Any, axes: tuple[str, ...]) -> Partitions:
+def _from_numpy(
+    positions: Any, attributes: Mapping[str, Any], integers: Mapping[str, Any], axes: tuple[str, ...]
+) -> Partitions:
     points = _check_positions(np.asarray(positions), axes)
     n = len(points)
     values = {k: _as_column(k, v) for k, v in attributes.items()}
-    ids = None if object_ids is None else _check_ids(np.asarray(object_ids))
-    for name, column in [*values.items(), *([("object_ids", ids)] if ids is not None else [])]:
+    whole = {k: _check_integers(k, np.asarray(v)) for k, v in integers.items()}
+    for name, column in [*values.items(), *whole.items()]:
         if len(column) != n:
             raise InputError(f"{name!r} has {len(column):,} rows, positions have {n:,}")
     specs = tuple(_describe(k, v, attributes[k]) for k, v in values.items())
-    row_bytes = (points.nbytes + sum(v.nbytes for v in values.values())) // max(n, 1) + 8
+    row_bytes = (points.nbytes + sum(v.nbytes for v in [*values.values(), *whole.values()])) // max(n, 1) + 8
     step = max(1, _PARTITION_BYTES // row_bytes)
     slices = [slice(i, i + step) for i in range(0, n, step)] or [slice(0, 0)]
-    parts = [RawPart(points[s], {k: v[s] for k, v in values.items()}, None if ids is None else ids[s]) for s in slices]
+    parts = [RawPart(points[s], {k: v[s] for k, v in values.items()}, {k: v[s] for k, v in whole.items()}) for s in slices]
     held = hold_on_workers(parts)
-    return Partitions(lambda builder: [builder.payload(h) for h in held], len(parts), points.dtype, specs, ids is not None)
+    return Partitions(lambda builder: [builder.payload(h) for h in held], len(parts), points.dtype, specs, tuple(whole), whole)
 
 
 def _check_positions(points: Any, axes: tuple[str, ...]) -> Any:
@@ -161,12 +178,12 @@ def _check_positions(points: Any, axes: tuple[str, ...]) -> Any:
     return points
 
 
-def _check_ids(ids: Any) -> Any:
-    if ids.ndim != 1:
-        raise InputError(f"object_ids must have the shape (N,), not {ids.shape}")
-    if ids.dtype.kind not in "iu":
-        raise InputError(f"object_ids are integers, not {ids.dtype}")
-    return ids
+def _check_integers(name: str, values: Any) -> Any:
+    if values.ndim != 1:
+        raise InputError(f"{name} must have the shape (N,), not {values.shape}")
+    if values.dtype.kind not in "iu":
+        raise InputError(f"{name} are integers, not {values.dtype}")
+    return values
 
 
 def _as_column(name: str, values: Any) -> NDArray[Any]:
@@ -206,7 +223,9 @@ def _declared(dtype: Any) -> tuple[str, ...] | None:
 # ---------------------------------------------------------------------------------------------- dask arrays
 
 
-def _from_dask_arrays(positions: Any, attributes: Mapping[str, Any], object_ids: Any, axes: tuple[str, ...]) -> Partitions:
+def _from_dask_arrays(
+    positions: Any, attributes: Mapping[str, Any], integers: Mapping[str, Any], axes: tuple[str, ...]
+) -> Partitions:
     if not (hasattr(positions, "chunks") and hasattr(positions, "to_delayed")):
         raise InputError(f"positions are a {type(positions).__name__}: a dask array or a DataFrame is wanted")
     _check_positions(positions, axes)
@@ -214,26 +233,24 @@ def _from_dask_arrays(positions: Any, attributes: Mapping[str, Any], object_ids:
     lengths = points.chunks[0]
     known = not any(np.isnan(c) for c in lengths)
     columns: dict[str, Any] = {}
-    everything = {**attributes, **({} if object_ids is None else {"object_ids": object_ids})}
-    for name, values in everything.items():
+    for name, values in {**attributes, **integers}.items():
         columns[name] = _aligned(name, values, lengths, known)
-    if object_ids is not None:
-        _check_ids(columns["object_ids"])
+    for name in integers:
+        _check_integers(name, columns[name])
     specs = []
     for name in attributes:
         _check_column(name, columns[name].dtype, columns[name].ndim, columns[name].shape)
         specs.append(_describe(name, columns[name], attributes[name]))
-    names = tuple(attributes)
+    names, others = tuple(attributes), tuple(integers)
 
     def arguments(builder: GraphBuilder) -> list[Any]:
         blocks = {n: _blocks(builder, columns[n]) for n in columns}
-        ids = blocks.get("object_ids", [None] * len(lengths))
         return [
-            Task(None, _load_arrays, number, point, names, List(*(blocks[n][number] for n in names)), ids[number])
+            Task(None, _load_arrays, number, point, names, others, List(*(blocks[n][number] for n in (*names, *others))))
             for number, point in enumerate(_blocks(builder, points))
         ]
 
-    return Partitions(arguments, len(lengths), points.dtype, tuple(specs), object_ids is not None)
+    return Partitions(arguments, len(lengths), points.dtype, tuple(specs), others)
 
 
 def _aligned(name: str, values: Any, lengths: Sequence[float], known: bool) -> Any:
@@ -272,20 +289,19 @@ def _blocks(builder: GraphBuilder, array: Any) -> list[Any]:
     return [builder.absorb(d, inline=True) for d in array.to_delayed(optimize_graph=False).ravel()]
 
 
-def _load_arrays(number: int, positions: Any, names: Sequence[str], columns: Sequence[Any], ids: Any) -> RawPart:
+def _load_arrays(number: int, positions: Any, names: Sequence[str], others: Sequence[str], columns: Sequence[Any]) -> RawPart:
     points = np.asarray(positions)
-    values = {n: np.asarray(c) for n, c in zip(names, columns, strict=True)}
-    checked: Iterable[tuple[str, Any]] = [*values.items(), *([("object_ids", ids)] if ids is not None else [])]
-    for name, column in checked:
+    values = {n: np.asarray(c) for n, c in zip((*names, *others), columns, strict=True)}
+    for name, column in values.items():
         if len(column) != len(points):
             raise InputError(f"partition {number}: {name!r} has {len(column):,} rows, positions have {len(points):,}")
-    return RawPart(points, values, None if ids is None else np.asarray(ids))
+    return RawPart(points, {n: values[n] for n in names}, {n: values[n] for n in others})
 
 
 # ---------------------------------------------------------------------------------------------- frames
 
 
-def _from_frame(frame: Any, attributes: Any, object_ids: Any, axes: tuple[str, ...]) -> Partitions:
+def _from_frame(frame: Any, attributes: Any, integers: Mapping[str, Any], axes: tuple[str, ...]) -> Partitions:
     columns = [c for c in frame.columns if isinstance(c, str)]
     repeated = sorted({c for c in columns if columns.count(c) > 1})
     if repeated:
@@ -296,13 +312,14 @@ def _from_frame(frame: Any, attributes: Any, object_ids: Any, axes: tuple[str, .
     missing = [a for a in axes if a not in columns]
     if missing:
         raise InputError(f"unknown column {missing[0]!r}: the axes are {', '.join(axes)}, the columns {', '.join(columns)}")
-    if object_ids is not None and not isinstance(object_ids, str):
-        raise InputError("object_ids is the name of a column where positions are a DataFrame")
-    if object_ids is not None and object_ids not in columns:
-        raise InputError(f"unknown column {object_ids!r} for object_ids: the columns are {', '.join(columns)}")
+    for name, column in integers.items():
+        if not isinstance(column, str):
+            raise InputError(f"{name} is the name of a column where positions are a DataFrame")
+        if column not in columns:
+            raise InputError(f"unknown column {column!r} for {name}: the columns are {', '.join(columns)}")
     if attributes is None:
-        names = [c for c in columns if c not in axes and c != object_ids]
-    elif isinstance(attributes, Mapping) or _is_frame(attributes) or isinstance(attributes, str):
+        names = [c for c in columns if c not in axes and c not in integers.values()]
+    elif isinstance(attributes, Mapping) or is_frame(attributes) or isinstance(attributes, str):
         raise InputError("attributes is a list of column names where positions are a DataFrame")
     else:
         names = list(dict.fromkeys(str(n) for n in attributes))
@@ -311,20 +328,22 @@ def _from_frame(frame: Any, attributes: Any, object_ids: Any, axes: tuple[str, .
         raise InputError(f"unknown column {unknown[0]!r}: the columns are {', '.join(columns)}")
     specs = tuple(_describe_column(check_attribute_name(n, axes), frame.dtypes[n]) for n in names)
     dtype = np.result_type(*(_position_column(a, frame.dtypes[a]) for a in axes))
-    if object_ids is not None and _numeric(frame.dtypes[object_ids]).kind not in "iu":
-        raise InputError(f"object_ids {object_ids!r} are integers, not {frame.dtypes[object_ids]}")
+    for name, column in integers.items():
+        if _numeric(frame.dtypes[column]).kind not in "iu":
+            raise InputError(f"{name} {column!r} are integers, not {frame.dtypes[column]}")
     if not is_dask_collection(frame):
-        part = _load_frame(0, frame, axes, specs, object_ids)
-        made = _from_numpy(part.positions, part.attributes, part.object_ids, axes)
-        return Partitions(made.arguments, made.count, dtype, specs, object_ids is not None)
+        part = _load_frame(0, frame, axes, specs, integers)
+        made = _from_numpy(part.positions, part.attributes, part.integers, axes)
+        return Partitions(made.arguments, made.count, dtype, specs, tuple(integers), made.whole)
     delayed = frame.to_delayed()
 
     def arguments(builder: GraphBuilder) -> list[Any]:
         return [
-            Task(None, _load_frame, i, builder.absorb(d, inline=True), axes, specs, object_ids) for i, d in enumerate(delayed)
+            Task(None, _load_frame, i, builder.absorb(d, inline=True), axes, specs, dict(integers))
+            for i, d in enumerate(delayed)
         ]
 
-    return Partitions(arguments, len(delayed), dtype, specs, object_ids is not None)
+    return Partitions(arguments, len(delayed), dtype, specs, tuple(integers))
 
 
 def _numeric(dtype: Any) -> np.dtype[Any]:
@@ -355,12 +374,14 @@ def _describe_column(name: str, dtype: Any) -> AttributeInput:
     return AttributeInput(name, found if found.kind in _KINDS else np.dtype(object), None, _declared(dtype))
 
 
-def _load_frame(number: int, frame: Any, axes: Sequence[str], specs: Sequence[AttributeInput], ids: str | None) -> RawPart:
+def _load_frame(
+    number: int, frame: Any, axes: Sequence[str], specs: Sequence[AttributeInput], integers: Mapping[str, str]
+) -> RawPart:
     try:
         # not cast to what was declared: the scan looks whether a cast would move them
         points = np.stack([series_values(a, frame[a]) for a in axes], axis=1)
         values = {s.name: series_values(s.name, frame[s.name]) for s in specs}
-        return RawPart(points, values, None if ids is None else series_values(ids, frame[ids]))
+        return RawPart(points, values, {k: series_values(c, frame[c]) for k, c in integers.items()})
     except InputError as error:
         raise InputError(f"partition {number}: {error.message}") from None
 

@@ -20,6 +20,10 @@ from dask_zv.format.groups import encode_groups
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.manifests import encode_manifests
 from dask_zv.format.object_documents import elements_document
+from dask_zv.geometry.encoding import Fragments
+from dask_zv.geometry.link_records import LinkRecords
+from dask_zv.geometry.places import BlockExtra
+from dask_zv.geometry.rows import group_by_chunk
 from dask_zv.pipelines.level_io import MANIFESTS_CRC32C
 from dask_zv.pipelines.object_arrays import write_object_tables
 from dask_zv.pipelines.object_plan import ObjectPlan, expand_ranges, plan_objects
@@ -42,9 +46,9 @@ def object_blobs(plan: ObjectPlan) -> list[tuple[str, str, bytes]]:
             out.append((f"object_attributes/{name}", "present_mask", present.astype(np.uint8).tobytes()))
     if plan.groups:
         nobody = np.zeros(0, np.int64)
-        data, offsets = encode_groups([plan.groups.get(g, nobody) for g in range(max(plan.groups) + 1)])
+        data, offsets = encode_groups([plan.groups.get(g, nobody) for g in range(plan.group_count)])
         out += [("groups", "data", data), ("groups", "offsets", offsets)]
-    return out
+    return out + [(f"group_attributes/{n}", "data", v.tobytes()) for n, v in plan.group_attributes.items()]
 
 
 def object_metadata(plan: ObjectPlan, rank: int, layout: str = "per_chunk") -> list[tuple[str, dict[str, Any]]]:
@@ -61,7 +65,8 @@ def object_metadata(plan: ObjectPlan, rank: int, layout: str = "per_chunk") -> l
             "layout": "vlen_manifests_v2",
             "object_ids_sorted": True,
         }
-        return [*([("object_attributes", {})] if plan.attributes else []), ("object_index", index)]
+        families = [("object_attributes", plan.attributes), ("group_attributes", plan.group_attributes)]
+        return [*((name, {}) for name, members in families if members), ("object_index", index)]
     out: list[tuple[str, dict[str, Any]]] = []
     for name, (values, present) in plan.attributes.items():
         meta = {
@@ -74,7 +79,10 @@ def object_metadata(plan: ObjectPlan, rank: int, layout: str = "per_chunk") -> l
         }
         out.append((f"object_attributes/{name}", meta))
     if plan.groups:
-        out.append(("groups", {"zv_array": "groups", "num_groups": max(plan.groups) + 1}))
+        out.append(("groups", {"zv_array": "groups", "num_groups": plan.group_count}))
+    for name, column in plan.group_attributes.items():
+        meta = {"zv_array": "groupings_attribute", "name": name, "dtype": str(column.dtype), "num_channels": 1}
+        out.append((f"group_attributes/{name}", {**meta, "shape": list(column.shape)}))
     index = {"zv_array": "object_index", "num_objects": plan.count, "sid_ndim": rank, "layout": "vlen_manifests_v1"}
     return [*out, ("object_index", index)]
 
@@ -83,12 +91,13 @@ def old_object_nodes(objects: Objects, prefix: str, plan: ObjectPlan | None, lay
     """Return the nodes about objects, below the level, that its new content has no place for."""
     if plan is None:
         return ["object_index", "object_attributes", "groups", "group_attributes"]
-    old = ["group_attributes", *([] if plan.groups else ["groups"])]
-    if not plan.attributes:
-        old.append("object_attributes")
-    else:
-        names = objects.list_dir(join(prefix, "object_attributes"))
-        old += [f"object_attributes/{n}" for n in names if n not in plan.attributes and n != DOCUMENT]
+    old = [] if plan.groups else ["groups"]
+    for family, members in (("object_attributes", plan.attributes), ("group_attributes", plan.group_attributes)):
+        if not members:
+            old.append(family)
+        else:
+            names = objects.list_dir(join(prefix, family))
+            old += [f"{family}/{n}" for n in names if n not in members and n != DOCUMENT]
     if layout == "per_chunk":  # a mask that is no longer claimed would be believed by whoever looks for the blob
         old += [f"object_attributes/{n}/present_mask" for n, (_, present) in plan.attributes.items() if present is None]
     if not plan.count:
@@ -99,9 +108,19 @@ def old_object_nodes(objects: Objects, prefix: str, plan: ObjectPlan | None, lay
 
 
 def write_object_index(
-    builder: GraphBuilder, place: Place, plan: ObjectPlan, rank: int, results: Sequence[TaskRef], *, nodes_first: bool
-) -> list[TaskRef]:
-    """Add the tasks that write the manifests from what the blocks report; return what the commit waits for.
+    builder: GraphBuilder,
+    place: Place,
+    plan: ObjectPlan,
+    rank: int,
+    results: Sequence[TaskRef],
+    *,
+    nodes_first: bool,
+    crossings: bool = False,
+) -> tuple[list[TaskRef], list[TaskRef]]:
+    """Add the tasks that write the manifests from what the blocks report.
+
+    Returns what the commit waits for, and the tasks whose results are the links between the pieces of objects (with
+    `crossings`) as :class:`~dask_zv.geometry.link_records.LinkRecords`.
 
     The array's document goes after its cells; where the store wants nodes first, before them as well. In layout grid the
     ids, attributes and groups are written here, too.
@@ -110,7 +129,7 @@ def write_object_index(
     if place.layout == "grid":
         tables = write_object_tables(builder, place, plan, results, nodes_first=nodes_first)
     if plan.count == 0:
-        return tables
+        return tables, []
     ids_checksums = tables[0] if tables else None
     tasks = max(1, min(-(-plan.count // _OBJECTS_PER_TASK), _MOST_EDGES // max(len(results), 1)))
     step = -(-plan.count // tasks)
@@ -122,51 +141,56 @@ def write_object_index(
 
     before = [add_document([], None, results)] if nodes_first else []
     written: list[TaskRef] = []
+    crossed: list[TaskRef] = []
     for i, (first, ids) in enumerate(plan.cut(step)):
-        pieces: list[Any] = list(results)
-        if step < plan.count:
-            low, high = int(ids[0, 0]), int(ids[-1, 1])
-            pieces = [
-                builder.add(builder.key("fragments", f"{b}-{i}"), _fragments_between, r, low, high)
-                for b, r in enumerate(results)
-            ]
+        low, high = int(ids[0, 0]), int(ids[-1, 1])
+        pieces = [
+            builder.add(builder.key("fragments", f"{b}-{i}"), _fragments_between, r, low, high) for b, r in enumerate(results)
+        ]
+        gathered = builder.add(builder.key("objects-of", i), _gather_fragments, rank, List(*pieces))
         key = builder.key("manifests", i)
-        written.append(builder.add(key, _write_manifests, place, plan.chunk, rank, first, ids, List(*pieces), List(*before)))
-    return [*tables, add_document(written, ids_checksums, [])]
+        written.append(builder.add(key, _write_manifests, place, plan.chunk, first, ids, gathered, List(*before)))
+        if crossings:
+            crossed.append(builder.add(builder.key("crossings", i), _crossings, gathered))
+    return [*tables, add_document(written, ids_checksums, [])], crossed
 
 
-Fragments = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-
-
-def _fragments_between(result: BlockResult | Fragments | None, first: int, last: int) -> Fragments | None:
-    """Return (objects, chunks, fragments) of the objects in [first, last), None of a block without vertices."""
-    extra = result.extra if isinstance(result, BlockResult) else result
-    if extra is None:
+def _fragments_between(result: BlockResult | BlockExtra, first: int, last: int) -> Fragments | None:
+    """Return the fragments of the objects in [first, last), None of a block without vertices."""
+    extra: BlockExtra | None = result.extra if isinstance(result, BlockResult) else result
+    if extra is None or extra.fragments is None:
         return None
-    objects, chunks, fragments = extra
-    keep = (objects >= first) & (objects < last)
-    return objects[keep], chunks[keep], fragments[keep]
+    found = extra.fragments
+    return found.take((found.objects >= first) & (found.objects < last))
+
+
+def _gather_fragments(rank: int, pieces: Sequence[Fragments | None]) -> Fragments:
+    """Return the fragments of some objects, object by object."""
+    found = Fragments.join([p for p in pieces if p is not None], rank)
+    # along the object, and where it has no direction by its chunks: whichever block reported first
+    return found.take(np.lexsort((found.fragments, *found.coords.T[::-1], found.sequence, found.objects)))
+
+
+def _crossings(found: Fragments) -> LinkRecords:
+    """Return the links from the last vertex of each piece to the first of the next, where that is in another chunk."""
+    crosses = (found.objects[1:] == found.objects[:-1]) & (found.coords[1:] != found.coords[:-1]).any(axis=1)
+    at = np.flatnonzero(crosses)
+    coords, number = group_by_chunk(np.concatenate([found.coords[at], found.coords[at + 1]]))
+    rows = np.stack([found.first[at] + found.count[at] - 1, found.first[at + 1]], axis=1)
+    return LinkRecords(coords, number.reshape(2, -1).T, rows, found.sequence[at + 1])
 
 
 def _write_manifests(
     place: Place,
     chunk: int,
-    rank: int,
     first: int,
     ids: NDArray[np.int64],
-    pieces: Sequence[BlockResult | Fragments | None],
+    found: Fragments,
     _: Sequence[None],
 ) -> list[int]:
     """Store the manifests from row `first` on, whose objects `ids` (ranges) are; return the CRC-32C of each stored object."""
     path = join(place.prefix, "object_index/manifests")
-    low, high = int(ids[0, 0]), int(ids[-1, 1])
-    found = [f for p in pieces if (f := _fragments_between(p, low, high)) is not None]
-    objects = np.concatenate([f[0] for f in found]) if found else np.zeros(0, np.int64)
-    chunks = np.concatenate([f[1] for f in found]) if found else np.zeros((0, rank), np.int64)
-    fragments = np.concatenate([f[2] for f in found]) if found else np.zeros(0, np.int64)
-    # an object's fragments in ascending order of their chunks, whichever block reported first
-    order = np.lexsort((fragments, *chunks.T[::-1], objects))
-    objects, chunks, fragments = objects[order], chunks[order], fragments[order]
+    objects, chunks, fragments = found.objects, found.coords, found.fragments
     known = expand_ranges(ids)
     rows = np.searchsorted(known, objects)
     if (known[rows] != objects).any():

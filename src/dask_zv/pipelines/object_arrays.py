@@ -52,7 +52,9 @@ def write_object_tables(
         add(f"attribute-{number}", _write_attribute, name, values)
     if plan.groups:
         nobody = np.zeros(0, np.int64)
-        add("groups", _write_groups, [plan.groups.get(g, nobody) for g in range(max(plan.groups) + 1)])
+        add("groups", _write_groups, [plan.groups.get(g, nobody) for g in range(plan.group_count)])
+    for number, (name, values) in enumerate(plan.group_attributes.items()):
+        add(f"group-attribute-{number}", _write_group_attribute, name, values)
     return out
 
 
@@ -70,6 +72,11 @@ def _write_attribute(place: Place, name: str, values: NDArray[Any], nodes_first:
         "fill_sentinel_meaning": "absent",
     }
     _write_table(place, f"object_attributes/{name}", values, sentinel(values.dtype), attributes, nodes_first)
+
+
+def _write_group_attribute(place: Place, name: str, values: NDArray[Any], nodes_first: bool, _: Sequence[Any]) -> None:
+    attributes = {"zv_array": "groupings_attribute", "name": name, "dtype": str(values.dtype), "shape": list(values.shape)}
+    _write_table(place, f"group_attributes/{name}", values, sentinel(values.dtype), attributes, nodes_first)
 
 
 def _write_table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class ObjectPlan:
         Ranges [start, stop) of the ids, ascending: the objects of rows 0, 1, …
     present : int
         Objects with vertices.
+    group_attributes : mapping of str to ndarray, shape (G, ...)
+        Row = number of the group.
     """
 
     count: int
@@ -45,6 +47,12 @@ class ObjectPlan:
     groups: Mapping[int, NDArray[np.int64]]
     ids: NDArray[np.int64]
     present: int
+    group_attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def group_count(self) -> int:
+        """Number of groups; a gap in their numbers is an empty one."""
+        return max(self.groups, default=-1) + 1
 
     @property
     def chunk(self) -> int:
@@ -102,6 +110,8 @@ def plan_objects(
     groups: Mapping[int, Sequence[int]] | None,
     *,
     layout: str = "per_chunk",
+    group_attributes: Any = None,
+    empty: NDArray[np.int64] | None = None,
 ) -> ObjectPlan:
     """Check that the layout can hold the ids, and that attributes and groups speak of them.
 
@@ -114,6 +124,9 @@ def plan_objects(
         objects that a frame does not name are stored as the dtype's sentinel (NaN, the least signed, the greatest unsigned
         integer, ""); the format has no other way, so a row that equals the sentinel in all components reads as absent, too.
     groups : mapping of group number to object ids, or None
+    group_attributes : DataFrame indexed by group number, mapping of name to array (G, ...), or None
+    empty : ndarray of int64, shape (m, 2), optional
+        Ranges of the ids of further objects, without vertices.
     layout : {"per_chunk", "grid"}
         per_chunk numbers objects by their rows, so ids must be 0 to n-1; grid takes any ids from 0 on.
 
@@ -124,8 +137,10 @@ def plan_objects(
         object.
     """
     present = int((ids[:, 1] - ids[:, 0]).sum())
+    if empty is not None:
+        ids = merge_ranges([ids, empty])
     grid = layout == "grid"
-    columns, index = _object_columns(object_attributes, grid=grid)
+    columns, index = _columns("object_attributes", object_attributes, grid=grid)
     if index is not None:
         ids = merge_ranges([ids, id_ranges(index)])
     if grid:
@@ -155,7 +170,29 @@ def plan_objects(
         mask = np.zeros(count, bool)
         mask[rows] = True
         attributes[name] = full, None if grid or mask.all() else mask
-    return ObjectPlan(count, attributes, _check_groups(groups, ids, count, grid=grid), ids, present)
+    members = _check_groups(groups, ids, count, grid=grid)
+    return ObjectPlan(count, attributes, members, ids, present, _group_columns(group_attributes, members, grid=grid))
+
+
+def _group_columns(group_attributes: Any, groups: Mapping[int, Any], *, grid: bool) -> dict[str, NDArray[Any]]:
+    """Return the attributes of groups, a row to each number up to the greatest."""
+    columns, index = _columns("group_attributes", group_attributes, grid=grid)
+    count = max(groups, default=-1) + 1
+    out: dict[str, NDArray[Any]] = {}
+    for name, values in columns.items():
+        if index is None:
+            if len(values) != count:
+                raise InputError(f"group attribute {name!r} has {len(values):,} rows for {count:,} groups (row = group number)")
+            out[name] = values
+            continue
+        missing = sorted(set(groups).difference(index.tolist()))
+        if missing or (len(index) and int(index.max()) >= count):
+            odd = missing[0] if missing else int(index.max())
+            raise InputError(f"group_attributes are indexed by the numbers of the groups: group {odd} is in only one of both")
+        full = np.full((count, *values.shape[1:]), sentinel(values.dtype) if values.dtype.kind != "b" else 0, values.dtype)
+        full[index] = values
+        out[name] = full
+    return out
 
 
 def _check_groups(
@@ -184,25 +221,28 @@ def _check_groups(
     return out
 
 
-def _object_columns(object_attributes: Any, *, grid: bool) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64] | None]:
-    if object_attributes is None:
+def _columns(what: str, given: Any, *, grid: bool) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64] | None]:
+    """Return the columns of a table about objects or groups, and its index where it has one."""
+    kind = what.partition("_")[0]
+    if given is None:
         return {}, None
     index = None
-    if hasattr(object_attributes, "columns") and hasattr(object_attributes, "index"):
-        index = np.asarray(object_attributes.index)
+    if hasattr(given, "columns") and hasattr(given, "index"):
+        index = np.asarray(given.index)
         if index.dtype.kind not in "iu" or len(np.unique(index)) != len(index) or (len(index) and int(index.min()) < 0):
-            raise InputError("object_attributes must be indexed by distinct object ids")
+            numbers = "object ids" if kind == "object" else "group numbers"
+            raise InputError(f"{what} must be indexed by distinct {numbers}")
         if len(index) and int(index.max()) >= 2**63 - 1:
             raise InputError(f"object ids are 0 to {2**63 - 2}, not {index.max()}")
-        items = [(str(c), series_values(str(c), object_attributes[c])) for c in object_attributes.columns]
+        items = [(str(c), series_values(str(c), given[c])) for c in given.columns]
         index = index.astype(np.int64)
-    elif isinstance(object_attributes, Mapping):
-        items = [(str(k), np.asarray(v)) for k, v in object_attributes.items()]
+    elif isinstance(given, Mapping):
+        items = [(str(k), np.asarray(v)) for k, v in given.items()]
     else:
-        raise InputError("object_attributes is a DataFrame indexed by object id, or a mapping of name to array")
+        raise InputError(f"{what} is a DataFrame indexed by {kind} id, or a mapping of name to array")
     out: dict[str, NDArray[Any]] = {}
-    for name, given in items:
-        values = _grid_values(name, given) if grid else given
+    for name, column in items:
+        values = _grid_values(f"{kind} attribute {name!r}", column) if grid else column
         if (
             not name
             or "/" in name
@@ -212,7 +252,7 @@ def _object_columns(object_attributes: Any, *, grid: bool) -> tuple[dict[str, ND
             or not values.ndim
         ):
             wanted = "numbers or strings" if grid else "numbers or booleans"
-            raise InputError(f"object attribute {name!r} ({values.dtype} {values.shape}): {wanted}, and a name without '/'")
+            raise InputError(f"{kind} attribute {name!r} ({values.dtype} {values.shape}): {wanted}, and a name without '/'")
         out[name] = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     return out, index
 
@@ -220,24 +260,22 @@ def _object_columns(object_attributes: Any, *, grid: bool) -> tuple[dict[str, ND
 def _grid_values(name: str, values: NDArray[Any]) -> NDArray[Any]:
     """Return an attribute's values in a dtype that layout grid has; strings in their fixed length."""
     if values.dtype.kind == "b":
-        raise InputError(
-            f"object attribute {name!r} is boolean, and no boolean says that an object has none: pass values.astype('uint8')"
-        )
+        raise InputError(f"{name} is boolean, and no boolean says that an object has none: pass values.astype('uint8')")
     if values.dtype.kind in "OT":
         flat = [_string(name, v) for v in values.ravel().tolist()]
         values = np.array(flat, str).reshape(values.shape) if flat else np.zeros(values.shape, "<U1")
     if values.dtype.kind in "iufU":
         sentinel(values.dtype)
         if 0 in values.shape[1:]:
-            raise InputError(f"object attribute {name!r} has no components: {values.shape}")
+            raise InputError(f"{name} has no components: {values.shape}")
     return values if values.dtype.itemsize else values.astype("<U1")
 
 
 def _string(name: str, value: object) -> str:
     if isinstance(value, str):
         if value.endswith("\0"):
-            raise InputError(f"object attribute {name!r} has a string that ends with NUL, which fixed-length strings lose")
+            raise InputError(f"{name} has a string that ends with NUL, which fixed-length strings lose")
         return value
     if value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value)):
         return ""
-    raise InputError(f"object attribute {name!r} has the value {value!r:.80}: one array holds numbers or strings, nothing else")
+    raise InputError(f"{name} has the value {value!r:.80}: one array holds numbers or strings, nothing else")

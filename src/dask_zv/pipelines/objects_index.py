@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, StoreError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.groups import decode_groups
-from dask_zv.format.keys import DOCUMENT, coords_to_keys
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, parse_key
 from dask_zv.format.manifests import decode_manifests
 from dask_zv.geometry.schema import parse_dtype
 from dask_zv.pipelines.level_io import MANIFESTS_CRC32C, LevelSource
 from dask_zv.pipelines.object_tables import decoding, read_attribute_tables, read_group_tables, read_id_table
 from dask_zv.storage.blobs import open_zarr_array
+from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import join
@@ -55,37 +56,73 @@ class FragmentTable:
     chunks: NDArray[np.int64]
     fragments: NDArray[np.int64]
 
-    @cached_property
-    def by_chunk(self) -> dict[str, NDArray[np.intp]]:
-        """Positions in the table of each chunk's fragments."""
-        if not len(self.objects):
-            return {}
-        order = np.lexsort(self.chunks.T[::-1])
-        chunks = self.chunks[order]
-        first = np.flatnonzero(np.r_[True, (chunks[1:] != chunks[:-1]).any(axis=1)])
-        return dict(zip(coords_to_keys(chunks[first]), np.split(order, first[1:]), strict=True))
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FragmentTable, (self.objects, self.chunks, self.fragments)  # without what is remembered beside them
 
-    def owners(self, chunk: str, n_fragments: int) -> NDArray[np.int64]:
-        """Return the object of each of a chunk's fragments: -1 for none, -2 where several objects share it.
+    @cached_property
+    def _by_chunk(self) -> tuple[Catalog, NDArray[np.intp], NDArray[np.intp]]:
+        """Return the distinct chunks, the entries in the order of their chunks, and where each chunk's entries begin there."""
+        order = np.lexsort(self.chunks.T[::-1]) if len(self.objects) else np.zeros(0, np.intp)
+        chunks = self.chunks[order]
+        new = np.r_[True, (chunks[1:] != chunks[:-1]).any(axis=1)] if len(order) else np.zeros(0, bool)
+        first = np.flatnonzero(new)
+        return Catalog(chunks[first], np.diff(np.r_[first, len(order)]), {}), order, np.r_[first, len(order)]
+
+    def in_chunks(self, coords: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the entries in some chunks, chunk by chunk, and the place in `coords` of each entry's chunk.
+
+        Parameters
+        ----------
+        coords : ndarray of int64, shape (n, K)
+        """
+        known, order, starts = self._by_chunk
+        at = known.find(coords)
+        counts = np.where(at >= 0, starts[at + 1] - starts[at], 0) if len(known) else np.zeros(len(coords), np.intp)
+        total = int(counts.sum())
+        inside = np.repeat(starts[at] - (np.cumsum(counts) - counts), counts) + np.arange(total)
+        return order[inside], np.repeat(np.arange(len(coords)), counts)
+
+    def within(self, coords: NDArray[np.int64]) -> FragmentTable:
+        """Return the entries in some chunks, in the order of the manifests."""
+        entries = np.sort(self.in_chunks(coords)[0])
+        return FragmentTable(self.objects[entries], self.chunks[entries], self.fragments[entries])
+
+    @property
+    def distinct_chunks(self) -> NDArray[np.int64]:
+        """The chunks that have entries, ascending; shape (m, K)."""
+        return self._by_chunk[0].coords
+
+    def owners_in(self, coords: NDArray[np.int64], fragments: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the object of each fragment of some chunks: -1 for none, -2 where several objects share it.
+
+        Parameters
+        ----------
+        coords : ndarray of int64, shape (n, K)
+        fragments : ndarray of int64, shape (n,)
+            Fragments of each chunk.
+
+        Returns
+        -------
+        ndarray of int64, shape (fragments.sum(),)
 
         Raises
         ------
         FormatError
-            A manifest names a fragment that the chunk does not have.
+            A manifest names a fragment that its chunk does not have.
         """
-        out = np.full(n_fragments, -1, np.int64)
-        rows = self.by_chunk.get(chunk)
-        if rows is None:
-            return out
-        fragments = self.fragments[rows]
-        if len(fragments) and int(fragments.max()) >= n_fragments:
+        entries, chunk = self.in_chunks(coords)
+        named = self.fragments[entries]
+        beyond = np.flatnonzero(named >= fragments[chunk])
+        if len(beyond):
+            at = beyond[0]
             raise FormatError(
-                f"a manifest names fragment {int(fragments.max())}, the chunk has {n_fragments}",
-                array="object_index", chunk=chunk,
+                f"a manifest names fragment {named[at]}, the chunk has {fragments[chunk[at]]}",
+                array="object_index", chunk=coords_to_keys(coords[chunk[at : at + 1]])[0],
             )  # fmt: skip
-        out[fragments] = self.objects[rows]
-        times = np.bincount(fragments, minlength=n_fragments)
-        out[times > 1] = SHARED
+        place = (np.cumsum(fragments) - fragments)[chunk] + named
+        out = np.full(int(fragments.sum()), -1, np.int64)
+        out[place] = self.objects[entries]
+        out[place[out[place] != self.objects[entries]]] = SHARED  # a path may come by one fragment twice
         return out
 
 
@@ -294,8 +331,7 @@ def fragment_owners(source: LevelSource, chunks: Sequence[str]) -> FragmentTable
 
 
 def _only(part: FragmentTable, wanted: set[str]) -> FragmentTable:
-    keep = np.fromiter((k in wanted for k in coords_to_keys(part.chunks)), bool, len(part.objects))
-    return FragmentTable(part.objects[keep], part.chunks[keep], part.fragments[keep])
+    return part.within(np.array(sorted(map(parse_key, wanted)), np.int64).reshape(len(wanted), part.chunks.shape[1]))
 
 
 def _join(parts: Sequence[FragmentTable], rank: int) -> FragmentTable:

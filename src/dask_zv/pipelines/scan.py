@@ -18,13 +18,23 @@ from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.run import compute_one
 from dask_zv.errors import BoundsError, InputError
 from dask_zv.format.dictionary import MAX_CATEGORIES, DictionaryEncoding
-from dask_zv.geometry.points import PointRows, group_by_chunk
+from dask_zv.geometry.rows import VertexRows, group_by_chunk
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.inputs import AttributeInput, Partitions, RawPart
 from dask_zv.spatial.grid import Box, ChunkGrid, corners
 from dask_zv.spatial.morton import morton_codes
 
-__all__ = ["Conversion", "Scan", "convert_part", "id_ranges", "merge_ranges", "scan_partitions", "span_codes"]
+__all__ = [
+    "Conversion",
+    "PartFacts",
+    "Scan",
+    "compact_spans",
+    "convert_part",
+    "id_ranges",
+    "merge_ranges",
+    "scan_partitions",
+    "span_codes",
+]
 
 _FAN_IN = 16
 _SPANS = 512
@@ -56,6 +66,30 @@ class Conversion:
     axes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PartFacts:
+    """What one partition holds, beside its rows' places.
+
+    Attributes
+    ----------
+    rows : int
+    names : tuple of int
+        Least and greatest vertex id; (0, -1) where there are none.
+    runs : tuple of int
+        Lengths of the first, the shortest inner, the longest inner and the last run of rows of one object; (0, 0, 0, 0) without
+        objects. The last is 0 where there is one run alone.
+    ends : tuple of int
+        Object of the first and of the last row.
+    n_runs : int
+    """
+
+    rows: int
+    names: tuple[int, int] = (0, -1)
+    runs: tuple[int, int, int, int] = (0, 0, 0, 0)
+    ends: tuple[int, int] = (-1, -1)
+    n_runs: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Scan:
     """What was found in one or more partitions.
@@ -75,6 +109,10 @@ class Scan:
         Distinct strings of each dictionary attribute, and whether values are missing.
     spans : mapping of int to ndarray, shape (s, 2)
         For each partition, ranges of :func:`span_codes` (both ends included) that its chunks lie in.
+    parts : mapping of int to PartFacts
+        By partition.
+    parent_spans : mapping of int to ndarray, shape (s, 2)
+        For each partition, ranges (both ends included) of the names of its rows' parents.
     """
 
     rows: int
@@ -86,11 +124,17 @@ class Scan:
     ids: NDArray[np.int64]
     categories: Mapping[str, tuple[frozenset[str], bool]] = field(default_factory=dict)
     spans: Mapping[int, NDArray[Any]] = field(default_factory=dict)
+    parts: Mapping[int, PartFacts] = field(default_factory=dict)
+    parent_spans: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
+
+    def starts(self) -> NDArray[np.int64]:
+        """Return the number of the first row of each partition, and the number of all rows: shape (partitions + 1,)."""
+        return np.cumsum([0, *(self.parts[p].rows for p in sorted(self.parts))]).astype(np.int64)
 
 
 def convert_part(
-    conversion: Conversion, number: int, part: RawPart, schemas: Sequence[AttributeSchema] | None
-) -> tuple[PointRows, int]:
+    conversion: Conversion, number: int, part: RawPart, schemas: Sequence[AttributeSchema] | None, start: int | None = None
+) -> tuple[VertexRows, int]:
     """Return a partition's rows as they are stored, and how many were left out as out of bounds.
 
     Parameters
@@ -101,6 +145,8 @@ def convert_part(
     part : RawPart
     schemas : sequence of AttributeSchema, optional
         Encode attributes by these; None leaves them as they came.
+    start : int, optional
+        Number of the partition's first row in the whole input, where rows are to be numbered.
 
     Raises
     ------
@@ -141,16 +187,29 @@ def convert_part(
     values: dict[str, NDArray[Any]] = dict(part.attributes)
     if outside is not None:
         points, values = points[~outside], {k: v[~outside] for k, v in values.items()}
-    ids = part.object_ids
-    if ids is not None:
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise InputError(f"{where}object_ids are integers of the shape (n,), not {ids.dtype} {ids.shape}")
-        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) > np.iinfo(np.int64).max):
-            raise InputError(f"{where}object ids are between 0 and 2**63 - 1, found {int(ids.min())} to {int(ids.max())}")
-        ids = (ids if outside is None else ids[~outside]).astype(np.int64, copy=False)
+    integers = {k: _integers(k, v, where) for k, v in part.integers.items()}
+    if outside is not None:
+        integers = {k: v[~outside] for k, v in integers.items()}
     if schemas is not None:
         values = {s.name: _encode(s, values[s.name], where) for s in schemas}
-    return PointRows(points, values, ids), 0 if outside is None else int(outside.sum())
+    numbers = None
+    if start is not None:
+        if outside is not None:
+            raise InputError(f"{where}only points can be left out where they are out of bounds")
+        numbers = np.arange(start, start + len(points))
+    rows = VertexRows(points, values, integers.get("object_ids"), numbers, integers.get("vertex_ids"), integers.get("parents"))
+    return rows, 0 if outside is None else int(outside.sum())
+
+
+def _integers(name: str, values: NDArray[Any], where: str) -> NDArray[np.int64]:
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise InputError(f"{where}{name} are integers of the shape (n,), not {values.dtype} {values.shape}")
+    if len(values):
+        low, high = int(values.min()), int(values.max())
+        if high > np.iinfo(np.int64).max or (low < 0 and name != "parents"):  # a negative parent is none
+            called = "object ids" if name == "object_ids" else name
+            raise InputError(f"{where}{called} are between 0 and 2**63 - 1, found {low} to {high}")
+    return values.astype(np.int64, copy=False)
 
 
 def _encode(schema: AttributeSchema, values: NDArray[Any], where: str) -> NDArray[Any]:
@@ -215,8 +274,28 @@ def scan_part(
         counts,
         id_ranges(rows.object_ids) if rows.object_ids is not None else np.zeros((0, 2), np.int64),
         categories,
-        {number: _spans(span_codes(coords))},
+        {number: compact_spans(span_codes(coords))},
+        {number: _facts(rows)},
+        {} if rows.parents is None else {number: compact_spans(rows.parents[rows.parents >= 0])},
     )
+
+
+def _facts(rows: VertexRows) -> PartFacts:
+    n = len(rows)
+    names = (0, -1) if rows.keys is None or not n else (int(rows.keys.min()), int(rows.keys.max()))
+    if rows.object_ids is None or not n:
+        return PartFacts(n, names)
+    ids = rows.object_ids
+    first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
+    lengths = np.diff(np.r_[first, n])
+    inner = lengths[1:-1]
+    runs = (
+        int(lengths[0]),
+        int(inner.min()) if len(inner) else 0,
+        int(inner.max()) if len(inner) else 0,
+        int(lengths[-1]) if len(lengths) > 1 else 0,
+    )
+    return PartFacts(n, names, runs, (int(ids[0]), int(ids[-1])), len(lengths))
 
 
 def _fits(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
@@ -267,8 +346,8 @@ def span_codes(coords: NDArray[np.int64]) -> NDArray[Any]:
     return morton_codes(np.maximum(coords, -(1 << 20)))
 
 
-def _spans(codes: NDArray[Any]) -> NDArray[Any]:
-    """Return at most a few hundred ranges that hold all codes: enough to know which blocks a partition can feed."""
+def compact_spans(codes: NDArray[Any]) -> NDArray[Any]:
+    """Return at most a few hundred ranges (both ends included) that hold all codes: enough to know whom a partition concerns."""
     codes = np.sort(codes)
     if not len(codes):
         return np.zeros((0, 2), codes.dtype)
@@ -309,6 +388,8 @@ def merge_scans(scans: Sequence[Scan]) -> Scan:
         merge_ranges([s.ids for s in scans]),
         categories,
         {k: v for s in scans for k, v in s.spans.items()},
+        {k: v for s in scans for k, v in s.parts.items()},
+        {k: v for s in scans for k, v in s.parent_spans.items()},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ class GridPlan:
         Where there was no catalog: :func:`lists_digest` of the arrays.
     marker : str
         Name of the mark that chunks are being replaced; empty where none is.
+    families : mapping of str to GridSpec
+        Grids of arrays whose names only the blocks know, by the group above them.
     """
 
     specs: Mapping[str, GridSpec]
@@ -55,6 +57,13 @@ class GridPlan:
     alone: bool = False
     listed: str = ""
     marker: str = ""
+    families: Mapping[str, GridSpec] = field(default_factory=dict)
+
+    def naming(self, arrays: Iterable[str]) -> GridPlan:
+        """Return the plan with the grids of `arrays`, where they are members of a family."""
+        new = [a for a in arrays if a not in self.specs and a.rpartition("/")[0] in self.families]
+        found = {a: self.families[a.rpartition("/")[0]] for a in new}
+        return replace(self, specs={**self.specs, **found}) if found else self
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,242 @@
+"""From stored rows to what a reader sees: paths, edges, faces and parents as row numbers of the vertices that were read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Paths", "RowMap", "follow_copies", "input_order", "parents_of", "take_ranges"]
+
+
+def take_ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers of ranges, one behind the other; shape (counts.sum(),).
+
+    Examples
+    --------
+    >>> take_ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    return np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
+
+
+def input_order(values: NDArray[np.int64], order: NDArray[np.intp] | None) -> NDArray[np.int64]:
+    """Return endpoints in the order of the input: slot i of a record belongs at ``order[.., i]``; shape (m, L)."""
+    if order is None:
+        return values
+    out = np.empty_like(values)
+    np.put_along_axis(out, order, values, 1)
+    return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowMap:
+    """Where the stored rows of some chunks are among the rows that were read.
+
+    Attributes
+    ----------
+    stored : ndarray of int64, shape (n,)
+        Rows of each chunk's blobs.
+    places : ndarray of int64, shape (stored.sum(),), optional
+        Row number of each stored row, -1 where it was not read; None where all were read in their order.
+    """
+
+    stored: NDArray[np.int64]
+    places: NDArray[np.int64] | None
+
+    @classmethod
+    def join(cls, parts: Sequence[RowMap], rows: Sequence[int]) -> RowMap:
+        """Return the map of all parts; `rows` are the rows that each part gave."""
+        stored = np.concatenate([np.zeros(0, np.int64), *(p.stored for p in parts)])
+        if all(p.places is None for p in parts):
+            return cls(stored, None)
+        places: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        first = 0
+        for part, n in zip(parts, rows, strict=True):
+            of_part = np.arange(n) if part.places is None else part.places
+            places.append(np.where(of_part < 0, -1, of_part + first))
+            first += n
+        return cls(stored, np.concatenate(places))
+
+    def beyond(self, chunks: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the records that name a row which their chunk does not have; chunk -1 is one that was not read."""
+        limit = np.append(self.stored, np.iinfo(np.int64).max)[chunks]
+        return np.flatnonzero(((rows < 0) | (rows >= limit)).any(axis=1))
+
+    def find(self, chunks: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return row numbers, -1 for what was not read.
+
+        Parameters
+        ----------
+        chunks : ndarray of int64
+            Numbers of chunks, -1 for those that were not read.
+        rows : ndarray of int64, same shape
+            Rows that these chunks have.
+        """
+        starts = np.append(np.cumsum(self.stored) - self.stored, 0)
+        at = starts[chunks] + np.where(chunks < 0, 0, rows)
+        if self.places is not None:
+            at = np.append(self.places, -1)[np.where(chunks < 0, len(self.places), at)]
+        return np.where(chunks < 0, -1, at)
+
+
+def parents_of(
+    linked: NDArray[np.bool_], first: NDArray[np.bool_], records: NDArray[np.int64], *, either_way: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the parent of every row, and the record that says so.
+
+    A row's parent is the row before it, but for the first one of a fragment; records say otherwise.
+
+    Parameters
+    ----------
+    linked : ndarray of bool, shape (N,)
+        The row before is of the same fragment, and next to this one there.
+    first : ndarray of bool, shape (N,)
+        The row is the first of its fragment.
+    records : ndarray of int64, shape (m, 2)
+        Child and parent, -1 for those that were not read.
+    either_way : bool
+        Records may have the parent first: where every fragment is one path, the child is the one that begins a fragment.
+
+    Returns
+    -------
+    parents : ndarray of int64, shape (N,)
+        -1 at roots, and where the parent was not read.
+    told : ndarray of int64, shape (N,)
+        Number of the record, -1 where there is none.
+    """
+    n = len(linked)
+    parents = np.where(linked, np.arange(n) - 1, -1)
+    told = np.full(n, -1, np.int64)
+    child, parent = records.T
+    known = child >= 0
+    if either_way:
+        starts = np.append(first, False)
+        turned = ~starts[child] & starts[parent] & known
+        known &= starts[child] | (parent >= 0)
+        child, parent = np.where(turned, parent, child), np.where(turned, child, parent)
+    mine = np.flatnonzero(known)
+    parents[child[mine]] = parent[mine]
+    told[child[mine]] = mine
+    return parents, told
+
+
+def follow_copies(
+    links: NDArray[np.int64], rows: NDArray[np.int64], owners: NDArray[np.int64], n: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Renumber links after rows were reordered, some of them copied: an object that shares a row has a copy of its own.
+
+    Parameters
+    ----------
+    links : ndarray of int64, shape (m, L)
+        Row numbers before; all of them were read.
+    rows : ndarray of int64, shape (M,)
+        The number before of each row that there is now.
+    owners : ndarray of int64, shape (M,)
+        The object that each of these is for.
+    n : int
+        Rows before.
+
+    Returns
+    -------
+    links : ndarray of int64, shape (m', L)
+        Of those whose rows are all still there. Where rows have copies, a link is found in each object that has one of its
+        first endpoint: between copies of that object where it has them.
+    records : ndarray of int64, shape (m',)
+        Number before of each link.
+    """
+    first = np.full(n, -1, np.int64)
+    first[rows[::-1]] = np.arange(len(rows))[::-1]
+    if len(rows) == np.count_nonzero(first >= 0):
+        now = first[links]
+        kept = np.flatnonzero((now >= 0).all(axis=1))
+        return now[kept], kept
+    order = np.lexsort((owners, rows))
+    by_row, by_owner = rows[order], owners[order]
+    begin, end = np.searchsorted(by_row, links[:, 0], "left"), np.searchsorted(by_row, links[:, 0], "right")
+    records = np.repeat(np.arange(len(links)), end - begin)
+    lead = order[take_ranges(begin, end - begin)]
+    _, owner_number = np.unique(by_owner, return_inverse=True)
+    span = int(owner_number.max(initial=0)) + 1
+    code = by_row * span + owner_number  # ascending
+    number_of = np.empty(len(rows), np.int64)
+    number_of[order] = owner_number
+    out = np.empty((len(records), links.shape[1]), np.int64)
+    out[:, 0] = lead
+    for k in range(1, links.shape[1]):
+        wanted = links[records, k] * span + number_of[lead]
+        at = np.minimum(np.searchsorted(code, wanted), len(code) - 1)
+        out[:, k] = np.where(code[at] == wanted, order[at], first[links[records, k]])
+    kept = np.flatnonzero((out >= 0).all(axis=1))
+    return out[kept], records[kept]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Paths:
+    """Rows put into the order of the manifests.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (M,)
+        Number before of each row.
+    owners : ndarray of int64, shape (M,)
+    ids, lengths : ndarray of int64, shape (O,)
+        The objects, or their runs, in the order of the rows, and the rows of each.
+    """
+
+    rows: NDArray[np.int64]
+    owners: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    @classmethod
+    def whole(
+        cls,
+        objects: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        ids: NDArray[np.int64],
+    ) -> Paths:
+        """Put objects together, each of `ids` (ascending) once.
+
+        Parameters
+        ----------
+        objects, starts, counts : ndarray of int64, shape (E,)
+            Of each entry of the manifests, in their order: its object, its first row, and how many rows it has.
+        ids : ndarray of int64, shape (O,)
+        """
+        owners = np.repeat(objects, counts)
+        lengths = np.zeros(len(ids), np.int64)
+        np.add.at(lengths, np.searchsorted(ids, objects), counts)
+        return cls(take_ranges(starts, counts), owners, ids, lengths)
+
+    @classmethod
+    def runs(
+        cls,
+        objects: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        whole: NDArray[np.int64],
+        places: NDArray[Any],
+    ) -> Paths:
+        """Put what is left of paths together, each unbroken run by itself.
+
+        Parameters
+        ----------
+        objects, starts, counts : ndarray of int64, shape (E,)
+            As of :meth:`whole`, of the rows that were kept.
+        whole : ndarray of int64, shape (E,)
+            Rows of each entry before; 1 or more where that is not known, because none was read.
+        places : ndarray of int64, shape (N,)
+            Place of each kept row in its fragment.
+        """
+        rows = take_ranges(starts, counts)
+        owners = np.repeat(objects, counts)
+        along = np.repeat(np.cumsum(whole) - whole, counts) + places[rows]
+        begins = np.ones(len(rows), bool)
+        begins[1:] = (owners[1:] != owners[:-1]) | (along[1:] != along[:-1] + 1)
+        at = np.flatnonzero(begins)
+        return cls(rows, owners, owners[at], np.diff(np.r_[at, len(rows)]))

@@ -1,0 +1,226 @@
+"""Link records on their way into a store: what they name, where that is, and the cells that hold them.
+
+Source: Zarr Vectors format 0.9, links families; see :mod:`dask_zv.format.links`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.format.fragments import encode_single
+from dask_zv.format.keys import coords_to_keys
+from dask_zv.format.links import LinkFamily, encode_ragged, lehmer_codes, segment_name, stored_order
+from dask_zv.geometry.rows import group_by_chunk
+from dask_zv.geometry.schema import LINK_FRAGMENTS, AttributeSchema
+
+__all__ = [
+    "EncodedLinks",
+    "LinkRecords",
+    "LinkRows",
+    "encode_links",
+    "family_path",
+    "intra_segment",
+    "link_attribute_metadata",
+    "source_coords",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinkRows:
+    """Links as they were given.
+
+    Attributes
+    ----------
+    endpoints : ndarray of int64, shape (m, L)
+        Numbers (or keys) of vertices.
+    numbers : ndarray of int64, shape (m,)
+        Place of each in the input.
+    attributes : mapping of str to ndarray, shape (m,) or (m, C)
+    """
+
+    endpoints: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.endpoints)
+
+    def __sizeof__(self) -> int:
+        return self.endpoints.nbytes + self.numbers.nbytes + sum(a.nbytes for a in self.attributes.values()) + 200
+
+    @classmethod
+    def join(cls, parts: Sequence[LinkRows]) -> LinkRows:
+        """Return the links of all parts, of which there is one at least."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([p.endpoints for p in parts]),
+            np.concatenate([p.numbers for p in parts]),
+            {k: np.concatenate([p.attributes[k] for p in parts]) for k in parts[0].attributes},
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinkRecords:
+    """Links whose endpoints are known to be rows of chunks.
+
+    Attributes
+    ----------
+    coords : ndarray of int64, shape (c, K)
+        Chunks, ascending.
+    chunks : ndarray of int64, shape (m, L)
+        Chunk of each endpoint, as a place in `coords`.
+    rows : ndarray of int64, shape (m, L)
+        Row of each endpoint among its chunk's vertices.
+    numbers : ndarray of int64, shape (m,)
+        Place of each in the input.
+    attributes : mapping of str to ndarray, shape (m,) or (m, C)
+        As they are stored.
+    """
+
+    coords: NDArray[np.int64]
+    chunks: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __sizeof__(self) -> int:
+        own = self.coords.nbytes + self.chunks.nbytes + self.rows.nbytes + self.numbers.nbytes
+        return own + sum(a.nbytes for a in self.attributes.values()) + 200
+
+    def take(self, rows: NDArray[np.intp]) -> LinkRecords:
+        """Return some of the records, with the chunks that they name."""
+        chunks = self.chunks[rows]
+        named, at = np.unique(chunks, return_inverse=True)
+        return LinkRecords(
+            self.coords[named],
+            at.reshape(chunks.shape),
+            self.rows[rows],
+            self.numbers[rows],
+            {k: v[rows] for k, v in self.attributes.items()},
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[LinkRecords]) -> LinkRecords:
+        """Return the records of all parts, of which there is one at least."""
+        if len(parts) == 1:
+            return parts[0]
+        coords, at = group_by_chunk(np.concatenate([p.coords for p in parts]))
+        first = np.cumsum([0, *(len(p.coords) for p in parts)]).tolist()
+        return cls(
+            coords,
+            np.concatenate([at[f : f + len(p.coords)][p.chunks] for f, p in zip(first, parts, strict=False)]),
+            np.concatenate([p.rows for p in parts]),
+            np.concatenate([p.numbers for p in parts]),
+            {k: np.concatenate([p.attributes[k] for p in parts]) for k in parts[0].attributes},
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedLinks:
+    """The cells of some records.
+
+    Attributes
+    ----------
+    blobs : dict of (array, chunk key) to bytes
+    metadata : dict of array to attributes
+        Of the arrays in `blobs`, and of their family.
+    records : dict of family's path to int
+    """
+
+    blobs: dict[tuple[str, str], bytes]
+    metadata: dict[str, dict[str, Any]]
+    records: dict[str, int]
+
+
+def family_path(attribute: str | None = None) -> str:
+    """Return the path of the group of the level's own links, or of one of their attributes."""
+    return "links/0" if attribute is None else f"link_attributes/{attribute}/0"
+
+
+def intra_segment(family: LinkFamily) -> str:
+    """Return the name of the segment whose endpoints share a chunk."""
+    return segment_name([[0] * family.rank] * (family.width - 1))
+
+
+def _order(family: LinkFamily, records: LinkRecords) -> NDArray[np.intp]:
+    if family.directed:
+        return np.broadcast_to(np.arange(family.width), records.rows.shape)
+    return stored_order(records.chunks, records.rows)
+
+
+def source_coords(family: LinkFamily, records: LinkRecords) -> NDArray[np.int64]:
+    """Return the chunk in whose cell each record is filed, shape (m, K)."""
+    first = _order(family, records)[:, 0]
+    return records.coords[np.take_along_axis(records.chunks, first[:, None], 1)[:, 0]]
+
+
+def link_attribute_metadata(family: LinkFamily, attribute: AttributeSchema, segment: str) -> dict[str, Any]:
+    """Return the attributes of the array of a link attribute's segment."""
+    return {
+        "zv_array": "link_attribute",
+        "name": attribute.name,
+        "dtype": str(attribute.dtype),
+        "offsets": family.segment_attributes(segment)["offsets"],
+        "level_delta": 0,
+        "row_shape": [] if attribute.channels is None else [attribute.channels],
+    }
+
+
+def encode_links(family: LinkFamily, attributes: Sequence[AttributeSchema], records: LinkRecords) -> EncodedLinks:
+    """Return the cells of the records, those of one cell in the order of the input.
+
+    Parameters
+    ----------
+    family : LinkFamily
+        Canonical, of the level itself.
+    attributes : sequence of AttributeSchema
+    records : LinkRecords
+    """
+    order = _order(family, records)
+    chunks = np.take_along_axis(records.chunks, order, 1)
+    rows = np.take_along_axis(records.rows, order, 1)
+    source = chunks[:, 0]
+    offsets = (records.coords[chunks[:, 1:]] - records.coords[source][:, None, :]).reshape(len(records), -1)
+    segments, segment = group_by_chunk(offsets)
+    by_cell = np.lexsort((records.numbers, source, segment))
+    segment, source, rows, order = segment[by_cell], source[by_cell], rows[by_cell], order[by_cell]
+    values = {a.name: np.ascontiguousarray(records.attributes[a.name][by_cell], a.dtype) for a in attributes}
+    starts = np.ones(len(by_cell), bool)
+    starts[1:] = (segment[1:] != segment[:-1]) | (source[1:] != source[:-1])
+    first = np.flatnonzero(starts)
+    edges = [*first.tolist(), len(by_cell)]
+    keys = coords_to_keys(records.coords)
+    names = [segment_name(s.reshape(family.width - 1, family.rank)) for s in segments]
+    described = [family.segment_attributes(n) for n in names]
+    base = family_path()
+    out = EncodedLinks({}, {}, {base: len(records), **{family_path(a.name): len(records) for a in attributes}})
+    if len(records):
+        out.metadata[base] = family.to_attributes()
+    for name, attrs in zip(names, described, strict=True):
+        out.metadata[f"{base}/{name}"] = attrs
+        for a in attributes:
+            out.metadata[f"{family_path(a.name)}/{name}"] = link_attribute_metadata(family, a, name)
+    codes = lehmer_codes(order)
+    permuted = np.concatenate([codes[:, None], rows], axis=1)
+    intra = intra_segment(family)
+    cells = zip(segment[first].tolist(), source[first].tolist(), edges[:-1], edges[1:], strict=True)
+    for number, chunk, start, stop in cells:
+        name, key = names[number], keys[chunk]
+        if name == intra:
+            out.blobs[f"{base}/{name}", key] = rows[start:stop].astype("<i8", copy=False).tobytes()
+            out.blobs[LINK_FRAGMENTS, key] = encode_single(stop - start)
+        else:
+            wide = permuted if described[number]["has_perm"] else rows
+            out.blobs[f"{base}/{name}", key] = encode_ragged(wide[start:stop])
+        for a in attributes:
+            out.blobs[f"{family_path(a.name)}/{name}", key] = values[a.name][start:stop].tobytes()
+    return out
