@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from dask_zv.geometry.result import Geometry as Geometry
     from dask_zv.pipelines.convert import convert as convert
     from dask_zv.pipelines.creation import create as create
-    from dask_zv.pipelines.linked import write_graph as write_graph
-    from dask_zv.pipelines.linked import write_meshes as write_meshes
-    from dask_zv.pipelines.linked import write_skeletons as write_skeletons
+    from dask_zv.pipelines.graphs import write_graph as write_graph
+    from dask_zv.pipelines.graphs import write_meshes as write_meshes
     from dask_zv.pipelines.points import write_points as write_points
     from dask_zv.pipelines.polylines import write_lines as write_lines
     from dask_zv.pipelines.polylines import write_polylines as write_polylines
+    from dask_zv.pipelines.skeletons import write_skeletons as write_skeletons
     from dask_zv.pipelines.store import Level as Level
     from dask_zv.pipelines.store import Store as Store
     from dask_zv.pipelines.store import open as open
@@ -49,12 +49,12 @@ _LAZY = {
     "create": "dask_zv.pipelines.creation",
     "open": "dask_zv.pipelines.store",
     "open_group": "dask_zv.batch.group",
-    "write_graph": "dask_zv.pipelines.linked",
+    "write_graph": "dask_zv.pipelines.graphs",
     "write_lines": "dask_zv.pipelines.polylines",
-    "write_meshes": "dask_zv.pipelines.linked",
+    "write_meshes": "dask_zv.pipelines.graphs",
     "write_points": "dask_zv.pipelines.points",
     "write_polylines": "dask_zv.pipelines.polylines",
-    "write_skeletons": "dask_zv.pipelines.linked",
+    "write_skeletons": "dask_zv.pipelines.skeletons",
 }
 
 __all__ = [

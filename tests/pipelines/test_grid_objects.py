@@ -18,6 +18,8 @@ import dask_zv as dzv
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.tasks import BlockResult, Place
 from dask_zv.format.manifests import encode_manifest
+from dask_zv.geometry.encoding import Fragments
+from dask_zv.geometry.places import BlockExtra
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.pipelines import manifests
 from dask_zv.pipelines.level_io import MANIFESTS_CRC32C, LevelSource
@@ -358,10 +360,12 @@ def written(place, fragments, *, attributes=None, groups=None, blocks=3, per_tas
     builder = GraphBuilder("t")
     results = []
     for b, rows in enumerate(np.array_split(fragments, blocks)):
-        extra = (rows[:, 0], rows[:, 1:4], rows[:, 4]) if len(rows) else None
+        nothing = np.zeros(len(rows), np.int64)
+        found = Fragments(rows[:, 0], rows[:, 1:4], rows[:, 4], nothing, nothing, nothing)
+        extra = BlockExtra(found) if len(rows) else None
         results.append(builder.add(f"block-{b}", BlockResult, None, 0.0, 0.0, extra))
     nodes_first = open_objects(place.handle).nodes_first
-    ends = manifests.write_object_index(builder, place, plan, 3, results, nodes_first=nodes_first)
+    ends, _ = manifests.write_object_index(builder, place, plan, 3, results, nodes_first=nodes_first)
     dask.get(builder.tasks, [str(e.key) for e in ends])
     objects = open_objects(place.handle)
     for path, attrs in manifests.object_metadata(plan, 3, "grid"):
@@ -575,9 +579,11 @@ def test_data_that_changes_between_two_readings():
     place = place_in(store)
     plan = manifests.plan_objects(np.array([[3, 4], [9, 10]]), None, None, layout="grid")
     builder = GraphBuilder("t")
-    extra = (np.array([5]), np.zeros((1, 3), np.int64), np.array([0]))
+    nothing = np.zeros(1, np.int64)
+    extra = BlockExtra(Fragments(np.array([5]), np.zeros((1, 3), np.int64), *[nothing] * 4))
     result = builder.add("block", BlockResult, None, 0.0, 0.0, extra)
-    (end,) = manifests.write_object_index(builder, place, plan, 3, [result], nodes_first=False)[1:]
+    ends, _ = manifests.write_object_index(builder, place, plan, 3, [result], nodes_first=False)
+    (end,) = ends[1:]
     with pytest.raises(dzv.PlanError, match="object 5"):
         dask.get(builder.tasks, str(end.key))
 

@@ -166,7 +166,8 @@ def _from_dask(links: Any, named: dict[str, Any], what: str) -> LinkInput:
         if not is_dask_collection(values):
             if any(np.isnan(c) for c in lengths):
                 raise InputError(
-                    f"{what} attribute {name!r} is in memory and the {what}s' partitions have unknown lengths: call compute_chunk_sizes()"
+                    f"{what} attribute {name!r} is in memory and the {what}s' partitions have unknown lengths: call "
+                    "compute_chunk_sizes()"
                 )
             column = np.asarray(values)
             if len(column) != sum(lengths):

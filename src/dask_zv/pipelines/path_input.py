@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,8 @@ def path_input(positions: Any, lengths: Any, object_ids: Any, attributes: Any) -
     chunks = positions.chunks[0]
     if any(np.isnan(c) for c in chunks):
         raise InputError(
-            "the positions' partitions have unknown lengths: call positions.compute_chunk_sizes(), or pass object_ids= as a dask "
-            "array with the object of each vertex"
+            "the positions' partitions have unknown lengths: call positions.compute_chunk_sizes(), or pass object_ids= as a "
+            "dask array with the object of each vertex"
         )
     if total != sum(chunks):
         raise InputError(f"the lengths add up to {total:,} vertices, positions have {int(sum(chunks)):,}")
@@ -99,7 +100,7 @@ def line_input(endpoints: Any, object_ids: Any, attributes: Any) -> PathInput:
             raise InputError("lines in a DataFrame need object_ids=, the name of the column that says whose each endpoint is")
         return PathInput(endpoints, attributes, object_ids, None)
     lazy = is_dask_collection(endpoints)
-    points = endpoints if lazy else np.asarray(endpoints)
+    points: Any = endpoints if lazy else np.asarray(endpoints)
     if points.ndim != 3 or points.shape[1] != 2:
         raise InputError(f"lines are pairs of points, shape (N, 2, D), not {points.shape}")
     flat = {name: _flat_ends(name, values) for name, values in (attributes or {}).items()}
@@ -205,8 +206,8 @@ def _lazy_lengths(positions: Any, lengths: Any, object_ids: Any, attributes: Any
         raise InputError("lengths are a dask array of integers, shape (O,), with partitions of known lengths")
     if len(lengths.chunks[0]) != len(positions.chunks[0]):
         raise InputError(
-            f"lengths have {len(lengths.chunks[0])} partitions, positions {len(positions.chunks[0])}: a partition of the one has "
-            "the lengths of the polylines in a partition of the other"
+            f"lengths have {len(lengths.chunks[0])} partitions, positions {len(positions.chunks[0])}: a partition of the one "
+            "has the lengths of the polylines in a partition of the other"
         )
     starts = np.cumsum([0, *lengths.chunks[0]]).tolist()
     ids = _ids_of_paths(None if is_dask_collection(object_ids) else object_ids, starts[-1])
@@ -231,13 +232,13 @@ def check_paths(scan: Scan, lines: bool) -> None:
         Objects are lines.
     """
     parts = [scan.parts[p] for p in sorted(scan.parts) if scan.parts[p].rows]
-    joins = sum(a.ends[1] == b.ends[0] for a, b in zip(parts, parts[1:], strict=False))
+    joins = sum(a.ends[1] == b.ends[0] for a, b in pairwise(parts))
     runs = sum(p.n_runs for p in parts) - joins
     distinct = int((scan.ids[:, 1] - scan.ids[:, 0]).sum())
     if runs != distinct:
         raise InputError(
-            f"the vertices of {distinct:,} objects come in {runs:,} runs: those of one polyline must follow each other, in the order "
-            "of its path; sort the table by its ids first (stably)"
+            f"the vertices of {distinct:,} objects come in {runs:,} runs: those of one polyline must follow each other, in the "
+            "order of its path; sort the table by its ids first (stably)"
         )
     if not lines:
         return

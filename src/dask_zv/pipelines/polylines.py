@@ -188,8 +188,8 @@ def write_polylines(
 ) -> Report | Delayed:
     """Write polylines or streamlines into level 0 of a store, as one Dask graph on the active scheduler.
 
-    Paths are cut where they leave a chunk, and no vertex is added: reading joins the pieces in the order of the path. A path may
-    span many partitions of the input and many blocks of the store.
+    Paths are cut where they leave a chunk, and no vertex is added: reading joins the pieces in the order of the path. A path
+    may span many partitions of the input and many blocks of the store.
 
     Parameters
     ----------

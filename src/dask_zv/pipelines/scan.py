@@ -347,7 +347,7 @@ def span_codes(coords: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def compact_spans(codes: NDArray[Any]) -> NDArray[Any]:
-    """Return at most a few hundred ranges (both ends included) that hold all codes: enough to know whom a partition concerns."""
+    """Return at most a few hundred ranges (both ends included) that hold all codes: enough to know whom they concern."""
     codes = np.sort(codes)
     if not len(codes):
         return np.zeros((0, 2), codes.dtype)

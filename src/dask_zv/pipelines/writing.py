@@ -11,34 +11,26 @@ from typing import Any, Protocol
 import numpy as np
 from dask.delayed import Delayed
 from dask.task_spec import Task, TaskRef
-from numpy.typing import NDArray
 
 from dask_zv.batch.graph import GraphBuilder, build_write_graph
 from dask_zv.batch.receipts import Report
 from dask_zv.batch.run import check_reachable, compute_one
-from dask_zv.batch.tasks import BlockSpec, CommitSpec, EncodedBlock, Place
-from dask_zv.errors import InputError, PlanError, ReadOnlyError, StoreError
+from dask_zv.batch.tasks import BlockSpec, CommitSpec, EncodedBlock
+from dask_zv.errors import InputError, ReadOnlyError, StoreError
 from dask_zv.format.dictionary import DictionaryEncoding
-from dask_zv.format.grids import GridSpec, codec_list
-from dask_zv.format.keys import DOCUMENT
-from dask_zv.format.metadata import LevelMetadata
 from dask_zv.geometry.blocks import GeometryBlock
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
-from dask_zv.pipelines.creation import FEW_CHUNKS, SHARD_CHUNKS, packing, position_dtype
+from dask_zv.pipelines.creation import position_dtype
 from dask_zv.pipelines.exchange import BlockPlan, Touch, plan_blocks, remove_spill, spill_directory, split_partitions
 from dask_zv.pipelines.inputs import AttributeInput, Partitions
-from dask_zv.pipelines.manifests import ObjectPlan, object_blobs, object_metadata, old_object_nodes, write_object_index
+from dask_zv.pipelines.level_metadata import grid_plan, level_attributes, old_nodes, root_attributes, shards_of
+from dask_zv.pipelines.manifests import ObjectPlan, object_blobs, object_metadata, write_object_index
 from dask_zv.pipelines.scan import Conversion, Scan, scan_partitions
-from dask_zv.pipelines.store import SETTINGS, Level, Store
+from dask_zv.pipelines.store import Level, Store
 from dask_zv.spatial.grid import Box, ChunkGrid
-from dask_zv.spatial.morton import morton_codes
-from dask_zv.storage.grid_commit import GridPlan
-from dask_zv.storage.grid_defaults import grid_of_bounds, grid_settings
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.local import LocalObjects
-from dask_zv.storage.nodes import load_catalog
-from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.objects import join
 
 __all__ = ["LinkStep", "Options", "Write", "attribute_schema", "level_to_write", "scan_input"]
 
@@ -218,13 +210,13 @@ class Write:
         builder = GraphBuilder(f"zv-{self.name}")
         grid, shards = None, None
         if store.layout == "grid":
-            grid = _grid_plan(level, scan, [*schema.arrays, *(links.arrays if links else ())], self.options.mode)
+            grid = grid_plan(level, scan, [*schema.arrays, *(links.arrays if links else ())], self.options.mode)
             if links is not None:
                 grid = dataclasses.replace(grid, families=dict.fromkeys(links.families, grid.specs["vertices"]))
             if self.replace and len(place.open().list_keys("vertices")):
                 grid = dataclasses.replace(grid, marker=builder.run)
         else:
-            shards = _shards(store, opened, scan.coords)
+            shards = shards_of(store, opened, scan.coords)
         cells = None if grid is None else grid.specs["vertices"]
         plan = plan_blocks(scan, schema.row_bytes, shards, self.partitions.count, cells)
         gathered = split_partitions(
@@ -246,18 +238,19 @@ class Write:
             described = object_metadata(objects, self.conversion.grid.ndim, store.layout)
             metadata += described
             arrays += [a for a, _ in described]
-        metadata += [
-            ("", _level_attributes(level, scan, schema, objects, links, cells)),
-            ("..", _root_attributes(store, scan, self.conversion, shards)),
-        ]
         families = links.families if links is not None else ()
+        explicit = links is not None and not links.crossings
+        metadata += [
+            ("", level_attributes(level, scan, schema, cells, objects=objects is not None, links=explicit)),
+            ("..", root_attributes(store, scan, self.conversion, shards)),
+        ]
         spec = CommitSpec(
             place,
             tuple(metadata),
             tuple(arrays),
             catalog=True,
             replace=self.replace,
-            remove=_old_nodes(opened, place, schema, objects, families) if self.replace else (),
+            remove=old_nodes(opened, place, schema, objects, families) if self.replace else (),
             report=Report(scan.rows, 0, objects.count if objects else 0, 0, 0, 0, 0.0, scan.dropped),
             grid=grid,
             families=families if grid is not None else (),
@@ -326,45 +319,6 @@ def attribute_schema(attribute: AttributeInput, scan: Scan) -> AttributeSchema:
     return AttributeSchema(attribute.name, dictionary.dtype, None, dictionary)
 
 
-def _shards(store: Store, objects: Objects, coords: NDArray[np.int64]) -> int | None:
-    """Return the chunks per shard, None for an object per chunk.
-
-    Raises
-    ------
-    PlanError
-        Shards were asked for, and their numbers are too large to be recorded.
-    """
-    asked = store.settings.get("shard_chunks", "auto")
-    local = isinstance(objects, LocalObjects) or store.handle.one_process
-    if asked == 1 or (asked == "auto" and local and len(coords) <= FEW_CHUNKS):
-        return None
-    if len(coords) and int(morton_codes(coords).max()) > np.iinfo(np.int64).max:
-        if asked == "auto":
-            return None
-        raise PlanError(
-            f"shards of chunks from {coords.min(axis=0).tolist()} to {coords.max(axis=0).tolist()} have numbers beyond 2**63: "
-            "make the store with shard_chunks=1, choose a larger chunk_shape, or shift the positions",
-            store=store.url,
-        )
-    return asked if isinstance(asked, int) else SHARD_CHUNKS
-
-
-def _grid_plan(level: Level, scan: Scan, arrays: Sequence[str], mode: str) -> GridPlan:
-    """Return the grid of the level's arrays: of the store's bounds where they were declared, and always of the data."""
-    store, metadata = level.store, level.store.metadata
-    corners = [scan.coords.min(axis=0), scan.coords.max(axis=0)] if len(scan.coords) else []
-    if store.settings.get("bounds", "declared") == "declared" or not corners:
-        origin, shape = grid_of_bounds(metadata.chunk_shape, *metadata.bounds)
-        corners += [np.array(origin, np.int64), np.array(origin, np.int64) + np.array(shape, np.int64) - 1]
-    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
-    extents: list[int] = (high - low + 1).tolist()
-    local = isinstance(open_objects(store.handle), LocalObjects) or store.handle.one_process
-    shards = packing(store.settings.get("shard_chunks", "auto"), len(scan.coords), extents, local=local)
-    spec = GridSpec(tuple(extents), tuple(low.tolist()), shards, codec_list(store.settings.get("codecs", "zstd")))
-    catalog = load_catalog(open_objects(store.handle), level.place.prefix)
-    return GridPlan(dict.fromkeys(arrays, spec), token="" if catalog is None else catalog.token, alone=mode != "overwrite")
-
-
 def _encode_block(
     encode: Callable[[PointSchema, VertexRows], GeometryBlock], schema: PointSchema, rows: VertexRows
 ) -> EncodedBlock:
@@ -374,74 +328,3 @@ def _encode_block(
 
 def _tidy(spill: str, *_: Any) -> None:
     remove_spill(spill)
-
-
-def _level_attributes(
-    level: Level,
-    scan: Scan,
-    schema: PointSchema,
-    objects: ObjectPlan | None,
-    links: LinkStep | None,
-    cells: GridSpec | None,
-) -> dict[str, Any]:
-    present = ["vertices"]
-    if schema.attributes:
-        present.append("vertex_attributes")
-    if links is not None and not links.crossings:
-        present.append("links")
-    if objects is not None:
-        present.append("object_index")
-    # what another writer's level said of its chunk keys and fragments does not hold for ours
-    metadata: LevelMetadata = dataclasses.replace(
-        level.metadata,
-        vertex_count=scan.rows,
-        arrays_present=tuple(present),
-        chunk_dims=None,
-        chunk_attribute_name=None,
-        chunk_attribute_values=None,
-        shared_fragments=False,
-        fragments_tile=cells is not None,  # true of all that is written here; 0.7 has no such word
-    )
-    if cells is None:
-        return metadata.to_attributes()
-    return {**metadata.to_attributes(), SETTINGS: {"layout": "grid", "grid": grid_settings(cells)}}
-
-
-def _root_attributes(store: Store, scan: Scan, conversion: Conversion, shards: int | None) -> dict[str, Any]:
-    metadata = store.metadata
-    if conversion.box is None and scan.rows:
-        low, high = np.asarray(scan.low, np.float64), np.asarray(scan.high, np.float64)
-        if store.settings.get("bounds", "declared") == "declared":  # expanded
-            low, high = np.minimum(low, metadata.bounds[0]), np.maximum(high, metadata.bounds[1])
-        metadata = dataclasses.replace(metadata, bounds=(tuple(low.tolist()), tuple(high.tolist())))
-    attributes = {**metadata.to_attributes(), SETTINGS: dict(store.settings)}
-    if store.layout == "per_chunk":
-        attributes["shard_layout"] = "flat" if shards is None else "octree"
-        if shards is not None:
-            attributes["shard_size"] = shards
-    return attributes
-
-
-def _old_nodes(
-    objects: Objects, place: Place, schema: PointSchema, plan: ObjectPlan | None, families: Sequence[str]
-) -> tuple[str, ...]:
-    """Return what the level holds that the new content has no place for."""
-    keep = {a.name for a in schema.attributes}
-    old = ["vertex_attributes"]
-    if keep:
-        names = objects.list_dir(join(place.prefix, "vertex_attributes"))
-        old = [f"vertex_attributes/{n}" for n in names if n not in keep and n != DOCUMENT]
-    # the links of other levels' vertices to these are wrong now, and so are these ones' to theirs
-    above = {f.rpartition("/")[0] for f in families}
-    for family in ("links", "cross_chunk_links", "link_attributes", "cross_chunk_link_attributes"):
-        for name in objects.list_dir(join(place.prefix, family)):
-            path = f"{family}/{name}"
-            if name != DOCUMENT and path not in families and path not in above:
-                old.append(path)
-    for path in above:
-        old += [
-            f"{path}/{n}" for n in objects.list_dir(join(place.prefix, path)) if n != DOCUMENT and f"{path}/{n}" not in families
-        ]
-    if not families:
-        old.append("link_fragments")
-    return (*dict.fromkeys(old), "fragment_attributes", *old_object_nodes(objects, place.prefix, plan, place.layout))

@@ -1,0 +1,57 @@
+"""Vertices that links call by ids of the user's: from these to their numbers, where all is in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.errors import InputError
+from dask_zv.pipelines.inputs import is_frame
+
+__all__ = ["numbers_of", "take_ids"]
+
+
+def take_ids(table: Any, vertex_ids: Any) -> tuple[Any, NDArray[np.int64]]:
+    """Return a table of vertices in memory without the column of their ids, and the ids.
+
+    Raises
+    ------
+    InputError
+        They are not distinct integers from 0 on.
+    """
+    column = vertex_ids
+    if isinstance(vertex_ids, str):
+        if not is_frame(table) or vertex_ids not in table.columns:
+            raise InputError(f"unknown column {vertex_ids!r} for vertex_ids")
+        column, table = table[vertex_ids], table.drop(columns=vertex_ids)
+    ids = np.asarray(column)
+    if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
+        raise InputError(f"vertex_ids are integers of the shape (N,), not {ids.dtype} {ids.shape}")
+    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= 2**63):
+        raise InputError(f"vertex_ids are not negative, found {ids.min()} to {ids.max()}")
+    if len(ids) != len(table):
+        raise InputError(f"vertex_ids have {len(ids):,} rows, positions have {len(table):,}")
+    return table, ids.astype(np.int64)
+
+
+def numbers_of(ids: NDArray[np.int64], wanted: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the place of each wanted id among `ids`; negative ones stay.
+
+    Raises
+    ------
+    InputError
+        An id is unknown, or given twice.
+    """
+    order = np.argsort(ids, kind="stable")
+    known = ids[order]
+    twice = np.flatnonzero(known[1:] == known[:-1])
+    if len(twice):
+        raise InputError(f"vertex_ids must be distinct: {known[twice[0]]} is given twice")
+    at = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
+    negative = np.asarray(wanted) < 0
+    unknown = ~negative & (known[at] != wanted) if len(known) else ~negative
+    if unknown.any():
+        raise InputError(f"there is no vertex {np.asarray(wanted)[unknown].reshape(-1)[0]}: it is not among vertex_ids")
+    return np.where(negative, wanted, order[at] if len(known) else -1).astype(np.int64)
