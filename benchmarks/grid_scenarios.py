@@ -6,26 +6,17 @@ round. What was read is compared with what was written, by checksum.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from grid_workload import BOX, EXTENT, PARTITIONS, Job, cloud_digest, make_points, worker_arguments
-from s3server import Server
+from bench import Bench, Row, agree
+from grid_workload import BOX, EXTENT, PARTITIONS, Job, cloud_digest, make_points
 
-HERE = Path(__file__).resolve().parent
-STORES = {"local": None, "s3": 0.0, "s3+20ms": 20.0}
-"""Latency added to each request."""
 SHARD = (4, 8, 8)
 """256 chunks."""
 PEER_BATCH = 1000
@@ -33,7 +24,6 @@ PEER_BATCH = 1000
 BYTES_PER_POINT = 20
 GRAPHS: dict[str, Any] = {"graph of random points": "auto", "graph of slabs of points": "auto", "graph of blobs": SHARD}
 
-Row = dict[str, Any]
 Grid = tuple[int, int, int]
 
 PEER, CLUSTER, OURS, LIMITS, IMPORT = "peers/peer_09.py", "grid_cluster.py", "grid_ours.py", "grid_limits.py", "import_time.py"
@@ -53,107 +43,6 @@ SIDES = {
     "ours, import": (IMPORT, ""),
 }
 """Who does it: script and scheduler."""
-
-
-class FailedError(Exception):
-    """A worker failed, or read other data than was written."""
-
-
-@dataclass
-class Bench:
-    """Starts workers and keeps what they measured."""
-
-    peer_python: Path
-    server: Server
-    folder: Path
-    timeout: float
-    rows: list[Row] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    number: int = 0
-    """The round."""
-
-    def turns(self, sides: Sequence[Any]) -> list[Any]:
-        """Return the sides, beginning with another one each round."""
-        start = self.number % len(sides)
-        return [*sides[start:], *sides[:start]]
-
-    @contextlib.contextmanager
-    def place(self, store: str) -> Iterator[dict[str, Any]]:
-        """Give an empty place for a store, as arguments of a job; it is emptied again.
-
-        A failure in the block ends it, and is kept as a problem: the rest of a long run goes on.
-        """
-        latency = STORES[store]
-        if latency is None:
-            place = {"target": str(self.folder / "store")}
-        else:
-            self.server.set_latency(latency)
-            place = {"target": "s3://bucket/store", "endpoint": self.server.endpoint}
-        try:
-            yield place
-        except FailedError as error:
-            self.problems.append(str(error))
-            print(f"FAILED: {error}", file=sys.stderr, flush=True)
-        finally:
-            shutil.rmtree(self.folder / "store", ignore_errors=True)
-            self.server.clear()
-
-    def measure(self, about: Row, side: str, job: Job, **more: Any) -> Row:
-        """Run one worker and keep the row; `about` says what it belongs to, `more` what else is to be kept."""
-        script, scheduler = SIDES[side]
-        if script == PEER and job.endpoint and job.chunks > 2 * PEER_BATCH:
-            job = replace(job, batch=PEER_BATCH)
-        python = str(self.peer_python) if script == PEER else sys.executable
-        arguments = more.pop("arguments", None) or worker_arguments(job)
-        # a PYTHONPATH of the caller's would put its packages before those of the peer's environment
-        environment = {k: v for k, v in os.environ.items() if script != PEER or k != "PYTHONPATH"}
-        self.server.reset()
-        try:
-            done = subprocess.run(
-                [python, str(HERE / script), *arguments], env=environment, capture_output=True, text=True, timeout=self.timeout,
-                check=False, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise FailedError(f"{side}, {job.verb}, {about}: took longer than {self.timeout:g} s") from error
-        if done.returncode:
-            raise FailedError(f"{side}, {job.verb}, {about}: {done.stderr.strip()[-2000:]}")
-        row: Row = {
-            "round": self.number,
-            **about,
-            "side": side,
-            "verb": job.verb,
-            "scheduler": scheduler,
-            "batch": job.batch,
-            **more,
-        }
-        row |= json.loads(done.stdout.splitlines()[-1])
-        row |= self.stored(job)
-        self.rows.append(row)
-        print(
-            f"  round {self.number + 1}  {about['row']:8} {about['store']:8} {about['setting']:24} {side:24} {job.verb:20} "
-            f"{row['seconds']:8.3f} s",
-            file=sys.stderr,
-            flush=True,
-        )
-        return row
-
-    def stored(self, job: Job) -> Row:
-        """Return what the store holds, and what was asked of the server."""
-        if job.endpoint is None:
-            files = [Path(top, name) for top, _, names in os.walk(job.target) for name in names] if job.target else []
-            return {"objects": len(files), "stored_bytes": sum(f.stat().st_size for f in files)}
-        stats = self.server.stats()
-        kept = ("requests", "by_operation", "bytes_in", "bytes_out", "max_in_flight", "objects", "stored_bytes")
-        return {k: stats[k] for k in kept}
-
-
-def agree(*rows: Row) -> None:
-    """Check that all of these have written or read the same."""
-    first = rows[0]
-    for row in rows[1:]:
-        if (row["count"], row["digest"]) != (first["count"], first["digest"]):
-            what = f"{row['count']} of {first['count']} things, {row['row']}, {row['store']}, {row['setting']}"
-            raise FailedError(f"{row['side']}, {row['verb']}: read other data than {first['side']} wrote ({what})")
 
 
 def blobs(bench: Bench, store: str, grid: Grid, blob_bytes: int) -> None:

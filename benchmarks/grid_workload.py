@@ -38,7 +38,7 @@ PARTITIONS = 10
 
 __all__ = [
     "ARRAYS", "BOX", "EXTENT", "PARTITIONS", "PROFILE", "Clock", "Job", "blob_summary", "blobs", "box_rows", "chunk_keys",
-    "cloud_digest", "import_all", "make_points", "packages", "run", "worker_arguments",
+    "cloud_digest", "import_all", "make_points", "packages", "row_hashes", "run", "worker_arguments",
 ]  # fmt: skip
 
 
@@ -60,6 +60,12 @@ class Job:
     """Chunks per read of the peer; 0 for all at once."""
     inputs: str = ""
     """Folder with the partitions of a job on several processes."""
+    geometry: str = ""
+    """A row of ``compare_geometries.py``."""
+    count: int = 0
+    """How much of it; see ``geometry_workload.py``."""
+    radius: bool = False
+    """Vertices have an attribute."""
 
     @property
     def chunks(self) -> int:
@@ -172,10 +178,15 @@ def box_rows(positions: np.ndarray) -> np.ndarray:
 def cloud_digest(positions: Any, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the number of rows and a checksum of them that doesn't depend on their order."""
     columns = [*np.asarray(positions, np.float32).T, np.asarray(attributes["intensity"], np.float32)]
-    words = [np.ascontiguousarray(c).view(np.uint32) for c in columns]
-    words.append(np.ascontiguousarray(np.asarray(attributes["label"], np.int32)).view(np.uint32))
-    row = np.zeros(len(words[0]), np.uint64)
-    for word in words:
-        row = (row ^ word) * np.uint64(0x9E3779B97F4A7C15)
-        row ^= row >> np.uint64(29)
+    row = row_hashes(*columns, np.asarray(attributes["label"], np.int32))
     return {"count": len(row), "digest": int(row.sum(dtype=np.uint64))}
+
+
+def row_hashes(*columns: Any) -> np.ndarray:
+    """Return a 64-bit hash of each row of some columns of numbers."""
+    row = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        values = np.ascontiguousarray(column)
+        row = (row ^ values.view(f"u{values.itemsize}")) * np.uint64(0x9E3779B97F4A7C15)
+        row ^= row >> np.uint64(29)
+    return row

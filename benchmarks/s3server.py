@@ -103,7 +103,11 @@ class Server:
         return {"key": "benchmark", "secret": "benchmark", "endpoint_url": self.endpoint}
 
     def stats(self) -> dict[str, Any]:
-        """Return requests (all, and ``by_operation``), bytes, ``max_in_flight`` since the reset, and what is stored."""
+        """Return what happened since the reset, and what is stored.
+
+        Requests (all, and ``by_operation``), bytes, ``max_in_flight``, and ``busy_seconds``, in which one was in flight at
+        least: divided by the latency, how often a client had to wait for one request before it sent the next.
+        """
         return self._control("stats")
 
     def reset(self) -> None:

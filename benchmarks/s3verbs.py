@@ -123,14 +123,20 @@ class ObjectServer:
 
     def arrived(self) -> None:
         """A request is here, and waits."""
+        if self.in_flight == 0:
+            self._busy_since = time.perf_counter()
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
     def left(self) -> None:
         """A request has waited long enough."""
         self.in_flight -= 1
+        if self.in_flight == 0:
+            self.busy_seconds += time.perf_counter() - self._busy_since
 
     def reset(self) -> None:
+        self.busy_seconds = 0.0
+        self._busy_since = time.perf_counter()
         self.requests: collections.Counter[str] = collections.Counter()
         self.bytes_in = 0
         self.bytes_out = 0
@@ -145,6 +151,7 @@ class ObjectServer:
             "bytes_out": self.bytes_out,
             "in_flight": self.in_flight,
             "max_in_flight": self.max_in_flight,
+            "busy_seconds": self.busy_seconds,
             "objects": len(stored),
             "stored_bytes": sum(len(item.body) for item in stored),
             "latency_ms": self.latency * 1000,

@@ -15,8 +15,10 @@ from dask_zv.errors import PlanError
 from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import GridSpec, grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys
-from dask_zv.storage.catalog import CATALOG_NAME, COLUMNS, Columns
+from dask_zv.spatial.grouping import group_by_chunk
+from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.cell_reads import cell_path
+from dask_zv.storage.columns import Columns
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_commit import CellChanges, GridPlan, catalog_objects, commit_keys, merge_arrays
 from dask_zv.storage.grid_single import check_spatial
@@ -56,20 +58,13 @@ def _receipt(stored: Mapping[str, StoredArray], rows: Mapping[str, int], nbytes:
         raise PlanError(f"a block has chunk keys of the ranks {ranks}: the arrays of a group have one")
     rank = ranks[0] if ranks else 0
     parts = [s.coords.reshape(-1, rank) for s in stored.values() if len(s.coords)]
-    if parts and all(p.shape == parts[0].shape and (p == parts[0]).all() for p in parts[1:]):
-        coords, places = parts[0], None  # the usual case: all arrays have the same chunks, in the same order
-    else:
-        coords = np.unique(np.concatenate(parts), axis=0) if parts else np.zeros((0, rank), np.int64)
-        places = {tuple(c): i for i, c in enumerate(coords.tolist())}
+    coords, number = group_by_chunk(np.concatenate(parts)) if parts else (np.zeros((0, rank), np.int64), np.zeros(0, np.int64))
     arrays: dict[str, Columns] = {}
+    start = 0
     for array, found in stored.items():
-        if places is None and len(found.coords) == len(coords):
-            arrays[array] = found.columns
-            continue
-        at = np.array([places[tuple(c)] for c in found.coords.tolist()] if places is not None else [], np.int64)
-        columns = arrays[array] = Columns.empty(len(coords))
-        for kind in COLUMNS:
-            columns[kind][at] = found.columns[kind]
+        at = number[start : start + len(found.coords)]
+        start += len(at)
+        arrays[array] = Columns.spread(len(coords), at, found.columns)
     known = np.array([rows.get(k, -1) for k in coords_to_keys(coords)], np.int64)
     return Receipt(
         coords,

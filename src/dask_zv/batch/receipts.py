@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.format.keys import is_spatial_key, parse_key
-from dask_zv.storage.catalog import COLUMNS, Columns
+from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.storage.checksums import crc32c
+from dask_zv.storage.columns import COLUMNS, Columns
 
 __all__ = ["Receipt", "Report", "combine_receipts", "make_receipt"]
 
@@ -106,23 +107,19 @@ def combine_receipts(receipts: Sequence[Receipt]) -> Receipt:
     spatial = [r for r in receipts if len(r.coords)] if len(ranks) == 1 else []
     rank = ranks[0] if len(ranks) == 1 else 0
     coords = np.concatenate([r.coords for r in spatial]) if spatial else np.zeros((0, rank), np.int64)
-    unique, inverse = np.unique(coords, axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
+    unique, inverse = group_by_chunk(coords)
     n = len(unique)
     rows = np.full(n, -1, np.int64)
-    arrays: dict[str, Columns] = {}
+    found: dict[str, list[tuple[NDArray[np.int64], Columns]]] = {}
     start = 0
     for receipt in spatial:
         at = inverse[start : start + len(receipt.coords)]
         start += len(receipt.coords)
         rows[at] = np.where(receipt.rows >= 0, receipt.rows, rows[at])
         for name, new in receipt.arrays.items():
-            columns = arrays.get(name)
-            if columns is None:
-                columns = arrays[name] = Columns.empty(n)
-            keep = new.have
-            for kind in COLUMNS:
-                columns[kind][at[keep]] = new[kind][keep]
+            keep = np.flatnonzero(new.have)
+            found.setdefault(name, []).append((at[keep], new.take(keep)))
+    arrays = {name: _spread(n, parts) for name, parts in found.items()}
     return Receipt(
         unique,
         rows,
@@ -134,6 +131,12 @@ def combine_receipts(receipts: Sequence[Receipt]) -> Receipt:
         _joined([r.kept for r in receipts]),
         _joined([r.emptied for r in receipts]),
     )
+
+
+def _spread(n: int, parts: Sequence[tuple[NDArray[np.int64], Columns]]) -> Columns:
+    """Return the columns of `n` chunks from those of some, of which the last counts."""
+    together = Columns({kind: np.concatenate([columns[kind] for _, columns in parts]) for kind in COLUMNS})
+    return Columns.spread(n, np.concatenate([at for at, _ in parts]), together)
 
 
 def _joined(parts: Sequence[Mapping[str, frozenset[str]]]) -> dict[str, frozenset[str]]:

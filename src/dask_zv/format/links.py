@@ -46,6 +46,7 @@ __all__ = [
 MAX_WIDTH = 16
 """Endpoints of a record; the Lehmer codes of more don't fit 64 bits for long, and no geometry has them."""
 
+_ONE_GROUP = np.array([1, 0], "<i8").tobytes()
 _NUMBER = re.compile(r"0|[+-][1-9][0-9]*")
 
 
@@ -111,7 +112,7 @@ def has_permutation(*, intra: bool, delta: int, directed: bool, store: str) -> b
 
 def encode_ragged(rows: NDArray[np.int64]) -> bytes:
     """Return a cell of one group; rows (m, width)."""
-    return np.array([1, 0], "<i8").tobytes() + np.ascontiguousarray(rows, "<i8").tobytes()
+    return _ONE_GROUP + np.ascontiguousarray(rows, "<i8").tobytes()
 
 
 def decode_ragged(blob: bytes, width: int, dtype: np.dtype[Any] | str = "<i8") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -123,6 +124,9 @@ def decode_ragged(blob: bytes, width: int, dtype: np.dtype[Any] | str = "<i8") -
         The table of groups does not fit the blob, or a group is no whole number of rows.
     """
     kind = np.dtype(dtype)
+    if blob[:16] == _ONE_GROUP and (len(blob) - 16) % (width * kind.itemsize) == 0:  # what writers emit
+        rows = np.frombuffer(blob, kind, offset=16).astype(np.int64, copy=False).reshape(-1, width)
+        return rows, np.array([len(rows)])
     nothing = np.zeros((0, width), np.int64), np.zeros(0, np.int64)
     if len(blob) < 8:
         if len(blob):

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from dask_zv.format.fragments import encode_single, encode_tiling
 from dask_zv.format.keys import coords_to_keys
-from dask_zv.geometry.rows import VertexRows, group_by_chunk
+from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, PointSchema
+from dask_zv.spatial.grouping import group_by_chunk
 
 __all__ = [
     "Arrangement",

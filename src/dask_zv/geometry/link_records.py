@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from dask_zv.format.fragments import encode_single
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.format.links import LinkFamily, encode_ragged, lehmer_codes, segment_name, stored_order
-from dask_zv.geometry.rows import group_by_chunk
 from dask_zv.geometry.schema import LINK_FRAGMENTS, AttributeSchema
+from dask_zv.spatial.grouping import group_by_chunk
 
 __all__ = [
     "EncodedLinks",
@@ -189,7 +189,9 @@ def encode_links(family: LinkFamily, attributes: Sequence[AttributeSchema], reco
     chunks = np.take_along_axis(records.chunks, order, 1)
     rows = np.take_along_axis(records.rows, order, 1)
     source = chunks[:, 0]
-    offsets = (records.coords[chunks[:, 1:]] - records.coords[source][:, None, :]).reshape(len(records), -1)
+    offsets = (records.coords[chunks[:, 1:]] - records.coords[source][:, None, :]).reshape(
+        len(records), (family.width - 1) * family.rank
+    )
     segments, segment = group_by_chunk(offsets)
     by_cell = np.lexsort((records.numbers, source, segment))
     segment, source, rows, order = segment[by_cell], source[by_cell], rows[by_cell], order[by_cell]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dask_zv.errors import InputError
 from dask_zv.geometry.encoding import Arrangement, ChunkedRows, Fragments
 from dask_zv.geometry.link_records import LinkRecords, LinkRows
-from dask_zv.geometry.rows import group_by_chunk
+from dask_zv.spatial.grouping import group_by_chunk
 
 __all__ = ["BlockExtra", "Found", "Places", "join_links", "places_of"]
 

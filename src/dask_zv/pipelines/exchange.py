@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.format.grids import GridSpec
-from dask_zv.geometry.rows import VertexRows, concatenate_rows, group_by_chunk
+from dask_zv.geometry.rows import VertexRows, concatenate_rows
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.inputs import Partitions, RawPart
 from dask_zv.pipelines.scan import Conversion, Scan, convert_part, span_codes
+from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
 
 __all__ = ["BlockPlan", "Touch", "gather", "plan_blocks", "remove_spill", "spill_directory", "split_partitions"]

@@ -25,8 +25,9 @@ from dask_zv.format.grids import NONEMPTY, GridSpec, grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys
 from dask_zv.pipelines.hierarchy import find_nodes
 from dask_zv.spatial.grid import as_box
-from dask_zv.storage.catalog import CATALOG_NAME, Columns, Node, encode_catalog
+from dask_zv.storage.catalog import CATALOG_NAME, Node, encode_catalog
 from dask_zv.storage.cell_reads import cell_path
+from dask_zv.storage.columns import Columns
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_defaults import SETTINGS, grid_of_bounds, grid_settings
 from dask_zv.storage.grid_inspect import object_cells

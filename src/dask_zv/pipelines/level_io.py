@@ -111,7 +111,13 @@ def _documents(objects: Objects, paths: list[str]) -> list[dict[str, Any] | None
 
 
 def find_source(
-    place: Place, root: RootMetadata, level: LevelMetadata, token: str, *, check_objects: bool = False
+    place: Place,
+    root: RootMetadata,
+    level: LevelMetadata,
+    token: str,
+    *,
+    check_objects: bool = False,
+    keep: dict[str, Mapping[str, Any] | None] | None = None,
 ) -> tuple[LevelSource, Catalog | None]:
     """Look at a level's arrays.
 
@@ -125,6 +131,8 @@ def find_source(
     check_objects : bool
         Believe the catalog only where every stored object is the one that it noted. Layout ``per_chunk`` notes none: there
         the catalog is left aside.
+    keep : dict, optional
+        Gets the documents of the object index, which its readers want next.
 
     Raises
     ------
@@ -152,6 +160,8 @@ def find_source(
         documents = _documents(objects, [join(place.prefix, a) for a in arrays])
     vertices, *attributes = documents
     index, manifests = _documents(objects, [join(place.prefix, p) for p in ("object_index", "object_index/manifests")])
+    if keep is not None:
+        keep |= {"object_index": index, "object_index/manifests": manifests}
     grid = ChunkGrid(level.chunk_shape_in(root.chunk_shape), root.bins_per_chunk if level.level == 0 else (1,) * root.ndim)
     # chunks without a document: of a write that has not reached its commit in grid, where the list of chunks is in it
     stored = level.vertex_count > 0 if place.layout == "grid" else bool(objects.list_dir(join(place.prefix, VERTICES)))

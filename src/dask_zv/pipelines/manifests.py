@@ -23,10 +23,10 @@ from dask_zv.format.object_documents import elements_document
 from dask_zv.geometry.encoding import Fragments
 from dask_zv.geometry.link_records import LinkRecords
 from dask_zv.geometry.places import BlockExtra
-from dask_zv.geometry.rows import group_by_chunk
 from dask_zv.pipelines.level_io import MANIFESTS_CRC32C
 from dask_zv.pipelines.object_arrays import write_object_tables
 from dask_zv.pipelines.object_plan import ObjectPlan, expand_ranges, plan_objects
+from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import Objects, join

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,136 +12,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, StoreError
-from dask_zv.format.documents import parse_document
-from dask_zv.format.groups import decode_groups
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, parse_key
 from dask_zv.format.manifests import decode_manifests
-from dask_zv.geometry.schema import parse_dtype
+from dask_zv.pipelines.fragment_table import SHARED, FragmentTable, join_tables, only_in
+from dask_zv.pipelines.id_table import IdTable
 from dask_zv.pipelines.level_io import MANIFESTS_CRC32C, LevelSource
-from dask_zv.pipelines.object_tables import decoding, read_attribute_tables, read_group_tables, read_id_table
-from dask_zv.storage.blobs import open_zarr_array
-from dask_zv.storage.catalog import Catalog
+from dask_zv.pipelines.object_tables import ObjectTables, decoding
+from dask_zv.pipelines.object_values import read_groups, read_object_attributes
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import join
 from dask_zv.storage.per_chunk import PerChunk
 
-__all__ = ["FragmentTable", "ObjectIndex", "chosen_ids", "fragment_owners", "read_groups", "read_object_attributes"]
+__all__ = [
+    "SHARED",
+    "FragmentTable",
+    "ObjectIndex",
+    "chosen_ids",
+    "fragment_owners",
+    "read_groups",
+    "read_object_attributes",
+]
 
 _SLICE = 1 << 14
 _KEPT_FRAGMENTS = 4_000_000
 _CACHE: OrderedDict[tuple[str, str, str], FragmentTable] = OrderedDict()
 _CACHE_LIMIT = 4
 _LOCK = threading.Lock()
-SHARED = -2
-"""Owner of a fragment that several objects name."""
 ROWS_ARE_IDS = "vlen_manifests_v1"
 ROWS_HAVE_IDS = "vlen_manifests_v2"
 """Layouts of the index: an object's id is its row, or what the table of ids has there."""
 
 
-@dataclass(frozen=True, eq=False)
-class FragmentTable:
-    """Fragments in manifest order: object by object, each in path order.
-
-    Attributes
-    ----------
-    objects : ndarray of int64, shape (M,)
-    chunks : ndarray of int64, shape (M, K)
-    fragments : ndarray of int64, shape (M,)
-    """
-
-    objects: NDArray[np.int64]
-    chunks: NDArray[np.int64]
-    fragments: NDArray[np.int64]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FragmentTable, (self.objects, self.chunks, self.fragments)  # without what is remembered beside them
-
-    @cached_property
-    def _by_chunk(self) -> tuple[Catalog, NDArray[np.intp], NDArray[np.intp]]:
-        """Return the distinct chunks, the entries in the order of their chunks, and where each chunk's entries begin there."""
-        order = np.lexsort(self.chunks.T[::-1]) if len(self.objects) else np.zeros(0, np.intp)
-        chunks = self.chunks[order]
-        new = np.r_[True, (chunks[1:] != chunks[:-1]).any(axis=1)] if len(order) else np.zeros(0, bool)
-        first = np.flatnonzero(new)
-        return Catalog(chunks[first], np.diff(np.r_[first, len(order)]), {}), order, np.r_[first, len(order)]
-
-    def in_chunks(self, coords: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the entries in some chunks, chunk by chunk, and the place in `coords` of each entry's chunk.
-
-        Parameters
-        ----------
-        coords : ndarray of int64, shape (n, K)
-        """
-        known, order, starts = self._by_chunk
-        at = known.find(coords)
-        counts = np.where(at >= 0, starts[at + 1] - starts[at], 0) if len(known) else np.zeros(len(coords), np.intp)
-        total = int(counts.sum())
-        inside = np.repeat(starts[at] - (np.cumsum(counts) - counts), counts) + np.arange(total)
-        return order[inside], np.repeat(np.arange(len(coords)), counts)
-
-    def within(self, coords: NDArray[np.int64]) -> FragmentTable:
-        """Return the entries in some chunks, in the order of the manifests."""
-        entries = np.sort(self.in_chunks(coords)[0])
-        return FragmentTable(self.objects[entries], self.chunks[entries], self.fragments[entries])
-
-    @property
-    def distinct_chunks(self) -> NDArray[np.int64]:
-        """The chunks that have entries, ascending; shape (m, K)."""
-        return self._by_chunk[0].coords
-
-    def owners_in(self, coords: NDArray[np.int64], fragments: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the object of each fragment of some chunks: -1 for none, -2 where several objects share it.
-
-        Parameters
-        ----------
-        coords : ndarray of int64, shape (n, K)
-        fragments : ndarray of int64, shape (n,)
-            Fragments of each chunk.
-
-        Returns
-        -------
-        ndarray of int64, shape (fragments.sum(),)
-
-        Raises
-        ------
-        FormatError
-            A manifest names a fragment that its chunk does not have.
-        """
-        entries, chunk = self.in_chunks(coords)
-        named = self.fragments[entries]
-        beyond = np.flatnonzero(named >= fragments[chunk])
-        if len(beyond):
-            at = beyond[0]
-            raise FormatError(
-                f"a manifest names fragment {named[at]}, the chunk has {fragments[chunk[at]]}",
-                array="object_index", chunk=coords_to_keys(coords[chunk[at : at + 1]])[0],
-            )  # fmt: skip
-        place = (np.cumsum(fragments) - fragments)[chunk] + named
-        out = np.full(int(fragments.sum()), -1, np.int64)
-        out[place] = self.objects[entries]
-        out[place[out[place] != self.objects[entries]]] = SHARED  # a path may come by one fragment twice
-        return out
-
-
 class ObjectIndex:
     """The manifests of a level.
+
+    Parameters
+    ----------
+    source : LevelSource
+    documents : mapping of str to mapping, optional
+        Documents of the level's nodes that were read already.
 
     Attributes
     ----------
     count : int
         Number of objects; each has a row in the manifests and in the object attributes.
+    tables : ObjectTables
+        The other tables about objects; what is read of them is remembered as long as this is.
     """
 
-    def __init__(self, source: LevelSource) -> None:
+    def __init__(self, source: LevelSource, documents: Mapping[str, Mapping[str, Any] | None] | None = None) -> None:
         self._source = source
         self._objects = open_objects(source.place.handle)
+        self.tables = ObjectTables(source, documents)
         path = join(source.place.prefix, "object_index")
-        document = self._objects.get(join(path, DOCUMENT))
-        attrs: dict[str, Any] = {}
-        if document is not None:
-            attrs = parse_document(document, path, self._objects.url).get("attributes", {})
+        document = self.tables.document("object_index")
+        attrs: Mapping[str, Any] = {} if document is None else document.get("attributes", {})
         count = attrs.get("num_objects", 0)
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise MetadataError(f"object_index has num_objects {count!r}", store=source.where())
@@ -159,12 +83,13 @@ class ObjectIndex:
         self._legacy = layout is None and not grid
         self._grid = grid
         self._path = path
+        self._ids = IdTable(source, self.tables, count, ordered=attrs.get("object_ids_sorted") is True)
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:
         """Ids of the objects, row by row; distinct, and in the grid layout in any order with any gaps."""
         if self._has_table and self.count:
-            return read_id_table(self._source, self.count)
+            return self._ids.read()
         return np.arange(self.count, dtype=np.int64)
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -180,6 +105,8 @@ class ObjectIndex:
                 bad = int(ids.max()) if int(ids.max()) >= self.count else int(ids.min())
                 raise NotFoundError(f"no object {bad}: ids are 0 to {self.count - 1}", store=self._source.where())
             return ids
+        if "ids" not in self.__dict__ and (few := self._ids.find(ids)) is not None:
+            return few
         order = self._order
         known = self.ids if order is None else self.ids[order]
         at = np.searchsorted(known, ids)
@@ -207,7 +134,7 @@ class ObjectIndex:
             if len(offsets) != self.count or (offsets < 0).any() or (ends < offsets).any():
                 raise FormatError("the offsets of object_index are damaged", store=self._source.where())
             return [data[a:b] for a, b in zip(offsets.tolist(), ends.tolist(), strict=True)]
-        array = open_zarr_array(self._objects, join(self._path, "manifests"))
+        array = self.tables.open("object_index/manifests")
         if array.shape != (self.count,):
             raise FormatError(
                 f"manifests has the shape {array.shape}, object_index counts {self.count} objects",
@@ -218,7 +145,8 @@ class ObjectIndex:
     def slices(self) -> Iterator[FragmentTable]:
         """Yield the table of all objects, a bounded number of rows at a time."""
         for first in range(0, self.count, _SLICE):
-            yield self._table(np.arange(first, min(first + _SLICE, self.count)))
+            rows = np.arange(first, min(first + _SLICE, self.count))
+            yield self._table(rows, self.ids[rows] if self._has_table else rows)
 
     def select(self, ids: NDArray[np.int64]) -> FragmentTable:
         """Return the table of the objects `ids` (distinct, ascending), in their order.
@@ -231,9 +159,9 @@ class ObjectIndex:
         rows = self.rows(ids)
         if not len(ids):
             return FragmentTable(ids, np.zeros((0, self._source.rank), np.int64), ids)
-        return self._table(rows)
+        return self._table(rows, ids)
 
-    def _table(self, rows: NDArray[np.int64]) -> FragmentTable:
+    def _table(self, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> FragmentTable:
         """Return the table of the objects of these rows, in their order."""
         if isinstance(self._manifests, list):
             blobs: list[bytes] = [self._manifests[i] for i in rows.tolist()]
@@ -252,7 +180,6 @@ class ObjectIndex:
             entries, chunks, fragments = decode_manifests(blobs, self._source.rank)
         except FormatError as error:
             raise error.at(store=self._source.where(), array="object_index/manifests") from None
-        ids = self.ids[rows] if self._has_table else rows
         return FragmentTable(ids[entries], chunks, fragments)
 
     def _check_cells(self, ids: NDArray[np.int64]) -> None:
@@ -317,106 +244,14 @@ def fragment_owners(source: LevelSource, chunks: Sequence[str]) -> FragmentTable
         if every is not None:
             every.append(part)
             if total > _KEPT_FRAGMENTS:
-                kept, every = [_only(p, wanted) for p in every], None
+                kept, every = [only_in(p, wanted) for p in every], None
         else:
-            kept.append(_only(part, wanted))
+            kept.append(only_in(part, wanted))
     if every is None:
-        return _join(kept, source.rank)
-    table = _join(every, source.rank)
+        return join_tables(kept, source.rank)
+    table = join_tables(every, source.rank)
     with _LOCK:
         _CACHE[key] = table
         while len(_CACHE) > _CACHE_LIMIT:
             _CACHE.popitem(last=False)
     return table
-
-
-def _only(part: FragmentTable, wanted: set[str]) -> FragmentTable:
-    return part.within(np.array(sorted(map(parse_key, wanted)), np.int64).reshape(len(wanted), part.chunks.shape[1]))
-
-
-def _join(parts: Sequence[FragmentTable], rank: int) -> FragmentTable:
-    if not parts:
-        return FragmentTable(np.zeros(0, np.int64), np.zeros((0, rank), np.int64), np.zeros(0, np.int64))
-    objects = np.concatenate([p.objects for p in parts])
-    chunks = np.concatenate([p.chunks for p in parts])
-    fragments = np.concatenate([p.fragments for p in parts])
-    if (objects[1:] < objects[:-1]).any():  # rows may have their ids in any order; readers go by ids
-        order = np.argsort(objects, kind="stable")
-        objects, chunks, fragments = objects[order], chunks[order], fragments[order]
-    return FragmentTable(objects, chunks, fragments)
-
-
-def read_object_attributes(source: LevelSource, index: ObjectIndex) -> dict[str, NDArray[Any]]:
-    """Return the object attributes, row = row of the index (see :meth:`ObjectIndex.rows`); masked where objects have none.
-
-    Raises
-    ------
-    FormatError
-        An attribute's rows fit neither the objects nor those with vertices.
-    """
-    if source.place.layout == "grid":
-        return read_attribute_tables(source, index.count)
-    return _plain_arrays(source, "object_attributes", index.count, index)
-
-
-def read_groups(source: LevelSource) -> tuple[dict[int, NDArray[np.int64]], dict[str, NDArray[Any]]]:
-    """Return the members of each group, and the group attributes (row = group)."""
-    if source.place.layout == "grid":
-        return read_group_tables(source)
-    objects = open_objects(source.place.handle)
-    blobs = PerChunk(objects, source.place.prefix)
-    path = join(source.place.prefix, "groups")
-    document = objects.get(join(path, DOCUMENT))
-    if document is None and not objects.list_dir(path):
-        return {}, {}
-    number = parse_document(document, path, objects.url).get("attributes", {}).get("num_groups") if document else None
-    if number == 0:
-        return {}, {}
-    members = decode_groups(blobs.read("groups", "data"), blobs.read("groups", "offsets"))
-    if number is not None and number != len(members):
-        raise FormatError(f"{len(members)} groups are stored, the metadata counts {number!r}", store=objects.url, array=path)
-    groups = dict(enumerate(np.asarray(m, np.int64) for m in members))
-    return groups, _plain_arrays(source, "group_attributes", len(groups), None)
-
-
-def _plain_arrays(source: LevelSource, family: str, count: int, index: ObjectIndex | None) -> dict[str, NDArray[Any]]:
-    objects = open_objects(source.place.handle)
-    blobs = PerChunk(objects, source.place.prefix)
-    out: dict[str, NDArray[Any]] = {}
-    for name in objects.list_dir(join(source.place.prefix, family)):
-        if name == DOCUMENT:
-            continue
-        array = f"{family}/{name}"
-        path = join(source.place.prefix, array)
-        document = objects.get(join(path, DOCUMENT))
-        attrs = parse_document(document, path, objects.url).get("attributes", {}) if document else {}
-        dtype = parse_dtype(attrs.get("dtype"), f"{family} {name!r}")
-        data = blobs.read(array, "data")
-        shape = tuple(attrs.get("shape", (-1,)))
-        try:
-            values = np.frombuffer(data, dtype).reshape(shape)
-        except (ValueError, TypeError) as error:
-            raise FormatError(f"{len(data)} bytes are no {shape} of {dtype}", store=objects.url, array=path) from error
-        if attrs.get("has_present_mask"):
-            present = np.frombuffer(blobs.read(array, "present_mask"), np.uint8).astype(bool)
-            if len(present) != len(values):
-                raise FormatError(f"{len(present)} presence flags for {len(values)} rows", store=objects.url, array=path)
-            values = np.ma.MaskedArray(values, np.broadcast_to(~present.reshape(-1, *[1] * (values.ndim - 1)), values.shape))
-        if len(values) != count:
-            values = _align(values, count, index, objects.url, path)
-        out[name] = values
-    return out
-
-
-def _align(values: NDArray[Any], count: int, index: ObjectIndex | None, store: str, path: str) -> NDArray[Any]:
-    """Place rows that were written for the objects with vertices only (a known way of the 0.2 writer) by their ids."""
-    present: NDArray[np.int64] = np.zeros(0, np.int64)
-    if index is not None:
-        present = np.unique(np.concatenate([np.unique(t.objects) for t in index.slices()] or [present]))
-    if len(values) != len(present):
-        raise FormatError(
-            f"{len(values)} rows for {count} objects: which rows are whose can't be told", store=store, array=path
-        )
-    full = np.ma.MaskedArray(np.zeros((count, *values.shape[1:]), values.dtype), True)
-    full[present] = values
-    return full

@@ -21,9 +21,9 @@ from dask_zv.pipelines.chosen_chunks import chosen_chunks
 from dask_zv.pipelines.level_io import level_blobs
 from dask_zv.pipelines.link_reading import CellPlan, check_sources, plan_cells
 from dask_zv.pipelines.link_source import FoundLinks
-from dask_zv.pipelines.objects_index import FragmentTable, ObjectIndex, chosen_ids
+from dask_zv.pipelines.objects_index import FragmentTable, chosen_ids
 from dask_zv.pipelines.reading_block import BlockPlan, Wanted, read_block
-from dask_zv.pipelines.reading_result import Finish
+from dask_zv.pipelines.reading_result import Finish, Here
 from dask_zv.spatial.grid import Box, as_box
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _select(level: Level, objects: Any, bbox: Any, chunks: Any) -> _Selection:
     chosen = ids = None
     if objects is not None:
         ids = chosen_ids(objects)
-        chosen = ObjectIndex(source).select(ids)
+        chosen = level.index.select(ids)
         named = level.lookup.find(chosen.distinct_chunks)
         if (named < 0).any():
             lost = coords_to_keys(chosen.distinct_chunks[named < 0][:1])[0]
@@ -187,6 +187,7 @@ def _run(
         level.is_chunked_skeleton,
         level.offset,
         tables,
+        Here(level.index) if source.schema.has_objects else Here(None),
     )
     if compute and len(plans) <= 1:  # small reads need no graph
         return finish([read_block(p, wanted) for p in plans])

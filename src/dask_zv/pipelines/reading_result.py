@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,22 @@ from dask_zv.pipelines.reading_block import Part, Wanted
 from dask_zv.pipelines.reading_links import Endpoints, resolve_links
 from dask_zv.storage.catalog import Catalog
 
-__all__ = ["Finish"]
+__all__ = ["Finish", "Here"]
+
+
+class Here:
+    """What is remembered of the level's objects in this process; it stays here when tasks go elsewhere.
+
+    Parameters
+    ----------
+    index : ObjectIndex, optional
+    """
+
+    def __init__(self, index: ObjectIndex | None = None) -> None:
+        self.index = index
+
+    def __reduce__(self) -> tuple[type[Here], tuple[()]]:
+        return Here, ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +65,7 @@ class Finish:
         To be added to all positions.
     tables : bool
         Attributes of objects, and groups, are read too.
+    here : Here
     """
 
     source: LevelSource
@@ -64,13 +80,16 @@ class Finish:
     chunked: bool = False
     offset: tuple[float, ...] | None = None
     tables: bool = True
+    here: Here = field(default_factory=Here)
 
     def __call__(self, parts: Sequence[Part]) -> Geometry:
         positions, columns = self._join(parts)
         owners = _joined(parts, lambda p: p.owners, np.int64) if self.source.schema.has_objects else None
         links = self._links(parts)
         edges, parents, told = self._edges(parts, links)
-        index = ObjectIndex(self.source) if self.source.schema.has_objects and (self.tables or self.wanted.by_object) else None
+        index = None
+        if self.source.schema.has_objects and (self.tables or self.wanted.by_object):
+            index = self.here.index or ObjectIndex(self.source)
         ids = lengths = None
         if self.wanted.by_object:
             assert index is not None
@@ -187,11 +206,13 @@ class Finish:
         return np.asarray(values)[codes] if len(values) else np.zeros(len(codes), "<U1")
 
     def _tables(self, index: ObjectIndex) -> dict[str, Any]:
-        rows = np.argsort(index.ids) if self.ids is None else index.rows(self.ids)
-        groups, of_groups = read_groups(self.source)
+        every = self.ids is None
+        ids = np.sort(index.ids) if self.ids is None else self.ids
+        rows = None if every and np.array_equal(ids, index.ids) else np.argsort(index.ids) if every else index.rows(ids)
+        groups, of_groups = read_groups(self.source, index.tables)
         return {
-            "object_index": np.sort(index.ids) if self.ids is None else self.ids,
-            "object_attributes": {k: v[rows] for k, v in read_object_attributes(self.source, index).items()},
+            "object_index": ids,
+            "object_attributes": read_object_attributes(self.source, index, rows),
             "groups": groups,
             "group_attributes": of_groups,
         }

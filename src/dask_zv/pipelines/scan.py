@@ -18,10 +18,11 @@ from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.run import compute_one
 from dask_zv.errors import BoundsError, InputError
 from dask_zv.format.dictionary import MAX_CATEGORIES, DictionaryEncoding
-from dask_zv.geometry.rows import VertexRows, group_by_chunk
+from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.inputs import AttributeInput, Partitions, RawPart
 from dask_zv.spatial.grid import Box, ChunkGrid, corners
+from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
 
 __all__ = [

@@ -18,6 +18,7 @@ from dask_zv.geometry.schema import VERTICES
 from dask_zv.pipelines.level_io import ChunkTable, LevelSource, chunk_table, find_source
 from dask_zv.pipelines.level_links import has_path_fragments, links_of, offset_of, read_links
 from dask_zv.pipelines.link_source import FoundLinks
+from dask_zv.pipelines.objects_index import ObjectIndex
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.handles import StoreHandle, open_objects
@@ -209,6 +210,7 @@ class Level:
         self.number = number
         self._attributes = dict(attributes)
         self._links: dict[int, FoundLinks | None] = {}
+        self._documents: dict[str, Mapping[str, Any] | None] = {}
         try:
             self.metadata = LevelMetadata.from_attributes(self._attributes)
         except MetadataError as error:
@@ -233,7 +235,8 @@ class Level:
     def _found(self) -> tuple[LevelSource, Catalog | None]:
         state = json.dumps([self.store.metadata.to_attributes(), self._attributes], sort_keys=True, default=str)
         token = hashlib.sha256(state.encode()).hexdigest()
-        return find_source(self.place, self.store.metadata, self.metadata, token, check_objects=self.store.check_objects)
+        check = self.store.check_objects
+        return find_source(self.place, self.store.metadata, self.metadata, token, check_objects=check, keep=self._documents)
 
     @property
     def source(self) -> LevelSource:
@@ -268,6 +271,11 @@ class Level:
     def lookup(self) -> Catalog:
         """The chunks as a table that finds their rows by coordinates."""
         return Catalog(self.chunks.coords, self.chunks.rows, {})
+
+    @cached_property
+    def index(self) -> ObjectIndex:
+        """The manifests of the level's objects, and the tables beside them."""
+        return ObjectIndex(self.source, self._documents)
 
     def found_links(self, delta: int = 0) -> FoundLinks | None:
         """Return which links the level has to the level `delta` above, None where it has none."""

@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError
 from dask_zv.format.keys import is_spatial_key, parse_key
 from dask_zv.spatial.grid import corners
+from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.storage.codecs import unpack_zstd
+from dask_zv.storage.columns import COLUMNS, Columns
 
 __all__ = [
     "CATALOG_NAME",
-    "COLUMNS",
     "Catalog",
-    "Columns",
     "Node",
     "Place",
     "decode_catalog",
@@ -47,15 +47,6 @@ CATALOG_NAME = "dask_zv_catalog"
 _MAGIC = b"DZVC"
 _VERSION = 2
 _MAX_CHUNKS = 1 << 31
-COLUMNS: Mapping[str, tuple[Any, int]] = {
-    "nbytes": (np.int64, -1),
-    "shard": (np.int64, -1),
-    "offset": (np.int64, 0),
-    "stored": (np.int64, -1),
-    "crc": (np.uint32, 0),
-    "stamp": (np.uint64, 0),
-}
-"""Columns of an array: dtype, and the value of a chunk that the array does not have."""
 _STORED = ("|i1", "<i2", "<i4", "<i8", "<u4", "<u8")
 """The dtypes of columns as they are stored."""
 
@@ -88,55 +79,6 @@ class Node:
 
     document: Mapping[str, Any]
     identity: str
-
-
-class Columns:
-    """One array's columns, row-aligned with the catalog's coordinates; each an ndarray of shape (n,).
-
-    ========  =======  ==========================================================================
-    nbytes    int64    length of each blob's payload, -1 where the array has none
-    shard     int64    what holds it: -1 for an object of its own; in ``per_chunk`` the shard's number, in ``grid`` 0
-    offset    int64    where its stored bytes start in the shard
-    stored    int64    length of its stored bytes
-    crc       uint32   CRC-32C of its stored bytes
-    stamp     uint64   of the object that holds it, as the store gave it when it was put; 0 where it gives none
-    ========  =======  ==========================================================================
-
-    Parameters
-    ----------
-    columns : mapping of str to ndarray
-        Those of :data:`COLUMNS`; may unpack them on demand.
-    """
-
-    __slots__ = ("_columns",)
-
-    def __init__(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        self._columns = columns
-
-    @classmethod
-    def empty(cls, n: int) -> Columns:
-        """Return the columns of `n` chunks of which the array has none."""
-        return cls({kind: np.full(n, fill, dtype) for kind, (dtype, fill) in COLUMNS.items()})
-
-    def __getitem__(self, kind: str) -> NDArray[Any]:
-        return self._columns[kind]
-
-    @property
-    def nbytes(self) -> NDArray[np.int64]:
-        """Length of each blob, -1 where the array has none."""
-        return self._columns["nbytes"]
-
-    @property
-    def have(self) -> NDArray[np.bool_]:
-        """Tell which chunks the array has."""
-        return self.nbytes >= 0
-
-    def take(self, order: NDArray[Any]) -> Columns:
-        """Return the rows in another order, or some of them."""
-        return Columns({kind: self._columns[kind][order] for kind in COLUMNS})
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Columns, ({kind: self._columns[kind] for kind in COLUMNS},)
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,6 +351,5 @@ def merge_catalog(
 
 def _union(old: Catalog, coords: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return the coordinates of both, ascending, and the rows of the old and of the new among them."""
-    both, inverse = np.unique(np.concatenate([old.coords, coords]), axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
+    both, inverse = group_by_chunk(np.concatenate([old.coords, coords]))
     return both, inverse[: len(old)], inverse[len(old) :]

@@ -14,8 +14,9 @@ from dask_zv.errors import PlanError
 from dask_zv.format.documents import blob_document, dump_json
 from dask_zv.format.grids import NONEMPTY, GridArray, GridSpec, grid_document, listed_coords
 from dask_zv.format.keys import DOCUMENT, coords_to_keys
-from dask_zv.storage.catalog import CATALOG_NAME, COLUMNS, Catalog, Columns, Node, encode_catalog, merge_catalog
+from dask_zv.storage.catalog import CATALOG_NAME, Catalog, Node, encode_catalog, merge_catalog
 from dask_zv.storage.cell_reads import cell_path
+from dask_zv.storage.columns import COLUMNS, Columns
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.nodes import ensure_groups, load_catalog
 from dask_zv.storage.objects import Objects, join

@@ -11,10 +11,10 @@ from dask_zv.errors import FormatError, StoreError
 from dask_zv.format.cells import unframe
 from dask_zv.format.grids import GridArray, GridSpec
 from dask_zv.format.keys import format_key
-from dask_zv.storage.catalog import COLUMNS, Columns
 from dask_zv.storage.cell_reads import cell_path
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.codecs import cell_codec
+from dask_zv.storage.columns import COLUMNS, Columns
 from dask_zv.storage.grid_writing import shard_cells
 from dask_zv.storage.objects import Objects, join
 

@@ -21,9 +21,9 @@ from dask_zv.format.cells import EMPTY, frame, header, index_nbytes, pack_index,
 from dask_zv.format.grids import GridSpec
 from dask_zv.format.keys import keys_to_coords
 from dask_zv.spatial.morton import morton_codes
-from dask_zv.storage.catalog import COLUMNS, Columns
 from dask_zv.storage.cell_reads import StoredCell, cell_path
 from dask_zv.storage.codecs import CellCodec, cell_codec
+from dask_zv.storage.columns import COLUMNS, Columns
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.shard_indexes import shard_indexes
 
