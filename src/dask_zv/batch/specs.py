@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,6 +122,10 @@ class BlockResult:
     extra: Any = None
     metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     records: Mapping[str, int] = field(default_factory=dict)
+
+    def __sizeof__(self) -> int:
+        # what the scheduler's memory management counts
+        return sys.getsizeof(self.extra) + 500
 
     @classmethod
     def of(cls, payload: Any, receipt: Receipt, started: float) -> BlockResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,8 +25,8 @@ class Places:
     ----------
     numbers : ndarray of int64, shape (n,)
         Their places in the input, ascending.
-    names : ndarray of int64, shape (n,)
-        What links call them: their numbers, or ids of the user's.
+    ids : ndarray of int64, shape (n,), optional
+        What links call them, where that is not their numbers.
     coords : ndarray of int64, shape (c, K)
         Chunks.
     chunks : ndarray of int32, shape (n,)
@@ -36,28 +37,32 @@ class Places:
     """
 
     numbers: NDArray[np.int64]
-    names: NDArray[np.int64]
+    ids: NDArray[np.int64] | None
     coords: NDArray[np.int64]
     chunks: NDArray[np.int32]
     rows: NDArray[np.int64]
     objects: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.numbers)
+
+    @property
+    def names(self) -> NDArray[np.int64]:
+        """What links call them."""
+        return self.numbers if self.ids is None else self.ids
 
     def __sizeof__(self) -> int:
-        names = 0 if self.names is self.numbers else self.names.nbytes
+        names = 0 if self.ids is None else self.ids.nbytes
         objects = 0 if self.objects is None else self.objects.nbytes
         return self.numbers.nbytes + names + self.coords.nbytes + self.chunks.nbytes + self.rows.nbytes + objects + 200
 
     def between(self, first: int, last: int) -> Places:
         """Return the places of the vertices whose numbers are in [first, last)."""
         a, b = np.searchsorted(self.numbers, [first, last]).tolist()
-        numbers = self.numbers[a:b]
         used, at = np.unique(self.chunks[a:b], return_inverse=True)
         return Places(
-            numbers,
-            numbers if self.names is self.numbers else self.names[a:b],
+            self.numbers[a:b],
+            None if self.ids is None else self.ids[a:b],
             self.coords[used],
             at.reshape(-1).astype(np.int32),
             self.rows[a:b],
@@ -69,34 +74,46 @@ class Places:
         """Return the places of all parts, ascending by name."""
         if not parts:
             none = np.zeros(0, np.int64)
-            return cls(none, none, np.zeros((0, ndim), np.int64), none.astype(np.int32), none)
+            return cls(none, None, np.zeros((0, ndim), np.int64), none.astype(np.int32), none)
         names = np.concatenate([p.names for p in parts])
         first = np.cumsum([0, *(len(p.coords) for p in parts)]).tolist()
         chunks = np.concatenate([p.chunks + np.int32(f) for f, p in zip(first, parts, strict=False)])
         rows = np.concatenate([p.rows for p in parts])
-        objects = np.concatenate([p.objects for p in parts if p.objects is not None]) if parts[0].objects is not None else None
+        objects = [p.objects for p in parts if p.objects is not None]
         order = np.argsort(names, kind="stable")
-        names = names[order]
-        coords = np.concatenate([p.coords for p in parts])
-        return cls(names, names, coords, chunks[order], rows[order], None if objects is None else objects[order])
+        return cls(
+            np.concatenate([p.numbers for p in parts])[order],
+            None if parts[0].ids is None else names[order],
+            np.concatenate([p.coords for p in parts]),
+            chunks[order],
+            rows[order],
+            np.concatenate(objects)[order] if objects else None,
+        )
 
     def find(self, links: LinkRows) -> Found:
-        """Return the endpoints of `links` that are among these; names must be ascending."""
+        """Return the endpoints of `links` that are among these, which must be ascending by name.
+
+        Raises
+        ------
+        InputError
+            Two vertices have the id that a link names.
+        """
         wanted = links.endpoints.reshape(-1)
         n = len(self)
         if n == 0:
             return Found(np.zeros(0, np.int64), self.coords, self.chunks, self.rows, self.objects)
-        low, high = int(self.names[0]), int(self.names[-1])
+        names = self.names
+        low, high = int(names[0]), int(names[-1])
         inside = np.flatnonzero((wanted >= low) & (wanted <= high))
-        if high - low + 1 == n:  # numbers without a gap: no search
+        if self.ids is None and high - low + 1 == n:  # numbers without a gap: no search
             at = wanted[inside] - low
         else:
-            at = np.searchsorted(self.names, wanted[inside])
-            same = self.names[at] == wanted[inside]
+            at = np.searchsorted(names, wanted[inside])
+            same = names[at] == wanted[inside]
             inside, at = inside[same], at[same]
-            twice = at[(at + 1 < n) & (self.names[np.minimum(at + 1, n - 1)] == wanted[inside])]
+            twice = at[(at + 1 < n) & (names[np.minimum(at + 1, n - 1)] == wanted[inside])]
             if len(twice):
-                raise InputError(f"two vertices have the id {self.names[twice[0]]}: vertex_ids must be distinct")
+                raise InputError(f"two vertices have the id {names[twice[0]]}: vertex_ids must be distinct")
         return Found(inside, self.coords, self.chunks[at], self.rows[at], None if self.objects is None else self.objects[at])
 
 
@@ -129,9 +146,8 @@ def places_of(block: ChunkedRows, arrangement: Arrangement, *, with_objects: boo
     place = np.empty(len(rows), np.int64)
     place[arrangement.order] = np.arange(len(rows))
     starts = np.r_[0, np.cumsum(np.bincount(block.number, minlength=len(block.coords)))][:-1]
-    names = rows.numbers if rows.keys is None else rows.keys
     objects = rows.object_ids if with_objects else None
-    return Places(rows.numbers, names, block.coords, block.number.astype(np.int32), place - starts[block.number], objects)
+    return Places(rows.numbers, rows.keys, block.coords, block.number.astype(np.int32), place - starts[block.number], objects)
 
 
 def join_links(links: LinkRows, found: Sequence[Found], what: str, *, one_object: bool) -> LinkRecords:
@@ -205,3 +221,7 @@ class BlockExtra:
     fragments: Fragments | None = None
     places: Places | None = None
     links: LinkRows | None = None
+
+    def __sizeof__(self) -> int:
+        # what the scheduler's memory management counts
+        return sum(sys.getsizeof(part) for part in (self.fragments, self.places, self.links) if part is not None) + 200

@@ -20,7 +20,16 @@ from dask_zv.batch.run import hold_on_workers
 from dask_zv.errors import InputError
 from dask_zv.geometry.schema import check_attribute_name
 
-__all__ = ["INTEGERS", "AttributeInput", "Partitions", "RawPart", "is_frame", "partition_input", "series_values"]
+__all__ = [
+    "INTEGERS",
+    "AttributeInput",
+    "Partitions",
+    "RawPart",
+    "is_frame",
+    "numeric_dtype",
+    "partition_input",
+    "series_values",
+]
 
 INTEGERS = ("object_ids", "vertex_ids", "parents")
 """What a vertex can have besides its attributes: its object, its name, the name of its parent."""
@@ -329,7 +338,7 @@ def _from_frame(frame: Any, attributes: Any, integers: Mapping[str, Any], axes: 
     specs = tuple(_describe_column(check_attribute_name(n, axes), frame.dtypes[n]) for n in names)
     dtype = np.result_type(*(_position_column(a, frame.dtypes[a]) for a in axes))
     for name, column in integers.items():
-        if _numeric(frame.dtypes[column]).kind not in "iu":
+        if numeric_dtype(frame.dtypes[column]).kind not in "iu":
             raise InputError(f"{name} {column!r} are integers, not {frame.dtypes[column]}")
     if not is_dask_collection(frame):
         part = _load_frame(0, frame, axes, specs, integers)
@@ -346,7 +355,7 @@ def _from_frame(frame: Any, attributes: Any, integers: Mapping[str, Any], axes: 
     return Partitions(arguments, len(delayed), dtype, specs, tuple(integers))
 
 
-def _numeric(dtype: Any) -> np.dtype[Any]:
+def numeric_dtype(dtype: Any) -> np.dtype[Any]:
     """Return the numpy dtype of a pandas one; object for strings, categories and the like."""
     if isinstance(dtype, np.dtype):
         return dtype
@@ -359,7 +368,7 @@ def _numeric(dtype: Any) -> np.dtype[Any]:
 
 
 def _position_column(name: str, dtype: Any) -> np.dtype[Any]:
-    found = _numeric(dtype)
+    found = numeric_dtype(dtype)
     if found.kind not in "iuf":
         raise InputError(f"column {name!r} is an axis: integers or floats are wanted, not {dtype}")
     return found
@@ -367,7 +376,7 @@ def _position_column(name: str, dtype: Any) -> np.dtype[Any]:
 
 def _describe_column(name: str, dtype: Any) -> AttributeInput:
     try:
-        found = _numeric(dtype)
+        found = numeric_dtype(dtype)
     except InputError as error:
         raise InputError(f"attribute {name!r}: {error.message}") from None
     _check_column(name, found, 1, (0,))
@@ -394,7 +403,7 @@ def series_values(name: str, series: Any) -> NDArray[Any]:
     InputError
         Values are missing where numpy's dtype has none to say so.
     """
-    wanted = _numeric(series.dtype)
+    wanted = numeric_dtype(series.dtype)
     if wanted.kind not in _KINDS:
         return np.asarray(series.astype(object).to_numpy(), object)
     if not isinstance(series.dtype, np.dtype) and wanted.kind not in "f" and bool(series.isna().any()):

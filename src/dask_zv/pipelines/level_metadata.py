@@ -143,6 +143,9 @@ def old_nodes(
     # the links of other levels' vertices to these are wrong now, and so are these ones' to theirs
     above = {f.rpartition("/")[0] for f in families}
     for family in ("links", "cross_chunk_links", "link_attributes", "cross_chunk_link_attributes"):
+        if not any(f.startswith(f"{family}/") for f in families):
+            old.append(family)
+            continue
         for name in objects.list_dir(join(place.prefix, family)):
             path = f"{family}/{name}"
             if name != DOCUMENT and path not in families and path not in above:

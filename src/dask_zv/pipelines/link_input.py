@@ -17,8 +17,8 @@ from dask_zv.errors import InputError
 from dask_zv.format.links import MAX_WIDTH
 from dask_zv.geometry.link_records import LinkRows
 from dask_zv.geometry.schema import AttributeSchema, check_attribute_name
-from dask_zv.pipelines.inputs import is_frame, series_values
-from dask_zv.pipelines.scan import compact_spans
+from dask_zv.pipelines.inputs import is_frame, numeric_dtype, series_values
+from dask_zv.pipelines.scan import compact_spans, fits
 
 __all__ = ["LinkInput", "LinkScan", "link_input", "link_parts", "scan_links"]
 
@@ -216,9 +216,9 @@ def _from_frame(frame: Any, attributes: Any, what: str, renumber: Callable[[NDAr
     if not is_dask_collection(frame):
         part = _load_frame(frame, ends, names)
         return _from_memory(part.endpoints, part.attributes, what, renumber)
-    sample = _load_frame(frame._meta_nonempty if hasattr(frame, "_meta_nonempty") else frame.head(1), ends, names)
-    width = _check_table(sample.endpoints, what)
-    schemas = tuple(_schema(n, v, what) for n, v in sample.attributes.items())
+    table = np.zeros((0, len(ends)), np.result_type(*(numeric_dtype(frame.dtypes[c]) for c in ends)))
+    width = _check_table(table, what)
+    schemas = tuple(_schema(n, np.zeros(0, numeric_dtype(frame.dtypes[n])), what) for n in names)
     delayed = frame.to_delayed()
 
     def arguments(builder: GraphBuilder) -> list[Any]:
@@ -275,9 +275,10 @@ def scan_part(
     for schema in schemas:
         values = part.attributes[schema.name]
         shape = (len(table),) if schema.channels is None else (len(table), schema.channels)
-        if values.shape != shape or not np.can_cast(values.dtype, schema.dtype, "same_kind"):
+        if values.shape != shape or not fits(values, schema.dtype):
             raise InputError(
-                f"{where}attribute {schema.name!r} is {values.dtype} {values.shape}, declared as {schema.dtype} {shape}"
+                f"{where}attribute {schema.name!r} is {values.dtype} {values.shape}, declared as {schema.dtype} {shape}, which "
+                "does not hold it: give the lazy array the dtype that it has, with astype or meta="
             )
     return LinkScan(len(table), compact_spans(np.unique(table).astype(np.int64)))
 

@@ -18,6 +18,7 @@ from dask_zv.geometry.schema import AttributeSchema, parse_dtype
 from dask_zv.pipelines.level_io import LevelSource, level_blobs
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.per_chunk import PerChunk
 from dask_zv.storage.snapshot import together
 
@@ -190,7 +191,8 @@ def _attributes(source: LevelSource, path: str, data: bytes | None) -> Mapping[s
 
 def _lost(source: LevelSource, array: str) -> MetadataError:
     return MetadataError(
-        f"the document of {array!r} is missing, which says how to read it: restore it, or write the level again",
+        f"the document of {array!r} is missing, which says how to read it: restore it, or write the level again; where another "
+        "tool removed the array on purpose, store.refresh() takes the level as it is",
         store=source.where(), array=array,
     )  # fmt: skip
 
@@ -202,14 +204,18 @@ def _find_in_grid(
     source: LevelSource, blobs: GridArrays, delta: int, own: tuple[int, ...], target: tuple[int, ...]
 ) -> FoundLinks | None:
     objects, base, suffix = blobs.objects, f"links/{delta_name(delta)}", delta_name(delta)
-    data, listed, names = together(
+    data, listed, names, catalog = together(
         objects,
         lambda: objects.get(blobs.path(base, DOCUMENT)),
         lambda: objects.list_dir(blobs.path(base)),
         lambda: objects.list_dir(blobs.path("link_attributes")),
+        # one that another tool's edits made stale still tells what there was
+        lambda: blobs.catalog or load_catalog(objects, blobs.prefix),
     )
-    known = [a.rpartition("/")[2] for a in blobs.catalog.nodes if a.startswith(f"{base}/")] if blobs.catalog else []
-    segments = sorted({*known, *(n for n in listed if n != DOCUMENT)})
+    known = sorted(catalog.nodes) if catalog is not None else []
+    segments = sorted(
+        {*(a.rpartition("/")[2] for a in known if a.startswith(f"{base}/")), *(n for n in listed if n != DOCUMENT)}
+    )
     if data is None:
         if segments:
             raise _lost(source, base)
@@ -218,15 +224,17 @@ def _find_in_grid(
         family = LinkFamily.from_attributes(_attributes(source, base, data) or {}, source.rank, delta)
     except MetadataError as error:
         raise error.at(store=source.where(), array=base) from None
-    of_attributes = (
-        {a.split("/")[1] for a in blobs.catalog.nodes if a.startswith("link_attributes/")} if blobs.catalog else set()
-    )
-    names = sorted({*of_attributes, *(n for n in names if n != DOCUMENT)})
+    values = [a for a in known if a.startswith("link_attributes/") and a.split("/")[2:3] == [suffix]]
+    names = sorted({*(a.split("/")[1] for a in values), *(n for n in names if n != DOCUMENT)})
     arrays = [f"{base}/{s}" for s in segments]
+    must = set(values)
     values = [f"link_attributes/{n}/{suffix}/{s}" for n in names for s in segments]
     found: dict[str, GridArray | None] = {**blobs.catalogued([*arrays, *values])}
     unknown = [a for a in (*arrays, *values) if a not in found]
     found |= blobs.arrays(unknown)
+    lost = next((a for a in values if a in must and found[a] is None), None)
+    if lost is not None:
+        raise _lost(source, lost)
     read = _read_segments(source, family, segments, arrays, found)
     attributes = [
         a for n in names if (a := _link_attribute(source, n, [f"link_attributes/{n}/{suffix}/{s}" for s in segments], found))

@@ -59,6 +59,7 @@ class ObjectTables:
         self._objects = open_objects(source.place.handle)
         self._documents = dict(documents or {})
         self._open: dict[str, zarr.Array[Any]] = {}
+        self._members: dict[str, list[str]] = {}
 
     def path(self, *parts: str) -> str:
         """Return the path in the store of something below the level."""
@@ -103,11 +104,12 @@ class ObjectTables:
         StoreError
             One has chunks and no document.
         """
-        if family not in self._names:
-            return []
-        arrays = [f"{family}/{n}" for n in self._objects.list_dir(self.path(family)) if n != DOCUMENT]
-        self._load(arrays)
-        return [a for a in arrays if self.has(a)]
+        if family not in self._members:
+            names = self._objects.list_dir(self.path(family)) if family in self._names else []
+            arrays = [f"{family}/{n}" for n in names if n != DOCUMENT]
+            self._load(arrays)
+            self._members[family] = [a for a in arrays if self.has(a)]
+        return self._members[family]
 
     def has(self, array: str) -> bool:
         """Tell whether there is an array; the package reserves names by groups without content.

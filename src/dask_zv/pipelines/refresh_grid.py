@@ -18,6 +18,7 @@ from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import NONEMPTY, GridArray
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.geometry.schema import VERTICES
+from dask_zv.pipelines.hierarchy import find_nodes
 from dask_zv.pipelines.store import Level
 from dask_zv.storage.catalog import CATALOG_NAME, Node, encode_catalog, merge_catalog
 from dask_zv.storage.grid import GridArrays
@@ -33,6 +34,9 @@ from dask_zv.storage.replacing import check_not_replaced
 __all__ = ["rebuild_grid_catalog"]
 
 _BLOCK_CHUNKS = 1024
+_LINKS = ("links/", "link_attributes/", "link_fragments")
+Located = tuple[str, GridArray, tuple[tuple[int, ...], NDArray[np.int64]]]
+"""(array, its document, (place of a stored object, coordinates of its chunks))."""
 
 
 def rebuild_grid_catalog(level: Level) -> None:
@@ -49,17 +53,14 @@ def rebuild_grid_catalog(level: Level) -> None:
     level.group.delete_subtree(CATALOG_NAME)
     blobs = GridArrays(open_objects(place.handle), place.prefix)
     # the documents' identities before their content: what changes in between is seen as changed
-    identities, found = _documents(place, level.source.schema.arrays, blobs)
+    links = [a for a in find_nodes(blobs.objects, place.prefix, place.layout).chunked if a.startswith(_LINKS)]
+    identities, found = _documents(place, [*level.source.schema.arrays, *links], blobs)
     if any(not a.plain for a in found.values()):
         return  # cells that only zarr can find have no place to note
     row_bytes = level.source.schema.grid.ndim * level.source.schema.dtype.itemsize
     builder = GraphBuilder("zv-refresh")
-    receipts: list[Any] = []
-    for array, described in found.items():
-        groups = object_cells(described.spec, blobs.list_coords(array))
-        for part in _parts(groups):
-            key = builder.key("look", f"{array}-{len(receipts)}")
-            receipts.append(builder.add(key, _look, place, array, described, part, row_bytes))
+    objects = [(a, d, group) for a, d in found.items() for group in object_cells(d.spec, blobs.list_coords(a))]
+    receipts = [builder.add(builder.key("look", i), _look, place, part, row_bytes) for i, part in enumerate(_parts(objects))]
     end = builder.key("commit")
     builder.add(end, _write, place, tuple(found), identities, List(*receipts))
     compute_one(builder.finish(end))
@@ -72,19 +73,26 @@ def _documents(place: Place, arrays: Sequence[str], blobs: GridArrays) -> tuple[
     return {a: identities[a] or "" for a in found}, found
 
 
-def _parts(groups: list[tuple[tuple[int, ...], NDArray[np.int64]]]) -> list[list[Any]]:
-    parts: list[list[Any]] = []
+def _parts(objects: Sequence[Located]) -> list[list[tuple[str, GridArray, list[Any]]]]:
+    """Cut stored objects into runs of about as many chunks, array by array in each."""
+    parts: list[list[tuple[str, GridArray, list[Any]]]] = []
     count = _BLOCK_CHUNKS
-    for group in groups:
+    for array, found, group in objects:
         if count >= _BLOCK_CHUNKS:
             parts.append([])
             count = 0
-        parts[-1].append(group)
+        if not parts[-1] or parts[-1][-1][0] != array:
+            parts[-1].append((array, found, []))
+        parts[-1][-1][2].append(group)
         count += len(group[1])
     return parts
 
 
-def _look(place: Place, array: str, found: GridArray, groups: Sequence[Any], row_bytes: int) -> Receipt:
+def _look(place: Place, part: Sequence[tuple[str, GridArray, list[Any]]], row_bytes: int) -> Receipt:
+    return combine_receipts([_look_at(place, array, found, groups, row_bytes) for array, found, groups in part])
+
+
+def _look_at(place: Place, array: str, found: GridArray, groups: Sequence[Any], row_bytes: int) -> Receipt:
     coords, columns, payloads = inspect_cells(open_objects(place.handle), place.prefix, array, found, groups)
     rows = np.full(len(coords), -1, np.int64)
     if array == VERTICES:

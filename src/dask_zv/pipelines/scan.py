@@ -31,6 +31,7 @@ __all__ = [
     "Scan",
     "compact_spans",
     "convert_part",
+    "fits",
     "id_ranges",
     "merge_ranges",
     "scan_partitions",
@@ -251,7 +252,7 @@ def scan_part(
                     f"{where}attribute {attribute.name!r} is {values.dtype} {values.shape}, declared as {attribute.dtype} "
                     f"with {attribute.channels or 'no'} channels"
                 )
-            if not _fits(values, attribute.dtype):
+            if not fits(values, attribute.dtype):
                 raise InputError(
                     f"{where}attribute {attribute.name!r} is {values.dtype}, declared as {attribute.dtype}, which does not "
                     "hold its values: give the lazy array the dtype that it has, with astype or meta="
@@ -299,7 +300,7 @@ def _facts(rows: VertexRows) -> PartFacts:
     return PartFacts(n, names, runs, (int(ids[0]), int(ids[-1])), len(lengths))
 
 
-def _fits(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
+def fits(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
     """Tell whether values are the same after a cast."""
     if np.can_cast(values.dtype, dtype, "safe"):
         return True
