@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from s3server import Server
 HERE = Path(__file__).resolve().parent
 STORES = {"local": None, "s3": 0.0, "s3+20ms": 20.0}
 """Latency added to each request."""
+PEER_BATCH = 1000
+"""Chunks per read of the peer on S3: it opens a socket per object, and fails with some 10,000."""
 
 Row = dict[str, Any]
 
@@ -37,7 +39,7 @@ class KeptWorker:
 
     def __init__(self, command: list[str], environment: dict[str, str], timeout: float) -> None:
         self.timeout = timeout
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by close()
         self.process = subprocess.Popen(
             [*command, "-"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
         )
@@ -87,12 +89,13 @@ class Bench:
     timeout: float
     sides: Mapping[str, tuple[str, str]]
     """Script and scheduler of each; those in ``peers/`` are run by the peer's interpreter."""
-    keep: bool = False
-    """One process for all jobs of a script. That saves time where nothing is to be learned from the numbers."""
+    keep: Collection[str] = ()
+    """Scripts whose worker does all jobs, one after the other; of the others each job has a worker of its own."""
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     number: int = 0
     """The round."""
+    places: int = 0
     kept: dict[str, KeptWorker] = field(default_factory=dict)
 
     def turns(self, sides: Sequence[Any]) -> list[Any]:
@@ -107,27 +110,31 @@ class Bench:
         A failure in the block ends it, and is kept as a problem: the rest of a long run goes on.
         """
         latency = STORES[store]
+        self.places += 1
+        name = f"store-{self.places}"  # another each time: workers that are kept may remember stores
         if latency is None:
-            place = {"target": str(self.folder / "store")}
+            place = {"target": str(self.folder / name)}
         else:
             self.server.set_latency(latency)
-            place = {"target": "s3://bucket/store", "endpoint": self.server.endpoint}
+            place = {"target": f"s3://bucket/{name}", "endpoint": self.server.endpoint}
         try:
             yield place
         except FailedError as error:
             self.problems.append(str(error))
             print(f"FAILED: {error}", file=sys.stderr, flush=True)
         finally:
-            shutil.rmtree(self.folder / "store", ignore_errors=True)
+            shutil.rmtree(self.folder / name, ignore_errors=True)
             self.server.clear()
 
     def measure(self, about: Row, side: str, job: Job, **more: Any) -> Row:
         """Run one worker and keep the row; `about` says what it belongs to, `more` what else is to be kept."""
         script, scheduler = self.sides[side]
+        if script.startswith("peers/") and job.endpoint and job.chunks > 2 * PEER_BATCH:
+            job = replace(job, batch=PEER_BATCH)
         arguments = more.pop("arguments", None) or worker_arguments(job)
         self.server.reset()
         try:
-            measured = self.worker(script).ask(arguments) if self.keep else self.run(script, arguments)
+            measured = self.worker(script).ask(arguments) if script in self.keep else self.run(script, arguments)
         except FailedError as error:
             raise FailedError(f"{side}, {job.verb}, {about}: {error}") from error
         row: Row = {
@@ -189,8 +196,7 @@ class Bench:
             files = [Path(top, name) for top, _, names in os.walk(job.target) for name in names] if job.target else []
             return {"objects": len(files), "stored_bytes": sum(f.stat().st_size for f in files)}
         stats = self.server.stats()
-        wanted = ("requests", "by_operation", "bytes_in", "bytes_out", "max_in_flight", "busy_seconds", "objects", "stored_bytes")
-        return {k: stats[k] for k in wanted}
+        return {k: v for k, v in stats.items() if k not in ("in_flight", "latency_ms")}
 
 
 def agree(*rows: Row, keys: Sequence[str] = ("digest",)) -> None:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import platform
-import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import grid_scenarios as scenarios
+from bench import STORES, Bench, about_run, raise_file_limit, report
 from compare_per_chunk import save, scratch
 from grid_report import evaluate, files_table, plot, table
-from grid_scenarios import STORES, Bench, Grid
+from grid_scenarios import SIDES, Grid
 from peer_env import PEER_09, peer_python
 from s3server import serve
 
@@ -90,36 +89,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where the raw rows, table and plot go")
     parser.add_argument("--check", action="store_true", help="exit status 1 where a bar is missed")
     options = parser.parse_args(arguments)
-    # the peer opens a socket per object; at the usual limit of 1,024 it would fail with 1,000 chunks
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    raise_file_limit()
     started = datetime.datetime.now(datetime.UTC)
     with scratch() as folder, serve() as server:
-        bench = Bench(peer_python(*PEER_09), server, folder, options.timeout)
+        bench = Bench(peer_python(*PEER_09), server, folder, options.timeout, SIDES)
         for bench.number in range(options.rounds):
             take_round(bench, SIZES[options.size], options.store, options.rows)
-        memory = folder.is_relative_to("/dev/shm")
-    versions: dict[str, dict[str, str]] = {"peer": {}, "ours": {}}
-    for row in bench.rows:
-        versions["peer" if row["side"].startswith("peer") else "ours"] |= row.pop("versions")
-    about = {
-        "date": started.isoformat(timespec="seconds"),
-        "size": options.size,
-        "rounds": options.rounds,
-        "ours": "threaded scheduler, 2 threads, data held by the client, where no other scheduler is named",
-        "local": "tmpfs" if memory else "temporary directory",
-        "s3": "loopback server, through obstore on all sides",
-        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "versions": versions,
-    }
+    ours = "threaded scheduler, 2 threads, data held by the client, where no other scheduler is named"
+    about = about_run(bench, started, options.size, options.rounds, ours)
     results = evaluate([r for r in bench.rows if r["row"] != "check"])
-    text = "\n".join(f"- {k}: {v}" for k, v in about.items())
-    text = f"# grid beside zarr-vectors {versions['peer'].get('zarr-vectors', '')}\n\n{text}\n\n{table(results)}\n"
-    text += f"\nWhere two numbers stand, ours is the first.\n\n{files_table(bench.rows)}\n"
-    if bench.problems:
-        text += "\nFailed:\n\n" + "".join(
-            f"- {problem.splitlines()[0]} ... {problem.splitlines()[-1]}\n" for problem in bench.problems
-        )
+    tables = table(results), "Where two numbers stand, ours is the first.", files_table(bench.rows)
+    text = report(bench, about, "grid", *tables)
     path = save(bench.rows, about, options.results, f"grid-{started:%Y%m%dT%H%M%S}")
     path.with_suffix(".md").write_text(text)
     plot(results, path.with_suffix(".png"), f"dask-zv beside zarr-vectors 0.9.2, {about['date']}, size {options.size}")

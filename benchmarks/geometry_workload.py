@@ -1,33 +1,37 @@
 """What the sides of ``compare_geometries.py`` store and read, and what identifies it; numpy alone.
 
-Polylines and skeletons wander through a cube, meshes are tori that lie anywhere in it, the graph is a bent lattice that fills it.
-Vertices have a radius, where a job says so. What was read is compared with what was written by checksums that depend neither on the order of
-vertices nor on that of links: of positions, and which of them are joined; the sums of radii and of owners are apart, because
-the peer doesn't always give them.
+Polylines and skeletons wander through a cube, meshes are tori that lie anywhere in it, the graph is a bent lattice that fills
+it. Vertices have a radius, where a job says so. What was read is compared with what was written by checksums that depend
+neither on the order of vertices nor on that of links: of positions, and of which of them are joined. The sums of radii and of
+owners are apart, because the peer doesn't always give them.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
+import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from grid_workload import EXTENT, Job, row_hashes
+from grid_workload import EXTENT, Clock, Job, row_hashes
 
 KINDS = {"polylines": "polyline", "skeletons": "skeleton", "mesh": "mesh", "graph": "graph"}
 """Rows of the comparison, and what stores call their geometry."""
 PATH_LENGTH = 100
 """Vertices of a polyline or a tree."""
-TORUS = (106, 75)
-"""Quadrilaterals around and across a torus, each of two faces: 15,900."""
 OTHERS = 5
 """Objects that are read one by one after the first."""
 
-__all__ = ["KINDS", "Shapes", "cloud_of", "digest", "load_inputs", "make", "one_by_one", "picked", "requests_of", "save_inputs"]
+__all__ = [
+    "KINDS", "PATH_LENGTH", "Shapes", "digest", "digest_of_all", "load_rows", "load_shapes", "make", "read_one_by_one",
+    "save_shapes", "torus_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,10 @@ class Shapes:
 def make(job: Job) -> Shapes:
     """Return what a job is about: `job.count` paths, trees, tori or nodes along an axis."""
     source = np.random.default_rng(2)
-    shapes = {"polylines": polylines, "skeletons": skeletons, "mesh": tori, "graph": lattice}[job.geometry](source, job.count)
+    if job.geometry == "mesh":
+        shapes = tori(source, job.count, torus_of(job))
+    else:
+        shapes = {"polylines": polylines, "skeletons": skeletons, "graph": lattice}[job.geometry](source, job.count)
     return replace(shapes, radius=source.random(len(shapes.positions), np.float32)) if job.radius else shapes
 
 
@@ -91,8 +98,13 @@ def edges_of_parents(parents: np.ndarray) -> np.ndarray:
     return np.stack([children, parents[children]], axis=1)
 
 
-def tori(source: np.random.Generator, count: int) -> Shapes:
-    around, across = TORUS
+def torus_of(job: Job) -> tuple[int, int]:
+    """Return the quadrilaterals around and across a torus, each of two faces: 15,900, or few where there are few chunks."""
+    return (106, 75) if job.chunks >= 1_000 else (20, 9)
+
+
+def tori(source: np.random.Generator, count: int, quadrilaterals: tuple[int, int]) -> Shapes:
+    around, across = quadrilaterals
     u, v = np.meshgrid(np.arange(around), np.arange(across), indexing="ij")
     a, b = 2 * np.pi * u / around, 2 * np.pi * v / across
     ring = 200 + 60 * np.cos(b)
@@ -146,7 +158,7 @@ def sum_of(hashes: np.ndarray) -> int:
     return int(hashes.sum(dtype=np.uint64))
 
 
-def cloud_of(job: Job, shapes: Shapes) -> dict[str, Any]:
+def digest_of_all(job: Job, shapes: Shapes) -> dict[str, Any]:
     """Return the checksums of all, and of the objects that are to be read one by one."""
     found = digest(job, shapes)
     if shapes.owners is not None:
@@ -167,9 +179,29 @@ def part_of(shapes: Shapes, oid: int) -> Shapes:
     return Shapes(shapes.positions[rows], radius, shapes.owners[rows], lengths, **links)
 
 
-def one_by_one(found: list[Shapes], job: Job) -> dict[str, Any]:
-    """Return what identifies objects that were read one by one."""
-    return {"count": sum(len(s.positions) for s in found), "picked": [digest(job, shapes) for shapes in found]}
+def read_one_by_one(
+    job: Job, clock: Clock, open_level: Callable[[Job], Any], read_object: Callable[[Any, str, int], Shapes]
+) -> dict[str, Any]:
+    """Open a store and read one object, then others: what a worker measures for ``read one``.
+
+    The seconds are those of opening and of the first object, which finds nothing ready; ``again_seconds`` is the median of the
+    others.
+    """
+    first, *others = picked(job)
+    with clock:
+        level = open_level(job)
+    opened, opening = clock.seconds, requests_of(job)
+    with clock:
+        found = [read_object(level, job.geometry, first)]
+    asked, again = requests_of(job), []
+    for oid in others:
+        start = time.perf_counter()
+        found.append(read_object(level, job.geometry, oid))
+        again.append(time.perf_counter() - start)
+    times = {"seconds": opened + clock.seconds, "object_seconds": clock.seconds, "again_seconds": statistics.median(again)}
+    asked = {f"{k}_opened": v for k, v in asked.items()} | {f"{k}_object": v - opening[k] for k, v in asked.items()}
+    count = sum(len(shapes.positions) for shapes in found)
+    return {"count": count, "picked": [digest(job, shapes) for shapes in found], **times, **asked}
 
 
 def requests_of(job: Job) -> dict[str, float]:
@@ -183,17 +215,21 @@ def requests_of(job: Job) -> dict[str, float]:
     return {"requests": stats["requests"], "waits": waits}
 
 
-def save_inputs(folder: Path, job: Job) -> None:
-    """Save the arrays, for tasks that load parts of them."""
+def save_shapes(folder: Path, shapes: Shapes) -> None:
+    """Save the arrays that workers are to write."""
     folder.mkdir()
-    shapes = make(job)
     for name in Shapes.__slots__:
         values = getattr(shapes, name)
         if values is not None:
             np.save(folder / f"{name}.npy", values)
 
 
-def load_inputs(folder: Path, name: str, first: int, stop: int) -> np.ndarray:
-    """Load some rows of an array."""
-    rows: np.ndarray = np.array(np.load(folder / f"{name}.npy", mmap_mode="r")[first:stop])
+def load_shapes(job: Job) -> Shapes:
+    """Load what was saved."""
+    return Shapes(**{path.stem: np.load(path) for path in Path(job.inputs).glob("*.npy")})
+
+
+def load_rows(path: Path, first: int, stop: int) -> np.ndarray:
+    """Load some rows of an array that was saved."""
+    rows: np.ndarray = np.array(np.load(path, mmap_mode="r")[first:stop])
     return rows

@@ -5,6 +5,8 @@ The cluster's processes are there, and have imported what they need, before the 
 
 from __future__ import annotations
 
+import atexit
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,31 +18,42 @@ from distributed import Client, LocalCluster, get_task_stream
 
 import dask_zv as dzv
 from grid_ours import create_for_blobs, create_for_points, keys_of_shard, make_block, shard_count
-from grid_workload import ARRAYS, PARTITIONS, Clock, Job, blob_summary, blobs, import_all, packages, peak_memory, run
+from grid_workload import ARRAYS, PARTITIONS, Clock, Job, blob_summary, blobs, import_all, packages, run
+from workload import peak_memory, settled_memory
 
 
 def on_cluster(verb: Callable[[Job, Clock], dict[str, Any]]) -> Callable[[Job, Clock], dict[str, Any]]:
     """Run a verb with a cluster as the active scheduler; say how busy its workers were and what they held."""
 
     def wrapped(job: Job, clock: Clock) -> dict[str, Any]:
-        cluster = LocalCluster(
-            n_workers=job.workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit="2GiB"
-        )
-        with cluster, Client(cluster) as client:
-            client.wait_for_workers(job.workers)
-            client.run(warm_up)
-            with get_task_stream(client=client) as stream:
-                extra = verb(job, clock)
-            spans = [s for task in stream.data for s in task["startstops"] if s["action"] == "compute"]
-            busy = sum(s["stop"] - s["start"] for s in spans)
-            held = max(client.run(peak_memory).values())
-        return {**extra, "busy": busy / (clock.seconds * job.workers), "worker_mb": held}
+        client = client_of(job.workers)
+        base = client.run(warm_up)
+        with get_task_stream(client=client) as stream:
+            extra = verb(job, clock)
+        spans = [s for task in stream.data for s in task["startstops"] if s["action"] == "compute"]
+        busy = sum(s["stop"] - s["start"] for s in spans)
+        held = client.run(peak_memory)
+        more = [held[worker] - base[worker] for worker in held]
+        return {**extra, "busy": busy / (clock.seconds * job.workers), "worker_mb": max(held.values()), "workers_mb": more}
 
     return wrapped
 
 
-def warm_up() -> None:
+@functools.cache
+def client_of(workers: int) -> Client:
+    """Return the client of a cluster that lives as long as this process."""
+    cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit="2GiB")
+    client = Client(cluster)
+    atexit.register(cluster.close)
+    atexit.register(client.close)
+    client.wait_for_workers(workers)
+    return client
+
+
+def warm_up() -> float:
+    """Import all, and return the memory that is held then."""
     import_all(dzv)
+    return settled_memory()
 
 
 @on_cluster

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from grid_bars import COST, FASTER, LINES, VALUE, Line
 
 Row = dict[str, Any]
 ORDER = ("-", "local", "s3", "s3+20ms")
+FIELDS = {"peak MB": "peak_mb", "requests": "requests"}
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,9 @@ def pair(result: Result, name: str, digits: int | None = None) -> str:
     return " / ".join(parts)
 
 
-def table(results: Sequence[Result]) -> str:
-    """Return the table as Markdown."""
-    lines = [
-        ["what", "store", "setting", "median (spread)", "bar", "held", "seconds", "peak MB", "requests", "codec", "scheduler"]
-    ]
+def table(results: Sequence[Result], more: Mapping[str, str] = FIELDS) -> str:
+    """Return the table as Markdown; `more` are columns and the fields that stand in them, of both sides."""
+    lines = [["what", "store", "setting", "median (spread)", "bar", "held", "seconds", *more, "codec", "scheduler"]]
     for r in results:
         bar, held = "", ""
         if r.bar is not None:
@@ -123,9 +122,8 @@ def table(results: Sequence[Result]) -> str:
                 f"{spread(r.values)}{unit}",
                 bar,
                 held,
-                pair(r, "seconds"),
-                pair(r, "peak_mb", 0),
-                pair(r, "requests", 0),
+                pair(r, r.line.metric if r.line.metric.endswith("seconds") else "seconds"),
+                *(pair(r, field, 0) for field in more.values()),
                 r.ours[0]["codec"],
                 r.ours[0]["scheduler"],
             ]
@@ -150,7 +148,7 @@ def plot(results: Sequence[Result], path: Path, title: str) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    some = [r for r in results if r.line.kind in (FASTER, COST) and r.line.metric == "seconds"]
+    some = [r for r in results if r.line.kind in (FASTER, COST) and r.line.metric.endswith("seconds")]
     if not some:
         return
     colors = {"local": "#4477aa", "s3": "#ccbb44", "s3+20ms": "#228833", "-": "#666666"}

@@ -19,8 +19,6 @@ from grid_workload import BOX, EXTENT, PARTITIONS, Job, cloud_digest, make_point
 
 SHARD = (4, 8, 8)
 """256 chunks."""
-PEER_BATCH = 1000
-"""Chunks per read of the peer on S3: it opens a socket per object, and fails with some 10,000."""
 BYTES_PER_POINT = 20
 GRAPHS: dict[str, Any] = {"graph of random points": "auto", "graph of slabs of points": "auto", "graph of blobs": SHARD}
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from workload import ARRAYS, digest, peak_memory
+from workload import ARRAYS, digest, peak_memory, settled_memory
 
 EXTENT = 1000.0
 """Points lie in a cube of this side."""
@@ -86,17 +86,19 @@ PROFILE = bool(os.environ.get("GRID_PROFILE"))
 
 
 class Clock:
-    """Measures the block that it is a context of: seconds, and the most memory held before and until its end."""
+    """Measures the block that it is a context of: seconds, and the memory held before it and at most in it."""
 
     def __enter__(self) -> None:
         self.profile = cProfile.Profile(time.process_time)  # of what other programs do, nothing shows
-        self.before_mb = peak_memory()
+        self.before_mb = settled_memory()  # what imports and payloads left behind is no part of what is measured
         if PROFILE:
             self.profile.enable()
+        self.cpu = time.process_time()
         self.start = time.perf_counter()
 
     def __exit__(self, *exc: object) -> None:
         self.seconds = time.perf_counter() - self.start
+        self.cpu_seconds = time.process_time() - self.cpu
         self.peak_mb = peak_memory()
         if PROFILE:
             self.profile.disable()
@@ -106,16 +108,22 @@ class Clock:
 
 
 def run(verbs: Mapping[str, Callable[[Job, Clock], dict[str, Any]]], versions: Mapping[str, str]) -> None:
-    """Do the job of the command line and print the measurement."""
-    fields = json.loads(sys.argv[1])
-    for name in ("grid", "shards"):
-        if isinstance(fields[name], list):
-            fields[name] = tuple(fields[name])
-    job = Job(**fields)
-    clock = Clock()
-    extra = verbs[job.verb](job, clock)
-    measured = {"seconds": clock.seconds, "peak_mb": clock.peak_mb, "before_mb": clock.before_mb}
-    print(json.dumps({**measured, **extra, "versions": {**versions, "python": platform.python_version()}}))
+    """Do the job of the command line and print the measurement; where that is ``-``, the jobs of the lines of the input."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what packages print is no answer
+    for line in sys.stdin if sys.argv[1] == "-" else sys.argv[1:2]:
+        fields = json.loads(line)
+        for name in ("grid", "shards"):
+            if isinstance(fields[name], list):
+                fields[name] = tuple(fields[name])
+        job = Job(**fields)
+        base = settled_memory()
+        clock = Clock()
+        extra = verbs[job.verb](job, clock)
+        measured = {"seconds": clock.seconds, "cpu_seconds": clock.cpu_seconds, "peak_mb": clock.peak_mb}
+        measured |= {"before_mb": clock.before_mb, "memory_mb": clock.peak_mb - base}
+        about = {"versions": {**versions, "python": platform.python_version()}}
+        print(json.dumps({**measured, **extra, **about}), file=answers, flush=True)
 
 
 def import_all(package: ModuleType) -> None:

@@ -7,6 +7,9 @@ and prints one JSON object. Imports and the making of payloads are not in the ti
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import gc
 import importlib.metadata
 import json
 import platform
@@ -67,6 +70,22 @@ def peak_memory() -> float:
     if status.exists():  # of this program alone: getrusage also counts what forked it
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1e3
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def resident_memory() -> float:
+    """Return the memory that this process holds, in MB; the most that it ever held, where the system doesn't say."""
+    status = Path("/proc/self/status")
+    return int(status.read_text().partition("VmRSS:")[2].split()[0]) / 1e3 if status.exists() else peak_memory()
+
+
+def settled_memory() -> float:
+    """Free what nothing needs any more, let `peak_memory` tell the most from now on, and return the memory held, in MB."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # of glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return resident_memory()
 
 
 def run_worker(

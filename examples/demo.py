@@ -38,7 +38,7 @@ def main() -> int:
     OUT.mkdir(exist_ok=True)
     say("Start a cluster: 2 worker processes of 1 thread.")
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster),
     ):
         synapses, cloud = synapse_frame(), point_cloud()

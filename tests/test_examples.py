@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,3 +24,16 @@ def test_example_runs(script, tmp_path):
     if script.stem == "demo":
         assert (tmp_path / "demo-output" / "synapses.png").stat().st_size > 100_000
         assert "Counts per region equal those of the CSV files" in done.stdout
+    if script.stem == "neurons":
+        assert (tmp_path / "neurons.png").stat().st_size > 100_000
+        assert "Total cable length 6,819.9 µm, surface area 13,224.0 µm², as in the files." in done.stdout
+        assert "Neuron 722817260 alone: 4,332 nodes, 4,331 edges" in done.stdout
+        assert "Box, meshes: 2,554 vertices and 4,751 faces inside; 19,795 vertices and 40,881 faces" in done.stdout
+
+
+def test_neurons_say_where_their_data_is_when_it_is_missing(tmp_path):
+    script = shutil.copy(SCRIPTS[0].parent / "neurons.py", tmp_path)
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert "navis" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,27 +1,60 @@
-"""The README's Python blocks run as they are, one after the other, and its links lead somewhere."""
+"""The Python blocks of the README and of the guides run as they are, one after the other, and links lead somewhere.
+
+In a guide, a block of plain text right below a block of Python is what that prints.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = ("docs/geometries.md",)
+RUN = """
+import contextlib, io, json, sys
+printed, names = [], {"__name__": "__main__"}
+for code in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, "<block>", "exec"), names)
+    printed.append(out.getvalue())
+json.dump(printed, sys.stdout)
+"""
+
+
+def run_blocks(blocks: list[str], folder: Path) -> list[str]:
+    """Run blocks of Python one after the other in one fresh process; return what each printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", RUN],
+        input=json.dumps(blocks), cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    printed: list[str] = json.loads(done.stdout)
+    return printed
 
 
 def test_python_blocks_run(tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 3
-    code = "\n".join(blocks)
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", code],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "MPLBACKEND": "Agg"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Report" in done.stdout
+    assert "Report" in "".join(run_blocks(blocks, tmp_path))
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_guides_print_what_they_say(page, tmp_path):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 3
+    assert any(said for _, said in blocks)
+    printed = run_blocks([code for code, _ in blocks], tmp_path)
+    for (code, said), found in zip(blocks, printed, strict=True):
+        assert found == said, code
 
 
 def test_links_and_commands_exist():

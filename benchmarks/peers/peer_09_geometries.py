@@ -1,16 +1,14 @@
 """The worker of ``zarr-vectors`` 0.9 for ``compare_geometries.py``, run by its own environment; see ``geometry_workload.py``.
 
 Everything goes through its facade (``zv.create``, ``add_polylines``, ``add_graph``, ``add_mesh``, ``zv.open``, ``read``,
-``level.objects``), with zstd and one bin per chunk, as ours. Its facade reads no single object of a skeleton or a mesh; the
-shortest way that it has is taken instead: the object's manifest, then the chunks that this names, and of what comes back the rows
-of the object's fragments. That gives no attributes.
+``select``), with zstd and one bin per chunk, as ours. Its facade reads no single object of a skeleton or a mesh; the shortest
+way that it has is taken instead: the object's manifest, then the chunks that this names, and of what comes back the rows of the
+object's fragments. That gives no attributes.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,12 @@ from peer_09 import BOUNDS, layout, options
 from zarr_vectors.core import arrays
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from geometry_workload import KINDS, Shapes, cloud_of, digest, make, one_by_one, picked, requests_of
+from geometry_workload import KINDS, Shapes, digest, load_shapes, read_one_by_one
 from grid_workload import Clock, Job, import_all, packages, run
 
 
 def write(job: Job, clock: Clock) -> dict[str, Any]:
-    shapes = make(job)
+    shapes = load_shapes(job)
     with clock:
         schema = zv.Schema(bounds=BOUNDS, kind=KINDS[job.geometry], layout=layout(job))
         store = zv.create(job.target, schema=schema, storage=zv.StorageOptions(options=options(job)))
@@ -43,7 +41,7 @@ def write(job: Job, clock: Clock) -> dict[str, Any]:
         else:
             tree = job.geometry == "skeletons"
             store.add_graph(shapes.positions, shapes.edges, object_ids=shapes.owners, tree=tree, **about)
-    return cloud_of(job, shapes)
+    return {"count": len(shapes.positions)}
 
 
 def open_level(job: Job) -> Any:
@@ -87,21 +85,7 @@ def read_object(level: Any, geometry: str, oid: int) -> Shapes:
 
 
 def read_one(job: Job, clock: Clock) -> dict[str, Any]:
-    first, *others = picked(job)
-    with clock:
-        level = open_level(job)
-    opened, opening = clock.seconds, requests_of(job)
-    with clock:
-        found = [read_object(level, job.geometry, first)]
-    asked = requests_of(job)
-    again = []
-    for oid in others:
-        start = time.perf_counter()
-        found.append(read_object(level, job.geometry, oid))
-        again.append(time.perf_counter() - start)
-    times = {"seconds": opened + clock.seconds, "object_seconds": clock.seconds, "again_seconds": statistics.median(again)}
-    asked = {f"{k}_object": v - opening[k] for k, v in asked.items()} | {f"{k}_opening": v for k, v in opening.items()}
-    return {**one_by_one(found, job), **times, **asked}
+    return read_one_by_one(job, clock, open_level, read_object)
 
 
 VERBS = {"write": write, "read": read, "read one": read_one}

@@ -68,8 +68,9 @@ def paths(seed=0, count=24, ndim=3, dtype="f4", longest=40, shortest=2):
 def lines(seed=0, count=60, ndim=3, dtype="f4"):
     """Return endpoints (count, 2, ndim): some of one chunk, others across, one along a boundary."""
     rng = np.random.default_rng(seed)
-    ends = rng.uniform(-60, 60, (count, 2, ndim))
-    ends[::3, 1] = folded(ends[::3, 0] + rng.normal(scale=4, size=(len(ends[::3]), ndim)))
+    start = rng.uniform(-60, 60, (count, ndim))
+    ends = np.stack([start, folded(start + rng.normal(scale=20, size=(count, ndim)))], axis=1)
+    ends[0, 1] = -ends[0, 0]  # far across
     ends[1, :, 0] = 40.0  # on the boundary: the upper chunk's
     return ends.astype(dtype)
 
@@ -97,11 +98,15 @@ def forest(seed=0, trees=(60,), ndim=3, dtype="f4", shuffled=True):
     return positions[order], np.where(up < 0, -1, back[up]), tree[order]
 
 
-def graph(seed=0, nodes=150, edges=400, ndim=3, dtype="f4", loops=True):
-    """Return positions and edges; with loops, parallel edges and both directions of some."""
+def graph(seed=0, nodes=120, edges=260, ndim=3, dtype="f4", loops=True, reach=4, size=60):
+    """Return positions and edges between neighbours along the first axis; with loops, parallel edges, both directions of some."""
     rng = np.random.default_rng(seed)
-    positions = rng.uniform(-60, 60, (nodes, ndim)).astype(dtype)
-    pairs = rng.integers(0, nodes, (edges, 2))
+    positions = rng.uniform(-size, size, (nodes, ndim)).astype(dtype)
+    if ndim > 2:
+        positions[:, 2] = np.abs(positions[:, 2])  # half of the chunks: links lead to fewer others
+    along = np.argsort(positions[:, 0])
+    first = rng.integers(0, nodes, edges)
+    pairs = np.stack([along[first], along[(first + rng.integers(-reach, reach + 1, edges)) % nodes]], axis=1)
     if loops:
         pairs[10] = 5, 5
         pairs[20:23] = 7, 8
@@ -112,11 +117,11 @@ def graph(seed=0, nodes=150, edges=400, ndim=3, dtype="f4", loops=True):
     return positions, pairs
 
 
-def surface(seed=0, patches=1, side=9, arity=3, ndim=3, dtype="f4"):
+def surface(seed=0, patches=1, side=9, arity=3, ndim=3, dtype="f4", size=65):
     """Return positions, faces and the patch of each vertex: wavy patches, the vertices of all mixed."""
     rng = np.random.default_rng(seed)
     positions, faces, patch = [], [], []
-    u, v = np.meshgrid(np.linspace(-65, 65, side), np.linspace(-65, 65, side), indexing="ij")
+    u, v = np.meshgrid(np.linspace(-size, size, side), np.linspace(-size, size, side), indexing="ij")
     i, j = (a.ravel() for a in np.meshgrid(np.arange(side - 1), np.arange(side - 1), indexing="ij"))
     corners = np.stack([i * side + j, (i + 1) * side + j, (i + 1) * side + j + 1, i * side + j + 1], axis=1)
     if arity == 3:

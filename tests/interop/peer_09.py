@@ -15,7 +15,9 @@ import traceback
 from importlib.metadata import version
 
 import numpy as np
+import peer_09_geometries
 import zarr_vectors as zv
+from peer_09_geometry_recipes import GEOMETRY_RECIPES
 from peer_09_recipes import RECIPES
 from zarr_vectors import building
 from zarr_vectors.core import arrays
@@ -131,7 +133,7 @@ def cells(path, arrays, out, level=0):
 
 def write(recipe, path, out):
     """Write a store by one of the package's writers; what went in is in `out`."""
-    np.savez(out, **RECIPES[recipe](path))
+    np.savez(out, **(RECIPES | GEOMETRY_RECIPES)[recipe](path))
     return {"shards": {a["name"]: a["shard_shape"] for a in get_shard_info(path)["arrays"]}}
 
 
@@ -179,6 +181,7 @@ def write_cells(path, array, blobs, level=0):
 
 
 COMMANDS = {f.__name__: f for f in (read, validate, cells, write, edit, pyramid, shard, user_metadata, write_cells)}
+COMMANDS |= peer_09_geometries.COMMANDS
 
 
 def main(expected):

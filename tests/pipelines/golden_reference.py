@@ -43,7 +43,9 @@ class Golden:
         generation, _, self.name = name.partition("/")
         self.old = generation == "golden_0.7"
         folder = DATA / generation
-        self.path = next(p for p in (folder / f"{self.name}.zarrvectors", folder / f"{self.name}.zarrvectors.zip") if p.exists())
+        self.path = next(
+            p for p in (folder / f"{self.name}.zarrvectors", folder / f"{self.name}.zarrvectors.zip") if p.exists()
+        )
         self.call = json.loads((folder / f"{self.name}.expected.json").read_text())
         self.kind: str = self.call.get("kind")
         self.truth: dict[str, Any] = {}

@@ -128,7 +128,9 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
         _remove_cells(store, prefix, plan, before, changes)
         _remove_members(store, prefix, spec.families, plan.specs)
     for path in spec.remove:
-        store.delete_prefix(join(prefix, path))
+        store.delete_prefix(normal_path(prefix, path))
+    if spec.replace:
+        _remove_empty_groups(store, prefix, spec.families)
     return make_report(spec, total, results, started)
 
 
@@ -180,6 +182,14 @@ def _remove_members(objects: Objects, prefix: str, families: Sequence[str], keep
         for name in objects.list_dir(join(prefix, family)):
             if name != DOCUMENT and f"{family}/{name}" not in keep:
                 objects.delete_prefix(join(prefix, family, name))
+
+
+def _remove_empty_groups(objects: Objects, prefix: str, families: Sequence[str]) -> None:
+    """Remove the groups above families, where nothing is left in them."""
+    for above in dict.fromkeys(family.rpartition("/")[0] for family in families):
+        while above and all(name == DOCUMENT for name in objects.list_dir(join(prefix, above))):
+            objects.delete_prefix(join(prefix, above))
+            above = above.rpartition("/")[0]
 
 
 def _object_paths(path: str, spec: Any, coords: NDArray[np.int64]) -> set[str]:

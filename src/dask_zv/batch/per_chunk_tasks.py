@@ -115,7 +115,7 @@ def commit_per_chunk(spec: CommitSpec, results: Sequence[BlockResult]) -> Report
     if spec.replace:
         _remove_leftovers(objects, spec, total)
     for path in spec.remove:
-        objects.delete_prefix(join(spec.place.prefix, path))
+        objects.delete_prefix(normal_path(spec.place.prefix, path))
     return make_report(spec, total, results, started)
 
 

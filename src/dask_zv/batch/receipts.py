@@ -198,5 +198,18 @@ class Report:
             lines.append(
                 f"  hint: chunks average {self.nbytes / self.chunks / 1e3:.1f} kB; larger ones are read and written faster"
             )
-        lines += [f"  {name}: {count:,} blobs" for name, count in sorted(self.arrays.items())]
-        return "\n".join(lines)
+        return "\n".join([*lines, *_array_lines(self.arrays)])
+
+
+def _array_lines(arrays: Mapping[str, int]) -> list[str]:
+    """Return a line for each array; the segments of a family of links, which can be hundreds, share one."""
+    families: dict[str, list[int]] = {}
+    for name, count in sorted(arrays.items()):
+        family = name.rpartition("/")[0] if name.startswith(("links/", "link_attributes/")) else ""
+        families.setdefault(f"{family}/* " if family else name, []).append(count)
+    return [
+        f"  {name}: {sum(counts):,} blobs"
+        if not name.endswith("* ")
+        else f"  {name}({len(counts):,} arrays): {sum(counts):,} blobs"
+        for name, counts in families.items()
+    ]

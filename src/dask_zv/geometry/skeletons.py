@@ -44,7 +44,7 @@ def arrange_forest(block: ChunkedRows) -> Forest:
     Raises
     ------
     InputError
-        A node's parent is of another object.
+        A node's parent is of another object, two nodes have one id, or parents lead round in a cycle of first children.
     """
     rows = block.rows
     assert rows.parents is not None
@@ -106,9 +106,18 @@ def check_same_object(names: NDArray[np.int64], ids: NDArray[np.int64], parent: 
 
 
 def _rows_of(names: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the row that has each wanted name, -1 where none has."""
+    """Return the row that has each wanted name, -1 where none has.
+
+    Raises
+    ------
+    InputError
+        Two rows have one name.
+    """
     order = None if (names[1:] > names[:-1]).all() else np.argsort(names, kind="stable")
     known = names if order is None else names[order]
+    twice = np.flatnonzero(known[1:] == known[:-1])
+    if len(twice):
+        raise InputError(f"two vertices have the id {known[twice[0]]}: vertex_ids must be distinct")
     at = np.searchsorted(known, wanted)
     at[at == len(known)] = 0
     found = known[at] == wanted if len(known) else np.zeros(len(wanted), bool)
@@ -135,6 +144,8 @@ def _chains(parent: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.in
     for _ in range(64):
         above = up[up]
         if (above == up).all():
+            if goes_on[up].any():  # a cycle whose length is a power of two comes to rest as well, but at no head
+                break
             return up, distance
         distance = distance + distance[up]
         up = above

@@ -12,7 +12,7 @@ from dask_zv.errors import InputError, NotFoundError
 from dask_zv.format.keys import coords_to_keys, is_spatial_key, parse_key
 
 if TYPE_CHECKING:
-    from dask_zv.pipelines.store import Level
+    from dask_zv.pipelines.level import Level
 
 __all__ = ["chosen_chunks"]
 

@@ -288,12 +288,12 @@ def _write_linked(
     started = time.perf_counter()
     level = linked_level(store, geometry, function, options)
     table, link_attributes, vertex_ids = links
-    renumber = None
+    renumber, what = None, "edge" if geometry == "graph" else "face"
     if vertex_ids is not None and not (is_dask_collection(positions) or is_dask_collection(table)):
         positions, ids = take_ids(positions, vertex_ids)
-        renumber, vertex_ids = partial(numbers_of, ids), None
+        renumber, vertex_ids = partial(numbers_of, ids, f"{what}s", negative=False), None
     partitions = partition_input(positions, attributes, store.axes, object_ids=object_ids, vertex_ids=vertex_ids)
-    given = link_input(table, link_attributes, "edge" if geometry == "graph" else "face", renumber)
+    given = link_input(table, link_attributes, what, renumber)
     conversion, scan = scan_input(level, partitions, options)
     scans = scan_links(given, scan.rows if vertex_ids is None else None)
     objects = all_objects(scan, about, store.layout)

@@ -163,10 +163,10 @@ def is_frame(value: Any) -> bool:
 def _from_numpy(
     positions: Any, attributes: Mapping[str, Any], integers: Mapping[str, Any], axes: tuple[str, ...]
 ) -> Partitions:
-    points = _check_positions(np.asarray(positions), axes)
+    points = _check_positions(as_array("positions", positions), axes)
     n = len(points)
     values = {k: _as_column(k, v) for k, v in attributes.items()}
-    whole = {k: _check_integers(k, np.asarray(v)) for k, v in integers.items()}
+    whole = {k: _check_integers(k, as_array(k, v)) for k, v in integers.items()}
     for name, column in [*values.items(), *whole.items()]:
         if len(column) != n:
             raise InputError(f"{name!r} has {len(column):,} rows, positions have {n:,}")
@@ -177,6 +177,20 @@ def _from_numpy(
     parts = [RawPart(points[s], {k: v[s] for k, v in values.items()}, {k: v[s] for k, v in whole.items()}) for s in slices]
     held = hold_on_workers(parts)
     return Partitions(lambda builder: [builder.payload(h) for h in held], len(parts), points.dtype, specs, tuple(whole), whole)
+
+
+def as_array(name: str, values: Any) -> NDArray[Any]:
+    """Return values in memory as an array.
+
+    Raises
+    ------
+    InputError
+        Lists in lists are of several lengths.
+    """
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"{name}: rows of several lengths are no array ({error})") from None
 
 
 def _check_positions(points: Any, axes: tuple[str, ...]) -> Any:
@@ -200,7 +214,7 @@ def _as_column(name: str, values: Any) -> NDArray[Any]:
         values = np.asarray(values.astype(object), object)
     elif hasattr(values, "to_numpy"):
         values = series_values(name, values)
-    column = np.asarray(values)
+    column = as_array(f"attribute {name!r}", values)
     _check_column(name, column.dtype, column.ndim, column.shape)
     return column
 

@@ -21,7 +21,7 @@ from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid import GridArrays
 
 if TYPE_CHECKING:
-    from dask_zv.pipelines.store import Level
+    from dask_zv.pipelines.level import Level
 
 __all__ = ["has_path_fragments", "links_of", "offset_of", "read_links"]
 

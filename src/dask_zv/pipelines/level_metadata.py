@@ -20,6 +20,7 @@ from dask_zv.pipelines.manifests import ObjectPlan, old_object_nodes
 from dask_zv.pipelines.scan import Conversion, Scan
 from dask_zv.pipelines.store import SETTINGS, Level, Store
 from dask_zv.spatial.morton import morton_codes
+from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid_commit import GridPlan
 from dask_zv.storage.grid_defaults import grid_of_bounds, grid_settings
 from dask_zv.storage.handles import open_objects
@@ -156,4 +157,25 @@ def old_nodes(
         ]
     if not families:
         old.append("link_fragments")
+    old += _links_to_this(objects, place.prefix)
     return (*dict.fromkeys(old), "fragment_attributes", *old_object_nodes(objects, place.prefix, plan, place.layout))
+
+
+def _links_to_this(objects: Objects, prefix: str) -> list[str]:
+    """Return the links that other levels have to the vertices of this one, which are about to be others."""
+    root, _, number = prefix.rpartition("/")
+    old: list[str] = []
+    for level in objects.list_dir(root):
+        if not (level.isascii() and level.isdigit()) or level == number:
+            continue
+        delta = f"{int(number) - int(level):+d}"
+        found: list[str] = []
+        for family in ("links", "cross_chunk_links", "link_attributes", "cross_chunk_link_attributes"):
+            names = [n for n in objects.list_dir(join(root, level, family)) if n != DOCUMENT]
+            if family.endswith("_attributes"):
+                found += [f"{family}/{n}/{delta}" for n in names if delta in objects.list_dir(join(root, level, family, n))]
+            elif delta in names:
+                found.append(family if names == [delta] else f"{family}/{delta}")  # no group of nothing is left
+        if found:
+            old += [f"../{level}/{path}" for path in (*found, CATALOG_NAME)]  # a catalog would still name them
+    return old

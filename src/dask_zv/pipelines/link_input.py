@@ -17,7 +17,7 @@ from dask_zv.errors import InputError
 from dask_zv.format.links import MAX_WIDTH
 from dask_zv.geometry.link_records import LinkRows
 from dask_zv.geometry.schema import AttributeSchema, check_attribute_name
-from dask_zv.pipelines.inputs import is_frame, numeric_dtype, series_values
+from dask_zv.pipelines.inputs import as_array, is_frame, numeric_dtype, series_values
 from dask_zv.pipelines.scan import compact_spans, fits
 
 __all__ = ["LinkInput", "LinkScan", "link_input", "link_parts", "scan_links"]
@@ -108,10 +108,10 @@ def link_input(links: Any, attributes: Any, what: str, renumber: Callable[[NDArr
     lazy = [k for k, v in named.items() if is_dask_collection(v)]
     if lazy:
         raise InputError(f"{what} attribute {lazy[0]!r} is lazy and {what}s are not: compute it first")
-    table = np.asarray(links)
-    if table.size == 0 and table.ndim < 2:
+    table = as_array(f"{what}s", links)
+    if table.size == 0 and table.ndim == 1:
         table = np.zeros((0, 2 if what == "edge" else 3), np.int64)
-    columns = {k: np.asarray(v) for k, v in named.items()}
+    columns = {k: as_array(f"{what} attribute {k!r}", v) for k, v in named.items()}
     return _from_memory(table, columns, what, renumber)
 
 
@@ -119,10 +119,10 @@ def _from_memory(
     table: NDArray[Any], columns: dict[str, NDArray[Any]], what: str, renumber: Callable[[NDArray[Any]], NDArray[Any]] | None
 ) -> LinkInput:
     width = _check_table(table, what)
+    schemas = tuple(_schema(name, values, what) for name, values in columns.items())
     for name, values in columns.items():
         if len(values) != len(table):
             raise InputError(f"{what} attribute {name!r} has {len(values):,} rows for {len(table):,} {what}s")
-    schemas = tuple(_schema(name, values, what) for name, values in columns.items())
     if renumber is not None:
         table = renumber(table)
     row_bytes = 8 * width + sum(s.row_bytes for s in schemas) + 8
@@ -156,28 +156,9 @@ def _schema(name: str, values: Any, what: str) -> AttributeSchema:
 
 
 def _from_dask(links: Any, named: dict[str, Any], what: str) -> LinkInput:
-    import dask.array as da
-
     table = links.rechunk({1: -1}) if links.ndim == 2 and len(links.chunks[1]) > 1 else links
     width = _check_table(table, what)
-    lengths = table.chunks[0]
-    columns: dict[str, Any] = {}
-    for name, values in named.items():
-        if not is_dask_collection(values):
-            if any(np.isnan(c) for c in lengths):
-                raise InputError(
-                    f"{what} attribute {name!r} is in memory and the {what}s' partitions have unknown lengths: call "
-                    "compute_chunk_sizes()"
-                )
-            column = np.asarray(values)
-            if len(column) != sum(lengths):
-                raise InputError(f"{what} attribute {name!r} has {len(column):,} rows for {int(sum(lengths)):,} {what}s")
-            values = da.from_array(column, chunks=(lengths, *column.shape[1:]))
-        elif values.ndim == 2 and len(values.chunks[1]) > 1:
-            values = values.rechunk({1: -1})
-        if len(values.chunks[0]) != len(lengths):
-            raise InputError(f"{what} attribute {name!r} has {len(values.chunks[0])} partitions, the {what}s {len(lengths)}")
-        columns[name] = values
+    columns = {name: _aligned(name, values, table.chunks[0], what) for name, values in named.items()}
     schemas = tuple(_schema(name, values, what) for name, values in columns.items())
 
     def arguments(builder: GraphBuilder) -> list[Any]:
@@ -188,6 +169,35 @@ def _from_dask(links: Any, named: dict[str, Any], what: str) -> LinkInput:
         return [Task(None, _load_arrays, tuple(columns), List(*parts)) for parts in zip(*blocks, strict=True)]
 
     return LinkInput(arguments, width, schemas, what)
+
+
+def _aligned(name: str, values: Any, lengths: Sequence[float], what: str) -> Any:
+    """Return an attribute cut like the table of links."""
+    import dask.array as da
+
+    known = not any(np.isnan(c) for c in lengths)
+    if not is_dask_collection(values):
+        if not known:
+            raise InputError(
+                f"{what} attribute {name!r} is in memory and the {what}s' partitions have unknown lengths: call "
+                "compute_chunk_sizes()"
+            )
+        values = as_array(f"{what} attribute {name!r}", values)
+        values = da.from_array(values, chunks=(-1,) * values.ndim)
+    _schema(name, values, what)
+    if values.ndim == 2 and len(values.chunks[1]) > 1:
+        values = values.rechunk({1: -1})
+    mine = values.chunks[0]
+    if known and not any(np.isnan(c) for c in mine):
+        if sum(mine) != sum(lengths):
+            raise InputError(f"{what} attribute {name!r} has {int(sum(mine)):,} rows for {int(sum(lengths)):,} {what}s")
+        return values if tuple(mine) == tuple(lengths) else values.rechunk({0: tuple(lengths)})
+    if len(mine) != len(lengths):
+        raise InputError(
+            f"{what} attribute {name!r} has {len(mine)} partitions, the {what}s have {len(lengths)}, and lengths are unknown: "
+            "make them agree, or call compute_chunk_sizes()"
+        )
+    return values
 
 
 def _load_arrays(names: Sequence[str], parts: Sequence[Any]) -> RawLinks:
@@ -274,6 +284,8 @@ def scan_part(
             raise InputError(f"{where}{what} {row} is {table[row].tolist()}: {known}")
     for schema in schemas:
         values = part.attributes[schema.name]
+        if len(values) != len(table):
+            raise InputError(f"{where}attribute {schema.name!r} has {len(values):,} rows for {len(table):,} {what}s")
         shape = (len(table),) if schema.channels is None else (len(table), schema.channels)
         if values.shape != shape or not fits(values, schema.dtype):
             raise InputError(

@@ -368,8 +368,8 @@ def _find_per_chunk(source: LevelSource, blobs: PerChunk, delta: int) -> FoundLi
         for a, d in zip(wanted, found, strict=True)
         if (attrs := _attributes(source, a, d)) is not None
     ]
-    if delta == 0:
-        _check_fragments(source, blobs, base, listed)
+    for sibling in [_FRAGMENTS, *(a.arrays[0] for a in schemas if a.arrays)] if delta == 0 else []:
+        _check_sibling(source, blobs, base, listed, sibling)
     crossings = families[-1].count if attributes[1] is not None else 0
     family = LinkFamily(width, source.rank, delta, directed=delta != 0, count=crossings)
     ones = (1,) * source.rank
@@ -383,13 +383,12 @@ def _spatial_keys(blobs: PerChunk, array: str) -> list[str]:
     return [k for k in (*listing.plain, *listing.entries) if is_spatial_key(k)]
 
 
-def _check_fragments(source: LevelSource, blobs: PerChunk, array: str, listed: Sequence[str]) -> None:
-    """Compare the chunks that have links with those that have groups of them: nothing else tells of a loss."""
-    grouped = set(_spatial_keys(blobs, _FRAGMENTS))
-    if grouped and grouped != set(listed):
-        odd = min(grouped ^ set(listed), key=parse_key)
-        here, there = (array, _FRAGMENTS) if odd in listed else (_FRAGMENTS, array)
+def _check_sibling(source: LevelSource, blobs: PerChunk, array: str, listed: Sequence[str], sibling: str) -> None:
+    """Compare the chunks that have links with those that have groups or values of them: nothing else tells of a loss."""
+    others = set(_spatial_keys(blobs, sibling))
+    odd = min(others - set(listed), key=parse_key, default=None)
+    if odd is not None:
         raise FormatError(
-            f"the chunk is in {here!r} and not in {there!r}: it was lost, or is being written",
-            store=source.where(), array=there, chunk=odd,
+            f"the chunk is in {sibling!r} and not in {array!r}: it was lost, or is being written",
+            store=source.where(), array=array, chunk=odd,
         )  # fmt: skip

@@ -5,7 +5,7 @@ Everything becomes rows with the object of each: then rows that follow each othe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.pipelines.inputs import is_frame
+from dask_zv.pipelines.inputs import as_array, is_frame
 from dask_zv.pipelines.scan import Scan, id_ranges
 
 __all__ = ["PathInput", "check_paths", "line_input", "path_input"]
@@ -100,10 +100,10 @@ def line_input(endpoints: Any, object_ids: Any, attributes: Any) -> PathInput:
             raise InputError("lines in a DataFrame need object_ids=, the name of the column that says whose each endpoint is")
         return PathInput(endpoints, attributes, object_ids, None)
     lazy = is_dask_collection(endpoints)
-    points: Any = endpoints if lazy else np.asarray(endpoints)
+    points: Any = endpoints if lazy else as_array("endpoints", endpoints)
     if points.ndim != 3 or points.shape[1] != 2:
         raise InputError(f"lines are pairs of points, shape (N, 2, D), not {points.shape}")
-    flat = {name: _flat_ends(name, values) for name, values in (attributes or {}).items()}
+    flat = {name: _flat_ends(name, values) for name, values in _named(attributes).items()}
     if not lazy:
         ids = _ids_of_paths(object_ids, len(points))
         return PathInput(points.reshape(-1, points.shape[2]), flat, np.repeat(ids, 2), id_ranges(ids))
@@ -115,6 +115,13 @@ def line_input(endpoints: Any, object_ids: Any, attributes: Any) -> PathInput:
     )
     owners = _repeated(ids, np.full(len(ids), 2, np.int64), rows.chunks[0])
     return PathInput(rows, flat, owners, id_ranges(ids))
+
+
+def _named(attributes: Any) -> Mapping[str, Any]:
+    """Return attributes that come with arrays, not with a frame."""
+    if attributes is not None and not isinstance(attributes, Mapping):
+        raise InputError("attributes are a mapping of name to array where positions are arrays")
+    return attributes or {}
 
 
 def _flatten(block: NDArray[Any]) -> NDArray[Any]:
@@ -139,14 +146,14 @@ def _concatenate(paths: Sequence[Any], attributes: Any, lengths: Any) -> tuple[A
     """Return a list of paths, each (n, D), as one table; attributes may be lists of the same form."""
     if lengths is not None:
         raise InputError("lengths are those of the listed polylines: leave them out, or pass one array of positions")
-    parts = [np.asarray(p) for p in paths]
+    parts = [as_array(f"polyline {i}", p) for i, p in enumerate(paths)]
     odd = next((i for i, p in enumerate(parts) if p.ndim != 2 or p.shape[1] != parts[0].shape[-1]), None)
     if odd is not None:
         raise InputError(f"polyline {odd} has the shape {parts[odd].shape}: each is a table of points, (n, D)")
     if not parts:
         raise InputError("no polylines: pass positions of the shape (0, D) and lengths=[]")
     named: dict[str, Any] = {}
-    for name, values in (attributes or {}).items():
+    for name, values in _named(attributes).items():
         if isinstance(values, list | tuple):
             pieces = [np.asarray(v) for v in values]
             wrong = next((i for i, (v, p) in enumerate(zip(pieces, parts, strict=False)) if len(v) != len(p)), None)
@@ -213,13 +220,26 @@ def _lazy_lengths(positions: Any, lengths: Any, object_ids: Any, attributes: Any
     ids = _ids_of_paths(None if is_dask_collection(object_ids) else object_ids, starts[-1])
     if is_dask_collection(object_ids):
         ids = _ids_of_paths(object_ids.compute(), starts[-1])
-    make = delayed(np.repeat, pure=True)
-    blocks = lengths.to_delayed().ravel()
+    make = delayed(_object_of_partition, pure=True)
+    blocks = zip(starts[:-1], starts[1:], lengths.to_delayed().ravel(), positions.chunks[0], strict=True)
     parts = [
-        da.from_delayed(make(ids[a:b], block), (size,), np.int64)
-        for a, b, block, size in zip(starts[:-1], starts[1:], blocks, positions.chunks[0], strict=True)
+        da.from_delayed(make(ids[a:b], block, a, i, None if np.isnan(size) else size), (size,), np.int64)
+        for i, (a, b, block, size) in enumerate(blocks)
     ]
     return PathInput(positions, attributes, da.concatenate(parts, allow_unknown_chunksizes=True), id_ranges(ids))
+
+
+def _object_of_partition(
+    ids: NDArray[np.int64], lengths: NDArray[Any], first: int, partition: int, rows: int | None
+) -> NDArray[np.int64]:
+    """Return the object of each row of a partition, whose polylines from number `first` on have these lengths."""
+    if len(lengths) and int(lengths.min()) < 0:
+        raise InputError(f"polyline {first + int(np.argmin(lengths))} has the length {lengths.min()}")
+    if rows is not None and int(lengths.sum()) != rows:
+        raise InputError(
+            f"partition {partition}: the lengths add up to {int(lengths.sum()):,} vertices, positions have {rows:,}"
+        )
+    return np.repeat(ids, lengths)
 
 
 def check_paths(scan: Scan, lines: bool) -> None:

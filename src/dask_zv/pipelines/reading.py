@@ -27,7 +27,7 @@ from dask_zv.pipelines.reading_result import Finish, Here
 from dask_zv.spatial.grid import Box, as_box
 
 if TYPE_CHECKING:
-    from dask_zv.pipelines.store import Level
+    from dask_zv.pipelines.level import Level
 
 __all__ = ["read_level"]
 

@@ -164,11 +164,12 @@ def _parents_by_number(positions: Any, parents: Any, vertex_ids: Any) -> tuple[A
         return parents, vertex_ids, positions
     if not isinstance(parents, str):
         positions, ids = take_ids(positions, vertex_ids)
-        return numbers_of(ids, np.asarray(parents)), None, positions
+        return numbers_of(ids, "parents", np.asarray(parents), negative=True), None, positions
     if not is_frame(positions) or parents not in positions.columns:
         raise InputError(f"unknown column {parents!r} for parents")
     positions, ids = take_ids(positions, vertex_ids)
-    return parents, None, positions.assign(**{parents: numbers_of(ids, np.asarray(positions[parents]))})
+    numbers = numbers_of(ids, "parents", np.asarray(positions[parents]), negative=True)
+    return parents, None, positions.assign(**{parents: numbers})
 
 
 def _check_trees(partitions: Partitions) -> None:

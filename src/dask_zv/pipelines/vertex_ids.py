@@ -36,22 +36,33 @@ def take_ids(table: Any, vertex_ids: Any) -> tuple[Any, NDArray[np.int64]]:
     return table, ids.astype(np.int64)
 
 
-def numbers_of(ids: NDArray[np.int64], wanted: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the place of each wanted id among `ids`; negative ones stay.
+def numbers_of(ids: NDArray[np.int64], what: str, wanted: NDArray[Any], *, negative: bool) -> NDArray[np.int64]:
+    """Return the place of each wanted id among `ids`.
+
+    Parameters
+    ----------
+    ids : ndarray of int64, shape (N,)
+    what : str
+        What names the vertices, for errors.
+    wanted : ndarray of integers
+    negative : bool
+        Negative ids are none, and stay.
 
     Raises
     ------
     InputError
-        An id is unknown, or given twice.
+        An id is unknown, given twice, or no integer.
     """
+    if wanted.size and wanted.dtype.kind not in "iu":
+        raise InputError(f"{what} are integers, not {wanted.dtype}")
     order = np.argsort(ids, kind="stable")
     known = ids[order]
     twice = np.flatnonzero(known[1:] == known[:-1])
     if len(twice):
         raise InputError(f"vertex_ids must be distinct: {known[twice[0]]} is given twice")
     at = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
-    negative = np.asarray(wanted) < 0
-    unknown = ~negative & (known[at] != wanted) if len(known) else ~negative
+    none = wanted < 0 if negative else np.zeros(wanted.shape, bool)
+    unknown = ~none & (known[at] != wanted) if len(known) else ~none
     if unknown.any():
-        raise InputError(f"there is no vertex {np.asarray(wanted)[unknown].reshape(-1)[0]}: it is not among vertex_ids")
-    return np.where(negative, wanted, order[at] if len(known) else -1).astype(np.int64)
+        raise InputError(f"{what}: there is no vertex {wanted[unknown].reshape(-1)[0]}, it is not among vertex_ids")
+    return np.where(none, wanted, order[at] if len(known) else -1).astype(np.int64)

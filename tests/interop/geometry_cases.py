@@ -1,0 +1,353 @@
+"""Stores of every geometry that we write, with what went in; and how what comes out is compared with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+from geometry_inputs import (
+    chunk_of,
+    forest,
+    graph,
+    lines,
+    link_attributes,
+    object_attributes,
+    paths,
+    surface,
+    vertex_attributes,
+)
+
+import dask_zv as dzv
+
+
+@dataclass
+class Truth:
+    """What a store holds, in the order of the input.
+
+    `links` are edges, faces, or (child, parent); `lengths` and `ids` are those of paths.
+    """
+
+    positions: np.ndarray
+    attributes: dict = field(default_factory=dict)
+    owners: np.ndarray | None = None
+    links: np.ndarray | None = None
+    link_attributes: dict = field(default_factory=dict)
+    lengths: np.ndarray | None = None
+    ids: np.ndarray | None = None
+    table: dict = field(default_factory=dict)
+    index: np.ndarray | None = None
+    groups: dict = field(default_factory=dict)
+    group_attributes: dict = field(default_factory=dict)
+    directed: bool = False
+
+    @classmethod
+    def of(cls, found):
+        """Return the truth that a peer's recipe gave: the same, under one key each."""
+
+        def named(prefix):
+            return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+
+        groups = {int(k): v for k, v in named("group__").items()}
+        same = {k: found.get(k) for k in ("owners", "links", "lengths", "ids", "index")}
+        return cls(
+            found["positions"], named("attr__"), link_attributes=named("eattr__"), table=named("oattr__"),
+            groups=groups, group_attributes=named("gattr__"), directed=bool(found.get("directed", False)), **same,
+        )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------- comparing
+
+
+def row_of(among):
+    """Return the place of each position, by its bytes; all are distinct."""
+    rows = {p.tobytes(): i for i, p in enumerate(np.ascontiguousarray(among))}
+    assert len(rows) == len(among)
+    return rows
+
+
+def input_rows(positions, truth):
+    """Return the place in the input of every vertex that was read: each is there, once."""
+    assert positions.dtype == truth.positions.dtype
+    rows = row_of(truth.positions)
+    found = np.array([rows[p.tobytes()] for p in np.ascontiguousarray(positions)], np.int64)
+    assert sorted(found.tolist()) == list(range(len(truth.positions)))
+    return found
+
+
+def exactly(actual, expected, what=""):
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape, f"{what}: {actual.shape} is not {expected.shape}"
+    if expected.dtype.kind in "OU":
+        assert actual.tolist() == expected.tolist(), what
+        return
+    assert actual.dtype == expected.dtype, f"{what}: {actual.dtype} is not {expected.dtype}"
+    np.testing.assert_array_equal(actual, expected, err_msg=what)
+
+
+def link_bag(links, attributes):
+    """Return links with their attributes, in an order of their own: with a multiplicity, a direction, a first vertex."""
+    columns = [np.asarray(links, np.int64).tolist()]
+    columns += [np.asarray(attributes[k]).tolist() for k in sorted(attributes)]
+    return sorted(map(repr, zip(*columns, strict=True)))
+
+
+def same_links(links, attributes, rows, truth, what=""):
+    """Compare links by rows of the input; `rows` are those of the vertices that were read."""
+    renumbered = rows[links] if len(links) else np.asarray(links).reshape(-1, truth.links.shape[1])
+    assert set(attributes) == set(truth.link_attributes), what
+    for name, values in attributes.items():
+        assert np.asarray(values).dtype == truth.link_attributes[name].dtype, f"{what} {name}"
+    assert link_bag(renumbered, attributes) == link_bag(truth.links, truth.link_attributes), what
+
+
+def check_ours(geometry, truth, kind):
+    """That what we read is what went in: all of it."""
+    if truth.lengths is not None and geometry.ids is not None:
+        check_paths(geometry.positions, geometry.lengths, geometry.ids, geometry.attributes, truth)
+    rows = input_rows(geometry.positions, truth)
+    assert set(geometry.attributes) == set(truth.attributes)
+    for name, values in truth.attributes.items():
+        exactly(geometry.attributes[name], values[rows], name)
+    if truth.owners is not None:
+        exactly(geometry.object_ids, truth.owners[rows], "object_ids")
+    if kind == "skeleton":
+        children = np.flatnonzero(geometry.parents >= 0)
+        assert (geometry.parents >= -1).all()
+        same_links(np.stack([children, geometry.parents[children]], axis=1), {}, rows, without_attributes(truth))
+    elif kind == "graph":
+        same_links(geometry.edges, geometry.edge_attributes, rows, truth)
+    elif kind == "mesh":
+        same_links(geometry.faces, geometry.face_attributes, rows, truth)
+    if truth.index is not None:
+        exactly(geometry.object_index, truth.index)
+    assert set(geometry.object_attributes) == set(truth.table)
+    for name, values in truth.table.items():
+        ours = geometry.object_attributes[name]
+        assert not np.ma.getmaskarray(ours).any()
+        exactly(np.ma.getdata(ours), values, name)
+    # a number that nobody gave is a group without members, here and there
+    assert {g: m.tolist() for g, m in geometry.groups.items() if len(m)} == {g: sorted(m) for g, m in truth.groups.items()}
+    for name, values in truth.group_attributes.items():
+        exactly(np.ma.getdata(geometry.group_attributes[name]), values, name)
+
+
+def without_attributes(truth):
+    return Truth(truth.positions, links=truth.links)
+
+
+def check_paths(positions, lengths, ids, attributes, truth):
+    """That every path is whole and in order, and the paths ascend by id."""
+    order = np.argsort(truth.ids, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(truth.lengths)])
+    rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in order])
+    kept = truth.lengths[order] > 0  # who has no vertices may be left out
+    some = np.asarray(lengths) > 0
+    assert np.asarray(ids)[some].tolist() == truth.ids[order][kept].tolist()
+    assert np.asarray(lengths)[some].tolist() == truth.lengths[order][kept].tolist()
+    exactly(positions, truth.positions[rows], "paths")
+    for name, values in attributes.items():
+        exactly(values, truth.attributes[name][rows], name)
+
+
+# -------------------------------------------------------------------------------------------------- what we write
+
+
+@dataclass
+class Case:
+    """A store of ours: how it is made, what goes in, and how that is handed over."""
+
+    kind: str
+    truth: Truth
+    creation: dict = field(default_factory=dict)
+    how: str = "numpy"
+
+    @property
+    def ndim(self):
+        return self.truth.positions.shape[1]
+
+    def create(self, target):
+        return dzv.create(target, **{"geometry": self.kind, "chunk_shape": chunk_of(self.ndim), **self.creation})
+
+    def write(self, target, store=None, **more):
+        store = self.create(target) if store is None else store
+        truth = self.truth
+        if truth.table:
+            more["object_attributes"] = truth.table
+        if truth.groups:
+            more["groups"] = truth.groups
+            if truth.group_attributes:
+                more["group_attributes"] = pd.DataFrame(truth.group_attributes)
+        getattr(self, f"_{self.kind}")(store, truth, more)
+        return store
+
+    def _line(self, store, truth, more):
+        n = len(truth.lengths)
+        ends = truth.positions.reshape(n, 2, -1)
+        attributes = {k: v.reshape(n, 2, *v.shape[1:]) for k, v in truth.attributes.items()}
+        dzv.write_lines(store, self._lazy(ends), attributes=attributes or None, object_ids=truth.ids, **more)
+
+    def _polyline(self, store, truth, more):
+        if self.how == "lazy":
+            cut = int(truth.lengths[: len(truth.lengths) // 2].sum())
+            half = len(truth.lengths) // 2, len(truth.lengths) - len(truth.lengths) // 2
+            rows = cut, len(truth.positions) - cut
+            lazy = {k: da.from_array(v, chunks=(rows, *v.shape[1:])) for k, v in truth.attributes.items()}
+            positions = da.from_array(truth.positions, chunks=(rows, truth.positions.shape[1]))
+            lengths = da.from_array(truth.lengths, chunks=(half,))
+            dzv.write_polylines(store, positions, lengths=lengths, attributes=lazy, object_ids=truth.ids, **more)
+            return
+        dzv.write_polylines(
+            store, truth.positions, lengths=truth.lengths, attributes=truth.attributes or None, object_ids=truth.ids, **more
+        )
+
+    _streamline = _polyline
+
+    def _skeleton(self, store, truth, more):
+        parents = np.full(len(truth.positions), -1)
+        parents[truth.links[:, 0]] = truth.links[:, 1]
+        attributes = {k: self._lazy(v) for k, v in truth.attributes.items()}
+        given = {"parents": self._lazy(parents), "attributes": attributes or None, "object_ids": self._lazy(truth.owners)}
+        dzv.write_skeletons(store, self._lazy(truth.positions), **given, **more)
+
+    def _graph(self, store, truth, more):
+        if self.how == "frame":
+            axes = store.axes
+            nodes = pd.DataFrame(dict(zip(axes, truth.positions.T, strict=True)) | {"owner": truth.owners, "name": self.names})
+            nodes = nodes.assign(**truth.attributes)
+            edges = pd.DataFrame({"source": self.names[truth.links[:, 0]], "target": self.names[truth.links[:, 1]]})
+            edges = edges.assign(**truth.link_attributes)
+            dzv.write_graph(
+                store, nodes, edges=edges, edge_attributes=[*truth.link_attributes], directed=truth.directed,
+                vertex_ids="name", attributes=[*truth.attributes], object_ids="owner", **more,
+            )  # fmt: skip
+            return
+        given = {"edges": self._lazy(truth.links), "edge_attributes": truth.link_attributes or None}
+        self._vertices(dzv.write_graph, store, truth, {**given, "directed": truth.directed, **more})
+
+    def _mesh(self, store, truth, more):
+        given = {"faces": self._lazy(truth.links), "face_attributes": truth.link_attributes or None}
+        self._vertices(dzv.write_meshes, store, truth, {**given, **more})
+
+    def _vertices(self, write, store, truth, more):
+        attributes = {k: self._lazy(v) for k, v in truth.attributes.items()}
+        write(store, self._lazy(truth.positions), attributes=attributes or None, object_ids=self._lazy(truth.owners), **more)
+
+    @property
+    def names(self):
+        """What edges call the vertices, where not by number."""
+        return np.random.default_rng(4).permutation(len(self.truth.positions)) * 7 + 3
+
+    def _lazy(self, values):
+        if values is None or self.how != "lazy":
+            return values
+        return da.from_array(values, chunks=(61, *values.shape[1:]))
+
+
+def some(values, names):
+    return values if names is None else {k: values[k] for k in names}
+
+
+def path_truth(walks, ids=None, *, names=None, seed=0):
+    lengths = np.array([len(w) for w in walks])
+    positions = np.concatenate(walks)
+    ids = np.arange(len(walks)) if ids is None else np.asarray(ids)
+    index = np.sort(ids)
+    return Truth(
+        positions,
+        some(vertex_attributes(len(positions), seed), names),
+        owners=np.repeat(ids, lengths),
+        lengths=lengths,
+        ids=ids,
+        table=object_attributes(len(walks), seed),
+        index=index,
+        groups={0: index[:3].tolist(), 2: index[4:9].tolist()},
+        group_attributes={"w": np.array([0.5, 1.5, 2.5])} if seed else {},
+    )
+
+
+def line_truth(ends, ids=None, **more):
+    return path_truth(list(ends), ids, **more)
+
+
+def link_truth(positions, links, owners=None, *, names=None, of_links=None, seed=0, directed=False):
+    truth = Truth(positions, links=links, owners=owners, directed=directed)
+    truth.attributes = some(vertex_attributes(len(positions), seed), names)
+    truth.link_attributes = some(link_attributes(len(links), seed), of_links)
+    truth.index = np.array([0]) if owners is None else np.unique(owners)
+    if owners is not None:
+        truth.table = object_attributes(len(truth.index), seed)
+        truth.groups = {0: truth.index[:2].tolist(), 1: truth.index[-1:].tolist()}
+    return truth
+
+
+def tree_truth(positions, parents, owners=None, **more):
+    children = np.flatnonzero(parents >= 0)
+    return link_truth(positions, np.stack([children, parents[children]], axis=1), owners, of_links=(), **more)
+
+
+SPARSE = np.array([3, 7, 19, 41, 100, 5000])
+
+
+def sparse(n, seed=0):
+    """Return ids with gaps, in no order."""
+    return np.random.default_rng(seed).permutation(np.arange(n) * 7 + 2)
+
+
+def mixed(n, ids=SPARSE[:4], seed=9):
+    """Return an object for each of n vertices: interleaved."""
+    return np.random.default_rng(seed).permutation(np.resize(ids, n))
+
+
+def make_cases():
+    nodes, pairs = graph(40)
+    few, few_pairs = graph(42, nodes=60, edges=90, reach=3)
+    flat_nodes, flat_pairs = graph(41, ndim=2, dtype="f8")
+    one, one_up, _ = forest(50, (90,))
+    three, three_up, of_three = forest(51, (40, 1, 60))
+    many, many_up, of_many = forest(52, (25, 30, 1, 20, 28))
+    flat, flat_up, of_flat = forest(53, (50, 30), ndim=2, dtype="f8")
+    skin, faces, _ = surface(60)
+    quad_skin, quads, of_quads = surface(61, patches=3, side=5, arity=4, size=45)
+    flat_skin, flat_faces, of_flat_skin = surface(62, side=7, ndim=2, dtype="f8")
+    lazy_skin, lazy_faces, of_lazy = surface(63, patches=2, side=6)
+    raw, packed = {"compressor": None}, {"shard_chunks": (2, 1, 2)}
+    less = {"names": ("mass", "rgb")}  # each array costs that package many reads where chunks are packed
+    return {
+        "lines": Case("line", line_truth(lines(1, count=30))),
+        "lines_sparse": Case("line", line_truth(lines(3, count=30), sparse(30), seed=1, **less), packed),
+        "lines_2d": Case("line", line_truth(lines(4, count=30, ndim=2, dtype="f8"), **less), {"shard_chunks": 3} | raw),
+        "lines_lazy": Case("line", line_truth(lines(5, count=30), names=()), raw, how="lazy"),
+        "polylines": Case("polyline", path_truth(paths(10))),
+        "polylines_sparse": Case("polyline", path_truth(paths(11, count=15), sparse(15), seed=1, **less), packed),
+        "polylines_2d": Case("polyline", path_truth(paths(12, ndim=2, dtype="f8")), raw),
+        "polylines_short": Case("polyline", path_truth(paths(13, shortest=0))),
+        "streamlines": Case("streamline", path_truth(paths(14, count=15), seed=2, **less), {"shard_chunks": 4}),
+        "streamlines_lazy": Case("streamline", path_truth(paths(15)), how="lazy"),
+        "skeleton": Case("skeleton", tree_truth(one, one_up)),
+        "skeletons": Case("skeleton", tree_truth(three, three_up, SPARSE[of_three], **less), packed),
+        "skeletons_of_trees": Case("skeleton", tree_truth(many, many_up, SPARSE[of_many % 2])),
+        "skeletons_lazy": Case("skeleton", tree_truth(three, three_up, of_three), raw, how="lazy"),
+        "skeletons_2d": Case("skeleton", tree_truth(flat, flat_up, of_flat), {"shard_chunks": 3} | raw),
+        "graph": Case("graph", link_truth(nodes, pairs)),
+        "graph_objects": Case("graph", link_truth(few, few_pairs, mixed(len(few)), seed=1, **less), packed),
+        "graph_directed": Case("graph", link_truth(few, few_pairs, mixed(len(few)), of_links=("vec",), directed=True)),
+        "graph_2d": Case("graph", link_truth(flat_nodes, flat_pairs, names=()), {"shard_chunks": 5} | raw),
+        "graph_frame": Case("graph", tabular(link_truth(nodes, pairs, mixed(len(nodes)))), how="frame"),
+        "graph_directed_lazy": Case("graph", link_truth(few, few_pairs, of_links=(), directed=True, **less), packed, how="lazy"),
+        "mesh": Case("mesh", link_truth(skin, faces, of_links=())),
+        "mesh_quads": Case("mesh", link_truth(quad_skin, quads, SPARSE[of_quads], of_links=("vec",), **less), packed),
+        "mesh_2d": Case("mesh", link_truth(flat_skin, flat_faces, of_flat_skin, names=()), raw),
+        "mesh_lazy": Case("mesh", link_truth(lazy_skin, lazy_faces, of_lazy, of_links=("weight",), **less), how="lazy"),
+    }
+
+
+def tabular(truth):
+    """Keep what a DataFrame has columns for."""
+    truth.attributes = {k: v for k, v in truth.attributes.items() if v.ndim == 1}
+    truth.link_attributes = {k: v for k, v in truth.link_attributes.items() if v.ndim == 1}
+    return truth
+
+
+CASES = make_cases()
