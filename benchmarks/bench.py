@@ -215,7 +215,7 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def about_run(bench: Bench, started: datetime.datetime, size: str, rounds: int, ours: str) -> dict[str, Any]:
+def about_run(bench: Bench, started: datetime.datetime, size: str, ours: str) -> dict[str, Any]:
     """Return what is to be known of a run, and take the versions out of its rows."""
     versions: dict[str, dict[str, str]] = {"peer": {}, "ours": {}}
     for row in bench.rows:
@@ -223,7 +223,7 @@ def about_run(bench: Bench, started: datetime.datetime, size: str, rounds: int, 
     return {
         "date": started.isoformat(timespec="seconds"),
         "size": size,
-        "rounds": rounds,
+        "rounds": 1 + max(row["round"] for row in bench.rows),
         "ours": ours,
         "local": "tmpfs" if bench.folder.is_relative_to("/dev/shm") else "temporary directory",
         "s3": "loopback server, through obstore on all sides",

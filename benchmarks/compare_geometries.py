@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
         finally:
             bench.close()
     ours = "; ".join(f"{way}: {SIDES[side][1]}" for side, way in WAYS.items())
-    about: dict[str, Any] = about_run(bench, started, options.size, options.rounds, ours)
+    about: dict[str, Any] = about_run(bench, started, options.size, ours)
     results = evaluate(bench.rows, LINES)
     notes = (
         "Where two numbers stand, ours is the first. MB: the most that was held while it ran, beyond what was held after all "

@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         for bench.number in range(options.rounds):
             take_round(bench, SIZES[options.size], options.store, options.rows)
     ours = "threaded scheduler, 2 threads, data held by the client, where no other scheduler is named"
-    about = about_run(bench, started, options.size, options.rounds, ours)
+    about = about_run(bench, started, options.size, ours)
     results = evaluate([r for r in bench.rows if r["row"] != "check"])
     tables = table(results), "Where two numbers stand, ours is the first.", files_table(bench.rows)
     text = report(bench, about, "grid", *tables)

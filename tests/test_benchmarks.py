@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from bench import FailedError, agree
+from geometry_workload import KINDS, Shapes, digest, digest_of_all, make
+from grid_workload import Job
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -40,17 +45,8 @@ def test_comparison_beside_the_peer_runs(tmp_path: Path) -> None:
     assert "peer / ours" in run.stdout
 
 
-def run_grid(tmp_path: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
-    command = [
-        sys.executable,
-        str(BENCHMARKS / "compare_grid.py"),
-        "--size",
-        "quick",
-        "--rounds",
-        "1",
-        "--results",
-        str(tmp_path),
-    ]
+def run_grid(tmp_path: Path, *arguments: str, script: str = "compare_grid.py") -> tuple[str, dict[str, Any]]:
+    command = [sys.executable, str(BENCHMARKS / script), "--size", "quick", "--rounds", "1", "--results", str(tmp_path)]
     run = subprocess.run(
         [*command, *arguments], capture_output=True, text=True, timeout=900, check=False, stdin=subprocess.DEVNULL
     )
@@ -80,3 +76,108 @@ def test_every_row_of_the_comparison_of_grid_runs(tmp_path: Path) -> None:
     for store in ("local", "s3"):
         assert {("points", store, "ours", verb) for verb in ("ingest", "whole level", "box", "open")} <= rows
     assert {r[0] for r in rows} >= {"blobs", "cluster", "small", "jobs, slabs", "jobs, random", "open", "graphs", "import"}
+
+
+def test_comparison_of_geometries_runs_on_an_object_store(tmp_path: Path) -> None:
+    printed, result = run_grid(tmp_path, "--store", "s3", "--radius", "--side", "peer", "ours", script="compare_geometries.py")
+    assert "| mesh: read all, 2 threads: peer / ours " in printed
+    rows = {(r["row"], r["side"], r["verb"]): r for r in result["rows"]}
+    assert rows.keys() == {
+        (kind, side, verb)
+        for kind in KINDS
+        for side in ("peer", "ours")
+        for verb in ("write", "read", "read one")
+        if (kind, verb) != ("graph", "read one")
+    }
+    for (kind, side, verb), row in rows.items():
+        assert row["requests"] > 0, (kind, side, verb)
+        assert row["memory_mb"] > 0, (kind, side, verb)
+        if verb == "read one":
+            assert row["requests_opened"] > row["requests_object"] > 0, (kind, side)
+            assert len(row["picked"]) == 6, (kind, side)
+        if side == "ours":
+            assert row["requests"] < rows[kind, "peer", verb]["requests"], (kind, verb)
+
+
+@pytest.mark.long
+def test_every_row_of_the_comparison_of_geometries_runs(tmp_path: Path) -> None:
+    printed, result = run_grid(tmp_path, "--store", "local", "s3+20ms", script="compare_geometries.py")
+    assert "| graph: write, 2 workers: peer / ours " in printed
+    rows = {(r["row"], r["store"], r["side"], r["verb"]) for r in result["rows"]}
+    for kind in KINDS:
+        for store in ("local", "s3+20ms"):
+            sides = ("peer", "ours", "ours, 2 workers")
+            assert {(kind, store, side, verb) for side in sides for verb in ("write", "read")} <= rows
+    assert all(r["waits"] >= 1 for r in result["rows"] if r["store"] == "s3+20ms")
+
+
+def small_job(geometry: str) -> Job:
+    return Job("", "", (2, 2, 2), geometry=geometry, count=4, radius=True)
+
+
+def spoilt(geometry: str, what: str) -> tuple[Shapes, Shapes]:
+    """Return what was written, and what a reader might make of it that gets one thing wrong."""
+    shapes = make(small_job(geometry))
+    arrays = {n: None if getattr(shapes, n) is None else getattr(shapes, n).copy() for n in Shapes.__slots__}
+    if what == "order of a path":
+        arrays["positions"][[3, 4]] = arrays["positions"][[4, 3]]
+    elif what == "a position":
+        arrays["positions"][5, 0] = np.nextafter(arrays["positions"][5, 0], np.float32(0))
+    elif what == "an owner":
+        arrays["owners"][7] += 1
+    elif what == "two radii":
+        arrays["radius"][[0, 1]] = arrays["radius"][[1, 0]]
+    elif what == "direction of an edge":
+        arrays["edges"][0] = arrays["edges"][0, ::-1]
+    elif what == "an edge":
+        arrays["edges"][0, 1] = arrays["edges"][1, 1]
+    else:
+        arrays["faces"][2] = arrays["faces"][2, [0, 2, 1]]
+    return shapes, Shapes(**arrays)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "what"),
+    [
+        ("polylines", "order of a path"),
+        ("polylines", "an owner"),
+        ("skeletons", "direction of an edge"),
+        ("skeletons", "two radii"),
+        ("mesh", "winding"),
+        ("mesh", "an owner"),
+        ("graph", "a position"),
+        ("graph", "an edge"),
+    ],
+)
+def test_comparison_of_geometries_notices_wrong_data(geometry: str, what: str) -> None:
+    job = small_job(geometry)
+    about = {"row": geometry, "store": "local", "setting": "", "side": "ours", "verb": "read"}
+    shapes, wrong = ({**about, **digest(job, some)} for some in spoilt(geometry, what))
+    keys = [key for key in shapes if key.endswith("digest")]
+    agree(shapes, dict(shapes), keys=keys)
+    with pytest.raises(FailedError, match="read other data"):
+        agree(shapes, wrong, keys=keys)
+
+
+@pytest.mark.parametrize("geometry", KINDS)
+def test_comparison_of_geometries_knows_data_in_another_order(geometry: str) -> None:
+    """Readers give chunks, objects and links in orders of their own; that alone is no difference."""
+    job = small_job(geometry)
+    shapes = make(job)
+    source = np.random.default_rng(0)
+    if geometry == "polylines":
+        order = np.arange(len(shapes.positions)).reshape(4, -1)[[2, 0, 3, 1]].ravel()
+    else:
+        order = source.permutation(len(shapes.positions))
+    place = np.argsort(order)
+    arrays = {n: getattr(shapes, n) for n in ("positions", "radius", "owners")}
+    moved = {n: None if v is None else v[order] for n, v in arrays.items()}
+    for name in ("edges", "faces"):
+        links = getattr(shapes, name)
+        if links is not None:
+            moved[name] = source.permutation(place[links])
+    if geometry == "graph":  # its edges have no direction
+        moved["edges"] = moved["edges"][:, ::-1]
+    assert digest(job, Shapes(**moved, lengths=shapes.lengths)) == {
+        key: value for key, value in digest_of_all(job, shapes).items() if key != "picked"
+    }

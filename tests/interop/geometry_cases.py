@@ -335,7 +335,9 @@ def make_cases():
         "graph_directed": Case("graph", link_truth(few, few_pairs, mixed(len(few)), of_links=("vec",), directed=True)),
         "graph_2d": Case("graph", link_truth(flat_nodes, flat_pairs, names=()), {"shard_chunks": 5} | raw),
         "graph_frame": Case("graph", tabular(link_truth(nodes, pairs, mixed(len(nodes)))), how="frame"),
-        "graph_directed_lazy": Case("graph", link_truth(few, few_pairs, of_links=(), directed=True, **less), packed, how="lazy"),
+        "graph_directed_lazy": Case(
+            "graph", link_truth(few, few_pairs, of_links=(), directed=True, **less), packed, how="lazy"
+        ),
         "mesh": Case("mesh", link_truth(skin, faces, of_links=())),
         "mesh_quads": Case("mesh", link_truth(quad_skin, quads, SPARSE[of_quads], of_links=("vec",), **less), packed),
         "mesh_2d": Case("mesh", link_truth(flat_skin, flat_faces, of_flat_skin, names=()), raw),

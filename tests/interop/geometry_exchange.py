@@ -13,8 +13,6 @@ import numpy as np
 from geometry_cases import CASES, Truth, check_paths, exactly, input_rows, same_links
 from peer_09_client import start_peer
 
-import dask_zv as dzv
-
 
 class Exchange:
     def __init__(self):

@@ -216,12 +216,18 @@ def chunked_skeleton(path, tip=1):
             pieces = []
             for segment in (11, 42):
                 n = int(rng.integers(5, 12))
-                here = (rng.uniform(1, 39, (n, 3)) + [40 * cx, 0, 0]).astype("f4")
+                here = (rng.uniform(1, 39, (n, 3)) + np.array([40 * cx, 0, 0])).astype("f4")
                 links = np.array([[i, int(rng.integers(max(0, i - 3), i))] for i in range(1, n)])
                 radius = rng.random(n).astype("f4")
                 ends = {("root", segment, cx): 0, ("tip", segment, cx): tip % n}
                 pieces.append(
-                    {"segment_id": segment, "positions": here, "edges": links, "attributes": {"radius": radius}, "anchors": ends}
+                    {
+                        "segment_id": segment,
+                        "positions": here,
+                        "edges": links,
+                        "attributes": {"radius": radius},
+                        "anchors": ends,
+                    }
                 )
                 first[segment, cx], tips[segment, cx] = count, count + tip % n
                 edges.append(links + count)

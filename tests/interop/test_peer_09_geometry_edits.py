@@ -11,7 +11,19 @@ import copy
 import dask
 import numpy as np
 import pytest
-from geometry_cases import SPARSE, Case, check_ours, exactly, line_truth, link_bag, link_truth, mixed, path_truth, sparse, tree_truth
+from geometry_cases import (
+    SPARSE,
+    Case,
+    check_ours,
+    exactly,
+    line_truth,
+    link_bag,
+    link_truth,
+    mixed,
+    path_truth,
+    sparse,
+    tree_truth,
+)
 from geometry_exchange import check_theirs, start_exchange
 from geometry_inputs import forest, graph, lines, paths, surface
 
@@ -229,13 +241,15 @@ def test_a_vertex_of_a_path_in_another_chunk(edited, exchange, tmp_path):
 @pytest.mark.parametrize("name", ["graph", "mesh"])
 def test_a_linked_vertex_that_it_moves_into_another_chunk(name, edited, exchange, tmp_path):
     """It leaves the links behind, which then name rows that are others, or none: where the catalog or a row tells, we say so."""
-    path, truth, _ = edited(name, tmp_path)
+    path, _, _ = edited(name, tmp_path)
     level = dzv.open(path).level(0)
     geometry = level.read()
     links = level.links()
     inside = (links.chunks == links.chunks[:, :1]).all(axis=(1, 2))
     sizes = {tuple(c): n for c, n in zip(level.chunks.coords.tolist(), level.chunks.rows.tolist(), strict=True)}
-    last = [(tuple(c[0]), r) for c, r in zip(links.chunks[inside].tolist(), links.rows[inside].max(axis=1).tolist(), strict=True)]
+    last = [
+        (tuple(c[0]), r) for c, r in zip(links.chunks[inside].tolist(), links.rows[inside].max(axis=1).tolist(), strict=True)
+    ]
     chunk, row = next((c, r) for c, r in last if r == sizes[c] - 1)
     table = level.chunks
     start = int(table.rows[: table.coords.tolist().index(list(chunk))].sum())

@@ -368,7 +368,9 @@ def _links(store: _Store, sizes: Mapping[Coords, int], rank: int) -> tuple[bool,
             assert {c: _ranges(b) for c, b in index.items()} == {c: [(0, n)] for c, n in counts.items()}
         for chunk, blob in cells.items():
             rows = np.frombuffer(blob, "<i8").reshape(-1, width) if intra else _ragged(blob, width + int(about["has_perm"]))
-            values = {n: _link_values(store, f"link_attributes/{n}/0/{segment}", c[chunk], len(rows)) for n, c in columns.items()}
+            values = {
+                n: _link_values(store, f"link_attributes/{n}/0/{segment}", c[chunk], len(rows)) for n, c in columns.items()
+            }
             chunks = [chunk, *(tuple(a + o for a, o in zip(chunk, off, strict=True)) for off in offsets)]
             for i, row in enumerate(rows.tolist()):
                 order = _unrank(row[0], width) if about["has_perm"] else list(range(width))
@@ -379,7 +381,7 @@ def _links(store: _Store, sizes: Mapping[Coords, int], rank: int) -> tuple[bool,
                 for slot, place in enumerate(order):
                     given[place] = stored[slot]  # type: ignore[call-overload]
                 if about["has_perm"]:
-                    assert order == sorted(range(width), key=lambda k: given[k]), "stably sorted by chunk and row"  # noqa: B023
+                    assert order == sorted(range(width), key=lambda k: given[k]), "stably sorted by chunk and row"
                 ends = tuple(starts[c] + v for c, v in given)  # type: ignore[misc]
                 records.append(Record(ends, chunk, segment, {n: v[i] for n, v in values.items()}))
     if records:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import dask
@@ -99,7 +100,9 @@ def cut(rng: np.random.Generator, n: int) -> tuple[int, ...]:
 
 def as_dask(values: np.ndarray, lengths: tuple[int, ...], *, known: bool) -> Any:
     lazy = da.from_array(values, chunks=(lengths, *((n,) for n in values.shape[1:])))
-    return lazy if known else lazy.map_blocks(lambda b: b, dtype=lazy.dtype, chunks=((math.nan,) * len(lengths), *lazy.chunks[1:]))
+    return (
+        lazy if known else lazy.map_blocks(lambda b: b, dtype=lazy.dtype, chunks=((math.nan,) * len(lengths), *lazy.chunks[1:]))
+    )
 
 
 def as_frame(columns: dict[str, np.ndarray], lengths: tuple[int, ...] | None) -> Any:
@@ -108,7 +111,7 @@ def as_frame(columns: dict[str, np.ndarray], lengths: tuple[int, ...] | None) ->
     if lengths is None:
         return table
     ends = np.cumsum([0, *lengths]).tolist()
-    parts = [dask.delayed(table.iloc[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    parts = [dask.delayed(table.iloc[a:b]) for a, b in pairwise(ends)]
     return dd.from_delayed(parts, meta=table.iloc[:0], verify_meta=False)
 
 
@@ -138,9 +141,7 @@ def write_arrays(store: dzv.Store, data: Data, rng: np.random.Generator, *, know
     ids = as_dask(data.ids, lengths, known=known)
     if data.geometry in PATHS:
         if known:
-            return dzv.write_polylines(
-                store, points, lengths=data.lengths, object_ids=data.path_ids, attributes=attributes
-            )
+            return dzv.write_polylines(store, points, lengths=data.lengths, object_ids=data.path_ids, attributes=attributes)
         return dzv.write_polylines(store, points, object_ids=ids, attributes=attributes)
     if data.geometry == "skeleton":
         parents = as_dask(data.parents, lengths, known=known)
@@ -177,12 +178,10 @@ def write_frames(store: dzv.Store, data: Data, rng: np.random.Generator, *, lazy
     return dzv.write_meshes(store, as_frame(columns, lengths), faces=links, **table)
 
 
-import os
-EXAMPLES = int(os.environ.get("EX", 50))
 # shrinking writes hundreds of stores; the seed that failed is printed, and `phases` can be lifted to look closer
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate, Phase.target]
 QUICK = settings(
-    max_examples=EXAMPLES, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=30, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
@@ -222,7 +221,9 @@ def asked(draw: Any, kinds: tuple[str, ...]) -> tuple[Case, list[dict[str, Any]]
     for _ in range(4):
         part: dict[str, Any] = {}
         if len(data.objects) and rng.random() < 0.5:
-            part["objects"] = rng.choice(data.objects, int(rng.integers(1, min(3, len(data.objects)) + 1)), replace=False).tolist()
+            part["objects"] = rng.choice(
+                data.objects, int(rng.integers(1, min(3, len(data.objects)) + 1)), replace=False
+            ).tolist()
         if rng.random() < 0.6:
             corners = rng.uniform(-3, 3, (2, len(case.chunk))) * np.asarray(case.chunk)
             on = rng.random(corners.shape) < 0.4
@@ -231,7 +232,9 @@ def asked(draw: Any, kinds: tuple[str, ...]) -> tuple[Case, list[dict[str, Any]]
                 corners[0] = data.positions[int(rng.integers(len(data)))]
             part["bbox"] = tuple(np.sort(corners, axis=0).tolist())
         if present and rng.random() < 0.4:
-            part["chunks"] = [present[i] for i in rng.choice(len(present), int(rng.integers(1, len(present) + 1)), replace=False)]
+            part["chunks"] = [
+                present[i] for i in rng.choice(len(present), int(rng.integers(1, len(present) + 1)), replace=False)
+            ]
         parts.append(part)
     return case, parts
 
@@ -270,7 +273,7 @@ def test_parts_of_paths(case_and_parts):
             check_paths(whole, path_rows(data, objects), data)
 
 
-@QUICK
+@settings(QUICK, max_examples=15)
 @given(asked(LINKED))
 def test_parts_of_linked(case_and_parts):
     case, parts = case_and_parts
@@ -319,7 +322,7 @@ def check_stored(plain: PlainLevel, data: Data, chunk: tuple[float, ...]) -> Non
         crossings = [
             (a, b)
             for path in paths.values()
-            for a, b in zip(path, path[1:], strict=False)
+            for a, b in pairwise(path)
             if chunk_of(data.positions[a], chunk) != chunk_of(data.positions[b], chunk)
         ]
         assert sorted(ends) == sorted(crossings)
@@ -336,7 +339,7 @@ def check_stored(plain: PlainLevel, data: Data, chunk: tuple[float, ...]) -> Non
         for record, k in zip(plain.links, numbers, strict=True):
             for name, values in data.link_attributes.items():
                 assert_same(record.attributes[name], values[k], name)
-        for a, b in zip(plain.links, plain.links[1:], strict=False):
+        for a, b in pairwise(plain.links):
             if (a.segment, a.source) == (b.segment, b.source):
                 assert a.attributes["number"] < b.attributes["number"], "a cell keeps the order of the input"
         assert plain.directed is data.directed
@@ -371,7 +374,9 @@ def test_objects_have_attributes_and_groups(case, seed):
     data, rng = case.data, np.random.default_rng(seed)
     count = len(data.objects)
     score, box = rng.normal(size=count).astype(np.float32), rng.integers(0, 99, (count, 2)).astype(np.uint16)
-    groups = {int(g): rng.choice(data.objects, int(rng.integers(0, count + 1))).tolist() for g in rng.choice(6, 2, replace=False)}
+    groups = {
+        int(g): rng.choice(data.objects, int(rng.integers(0, count + 1))).tolist() for g in rng.choice(6, 2, replace=False)
+    }
     gaps = max(groups) + 1
     store = case.create()
     write(

@@ -89,6 +89,7 @@ class Part:
     positions : ndarray, shape (N, D)
     columns : mapping of str to ndarray, shape (N,) or (N, C)
     owners : ndarray of int64, shape (N,), optional
+        None where the rows are put into the order of the manifests, which tell.
     fragments : ndarray of int64, shape (n,), optional
         Fragments of each chunk.
     counts, kept : ndarray of int64, shape (F,), optional
@@ -138,7 +139,8 @@ def read_block(plan: BlockPlan, wanted: Wanted) -> Part:
     if cells is not None and wanted.links is not None:
         links = decode_cells(source, wanted.links, wanted.link_attributes, cells, found)
     owners = None
-    if source.schema.has_objects:
+    # in the order of the manifests, owners are told by these in the end
+    if source.schema.has_objects and (plan.chosen is not None or not wanted.by_object):
         table = plan.chosen if plan.chosen is not None else fragment_owners(source, keys)
         try:
             owners = table.owners_in(plan.coords, block.fragments)
@@ -207,7 +209,7 @@ def _select(
     return Part(
         block.positions[select],
         {k: v[select] for k, v in block.columns.items()},
-        None if owners is None else np.repeat(owners, block.counts)[select],
+        None if owners is None or wanted.by_object else np.repeat(owners, block.counts)[select],
         block.fragments if wanted.by_object else None,
         block.counts if wanted.by_object else None,
         kept,

@@ -84,7 +84,9 @@ class Finish:
 
     def __call__(self, parts: Sequence[Part]) -> Geometry:
         positions, columns = self._join(parts)
-        owners = _joined(parts, lambda p: p.owners, np.int64) if self.source.schema.has_objects else None
+        owners = None
+        if self.source.schema.has_objects and not self.wanted.by_object:
+            owners = _joined(parts, lambda p: p.owners, np.int64)
         links = self._links(parts)
         edges, parents, told = self._edges(parts, links)
         index = None
@@ -183,6 +185,13 @@ class Finish:
                 chunk=lost,
             )
         read = number >= 0
+        beyond = np.flatnonzero(table.fragments >= np.append(fragments, np.iinfo(np.int64).max)[number])
+        if len(beyond):
+            at = beyond[0]
+            raise FormatError(
+                f"a manifest names fragment {table.fragments[at]}, the chunk has {fragments[number[at]]}",
+                store=self.source.where(), array="object_index", chunk=coords_to_keys(table.chunks[at : at + 1])[0],
+            )  # fmt: skip
         first = np.append(np.cumsum(fragments) - fragments, 0)
         entry = np.where(read, first[number] + table.fragments, len(counts))
         starts = np.append(np.cumsum(kept) - kept, 0)[entry]
