@@ -26,7 +26,8 @@ KINDS = {"polylines": "polyline", "skeletons": "skeleton", "mesh": "mesh", "grap
 PATH_LENGTH = 100
 """Vertices of a polyline or a tree."""
 OTHERS = 5
-"""Objects that are read one by one after the first."""
+"""Objects that are read one by one after the first, while that takes no longer than this."""
+OTHERS_SECONDS = 3.0
 
 __all__ = [
     "KINDS", "PATH_LENGTH", "Shapes", "digest", "digest_of_all", "load_rows", "load_shapes", "make", "read_one_by_one",
@@ -198,6 +199,8 @@ def read_one_by_one(
         start = time.perf_counter()
         found.append(read_object(level, job.geometry, oid))
         again.append(time.perf_counter() - start)
+        if sum(again) > OTHERS_SECONDS:
+            break
     times = {"seconds": opened + clock.seconds, "object_seconds": clock.seconds, "again_seconds": statistics.median(again)}
     asked = {f"{k}_opened": v for k, v in asked.items()} | {f"{k}_object": v - opening[k] for k, v in asked.items()}
     count = sum(len(shapes.positions) for shapes in found)

@@ -94,7 +94,7 @@ def test_comparison_of_geometries_runs_on_an_object_store(tmp_path: Path) -> Non
         assert row["memory_mb"] > 0, (kind, side, verb)
         if verb == "read one":
             assert row["requests_opened"] > row["requests_object"] > 0, (kind, side)
-            assert len(row["picked"]) == 6, (kind, side)
+            assert len(row["picked"]) > 1, (kind, side)
         if side == "ours":
             assert row["requests"] < rows[kind, "peer", verb]["requests"], (kind, verb)
 

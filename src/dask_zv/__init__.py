@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dask_zv.batch.group import open_group as open_group
     from dask_zv.batch.receipts import Report as Report
     from dask_zv.geometry.result import Geometry as Geometry
+    from dask_zv.geometry.result import Links as Links
     from dask_zv.pipelines.convert import convert as convert
     from dask_zv.pipelines.creation import create as create
     from dask_zv.pipelines.graphs import write_graph as write_graph
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Geometry": "dask_zv.geometry.result",
     "Group": "dask_zv.batch.group",
+    "Links": "dask_zv.geometry.result",
     "Level": "dask_zv.pipelines.store",
     "Report": "dask_zv.batch.receipts",
     "Store": "dask_zv.pipelines.store",
@@ -65,6 +67,7 @@ __all__ = [
     "InputError",
     "InvalidNameError",
     "Level",
+    "Links",
     "MetadataError",
     "NotFoundError",
     "PlanError",

@@ -212,17 +212,6 @@ class Case:
         dzv.write_skeletons(store, self._lazy(truth.positions), **given, **more)
 
     def _graph(self, store, truth, more):
-        if self.how == "frame":
-            axes = store.axes
-            nodes = pd.DataFrame(dict(zip(axes, truth.positions.T, strict=True)) | {"owner": truth.owners, "name": self.names})
-            nodes = nodes.assign(**truth.attributes)
-            edges = pd.DataFrame({"source": self.names[truth.links[:, 0]], "target": self.names[truth.links[:, 1]]})
-            edges = edges.assign(**truth.link_attributes)
-            dzv.write_graph(
-                store, nodes, edges=edges, edge_attributes=[*truth.link_attributes], directed=truth.directed,
-                vertex_ids="name", attributes=[*truth.attributes], object_ids="owner", **more,
-            )  # fmt: skip
-            return
         given = {"edges": self._lazy(truth.links), "edge_attributes": truth.link_attributes or None}
         self._vertices(dzv.write_graph, store, truth, {**given, "directed": truth.directed, **more})
 
@@ -233,11 +222,6 @@ class Case:
     def _vertices(self, write, store, truth, more):
         attributes = {k: self._lazy(v) for k, v in truth.attributes.items()}
         write(store, self._lazy(truth.positions), attributes=attributes or None, object_ids=self._lazy(truth.owners), **more)
-
-    @property
-    def names(self):
-        """What edges call the vertices, where not by number."""
-        return np.random.default_rng(4).permutation(len(self.truth.positions)) * 7 + 3
 
     def _lazy(self, values):
         if values is None or self.how != "lazy":
@@ -315,10 +299,9 @@ def make_cases():
     raw, packed = {"compressor": None}, {"shard_chunks": (2, 1, 2)}
     less = {"names": ("mass", "rgb")}  # each array costs that package many reads where chunks are packed
     return {
-        "lines": Case("line", line_truth(lines(1, count=30))),
+        "lines": Case("line", line_truth(lines(1, count=30)), how="lazy"),
         "lines_sparse": Case("line", line_truth(lines(3, count=30), sparse(30), seed=1, **less), packed),
         "lines_2d": Case("line", line_truth(lines(4, count=30, ndim=2, dtype="f8"), **less), {"shard_chunks": 3} | raw),
-        "lines_lazy": Case("line", line_truth(lines(5, count=30), names=()), raw, how="lazy"),
         "polylines": Case("polyline", path_truth(paths(10))),
         "polylines_sparse": Case("polyline", path_truth(paths(11, count=15), sparse(15), seed=1, **less), packed),
         "polylines_2d": Case("polyline", path_truth(paths(12, ndim=2, dtype="f8")), raw),
@@ -328,13 +311,11 @@ def make_cases():
         "skeleton": Case("skeleton", tree_truth(one, one_up)),
         "skeletons": Case("skeleton", tree_truth(three, three_up, SPARSE[of_three], **less), packed),
         "skeletons_of_trees": Case("skeleton", tree_truth(many, many_up, SPARSE[of_many % 2])),
-        "skeletons_lazy": Case("skeleton", tree_truth(three, three_up, of_three), raw, how="lazy"),
         "skeletons_2d": Case("skeleton", tree_truth(flat, flat_up, of_flat), {"shard_chunks": 3} | raw),
         "graph": Case("graph", link_truth(nodes, pairs)),
         "graph_objects": Case("graph", link_truth(few, few_pairs, mixed(len(few)), seed=1, **less), packed),
         "graph_directed": Case("graph", link_truth(few, few_pairs, mixed(len(few)), of_links=("vec",), directed=True)),
         "graph_2d": Case("graph", link_truth(flat_nodes, flat_pairs, names=()), {"shard_chunks": 5} | raw),
-        "graph_frame": Case("graph", tabular(link_truth(nodes, pairs, mixed(len(nodes)))), how="frame"),
         "graph_directed_lazy": Case(
             "graph", link_truth(few, few_pairs, of_links=(), directed=True, **less), packed, how="lazy"
         ),
@@ -343,13 +324,6 @@ def make_cases():
         "mesh_2d": Case("mesh", link_truth(flat_skin, flat_faces, of_flat_skin, names=()), raw),
         "mesh_lazy": Case("mesh", link_truth(lazy_skin, lazy_faces, of_lazy, of_links=("weight",), **less), how="lazy"),
     }
-
-
-def tabular(truth):
-    """Keep what a DataFrame has columns for."""
-    truth.attributes = {k: v for k, v in truth.attributes.items() if v.ndim == 1}
-    truth.link_attributes = {k: v for k, v in truth.link_attributes.items() if v.ndim == 1}
-    return truth
 
 
 CASES = make_cases()

@@ -22,7 +22,6 @@ from geometry_inputs import (
 from zarr_vectors import building
 from zarr_vectors.core.store import create_store, get_resolution_level
 from zarr_vectors.multiresolution.coarsen import build_pyramid
-from zarr_vectors.sharding.io import shard_store
 from zarr_vectors.types import skeletons
 from zarr_vectors.types.graphs import write_graph
 from zarr_vectors.types.lines import write_lines
@@ -277,9 +276,6 @@ GEOMETRY_RECIPES = {
     "graph": of_links("graph", nodes(20), 20, None, None, None),
     "graph_objects": of_links("graph", nodes(21), 21, ids_of, ("mass", "rgb"), ("weight", "vec"), compressor="zstd"),
     "graph_sharded": of_links("graph", nodes(22, ndim=2, dtype="f8"), 22, ids_of, ("mass",), ("rank",), shard_shape=2),
-    "graph_sharded_later": of_links(
-        "graph", nodes(23), 23, None, ("mass",), ("vec",), compressor="zstd", change=lambda p: shard_store(p, shard_shape=(1, 2, 3))
-    ),
     "graph_by_attribute": of_links("graph", nodes(24), 24, ids_of, ("mass",), ("weight",), leading="cls", compressor="zstd"),
     "graph_pyramid": of_links("graph", nodes(25), 25, ids_of, (), None, compressor="zstd", change=pyramid()),
     "mesh": of_links("mesh", skin(30), 30),
@@ -302,8 +298,7 @@ GEOMETRY_RECIPES = {
     "built": by_builder(50, links=any_edges),
     "built_directed": by_builder(51, directed=True, links=any_edges, rebuilt=True),
     "built_duplicate": by_builder(52, store="duplicate", links=distinct_edges),
-    "built_directed_duplicate": by_builder(53, directed=True, store="duplicate", links=distinct_edges),
-    "built_appended": by_builder(54, parts=3, links=any_edges),
+    "built_appended": by_builder(54, parts=2, links=any_edges),
     "built_directed_appended": by_builder(55, directed=True, parts=2, links=any_edges),
     "built_triangles": by_builder(56, links=triangles, parts=2),
     "built_triangles_duplicate": by_builder(57, store="duplicate", links=triangles),

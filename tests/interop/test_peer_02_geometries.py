@@ -24,8 +24,8 @@ import peer_env
 
 SCRIPT = Path(__file__).with_name("peer_02_geometries.py")
 RECIPES = re.findall(r'^    "(\w+)":', SCRIPT.read_text(), re.M)
-STALE = {"0/vertex_group_offsets/ missing"}
-"""What its validator says of every store, its own included: it looks for an array of an older format."""
+STALE = "0/vertex_group_offsets/ missing"
+"""What its validator says of every level, its own included: it looks for an array of an older format."""
 
 
 def dense(n):
@@ -160,9 +160,9 @@ def check_theirs(found, told, truth, kind, level):
         exactly(found[f"gattr__{name}"], values, name)
     check_crossing(told, truth, level)
     assert told["errors"] == []
-    assert set(told["warnings"]) <= STALE | {
-        w for w in told["warnings"] if w.endswith("NaN/Inf") and truth.positions.dtype == "f8"
-    }
+    # it takes every vertex for float32, and finds NaN in halves of float64 numbers
+    told = [w for w in told["warnings"] if not (truth.positions.dtype == "f8" and w.endswith("NaN/Inf"))]
+    assert {w.partition("/")[2] for w in told} == {STALE.partition("/")[2]}
 
 
 def check_crossing(told, truth, level):
@@ -271,7 +271,7 @@ def test_we_read_what_it_writes(name, exchange):
         found, told = exchange.found(f"theirs_{name}")
         exactly(found["positions"], level.read().positions)
         assert told["errors"] == []
-        assert set(told["warnings"]) == STALE
+        assert told["warnings"] == [STALE]
     if truth.lengths is not None:
         some = level.read(objects=[1, 3])
         exactly(some.positions, truth.positions[np.isin(truth.owners, [1, 3])])

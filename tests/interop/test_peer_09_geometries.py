@@ -76,7 +76,7 @@ def test_its_validator_passes(name, exchange):
     assert exchange.validate(exchange.ours(name)) == {"errors": [], "warnings": []}
 
 
-@pytest.mark.parametrize("name", ["lines", "polylines", "streamlines_sharded", "graph", "mesh", "skeleton"])
+@pytest.mark.parametrize("name", ["lines", "polylines", "graph", "mesh", "skeleton"])
 def test_its_validator_has_nothing_to_say_of_its_own_stores(name, exchange):
     assert exchange.validate(exchange.theirs(name)[0]) == {"errors": [], "warnings": []}
 

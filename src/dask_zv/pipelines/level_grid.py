@@ -24,13 +24,15 @@ from dask_zv.storage.objects import Objects, join
 if TYPE_CHECKING:
     from dask_zv.pipelines.level_io import LevelSource
 
-__all__ = ["grid_attributes", "grid_rows"]
+__all__ = ["LINKS", "grid_attributes", "grid_rows"]
 
 _FRAGMENT_BATCH = 4096
+LINKS = ("links/", "link_attributes/", "link_fragments")
+"""How the names of arrays of links begin."""
 
 
 def grid_attributes(
-    objects: Objects, place: Place, catalog: Catalog | None, arrays: list[str], *, check_objects: bool
+    objects: Objects, place: Place, catalog: Catalog | None, arrays: list[str], *, check_objects: bool, links: bool
 ) -> tuple[Catalog | None, list[Mapping[str, Any] | None], str]:
     """Return the catalog where it agrees with the store, the arrays' attributes, and a digest of their state.
 
@@ -42,11 +44,15 @@ def grid_attributes(
     arrays : list of str
     check_objects : bool
         Compare every stored object with the catalog, too: one request for each.
+    links : bool
+        Compare the documents of links with the catalog; those of levels that are read without them are compared when they
+        are asked for.
     """
     blobs = GridArrays(objects, place.prefix, catalog)
     # what the catalog names is looked at too: an array that is gone must not be taken for one that never was
-    known = blobs.catalogued(dict.fromkeys([*arrays, *(catalog.nodes if catalog else ())]))
-    if catalog is not None and all(a in known for a in catalog.nodes):
+    named = [a for a in (catalog.nodes if catalog else ()) if links or not a.startswith(LINKS)]
+    known = blobs.catalogued(dict.fromkeys([*arrays, *named]))
+    if catalog is not None and all(a in known for a in named):
         unknown = blobs.arrays([a for a in arrays if a not in known])
         looks = all(found is None for found in unknown.values())
         # tools that edit cells write the list of chunks again; in a copied store it is as new as everything else

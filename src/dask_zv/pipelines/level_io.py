@@ -86,6 +86,8 @@ class LevelSource:
         The level had a catalog.
     index_token : str
         Digest of the manifests that our writer left; empty for levels of others.
+    links_compared : bool
+        The documents of links were compared with the catalog as well.
     """
 
     place: Place
@@ -94,6 +96,7 @@ class LevelSource:
     token: str
     catalogued: bool
     index_token: str = ""
+    links_compared: bool = False
 
     @property
     def rank(self) -> int:
@@ -151,7 +154,8 @@ def find_source(
     arrays = [VERTICES, *(f"vertex_attributes/{n}" for n in names)]
     if place.layout == "grid":
         wanted = [*arrays, FRAGMENTS]
-        catalog, found, state = grid_attributes(objects, place, catalog, wanted, check_objects=check_objects)
+        links = root.links_convention != "implicit_sequential"  # paths are read from their manifests
+        catalog, found, state = grid_attributes(objects, place, catalog, wanted, check_objects=check_objects, links=links)
         if catalog is None:  # nothing tells its replaced chunks from the others
             check_not_replaced(objects, place.prefix)
         token = hashlib.sha256(f"{token} {state}".encode()).hexdigest()
@@ -190,7 +194,15 @@ def find_source(
         chunk_attribute = (level.chunk_attribute_name, tuple(level.chunk_attribute_values or ()))
     checksums = (manifests or {}).get("attributes", {}).get(MANIFESTS_CRC32C)
     index_token = "" if checksums is None else hashlib.sha256(json.dumps(checksums).encode()).hexdigest()
-    source = LevelSource(place, schema, chunk_attribute, catalog.token if catalog else token, catalog is not None, index_token)
+    source = LevelSource(
+        place,
+        schema,
+        chunk_attribute,
+        catalog.token if catalog else token,
+        catalog is not None,
+        index_token,
+        links_compared=place.layout == "grid" and root.links_convention != "implicit_sequential",
+    )
     if catalog is not None:
         _remember(source, catalog)
     return source, catalog

@@ -229,7 +229,8 @@ def _find_in_grid(
     arrays = [f"{base}/{s}" for s in segments]
     must = set(values)
     values = [f"link_attributes/{n}/{suffix}/{s}" for n in names for s in segments]
-    found: dict[str, GridArray | None] = {**blobs.catalogued([*arrays, *values])}
+    compared = blobs if source.links_compared else GridArrays(objects, blobs.prefix, blobs.catalog)
+    found: dict[str, GridArray | None] = {**compared.catalogued([*arrays, *values])}
     unknown = [a for a in (*arrays, *values) if a not in found]
     found |= blobs.arrays(unknown)
     lost = next((a for a in values if a in must and found[a] is None), None)

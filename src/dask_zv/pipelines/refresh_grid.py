@@ -19,6 +19,7 @@ from dask_zv.format.grids import NONEMPTY, GridArray
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.pipelines.hierarchy import find_nodes
+from dask_zv.pipelines.level_grid import LINKS
 from dask_zv.pipelines.store import Level
 from dask_zv.storage.catalog import CATALOG_NAME, Node, encode_catalog, merge_catalog
 from dask_zv.storage.grid import GridArrays
@@ -34,7 +35,6 @@ from dask_zv.storage.replacing import check_not_replaced
 __all__ = ["rebuild_grid_catalog"]
 
 _BLOCK_CHUNKS = 1024
-_LINKS = ("links/", "link_attributes/", "link_fragments")
 Located = tuple[str, GridArray, tuple[tuple[int, ...], NDArray[np.int64]]]
 """(array, its document, (place of a stored object, coordinates of its chunks))."""
 
@@ -53,7 +53,7 @@ def rebuild_grid_catalog(level: Level) -> None:
     level.group.delete_subtree(CATALOG_NAME)
     blobs = GridArrays(open_objects(place.handle), place.prefix)
     # the documents' identities before their content: what changes in between is seen as changed
-    links = [a for a in find_nodes(blobs.objects, place.prefix, place.layout).chunked if a.startswith(_LINKS)]
+    links = [a for a in find_nodes(blobs.objects, place.prefix, place.layout).chunked if a.startswith(LINKS)]
     identities, found = _documents(place, [*level.source.schema.arrays, *links], blobs)
     if any(not a.plain for a in found.values()):
         return  # cells that only zarr can find have no place to note
