@@ -165,6 +165,8 @@ def main(arguments: list[str] | None = None) -> int:
     with scratch() as folder, serve() as server:
         bench = Bench(peer_python(*PEER_09), server, folder, options.timeout, SIDES, keep)
         try:
+            for script in {SIDES[side][0] for side in options.side}.intersection(keep):
+                bench.worker(script)  # they import at the same time
             take_rounds(bench, options)
         finally:
             bench.close()

@@ -419,3 +419,15 @@ def test_old_metadata(old):
     (old / "0/links/0/zarr.json").unlink()
     with pytest.raises(dzv.MetadataError, match="links/0"):
         read(old)
+
+
+def test_cells_of_a_write_that_did_not_reach_its_commit(tmp_path):
+    """A failed join leaves cells of links before the document that says what they are; the level is still empty."""
+    store = dzv.create(tmp_path / "new.zv", geometry="graph", chunk_shape=(10, 10, 10))
+    cell = tmp_path / "new.zv/0/links/0/0.0.0/c/0/0/0"
+    cell.parent.mkdir(parents=True)
+    cell.write_bytes(b"whatever")
+    found = dzv.open(tmp_path / "new.zv").level(0).read()
+    assert len(found) == 0
+    dzv.write_graph(store, [[1.0, 1, 1], [2, 2, 2]], edges=[[1, 0]])
+    assert dzv.open(tmp_path / "new.zv").level(0).read().edges.tolist() == [[1, 0]]

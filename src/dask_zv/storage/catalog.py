@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import google_crc32c
@@ -191,9 +192,11 @@ def _narrow(values: NDArray[Any]) -> NDArray[Any]:
 
 def encode_catalog(catalog: Catalog) -> bytes:
     """Return the payload of a catalog."""
-    columns: list[tuple[str, NDArray[Any]]] = [("coords", catalog.coords), ("rows", catalog.rows)]
-    for name in sorted(catalog.arrays):
-        columns += [(f"{kind}:{name}", catalog.arrays[name][kind]) for kind in COLUMNS]
+    # one at a time: a column of few chunks is as long as any while it is looked at
+    columns = chain(
+        [("coords", catalog.coords), ("rows", catalog.rows)],
+        ((f"{kind}:{name}", catalog.arrays[name][kind]) for name in sorted(catalog.arrays) for kind in COLUMNS),
+    )
     codec = zstandard.ZstdCompressor(level=1)
     described: list[dict[str, Any]] = []
     frames: list[bytes] = []
