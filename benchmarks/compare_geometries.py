@@ -53,7 +53,7 @@ class Setting:
 ONCE = Setting(10_000, 1_000, 10, 43)
 TENFOLD = Setting(100_000, 10_000, 100, 93)
 SIZES = {
-    "quick": (Setting(12, 7, 7, 5, (2, 3, 2)),),
+    "quick": (Setting(12, 7, 7, 5, (2, 2, 1)),),
     "1x": (ONCE,),
     "10x": (TENFOLD,),
     "full": (ONCE, TENFOLD),
@@ -100,8 +100,8 @@ def finish(row: Row, store: str) -> Row:
     row["memory_mb"], row["all_mb"] = max(1.0, *held), max(1.0, sum(held))
     if "requests_opened" in row:
         row["requests"], row["waits"] = row["requests_opened"], row["waits_opened"]
-    elif "busy_seconds" in row and STORES[store]:
-        row["waits"] = row["busy_seconds"] / (STORES[store] / 1000)
+    elif "busy_seconds" in row and (latency := STORES[store]):
+        row["waits"] = row["busy_seconds"] / (latency / 1000)
     return row
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from workload import ARRAYS, digest, peak_memory, settled_memory
+from workload import ARRAYS, digest, memory_from_now, peak_memory, settled_memory
 
 EXTENT = 1000.0
 """Points lie in a cube of this side."""
@@ -90,7 +90,7 @@ class Clock:
 
     def __enter__(self) -> None:
         self.profile = cProfile.Profile(time.process_time)  # of what other programs do, nothing shows
-        self.before_mb = settled_memory()  # what imports and payloads left behind is no part of what is measured
+        self.before_mb = memory_from_now()
         if PROFILE:
             self.profile.enable()
         self.cpu = time.process_time()
@@ -117,7 +117,7 @@ def run(verbs: Mapping[str, Callable[[Job, Clock], dict[str, Any]]], versions: M
             if isinstance(fields[name], list):
                 fields[name] = tuple(fields[name])
         job = Job(**fields)
-        base = settled_memory()
+        base = settled_memory()  # what imports left behind is no part of what is measured
         clock = Clock()
         extra = verbs[job.verb](job, clock)
         measured = {"seconds": clock.seconds, "cpu_seconds": clock.cpu_seconds, "peak_mb": clock.peak_mb}

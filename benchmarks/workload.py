@@ -79,10 +79,15 @@ def resident_memory() -> float:
 
 
 def settled_memory() -> float:
-    """Free what nothing needs any more, let `peak_memory` tell the most from now on, and return the memory held, in MB."""
+    """Give back what nothing needs any more, let `peak_memory` tell the most from now on, and return the memory held, in MB."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # of glibc
         ctypes.CDLL(None).malloc_trim(0)
+    return memory_from_now()
+
+
+def memory_from_now() -> float:
+    """Let `peak_memory` tell the most from now on, and return the memory held, in MB."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return resident_memory()

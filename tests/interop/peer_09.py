@@ -133,6 +133,7 @@ def cells(path, arrays, out, level=0):
 
 def write(recipe, path, out):
     """Write a store by one of the package's writers; what went in is in `out`."""
+    assert not RECIPES.keys() & GEOMETRY_RECIPES.keys()
     np.savez(out, **(RECIPES | GEOMETRY_RECIPES)[recipe](path))
     return {"shards": {a["name"]: a["shard_shape"] for a in get_shard_info(path)["arrays"]}}
 

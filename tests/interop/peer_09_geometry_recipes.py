@@ -295,7 +295,7 @@ GEOMETRY_RECIPES = {
     "skeleton_pyramid": of_links("skeleton", trees(44, (60,)), 44, names=(), change=pyramid(cross_level_storage="implicit")),
     "skeleton_chunked": chunked_skeleton,
     "skeleton_chunked_tips": lambda path: chunked_skeleton(path, tip=-1),
-    "built": by_builder(50, links=any_edges),
+    "built_once": by_builder(50, links=any_edges),
     "built_directed": by_builder(51, directed=True, links=any_edges, rebuilt=True),
     "built_duplicate": by_builder(52, store="duplicate", links=distinct_edges),
     "built_appended": by_builder(54, parts=2, links=any_edges),

@@ -34,21 +34,19 @@ def dense(n):
 
 def make_cases():
     plain, bins = {"layout": "per_chunk"}, {"layout": "per_chunk", "bin_shape": (20.0, 20.0, 40.0)}
+    less = {"names": ("rgb",)}  # it reads chunk by chunk, array by array
     return {
-        "lines": Case("line", line_truth(lines(1, count=30)), plain),
-        "lines_packed": Case(
-            "line", line_truth(lines(2, count=10), dense(10), seed=1, names=("rgb",)), plain | {"shard_chunks": 9}
-        ),
-        "lines_2d": Case("line", line_truth(lines(3, count=30, ndim=2, dtype="f8"), names=()), plain),
-        "polylines": Case("polyline", path_truth(paths(10), seed=1), plain),
-        "polylines_bins": Case("polyline", path_truth(paths(11), dense(24)), bins),
+        "lines": Case("line", line_truth(lines(1, count=20)), plain),
+        "lines_packed": Case("line", line_truth(lines(2, count=10), dense(10), seed=1, **less), plain | {"shard_chunks": 20}),
+        "lines_2d": Case("line", line_truth(lines(3, count=20, ndim=2, dtype="f8"), names=()), plain),
+        "polylines": Case("polyline", path_truth(paths(10, count=10), seed=1), plain),
+        "polylines_bins": Case("polyline", path_truth(paths(11, count=10, longest=25), dense(10), **less), bins),
         "polylines_packed": Case(
             "polyline", path_truth(paths(12, count=6, longest=20), names=("mass",)), bins | {"shard_chunks": 20}
         ),
-        "polylines_2d": Case("polyline", path_truth(paths(13, ndim=2, dtype="f8")), plain),
-        "polylines_short": Case("polyline", path_truth(paths(14, shortest=0)), plain),
-        "polylines_lazy": Case("polyline", path_truth(paths(15)), plain, how="lazy"),
-        "streamlines": Case("streamline", path_truth(paths(16), seed=2), plain),
+        "polylines_2d": Case("polyline", path_truth(paths(13, count=12, ndim=2, dtype="f8"), **less), plain),
+        "polylines_short": Case("polyline", path_truth(paths(14, count=10, shortest=0), **less), plain),
+        "streamlines": Case("streamline", path_truth(paths(16, count=10), seed=2, **less), plain, how="lazy"),
     }
 
 

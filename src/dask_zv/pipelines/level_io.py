@@ -198,7 +198,7 @@ def find_source(
         place,
         schema,
         chunk_attribute,
-        catalog.token if catalog else token,
+        catalog.token if catalog is not None else token,
         catalog is not None,
         index_token,
         links_compared=place.layout == "grid" and root.links_convention != "implicit_sequential",

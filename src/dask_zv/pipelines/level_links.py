@@ -31,14 +31,12 @@ _AT_ONCE = 4096
 
 def links_of(level: Level, delta: int) -> FoundLinks | None:
     """Return which links a level has to the level `delta` above, None where it has none."""
-    if not len(level.chunks):
-        return None  # cells without their family's document are those of a write that has not reached its commit
     own = _ratio(level)
     target = own
     if delta:
         number = level.number + delta
         target = _ratio(level.store.level(number)) if number in level.store.levels else own
-    return find_links(level.source, delta, own=own, target=target)
+    return find_links(level.source, delta, own=own, target=target, empty=not len(level.chunks))
 
 
 def _ratio(level: Level) -> tuple[int, ...]:

@@ -165,9 +165,18 @@ class FoundLinks:
 
 
 def find_links(
-    source: LevelSource, delta: int = 0, *, own: tuple[int, ...] = (), target: tuple[int, ...] = ()
+    source: LevelSource, delta: int = 0, *, own: tuple[int, ...] = (), target: tuple[int, ...] = (), empty: bool = False
 ) -> FoundLinks | None:
     """Return a level's links to the level `delta` above, None where it has none.
+
+    Parameters
+    ----------
+    source : LevelSource
+    delta : int
+    own, target : tuple of int
+        Edges of the chunks of both levels, in chunks of the root.
+    empty : bool
+        The level has no vertices.
 
     Raises
     ------
@@ -176,7 +185,7 @@ def find_links(
     """
     blobs = level_blobs(source)
     if isinstance(blobs, GridArrays):
-        return _find_in_grid(source, blobs, delta, own, target)
+        return _find_in_grid(source, blobs, delta, own, target, empty=empty)
     return _find_per_chunk(source, blobs, delta)
 
 
@@ -201,7 +210,7 @@ def _lost(source: LevelSource, array: str) -> MetadataError:
 
 
 def _find_in_grid(
-    source: LevelSource, blobs: GridArrays, delta: int, own: tuple[int, ...], target: tuple[int, ...]
+    source: LevelSource, blobs: GridArrays, delta: int, own: tuple[int, ...], target: tuple[int, ...], *, empty: bool
 ) -> FoundLinks | None:
     objects, base, suffix = blobs.objects, f"links/{delta_name(delta)}", delta_name(delta)
     data, listed, names, catalog = together(
@@ -217,7 +226,7 @@ def _find_in_grid(
         {*(a.rpartition("/")[2] for a in known if a.startswith(f"{base}/")), *(n for n in listed if n != DOCUMENT)}
     )
     if data is None:
-        if segments:
+        if segments and not empty:  # in an empty level they are those of a write that has not reached its commit
             raise _lost(source, base)
         return None
     try:
