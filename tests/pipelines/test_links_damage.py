@@ -74,7 +74,7 @@ def questions(path):
     }
 
 
-@pytest.fixture(scope="module", params=["graph-cells", "graph-shards", "mesh-cells", "skeleton-cells", "skeleton-shards"])
+@pytest.fixture(scope="module", params=["graph-shards", "mesh-cells", "skeleton-shards"])
 def whole(request, tmp_path_factory):
     """Return (path, expected answers, whether chunks share objects)."""
     geometry, _, packing = request.param.partition("-")

@@ -97,7 +97,8 @@ def write_skeletons(
     positions : ndarray or dask array (N, D), or a pandas or dask DataFrame with the axes as columns
         In the units of the axes.
     parents : integer array (N,), or a column's name
-        Parent of each node, negative at roots.
+        Parent of each node, negative at roots. Parents that lead round in a cycle are refused where they are in memory; in lazy
+        input, only where the cycle is short enough to be seen in one chunk.
     vertex_ids : integer array (N,), or a column's name, optional
         What `parents` call the vertices, distinct and not negative; their places in the input, from 0, where None.
     attributes : mapping of name to array (N,) or (N, C), or a list of column names, optional
