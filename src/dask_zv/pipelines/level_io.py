@@ -143,7 +143,8 @@ def find_source(
         The level has no vertices array, or an array's metadata is damaged.
     """
     store = open_objects(place.handle)
-    nodes = ["object_index", "object_index/manifests", *([VERTICES] if place.layout == "per_chunk" else [])]
+    about = ["object_index", "object_index/manifests", *(["object_index/object_ids"] if place.layout == "grid" else [])]
+    nodes = [*about, *([VERTICES] if place.layout == "per_chunk" else [])]
     keys = [join(place.prefix, CATALOG_NAME, "c/0"), *(join(place.prefix, n, DOCUMENT) for n in nodes)]
     objects, names = together(
         store,
@@ -163,9 +164,9 @@ def find_source(
     else:
         documents = _documents(objects, [join(place.prefix, a) for a in arrays])
     vertices, *attributes = documents
-    index, manifests = _documents(objects, [join(place.prefix, p) for p in ("object_index", "object_index/manifests")])
+    index, manifests, *ids = _documents(objects, [join(place.prefix, p) for p in about])
     if keep is not None:
-        keep |= {"object_index": index, "object_index/manifests": manifests}
+        keep |= dict(zip(about, [index, manifests, *ids], strict=True))
     grid = ChunkGrid(level.chunk_shape_in(root.chunk_shape), root.bins_per_chunk if level.level == 0 else (1,) * root.ndim)
     # chunks without a document: of a write that has not reached its commit in grid, where the list of chunks is in it
     stored = level.vertex_count > 0 if place.layout == "grid" else bool(objects.list_dir(join(place.prefix, VERTICES)))

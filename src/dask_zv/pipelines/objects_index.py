@@ -224,7 +224,7 @@ def chosen_ids(objects: Any) -> NDArray[np.int64]:
     return np.unique(ids).astype(np.int64)
 
 
-def fragment_owners(source: LevelSource, chunks: Sequence[str]) -> FragmentTable:
+def fragment_owners(source: LevelSource, chunks: Sequence[str], index: ObjectIndex | None = None) -> FragmentTable:
     """Return the fragments of the objects that have any in `chunks`.
 
     The whole table is kept per process where it is small; where it isn't, the manifests are read again in slices, so memory
@@ -234,7 +234,7 @@ def fragment_owners(source: LevelSource, chunks: Sequence[str]) -> FragmentTable
     with _LOCK:
         if key in _CACHE:
             return _CACHE[key]
-    index = ObjectIndex(source)
+    index = index or ObjectIndex(source)
     wanted = set(chunks)
     every: list[FragmentTable] | None = []
     kept: list[FragmentTable] = []

@@ -23,8 +23,11 @@ from dask_zv.pipelines.link_reading import CellPlan, check_sources, plan_cells
 from dask_zv.pipelines.link_source import FoundLinks
 from dask_zv.pipelines.objects_index import FragmentTable, chosen_ids
 from dask_zv.pipelines.reading_block import BlockPlan, Wanted, read_block
-from dask_zv.pipelines.reading_result import Finish, Here
+from dask_zv.pipelines.reading_objects import Here, ObjectFacts, ReadObjects
+from dask_zv.pipelines.reading_result import Finish
 from dask_zv.spatial.grid import Box, as_box
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.snapshot import together
 
 if TYPE_CHECKING:
     from dask_zv.pipelines.level import Level
@@ -181,20 +184,29 @@ def _run(
         every,
         every and selection.chosen is None and selection.box is None,
         table.coords if links is not None and links.source.crossing is not None else None,
-        selection.chosen,
-        selection.ids,
-        level.kind in PATHS,
         level.is_chunked_skeleton,
         level.offset,
+    )
+    here = Here(level.index if source.schema.has_objects else None)
+    # paths are listed even where they have no vertices
+    about = ReadObjects(
+        source,
+        coords,
+        wanted.by_object,
+        selection.chosen,
+        selection.ids,
+        level.kind in PATHS and wanted.by_object,
         tables,
-        Here(level.index) if source.schema.has_objects else Here(None),
+        here,
     )
     if compute and len(plans) <= 1:  # small reads need no graph
-        return finish([read_block(p, wanted) for p in plans])
+        parts_read, facts = together(open_objects(source.place.handle), lambda: [read_block(p, wanted) for p in plans], about)
+        return finish(parts_read, facts)
     builder = GraphBuilder("zv-read")
     parts = [builder.add(builder.key("block", i), read_block, plan, wanted) for i, plan in enumerate(plans)]
     end = builder.key("geometry")
-    builder.add(end, finish, List(*parts))
+    facts = builder.add(builder.key("objects"), about) if source.schema.has_objects else ObjectFacts()
+    builder.add(end, finish, List(*parts), facts)
     delayed = builder.finish(end)
     if not compute:
         return delayed

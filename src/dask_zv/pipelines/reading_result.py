@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,27 +15,12 @@ from dask_zv.geometry.assembly import Paths, RowMap, follow_copies, parents_of
 from dask_zv.geometry.result import Geometry
 from dask_zv.pipelines.block_rows import empty_columns, join_columns
 from dask_zv.pipelines.level_io import LevelSource
-from dask_zv.pipelines.objects_index import FragmentTable, ObjectIndex, fragment_owners, read_groups, read_object_attributes
 from dask_zv.pipelines.reading_block import Part, Wanted
 from dask_zv.pipelines.reading_links import Endpoints, resolve_links
+from dask_zv.pipelines.reading_objects import ObjectFacts
 from dask_zv.storage.catalog import Catalog
 
-__all__ = ["Finish", "Here"]
-
-
-class Here:
-    """What is remembered of the level's objects in this process; it stays here when tasks go elsewhere.
-
-    Parameters
-    ----------
-    index : ObjectIndex, optional
-    """
-
-    def __init__(self, index: ObjectIndex | None = None) -> None:
-        self.index = index
-
-    def __reduce__(self) -> tuple[type[Here], tuple[()]]:
-        return Here, ()
+__all__ = ["Finish"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,18 +39,10 @@ class Finish:
         And no row of them was left out.
     level : ndarray of int64, shape (m, K), optional
         All chunks of the level, where links may lead to others than those that were read.
-    chosen : FragmentTable, optional
-    ids : ndarray of int64, optional
-        The objects that were asked for.
-    paths : bool
-        Objects are paths, which are cut where a row of them is missing, and listed where they have none.
     chunked : bool
         Skeletons of one path a fragment.
     offset : tuple of float, optional
         To be added to all positions.
-    tables : bool
-        Attributes of objects, and groups, are read too.
-    here : Here
     """
 
     source: LevelSource
@@ -74,28 +51,19 @@ class Finish:
     every: bool
     whole: bool
     level: NDArray[np.int64] | None = None
-    chosen: FragmentTable | None = None
-    ids: NDArray[np.int64] | None = None
-    paths: bool = False
     chunked: bool = False
     offset: tuple[float, ...] | None = None
-    tables: bool = True
-    here: Here = field(default_factory=Here)
 
-    def __call__(self, parts: Sequence[Part]) -> Geometry:
+    def __call__(self, parts: Sequence[Part], objects: ObjectFacts) -> Geometry:
         positions, columns = self._join(parts)
         owners = None
         if self.source.schema.has_objects and not self.wanted.by_object:
             owners = _joined(parts, lambda p: p.owners, np.int64)
         links = self._links(parts)
         edges, parents, told = self._edges(parts, links)
-        index = None
-        if self.source.schema.has_objects and (self.tables or self.wanted.by_object):
-            index = self.here.index or ObjectIndex(self.source)
         ids = lengths = None
         if self.wanted.by_object:
-            assert index is not None
-            paths = self._by_object(parts, index)
+            paths = self._by_object(parts, objects)
             n = len(positions)
             positions, columns = positions[paths.rows], {k: v[paths.rows] for k, v in columns.items()}
             owners, ids, lengths = paths.owners, paths.ids, paths.lengths
@@ -118,8 +86,7 @@ class Finish:
             extra |= {"faces": edges, "face_attributes": of_links} if faces else {"edges": edges, "edge_attributes": of_links}
         elif edges is not None:
             extra["edges"] = edges
-        if index is not None and self.tables:
-            extra |= self._tables(index)
+        extra |= objects.tables
         return Geometry(positions, values, owners, **extra)
 
     def _join(self, parts: Sequence[Part]) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
@@ -168,10 +135,10 @@ class Finish:
         kept = np.flatnonzero((links.rows >= 0).all(axis=1))
         return links.rows[kept], None, kept
 
-    def _by_object(self, parts: Sequence[Part], index: ObjectIndex) -> Paths:
+    def _by_object(self, parts: Sequence[Part], objects: ObjectFacts) -> Paths:
         """Return the rows in the order of the manifests; a fragment that several objects share appears in each."""
-        keys = coords_to_keys(self.coords)
-        table = self.chosen if self.chosen is not None else fragment_owners(self.source, keys)
+        table = objects.table
+        assert table is not None
         fragments = _joined(parts, lambda p: p.fragments, np.int64)
         counts = _joined(parts, lambda p: p.counts, np.int64)
         kept = _joined(parts, lambda p: p.kept, np.int64)
@@ -200,11 +167,7 @@ class Finish:
             places = _joined(parts, lambda p: p.places, np.int64)
             # how long a piece is that was not read is not known, but that it is not empty
             return Paths.runs(table.objects, starts, sizes, np.append(counts, 1)[entry], places)
-        ids = np.unique(table.objects)
-        if self.ids is not None:
-            ids = self.ids
-        elif self.paths:
-            ids = np.sort(index.ids)
+        ids = np.unique(table.objects) if objects.ids is None else objects.ids
         return Paths.whole(table.objects, starts, sizes, ids)
 
     def _chunk_values(self, codes: NDArray[Any]) -> NDArray[Any]:
@@ -213,18 +176,6 @@ class Finish:
         if len(codes) and (int(codes.min()) < 0 or int(codes.max()) >= len(values)):
             raise FormatError(f"a chunk key names value {int(codes.max())} of attribute {name!r}, which has {len(values)}")
         return np.asarray(values)[codes] if len(values) else np.zeros(len(codes), "<U1")
-
-    def _tables(self, index: ObjectIndex) -> dict[str, Any]:
-        every = self.ids is None
-        ids = np.sort(index.ids) if self.ids is None else self.ids
-        rows = None if every and np.array_equal(ids, index.ids) else np.argsort(index.ids) if every else index.rows(ids)
-        groups, of_groups = read_groups(self.source, index.tables)
-        return {
-            "object_index": ids,
-            "object_attributes": read_object_attributes(self.source, index, rows),
-            "groups": groups,
-            "group_attributes": of_groups,
-        }
 
 
 def _joined(parts: Sequence[Part], get: Callable[[Part], NDArray[Any] | None], dtype: Any) -> NDArray[Any]:
