@@ -36,6 +36,8 @@ __all__ = ["ChunkTable", "LevelSource", "check_unchanged", "chunk_table", "find_
 MANIFESTS_CRC32C = "dask_zv_crc32c"
 """Attribute of the manifests' array; see :func:`dask_zv.pipelines.manifests.write_manifests_document`."""
 
+MEMBERS = "*"
+"""Among the documents that are kept: the names of the nodes below the level."""
 _ATTRIBUTES = "vertex_attributes/"
 _CATALOGS: OrderedDict[tuple[str, str, str], Catalog] = OrderedDict()
 _CATALOG_LIMIT = 8
@@ -135,7 +137,7 @@ def find_source(
         Believe the catalog only where every stored object is the one that it noted. Layout ``per_chunk`` notes none: there
         the catalog is left aside.
     keep : dict, optional
-        Gets the documents of the object index, which its readers want next.
+        Gets documents of the object index, and maybe the names of the level's nodes, as :data:`MEMBERS`.
 
     Raises
     ------
@@ -143,13 +145,16 @@ def find_source(
         The level has no vertices array, or an array's metadata is damaged.
     """
     store = open_objects(place.handle)
-    about = ["object_index", "object_index/manifests", *(["object_index/object_ids"] if place.layout == "grid" else [])]
+    # of other geometries than points readers want the objects next
+    ahead = keep is not None and place.layout == "grid" and root.geometry_types[:1] != ("point_cloud",)
+    about = ["object_index", "object_index/manifests", *(["object_index/object_ids"] if ahead else [])]
     nodes = [*about, *([VERTICES] if place.layout == "per_chunk" else [])]
     keys = [join(place.prefix, CATALOG_NAME, "c/0"), *(join(place.prefix, n, DOCUMENT) for n in nodes)]
-    objects, names = together(
+    objects, names, members = together(
         store,
         lambda: snapshot(store, keys),
         lambda: [n for n in store.list_dir(join(place.prefix, "vertex_attributes")) if n != DOCUMENT],
+        lambda: store.list_dir(place.prefix) if ahead else None,
     )
     catalog = load_catalog(objects, place.prefix) if place.layout == "grid" or not check_objects else None
     arrays = [VERTICES, *(f"vertex_attributes/{n}" for n in names)]
@@ -167,6 +172,8 @@ def find_source(
     index, manifests, *ids = _documents(objects, [join(place.prefix, p) for p in about])
     if keep is not None:
         keep |= dict(zip(about, [index, manifests, *ids], strict=True))
+        if members is not None:
+            keep[MEMBERS] = dict.fromkeys(members)
     grid = ChunkGrid(level.chunk_shape_in(root.chunk_shape), root.bins_per_chunk if level.level == 0 else (1,) * root.ndim)
     # chunks without a document: of a write that has not reached its commit in grid, where the list of chunks is in it
     stored = level.vertex_count > 0 if place.layout == "grid" else bool(objects.list_dir(join(place.prefix, VERTICES)))

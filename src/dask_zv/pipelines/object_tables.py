@@ -15,7 +15,7 @@ from dask_zv.errors import FormatError, StoreError, ZVError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.groups import decode_group_elements
 from dask_zv.format.keys import DOCUMENT
-from dask_zv.pipelines.level_io import MANIFESTS_CRC32C, LevelSource
+from dask_zv.pipelines.level_io import MANIFESTS_CRC32C, MEMBERS, LevelSource
 from dask_zv.storage.blobs import open_zarr_array
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import Objects, join
@@ -94,7 +94,8 @@ class ObjectTables:
 
     @cached_property
     def _names(self) -> frozenset[str]:
-        return frozenset(self._objects.list_dir(self.path()))
+        known = self._documents.get(MEMBERS)
+        return frozenset(self._objects.list_dir(self.path()) if known is None else known)
 
     def members(self, family: str) -> list[str]:
         """Return the arrays of a family.
