@@ -350,8 +350,8 @@ def test_unknown_columns(store):
         refused(store, dzv.InputError, "unknown column 'z'", positions.rename(columns={"z": "depth"}))
         refused(store, dzv.InputError, "list of column names", positions, attributes={"mass": np.zeros(N)})
         refused(store, dzv.InputError, "list of column names", positions, attributes="mass")
-        refused(store, dzv.InputError, "name of a column", positions, object_ids=np.zeros(N, int))
         refused(store, dzv.InputError, "axis", positions, attributes=["x"])
+    refused(store, dzv.InputError, "name of a column", positions, object_ids=np.zeros(N, int))  # whose rows no partition has
     refused(store, dzv.InputError, "mapping", attributes=["mass"])
     refused(store, dzv.InputError, "mapping", attributes=table)
     refused(store, dzv.InputError, "names a column", object_ids="cell")

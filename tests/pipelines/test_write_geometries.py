@@ -731,3 +731,49 @@ def test_graph_size(geometry, monkeypatch):
     graph = dict(planned.__dask_graph__())
     assert len(graph) < 12_000
     assert len(cloudpickle.dumps(graph, protocol=pickle.HIGHEST_PROTOCOL)) < 10_000_000
+
+
+# ------------------------------------------------------------------------------------------- columns that are used twice
+
+
+def test_used_columns_can_be_attributes_too():
+    """The user's column is stored as it is, whatever was made of it; without a frame's being lazy making a difference."""
+    swc = pd.DataFrame({"node": [10, 20, 30, 40], "parent": [-1, 10, 20, 20], "neuron": 1})
+    swc[["x", "y", "z"]] = [[1.0, 1, 1], [9, 9, 9], [12, 9, 9], [9, 14, 9]]
+    for table in (swc, dd.from_pandas(swc, npartitions=2)):
+        store = dzv.create({}, geometry="skeleton", chunk_shape=(10, 10, 10))
+        dzv.write_skeletons(store, table, parents="parent", vertex_ids="node", object_ids="neuron", attributes=["parent", "node"])
+        found = store.level(0).read()
+        order = np.argsort(found.attributes["node"])
+        assert found.attributes["parent"][order].tolist() == [-1, 10, 20, 20]
+        parents = np.where(found.parents >= 0, found.attributes["node"][found.parents], -1)
+        assert parents[order].tolist() == [-1, 10, 20, 20]
+        store = dzv.create({}, geometry="skeleton", chunk_shape=(10, 10, 10))
+        dzv.write_skeletons(store, table, parents="parent", vertex_ids="node", object_ids="neuron")
+        assert not store.level(0).read().attributes
+
+
+def test_parents_beside_a_frame():
+    table = pd.DataFrame({"x": [1.0, 9, 12], "y": [1.0, 9, 9], "z": 1.0})
+    store = dzv.create({}, geometry="skeleton", chunk_shape=(10, 10, 10))
+    dzv.write_skeletons(store, table, parents=[-1, 0, 1], vertex_ids=None)
+    assert store.level(0).read().edges.shape == (2, 2)
+
+
+@pytest.mark.parametrize("dtype", ["i8", "u8"])
+def test_ids_beyond_what_floats_tell_apart(dtype):
+    ids = (2**62 + np.arange(5)).astype(dtype)
+    edges = np.array([[0, 1], [1, 2], [4, 0]])
+    store = dzv.create({}, geometry="graph", chunk_shape=(10, 10))
+    dzv.write_graph(store, np.arange(10.0).reshape(5, 2) * 3, edges=ids[edges], vertex_ids=ids, attributes={"n": np.arange(5)})
+    found = store.level(0).read()
+    assert sorted(found.attributes["n"][found.edges].tolist()) == sorted(edges.tolist())
+    with pytest.raises(dzv.InputError, match="no vertex 18446744073709551615"):
+        dzv.write_graph(store, np.zeros((1, 2)), edges=np.array([[2**64 - 1, 7]], "u8"), vertex_ids=[7], mode="overwrite")
+
+
+def test_lazy_unsigned_lengths():
+    points = np.arange(15.0).reshape(5, 3)
+    store = dzv.create({}, geometry="polyline", chunk_shape=(4, 4, 4))
+    dzv.write_polylines(store, da.from_array(points, chunks=((2, 3), 3)), lengths=da.from_array(np.array([2, 3], "u8"), chunks=1))
+    assert store.level(0).read().lengths.tolist() == [2, 3]

@@ -89,7 +89,8 @@ def check_forest(parents: NDArray[np.int64]) -> None:
     on_cycle = np.flatnonzero(parents[up] >= 0)
     if len(on_cycle):
         raise InputError(
-            f"vertex {up[on_cycle[0]]} is its own ancestor: the parents form a cycle, and a tree leads to a root (parent -1)"
+            f"vertex {up[on_cycle[0]]} is its own ancestor: the parents form a cycle, and a tree leads to a root (parent -1). "
+            "Parents are numbers of rows, from 0; where they are numbers of the table's own, pass vertex_ids="
         )
 
 

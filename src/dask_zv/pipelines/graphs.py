@@ -91,8 +91,8 @@ def write_graph(
 ) -> Report | Delayed:
     """Write a graph into level 0 of a store, as one Dask graph on the active scheduler.
 
-    An edge is stored with the chunk of one of its ends, and read back as it was given, its direction and its place in the table
-    of attributes included. Loops and parallel edges are allowed.
+    An edge is stored with the chunk of one of its ends, and read back with its direction and its attributes; the order of the
+    table is not kept: an attribute of edges can number them. Loops and parallel edges are allowed.
 
     Parameters
     ----------
@@ -289,10 +289,11 @@ def _write_linked(
     level = linked_level(store, geometry, function, options)
     table, link_attributes, vertex_ids = links
     renumber, what = None, "edge" if geometry == "graph" else "face"
+    consumed: tuple[str, ...] = ()
     if vertex_ids is not None and not (is_dask_collection(positions) or is_dask_collection(table)):
-        positions, ids = take_ids(positions, vertex_ids)
+        ids, consumed = take_ids(positions, vertex_ids)
         renumber, vertex_ids = partial(numbers_of, ids, f"{what}s", negative=False), None
-    partitions = partition_input(positions, attributes, store.axes, object_ids=object_ids, vertex_ids=vertex_ids)
+    partitions = partition_input(positions, attributes, store.axes, consumed, object_ids=object_ids, vertex_ids=vertex_ids)
     given = link_input(table, link_attributes, what, renumber)
     conversion, scan = scan_input(level, partitions, options)
     scans = scan_links(given, scan.rows if vertex_ids is None else None)

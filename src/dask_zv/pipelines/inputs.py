@@ -113,7 +113,9 @@ class Partitions:
         return "object_ids" in self.integers
 
 
-def partition_input(positions: Any, attributes: Any, axes: tuple[str, ...], **integers: Any) -> Partitions:
+def partition_input(
+    positions: Any, attributes: Any, axes: tuple[str, ...], consumed: Sequence[str] = (), **integers: Any
+) -> Partitions:
     """Return the partitions of an input.
 
     Parameters
@@ -123,6 +125,8 @@ def partition_input(positions: Any, attributes: Any, axes: tuple[str, ...], **in
         A mapping of name to array (N,) or (N, C). Where `positions` is a frame: names of its columns; all others than the
         axes and the ids where None.
     axes : tuple of str
+    consumed : sequence of str
+        Columns of a frame that the caller has made use of: no attributes, unless they are named.
     **integers : array (N,), or a column's name, or None
         Any of :data:`INTEGERS`.
 
@@ -133,7 +137,7 @@ def partition_input(positions: Any, attributes: Any, axes: tuple[str, ...], **in
     """
     given = {k: v for k, v in integers.items() if v is not None}
     if is_frame(positions):
-        return _from_frame(positions, attributes, given, axes)
+        return _from_frame(positions, attributes, given, axes, consumed)
     if is_frame(attributes):
         raise InputError(
             "attributes are a DataFrame and positions are not: pass the frame as positions, or a mapping of arrays"
@@ -205,7 +209,7 @@ def _check_integers(name: str, values: Any) -> Any:
     if values.ndim != 1:
         raise InputError(f"{name} must have the shape (N,), not {values.shape}")
     if values.dtype.kind not in "iu":
-        raise InputError(f"{name} are integers, not {values.dtype}")
+        raise InputError(f"{name} are integers, not {values.dtype}{_hint(name)}")
     return values
 
 
@@ -324,7 +328,13 @@ def _load_arrays(number: int, positions: Any, names: Sequence[str], others: Sequ
 # ---------------------------------------------------------------------------------------------- frames
 
 
-def _from_frame(frame: Any, attributes: Any, integers: Mapping[str, Any], axes: tuple[str, ...]) -> Partitions:
+def _from_frame(
+    frame: Any, attributes: Any, given: Mapping[str, Any], axes: tuple[str, ...], consumed: Sequence[str]
+) -> Partitions:
+    integers = {name: column for name, column in given.items() if isinstance(column, str)}
+    arrays = {name: values for name, values in given.items() if name not in integers}
+    if arrays and (is_dask_collection(frame) or any(is_dask_collection(v) for v in arrays.values())):
+        raise InputError(f"{next(iter(arrays))} is the name of a column where positions are a Dask DataFrame")
     columns = [c for c in frame.columns if isinstance(c, str)]
     repeated = sorted({c for c in columns if columns.count(c) > 1})
     if repeated:
@@ -336,12 +346,10 @@ def _from_frame(frame: Any, attributes: Any, integers: Mapping[str, Any], axes: 
     if missing:
         raise InputError(f"unknown column {missing[0]!r}: the axes are {', '.join(axes)}, the columns {', '.join(columns)}")
     for name, column in integers.items():
-        if not isinstance(column, str):
-            raise InputError(f"{name} is the name of a column where positions are a DataFrame")
         if column not in columns:
             raise InputError(f"unknown column {column!r} for {name}: the columns are {', '.join(columns)}")
     if attributes is None:
-        names = [c for c in columns if c not in axes and c not in integers.values()]
+        names = [c for c in columns if c not in axes and c not in integers.values() and c not in consumed]
     elif isinstance(attributes, Mapping) or is_frame(attributes) or isinstance(attributes, str):
         raise InputError("attributes is a list of column names where positions are a DataFrame")
     else:
@@ -353,11 +361,11 @@ def _from_frame(frame: Any, attributes: Any, integers: Mapping[str, Any], axes: 
     dtype = np.result_type(*(_position_column(a, frame.dtypes[a]) for a in axes))
     for name, column in integers.items():
         if numeric_dtype(frame.dtypes[column]).kind not in "iu":
-            raise InputError(f"{name} {column!r} are integers, not {frame.dtypes[column]}")
+            raise InputError(f"{name} {column!r} are integers, not {frame.dtypes[column]}{_hint(name)}")
     if not is_dask_collection(frame):
         part = _load_frame(0, frame, axes, specs, integers)
-        made = _from_numpy(part.positions, part.attributes, part.integers, axes)
-        return Partitions(made.arguments, made.count, dtype, specs, tuple(integers), made.whole)
+        made = _from_numpy(part.positions, part.attributes, {**part.integers, **arrays}, axes)
+        return Partitions(made.arguments, made.count, dtype, specs, made.integers, made.whole)
     delayed = frame.to_delayed()
 
     def arguments(builder: GraphBuilder) -> list[Any]:
@@ -367,6 +375,10 @@ def _from_frame(frame: Any, attributes: Any, integers: Mapping[str, Any], axes: 
         ]
 
     return Partitions(arguments, len(delayed), dtype, specs, tuple(integers))
+
+
+def _hint(name: str) -> str:
+    return ": roots are -1, so fill what is missing, such as with .fillna(-1).astype(int)" if name == "parents" else ""
 
 
 def numeric_dtype(dtype: Any) -> np.dtype[Any]:

@@ -134,7 +134,7 @@ def plan_cells(
         for offset in {*links.segments[s].offsets} - {(0,) * coords.shape[1]}:
             sources = level.find(coords - np.asarray(offset, np.int64))
             sources = np.unique(sources[~selected[sources] & (sources >= 0)])
-            sources = sources[found.present(level.coords[sources], catalog)[s]]
+            sources = sources[found.present_in(s, level.coords[sources], catalog)]
             segments.append(np.full(len(sources), s))
             others.append(sources)
     if not others:

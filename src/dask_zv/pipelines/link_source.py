@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ class LinkAttribute:
     arrays: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LinkSource:
     """All that a task needs to read a family of links: small and picklable.
 
@@ -97,7 +98,7 @@ class LinkSource:
         """Path of the family below the level."""
         return f"links/{delta_name(self.family.delta)}"
 
-    @property
+    @cached_property
     def slots(self) -> NDArray[np.int64]:
         """Offsets of all stored endpoints, shape (S, L, K); the first is that of the source itself."""
         out = np.zeros((len(self.segments), self.family.width, self.family.rank), np.int64)
@@ -149,12 +150,24 @@ class FoundLinks:
         """Tell which segments have cells in which chunks: coords (n, K) to bool (S, n)."""
         out = np.zeros((len(self.source.segments), len(coords)), bool)
         rows = catalog.find(coords) if catalog is not None else np.zeros(0, np.int64)
-        for i, segment in enumerate(self.source.segments):
-            if segment.array in self.listed:
-                out[i] = self.listed[segment.array].find(coords) >= 0
-            elif catalog is not None and segment.array in catalog.arrays:
-                out[i] = (rows >= 0) & (catalog.arrays[segment.array].nbytes[rows] >= 0)
+        for i in range(len(out)):
+            out[i] = self._has(i, coords, catalog, rows)
         return out
+
+    def present_in(self, segment: int, coords: NDArray[np.int64], catalog: Catalog | None) -> NDArray[np.bool_]:
+        """Tell in which chunks one segment has cells: coords (n, K) to bool (n,)."""
+        rows = catalog.find(coords) if catalog is not None else np.zeros(0, np.int64)
+        return self._has(segment, coords, catalog, rows)
+
+    def _has(
+        self, segment: int, coords: NDArray[np.int64], catalog: Catalog | None, rows: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        array = self.source.segments[segment].array
+        if array in self.listed:
+            return np.asarray(self.listed[array].find(coords) >= 0, bool)
+        if catalog is None or array not in catalog.arrays:
+            return np.zeros(len(coords), bool)
+        return np.asarray((rows >= 0) & (catalog.arrays[array].nbytes[rows] >= 0), bool)
 
     def chunks(self, segment: int, catalog: Catalog | None) -> NDArray[np.int64]:
         """Return the chunks that have cells in a segment, ascending, shape (n, K)."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
@@ -226,6 +227,8 @@ def _columns(what: str, given: Any, *, grid: bool) -> tuple[dict[str, NDArray[An
     kind = what.partition("_")[0]
     if given is None:
         return {}, None
+    if is_dask_collection(given):
+        given = given.compute()
     index = None
     if hasattr(given, "columns") and hasattr(given, "index"):
         index = np.asarray(given.index)

@@ -239,7 +239,9 @@ def _object_of_partition(
         raise InputError(
             f"partition {partition}: the lengths add up to {int(lengths.sum()):,} vertices, positions have {rows:,}"
         )
-    return np.repeat(ids, lengths)
+    if len(lengths) != len(ids):
+        raise InputError(f"partition {partition}: {len(lengths):,} lengths where the dask array declares {len(ids):,}")
+    return np.repeat(ids, lengths.astype(np.int64))
 
 
 def check_paths(scan: Scan, lines: bool) -> None:

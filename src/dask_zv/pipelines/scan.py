@@ -181,9 +181,8 @@ def convert_part(
                 raise BoundsError(
                     f"{where}{int((~inside).sum()):,} positions are out of bounds, the first is row {row}, "
                     f"{points[row].tolist()}; the store's bounds are {conversion.box[0].tolist()} to "
-                    f"{conversion.box[1].tolist()}: pass out_of_bounds='ignore' to leave them out, "
-                    "'expand' to make the bounds larger, or create the store "
-                    "with other bounds"
+                    f"{conversion.box[1].tolist()}: pass out_of_bounds='expand' to make the bounds larger, create the store "
+                    "with others, or leave these out, for which write_points has out_of_bounds='ignore'"
                 )
             outside = ~inside
     values: dict[str, NDArray[Any]] = dict(part.attributes)

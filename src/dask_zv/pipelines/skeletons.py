@@ -145,9 +145,9 @@ def write_skeletons(
     level = linked_level(store, "skeleton", "write_skeletons", options)
     if parents is None:
         raise InputError("write_skeletons needs parents=: the parent of each node, -1 at roots")
-    parents, vertex_ids, positions = _parents_by_number(positions, parents, vertex_ids)
+    parents, vertex_ids, consumed = _parents_by_number(positions, parents, vertex_ids)
     partitions = partition_input(
-        positions, attributes, store.axes, object_ids=object_ids, vertex_ids=vertex_ids, parents=parents
+        positions, attributes, store.axes, consumed, object_ids=object_ids, vertex_ids=vertex_ids, parents=parents
     )
     _check_trees(partitions)
     conversion, scan = scan_input(level, partitions, options)
@@ -159,18 +159,16 @@ def write_skeletons(
     return Write("skeletons", level, partitions, conversion, scan, objects, encode, options, step, numbered=True).run(started)
 
 
-def _parents_by_number(positions: Any, parents: Any, vertex_ids: Any) -> tuple[Any, Any, Any]:
-    """Return (parents, vertex ids, positions), with parents by number where all is in memory."""
+def _parents_by_number(positions: Any, parents: Any, vertex_ids: Any) -> tuple[Any, Any, tuple[str, ...]]:
+    """Return (parents, vertex ids, columns that these were), with parents by number where all is in memory."""
     if vertex_ids is None or is_dask_collection(positions) or is_dask_collection(parents):
-        return parents, vertex_ids, positions
-    if not isinstance(parents, str):
-        positions, ids = take_ids(positions, vertex_ids)
-        return numbers_of(ids, "parents", np.asarray(parents), negative=True), None, positions
-    if not is_frame(positions) or parents not in positions.columns:
-        raise InputError(f"unknown column {parents!r} for parents")
-    positions, ids = take_ids(positions, vertex_ids)
-    numbers = numbers_of(ids, "parents", np.asarray(positions[parents]), negative=True)
-    return parents, None, positions.assign(**{parents: numbers})
+        return parents, vertex_ids, ()
+    ids, consumed = take_ids(positions, vertex_ids)
+    if isinstance(parents, str):
+        if not is_frame(positions) or parents not in positions.columns:
+            raise InputError(f"unknown column {parents!r} for parents")
+        consumed, parents = (*consumed, parents), positions[parents]
+    return numbers_of(ids, "parents", np.asarray(parents), negative=True), None, consumed
 
 
 def _check_trees(partitions: Partitions) -> None:
