@@ -15,7 +15,9 @@ from dask_zv.storage.handles import StoreHandle, process_token
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["active_client", "check_reachable", "compute_one", "hold_on_workers"]
+__all__ = ["active_client", "check_reachable", "compute_one", "hold_if_large", "hold_on_workers"]
+
+_SMALL_BYTES = 1 << 18
 
 
 def active_client() -> Client | None:
@@ -55,6 +57,11 @@ def hold_on_workers(pieces: Sequence[Any]) -> list[Any]:
     if client is None or not pieces:
         return list(pieces)
     return list(client.scatter(list(pieces), hash=False))
+
+
+def hold_if_large(value: Any, nbytes: int) -> Any:
+    """Return what tasks take in place of a value of the client's: itself where it is small, else as :func:`hold_on_workers`."""
+    return value if nbytes < _SMALL_BYTES else hold_on_workers([value])[0]
 
 
 def compute_one(delayed: Delayed, *, progress: bool | None = None) -> Any:

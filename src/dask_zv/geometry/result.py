@@ -25,7 +25,8 @@ class Geometry:
     object_ids : ndarray of int64, shape (N,), optional
         Object of each vertex, -1 where no object names it, -2 where several do; None for stores without objects.
     edges : ndarray of int64, shape (E, 2), optional
-        Row numbers into `positions`, the ends of each in the order that the input gave them; of skeletons (child, parent), ascending by child.
+        Row numbers into `positions`, the ends of each in the order that the input gave them; of skeletons (child, parent),
+        ascending by child.
     parents : ndarray of int64, shape (N,), optional
         Row number of each vertex's parent, -1 at roots and where the parent was not read.
     faces : ndarray of int64, shape (F, k), optional

@@ -13,6 +13,7 @@ from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 from dask_zv.batch.graph import GraphBuilder
+from dask_zv.batch.run import hold_if_large
 from dask_zv.batch.tasks import BlockResult, Place
 from dask_zv.errors import PlanError
 from dask_zv.format.documents import dump_json, manifests_document
@@ -149,7 +150,8 @@ def write_object_index(
         ]
         gathered = builder.add(builder.key("objects-of", i), _gather_fragments, rank, List(*pieces))
         key = builder.key("manifests", i)
-        written.append(builder.add(key, _write_manifests, place, plan.chunk, first, ids, gathered, List(*before)))
+        mine = hold_if_large(ids, ids.nbytes)
+        written.append(builder.add(key, _write_manifests, place, plan.chunk, first, mine, gathered, List(*before)))
         if crossings:
             crossed.append(builder.add(builder.key("crossings", i), _crossings, gathered))
     return [*tables, add_document(written, ids_checksums, [])], crossed

@@ -12,6 +12,7 @@ from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 from dask_zv.batch.graph import GraphBuilder
+from dask_zv.batch.run import hold_if_large
 from dask_zv.batch.tasks import Place
 from dask_zv.format.groups import encode_group_elements
 from dask_zv.format.keys import DOCUMENT
@@ -47,12 +48,13 @@ def write_object_tables(
         out.append(builder.add(key, function, place, *arguments, nodes_first, after))
 
     if plan.count:
-        add("ids", _write_ids, plan.ids)
+        add("ids", _write_ids, hold_if_large(plan.ids, plan.ids.nbytes))
     for number, (name, (values, _)) in enumerate(plan.attributes.items()):
-        add(f"attribute-{number}", _write_attribute, name, values)
+        add(f"attribute-{number}", _write_attribute, name, hold_if_large(values, values.nbytes))
     if plan.groups:
         nobody = np.zeros(0, np.int64)
-        add("groups", _write_groups, [plan.groups.get(g, nobody) for g in range(plan.group_count)])
+        members = [plan.groups.get(g, nobody) for g in range(plan.group_count)]
+        add("groups", _write_groups, hold_if_large(members, sum(m.nbytes for m in members)))
     for number, (name, values) in enumerate(plan.group_attributes.items()):
         add(f"group-attribute-{number}", _write_group_attribute, name, values)
     return out

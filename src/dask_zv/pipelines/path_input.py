@@ -14,6 +14,7 @@ import numpy as np
 from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
+from dask_zv.batch.run import hold_if_large
 from dask_zv.errors import InputError
 from dask_zv.pipelines.inputs import as_array, is_frame
 from dask_zv.pipelines.scan import Scan, id_ranges
@@ -193,12 +194,14 @@ def _repeated(ids: NDArray[np.int64], sizes: NDArray[np.int64], chunks: Sequence
     for n in (int(c) for c in chunks):
         low, high = np.searchsorted(ends, first, "right"), np.searchsorted(ends, first + n, "left") + 1
         skip = first - (int(ends[low - 1]) if low else 0)
-        parts.append(da.from_delayed(make(ids[low:high], sizes[low:high], skip, n), (n,), np.int64))
+        piece = hold_if_large((ids[low:high], sizes[low:high]), 16 * int(high - low))
+        parts.append(da.from_delayed(make(piece, skip, n), (n,), np.int64))
         first += n
     return da.concatenate(parts) if parts else da.zeros((0,), np.int64)
 
 
-def _object_of_rows(ids: NDArray[np.int64], sizes: NDArray[np.int64], skip: int, count: int) -> NDArray[np.int64]:
+def _object_of_rows(piece: tuple[NDArray[np.int64], NDArray[np.int64]], skip: int, count: int) -> NDArray[np.int64]:
+    ids, sizes = piece
     return np.repeat(ids, sizes)[skip : skip + count]
 
 
