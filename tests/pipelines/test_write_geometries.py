@@ -742,7 +742,9 @@ def test_used_columns_can_be_attributes_too():
     swc[["x", "y", "z"]] = [[1.0, 1, 1], [9, 9, 9], [12, 9, 9], [9, 14, 9]]
     for table in (swc, dd.from_pandas(swc, npartitions=2)):
         store = dzv.create({}, geometry="skeleton", chunk_shape=(10, 10, 10))
-        dzv.write_skeletons(store, table, parents="parent", vertex_ids="node", object_ids="neuron", attributes=["parent", "node"])
+        dzv.write_skeletons(
+            store, table, parents="parent", vertex_ids="node", object_ids="neuron", attributes=["parent", "node"]
+        )
         found = store.level(0).read()
         order = np.argsort(found.attributes["node"])
         assert found.attributes["parent"][order].tolist() == [-1, 10, 20, 20]
@@ -775,5 +777,7 @@ def test_ids_beyond_what_floats_tell_apart(dtype):
 def test_lazy_unsigned_lengths():
     points = np.arange(15.0).reshape(5, 3)
     store = dzv.create({}, geometry="polyline", chunk_shape=(4, 4, 4))
-    dzv.write_polylines(store, da.from_array(points, chunks=((2, 3), 3)), lengths=da.from_array(np.array([2, 3], "u8"), chunks=1))
+    dzv.write_polylines(
+        store, da.from_array(points, chunks=((2, 3), 3)), lengths=da.from_array(np.array([2, 3], "u8"), chunks=1)
+    )
     assert store.level(0).read().lengths.tolist() == [2, 3]
