@@ -32,7 +32,7 @@ from distributed import Client, LocalCluster
 import dask_zv as dzv
 from compare_per_chunk import markdown, spread
 from dask_zv.geometry.rows import VertexRows
-from dask_zv.pipelines import points
+from dask_zv.pipelines.writing.write import points
 from workload import peak_memory
 
 SIDES = ("ours", "p2p", "tasks")
@@ -94,7 +94,7 @@ def measure(side: str, rows: int, partitions: int) -> dict[str, Any]:
         target = Path(folder) / "store.zv"
         if side != "ours":
             points.split_partitions = shuffled_by_dask(make_frame(rows, partitions, numbered=True), side)
-        client.run(lambda: __import__("dask_zv.pipelines.points"))
+        client.run(lambda: __import__("dask_zv.pipelines.writing.points"))
         start = time.perf_counter()
         store = dzv.create(target, chunk_shape=(CHUNK,) * 3)
         report = dzv.write_points(store, make_frame(rows, partitions))

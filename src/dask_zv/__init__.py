@@ -28,35 +28,35 @@ if TYPE_CHECKING:
     from dask_zv.batch.receipts import Report as Report
     from dask_zv.geometry.result import Geometry as Geometry
     from dask_zv.geometry.result import Links as Links
-    from dask_zv.pipelines.convert import convert as convert
-    from dask_zv.pipelines.creation import create as create
-    from dask_zv.pipelines.graphs import write_graph as write_graph
-    from dask_zv.pipelines.graphs import write_meshes as write_meshes
-    from dask_zv.pipelines.points import write_points as write_points
-    from dask_zv.pipelines.polylines import write_lines as write_lines
-    from dask_zv.pipelines.polylines import write_polylines as write_polylines
-    from dask_zv.pipelines.skeletons import write_skeletons as write_skeletons
-    from dask_zv.pipelines.store import Level as Level
-    from dask_zv.pipelines.store import Store as Store
-    from dask_zv.pipelines.store import open as open
+    from dask_zv.pipelines.stores.convert import convert as convert
+    from dask_zv.pipelines.stores.creation import create as create
+    from dask_zv.pipelines.stores.store import Level as Level
+    from dask_zv.pipelines.stores.store import Store as Store
+    from dask_zv.pipelines.stores.store import open as open
+    from dask_zv.pipelines.writing.graphs import write_graph as write_graph
+    from dask_zv.pipelines.writing.graphs import write_meshes as write_meshes
+    from dask_zv.pipelines.writing.points import write_points as write_points
+    from dask_zv.pipelines.writing.polylines import write_lines as write_lines
+    from dask_zv.pipelines.writing.polylines import write_polylines as write_polylines
+    from dask_zv.pipelines.writing.skeletons import write_skeletons as write_skeletons
 
 _LAZY = {
     "Geometry": "dask_zv.geometry.result",
     "Group": "dask_zv.batch.group",
     "Links": "dask_zv.geometry.result",
-    "Level": "dask_zv.pipelines.store",
+    "Level": "dask_zv.pipelines.stores.store",
     "Report": "dask_zv.batch.receipts",
-    "Store": "dask_zv.pipelines.store",
-    "convert": "dask_zv.pipelines.convert",
-    "create": "dask_zv.pipelines.creation",
-    "open": "dask_zv.pipelines.store",
+    "Store": "dask_zv.pipelines.stores.store",
+    "convert": "dask_zv.pipelines.stores.convert",
+    "create": "dask_zv.pipelines.stores.creation",
+    "open": "dask_zv.pipelines.stores.store",
     "open_group": "dask_zv.batch.group",
-    "write_graph": "dask_zv.pipelines.graphs",
-    "write_lines": "dask_zv.pipelines.polylines",
-    "write_meshes": "dask_zv.pipelines.graphs",
-    "write_points": "dask_zv.pipelines.points",
-    "write_polylines": "dask_zv.pipelines.polylines",
-    "write_skeletons": "dask_zv.pipelines.skeletons",
+    "write_graph": "dask_zv.pipelines.writing.graphs",
+    "write_lines": "dask_zv.pipelines.writing.polylines",
+    "write_meshes": "dask_zv.pipelines.writing.graphs",
+    "write_points": "dask_zv.pipelines.writing.points",
+    "write_polylines": "dask_zv.pipelines.writing.polylines",
+    "write_skeletons": "dask_zv.pipelines.writing.skeletons",
 }
 
 __all__ = [

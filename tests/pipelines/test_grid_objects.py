@@ -21,11 +21,11 @@ from dask_zv.format.manifests import encode_manifest
 from dask_zv.geometry.encoding import Fragments
 from dask_zv.geometry.places import BlockExtra
 from dask_zv.geometry.schema import PointSchema
-from dask_zv.pipelines import manifests
-from dask_zv.pipelines.level_io import MANIFESTS_CRC32C, LevelSource
-from dask_zv.pipelines.object_plan import expand_ranges, rows_of_ranges
-from dask_zv.pipelines.objects_index import ObjectIndex, fragment_owners, read_groups, read_object_attributes
-from dask_zv.pipelines.scan import id_ranges
+from dask_zv.pipelines.source.level_io import MANIFESTS_CRC32C, LevelSource
+from dask_zv.pipelines.source.objects_index import ObjectIndex, fragment_owners, read_groups, read_object_attributes
+from dask_zv.pipelines.writing import manifests
+from dask_zv.pipelines.writing.object_plan import expand_ranges, rows_of_ranges
+from dask_zv.pipelines.writing.scan import id_ranges
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import merge_attributes

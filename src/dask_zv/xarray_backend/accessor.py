@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from dask_zv.errors import InputError
-from dask_zv.pipelines.columns import rows_in
+from dask_zv.pipelines.source.columns import rows_in
 from dask_zv.spatial.grid import as_box
 from dask_zv.xarray_backend.index import RowIndex, as_rows
 

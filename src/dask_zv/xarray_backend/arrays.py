@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from dask_zv.pipelines.columns import LevelRows
+from dask_zv.pipelines.source.columns import LevelRows
 
 __all__ = ["ColumnArray", "StatefulVariable"]
 

@@ -12,9 +12,9 @@ from xarray.core.indexing import LazilyIndexedArray
 
 from dask_zv.errors import InputError
 from dask_zv.geometry.schema import AttributeSchema
-from dask_zv.pipelines.columns import LevelRows
-from dask_zv.pipelines.level_io import ChunkTable
-from dask_zv.pipelines.store import Level
+from dask_zv.pipelines.source.columns import LevelRows
+from dask_zv.pipelines.source.level_io import ChunkTable
+from dask_zv.pipelines.stores.store import Level
 from dask_zv.xarray_backend.arrays import ColumnArray, StatefulVariable
 from dask_zv.xarray_backend.index import RowIndex
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import xarray as xr
 from xarray.backends import BackendEntrypoint
 
-from dask_zv.pipelines.store import Store
-from dask_zv.pipelines.store import open as open_store
+from dask_zv.pipelines.stores.store import Store
+from dask_zv.pipelines.stores.store import open as open_store
 from dask_zv.xarray_backend.dataset import level_dataset
 
 __all__ = ["ZVBackendEntrypoint"]

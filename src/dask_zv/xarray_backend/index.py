@@ -11,7 +11,7 @@ from xarray import IndexVariable, Variable
 from xarray.core.indexing import IndexSelResult
 from xarray.indexes import Index, PandasIndex
 
-from dask_zv.pipelines.columns import LevelRows
+from dask_zv.pipelines.source.columns import LevelRows
 
 __all__ = ["RowIndex"]
 

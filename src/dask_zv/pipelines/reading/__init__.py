@@ -1,0 +1,1 @@
+"""Reading a level as one graph."""

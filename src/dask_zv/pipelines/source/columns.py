@@ -1,0 +1,281 @@
+"""Columns of a level by row number: what lazy arrays are made of.
+
+Rows are numbered in reading order (chunks ascending, fragments in order, rows in order). Asking for rows reads only the chunks
+that hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.errors import FormatError
+from dask_zv.format.fragments import FragmentIndex
+from dask_zv.geometry.points import decode_index
+from dask_zv.geometry.schema import FRAGMENTS, AttributeSchema
+from dask_zv.pipelines.source.chunk_cache import SharedCache
+from dask_zv.pipelines.source.chunk_rows import read_chunks
+from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, chunk_table, level_blobs
+from dask_zv.pipelines.source.objects_index import ObjectIndex, chosen_ids, fragment_owners
+from dask_zv.spatial.grid import Box
+from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.layouts import Blobs
+
+__all__ = ["LevelRows", "rows_in"]
+
+_RUN_CHUNKS = 1024
+_RUN_BYTES = 64 << 20
+
+
+_POSITIONS: SharedCache[NDArray[Any]] = SharedCache(128 << 20, lambda p: p.nbytes + 200)
+_INDEXES: SharedCache[FragmentIndex | None] = SharedCache(32 << 20, lambda i: 32 * len(i) + 400 if i is not None else 100)
+
+
+class LevelRows:
+    """The rows of one level, read when asked for; small to pickle where the store has a catalog.
+
+    Parameters
+    ----------
+    source : LevelSource
+    table : ChunkTable
+        The level's chunks; every process finds it again where the level has a catalog.
+    """
+
+    def __init__(self, source: LevelSource, table: ChunkTable) -> None:
+        self.source = source
+        self._table: ChunkTable | None = table
+        self._offsets: NDArray[np.int64] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self.source, "table": None if self.source.catalogued else self._table}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.source = state["source"]
+        self._table = state["table"]
+        self._offsets = None
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        s = self.source
+        # the schema too: new categories can leave every blob, and so the catalog, as it was
+        return (type(self).__name__, s.place.handle, s.place.prefix, s.token, s.index_token, repr(s.schema))
+
+    @property
+    def table(self) -> ChunkTable:
+        """The level's chunks."""
+        if self._table is None:
+            self._table = chunk_table(self.source, level_blobs(self.source).catalog)
+        return self._table
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """First row of each chunk, and the number of rows at the end; shape (n + 1,)."""
+        if self._offsets is None:
+            self._offsets = np.r_[0, np.cumsum(self.table.rows)].astype(np.int64)
+        return self._offsets
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def column(self, name: str | int, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        """Return one column: an axis by number, an attribute or "object_id" by name.
+
+        Parameters
+        ----------
+        name : int or str
+        rows : slice with a positive step, or int64 array of row numbers
+        """
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if stop <= start:
+                return self._empty(name)
+            first, last = self._chunks_between(start, stop)
+            chunks = np.arange(first, last)
+            wanted = None
+        else:
+            if not len(rows):
+                return self._empty(name)
+            wanted = np.asarray(rows, np.int64)
+            of_row = np.searchsorted(self.offsets, wanted, side="right") - 1
+            chunks = np.unique(of_row)
+        out: NDArray[Any] | None = None
+        filled = 0
+        base = self._local_starts(chunks)
+        total = int(base[-1])
+        for low, high in self._runs(chunks):
+            for values in self._read(name, chunks[low:high]):
+                if out is None:
+                    out = np.empty((total, *values.shape[1:]), values.dtype)
+                out[filled : filled + len(values)] = values
+                filled += len(values)
+        assert out is not None
+        if wanted is None:
+            part: NDArray[Any] = out[start - int(self.offsets[first]) : stop - int(self.offsets[first]) : step]
+            return part
+        at = np.searchsorted(chunks, of_row)
+        picked: NDArray[Any] = out[base[at] + wanted - self.offsets[of_row]]
+        return picked
+
+    def _empty(self, name: str | int) -> NDArray[Any]:
+        if isinstance(name, int):
+            return np.zeros(0, self.source.schema.dtype)
+        if name == "object_id":
+            return np.zeros(0, np.int64)
+        attribute = self._attribute(name)
+        if attribute is None:
+            return np.asarray(self.chunk_values)[:0]
+        return np.zeros((0,) if attribute.channels is None else (0, attribute.channels), attribute.value_dtype)
+
+    @property
+    def chunk_values(self) -> NDArray[Any]:
+        """Values of the attribute that leads the chunk keys."""
+        assert self.source.chunk_attribute is not None
+        return np.asarray(self.source.chunk_attribute[1])
+
+    def _chunks_between(self, start: int, stop: int) -> tuple[int, int]:
+        first = int(np.searchsorted(self.offsets, start, side="right")) - 1
+        last = int(np.searchsorted(self.offsets, stop, side="left"))
+        return first, last
+
+    def _local_starts(self, chunks: NDArray[np.intp]) -> NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(self.table.rows[chunks])]).astype(np.int64, copy=False)
+
+    def _runs(self, chunks: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
+        """Cut chunks into runs of bounded size, so that no more than a run's blobs are in memory beside the answer."""
+        size = self.table.rows[chunks] * self.source.schema.row_bytes
+        low = total = 0
+        for i, nbytes in enumerate(size.tolist()):
+            if i > low and (total + nbytes > _RUN_BYTES or i - low >= _RUN_CHUNKS):
+                yield low, i
+                low, total = i, 0
+            total += nbytes
+        yield low, len(chunks)
+
+    def _attribute(self, name: str) -> AttributeSchema | None:
+        return next((a for a in self.source.schema.attributes if a.name == name), None)
+
+    def _keys(self, chunks: NDArray[np.intp]) -> list[str]:
+        return [".".join(map(str, c)) for c in self.table.coords[chunks].tolist()]
+
+    def _read(self, name: str | int, chunks: NDArray[np.intp]) -> list[NDArray[Any]]:
+        if isinstance(name, int):
+            return [p[:, name] for p in self.positions(chunks)]
+        keys, rows = self._keys(chunks), self.table.rows[chunks].tolist()
+        if name == "object_id":
+            table = fragment_owners(self.source, keys)
+            counts = self.fragment_rows(chunks)
+            fragments = np.array([len(c) for c in counts], np.int64)
+            owners = np.split(table.owners_in(self.table.coords[chunks], fragments), np.cumsum(fragments)[:-1])
+            return [np.repeat(o, c) for o, c in zip(owners, counts, strict=True)]
+        attribute = self._attribute(name)
+        if attribute is None:
+            codes = self.table.coords[chunks, 0]
+            if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < len(self.chunk_values):
+                raise FormatError(
+                    f"a chunk key names value {int(codes.max())} of attribute {name!r}, which has {len(self.chunk_values)}",
+                    store=self.source.where(),
+                )
+            return [np.repeat(self.chunk_values[c : c + 1], n) for c, n in zip(codes.tolist(), rows, strict=True)]
+        found = read_chunks(
+            self.source, keys, (attribute,), positions=False, rows=rows, blobs=self._blobs(), indexes=self.indexes(chunks)
+        )
+        return [attribute.values(c.attributes[name]) for c in found]
+
+    def _blobs(self) -> Blobs:
+        return level_blobs(self.source)
+
+    def _cache_keys(self, chunks: NDArray[np.intp]) -> list[tuple[str, str, str, int]]:
+        s = self.source
+        return [(s.place.handle.identity, s.place.prefix, s.token, int(c)) for c in chunks]
+
+    def positions(self, chunks: NDArray[np.intp]) -> list[NDArray[Any]]:
+        """Return chunks' positions in reading order; each chunk is fetched once while the cache holds it."""
+
+        def make(which: list[int]) -> list[NDArray[Any]]:
+            picked = chunks[which]
+            rows, indexes = self.table.rows[picked].tolist(), self.indexes(picked)
+            found = read_chunks(self.source, self._keys(picked), (), rows=rows, blobs=self._blobs(), indexes=indexes)
+            return [c.positions for c in found]
+
+        return _POSITIONS.get_many(self._cache_keys(chunks), make)
+
+    def indexes(self, chunks: NDArray[np.intp]) -> list[FragmentIndex | None]:
+        """Return chunks' fragment indexes, which every column needs and one fetch serves."""
+
+        def make(which: list[int]) -> list[FragmentIndex | None]:
+            picked = chunks[which]
+            keys = self._keys(picked)
+            found = self._blobs().read_many([(FRAGMENTS, k) for k in keys])
+            rows = self.table.rows[picked].tolist()
+            indexes = [decode_index(k, found.get((FRAGMENTS, k)), n) for k, n in zip(keys, rows, strict=True)]
+            for key, n, index in zip(keys, rows, indexes, strict=True):
+                if index is not None and int(index.counts.sum()) != n:
+                    raise FormatError(
+                        f"the chunk's fragments cover {int(index.counts.sum())} of its {n} rows, so rows can't be numbered: "
+                        "read it with Level.read",
+                        store=self.source.where(), array=FRAGMENTS, chunk=key,
+                    )  # fmt: skip
+            return indexes
+
+        return _INDEXES.get_many(self._cache_keys(chunks), make)
+
+    def fragment_rows(self, chunks: NDArray[np.intp]) -> list[NDArray[np.int64]]:
+        """Return the rows of each chunk's fragments; a chunk without an index is one fragment."""
+        rows = self.table.rows[chunks]
+        return [np.array([n]) if i is None else i.counts for i, n in zip(self.indexes(chunks), rows, strict=True)]
+
+
+def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> slice | NDArray[np.int64]:
+    """Return the numbers of the rows inside a closed box that belong to some objects, ascending.
+
+    Positions are read of the chunks that the box cuts, and of no others.
+
+    Parameters
+    ----------
+    rows : LevelRows
+    box : Box, optional
+    objects : sequence of int, optional
+
+    Returns
+    -------
+    slice or ndarray of int64
+        A slice where the rows are one run.
+    """
+    source, table = rows.source, rows.table
+    keep = np.ones(len(table), bool)
+    whole = np.ones(len(table), bool)
+    if box is not None:
+        spatial = table.coords[:, source.rank - source.schema.grid.ndim :]
+        keep = source.schema.grid.touches(spatial, box)
+        whole = source.schema.grid.inside(spatial, box)
+    chosen = None
+    if objects is not None:
+        ids = chosen_ids(objects)
+        chosen = ObjectIndex(source).select(ids)
+        named = Catalog(table.coords, table.rows, {}).find(chosen.distinct_chunks)
+        mine = np.zeros(len(table), bool)
+        mine[named[named >= 0]] = True
+        keep &= mine
+    parts: list[NDArray[np.int64]] = []
+    numbers = np.flatnonzero(keep)
+    for start in range(0, len(numbers), _RUN_CHUNKS):
+        run = numbers[start : start + _RUN_CHUNKS]
+        masks = [np.ones(int(table.rows[c]), bool) for c in run]
+        cut = [i for i, c in enumerate(run) if not whole[c]]
+        if box is not None and cut:
+            for i, piece in zip(cut, rows.positions(run[cut]), strict=True):
+                p = piece.astype(np.float64, copy=False)
+                masks[i] &= ((p >= box[0]) & (p <= box[1])).all(axis=1)
+        if chosen is not None:
+            of_chunks = rows.fragment_rows(run)
+            fragments = np.array([len(c) for c in of_chunks], np.int64)
+            owned = np.split(chosen.owners_in(table.coords[run], fragments) != -1, np.cumsum(fragments)[:-1])
+            for i, counts in enumerate(of_chunks):
+                masks[i] &= np.repeat(owned[i], counts)
+        parts += [np.flatnonzero(m) + rows.offsets[c] for m, c in zip(masks, run, strict=True)]
+    found = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    if len(found) and int(found[-1]) - int(found[0]) + 1 == len(found):
+        return slice(int(found[0]), int(found[-1]) + 1)
+    return found

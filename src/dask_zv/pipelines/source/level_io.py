@@ -1,0 +1,346 @@
+"""What a level holds, found from its metadata: the part of a level that tasks carry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.batch.tasks import Place
+from dask_zv.errors import FormatError, MetadataError
+from dask_zv.format.documents import parse_document
+from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
+from dask_zv.format.metadata import LevelMetadata, RootMetadata
+from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema, PointSchema, parse_dtype
+from dask_zv.pipelines.source.level_grid import grid_attributes, grid_rows
+from dask_zv.spatial.grid import ChunkGrid
+from dask_zv.storage.catalog import CATALOG_NAME, Catalog
+from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.group import load_catalog
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.layouts import Blobs, open_blobs
+from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.replacing import check_not_replaced
+from dask_zv.storage.snapshot import snapshot, together
+
+__all__ = ["ChunkTable", "LevelSource", "check_unchanged", "chunk_table", "find_source", "level_blobs"]
+
+MANIFESTS_CRC32C = "dask_zv_crc32c"
+"""Attribute of the manifests' array; see :func:`dask_zv.pipelines.writing.manifests.write_manifests_document`."""
+
+MEMBERS = "*"
+"""Among the documents that are kept: the names of the nodes below the level."""
+_ATTRIBUTES = "vertex_attributes/"
+_CATALOGS: OrderedDict[tuple[str, str, str], Catalog] = OrderedDict()
+_CATALOG_LIMIT = 8
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkTable:
+    """The chunks of a level.
+
+    Attributes
+    ----------
+    coords : ndarray of int64, shape (n, K)
+        Chunk coordinates, ascending; K is the number of axes, one more where an attribute leads the key.
+    rows : ndarray of int64, shape (n,)
+        Vertices in each chunk.
+    """
+
+    coords: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @property
+    def keys(self) -> list[str]:
+        """Chunk keys, such as ``"0.1.2"``."""
+        return [".".join(map(str, c)) for c in self.coords.tolist()]
+
+    def __repr__(self) -> str:
+        return f"<ChunkTable: {len(self):,} chunks, {int(self.rows.sum()):,} vertices>"
+
+
+@dataclass(frozen=True, slots=True)
+class LevelSource:
+    """All that a task needs to read a level: small, picklable, no open store.
+
+    Attributes
+    ----------
+    place : Place
+        The level's group.
+    schema : PointSchema
+    chunk_attribute : tuple of (name, values), optional
+        The attribute that leads the chunk keys, where there is one.
+    token : str
+        State of the store when it was looked at: the digest of the catalog, or of the metadata without one.
+    catalogued : bool
+        The level had a catalog.
+    index_token : str
+        Digest of the manifests that our writer left; empty for levels of others.
+    links_compared : bool
+        The documents of links were compared with the catalog as well.
+    """
+
+    place: Place
+    schema: PointSchema
+    chunk_attribute: tuple[str, tuple[Any, ...]] | None
+    token: str
+    catalogued: bool
+    index_token: str = ""
+    links_compared: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Rank K of the chunk keys."""
+        return self.schema.grid.ndim + (self.chunk_attribute is not None)
+
+    def where(self) -> str:
+        """Return the level's URL."""
+        return join(self.place.handle.url, self.place.prefix)
+
+
+def _documents(objects: Objects, paths: list[str]) -> list[dict[str, Any] | None]:
+    found = objects.get_many([(join(p, DOCUMENT), None) for p in paths])
+    return [None if d is None else parse_document(d, p, objects.url) for p, d in zip(paths, found, strict=True)]
+
+
+def find_source(
+    place: Place,
+    root: RootMetadata,
+    level: LevelMetadata,
+    token: str,
+    *,
+    check_objects: bool = False,
+    keep: dict[str, Mapping[str, Any] | None] | None = None,
+) -> tuple[LevelSource, Catalog | None]:
+    """Look at a level's arrays.
+
+    Parameters
+    ----------
+    place : Place
+    root, level
+        The metadata of the store and of the level.
+    token : str
+        Digest of both.
+    check_objects : bool
+        Believe the catalog only where every stored object is the one that it noted. Layout ``per_chunk`` notes none: there
+        the catalog is left aside.
+    keep : dict, optional
+        Gets documents of the object index, and maybe the names of the level's nodes, as :data:`MEMBERS`.
+
+    Raises
+    ------
+    MetadataError
+        The level has no vertices array, or an array's metadata is damaged.
+    """
+    store = open_objects(place.handle)
+    # of other geometries than points readers want the objects next
+    ahead = keep is not None and place.layout == "grid" and root.geometry_types[:1] != ("point_cloud",)
+    about = ["object_index", "object_index/manifests", *(["object_index/object_ids"] if ahead else [])]
+    nodes = [*about, *([VERTICES] if place.layout == "per_chunk" else [])]
+    keys = [join(place.prefix, CATALOG_NAME, "c/0"), *(join(place.prefix, n, DOCUMENT) for n in nodes)]
+    objects, names, members = together(
+        store,
+        lambda: snapshot(store, keys),
+        lambda: [n for n in store.list_dir(join(place.prefix, "vertex_attributes")) if n != DOCUMENT],
+        lambda: store.list_dir(place.prefix) if ahead else None,
+    )
+    catalog = load_catalog(objects, place.prefix) if place.layout == "grid" or not check_objects else None
+    arrays = [VERTICES, *(f"vertex_attributes/{n}" for n in names)]
+    if place.layout == "grid":
+        wanted = [*arrays, FRAGMENTS]
+        links = root.links_convention != "implicit_sequential"  # paths are read from their manifests
+        catalog, found, state = grid_attributes(objects, place, catalog, wanted, check_objects=check_objects, links=links)
+        if catalog is None:  # nothing tells its replaced chunks from the others
+            check_not_replaced(objects, place.prefix)
+        token = hashlib.sha256(f"{token} {state}".encode()).hexdigest()
+        documents = [None if a is None else {"attributes": a} for a in found[: len(arrays)]]
+    else:
+        documents = _documents(objects, [join(place.prefix, a) for a in arrays])
+    vertices, *attributes = documents
+    index, manifests, *ids = _documents(objects, [join(place.prefix, p) for p in about])
+    if keep is not None:
+        keep |= dict(zip(about, [index, manifests, *ids], strict=True))
+        if members is not None:
+            keep[MEMBERS] = dict.fromkeys(members)
+    grid = ChunkGrid(level.chunk_shape_in(root.chunk_shape), root.bins_per_chunk if level.level == 0 else (1,) * root.ndim)
+    # chunks without a document: of a write that has not reached its commit in grid, where the list of chunks is in it
+    stored = level.vertex_count > 0 if place.layout == "grid" else bool(objects.list_dir(join(place.prefix, VERTICES)))
+    empty = place.layout == "grid" and vertices is None and not catalog
+    if vertices is None and (stored or (catalog and len(catalog))):
+        raise _lost(place, VERTICES)  # a default dtype would make other points of the same bytes
+    lost = catalog is not None and "object_index" in level.arrays_present
+    if index is None and (lost or (place.layout == "grid" and manifests is not None and not empty)):
+        raise _lost(place, "object_index")
+    meta: Mapping[str, Any] = (vertices or {}).get("attributes", {})
+    if meta.get("encoding", "raw") != "raw":
+        raise MetadataError(
+            f"the positions are encoded as {meta['encoding']!r}, which can't be read", store=objects.url,
+            array=join(place.prefix, VERTICES),
+        )  # fmt: skip
+    # writers of polylines, graphs and meshes leave out the width of 2-D attributes, in both generations
+    any_width = root.geometry_types != ("point_cloud",)
+    schema = PointSchema(
+        grid,
+        parse_dtype(meta.get("dtype", "float32"), "the vertices array"),
+        _attributes(place, catalog, dict(zip(names, attributes, strict=True)), any_width=any_width, empty=empty),
+        index is not None,
+    )
+    chunk_attribute = None
+    if level.chunk_attribute_name is not None:
+        chunk_attribute = (level.chunk_attribute_name, tuple(level.chunk_attribute_values or ()))
+    checksums = (manifests or {}).get("attributes", {}).get(MANIFESTS_CRC32C)
+    index_token = "" if checksums is None else hashlib.sha256(json.dumps(checksums).encode()).hexdigest()
+    source = LevelSource(
+        place,
+        schema,
+        chunk_attribute,
+        catalog.token if catalog is not None else token,
+        catalog is not None,
+        index_token,
+        links_compared=place.layout == "grid" and root.links_convention != "implicit_sequential",
+    )
+    if catalog is not None:
+        _remember(source, catalog)
+    return source, catalog
+
+
+def _attributes(
+    place: Place, catalog: Catalog | None, documents: Mapping[str, Mapping[str, Any] | None], *, any_width: bool, empty: bool
+) -> tuple[AttributeSchema, ...]:
+    """Return the schemas of the attributes that the level has.
+
+    Blobs without a document are those of a write that has not reached its commit; an attribute that was committed and has
+    no document is lost.
+    """
+    committed = {a.removeprefix(_ATTRIBUTES) for a in catalog.arrays if a.startswith(_ATTRIBUTES)} if catalog else set()
+    lost = [n for n in sorted({*committed, *documents}) if documents.get(n) is None and (catalog is None or n in committed)]
+    lost = [] if empty else lost
+    if lost:
+        raise _lost(place, f"{_ATTRIBUTES}{lost[0]}")
+    return tuple(
+        AttributeSchema.from_attributes(n, d.get("attributes", {}), any_width=any_width)
+        for n, d in documents.items()
+        if d is not None
+    )
+
+
+def _lost(place: Place, array: str) -> MetadataError:
+    return MetadataError(
+        f"the document of {array!r} is missing, which says how to read it: restore it, or write the level again",
+        store=place.handle.url, array=join(place.prefix, array),
+    )  # fmt: skip
+
+
+def _remember(source: LevelSource, catalog: Catalog) -> None:
+    with _LOCK:
+        _CATALOGS[source.place.handle.identity, source.place.prefix, catalog.token] = catalog
+        while len(_CATALOGS) > _CATALOG_LIMIT:
+            _CATALOGS.popitem(last=False)
+
+
+def level_blobs(source: LevelSource) -> Blobs:
+    """Return the level's blobs with its catalog, which each process reads once."""
+    objects = open_objects(source.place.handle)
+    if not source.catalogued:
+        return source.place.open()
+    key = (source.place.handle.identity, source.place.prefix, source.token)
+    with _LOCK:
+        catalog = _CATALOGS.get(key)
+    if catalog is None:
+        catalog = check_unchanged(source)
+        _remember(source, catalog)
+    return open_blobs(objects, source.place.prefix, source.place.layout, catalog, trust=True)
+
+
+def check_unchanged(source: LevelSource) -> Catalog:
+    """Return the level's catalog if it is the one that `source` was found with.
+
+    Raises
+    ------
+    FormatError
+        The level was rewritten since.
+    """
+    objects = open_objects(source.place.handle)
+    catalog = load_catalog(objects, source.place.prefix)
+    if catalog is None or catalog.token != source.token:
+        raise FormatError(
+            "the level was rewritten after it was opened: open it again", store=objects.url, array=source.place.prefix
+        )
+    return catalog
+
+
+def _check_siblings(source: LevelSource, blobs: PerChunk, chunks: set[tuple[int, ...]]) -> None:
+    """Compare the chunks that have positions with those that have fragments: without a catalog nothing else tells of a loss.
+
+    Levels of others may have no fragments at all.
+    """
+    listing = blobs.listing(FRAGMENTS)
+    fragments = {parse_key(k) for k in (*listing.plain, *listing.entries) if is_spatial_key(k)}
+    if fragments and fragments != chunks:
+        odd = min(fragments ^ chunks)
+        here, there = (VERTICES, FRAGMENTS) if odd in chunks else (FRAGMENTS, VERTICES)
+        raise FormatError(
+            f"the chunk is in {here!r} and not in {there!r}: it was lost, or is being written",
+            store=source.where(), array=there, chunk=".".join(map(str, odd)),
+        )  # fmt: skip
+
+
+def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
+    """Return the level's chunks with their rows: from the catalog, or from the documents of the vertices' blobs.
+
+    Raises
+    ------
+    FormatError
+        A blob of positions is no whole number of rows, or a chunk lacks its sibling.
+    """
+    row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize
+    if catalog is not None and VERTICES in catalog.arrays:
+        have = catalog.chunks_of(VERTICES)
+        sizes = catalog.arrays[VERTICES].nbytes[have]
+        coords, rows = catalog.coords[have], catalog.rows[have]
+        coords = coords if len(coords) else coords.reshape(0, source.rank)  # a catalog of nothing has no rank
+        wrong = (rows >= 0) & (rows * row_bytes != sizes)
+        if wrong.any():
+            at = int(np.flatnonzero(wrong)[0])
+            raise FormatError(
+                f"the catalog has {rows[at]} rows in {sizes[at]} bytes, the metadata says {row_bytes} bytes a row: one of them "
+                "is damaged; store.refresh() rebuilds the catalog",
+                store=source.where(), array=VERTICES, chunk=".".join(map(str, coords[at].tolist())),
+            )  # fmt: skip
+        if (rows >= 0).all():
+            return ChunkTable(coords, rows)
+        by_key = dict(zip(map(tuple, coords.tolist()), sizes.tolist(), strict=True))
+    else:
+        blobs = source.place.open()
+        if isinstance(blobs, GridArrays):
+            return ChunkTable(*grid_rows(source, blobs, row_bytes))
+        by_key = {parse_key(k): n for k, n in blobs.sizes(VERTICES).items() if is_spatial_key(k)}
+        _check_siblings(source, blobs, set(by_key))
+    order = sorted(by_key)
+    odd = [c for c in order if len(c) != source.rank]
+    if odd:
+        raise FormatError(
+            f"chunk key of rank {len(odd[0])} in a level whose keys have rank {source.rank}",
+            store=source.where(), array=VERTICES, chunk=".".join(map(str, odd[0])),
+        )  # fmt: skip
+    table = np.array(order, np.int64).reshape(len(order), source.rank)
+    nbytes = np.array([by_key[c] for c in order], np.int64)
+    if (nbytes % row_bytes).any():
+        bad = int(np.flatnonzero(nbytes % row_bytes)[0])
+        raise FormatError(
+            f"the blob has {nbytes[bad]} bytes, no whole number of rows of {row_bytes}",
+            store=source.where(), array=VERTICES, chunk=".".join(map(str, order[bad])),
+        )  # fmt: skip
+    return ChunkTable(table, nbytes // row_bytes)

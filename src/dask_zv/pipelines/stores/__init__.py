@@ -1,0 +1,1 @@
+"""Stores and levels as a whole: made, opened, refreshed, expanded, converted."""

@@ -1,0 +1,91 @@
+"""Rebuilding the catalog of levels that have none, or whose chunks another tool changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dask.task_spec import List
+
+from dask_zv.batch.graph import GraphBuilder
+from dask_zv.batch.receipts import Receipt, Report, make_receipt
+from dask_zv.batch.run import check_reachable, compute_one
+from dask_zv.batch.tasks import BlockResult, CommitSpec, Place, commit
+from dask_zv.format.keys import is_spatial_key
+from dask_zv.format.shards import shard_id
+from dask_zv.geometry.schema import VERTICES
+from dask_zv.pipelines.stores.refresh_grid import rebuild_grid_catalog
+from dask_zv.pipelines.stores.store import Level, Store
+from dask_zv.storage.catalog import CATALOG_NAME
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.per_chunk import PerChunk
+
+__all__ = ["rebuild_catalogs"]
+
+_BLOCK_CHUNKS = 1024
+
+
+def rebuild_catalogs(store: Store) -> None:
+    """Read every blob of every level once, and write the catalogs anew; one graph a level on the active scheduler.
+
+    Raises
+    ------
+    StoreError, FormatError
+        A blob is damaged; the message names it, and the old catalog is gone.
+    """
+    check_reachable(store.handle)
+    store.reload()
+    for number in store.levels:
+        _rebuild(store.level(number))
+
+
+def _rebuild(level: Level) -> None:
+    if level.place.layout == "grid":
+        rebuild_grid_catalog(level)
+        return
+    place = level.place
+    group = level.group
+    group.delete_subtree(CATALOG_NAME)
+    arrays = tuple(a for a in level.source.schema.arrays if group.array_exists(a))
+    keys = {a: [k for k in group.list_chunks(a) if is_spatial_key(k)] for a in arrays}
+    wanted = sorted({k for found in keys.values() for k in found})
+    if any(_has_foreign_shards(place, a) for a in arrays):
+        return  # such shards are read through their own index; a catalog without them would hide their chunks
+    row_bytes = level.source.schema.grid.ndim * level.source.schema.dtype.itemsize
+    builder = GraphBuilder("zv-refresh")
+    have = {a: frozenset(found) for a, found in keys.items()}
+    receipts = []
+    for start in range(0, len(wanted), _BLOCK_CHUNKS):
+        block = wanted[start : start + _BLOCK_CHUNKS]
+        addresses = [(a, k) for k in block for a in arrays if k in have[a]]
+        receipts.append(builder.add(builder.key("block", start), _look, place, addresses, row_bytes))
+    end = builder.key("commit")
+    spec = CommitSpec(place, (), (), catalog=True, replace=False, remove=(), report=Report(-1, 0, 0, 0, 0, 0, 0.0))
+    builder.add(end, _commit, spec, List(*receipts))
+    compute_one(builder.finish(end))
+
+
+def _blobs(place: Place) -> PerChunk:
+    return PerChunk(open_objects(place.handle), place.prefix)
+
+
+def _has_foreign_shards(place: Place, array: str) -> bool:
+    entries = _blobs(place).listing(array).entries.values()
+    return any(crc is None or shard_id(name) is None for name, (_, _, crc) in entries)
+
+
+def _look(place: Place, addresses: Sequence[tuple[str, str]], row_bytes: int) -> Receipt:
+    blobs = _blobs(place)
+    found = blobs.read_many(addresses)
+    places: dict[tuple[str, str], tuple[int, int, int]] = {}
+    for array in {a for a, _ in addresses}:
+        listing = blobs.listing(array)
+        for key, (name, (offset, _, crc)) in listing.entries.items():
+            number = shard_id(name)
+            if (array, key) in found and key not in listing.plain and number is not None and crc is not None:
+                places[array, key] = (number, offset, crc)
+    rows = {k: len(data) // row_bytes for (a, k), data in found.items() if a == VERTICES}
+    return make_receipt(found, rows, places, 0)
+
+
+def _commit(spec: CommitSpec, receipts: Sequence[Receipt]) -> Report:
+    return commit(spec, [BlockResult(r, 0.0, 0.0) for r in receipts])

@@ -1,0 +1,237 @@
+"""Stores: opening, and what they say about themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from dask_zv.batch.group import Group
+from dask_zv.errors import InputError, MetadataError, NotFoundError
+from dask_zv.format.documents import parse_document
+from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.metadata import RootMetadata
+from dask_zv.pipelines.stores.level import Level
+from dask_zv.storage.grid_defaults import SETTINGS
+from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.layouts import Layout, layout_of
+from dask_zv.storage.nodes import read_document
+from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.opening import open_root
+
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
+__all__ = ["SETTINGS", "Level", "Store", "open"]
+
+
+class Store:
+    """A Zarr Vectors store.
+
+    Made by :func:`create` and :func:`open`; pickles through a small handle.
+
+    Attributes
+    ----------
+    metadata : RootMetadata
+    url : str
+        Where it is; without secrets.
+    check_objects : bool
+        Levels compare every stored object with their catalog when they are first looked at.
+    """
+
+    def __init__(self, handle: StoreHandle, prefix: str, attributes: Mapping[str, Any], *, check_objects: bool = False) -> None:
+        self.check_objects = check_objects
+        self._handle = handle
+        self._prefix = prefix
+        self._load(attributes)
+
+    def _load(self, attributes: Mapping[str, Any]) -> None:
+        if "zarr_vectors" not in attributes:
+            raise MetadataError(
+                f"a Zarr group, but no Zarr Vectors store: its attributes are {sorted(attributes) or 'empty'}",
+                store=self.url,
+            )
+        try:
+            self.metadata = RootMetadata.from_attributes(attributes)
+        except MetadataError as error:
+            raise error.at(store=self.url) from None
+        settings = attributes.get(SETTINGS, {})
+        self.settings: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
+        self._levels: dict[int, Level] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._handle, self._prefix, self.check_objects)
+
+    @property
+    def url(self) -> str:
+        """Where the store is, without secrets."""
+        return join(self._handle.url, self._prefix)
+
+    @property
+    def prefix(self) -> str:
+        """Path of the root group inside what :attr:`handle` opens."""
+        return self._prefix
+
+    @property
+    def handle(self) -> StoreHandle:
+        """What tasks carry instead of the open store."""
+        return self._handle
+
+    @property
+    def layout(self) -> Layout:
+        """How its arrays are stored: ``"grid"`` (ZV 0.9) or ``"per_chunk"`` (ZV 0.7)."""
+        return layout_of(self.metadata.generation)
+
+    @property
+    def group(self) -> Group:
+        """The root group."""
+        return Group._from_handle(self._handle, self._prefix, self.layout)
+
+    @property
+    def read_only(self) -> bool:
+        """True where the store was opened for reading."""
+        return open_objects(self._handle).read_only
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes, one for each column of the positions."""
+        return tuple(a.name for a in self.metadata.axes)
+
+    @cached_property
+    def levels(self) -> tuple[int, ...]:
+        """Numbers of the resolution levels; 0 is the finest."""
+        names = open_objects(self._handle).list_dir(self._prefix)
+        return tuple(sorted(int(n) for n in names if n.isascii() and n.isdigit() and (n == "0" or n[0] != "0")))
+
+    def level(self, number: int = 0) -> Level:
+        """Return one resolution level.
+
+        Raises
+        ------
+        NotFoundError
+            The store has no such level.
+        """
+        if number not in self._levels:
+            document = read_document(open_objects(self._handle), join(self._prefix, str(number)))
+            if document is None and number not in self.levels:
+                raise NotFoundError(f"no level {number}: the store has the levels {list(self.levels)}", store=self.url)
+            self._levels[number] = Level(self, number, {} if document is None else document.get("attributes", {}))
+        return self._levels[number]
+
+    def refresh(self) -> Store:
+        """Look at the store afresh, and rebuild catalogs that are missing or stale where it can be written.
+
+        Rebuilding reads every blob once, as one graph on the active scheduler.
+
+        Returns
+        -------
+        Store
+            This store.
+        """
+        if not self.read_only:
+            from dask_zv.pipelines.stores.refresh import rebuild_catalogs
+
+            rebuild_catalogs(self)
+        self.reload()
+        return self
+
+    def expand(self, bounds: Any, *, compute: bool = True) -> Delayed | None:
+        """Give the store larger bounds, so that chunks further out can be written; nothing that it holds changes.
+
+        In layout ``grid`` the arrays' grids grow: at their far end by their documents alone; at their near end every stored
+        object is copied once, without being decoded, as one graph on the active scheduler.
+
+        Parameters
+        ----------
+        bounds : pair of corners
+            What must lie inside, beside what does already.
+        compute : bool
+            False returns a Delayed.
+
+        Raises
+        ------
+        InputError
+            No finite box.
+        StoreError
+            Another writer changed the level at the same time, or storage failed; the store is what it was.
+        """
+        from dask_zv.pipelines.stores.expand import expand_store
+
+        delayed = expand_store(self, bounds, compute=compute)
+        if compute:
+            self.reload()
+        return delayed
+
+    def reload(self) -> None:
+        """Read the metadata again."""
+        attributes = self.group.attrs.to_dict()
+        self.__dict__.pop("levels", None)
+        self._load(attributes)
+
+    def __repr__(self) -> str:
+        m = self.metadata
+        kinds = ", ".join(m.geometry_types) or "no geometry yet"
+        low, high = m.bounds
+        lines = [f"<dask_zv.Store {self.url}: {kinds}, layout {m.generation.name.lower()} (ZV {m.zv_version})>"]
+        for axis, a, b, c in zip(m.axes, low, high, m.chunk_shape, strict=True):
+            unit = f" {axis.unit}" if axis.unit else ""
+            lines.append(f"  {axis.name}: {a:g} … {b:g}{unit}, chunks of {c:g}")
+        lines += [f"  level {n}: {self.level(n).metadata.vertex_count:,} vertices" for n in self.levels]
+        return "\n".join(lines)
+
+
+def _reopen(handle: StoreHandle, prefix: str, check_objects: bool) -> Store:
+    attributes = Group._from_handle(handle, prefix).attrs.to_dict()
+    return Store(handle, prefix, attributes, check_objects=check_objects)
+
+
+def open(
+    target: object,
+    mode: Literal["r", "r+"] = "r",
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    check_objects: bool = False,
+) -> Store:
+    """Open a Zarr Vectors store.
+
+    Parameters
+    ----------
+    target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
+        A ``.zip`` of a store can be read.
+    mode : {"r", "r+"}
+        For reading, or for writing into it as well.
+    storage_options : mapping, optional
+        Options of a URL, in fsspec's dialect.
+    check_objects : bool
+        Compare every stored object's length and ETag (or time of change) with the catalog when a level is first looked at.
+        Another tool's edit of a chunk in place is found whenever that chunk is read; this finds it before, at the price of a
+        request for each object, so that counts of rows and Dask's keys are those of the edited store.
+
+    Returns
+    -------
+    Store
+
+    Raises
+    ------
+    NotFoundError
+        Nothing is there.
+    MetadataError
+        A Zarr group that is no Zarr Vectors store, or one of a generation that isn't read.
+    StoreError
+        No Zarr v3 hierarchy, or the store can't be reached.
+    """
+    if mode not in ("r", "r+"):
+        raise InputError(f"mode {mode!r} is not 'r' or 'r+': dzv.create makes stores")
+    first: list[bytes | None] = []
+
+    def peek(objects: Objects, prefix: str) -> bytes | None:
+        root, level = objects.get_many([(join(prefix, p), None) for p in (DOCUMENT, f"0/{DOCUMENT}")])
+        first.append(level)
+        return root
+
+    handle, prefix, attributes = open_root(target, mode, storage_options, must_exist=True, peek=peek)
+    store = Store(handle, prefix, attributes, check_objects=check_objects)
+    if first[0] is not None:  # most readers go on with level 0
+        document = parse_document(first[0], join(prefix, "0"), handle.url)
+        store._levels[0] = Level(store, 0, document.get("attributes", {}))
+    return store

@@ -1,0 +1,1 @@
+"""Writing a level as one graph: inputs, scan, exchange, blocks, objects, links, commit."""

@@ -1,0 +1,289 @@
+"""Bringing rows together by block: every partition is split once, every block gathers its pieces.
+
+A block is a run of chunks along the Morton curve, so a partition whose points lie together feeds few blocks, and the graph has
+an edge only where a partition has rows for a block. Routing is by exact division of chunk codes, never by a hash; pieces are
+gathered in the order of the partitions, so rows keep the input's order whatever order the scheduler works in.
+
+On a local scheduler, where nothing spills, pieces of large inputs go through files in Dask's temporary directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+from dask.task_spec import List, Task, TaskRef
+from numpy.typing import NDArray
+
+from dask_zv.batch.graph import GraphBuilder
+from dask_zv.format.grids import GridSpec
+from dask_zv.geometry.rows import VertexRows, concatenate_rows
+from dask_zv.geometry.schema import AttributeSchema
+from dask_zv.pipelines.writing.inputs import Partitions, RawPart
+from dask_zv.pipelines.writing.scan import Conversion, Scan, convert_part, span_codes
+from dask_zv.spatial.grouping import group_by_chunk
+from dask_zv.spatial.morton import morton_codes
+
+__all__ = ["BlockPlan", "Touch", "gather", "plan_blocks", "remove_spill", "spill_directory", "split_partitions"]
+
+_BLOCK_BYTES = (1 << 20, 32 << 20)
+_MOST_BLOCK_BYTES = 256 << 20
+_BLOCK_CHUNKS = 1024
+_MOST_BLOCK_CHUNKS = 1 << 15
+_MOST_EDGES = 3_500
+_SPILL_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockPlan:
+    """How chunks are divided into blocks.
+
+    Attributes
+    ----------
+    starts : ndarray of uint64 (or object), shape (B,)
+        Least Morton code of each block; a block ends where the next starts.
+    origin, unit : tuple of int, length D, optional
+        In layout ``grid`` the codes are those of shards: first chunk of the grid, and chunks in a shard along each axis.
+        None where they are those of chunks.
+    """
+
+    starts: NDArray[Any]
+    origin: tuple[int, ...] | None = None
+    unit: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def codes_of(self, coords: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the Morton code of each chunk, or of the shard that holds it; coords (n, D) to (n,)."""
+        if self.origin is not None:
+            coords = coords - np.asarray(self.origin, np.int64)
+        if self.unit is not None:
+            coords = coords // np.asarray(self.unit, np.int64)
+        return morton_codes(coords)
+
+    def blocks_of(self, coords: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the block of each chunk, coords (n, D) to int64 (n,)."""
+        codes = self.codes_of(coords)
+        if codes.dtype != self.starts.dtype:
+            codes, starts = codes.astype(object), self.starts.astype(object)
+        else:
+            starts = self.starts
+        return np.searchsorted(starts, codes, side="right").astype(np.int64) - 1
+
+
+def plan_blocks(scan: Scan, row_bytes: int, shards: int | None, partitions: int, grid: GridSpec | None = None) -> BlockPlan:
+    """Divide the chunks that have rows into blocks of whole shards, balanced by true counts.
+
+    Parameters
+    ----------
+    scan : Scan
+    row_bytes : int
+        Bytes of a row in all arrays.
+    shards : int, optional
+        Chunks per shard of layout ``per_chunk``, cut along the Morton curve; None where every blob is an object of its own.
+    partitions : int
+        Partitions of the input; where there are many, blocks are larger, so that the graph stays small.
+    grid : GridSpec, optional
+        The arrays' grid, in layout ``grid``.
+    """
+    shape = BlockPlan(np.zeros(0, np.uint64), *((grid.origin, grid.shard_shape) if grid is not None else (None, None)))
+    if not len(scan.coords):
+        return shape
+    codes = shape.codes_of(scan.coords)
+    order = np.argsort(codes, kind="stable")
+    codes, counts = codes[order], scan.counts[order]
+    units = codes - codes % codes.dtype.type(shards or 1) if codes.dtype != object else codes - codes % (shards or 1)
+    first = np.flatnonzero(np.r_[True, units[1:] != units[:-1]])
+    rows = np.add.reduceat(counts, first)
+    chunks = np.diff(np.r_[first, len(codes)])
+    total = int(rows.sum()) * row_bytes
+    target = int(np.clip(total // 8, *_BLOCK_BYTES))
+    target = max(target, min(total * partitions // _MOST_EDGES, _MOST_BLOCK_BYTES))
+    # a pair of partition and block is a task: many partitions make blocks of many chunks
+    most_chunks = max(_BLOCK_CHUNKS, min(len(codes) * partitions // _MOST_EDGES, _MOST_BLOCK_CHUNKS))
+    # one cost for bytes and for chunks, cut where it passes whole numbers
+    cost = rows * (row_bytes / target) + chunks / most_chunks
+    number = np.floor(np.cumsum(cost) - cost / 2).astype(np.int64)
+    starts = first[np.r_[True, number[1:] != number[:-1]]]
+    return dataclasses.replace(shape, starts=units[starts])
+
+
+@dataclass(frozen=True, slots=True)
+class SpilledPiece:
+    """A piece in a file instead of in memory."""
+
+    path: str
+
+    def load(self) -> VertexRows:
+        """Read the piece."""
+        with Path(self.path).open("rb") as file:
+            rows: VertexRows = pickle.load(file)
+        return rows
+
+
+Pieces = Mapping[int, "VertexRows | SpilledPiece"]
+
+
+def split_part(
+    conversion: Conversion,
+    schemas: Sequence[AttributeSchema],
+    plan: BlockPlan,
+    spill: str | None,
+    number: int,
+    start: int | None,
+    part: RawPart,
+) -> dict[int, VertexRows | SpilledPiece]:
+    """Return a partition's rows as they are stored, divided by block, in input order in each."""
+    rows, _ = convert_part(conversion, number, part, schemas, start)
+    if not len(rows):
+        return {}
+    coords, which = group_by_chunk(conversion.grid.chunks_of(rows.positions))
+    block = plan.blocks_of(coords)[which]
+    pieces: dict[int, VertexRows | SpilledPiece] = {}
+    found = np.unique(block)
+    if len(found) == 1:
+        pieces[int(found[0])] = rows
+    else:
+        order = np.argsort(block, kind="stable") if len(plan) > 1 << 16 else np.argsort(block.astype(np.uint16), kind="stable")
+        ends = np.cumsum(np.bincount(block, minlength=int(found[-1]) + 1))
+        for b in found.tolist():
+            pieces[b] = rows.take(order[ends[b - 1] if b else 0 : ends[b]])
+    if spill is None or _on_distributed_worker():
+        return pieces
+    folder = Path(spill)
+    for b, piece in pieces.items():
+        path = folder / f"{number}-{b}.{uuid.uuid4().hex[:8]}"
+        with path.open("wb") as file:
+            pickle.dump(piece, file, protocol=5)
+        pieces[b] = SpilledPiece(str(path))
+    return pieces
+
+
+def _on_distributed_worker() -> bool:
+    """Tell whether this task's results are kept by a distributed worker, which spills them itself."""
+    if "distributed" not in sys.modules:
+        return False
+    from distributed import get_worker
+
+    try:
+        get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def pick(pieces: Pieces, block: int) -> VertexRows | SpilledPiece | None:
+    """Return one block's piece of a split partition, None where it has no rows for the block."""
+    return pieces.get(block)
+
+
+def gather(block: int, pieces: Sequence[VertexRows | SpilledPiece | Pieces | None]) -> VertexRows:
+    """Return a block's rows from its pieces, in the order of the partitions."""
+    rows: list[VertexRows] = []
+    for piece in pieces:
+        found = pick(piece, block) if isinstance(piece, Mapping) else piece
+        if found is not None:
+            rows.append(found.load() if isinstance(found, SpilledPiece) else found)
+    return concatenate_rows(rows)
+
+
+def spill_directory(total_bytes: int) -> str | None:
+    """Return where pieces of a large input go on a local scheduler, None where they stay in memory."""
+    if total_bytes < _SPILL_BYTES:
+        return None
+    parent = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
+    return str(Path(parent) / f"dask-zv-{uuid.uuid4().hex[:12]}")
+
+
+def remove_spill(spill: str | None) -> None:
+    """Remove what :func:`split_part` left in files."""
+    if spill is None:
+        return
+    gone = f"{spill}.gone"
+    try:
+        # renamed first: a task that outlives a failed run then finds no directory, instead of making files in it again
+        Path(spill).rename(gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def make_spill(spill: str) -> str:
+    """Make the directory of spilled pieces; return it, for the tasks that wait for it."""
+    Path(spill).mkdir(parents=True)
+    return spill
+
+
+def split_partitions(
+    builder: GraphBuilder,
+    partitions: Partitions,
+    conversion: Conversion,
+    schemas: Sequence[AttributeSchema],
+    plan: BlockPlan,
+    scan: Scan,
+    spill: str | None,
+    *,
+    numbered: bool = False,
+) -> list[Task]:
+    """Add the splitting tasks; return for each block the task that gathers its rows, to be inlined where it is used.
+
+    With `numbered` every row carries its number in the whole input.
+    """
+    touch = Touch(plan, scan)
+    starts = scan.starts().tolist()
+    sources: list[list[TaskRef]] = [[] for _ in range(len(plan))]
+    folder = builder.add(builder.key("spill"), make_spill, spill) if spill is not None else None
+    for number, argument in enumerate(partitions.arguments(builder)):
+        spans = scan.spans[number]
+        touched = touch.blocks(spans)
+        if not touched:
+            continue
+        split = builder.add(
+            builder.key("split", number),
+            split_part,
+            conversion,
+            tuple(schemas),
+            plan,
+            folder,
+            number,
+            starts[number] if numbered else None,
+            argument,
+        )
+        for block in touched:
+            if len(touched) == 1:
+                sources[block].append(split)
+            else:
+                sources[block].append(builder.add(builder.key("piece", f"{number}-{block}"), pick, split, block))
+    return [Task(None, gather, block, List(*refs)) for block, refs in enumerate(sources)]
+
+
+class Touch:
+    """Tells which blocks a partition can have rows for."""
+
+    def __init__(self, plan: BlockPlan, scan: Scan) -> None:
+        codes = span_codes(scan.coords)
+        order = np.argsort(codes, kind="stable")
+        self._codes = codes[order]
+        self._blocks = plan.blocks_of(scan.coords)[order]
+        self._count = len(plan)
+
+    def blocks(self, spans: NDArray[Any]) -> list[int]:
+        """Return the blocks of all chunks in the partition's spans, ascending."""
+        touched = np.zeros(self._count, bool)
+        if len(spans):
+            lows = np.searchsorted(self._codes, spans[:, 0], side="left")
+            highs = np.searchsorted(self._codes, spans[:, 1], side="right")
+            for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
+                touched[self._blocks[low:high]] = True
+        return np.flatnonzero(touched).tolist()

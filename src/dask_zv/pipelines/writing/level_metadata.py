@@ -1,0 +1,181 @@
+"""What a write says of its level and its store: grid and packing, attributes, and the nodes that it leaves no place for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.batch.tasks import Place
+from dask_zv.errors import PlanError
+from dask_zv.format.grids import GridSpec, codec_list
+from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.metadata import LevelMetadata
+from dask_zv.geometry.schema import PointSchema
+from dask_zv.pipelines.stores.creation import FEW_CHUNKS, SHARD_CHUNKS, packing
+from dask_zv.pipelines.stores.store import SETTINGS, Level, Store
+from dask_zv.pipelines.writing.manifests import ObjectPlan, old_object_nodes
+from dask_zv.pipelines.writing.scan import Conversion, Scan
+from dask_zv.spatial.morton import morton_codes
+from dask_zv.storage.catalog import CATALOG_NAME
+from dask_zv.storage.grid_commit import GridPlan
+from dask_zv.storage.grid_defaults import grid_of_bounds, grid_settings
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.local import LocalObjects
+from dask_zv.storage.nodes import load_catalog
+from dask_zv.storage.objects import Objects, join
+
+__all__ = ["grid_plan", "level_attributes", "old_nodes", "root_attributes", "shards_of"]
+
+
+def shards_of(store: Store, objects: Objects, coords: NDArray[np.int64]) -> int | None:
+    """Return the chunks per shard, None for an object per chunk.
+
+    Raises
+    ------
+    PlanError
+        Shards were asked for, and their numbers are too large to be recorded.
+    """
+    asked = store.settings.get("shard_chunks", "auto")
+    local = isinstance(objects, LocalObjects) or store.handle.one_process
+    if asked == 1 or (asked == "auto" and local and len(coords) <= FEW_CHUNKS):
+        return None
+    if len(coords) and int(morton_codes(coords).max()) > np.iinfo(np.int64).max:
+        if asked == "auto":
+            return None
+        raise PlanError(
+            f"shards of chunks from {coords.min(axis=0).tolist()} to {coords.max(axis=0).tolist()} have numbers beyond 2**63: "
+            "make the store with shard_chunks=1, choose a larger chunk_shape, or shift the positions",
+            store=store.url,
+        )
+    return asked if isinstance(asked, int) else SHARD_CHUNKS
+
+
+def grid_plan(level: Level, scan: Scan, arrays: Sequence[str], mode: str) -> GridPlan:
+    """Return the grid of the level's arrays: of the store's bounds where they were declared, and always of the data."""
+    store, metadata = level.store, level.store.metadata
+    corners = [scan.coords.min(axis=0), scan.coords.max(axis=0)] if len(scan.coords) else []
+    if store.settings.get("bounds", "declared") == "declared" or not corners:
+        origin, shape = grid_of_bounds(metadata.chunk_shape, *metadata.bounds)
+        corners += [np.array(origin, np.int64), np.array(origin, np.int64) + np.array(shape, np.int64) - 1]
+    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+    extents: list[int] = (high - low + 1).tolist()
+    local = isinstance(open_objects(store.handle), LocalObjects) or store.handle.one_process
+    shards = packing(store.settings.get("shard_chunks", "auto"), len(scan.coords), extents, local=local)
+    spec = GridSpec(tuple(extents), tuple(low.tolist()), shards, codec_list(store.settings.get("codecs", "zstd")))
+    catalog = load_catalog(open_objects(store.handle), level.place.prefix)
+    return GridPlan(dict.fromkeys(arrays, spec), token="" if catalog is None else catalog.token, alone=mode != "overwrite")
+
+
+def level_attributes(
+    level: Level,
+    scan: Scan,
+    schema: PointSchema,
+    cells: GridSpec | None,
+    *,
+    objects: bool,
+    links: bool,
+) -> dict[str, Any]:
+    """Return the attributes that make the level what was written.
+
+    Parameters
+    ----------
+    level : Level
+    scan : Scan
+    schema : PointSchema
+    cells : GridSpec or None
+        The grid of its arrays, in layout ``grid``.
+    objects : bool
+        There are objects.
+    links : bool
+        There are links that were given.
+    """
+    present = ["vertices"]
+    if schema.attributes:
+        present.append("vertex_attributes")
+    if links:
+        present.append("links")
+    if objects:
+        present.append("object_index")
+    # what another writer's level said of its chunk keys and fragments does not hold for ours
+    metadata: LevelMetadata = dataclasses.replace(
+        level.metadata,
+        vertex_count=scan.rows,
+        arrays_present=tuple(present),
+        chunk_dims=None,
+        chunk_attribute_name=None,
+        chunk_attribute_values=None,
+        shared_fragments=False,
+        fragments_tile=cells is not None,  # true of all that is written here; 0.7 has no such word
+    )
+    if cells is None:
+        return metadata.to_attributes()
+    return {**metadata.to_attributes(), SETTINGS: {"layout": "grid", "grid": grid_settings(cells)}}
+
+
+def root_attributes(store: Store, scan: Scan, conversion: Conversion, shards: int | None) -> dict[str, Any]:
+    """Return the attributes of the store: its bounds are now those of the data, where they were not declared."""
+    metadata = store.metadata
+    if conversion.box is None and scan.rows:
+        low, high = np.asarray(scan.low, np.float64), np.asarray(scan.high, np.float64)
+        if store.settings.get("bounds", "declared") == "declared":  # expanded
+            low, high = np.minimum(low, metadata.bounds[0]), np.maximum(high, metadata.bounds[1])
+        metadata = dataclasses.replace(metadata, bounds=(tuple(low.tolist()), tuple(high.tolist())))
+    attributes = {**metadata.to_attributes(), SETTINGS: dict(store.settings)}
+    if store.layout == "per_chunk":
+        attributes["shard_layout"] = "flat" if shards is None else "octree"
+        if shards is not None:
+            attributes["shard_size"] = shards
+    return attributes
+
+
+def old_nodes(
+    objects: Objects, place: Place, schema: PointSchema, plan: ObjectPlan | None, families: Sequence[str]
+) -> tuple[str, ...]:
+    """Return what the level holds that the new content has no place for."""
+    keep = {a.name for a in schema.attributes}
+    old = ["vertex_attributes"]
+    if keep:
+        names = objects.list_dir(join(place.prefix, "vertex_attributes"))
+        old = [f"vertex_attributes/{n}" for n in names if n not in keep and n != DOCUMENT]
+    # the links of other levels' vertices to these are wrong now, and so are these ones' to theirs
+    above = {f.rpartition("/")[0] for f in families}
+    for family in ("links", "cross_chunk_links", "link_attributes", "cross_chunk_link_attributes"):
+        if not any(f.startswith(f"{family}/") for f in families):
+            old.append(family)
+            continue
+        for name in objects.list_dir(join(place.prefix, family)):
+            path = f"{family}/{name}"
+            if name != DOCUMENT and path not in families and path not in above:
+                old.append(path)
+    for path in above:
+        old += [
+            f"{path}/{n}" for n in objects.list_dir(join(place.prefix, path)) if n != DOCUMENT and f"{path}/{n}" not in families
+        ]
+    if not families:
+        old.append("link_fragments")
+    old += _links_to_this(objects, place.prefix)
+    return (*dict.fromkeys(old), "fragment_attributes", *old_object_nodes(objects, place.prefix, plan, place.layout))
+
+
+def _links_to_this(objects: Objects, prefix: str) -> list[str]:
+    """Return the links that other levels have to the vertices of this one, which are about to be others."""
+    root, _, number = prefix.rpartition("/")
+    old: list[str] = []
+    for level in objects.list_dir(root):
+        if not (level.isascii() and level.isdigit()) or level == number:
+            continue
+        delta = f"{int(number) - int(level):+d}"
+        found: list[str] = []
+        for family in ("links", "cross_chunk_links", "link_attributes", "cross_chunk_link_attributes"):
+            names = [n for n in objects.list_dir(join(root, level, family)) if n != DOCUMENT]
+            if family.endswith("_attributes"):
+                found += [f"{family}/{n}/{delta}" for n in names if delta in objects.list_dir(join(root, level, family, n))]
+            elif delta in names:
+                found.append(family if names == [delta] else f"{family}/{delta}")  # no group of nothing is left
+        if found:
+            old += [f"../{level}/{path}" for path in (*found, CATALOG_NAME)]  # a catalog would still name them
+    return old
