@@ -63,9 +63,10 @@ class KeptWorker:
         finally:
             alarm.cancel()
         if not answer:
-            self.process.wait(self.timeout)
+            status = self.process.wait(self.timeout)
             self.errors.seek(0)
-            raise FailedError(self.errors.read().strip()[-2000:] or f"took longer than {self.timeout:g} s")
+            said = self.errors.read().strip()[-2000:]
+            raise FailedError(f"exit status {status} after at most {self.timeout:g} s: {said or 'no message'}")
         measured: Row = json.loads(answer)
         return measured
 
@@ -175,7 +176,7 @@ class Bench:
         except subprocess.TimeoutExpired as error:
             raise FailedError(f"took longer than {self.timeout:g} s") from error
         if done.returncode:
-            raise FailedError(done.stderr.strip()[-2000:])
+            raise FailedError(f"exit status {done.returncode}: {done.stderr.strip()[-2000:] or 'no message'}")
         measured: Row = json.loads(done.stdout.splitlines()[-1])
         return measured
 

@@ -13,7 +13,7 @@ from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.columns import COLUMNS, Columns
 
-__all__ = ["Receipt", "Report", "combine_receipts", "make_receipt"]
+__all__ = ["Receipt", "Report", "array_family", "array_rows", "combine_receipts", "make_receipt"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,6 +185,13 @@ class Report:
     dropped: int = 0
     arrays: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def hint(self) -> str:
+        """What would make the store faster; empty where nothing is to be said."""
+        if self.chunks > _MANY_CHUNKS and self.nbytes < self.chunks * _SMALL_CHUNK:
+            return f"chunks average {self.nbytes / self.chunks / 1e3:.1f} kB; larger ones are read and written faster"
+        return ""
+
     def __repr__(self) -> str:
         parts = [f"{self.rows:,} rows"] if self.rows >= 0 else []
         parts += [f"{self.chunks:,} chunks", f"{self.nbytes / 1e6:,.1f} MB in {self.stored_objects:,} objects"]
@@ -194,22 +201,29 @@ class Report:
             parts.append(f"{self.dropped:,} rows out of bounds left out")
         parts.append(f"{self.blocks:,} blocks in {self.seconds:.2f} s")
         lines = [f"<dask_zv.Report: {', '.join(parts)}>"]
-        if self.chunks > _MANY_CHUNKS and self.nbytes < self.chunks * _SMALL_CHUNK:
-            lines.append(
-                f"  hint: chunks average {self.nbytes / self.chunks / 1e3:.1f} kB; larger ones are read and written faster"
-            )
-        return "\n".join([*lines, *_array_lines(self.arrays)])
+        if self.hint:
+            lines.append(f"  hint: {self.hint}")
+        lines += [
+            f"  {name}: {blobs:,} blobs" if arrays is None else f"  {name}/* ({arrays:,} arrays): {blobs:,} blobs"
+            for name, arrays, blobs in array_rows(self.arrays)
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from dask_zv.batch.report_html import report_html
+
+        return report_html(self)
 
 
-def _array_lines(arrays: Mapping[str, int]) -> list[str]:
-    """Return a line for each array; the segments of a family of links, which can be hundreds, share one."""
-    families: dict[str, list[int]] = {}
-    for name, count in sorted(arrays.items()):
-        family = name.rpartition("/")[0] if name.startswith(("links/", "link_attributes/")) else ""
-        families.setdefault(f"{family}/* " if family else name, []).append(count)
-    return [
-        f"  {name}: {sum(counts):,} blobs"
-        if not name.endswith("* ")
-        else f"  {name}({len(counts):,} arrays): {sum(counts):,} blobs"
-        for name, counts in families.items()
-    ]
+def array_family(array: str) -> str | None:
+    """Return the family that an array belongs to, ``"links/0"`` for ``"links/0/0.0.+1"``; None for one on its own."""
+    return array.rpartition("/")[0] if array.startswith(("links/", "link_attributes/")) else None
+
+
+def array_rows(arrays: Mapping[str, int]) -> list[tuple[str, int | None, int]]:
+    """Return (name, arrays, blobs) for each array, with None arrays, and for each family of links, which can have hundreds."""
+    rows: dict[tuple[str, bool], list[int]] = {}
+    for name, blobs in sorted(arrays.items()):
+        family = array_family(name)
+        rows.setdefault((family or name, family is not None), []).append(blobs)
+    return [(name, len(blobs) if is_family else None, sum(blobs)) for (name, is_family), blobs in rows.items()]

@@ -78,7 +78,7 @@ def encode_skeletons(schema: PointSchema, rows: VertexRows, *, family: LinkFamil
     block = chunk_rows(schema, _with_ids(rows))
     forest = arrange_forest(block)
     places = places_of(block, forest.arrangement, with_objects=True)
-    extra = BlockExtra(forest.arrangement.fragments, places, forest.outer)
+    extra = BlockExtra(forest.arrangement.fragments, places, forest.outer, forest.edges)
     out = _encoded(schema, block, forest.arrangement, extra)
     links = encode_links(family, (), forest.inner)
     return dataclasses.replace(out, blobs={**out.blobs, **links.blobs}, metadata=links.metadata, records=links.records)

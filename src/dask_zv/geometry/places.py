@@ -216,11 +216,14 @@ class BlockExtra:
         Of its vertices.
     links : LinkRows, optional
         Links of its vertices to those of other chunks.
+    edges : ndarray of int64, shape (m, D + 1), optional
+        Of skeletons: coordinates of each chunk, and how many of its nodes have a parent.
     """
 
     fragments: Fragments | None = None
     places: Places | None = None
     links: LinkRows | None = None
+    edges: NDArray[np.int64] | None = None
 
     def __sizeof__(self) -> int:
         # what the scheduler's memory management counts

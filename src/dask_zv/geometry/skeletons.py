@@ -31,11 +31,14 @@ class Forest:
         (child, parent) in one chunk, where the rule doesn't tell.
     outer : LinkRows
         (child, parent) whose parent is in another chunk.
+    edges : ndarray of int64, shape (m, D + 1)
+        Coordinates of each chunk, and how many of its nodes have a parent.
     """
 
     arrangement: Arrangement
     inner: LinkRecords
     outer: LinkRows
+    edges: NDArray[np.int64]
 
 
 def arrange_forest(block: ChunkedRows) -> Forest:
@@ -74,7 +77,8 @@ def arrange_forest(block: ChunkedRows) -> Forest:
     inner = LinkRecords(block.coords, block.number[at], place[at] - chunk_start[block.number[at]], place[child])
     away = np.flatnonzero(~near & ~is_root)
     outer = LinkRows(np.stack([rows.names[away], rows.parents[away]], axis=1), rows.names[away])
-    return Forest(arrangement, inner, outer)
+    linked = np.bincount(block.number[~is_root], minlength=len(block.coords))
+    return Forest(arrangement, inner, outer, np.column_stack([block.coords, linked]))
 
 
 def check_forest(parents: NDArray[np.int64]) -> None:

@@ -11,7 +11,7 @@ import xarray as xr
 from dask_zv.errors import InputError
 from dask_zv.pipelines.source.columns import rows_in
 from dask_zv.spatial.grid import as_box
-from dask_zv.xarray_backend.index import RowIndex, as_rows
+from dask_zv.xarray_backend.index import RowIndex, select_rows
 
 __all__ = ["ZVDatasetAccessor"]
 
@@ -50,7 +50,7 @@ class ZVDatasetAccessor:
         if ids is not None and not rows.source.schema.has_objects:
             raise InputError(f"{rows.source.where()} has no objects")
         box = None if bbox is None else as_box(bbox, rows.source.schema.grid.ndim)
-        return self._ds.isel(vertex=as_rows(rows_in(rows, box, ids), index))
+        return self._ds.isel(vertex=select_rows(index, rows_in(rows, box, ids)))
 
     def chunks_in(self, bbox: Any) -> xr.Dataset:
         """Return all vertices of the chunks that a closed box touches; nothing is read.
@@ -75,8 +75,8 @@ class ZVDatasetAccessor:
         parts = [np.arange(rows.offsets[c], rows.offsets[c + 1]) for c in chunks]
         found = np.concatenate(parts) if parts else np.zeros(0, np.int64)
         if len(found) and int(found[-1]) - int(found[0]) + 1 == len(found):
-            return self._ds.isel(vertex=as_rows(slice(int(found[0]), int(found[-1]) + 1), index))
-        return self._ds.isel(vertex=as_rows(found, index))
+            return self._ds.isel(vertex=select_rows(index, slice(int(found[0]), int(found[-1]) + 1)))
+        return self._ds.isel(vertex=select_rows(index, found))
 
     def _index(self) -> RowIndex | None:
         index = self._ds.xindexes.get("vertex")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
@@ -10,10 +12,21 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
+from xarray.core.indexing import LazilyIndexedArray
 
-from dask_zv.pipelines.source.columns import LevelRows
+__all__ = ["ColumnArray", "Columns", "StatefulVariable", "lazy_variable"]
 
-__all__ = ["ColumnArray", "StatefulVariable"]
+
+class Columns(Protocol):
+    """A table whose columns are read by row numbers; its token names the state of the store."""
+
+    def column(self, name: Any, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        """Return rows of a column."""
+        ...
+
+    def __dask_tokenize__(self) -> object:
+        """Return what tells this state from others."""
+        ...
 
 
 def _plain(key: Any, size: int) -> Any:
@@ -22,19 +35,19 @@ def _plain(key: Any, size: int) -> Any:
 
 
 class ColumnArray(BackendArray):
-    """One column of a level's vertices: nothing is read before it is indexed.
+    """One column of a table: nothing is read before it is indexed.
 
     Parameters
     ----------
-    rows : LevelRows
+    rows : Columns
     name : int or str
-        Number of an axis, name of an attribute, or "object_id".
+        Of the column, as the table has it.
     shape : tuple of int
         (n,) or (n, channels).
     dtype : dtype
     """
 
-    def __init__(self, rows: LevelRows, name: str | int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, rows: Columns, name: str | int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.rows = rows
         self.name = name
         self.shape = shape
@@ -44,6 +57,10 @@ class ColumnArray(BackendArray):
         if not isinstance(key, indexing.VectorizedIndexer):
             key = type(key)(tuple(map(_plain, key.tuple, self.shape)))
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    async def async_getitem(self, key: indexing.ExplicitIndexer) -> Any:
+        """Return what `key` selects, without blocking the event loop: for ``Dataset.load_async``."""
+        return await asyncio.to_thread(self.__getitem__, key)
 
     def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
         first, rest = key[0], key[1:]
@@ -91,3 +108,30 @@ class StatefulVariable(xr.Variable):
             options["name"] += f"-{tokenize(self._data)}"
             kwargs["from_array_kwargs"] = options
         return super().chunk(*args, **kwargs)
+
+
+def lazy_variable(
+    dims: Sequence[str],
+    rows: Columns,
+    name: str | int,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    attrs: Mapping[str, Any],
+    chunks: tuple[int, ...],
+) -> xr.Variable:
+    """Return a column as a variable.
+
+    Parameters
+    ----------
+    dims : sequence of str
+    rows : Columns
+    name : int or str
+    shape : tuple of int
+    dtype : dtype
+    attrs : mapping
+    chunks : tuple of int
+        Lengths along the first dimension that suit the store: what ``chunks={}`` gives.
+    """
+    preferred: dict[str, Any] = {dims[0]: chunks, **dict(zip(dims[1:], shape[1:], strict=True))}
+    data = LazilyIndexedArray(ColumnArray(rows, name, shape, dtype))
+    return StatefulVariable(tuple(dims), data, dict(attrs), {"preferred_chunks": preferred})

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import xarray as xr
 from xarray.backends import BackendEntrypoint
 
-from dask_zv.pipelines.stores.store import Store
+from dask_zv.errors import InputError
+from dask_zv.pipelines.stores.store import Level, Store
 from dask_zv.pipelines.stores.store import open as open_store
-from dask_zv.xarray_backend.dataset import level_dataset
+from dask_zv.xarray_backend.objects import objects_dataset
+from dask_zv.xarray_backend.spatial import spatial_dataset
 
-__all__ = ["ZVBackendEntrypoint"]
+__all__ = ["ZVBackendEntrypoint", "level_dataset"]
 
 _SUFFIXES = (".zv", ".zarrvectors", ".zv.zip", ".zarrvectors.zip")
+View = Literal["spatial", "objects"]
+
+
+def level_dataset(
+    level: Level, view: str = "spatial", drop_variables: str | Iterable[str] | None = None, *, chunk_table: bool = False
+) -> xr.Dataset:
+    """Return a level as a lazy Dataset.
+
+    Raises
+    ------
+    InputError
+        There is no such view, or the level can't be seen so.
+    """
+    dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
+    if view == "spatial":
+        return spatial_dataset(level, dropped, chunk_table=chunk_table)
+    if view == "objects":
+        if chunk_table:
+            raise InputError("chunk_table=True is for view='spatial': objects go through many chunks")
+        return objects_dataset(level, dropped)
+    raise InputError(f"view is 'spatial' or 'objects', not {view!r}")
 
 
 class ZVBackendEntrypoint(BackendEntrypoint):
@@ -23,6 +46,7 @@ class ZVBackendEntrypoint(BackendEntrypoint):
 
     description: ClassVar[str] = "Open Zarr Vectors stores (.zv, .zarrvectors) with dask-zv"
     url: ClassVar[str] = "https://github.com/dask-zv/dask-zv"
+    supports_groups: ClassVar[bool] = True
     open_dataset_parameters = None
 
     def open_dataset(
@@ -31,6 +55,9 @@ class ZVBackendEntrypoint(BackendEntrypoint):
         *,
         drop_variables: str | Iterable[str] | None = None,
         level: int = 0,
+        view: View = "spatial",
+        chunk_table: bool = False,
+        group: str | int | None = None,
         storage_options: Mapping[str, Any] | None = None,
         check_objects: bool = False,
     ) -> xr.Dataset:
@@ -42,18 +69,77 @@ class ZVBackendEntrypoint(BackendEntrypoint):
             Whatever :func:`dask_zv.open` takes, or an open :class:`dask_zv.Store`.
         drop_variables : str or iterable of str, optional
         level : int
+        view : {"spatial", "objects"}
+            Vertices by chunk, so that boxes prune; or each object's vertices together, in the order of its path.
+        chunk_table : bool
+            Add the table of chunks, along the dimension ``chunk``.
+        group : str or int, optional
+            The level as a path, as :func:`xarray.open_groups` names it: ``"/1"``.
         storage_options : mapping, optional
         check_objects : bool
             Look for other tools' edits of single chunks now, see :func:`dask_zv.open`.
         """
-        store = filename_or_obj if isinstance(filename_or_obj, Store) else open_store(
-            filename_or_obj, storage_options=storage_options, check_objects=check_objects
-        )  # fmt: skip
-        dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
-        return level_dataset(store.level(level), dropped)
+        store = _opened(filename_or_obj, storage_options, check_objects)
+        number = level if group is None else _level_of(group)
+        return level_dataset(store.level(number), view, drop_variables, chunk_table=chunk_table)
+
+    def open_groups_as_dict(
+        self,
+        filename_or_obj: Any,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        view: View = "spatial",
+        chunk_table: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        check_objects: bool = False,
+    ) -> dict[str, xr.Dataset]:
+        """Return every level as a lazy Dataset, by path: ``"/0"`` is the full resolution; ``"/"`` holds attributes alone."""
+        store = _opened(filename_or_obj, storage_options, check_objects)
+        levels = {f"/{n}": level_dataset(store.level(n), view, drop_variables, chunk_table=chunk_table) for n in store.levels}
+        about = ("Conventions", "zv_url", "zv_version", "zv_axes", "geometry_types", "bounds_min", "bounds_max", "zarr_vectors")
+        first = next(iter(levels.values()), None)
+        attrs = {} if first is None else {k: first.attrs[k] for k in about}
+        return {"/": xr.Dataset(attrs=attrs), **levels}
+
+    def open_datatree(
+        self,
+        filename_or_obj: Any,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        view: View = "spatial",
+        chunk_table: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+        check_objects: bool = False,
+    ) -> xr.DataTree:
+        """Return a tree with a node for every level, ``/0``, ``/1`` and so on; parameters as :meth:`open_dataset`."""
+        groups = self.open_groups_as_dict(
+            filename_or_obj,
+            drop_variables=drop_variables,
+            view=view,
+            chunk_table=chunk_table,
+            storage_options=storage_options,
+            check_objects=check_objects,
+        )
+        return xr.DataTree.from_dict(groups)
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Tell by the name alone whether this engine is for it."""
+        if isinstance(filename_or_obj, Store):
+            return True
         if not isinstance(filename_or_obj, str | os.PathLike):
             return False
-        return os.fspath(filename_or_obj).rstrip("/").lower().endswith(_SUFFIXES)
+        name = os.fspath(filename_or_obj)
+        return isinstance(name, str) and name.rstrip("/").lower().endswith(_SUFFIXES)
+
+
+def _opened(target: Any, storage_options: Mapping[str, Any] | None, check_objects: bool) -> Store:
+    if isinstance(target, Store):
+        return target
+    return open_store(target, storage_options=storage_options, check_objects=check_objects)
+
+
+def _level_of(group: str | int) -> int:
+    name = str(group).strip("/")
+    if not name.isdigit():
+        raise InputError(f"group is a level's path, such as '/0', not {group!r}")
+    return int(name)

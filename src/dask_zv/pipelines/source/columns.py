@@ -1,4 +1,4 @@
-"""Columns of a level by row number: what lazy arrays are made of.
+"""Columns of a level's vertices by row number.
 
 Rows are numbered in reading order (chunks ascending, fragments in order, rows in order). Asking for rows reads only the chunks
 that hold them.
@@ -6,7 +6,7 @@ that hold them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from dask_zv.pipelines.source.chunk_cache import SharedCache
 from dask_zv.pipelines.source.chunk_rows import read_chunks
 from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, chunk_table, level_blobs
 from dask_zv.pipelines.source.objects_index import ObjectIndex, chosen_ids, fragment_owners
+from dask_zv.pipelines.source.ragged import RaggedColumns
 from dask_zv.spatial.grid import Box
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.layouts import Blobs
@@ -27,40 +28,57 @@ from dask_zv.storage.layouts import Blobs
 __all__ = ["LevelRows", "rows_in"]
 
 _RUN_CHUNKS = 1024
-_RUN_BYTES = 64 << 20
-
 
 _POSITIONS: SharedCache[NDArray[Any]] = SharedCache(128 << 20, lambda p: p.nbytes + 200)
 _INDEXES: SharedCache[FragmentIndex | None] = SharedCache(32 << 20, lambda i: 32 * len(i) + 400 if i is not None else 100)
 
 
-class LevelRows:
+class LevelRows(RaggedColumns):
     """The rows of one level, read when asked for; small to pickle where the store has a catalog.
+
+    Columns are the axes by number, and by name the attributes, "object_id", and "object_index" (its place among the ids).
 
     Parameters
     ----------
     source : LevelSource
     table : ChunkTable
         The level's chunks; every process finds it again where the level has a catalog.
+    offset : tuple of float, optional
+        Added to the stored positions.
     """
 
-    def __init__(self, source: LevelSource, table: ChunkTable) -> None:
+    def __init__(self, source: LevelSource, table: ChunkTable, offset: tuple[float, ...] | None = None) -> None:
+        super().__init__()
         self.source = source
+        self.offset = offset
         self._table: ChunkTable | None = table
-        self._offsets: NDArray[np.int64] | None = None
+        self._index: ObjectIndex | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of positions."""
+        return self.source.schema.dtype if self.offset is None else np.dtype(np.float64)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a stored row."""
+        return self.source.schema.row_bytes
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"source": self.source, "table": None if self.source.catalogued else self._table}
+        table = None if self.source.catalogued else self._table
+        return {"source": self.source, "table": table, "offset": self.offset}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.source = state["source"]
+        self.offset = state["offset"]
         self._table = state["table"]
+        self._index = None
         self._offsets = None
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         s = self.source
         # the schema too: new categories can leave every blob, and so the catalog, as it was
-        return (type(self).__name__, s.place.handle, s.place.prefix, s.token, s.index_token, repr(s.schema))
+        return (type(self).__name__, s.place.handle, s.place.prefix, s.token, s.index_token, repr(s.schema), self.offset)
 
     @property
     def table(self) -> ChunkTable:
@@ -70,58 +88,14 @@ class LevelRows:
         return self._table
 
     @property
-    def offsets(self) -> NDArray[np.int64]:
-        """First row of each chunk, and the number of rows at the end; shape (n + 1,)."""
-        if self._offsets is None:
-            self._offsets = np.r_[0, np.cumsum(self.table.rows)].astype(np.int64)
-        return self._offsets
-
-    def __len__(self) -> int:
-        return int(self.offsets[-1])
-
-    def column(self, name: str | int, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
-        """Return one column: an axis by number, an attribute or "object_id" by name.
-
-        Parameters
-        ----------
-        name : int or str
-        rows : slice with a positive step, or int64 array of row numbers
-        """
-        if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            if stop <= start:
-                return self._empty(name)
-            first, last = self._chunks_between(start, stop)
-            chunks = np.arange(first, last)
-            wanted = None
-        else:
-            if not len(rows):
-                return self._empty(name)
-            wanted = np.asarray(rows, np.int64)
-            of_row = np.searchsorted(self.offsets, wanted, side="right") - 1
-            chunks = np.unique(of_row)
-        out: NDArray[Any] | None = None
-        filled = 0
-        base = self._local_starts(chunks)
-        total = int(base[-1])
-        for low, high in self._runs(chunks):
-            for values in self._read(name, chunks[low:high]):
-                if out is None:
-                    out = np.empty((total, *values.shape[1:]), values.dtype)
-                out[filled : filled + len(values)] = values
-                filled += len(values)
-        assert out is not None
-        if wanted is None:
-            part: NDArray[Any] = out[start - int(self.offsets[first]) : stop - int(self.offsets[first]) : step]
-            return part
-        at = np.searchsorted(chunks, of_row)
-        picked: NDArray[Any] = out[base[at] + wanted - self.offsets[of_row]]
-        return picked
+    def counts(self) -> NDArray[np.int64]:
+        """Vertices of each chunk."""
+        return self.table.rows
 
     def _empty(self, name: str | int) -> NDArray[Any]:
         if isinstance(name, int):
-            return np.zeros(0, self.source.schema.dtype)
-        if name == "object_id":
+            return np.zeros(0, self.dtype)
+        if name in ("object_id", "object_index"):
             return np.zeros(0, np.int64)
         attribute = self._attribute(name)
         if attribute is None:
@@ -134,37 +108,29 @@ class LevelRows:
         assert self.source.chunk_attribute is not None
         return np.asarray(self.source.chunk_attribute[1])
 
-    def _chunks_between(self, start: int, stop: int) -> tuple[int, int]:
-        first = int(np.searchsorted(self.offsets, start, side="right")) - 1
-        last = int(np.searchsorted(self.offsets, stop, side="left"))
-        return first, last
-
-    def _local_starts(self, chunks: NDArray[np.intp]) -> NDArray[np.int64]:
-        return np.concatenate([[0], np.cumsum(self.table.rows[chunks])]).astype(np.int64, copy=False)
-
-    def _runs(self, chunks: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
-        """Cut chunks into runs of bounded size, so that no more than a run's blobs are in memory beside the answer."""
-        size = self.table.rows[chunks] * self.source.schema.row_bytes
-        low = total = 0
-        for i, nbytes in enumerate(size.tolist()):
-            if i > low and (total + nbytes > _RUN_BYTES or i - low >= _RUN_CHUNKS):
-                yield low, i
-                low, total = i, 0
-            total += nbytes
-        yield low, len(chunks)
-
     def _attribute(self, name: str) -> AttributeSchema | None:
         return next((a for a in self.source.schema.attributes if a.name == name), None)
+
+    @property
+    def index(self) -> ObjectIndex:
+        """The manifests of the level's objects."""
+        if self._index is None:
+            self._index = ObjectIndex(self.source)
+        return self._index
 
     def _keys(self, chunks: NDArray[np.intp]) -> list[str]:
         return [".".join(map(str, c)) for c in self.table.coords[chunks].tolist()]
 
-    def _read(self, name: str | int, chunks: NDArray[np.intp]) -> list[NDArray[Any]]:
+    def _read_cells(self, name: str | int, chunks: NDArray[np.intp]) -> list[NDArray[Any]]:
         if isinstance(name, int):
-            return [p[:, name] for p in self.positions(chunks)]
+            shift = None if self.offset is None else self.offset[name]
+            return [p[:, name] if shift is None else p[:, name].astype(np.float64) + shift for p in self.positions(chunks)]
         keys, rows = self._keys(chunks), self.table.rows[chunks].tolist()
+        if name == "object_index":
+            ids = np.sort(self.index.ids)
+            return [np.where(o < 0, o, np.searchsorted(ids, o)) for o in self._read_cells("object_id", chunks)]
         if name == "object_id":
-            table = fragment_owners(self.source, keys)
+            table = fragment_owners(self.source, keys, self.index)
             counts = self.fragment_rows(chunks)
             fragments = np.array([len(c) for c in counts], np.int64)
             owners = np.split(table.owners_in(self.table.coords[chunks], fragments), np.cumsum(fragments)[:-1])
@@ -244,6 +210,8 @@ def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> 
         A slice where the rows are one run.
     """
     source, table = rows.source, rows.table
+    if box is not None and rows.offset is not None:
+        box = box[0] - np.asarray(rows.offset), box[1] - np.asarray(rows.offset)
     keep = np.ones(len(table), bool)
     whole = np.ones(len(table), bool)
     if box is not None:

@@ -143,7 +143,9 @@ class ObjectTables:
         return _read_groups(self)
 
 
-def read_attribute_tables(tables: ObjectTables, count: int, rows: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
+def read_attribute_tables(
+    tables: ObjectTables, count: int, rows: NDArray[np.int64] | None = None, name: str | None = None
+) -> dict[str, NDArray[Any]]:
     """Return the object attributes, row = row of the manifests; masked where objects have none.
 
     Parameters
@@ -153,6 +155,8 @@ def read_attribute_tables(tables: ObjectTables, count: int, rows: NDArray[np.int
         Rows of the manifests.
     rows : ndarray of int64, optional
         Only these, in their order.
+    name : str, optional
+        Only this attribute.
 
     Raises
     ------
@@ -164,6 +168,8 @@ def read_attribute_tables(tables: ObjectTables, count: int, rows: NDArray[np.int
     source = tables.source
     out: dict[str, NDArray[Any]] = {}
     for array in tables.members("object_attributes"):
+        if name is not None and array != f"object_attributes/{name}":
+            continue
         table = tables.open(array)
         if not table.ndim:
             raise FormatError("an object attribute without rows", store=source.where(), array=array)

@@ -25,7 +25,7 @@ __all__ = ["read_groups", "read_object_attributes"]
 
 
 def read_object_attributes(
-    source: LevelSource, index: ObjectIndex, rows: NDArray[np.int64] | None = None
+    source: LevelSource, index: ObjectIndex, rows: NDArray[np.int64] | None = None, name: str | None = None
 ) -> dict[str, NDArray[Any]]:
     """Return the object attributes, row = row of the index (see :meth:`ObjectIndex.rows`); masked where objects have none.
 
@@ -35,6 +35,8 @@ def read_object_attributes(
     index : ObjectIndex
     rows : ndarray of int64, optional
         Only these rows of the index, in their order.
+    name : str, optional
+        Only this attribute.
 
     Raises
     ------
@@ -42,8 +44,8 @@ def read_object_attributes(
         An attribute's rows fit neither the objects nor those with vertices.
     """
     if source.place.layout == "grid":
-        return read_attribute_tables(index.tables, index.count, rows)
-    values = _plain_arrays(source, "object_attributes", index.count, index)
+        return read_attribute_tables(index.tables, index.count, rows, name)
+    values = _plain_arrays(source, "object_attributes", index.count, index, name)
     return values if rows is None else {name: v[rows] for name, v in values.items()}
 
 
@@ -69,12 +71,14 @@ def read_groups(
     return groups, _plain_arrays(source, "group_attributes", len(groups), None)
 
 
-def _plain_arrays(source: LevelSource, family: str, count: int, index: ObjectIndex | None) -> dict[str, NDArray[Any]]:
+def _plain_arrays(
+    source: LevelSource, family: str, count: int, index: ObjectIndex | None, only: str | None = None
+) -> dict[str, NDArray[Any]]:
     objects = open_objects(source.place.handle)
     blobs = PerChunk(objects, source.place.prefix)
     out: dict[str, NDArray[Any]] = {}
     for name in objects.list_dir(join(source.place.prefix, family)):
-        if name == DOCUMENT:
+        if name == DOCUMENT or only not in (None, name):
             continue
         array = f"{family}/{name}"
         path = join(source.place.prefix, array)

@@ -251,6 +251,11 @@ class Level:
             lines.append(f"  attributes: {', '.join(parts)}")
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from dask_zv.pipelines.stores.html import level_summary_html
+
+        return level_summary_html(self)
+
 
 def _level_of(store: Store, number: int) -> Level:
     return store.level(number)

@@ -179,6 +179,11 @@ class Store:
         lines += [f"  level {n}: {self.level(n).metadata.vertex_count:,} vertices" for n in self.levels]
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from dask_zv.pipelines.stores.html import store_summary_html
+
+        return store_summary_html(self)
+
 
 def _reopen(handle: StoreHandle, prefix: str, check_objects: bool) -> Store:
     attributes = Group._from_handle(handle, prefix).attrs.to_dict()

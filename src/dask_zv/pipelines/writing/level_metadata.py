@@ -15,6 +15,7 @@ from dask_zv.format.grids import GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.geometry.schema import PointSchema
+from dask_zv.pipelines.source.edge_rows import EDGE_COUNTS
 from dask_zv.pipelines.stores.creation import FEW_CHUNKS, SHARD_CHUNKS, packing
 from dask_zv.pipelines.stores.store import SETTINGS, Level, Store
 from dask_zv.pipelines.writing.manifests import ObjectPlan, old_object_nodes
@@ -133,9 +134,9 @@ def root_attributes(store: Store, scan: Scan, conversion: Conversion, shards: in
 
 
 def old_nodes(
-    objects: Objects, place: Place, schema: PointSchema, plan: ObjectPlan | None, families: Sequence[str]
+    objects: Objects, place: Place, schema: PointSchema, plan: ObjectPlan | None, families: Sequence[str], *, trees: bool
 ) -> tuple[str, ...]:
-    """Return what the level holds that the new content has no place for."""
+    """Return what the level holds that the new content (of skeletons: `trees`) has no place for."""
     keep = {a.name for a in schema.attributes}
     old = ["vertex_attributes"]
     if keep:
@@ -157,6 +158,8 @@ def old_nodes(
         ]
     if not families:
         old.append("link_fragments")
+    if not trees:
+        old.append(EDGE_COUNTS)
     old += _links_to_this(objects, place.prefix)
     return (*dict.fromkeys(old), "fragment_attributes", *old_object_nodes(objects, place.prefix, plan, place.layout))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ from dask_zv.geometry.encoding import Fragments
 from dask_zv.geometry.link_records import LinkRecords
 from dask_zv.geometry.places import BlockExtra
 from dask_zv.pipelines.source.level_io import MANIFESTS_CRC32C
-from dask_zv.pipelines.writing.object_arrays import write_object_tables
+from dask_zv.pipelines.source.object_lengths import OBJECT_LENGTHS
+from dask_zv.pipelines.writing.object_arrays import write_lengths, write_object_tables
 from dask_zv.pipelines.writing.object_plan import ObjectPlan, expand_ranges, plan_objects
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.storage.checksums import crc32c
@@ -91,7 +93,7 @@ def object_metadata(plan: ObjectPlan, rank: int, layout: str = "per_chunk") -> l
 def old_object_nodes(objects: Objects, prefix: str, plan: ObjectPlan | None, layout: str) -> list[str]:
     """Return the nodes about objects, below the level, that its new content has no place for."""
     if plan is None:
-        return ["object_index", "object_attributes", "groups", "group_attributes"]
+        return ["object_index", "object_attributes", "groups", "group_attributes", OBJECT_LENGTHS]
     old = [] if plan.groups else ["groups"]
     for family, members in (("object_attributes", plan.attributes), ("group_attributes", plan.group_attributes)):
         if not members:
@@ -102,7 +104,7 @@ def old_object_nodes(objects: Objects, prefix: str, plan: ObjectPlan | None, lay
     if layout == "per_chunk":  # a mask that is no longer claimed would be believed by whoever looks for the blob
         old += [f"object_attributes/{n}/present_mask" for n, (_, present) in plan.attributes.items() if present is None]
     if not plan.count:
-        return [*old, "object_index/manifests", *(["object_index/object_ids"] if layout == "grid" else [])]
+        return [*old, OBJECT_LENGTHS, "object_index/manifests", *(["object_index/object_ids"] if layout == "grid" else [])]
     cells = objects.list_dir(join(prefix, "object_index/manifests/c"))
     chunks = -(-plan.count // plan.chunk)
     return [*old, *(f"object_index/manifests/c/{n}" for n in cells if n.isdigit() and int(n) >= chunks)]
@@ -154,7 +156,9 @@ def write_object_index(
         written.append(builder.add(key, _write_manifests, place, plan.chunk, first, mine, gathered, List(*before)))
         if crossings:
             crossed.append(builder.add(builder.key("crossings", i), _crossings, gathered))
-    return [*tables, add_document(written, ids_checksums, [])], crossed
+    checksums = [builder.add(builder.key("checksums", i), _checksums, w) for i, w in enumerate(written)]
+    lengths = builder.add(builder.key("lengths"), _write_lengths, place, List(*written), nodes_first)
+    return [*tables, lengths, add_document(checksums, ids_checksums, [])], crossed
 
 
 def _fragments_between(result: BlockResult | BlockExtra, first: int, last: int) -> Fragments | None:
@@ -164,6 +168,31 @@ def _fragments_between(result: BlockResult | BlockExtra, first: int, last: int) 
         return None
     found = extra.fragments
     return found.take((found.objects >= first) & (found.objects < last))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Written:
+    """What is known of some manifests after they were stored.
+
+    Attributes
+    ----------
+    checksums : list of int
+        CRC-32C of each stored object.
+    ids, lengths : ndarray of int64, shape (n,)
+        The objects, and the vertices of each; -1 where that is not known.
+    """
+
+    checksums: list[int]
+    ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+def _checksums(written: _Written) -> list[int]:
+    return written.checksums
+
+
+def _write_lengths(place: Place, written: Sequence[_Written], nodes_first: bool) -> None:
+    write_lengths(place, [(w.ids, w.lengths) for w in written], nodes_first)
 
 
 def _gather_fragments(rank: int, pieces: Sequence[Fragments | None]) -> Fragments:
@@ -189,8 +218,8 @@ def _write_manifests(
     ids: NDArray[np.int64],
     found: Fragments,
     _: Sequence[None],
-) -> list[int]:
-    """Store the manifests from row `first` on, whose objects `ids` (ranges) are; return the CRC-32C of each stored object."""
+) -> _Written:
+    """Store the manifests from row `first` on, whose objects `ids` (ranges) are."""
     path = join(place.prefix, "object_index/manifests")
     objects, chunks, fragments = found.objects, found.coords, found.fragments
     known = expand_ranges(ids)
@@ -201,6 +230,10 @@ def _write_manifests(
             "between two readings; write it from a file or an array that stays as it is",
             store=place.handle.url, array=path,
         )  # fmt: skip
+    lengths = np.zeros(len(known), np.int64)
+    np.add.at(lengths, rows, found.count)
+    if (found.count < 0).any():
+        lengths[:] = -1
     rows += first
     last = first + len(known)
     grid = place.layout == "grid"
@@ -217,7 +250,7 @@ def _write_manifests(
         data = bytes(codec.encode(vlen.encode(cells)))
         checksums.append(crc32c(data))
         store.put(f"{path}/c/{start // chunk}", data)
-    return checksums
+    return _Written(checksums, known, lengths)
 
 
 def write_manifests_document(

@@ -13,20 +13,25 @@ from numpy.typing import NDArray
 
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.run import hold_if_large
-from dask_zv.batch.tasks import Place
+from dask_zv.batch.tasks import BlockResult, Place
 from dask_zv.format.groups import encode_group_elements
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.object_documents import elements_document, sentinel, table_document
+from dask_zv.geometry.places import BlockExtra
+from dask_zv.pipelines.source.edge_rows import EDGE_COUNTS
 from dask_zv.pipelines.source.level_io import MANIFESTS_CRC32C
+from dask_zv.pipelines.source.object_lengths import OBJECT_LENGTHS
 from dask_zv.pipelines.writing.object_plan import ObjectPlan, expand_ranges
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import ensure_groups
 from dask_zv.storage.objects import join
 
-__all__ = ["write_object_tables"]
+__all__ = ["write_edge_counts", "write_lengths", "write_object_tables"]
 
 _ROWS = 1 << 16
+_ALL_ROWS = 1 << 22
+"""Of a table that readers want as a whole."""
 _CHUNK_BYTES = 1 << 26
 _AT_ONCE_BYTES = 1 << 25
 _NO_ID = -1
@@ -82,14 +87,20 @@ def _write_group_attribute(place: Place, name: str, values: NDArray[Any], nodes_
 
 
 def _write_table(
-    place: Place, array: str, values: NDArray[Any], fill: Any, attributes: Mapping[str, Any], nodes_first: bool
+    place: Place,
+    array: str,
+    values: NDArray[Any],
+    fill: Any,
+    attributes: Mapping[str, Any],
+    nodes_first: bool,
+    rows: int = _ROWS,
 ) -> list[int]:
-    """Store an array with a row to an object: all of its chunks, then the document that says so.
+    """Store an array with a row to an object: all of its chunks (of at most `rows`), then the document that says so.
 
     Returns the CRC-32C of each chunk.
     """
     row_bytes = max(values.dtype.itemsize * int(np.prod(values.shape[1:], dtype=np.int64)), 1)
-    chunk = max(min(_ROWS, len(values), _CHUNK_BYTES // row_bytes), 1)
+    chunk = max(min(rows, len(values), _CHUNK_BYTES // row_bytes), 1)
     codec = Zstd(level=0, checksum=True)
     objects, path = open_objects(place.handle), join(place.prefix, array)
     _make_room(place, array)
@@ -115,6 +126,34 @@ def _write_table(
     marked = {**attributes, MANIFESTS_CRC32C: checksums}
     objects.put(f"{path}/{DOCUMENT}", table_document(values.shape, values.dtype, chunk, fill, marked))
     return checksums
+
+
+def write_lengths(place: Place, parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], nodes_first: bool) -> None:
+    """Store the table of objects, see :mod:`dask_zv.pipelines.source.object_lengths`.
+
+    Parameters
+    ----------
+    place : Place
+    parts : sequence of (ids, lengths)
+        Ascending by id. Where a length is not known (-1) there is no table.
+    nodes_first : bool
+    """
+    ids, lengths = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
+    if (lengths < 0).any():
+        return
+    about = {"zv_array": "dask_zv_objects", "columns": ["object_id", "vertex_count"]}
+    _write_table(place, OBJECT_LENGTHS, np.stack([ids, lengths], axis=1).astype("<i8"), _NO_ID, about, nodes_first, _ALL_ROWS)
+
+
+def write_edge_counts(place: Place, results: Sequence[BlockResult], nodes_first: bool) -> None:
+    """Store how many links the chunks of a level of skeletons have, see :data:`EDGE_COUNTS`."""
+    found = [r.extra.edges for r in results if isinstance(r.extra, BlockExtra) and r.extra.edges is not None]
+    if not found:
+        return
+    table = np.concatenate(found)
+    table = table[np.lexsort(table[:, -2::-1].T)]
+    about = {"zv_array": EDGE_COUNTS, "columns": ["chunk coordinates", "nodes with a parent"]}
+    _write_table(place, EDGE_COUNTS, np.ascontiguousarray(table, "<i8"), _NO_ID, about, nodes_first, _ALL_ROWS)
 
 
 def _write_groups(place: Place, members: Sequence[NDArray[np.int64]], nodes_first: bool, _: Sequence[Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from dask.delayed import Delayed
-from dask.task_spec import Task, TaskRef
+from dask.task_spec import List, Task, TaskRef
 
 from dask_zv.batch.graph import GraphBuilder, build_write_graph
 from dask_zv.batch.receipts import Report
@@ -27,6 +27,7 @@ from dask_zv.pipelines.writing.exchange import BlockPlan, Touch, plan_blocks, re
 from dask_zv.pipelines.writing.inputs import AttributeInput, Partitions
 from dask_zv.pipelines.writing.level_metadata import grid_plan, level_attributes, old_nodes, root_attributes, shards_of
 from dask_zv.pipelines.writing.manifests import ObjectPlan, object_blobs, object_metadata, write_object_index
+from dask_zv.pipelines.writing.object_arrays import write_edge_counts
 from dask_zv.pipelines.writing.scan import Conversion, Scan, scan_partitions
 from dask_zv.spatial.grid import Box, ChunkGrid
 from dask_zv.storage.handles import open_objects
@@ -239,6 +240,7 @@ class Write:
             metadata += described
             arrays += [a for a, _ in described]
         families = links.families if links is not None else ()
+        trees = store.metadata.geometry_types[:1] == ("skeleton",)
         explicit = links is not None and not links.crossings
         metadata += [
             ("", level_attributes(level, scan, schema, cells, objects=objects is not None, links=explicit)),
@@ -250,7 +252,7 @@ class Write:
             tuple(arrays),
             catalog=True,
             replace=self.replace,
-            remove=old_nodes(opened, place, schema, objects, families) if self.replace else (),
+            remove=old_nodes(opened, place, schema, objects, families, trees=trees) if self.replace else (),
             report=Report(scan.rows, 0, objects.count if objects else 0, 0, 0, 0, 0.0, scan.dropped),
             grid=grid,
             families=families if grid is not None else (),
@@ -265,6 +267,9 @@ class Write:
                     crossings=links is not None and links.crossings,
                 )  # fmt: skip
                 waiting += written
+            if trees:
+                mine = List(*results[: len(plan)])
+                waiting.append(builder.add(builder.key("edge-counts"), write_edge_counts, place, mine, opened.nodes_first))
             if links is None:
                 return waiting, []
             context = LinkContext(builder, block, plan, scan, results[: len(plan)], crossings, opened.nodes_first, self.replace)

@@ -1,0 +1,117 @@
+"""Rows of a level that are asked for by number, in reading order: which chunks and which rows of a block they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.errors import InputError
+
+__all__ = ["RowNumbers", "RowsOfBlock", "number_rows"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowsOfBlock:
+    """Rows of a block that are wanted, numbered from its first one on.
+
+    Attributes
+    ----------
+    of_chunks : ndarray of int64, shape (n,)
+        Rows that each chunk must have for the numbers to mean anything.
+    numbers : ndarray of int64
+        Grouped by chunk; in a chunk in any order, maybe several times. Of uint8, a bit for each row, where they ascend.
+    """
+
+    of_chunks: NDArray[np.int64]
+    numbers: NDArray[Any]
+
+    @classmethod
+    def of(cls, of_chunks: NDArray[np.int64], numbers: NDArray[np.int64]) -> RowsOfBlock:
+        """Return the rows `numbers` of chunks that have `of_chunks` rows, in the form that is smaller to send."""
+        if (numbers[1:] <= numbers[:-1]).any():
+            return cls(of_chunks, numbers)
+        bits = np.zeros(int(of_chunks.sum()), bool)
+        bits[numbers] = True
+        return cls(of_chunks, np.packbits(bits))
+
+    def among(self, there: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Return the places of the wanted rows among those that are there (ascending)."""
+        if self.numbers.dtype == np.uint8:
+            bits = np.unpackbits(self.numbers, count=int(self.of_chunks.sum())).astype(bool)
+            return np.flatnonzero(bits[there])
+        at = np.searchsorted(there, self.numbers)
+        out: NDArray[np.intp] = at[np.append(there, -1)[at] == self.numbers]
+        return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowNumbers:
+    """Rows of a level, by chunk.
+
+    Attributes
+    ----------
+    counts : ndarray of int64, shape (n,)
+        Rows that are wanted of each chunk of the level.
+    numbers : ndarray of int64
+        Grouped by chunk.
+    starts : ndarray of int64, shape (n + 1,)
+        Where each chunk's begin in `numbers`.
+    offsets : ndarray of int64, shape (n + 1,)
+        First row of each chunk.
+    """
+
+    counts: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+    def of_chunk(self, chunk: int) -> NDArray[np.int64]:
+        """Return the numbers of the rows that are wanted of a chunk."""
+        return self.numbers[self.starts[chunk] : self.starts[chunk + 1]]
+
+    def block(self, chunks: NDArray[np.intp], rows: NDArray[np.int64]) -> RowsOfBlock | None:
+        """Return those of some chunks (ascending), None where that is all in their order."""
+        of_chunks = rows[chunks]
+        numbers = np.concatenate([self.of_chunk(c) for c in chunks.tolist()])
+        local = np.cumsum(of_chunks) - of_chunks
+        numbers = numbers + np.repeat(local - self.offsets[chunks], self.counts[chunks])
+        total = int(of_chunks.sum())
+        if len(numbers) == total and (numbers == np.arange(total)).all():
+            return None
+        return RowsOfBlock.of(of_chunks, numbers)
+
+
+def number_rows(rows: slice | NDArray[np.int64], of_chunks: NDArray[np.int64]) -> RowNumbers:
+    """Return rows (numbers in reading order) by the chunks that they are in.
+
+    Parameters
+    ----------
+    rows : slice or ndarray of int64
+    of_chunks : ndarray of int64, shape (n,)
+        Rows of each chunk of the level.
+
+    Raises
+    ------
+    InputError
+        No integers, or out of range.
+    """
+    offsets = np.r_[0, np.cumsum(of_chunks)].astype(np.int64)
+    total = int(offsets[-1])
+    if isinstance(rows, slice):
+        numbers = np.arange(*rows.indices(total), dtype=np.int64)
+    else:
+        numbers = np.asarray(rows)
+        if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
+            raise InputError(f"rows are a slice or integers, one dimension of them, not {numbers.dtype} {numbers.shape}")
+        numbers = numbers.astype(np.int64)
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < total:
+        raise InputError(f"rows {numbers.min()} to {numbers.max()} are asked for, the level has 0 to {total - 1}")
+    chunk = np.searchsorted(offsets, numbers, side="right") - 1
+    if (chunk[1:] < chunk[:-1]).any():
+        order = np.argsort(chunk, kind="stable")
+        numbers, chunk = numbers[order], chunk[order]
+    counts = np.bincount(chunk, minlength=len(of_chunks)).astype(np.int64)
+    return RowNumbers(counts, numbers, np.r_[0, np.cumsum(counts)].astype(np.int64), offsets)

@@ -1,0 +1,162 @@
+"""Columns of a level's objects by their number, ascending by id: ids, attributes, members of groups; read when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.errors import InputError
+from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.object_documents import sentinel
+from dask_zv.geometry.schema import parse_dtype
+from dask_zv.pipelines.source.level_io import LevelSource
+from dask_zv.pipelines.source.objects_index import ObjectIndex, read_groups, read_object_attributes
+from dask_zv.storage.handles import open_objects
+
+__all__ = ["GROUPS", "IDS", "ObjectColumns", "ObjectField", "object_fields"]
+
+IDS = 0
+"""Name of the column of ids."""
+GROUPS = 1
+"""Name of the column (count, groups) that tells which groups each object is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectField:
+    """An attribute of objects, or of groups.
+
+    Attributes
+    ----------
+    dtype : dtype
+    shape : tuple of int
+        Of one value.
+    missing : object
+        What stands for "none"; None where nothing can.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    missing: Any = None
+
+
+def object_fields(index: ObjectIndex, family: str = "object_attributes") -> dict[str, ObjectField]:
+    """Return the attributes of objects (or "group_attributes"), from their documents alone.
+
+    Raises
+    ------
+    MetadataError, FormatError, StoreError
+        A document is damaged or missing.
+    """
+    tables = index.tables
+    out: dict[str, ObjectField] = {}
+    grid = tables.source.place.layout == "grid"
+    names = tables.members(family) if grid else [
+        f"{family}/{n}" for n in open_objects(tables.source.place.handle).list_dir(tables.path(family)) if n != DOCUMENT
+    ]  # fmt: skip
+    for array in names:
+        if grid:
+            table = tables.open(array)
+            dtype, shape = np.dtype(object) if table.dtype.kind in "OT" else table.dtype.newbyteorder("="), table.shape[1:]
+        else:
+            attributes = (tables.document(array) or {}).get("attributes", {})
+            dtype = parse_dtype(attributes.get("dtype"), f"{array!r}")
+            shape = tuple(attributes.get("shape", (-1,)))[1:]
+        out[array.partition("/")[2]] = ObjectField(np.dtype(dtype), tuple(shape), _missing(np.dtype(dtype)))
+    return out
+
+
+def _missing(dtype: np.dtype[Any]) -> Any:
+    if dtype.kind == "O":
+        return ""
+    try:
+        return sentinel(dtype)
+    except InputError:
+        return None
+
+
+class ObjectColumns:
+    """The objects of a level as a table, ascending by id; columns are :data:`IDS`, :data:`GROUPS` and the attributes by name.
+
+    Parameters
+    ----------
+    source : LevelSource
+    fields : mapping of str to ObjectField
+    group_count : int
+    index : ObjectIndex, optional
+        As this process knows it already.
+    """
+
+    def __init__(
+        self, source: LevelSource, fields: Mapping[str, ObjectField], group_count: int, index: ObjectIndex | None = None
+    ) -> None:
+        self.source = source
+        self.fields = dict(fields)
+        self.group_count = group_count
+        self._index = index
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_index": None}
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        s = self.source
+        return (type(self).__name__, s.place.handle, s.place.prefix, s.token, s.index_token, repr(self.fields))
+
+    @property
+    def index(self) -> ObjectIndex:
+        """The manifests, and the tables beside them."""
+        if self._index is None:
+            self._index = ObjectIndex(self.source)
+        return self._index
+
+    def __len__(self) -> int:
+        return self.index.count
+
+    def column(self, name: Any, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        """Return a column of some objects.
+
+        Parameters
+        ----------
+        name : int or str
+        rows : slice with a positive step, or int64 array
+            Numbers of objects, ascending by id.
+        """
+        if name == IDS:
+            return np.sort(self.index.ids)[rows]
+        numbers = np.arange(len(self))[rows]
+        if name == GROUPS:
+            return self._groups(numbers)
+        if not len(numbers):
+            f = self.fields[name]
+            return np.zeros((0, *f.shape), f.dtype)
+        ids = self.index.ids
+        ascending = bool((ids[1:] > ids[:-1]).all())
+        at = numbers if ascending else np.argsort(ids, kind="stable")[numbers]
+        return _filled(read_object_attributes(self.source, self.index, at, name)[name], self.fields[name])
+
+    def _groups(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        ids = np.sort(self.index.ids)[numbers]
+        out = np.zeros((len(ids), self.group_count), bool)
+        if len(ids):
+            groups, _ = read_groups(self.source, self.index.tables)
+            for group, members in groups.items():
+                out[:, group] = np.isin(ids, members)
+        return out
+
+    def group_attributes(self) -> dict[str, NDArray[Any]]:
+        """Return the attributes of all groups."""
+        return {n: np.asarray(np.ma.getdata(v)) for n, v in read_groups(self.source, self.index.tables)[1].items()}
+
+
+def _filled(values: NDArray[Any], field: ObjectField) -> NDArray[Any]:
+    if not isinstance(values, np.ma.MaskedArray):
+        return values.astype(field.dtype, copy=False)
+    missing = np.broadcast_to(np.ma.getmaskarray(values), values.shape)
+    if field.missing is None:
+        out: NDArray[Any] = values.data.astype(object)
+        out[missing] = None
+        return out
+    return np.where(missing, field.missing, values.data).astype(field.dtype, copy=False)

@@ -1,0 +1,157 @@
+"""What the views say of themselves: names of dimensions and variables, CF and UGRID attributes.
+
+Sources: CF conventions 1.11 (ragged arrays 9.3, geometries 7.5, grid mappings 5.6), UGRID 1.0.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import xarray as xr
+
+from dask_zv.errors import InputError
+from dask_zv.format.axes import Axis
+from dask_zv.geometry.schema import AttributeSchema
+from dask_zv.pipelines.source.link_source import LinkSource
+from dask_zv.pipelines.stores.level import Level
+
+__all__ = [
+    "CONTAINER",
+    "COUNT",
+    "CRS",
+    "EDGES",
+    "FACES",
+    "OBJECT_ID",
+    "PARENT",
+    "TOPOLOGY",
+    "attribute_attrs",
+    "axis_attrs",
+    "check_names",
+    "dataset_attrs",
+    "grid_mapping",
+    "link_names",
+    "topology",
+]
+
+EDGES, FACES, TOPOLOGY = "edges", "faces", "topology"
+OBJECT_ID, OBJECT_INDEX, PARENT = "object_id", "object_index", "parent"
+COUNT, CONTAINER, CRS = "node_count", "geometry", "crs"
+_CF_AXIS = {"x": "X", "y": "Y", "z": "Z", "t": "T", "time": "T"}
+_VERSIONS = "CF-1.11 UGRID-1.0"
+
+
+def link_names(links: LinkSource) -> tuple[str, str]:
+    """Return the name of the connectivity and its dimension: edges, or faces."""
+    return (EDGES, "edge") if links.family.width == 2 else (FACES, "face")
+
+
+def axis_attrs(axis: Axis, crs: bool) -> dict[str, Any]:
+    """Return the attributes of a coordinate of positions."""
+    attrs: dict[str, Any] = {"long_name": f"{axis.name} position"}
+    if axis.unit:
+        attrs["units"] = axis.unit
+    if axis.name.lower() in _CF_AXIS:
+        attrs["axis"] = _CF_AXIS[axis.name.lower()]
+    if crs:
+        attrs["grid_mapping"] = CRS
+    return attrs
+
+
+def attribute_attrs(attribute: AttributeSchema) -> dict[str, Any]:
+    """Return the attributes of a variable: of categories, which there are."""
+    attrs: dict[str, Any] = {"long_name": attribute.name.replace("_", " ")}
+    if attribute.dictionary is not None:
+        attrs["categories"] = [str(c) for c in attribute.dictionary.categories]
+    return attrs
+
+
+def topology(links: LinkSource, axes: tuple[str, ...]) -> xr.Variable:
+    """Return the UGRID variable that says how vertices are connected: a network of edges, or a surface of faces."""
+    name, dim = link_names(links)
+    surface = name == FACES
+    return xr.Variable(
+        (),
+        0,
+        {
+            "cf_role": "mesh_topology",
+            "long_name": "faces between vertices" if surface else "edges between vertices",
+            "topology_dimension": 2 if surface else 1,
+            "node_coordinates": " ".join(axes),
+            "node_dimension": "vertex",
+            f"{dim}_node_connectivity": name,
+            f"{dim}_dimension": dim,
+        },
+    )
+
+
+def grid_mapping(crs: Mapping[str, Any]) -> xr.Variable:
+    """Return the variable that describes the store's coordinate reference system.
+
+    The store's own words are its attribute ``zv_crs``; where pyproj is installed and understands them, CF's come with them.
+    """
+    attrs: dict[str, Any] = {"long_name": "coordinate reference system", "zv_crs": json.dumps(crs)}
+    wkt = crs.get("crs_wkt") or crs.get("wkt")
+    code = crs.get("code") or crs.get("epsg")
+    if isinstance(wkt, str):
+        attrs["crs_wkt"] = wkt
+    elif isinstance(code, int | str):
+        text = str(code)
+        attrs["epsg_code"] = text if ":" in text else f"{crs.get('type') or 'EPSG'}:{text}".upper()
+    if importlib.util.find_spec("pyproj") is not None and (known := attrs.get("crs_wkt") or attrs.get("epsg_code")):
+        import pyproj
+
+        try:
+            attrs |= {k: v for k, v in pyproj.CRS.from_user_input(known).to_cf().items() if isinstance(v, str | int | float)}
+        except pyproj.exceptions.CRSError:
+            attrs["comment"] = "pyproj does not know this reference system"
+    return xr.Variable((), 0, attrs)
+
+
+def check_names(taken: Mapping[Any, Any], names: Mapping[str, str]) -> None:
+    """Refuse variables that would come twice.
+
+    Parameters
+    ----------
+    taken : mapping
+        By the names that the view itself uses.
+    names : mapping of str to str
+        Names of the level's own, and what each is.
+
+    Raises
+    ------
+    InputError
+        One of them is in both.
+    """
+    for name, what in names.items():
+        if name in taken:
+            raise InputError(
+                f"{what} {name!r} has the name of an axis or of another variable of the view: leave it out with "
+                f"drop_variables=[{name!r}]"
+            )
+
+
+def dataset_attrs(level: Level, view: str) -> dict[str, Any]:
+    """Return store and level metadata as netCDF can hold it: strings, numbers and flat lists."""
+    metadata = level.store.metadata
+    attrs: dict[str, Any] = {
+        "Conventions": _VERSIONS,
+        "zv_view": view,
+        "zv_url": level.store.url,
+        "zv_version": metadata.zv_version,
+        "zv_level": level.number,
+        "zv_axes": list(level.store.axes),
+        "geometry_types": list(metadata.geometry_types),
+        "vertex_count": level.metadata.vertex_count,
+        "chunk_shape": list(level.source.schema.grid.chunk_shape),
+        "bin_shape": list(metadata.bin_shape),
+        "bounds_min": list(metadata.bounds[0]),
+        "bounds_max": list(metadata.bounds[1]),
+        "zarr_vectors": json.dumps(metadata.to_attributes()["zarr_vectors"]),
+        "zarr_vectors_level": json.dumps(level.metadata.to_attributes()["zarr_vectors_level"]),
+    }
+    if metadata.crs is not None:
+        attrs["crs"] = json.dumps(metadata.crs)
+    return attrs

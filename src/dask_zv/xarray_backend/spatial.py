@@ -1,0 +1,321 @@
+"""``view="spatial"``: vertices chunk by chunk, so that boxes prune; objects as an index per vertex, links by vertex number."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dask_zv.geometry.schema import AttributeSchema
+from dask_zv.pipelines.source.columns import LevelRows
+from dask_zv.pipelines.source.edge_rows import CONNECTIVITY, EdgeRows, ParentRows, count_links
+from dask_zv.pipelines.source.link_source import LinkSource
+from dask_zv.pipelines.source.object_columns import IDS, ObjectColumns, object_fields
+from dask_zv.pipelines.stores.level import Level
+from dask_zv.xarray_backend import conventions as names
+from dask_zv.xarray_backend.arrays import lazy_variable
+from dask_zv.xarray_backend.index import AxisIndex, RowIndex
+
+__all__ = ["chunk_variables", "merged_runs", "spatial_dataset", "vertex_attributes"]
+
+_CHUNK_ROWS = 500_000
+_CHUNK_CELLS = 4096
+_LINKED = ("graph", "skeleton", "mesh")
+Variables = dict[str, xr.Variable]
+
+
+def spatial_dataset(level: Level, dropped: Collection[str] = (), *, chunk_table: bool = False) -> xr.Dataset:
+    """Return a level as a lazy Dataset in the order of its chunks.
+
+    Parameters
+    ----------
+    level : Level
+    dropped : collection of str
+        Variables to leave out.
+    chunk_table : bool
+        Add the chunks themselves: their coordinates, rows and first rows, along ``chunk``.
+
+    Raises
+    ------
+    InputError
+        An attribute has the name of an axis, or of something else in the Dataset.
+    """
+    rows = LevelRows(level.source, level.chunks, level.offset)
+    chunks = tuple(np.diff(merged_runs(level.chunks.rows)[1]).tolist())
+    axes = level.store.metadata.axes
+    coords: Variables = {
+        axis.name: lazy_variable(
+            ("vertex",), rows, i, (len(rows),), rows.dtype, names.axis_attrs(axis, level.store.metadata.crs is not None), chunks
+        )
+        for i, axis in enumerate(axes)
+    }
+    data, more = _vertex_data(level, rows, chunks, dropped)
+    if level.kind in _LINKED and (links := level.found_links(0)) is not None:
+        new = _link_data(level, rows, links.source, dropped)
+        names.check_names({**coords, **data, **more}, dict.fromkeys(new, "a variable of links"))
+        data |= new
+    if level.source.schema.has_objects:
+        new, ids = _object_data(level, {*coords, *data, *more}, dropped)
+        data, more = {**data, **new}, {**more, **ids}
+    if level.store.metadata.crs is not None:
+        data.setdefault(names.CRS, names.grid_mapping(level.store.metadata.crs))
+    if chunk_table:
+        data |= chunk_variables(level)
+    return _assembled(level, rows, chunks, coords, more, data, dropped)
+
+
+def _assembled(
+    level: Level,
+    rows: LevelRows,
+    chunks: tuple[int, ...],
+    axes: Variables,
+    coords: Variables,
+    data: Variables,
+    dropped: Collection[str],
+) -> xr.Dataset:
+    """Return the Dataset with its indexes."""
+    axes = {k: v for k, v in axes.items() if k not in dropped}
+    kept = {k: v for k, v in {**data, **axes, **coords}.items() if k not in dropped}
+    without_index = {k for k in coords if k == "object"}
+    index = RowIndex(rows, slice(0, len(rows)))
+    by_axis = AxisIndex(index, {a.name: i for i, a in enumerate(level.store.metadata.axes) if a.name in axes}, chunks)
+    # variables first: assign_coords would make plain Variables of them, whose Dask keys don't name the store's state
+    ds = xr.Dataset({k: v for k, v in kept.items() if k not in without_index}, attrs=names.dataset_attrs(level, "spatial"))
+    ds = ds.set_coords([k for k in {**axes, **coords} if k in ds.variables])
+    bare = {k: kept[k] for k in without_index if k in kept}
+    if bare:
+        ds = ds.assign_coords(xr.Coordinates(bare, indexes={}))
+    if axes:
+        ds = ds.assign_coords(xr.Coordinates(axes, indexes=dict.fromkeys(axes, by_axis)))
+    return ds.assign_coords(xr.Coordinates(index.create_variables(), indexes={"vertex": index}))
+
+
+def vertex_attributes(
+    level: Level, rows: Any, length: int, chunks: tuple[int, ...], dropped: Collection[str]
+) -> tuple[Variables, Variables]:
+    """Return the attributes of vertices, and the coordinates of their channels.
+
+    Parameters
+    ----------
+    level : Level
+    rows : Columns
+        Has the attributes by name.
+    length : int
+    chunks : tuple of int
+    dropped : collection of str
+    """
+    data: Variables = {}
+    coords: Variables = {}
+    taken = dict.fromkeys([*level.store.axes, "vertex", names.OBJECT_ID])
+    known = {a.name: f"attribute of {a.value_dtype}" for a in level.source.schema.attributes if a.name not in dropped}
+    names.check_names(taken, known)
+    for attribute in level.source.schema.attributes:
+        if attribute.name in dropped:
+            continue
+        dims, shape = _shape("vertex", length, attribute)
+        if len(dims) > 1:
+            labels = attribute.channel_names or tuple(f"ch{i}" for i in range(shape[1]))
+            coords[dims[1]] = xr.Variable(dims[1:], np.asarray(labels))
+        attrs = {**names.attribute_attrs(attribute), **_located(level, "node")}
+        data[attribute.name] = lazy_variable(dims, rows, attribute.name, shape, attribute.value_dtype, attrs, chunks)
+    if level.source.chunk_attribute is not None and level.source.chunk_attribute[0] not in dropped:
+        name, values = level.source.chunk_attribute
+        attrs = {"long_name": f"{name} (part of the chunk key)"}
+        data[name] = lazy_variable(("vertex",), rows, name, (length,), np.asarray(values).dtype, attrs, chunks)
+    return data, coords
+
+
+def _shape(dim: str, n: int, attribute: AttributeSchema) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    if attribute.channels is None:
+        return (dim,), (n,)
+    return (dim, f"{attribute.name}_channel"), (n, attribute.channels)
+
+
+def _located(level: Level, where: str) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if level.kind in _LINKED and level.found_links(0) is not None:
+        out = {"mesh": names.TOPOLOGY, "location": where}
+    if level.store.metadata.crs is not None:
+        out["grid_mapping"] = names.CRS
+    return out
+
+
+def _vertex_data(
+    level: Level, rows: LevelRows, chunks: tuple[int, ...], dropped: Collection[str]
+) -> tuple[Variables, Variables]:
+    data, coords = vertex_attributes(level, rows, len(rows), chunks, dropped)
+    if level.source.schema.has_objects:
+        n = (len(rows),)
+        attrs = {"long_name": "object of each vertex", "comment": "-1: of none, -2: shared"}
+        data[names.OBJECT_ID] = lazy_variable(("vertex",), rows, names.OBJECT_ID, n, np.dtype(np.int64), attrs, chunks)
+        attrs = {
+            "long_name": "place of each vertex' object along the dimension object",
+            "instance_dimension": "object",
+            "comment": "-1: of none, -2: shared",
+        }
+        data[names.OBJECT_INDEX] = lazy_variable(("vertex",), rows, names.OBJECT_INDEX, n, np.dtype(np.int64), attrs, chunks)
+    return data, coords
+
+
+def _object_data(level: Level, taken: Collection[str], dropped: Collection[str]) -> tuple[Variables, Variables]:
+    """Return the attributes of objects, and their ids."""
+    fields = object_fields(level.index)
+    columns = ObjectColumns(level.source, fields, 0, level.index)
+    n = level.index.count
+    chunks = _even(n)
+    ids = lazy_variable(("object",), columns, IDS, (n,), np.dtype(np.int64), {"long_name": "id of the object"}, chunks)
+    return object_attributes(columns, n, chunks, taken, dropped), {"object": ids}
+
+
+def object_attributes(
+    columns: ObjectColumns, n: int, chunks: tuple[int, ...], taken: Collection[str], dropped: Collection[str]
+) -> Variables:
+    """Return the attributes of objects; one that has the name of something else gets ``object_`` before it."""
+    data: Variables = {}
+    for name, f in columns.fields.items():
+        shown = f"object_{name}" if name in taken or name in ("object", "vertex") else name
+        if shown in dropped:
+            continue
+        attrs: dict[str, Any] = {"long_name": name.replace("_", " ")}
+        if shown != name:
+            attrs["zv_name"] = name
+        if f.missing is not None and f.dtype.kind in "iu":
+            attrs["missing_value"] = f.missing
+        dims = ("object", *(f"{shown}_{i}" for i in range(len(f.shape))))
+        data[shown] = lazy_variable(dims, columns, name, (n, *f.shape), f.dtype, attrs, chunks)
+    return data
+
+
+def _link_data(level: Level, rows: LevelRows, links: LinkSource, dropped: Collection[str]) -> Variables:
+    """Return connectivity, attributes of links and their topology; parents of skeletons."""
+    name, dim = names.link_names(links)
+    trees = level.kind == "skeleton"
+    if links.family.width == 1 or {name, names.PARENT} <= {*dropped, *([] if trees else [names.PARENT])}:
+        return {}
+    attrs = {
+        "cf_role": f"{dim}_node_connectivity",
+        "long_name": "numbers of the vertices of each link" if dim == "edge" else "numbers of the vertices around each face",
+        "start_index": 0,
+    }
+    if trees:
+        attrs["long_name"] = "number of each vertex, and of its parent"
+    dims = (dim, f"{dim}_node")
+    made = _counts(level, rows, links, trees=trees)
+    if made is None:
+        out = _loaded(level, dims, attrs, name)
+    else:
+        table = EdgeRows(rows, links, made, trees=trees)
+        out = _lazy_links(level, table, dims, attrs, name)
+        if trees:
+            chunks = tuple(np.diff(merged_runs(level.chunks.rows)[1]).tolist())
+            out[names.PARENT] = lazy_variable(
+                ("vertex",), ParentRows(rows, links), names.PARENT, (len(rows),), np.dtype(np.int64), _parent_attrs(), chunks
+            )
+    out[names.TOPOLOGY] = names.topology(links, level.store.axes)
+    return {k: v for k, v in out.items() if k not in dropped}
+
+
+def _parent_attrs() -> dict[str, Any]:
+    return {"long_name": "number of the vertex' parent", "comment": "-1: a root"}
+
+
+def _counts(level: Level, rows: LevelRows, links: LinkSource, *, trees: bool) -> NDArray[np.int64] | None:
+    """Return the links of each chunk, None where only reading tells."""
+    if trees and level.is_chunked_skeleton:
+        return None  # which end of a record is the child only the whole level tells
+    return count_links(rows, links, trees=trees)
+
+
+def _lazy_links(level: Level, table: EdgeRows, dims: tuple[str, str], attrs: dict[str, Any], name: str) -> Variables:
+    n = len(table)
+    runs = tuple(np.diff(merged_runs(table.counts)[1]).tolist())
+    width = table.links.family.width
+    out = {name: lazy_variable(dims, table, CONNECTIVITY, (n, width), np.dtype(np.int64), attrs, runs)}
+    for attribute in () if table.trees else table.links.attributes:
+        schema = attribute.schema
+        if schema.any_width and schema.channels is None:
+            first = table.column(schema.name, slice(0, 1))  # only the values tell how wide they are
+            shape: tuple[int, ...] = (n, *first.shape[1:])
+        else:
+            shape = _shape(dims[0], n, schema)[1]
+        own = (dims[0], *(f"{schema.name}_channel" for _ in shape[1:]))
+        about = {**names.attribute_attrs(schema), **_located(level, dims[0])}
+        out[schema.name] = lazy_variable(own, table, schema.name, shape, schema.value_dtype, about, runs)
+    return out
+
+
+def _loaded(level: Level, dims: tuple[str, str], attrs: dict[str, Any], name: str) -> Variables:
+    """Return the links as they are read with the whole level: other tools' stores don't tell how many there are."""
+    found = level.read(order="chunk", attributes=_of_links(level))
+    ends = found.faces if name == names.FACES else found.edges
+    values = found.face_attributes if name == names.FACES else found.edge_attributes
+    out: Variables = {}
+    if ends is not None:
+        out[name] = xr.Variable(dims, ends, attrs)
+        for key, column in values.items():
+            plain = _plain(column)
+            extra = tuple(f"{key}_channel" for _ in plain.shape[1:])
+            out[key] = xr.Variable((dims[0], *extra), plain, _located(level, dims[0]))
+    if found.parents is not None:
+        out[names.PARENT] = xr.Variable(("vertex",), found.parents, _parent_attrs())
+    return out
+
+
+def _of_links(level: Level) -> list[str]:
+    links = level.found_links(0)
+    return [] if links is None else [a.schema.name for a in links.source.attributes]
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    """Return values without a mask: NaN where there is none."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    missing = np.ma.getmaskarray(values)
+    return np.where(missing, np.nan, values.data) if missing.any() else np.asarray(values.data)
+
+
+def chunk_variables(level: Level) -> Variables:
+    """Return the table of chunks: coordinates, rows and first row of each, along ``chunk``."""
+    table = level.chunks
+    own = [] if level.source.chunk_attribute is None else [level.source.chunk_attribute[0]]
+    out = {
+        f"chunk_{axis}": xr.Variable(("chunk",), table.coords[:, i], {"long_name": f"chunk coordinate along {axis}"})
+        for i, axis in enumerate([*own, *level.store.axes])
+    }
+    first = np.cumsum(table.rows) - table.rows
+    out["chunk_rows"] = xr.Variable(("chunk",), table.rows, {"long_name": "vertices in the chunk"})
+    out["chunk_first_row"] = xr.Variable(("chunk",), first, {"long_name": "number of the chunk's first vertex"})
+    return out
+
+
+def merged_runs(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Merge cells into runs that make tasks worth their cost.
+
+    Returns
+    -------
+    cells : ndarray of int64
+        First cell of each run, and the number of cells at the end.
+    edges : ndarray of int64
+        The rows at which runs begin, and the number of rows at the end.
+    """
+    ends = np.cumsum(rows)
+    cells = [0]
+    n = len(rows)
+    while cells[-1] < n:
+        start = cells[-1]
+        before = int(ends[start - 1]) if start else 0
+        stop = int(np.searchsorted(ends, before + _CHUNK_ROWS, side="right"))
+        cells.append(min(max(stop, start + 1), start + _CHUNK_CELLS, n))
+    at = np.asarray(cells, np.int64)
+    if len(at) == 1:
+        return np.array([0, 0]), np.array([0, 0])
+    return at, np.append(0, ends)[at]
+
+
+def _even(n: int) -> tuple[int, ...]:
+    """Return lengths of parts of a table of n rows."""
+    full, rest = divmod(n, _CHUNK_ROWS)
+    return (_CHUNK_ROWS,) * full + ((rest,) if rest or not full else ())
