@@ -25,6 +25,7 @@ __all__ = [
     "EDGES",
     "FACES",
     "OBJECT_ID",
+    "OBJECT_INDEX",
     "PARENT",
     "TOPOLOGY",
     "attribute_attrs",

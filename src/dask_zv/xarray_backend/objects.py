@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from dask_zv.errors import InputError
@@ -80,6 +81,7 @@ def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
     kept = {k: v for k, v in {**data, **coords, **more}.items() if k not in dropped}
     ds = xr.Dataset(kept, attrs=names.dataset_attrs(level, "objects"))
     ds = ds.set_coords([k for k in {**coords, **more} if k in kept])
+    ds = ds.assign_coords(vertex=xr.IndexVariable("vertex", pd.RangeIndex(n), {"long_name": "row number in this view"}))
     index = ObjectIdIndex(rows, lengths.ids)
     return ds.assign_coords(xr.Coordinates(index.create_variables(), indexes={"object": index}))
 

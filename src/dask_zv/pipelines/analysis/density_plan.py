@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from dask.delayed import Delayed
-from dask.task_spec import DataNode, List, TaskRef
+from dask.task_spec import DataNode, List, Task, TaskRef
 from numpy.typing import NDArray
 
 from dask_zv.batch.graph import GraphBuilder
@@ -176,6 +176,10 @@ def _whole(codes: NDArray[np.int64] | None, values: NDArray[Any] | None, size: i
     return out
 
 
+def _values(density: Density) -> NDArray[Any]:
+    return density.values
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DensityPlan:
     """The blocks of a density; nothing was read of them yet."""
@@ -191,8 +195,8 @@ class DensityPlan:
         """Of the values."""
         return np.dtype(np.int64 if self.task.statistic == "count" else np.float64)
 
-    def delayed(self, then: Callable[[Density], Any] | None = None) -> Delayed:
-        """Return the result as a Delayed; `then` makes something else of it."""
+    def graph(self) -> tuple[GraphBuilder, TaskRef]:
+        """Return a graph under construction with the result in it."""
         builder = GraphBuilder("zv-density")
         reader = builder.key("reader")
         builder.tasks[reader] = DataNode(reader, self.reader)  # once in the graph, whatever the number of blocks
@@ -209,12 +213,23 @@ class DensityPlan:
                 builder.add(builder.key("add", number + i), _Task.add, TaskRef(cells), List(*run)) for i, run in enumerate(runs)
             ]
             number += len(runs)
-        end = builder.key("finish")
-        result = builder.add(end, self.finish, List(*parts))
-        if then is not None:
-            end = builder.key("result")
-            builder.add(end, then, result)
-        return builder.finish(end)
+        return builder, builder.add(builder.key("finish"), self.finish, List(*parts))
+
+    def delayed(self) -> Delayed:
+        """Return the result as a Delayed."""
+        builder, result = self.graph()
+        return builder.finish(result.key)
+
+    def array(self) -> Any:
+        """Return the values as a Dask array of one chunk."""
+        import dask.array as da
+
+        builder, result = self.graph()
+        shape = self.task.cells.shape
+        name = builder.key("values")
+        key = (name, *(0 for _ in shape))
+        builder.tasks[key] = Task(key, _values, result)
+        return da.Array(builder.tasks, name, tuple((n,) for n in shape), dtype=self.dtype)
 
     def compute(self) -> Density:
         """Return the result now: on the active scheduler, or at once where there is one block."""

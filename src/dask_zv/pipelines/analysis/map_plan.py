@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from dask.delayed import Delayed
-from dask.task_spec import DataNode, List, TaskRef
+from dask.task_spec import DataNode, List, Task, TaskRef
 from numpy.typing import NDArray
 
 from dask_zv.batch.graph import GraphBuilder, is_future
 from dask_zv.batch.run import check_reachable, compute_one
-from dask_zv.errors import InputError
+from dask_zv.errors import FormatError, InputError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.result import Geometry
 from dask_zv.pipelines.analysis.chunks import ChunkBlock, ChunkReader, plan_chunk_blocks
@@ -191,6 +191,33 @@ class MapPlan:
             builder.add(end, then, result)
         return builder.finish(end)
 
+    def arrays(self) -> dict[str, Any]:
+        """Return every column as a Dask array with a chunk to a block; the function's `example` says what they are.
+
+        Raises
+        ------
+        InputError
+            There is no example, or which chunks have results is only known when they are read.
+        """
+        import dask.array as da
+
+        example = self.function.example
+        if example is None or self.known is None:
+            raise InputError("lazy columns need meta=, and a selection by chunks= or rows= alone", store=self.function.where)
+        if not self.blocks:
+            return example.empty()
+        builder, _, parts = self.graph()
+        out: dict[str, Any] = {}
+        for column, (shape, dtype) in example.specs.items():
+            name = f"{builder.key('column')}-{column}"
+            graph = dict(builder.tasks)
+            for i, (part, count) in enumerate(zip(parts, self.counts, strict=True)):
+                key = (name, i, *(0 for _ in shape))
+                graph[key] = Task(key, _column, part, column, count, self.function.where)
+            chunks = (tuple(self.counts), *((n,) for n in shape))
+            out[column] = da.Array(graph, name, chunks, dtype=dtype)
+        return out
+
     def compute(self) -> Mapped:
         """Return the result now: on the active scheduler, or at once where there is one block."""
         lazy = any(_is_lazy(v) for v in (*self.function.args, *self.function.kwargs.values()))
@@ -199,6 +226,15 @@ class MapPlan:
         check_reachable(self.handle)
         result: Mapped = compute_one(self.delayed())
         return result
+
+
+def _column(part: _Part, name: str, count: int, where: str) -> NDArray[Any]:
+    if len(part.rows) != count:
+        raise FormatError(
+            f"{len(part.rows)} chunks or objects have rows, {count} were planned: the level was changed, open it again",
+            store=where,
+        )
+    return part.columns.values[name]
 
 
 def _is_lazy(value: Any) -> bool:

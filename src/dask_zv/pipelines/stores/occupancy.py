@@ -25,7 +25,7 @@ _FAINTEST = 0.28
 
 
 def map_axes(axes: Sequence[Axis]) -> tuple[int, int]:
-    """Return the numbers of the axes that a map shows: the first two of space, where there are so many."""
+    """Return the numbers of the axes that a map shows: the first two of space."""
     order = sorted(range(len(axes)), key=lambda i: axes[i].type != "space")
     return order[0], order[1]
 

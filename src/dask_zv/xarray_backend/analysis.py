@@ -1,0 +1,238 @@
+"""Functions of chunks and objects, and densities, as xarray objects; the work is done by `pipelines/analysis`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from dask.delayed import Delayed
+from numpy.typing import NDArray
+
+from dask_zv.errors import InputError
+from dask_zv.pipelines.analysis.density_plan import Density, plan_density
+from dask_zv.pipelines.analysis.map_plan import MappedChunks, MappedObjects, MapPlan, plan_map_chunks, plan_map_objects
+from dask_zv.pipelines.analysis.objects import objects_of_rows
+from dask_zv.pipelines.analysis.results import VALUE
+from dask_zv.pipelines.source.columns import LevelRows, rows_in
+from dask_zv.pipelines.source.objects_index import chosen_ids
+from dask_zv.pipelines.stores.level import Level
+from dask_zv.spatial.grid import as_box
+from dask_zv.xarray_backend.conventions import axis_attrs
+
+__all__ = ["density", "map_chunks", "map_objects"]
+
+Rows = slice | NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """How results become an xarray object; small, since it travels where they do.
+
+    Attributes
+    ----------
+    dim : str
+    axes : tuple of str
+        Of the chunk coordinates; empty for objects.
+    name : str
+        Of a function that returns no dict.
+    attrs : mapping
+    """
+
+    dim: str
+    axes: tuple[str, ...]
+    name: str
+    attrs: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, level: Level, func: Callable[..., Any], dim: str) -> _Shown:
+        given = getattr(func, "__name__", VALUE)
+        own = () if level.source.chunk_attribute is None else (level.source.chunk_attribute[0],)
+        axes = (*own, *level.store.axes) if dim == "chunk" else ()
+        return cls(dim, axes, given if given.isidentifier() else VALUE, _attrs(level))
+
+    def __call__(self, mapped: MappedChunks | MappedObjects) -> xr.Dataset | xr.DataArray:
+        labels = mapped.coords if isinstance(mapped, MappedChunks) else mapped.ids
+        return self.show(labels, mapped.rows, mapped.values, single=list(mapped.values) == [VALUE])
+
+    def show(
+        self, labels: NDArray[np.int64], rows: NDArray[np.int64], columns: Mapping[str, Any], *, single: bool
+    ) -> xr.Dataset | xr.DataArray:
+        """Return columns with their coordinates."""
+        coords: dict[str, xr.Variable] = {}
+        if self.dim == "object":
+            coords["object"] = xr.Variable(("object",), labels, {"long_name": "id of the object"})
+        for i, axis in enumerate(self.axes):
+            about = {"long_name": f"chunk coordinate along {axis}"}
+            coords[f"chunk_{axis}"] = xr.Variable((self.dim,), labels[:, i], about)
+        coords["rows"] = xr.Variable((self.dim,), rows, {"long_name": f"vertices of each {self.dim}"})
+        taken = [name for name in columns if not single and (name in coords or name == self.dim)]
+        if taken:
+            raise InputError(
+                f"the function returns {taken[0]!r}, which is the name of a coordinate of the result: return it by another"
+            )
+        if single:
+            values = columns[VALUE]
+            dims = (self.dim, *(f"{self.name}_{i}" for i in range(values.ndim - 1)))
+            return xr.DataArray(values, coords, dims, self.name, self.attrs)
+        data = {name: ((self.dim, *(f"{name}_{i}" for i in range(v.ndim - 1))), v) for name, v in columns.items()}
+        return xr.Dataset(data, coords, self.attrs)
+
+
+def _attrs(level: Level) -> dict[str, Any]:
+    return {"zv_url": level.store.url, "zv_level": level.number}
+
+
+def map_chunks(
+    level: Level,
+    func: Callable[..., Any],
+    *,
+    rows: Rows | None = None,
+    bbox: Any = None,
+    chunks: Any = None,
+    objects: Any = None,
+    attributes: Sequence[str] | None = None,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    meta: Any = None,
+    rows_per_task: int | None = None,
+    compute: bool = True,
+) -> xr.Dataset | xr.DataArray | Delayed:
+    """Call a function for every chunk that holds a vertex of a selection; see :func:`dask_zv.pipelines.analysis.mapping.map_chunks`.
+
+    Returns
+    -------
+    Dataset, or DataArray where the function returns no dict
+        Dimension ``chunk``; coordinates ``chunk_<axis>``, and ``rows``, the vertices that the function was given. With
+        ``compute=False`` columns are lazy, a Dask chunk to a task, where `meta` says what they are (a box or objects are then
+        looked up now); a Delayed of the whole where it doesn't.
+    """
+    if not compute and meta is not None:
+        rows, bbox, objects = _looked_up(level, rows, bbox, objects), None, None
+    plan = plan_map_chunks(
+        level,
+        func,
+        bbox=bbox,
+        chunks=chunks,
+        objects=objects,
+        rows=rows,
+        attributes=attributes,
+        args=args,
+        kwargs=kwargs,
+        meta=meta,
+        rows_per_task=rows_per_task,
+    )
+    return _shown(plan, _Shown.of(level, func, "chunk"), compute=compute)
+
+
+def map_objects(
+    level: Level,
+    func: Callable[..., Any],
+    *,
+    rows: Rows | None = None,
+    objects: Any = None,
+    attributes: Sequence[str] | None = None,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    meta: Any = None,
+    rows_per_task: int | None = None,
+    compute: bool = True,
+) -> xr.Dataset | xr.DataArray | Delayed:
+    """Call a function for every object as a whole; see :func:`dask_zv.pipelines.analysis.mapping.map_objects`.
+
+    With `rows`, these are the objects that have a vertex among them: as a whole, not only those vertices.
+
+    Returns
+    -------
+    Dataset, or DataArray where the function returns no dict
+        Dimension ``object`` with the ids, ascending; coordinate ``rows``, the vertices of each. With ``compute=False`` columns
+        are lazy, a Dask chunk to a task, where `meta` says what they are; a Delayed of the whole where it doesn't.
+    """
+    if rows is not None:
+        found = objects_of_rows(level, rows)
+        objects = found if objects is None else np.intersect1d(found, chosen_ids(objects))
+    plan = plan_map_objects(
+        level, func, objects=objects, attributes=attributes, args=args, kwargs=kwargs, meta=meta, rows_per_task=rows_per_task
+    )
+    return _shown(plan, _Shown.of(level, func, "object"), compute=compute)
+
+
+def _shown(plan: MapPlan, shown: _Shown, *, compute: bool) -> xr.Dataset | xr.DataArray | Delayed:
+    if compute:
+        return shown(plan.compute())
+    example = plan.function.example
+    if example is None or plan.known is None:
+        return plan.delayed(shown)
+    return shown.show(plan.labels, plan.known, plan.arrays(), single=example.single)
+
+
+def _looked_up(level: Level, rows: Rows | None, bbox: Any, objects: Any) -> Rows | None:
+    """Return the rows that are in a box and of some objects, too; positions of the chunks that the box cuts are read."""
+    if bbox is None and objects is None:
+        return rows
+    if objects is not None and not level.source.schema.has_objects:
+        raise InputError(f"{level.url} has no objects: leave out objects=")
+    columns = LevelRows(level.source, level.chunks, level.offset)
+    box = None if bbox is None else as_box(bbox, level.source.schema.grid.ndim)
+    found = rows_in(columns, box, None if objects is None else chosen_ids(objects).tolist())
+    if rows is None:
+        return found
+    numbers = np.arange(len(columns), dtype=np.int64)
+    given = numbers[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64)
+    return given[np.isin(given, numbers[found])]
+
+
+def density(
+    level: Level,
+    *,
+    spacing: float | Sequence[float] | None = None,
+    shape: int | Sequence[int] | None = None,
+    bounds: Any = None,
+    dims: Sequence[str] | str | None = None,
+    weights: str | None = None,
+    statistic: str | None = None,
+    rows: Rows | None = None,
+    bbox: Any = None,
+    objects: Any = None,
+    compute: bool = True,
+) -> xr.DataArray:
+    """Count vertices, or add up a column of theirs, on a regular grid; see :func:`dask_zv.pipelines.analysis.density.density`.
+
+    Returns
+    -------
+    DataArray
+        A dimension for each of `dims`, with the centres of the cells as coordinates, whose attributes ``lower``, ``upper`` and
+        ``spacing`` tell the edges. With ``compute=False`` it is a Dask array of one chunk.
+    """
+    plan = plan_density(
+        level,
+        spacing=spacing,
+        shape=shape,
+        bounds=bounds,
+        dims=dims,
+        weights=weights,
+        statistic=statistic,
+        objects=objects,
+        bbox=bbox,
+        rows=rows,
+    )
+    finish, cells = plan.finish, plan.task.cells
+    values = plan.compute().values if compute else plan.array()
+    grid = Density(values, cells.edges, finish.dims, plan.task.statistic, finish.weights)
+    about = {a.name: a for a in level.store.metadata.axes}
+    coords: dict[str, xr.Variable] = {}
+    for name, edges, centres in zip(grid.dims, grid.edges, grid.centres, strict=True):
+        low, high = float(edges[0]), float(edges[-1])
+        sizes = {"lower": low, "upper": high, "spacing": (high - low) / len(centres)}
+        coords[name] = xr.Variable(
+            (name,), centres, {**axis_attrs(about[name], False), "long_name": f"{name} of cell centres", **sizes}
+        )
+    attrs: dict[str, Any] = {"long_name": "vertices in each cell", "units": "1"}
+    if weights is not None:
+        attrs = {"long_name": f"{grid.statistic} of {weights} over the vertices in each cell"}
+        if weights in about and about[weights].unit:
+            attrs["units"] = about[weights].unit
+    name = "count" if weights is None else f"{weights}_{grid.statistic}"
+    return xr.DataArray(values, coords, grid.dims, name, {**attrs, **_attrs(level)})

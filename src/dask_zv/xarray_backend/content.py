@@ -1,0 +1,247 @@
+"""What a Dataset in one of the two views holds: found by names, dimensions and attributes, so any of that shape will do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dask_zv.errors import InputError
+from dask_zv.xarray_backend import conventions as names
+
+__all__ = ["Content", "Shape", "read_content", "shape_of"]
+
+PATHS = ("line", "polyline", "streamline")
+"""Geometries whose objects are sequences of vertices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Which variable of a Dataset is what.
+
+    Attributes
+    ----------
+    view : {"spatial", "objects"}
+    kind : str
+        The geometry: "point_cloud", "line", "polyline", "streamline", "skeleton", "graph" or "mesh".
+    axes : tuple of str
+        Coordinates along ``vertex``.
+    units : tuple of (str or None)
+        Of the axes.
+    crs : mapping, optional
+        The store's coordinate reference system.
+    attributes, object_attributes, edge_attributes, face_attributes : mapping of str to str
+        Variable of each attribute, by the attribute's own name.
+    """
+
+    view: str
+    kind: str
+    axes: tuple[str, ...]
+    units: tuple[str | None, ...]
+    crs: Mapping[str, Any] | None
+    attributes: Mapping[str, str]
+    object_attributes: Mapping[str, str]
+    edge_attributes: Mapping[str, str]
+    face_attributes: Mapping[str, str]
+
+    @property
+    def is_path(self) -> bool:
+        """True where objects are sequences of vertices."""
+        return self.kind in PATHS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """A Dataset's values, in memory.
+
+    Attributes
+    ----------
+    shape : Shape
+    positions : ndarray, shape (N, D)
+    attributes : mapping of str to ndarray, shape (N,) or (N, C)
+    object_ids : ndarray of int64, shape (N,), optional
+        -1 for vertices of no object.
+    ids, lengths : ndarray of int64, shape (O,), optional
+        Objects in the order of the rows, and the rows of each: in the objects view.
+    object_index : ndarray of int64, shape (P,), optional
+        The objects that `object_attributes` describes.
+    object_attributes : mapping of str to ndarray, shape (P, ...)
+    edges : ndarray of int64, shape (E, 2), optional
+        Row numbers into `positions`; links that lead out of the Dataset are left out.
+    faces : ndarray of int64, shape (F, k), optional
+    edge_attributes, face_attributes : mapping of str to ndarray
+    parents : ndarray of int64, shape (N,), optional
+        -1 at roots, and where the parent is not in the Dataset.
+    """
+
+    shape: Shape
+    positions: NDArray[Any]
+    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    object_ids: NDArray[np.int64] | None = None
+    ids: NDArray[np.int64] | None = None
+    lengths: NDArray[np.int64] | None = None
+    object_index: NDArray[np.int64] | None = None
+    object_attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    edges: NDArray[np.int64] | None = None
+    faces: NDArray[np.int64] | None = None
+    edge_attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    face_attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    parents: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+def shape_of(ds: xr.Dataset) -> Shape:
+    """Return what the variables of a Dataset are; nothing is read.
+
+    Raises
+    ------
+    InputError
+        The Dataset has no vertices with positions.
+    """
+    if "vertex" not in ds.dims:
+        raise InputError("ds.zv works on Datasets opened with engine='zv', or shaped like them: there is no dimension 'vertex'")
+    axes = _axes(ds)
+    gone = [a for a in axes if a not in ds.variables]
+    if gone or not axes:
+        raise InputError(
+            f"the Dataset has no {', '.join(gone) or 'positions'} any more" if axes
+            else "ds.zv works on Datasets opened with engine='zv': no coordinate along 'vertex' is known as a position"
+        )  # fmt: skip
+    view = "objects" if _is_by_object(ds) else "spatial"
+    crs = ds.attrs.get("crs") or (ds[names.CRS].attrs.get("zv_crs") if names.CRS in ds.variables else None)
+    own = {*axes, "vertex", "object", names.OBJECT_ID, names.OBJECT_INDEX, names.PARENT, names.COUNT, names.EDGES, names.FACES,
+           names.TOPOLOGY, names.CONTAINER, names.CRS, "in_group"}  # fmt: skip
+    return Shape(
+        view,
+        _kind(ds),
+        axes,
+        tuple(ds[a].attrs.get("units") for a in axes),
+        json.loads(crs) if isinstance(crs, str) else crs,
+        _along(ds, "vertex", own),
+        _along(ds, "object", own),
+        _along(ds, "edge", own),
+        _along(ds, "face", own),
+    )
+
+
+def _axes(ds: xr.Dataset) -> tuple[str, ...]:
+    named = ds.attrs.get("zv_axes")
+    if named is not None:
+        return tuple(str(n) for n in np.atleast_1d(named))
+    by_axis = {str(v.attrs.get("axis", "")).upper(): str(k) for k, v in ds.variables.items() if v.dims == ("vertex",)}
+    found = [by_axis[a] for a in "XYZ" if a in by_axis]
+    return tuple(found or [n for n in "xyz" if n in ds.variables and ds[n].dims == ("vertex",)])
+
+
+def _is_by_object(ds: xr.Dataset) -> bool:
+    if ds.attrs.get("zv_view") is not None:
+        return bool(ds.attrs["zv_view"] == "objects")
+    return names.COUNT in ds.variables and ds[names.COUNT].dims == ("object",)
+
+
+def _kind(ds: xr.Dataset) -> str:
+    named = ds.attrs.get("geometry_types")
+    if named is not None and len(np.atleast_1d(named)):
+        return str(np.atleast_1d(named)[0])
+    marks = ((names.FACES, "mesh"), (names.PARENT, "skeleton"), (names.EDGES, "graph"), (names.CONTAINER, "polyline"))
+    return next((kind for mark, kind in marks if mark in ds.variables), "point_cloud")
+
+
+def _along(ds: xr.Dataset, dim: str, own: set[str]) -> dict[str, str]:
+    """Return the variables along a dimension that are attributes, by the names that the store has for them."""
+    found = [str(k) for k, v in ds.variables.items() if v.dims[:1] == (dim,) and k not in own]
+    return {str(ds[k].attrs.get("zv_name", k)): k for k in found}
+
+
+def read_content(ds: xr.Dataset, *, attributes: bool = True) -> Content:
+    """Read a Dataset into memory, all of its variables at once.
+
+    Parameters
+    ----------
+    ds : Dataset
+    attributes : bool
+        With the attributes of vertices, objects and links.
+
+    Raises
+    ------
+    InputError
+        The Dataset is in neither view, or its rows are no longer those that its counts or links speak of.
+    """
+    shape = shape_of(ds)
+    extra = [
+        n
+        for n in (names.OBJECT_ID, names.PARENT, names.COUNT, names.EDGES, names.FACES, "object", "vertex")
+        if n in ds.variables
+    ]
+    tables = (shape.attributes, shape.object_attributes, shape.edge_attributes, shape.face_attributes)
+    wanted = [*shape.axes, *extra, *(v for t in tables for v in t.values() if attributes)]
+    values = _loaded(ds, wanted)
+
+    def column(name: str) -> NDArray[Any]:
+        return np.asarray(values[name].values)
+
+    positions = np.stack([column(a) for a in shape.axes], axis=1)
+    n = len(positions)
+    numbers = column("vertex") if "vertex" in values.variables else np.arange(n)
+    ids = lengths = None
+    owners = column(names.OBJECT_ID) if names.OBJECT_ID in values.variables else None
+    if shape.view == "objects":
+        ids = column("object") if "object" in values.variables else np.arange(ds.sizes["object"])
+        lengths = column(names.COUNT).astype(np.int64)
+        if int(lengths.sum()) != n:
+            raise InputError(
+                f"node_count speaks of {int(lengths.sum()):,} vertices, the Dataset has {n:,}: select objects with "
+                "ds.zv.objects[...] or ds.zv.sel(...), which keep both in step"
+            )
+        owners = np.repeat(ids, lengths)
+    found: dict[str, Any] = {}
+    for name, field_, of_links in (
+        (names.EDGES, "edges", shape.edge_attributes),
+        (names.FACES, "faces", shape.face_attributes),
+    ):
+        if name in values.variables:
+            links = _places(numbers, column(name))
+            kept = (links >= 0).all(axis=1)
+            found[field_] = links[kept]
+            found[f"{field_[:-1]}_attributes"] = {k: column(v)[kept] for k, v in of_links.items()} if attributes else {}
+    parents = None
+    if names.PARENT in values.variables:
+        parents = _places(numbers, column(names.PARENT))
+    index = column("object") if "object" in values.variables else None
+    return Content(
+        shape,
+        positions,
+        {k: column(v) for k, v in shape.attributes.items()} if attributes else {},
+        owners,
+        ids,
+        lengths,
+        index if index is not None and index.ndim else None,
+        {k: column(v) for k, v in shape.object_attributes.items()} if attributes else {},
+        parents=parents,
+        **found,
+    )
+
+
+def _loaded(ds: xr.Dataset, wanted: list[str]) -> xr.Dataset:
+    """Return some variables in memory, without indexes: they are numbers from here on."""
+    variables = {k: ds.variables[k].to_base_variable() for k in dict.fromkeys(wanted)}
+    bare = xr.Coordinates({k: v for k, v in variables.items() if k in ds.dims}, indexes={})
+    return xr.Dataset({k: v for k, v in variables.items() if k not in ds.dims}, coords=bare).load()
+
+
+def _places(numbers: NDArray[np.int64], links: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where the vertices of these numbers are in the Dataset, -1 for those that aren't."""
+    if not len(numbers):
+        return np.full(links.shape, -1, np.int64)
+    order = None if (numbers[1:] > numbers[:-1]).all() else np.argsort(numbers, kind="stable")
+    known = numbers if order is None else numbers[order]
+    at = np.minimum(np.searchsorted(known, links), len(known) - 1)
+    places = at if order is None else order[at]
+    return np.where(known[at] == links, places, -1)
