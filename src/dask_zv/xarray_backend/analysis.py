@@ -55,7 +55,7 @@ class _Shown:
 
     def __call__(self, mapped: MappedChunks | MappedObjects) -> xr.Dataset | xr.DataArray:
         labels = mapped.coords if isinstance(mapped, MappedChunks) else mapped.ids
-        return self.show(labels, mapped.rows, mapped.values, single=list(mapped.values) == [VALUE])
+        return self.show(labels, mapped.rows, mapped.values, single=mapped.single)
 
     def show(
         self, labels: NDArray[np.int64], rows: NDArray[np.int64], columns: Mapping[str, Any], *, single: bool
@@ -100,7 +100,9 @@ def map_chunks(
     rows_per_task: int | None = None,
     compute: bool = True,
 ) -> xr.Dataset | xr.DataArray | Delayed:
-    """Call a function for every chunk that holds a vertex of a selection; see :func:`dask_zv.pipelines.analysis.mapping.map_chunks`.
+    """Call a function for every chunk that holds a vertex of a selection.
+
+    Parameters are those of :func:`dask_zv.pipelines.analysis.mapping.map_chunks`.
 
     Returns
     -------

@@ -19,6 +19,23 @@ __all__ = ["Content", "Shape", "read_content", "shape_of"]
 PATHS = ("line", "polyline", "streamline")
 """Geometries whose objects are sequences of vertices."""
 
+_OWN = frozenset(
+    {
+        "vertex",
+        "edge",
+        "face",
+        "object",
+        "in_group",
+        names.OBJECT_ID,
+        names.OBJECT_INDEX,
+        names.PARENT,
+        names.COUNT,
+        names.EDGES,
+    }
+    | {names.FACES, names.TOPOLOGY, names.CONTAINER, names.CRS}
+)
+"""Variables of the views that are no attributes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -116,8 +133,7 @@ def shape_of(ds: xr.Dataset) -> Shape:
         )  # fmt: skip
     view = "objects" if _is_by_object(ds) else "spatial"
     crs = ds.attrs.get("crs") or (ds[names.CRS].attrs.get("zv_crs") if names.CRS in ds.variables else None)
-    own = {*axes, "vertex", "object", names.OBJECT_ID, names.OBJECT_INDEX, names.PARENT, names.COUNT, names.EDGES, names.FACES,
-           names.TOPOLOGY, names.CONTAINER, names.CRS, "in_group"}  # fmt: skip
+    own = {*axes, *_OWN}
     return Shape(
         view,
         _kind(ds),

@@ -82,6 +82,7 @@ def topology(links: LinkSource, axes: tuple[str, ...]) -> xr.Variable:
             "topology_dimension": 2 if surface else 1,
             "node_coordinates": " ".join(axes),
             "node_dimension": "vertex",
+            "directed": int(links.family.directed),
             f"{dim}_node_connectivity": name,
             f"{dim}_dimension": dim,
         },

@@ -1,6 +1,6 @@
 """Indexes of the spatial view: which rows of which level a Dataset holds, so that boxes can prune chunks.
 
-Two indexes share that knowledge: :class:`RowIndex` on the dimension ``vertex`` selects by row number, :class:`AxisIndex` on the
+:class:`RowIndex` on the dimension ``vertex`` (and on ``edge`` or ``face``) selects by number, :class:`AxisIndex` on the
 coordinates of all axes together selects by position.
 """
 
@@ -19,10 +19,12 @@ from xarray.core.indexing import IndexSelResult
 from xarray.indexes import Index, PandasIndex
 
 from dask_zv.pipelines.source.columns import LevelRows, rows_in
+from dask_zv.pipelines.source.edge_rows import EdgeRows
 from dask_zv.xarray_backend.arrays import lazy_variable
 
 __all__ = ["AxisIndex", "RowIndex", "Rows", "select_rows"]
 
+Table = LevelRows | EdgeRows
 Rows = slice | NDArray[np.int64]
 """Row numbers of a level: a run, or any in any order."""
 
@@ -52,11 +54,11 @@ def select_rows(index: RowIndex, found: slice | NDArray[np.int64]) -> slice | ND
 
 
 class RowIndex(Index):
-    """Rows of a level along ``vertex``.
+    """Rows of a level along ``vertex``, or links of a level along ``edge`` or ``face``.
 
     Parameters
     ----------
-    rows : LevelRows, optional
+    rows : LevelRows or EdgeRows, optional
         None after a concatenation of several levels, when the rows are no longer one level's.
     numbers : slice or ndarray of int64
         Which rows, by their numbers in the level.
@@ -64,7 +66,7 @@ class RowIndex(Index):
         The coordinate that it is on, and its dimension.
     """
 
-    def __init__(self, rows: LevelRows | None, numbers: Rows, name: str = "vertex", dim: str = "vertex") -> None:
+    def __init__(self, rows: Table | None, numbers: Rows, name: str = "vertex", dim: str = "vertex") -> None:
         self.rows = rows
         self.numbers = numbers
         self.name = name
@@ -77,10 +79,16 @@ class RowIndex(Index):
     def __len__(self) -> int:
         return self.numbers.stop - self.numbers.start if isinstance(self.numbers, slice) else len(self.numbers)
 
+    @property
+    def level(self) -> LevelRows:
+        """The level's vertices, of an index on them."""
+        assert isinstance(self.rows, LevelRows)
+        return self.rows
+
     def create_variables(self, variables: Mapping[Any, Variable] | None = None) -> dict[Hashable, Variable]:
         """Return the coordinate of this index' rows: their numbers; a run of them takes no memory."""
         given = (variables or {}).get(self.name)
-        attrs = {"long_name": "row number in the level"} if given is None else given.attrs
+        attrs = {"long_name": f"number of the {self.dim} in the level"} if given is None else given.attrs
         if self.name == self.dim:
             return {self.name: IndexVariable((self.dim,), self.to_pandas_index(), attrs)}
         return {self.name: Variable((self.dim,), self.all_numbers(), attrs)}
@@ -238,8 +246,7 @@ class AxisIndex(Index):
         return out
 
     def _lazy(self, axis: int, like: Variable | None) -> Variable:
-        level = self.rows.rows
-        assert level is not None
+        level = self.rows.level
         attrs = {} if like is None else like.attrs
         whole = lazy_variable((self.rows.dim,), level, axis, (len(level),), level.dtype, attrs, self.chunks)
         return whole.isel({self.rows.dim: self.rows.numbers})
@@ -268,8 +275,7 @@ class AxisIndex(Index):
         """
         if method is not None or tolerance is not None:
             raise ValueError("method= and tolerance= don't work on vertices: select a box with slices")
-        level = self.rows.rows
-        assert level is not None
+        level = self.rows.level
         ndim = level.source.schema.grid.ndim
         low, high = np.full(ndim, -np.inf), np.full(ndim, np.inf)
         for name, label in labels.items():

@@ -53,8 +53,12 @@ def spatial_dataset(level: Level, dropped: Collection[str] = (), *, chunk_table:
         for i, axis in enumerate(axes)
     }
     data, more = _vertex_data(level, rows, chunks, dropped)
+    links_index: list[RowIndex] = []
     if level.kind in _LINKED and (links := level.found_links(0)) is not None:
-        new = _link_data(level, rows, links.source, dropped)
+        new, table = _link_data(level, rows, links.source, dropped)
+        if table is not None:
+            dim = names.link_names(links.source)[1]
+            links_index.append(RowIndex(table, slice(0, len(table)), dim, dim))
         names.check_names({**coords, **data, **more}, dict.fromkeys(new, "a variable of links"))
         data |= new
     if level.source.schema.has_objects:
@@ -64,12 +68,12 @@ def spatial_dataset(level: Level, dropped: Collection[str] = (), *, chunk_table:
         data.setdefault(names.CRS, names.grid_mapping(level.store.metadata.crs))
     if chunk_table:
         data |= chunk_variables(level)
-    return _assembled(level, rows, chunks, coords, more, data, dropped)
+    return _assembled(level, [RowIndex(rows, slice(0, len(rows))), *links_index], chunks, coords, more, data, dropped)
 
 
 def _assembled(
     level: Level,
-    rows: LevelRows,
+    indexes: list[RowIndex],
     chunks: tuple[int, ...],
     axes: Variables,
     coords: Variables,
@@ -80,8 +84,7 @@ def _assembled(
     axes = {k: v for k, v in axes.items() if k not in dropped}
     kept = {k: v for k, v in {**data, **axes, **coords}.items() if k not in dropped}
     without_index = {k for k in coords if k == "object"}
-    index = RowIndex(rows, slice(0, len(rows)))
-    by_axis = AxisIndex(index, {a.name: i for i, a in enumerate(level.store.metadata.axes) if a.name in axes}, chunks)
+    by_axis = AxisIndex(indexes[0], {a.name: i for i, a in enumerate(level.store.metadata.axes) if a.name in axes}, chunks)
     # variables first: assign_coords would make plain Variables of them, whose Dask keys don't name the store's state
     ds = xr.Dataset({k: v for k, v in kept.items() if k not in without_index}, attrs=names.dataset_attrs(level, "spatial"))
     ds = ds.set_coords([k for k in {**axes, **coords} if k in ds.variables])
@@ -90,7 +93,10 @@ def _assembled(
         ds = ds.assign_coords(xr.Coordinates(bare, indexes={}))
     if axes:
         ds = ds.assign_coords(xr.Coordinates(axes, indexes=dict.fromkeys(axes, by_axis)))
-    return ds.assign_coords(xr.Coordinates(index.create_variables(), indexes={"vertex": index}))
+    for index in indexes:
+        if index.dim in ds.dims:
+            ds = ds.assign_coords(xr.Coordinates(index.create_variables(), indexes={index.name: index}))
+    return ds
 
 
 def vertex_attributes(
@@ -189,12 +195,12 @@ def object_attributes(
     return data
 
 
-def _link_data(level: Level, rows: LevelRows, links: LinkSource, dropped: Collection[str]) -> Variables:
-    """Return connectivity, attributes of links and their topology; parents of skeletons."""
+def _link_data(level: Level, rows: LevelRows, links: LinkSource, dropped: Collection[str]) -> tuple[Variables, EdgeRows | None]:
+    """Return connectivity, attributes of links, topology, and parents of skeletons; and the table that they are read from."""
     name, dim = names.link_names(links)
     trees = level.kind == "skeleton"
     if links.family.width == 1 or {name, names.PARENT} <= {*dropped, *([] if trees else [names.PARENT])}:
-        return {}
+        return {}, None
     attrs = {
         "cf_role": f"{dim}_node_connectivity",
         "long_name": "numbers of the vertices of each link" if dim == "edge" else "numbers of the vertices around each face",
@@ -204,10 +210,10 @@ def _link_data(level: Level, rows: LevelRows, links: LinkSource, dropped: Collec
         attrs["long_name"] = "number of each vertex, and of its parent"
     dims = (dim, f"{dim}_node")
     made = _counts(level, rows, links, trees=trees)
-    if made is None:
+    table = None if made is None else EdgeRows(rows, links, made, trees=trees)
+    if table is None:
         out = _loaded(level, dims, attrs, name)
     else:
-        table = EdgeRows(rows, links, made, trees=trees)
         out = _lazy_links(level, table, dims, attrs, name)
         if trees:
             chunks = tuple(np.diff(merged_runs(level.chunks.rows)[1]).tolist())
@@ -215,7 +221,7 @@ def _link_data(level: Level, rows: LevelRows, links: LinkSource, dropped: Collec
                 ("vertex",), ParentRows(rows, links), names.PARENT, (len(rows),), np.dtype(np.int64), _parent_attrs(), chunks
             )
     out[names.TOPOLOGY] = names.topology(links, level.store.axes)
-    return {k: v for k, v in out.items() if k not in dropped}
+    return {k: v for k, v in out.items() if k not in dropped}, table
 
 
 def _parent_attrs() -> dict[str, Any]:

@@ -218,7 +218,7 @@ class DensityPlan:
     def delayed(self) -> Delayed:
         """Return the result as a Delayed."""
         builder, result = self.graph()
-        return builder.finish(result.key)
+        return builder.finish(str(result.key))
 
     def array(self) -> Any:
         """Return the values as a Dask array of one chunk."""

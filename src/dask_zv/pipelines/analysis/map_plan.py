@@ -40,11 +40,14 @@ class MappedChunks:
         Vertices that the function was given of each.
     values : mapping of str to ndarray, shape (n, ...)
         A column for each name that it returned; ``"value"`` where it returned no dict.
+    single : bool
+        It returned no dict.
     """
 
     coords: NDArray[np.int64]
     rows: NDArray[np.int64]
     values: Mapping[str, NDArray[Any]]
+    single: bool
 
     @property
     def keys(self) -> list[str]:
@@ -67,11 +70,14 @@ class MappedObjects:
         Vertices of each.
     values : mapping of str to ndarray, shape (n, ...)
         A column for each name that it returned; ``"value"`` where it returned no dict.
+    single : bool
+        It returned no dict.
     """
 
     ids: NDArray[np.int64]
     rows: NDArray[np.int64]
     values: Mapping[str, NDArray[Any]]
+    single: bool
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -130,7 +136,8 @@ class _Gather:
         none = np.zeros((0, self.rank) if self.kind is MappedChunks else 0, np.int64)
         labels = np.concatenate([none, *(p.labels for p in parts)])
         rows = np.concatenate([np.zeros(0, np.int64), *(p.rows for p in parts)])
-        return self.kind(labels, rows, columns.values)
+        assert columns.example is not None
+        return self.kind(labels, rows, columns.values, columns.example.single)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

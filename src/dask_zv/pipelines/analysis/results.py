@@ -145,15 +145,17 @@ class Function:
             else:
                 return
         found = Example({name: (v.shape, v.dtype) for name, v in values.items()}, single)
-        wanted = "meta" if self.example is not None else f"that for {first}"
-        raise unlike(found, label, example, wanted, self.where)
+        raise _unlike(found, label, example, "" if self.example is not None else first, self.where)
 
 
-def unlike(found: Example, label: str, example: Example, wanted: str, where: str) -> InputError:
-    """Return the error of a result that is unlike the others."""
+def _unlike(found: Example, label: str, example: Example, other: str, where: str) -> InputError:
+    """Return the error of a result that is unlike another, or unlike meta where `other` is empty."""
+    wanted, hint = f"that for {other}", ", or pass meta= to have numbers cast to one dtype"
+    if not other:
+        wanted, hint = "meta", ", that can be cast to meta's without loss of kind"
     return InputError(
         f"the result for {label} is {found.describe()}, unlike {wanted}, which is {example.describe()}: return the same names, "
-        "shapes and dtypes for all, or pass meta= to have numbers cast to one dtype",
+        f"shapes and dtypes for all{hint}",
         store=where,
     )
 
@@ -180,7 +182,7 @@ def join_parts(parts: Sequence[Columns], function: Function) -> Columns:
     for part in some[1:]:
         if part.example != first.example:
             assert part.example is not None
-            raise unlike(part.example, part.label, first.example, f"that for {first.label}", function.where)
+            raise _unlike(part.example, part.label, first.example, first.label, function.where)
     values = {name: np.concatenate([p.values[name] for p in some]) for name in first.values}
     return Columns(first.label, values, first.example)
 

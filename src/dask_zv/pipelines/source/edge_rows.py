@@ -18,7 +18,7 @@ from dask_zv.format.fragment_index import FragmentIndex
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import RowMap, input_order
 from dask_zv.pipelines.source.columns import LevelRows
-from dask_zv.pipelines.source.level_io import level_blobs
+from dask_zv.pipelines.source.level_io import LevelSource, level_blobs
 from dask_zv.pipelines.source.link_reading import CellPlan, LinkCells, cell_addresses, decode_cells, plan_cells
 from dask_zv.pipelines.source.link_source import FoundLinks, LinkSource
 from dask_zv.pipelines.source.object_tables import decoding
@@ -75,6 +75,11 @@ class EdgeRows(RaggedColumns):
                 )
             self._counts = counts
         return self._counts
+
+    @property
+    def source(self) -> LevelSource:
+        """The level."""
+        return self.vertices.source
 
     @property
     def row_bytes(self) -> int:

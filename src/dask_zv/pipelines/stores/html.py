@@ -105,7 +105,7 @@ def _beside(left: str, right: str) -> str:
         return left
     return (
         '<div style="display:flex;flex-wrap:wrap;align-items:flex-start">'
-        f'<div style="margin-right:36px">{left}</div><div>{right}</div></div>'
+        f'<div style="margin-right:28px">{left}</div><div style="max-width:270px">{right}</div></div>'
     )
 
 

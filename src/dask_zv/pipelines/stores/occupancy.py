@@ -64,11 +64,13 @@ def occupancy_html(
     shades = np.full((height, width), -1)
     shades[full] = _SHADES - 1 if not scale else np.rint((np.log1p(cells[full]) - math.log1p(least)) / scale * (_SHADES - 1))
 
-    sides = [float(n * e) for n, e in zip(extents, edges, strict=True)] if axes[0].unit == axes[1].unit else [width, height]
+    # floats of Python, whose overflow is infinity without a warning
+    sides = [n * e for n, e in zip(extents.tolist(), edges, strict=True)] if axes[0].unit == axes[1].unit else [width, height]
+    spans = [(a * e, (b + 1) * e) for a, b, e in zip(low.tolist(), high.tolist(), edges, strict=True)]
     ends = [
-        f"<b>{text(axis.name, 40)}</b> {low[i] * edges[i]:,.8g} … {(high[i] + 1) * edges[i]:,.8g}"
+        f"<b>{text(axis.name, 40)}</b> {start:,.8g} … {end:,.8g}"
         f"{'' if axis.unit is None else faint(f' ({text(axis.unit, 40)})')}"
-        for i, axis in enumerate(axes)
+        for axis, (start, end) in zip(axes, spans, strict=True)
     ]
     whole = (steps == 1).all()
     each = "a" if whole else f"{steps[0]:,.0f} × {steps[1]:,.0f}"
@@ -79,7 +81,7 @@ def occupancy_html(
         f'<div style="line-height:1.35;margin:4px 0"><div>{faint("↑")} {ends[1]}</div>'
         f"{_svg(shades[::-1], sides)}"
         f"<div>{faint('→')} {ends[0]}</div>"
-        f"<div>{faint(f'a cell is {each}; {span}')}</div></div>"
+        f"<div>{faint(f'a cell is {each};<br>{span}')}</div></div>"
     )
 
 

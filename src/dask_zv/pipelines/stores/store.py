@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from dask_zv.batch.group import Group
-from dask_zv.errors import InputError, MetadataError, NotFoundError
+from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.metadata import RootMetadata
+from dask_zv.pipelines.source.level_io import LevelSource
 from dask_zv.pipelines.stores.level import Level
 from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.handles import StoreHandle, open_objects
@@ -22,7 +23,7 @@ from dask_zv.storage.opening import open_root
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
-__all__ = ["SETTINGS", "Level", "Store", "open"]
+__all__ = ["SETTINGS", "Level", "Store", "level_of", "open"]
 
 
 class Store:
@@ -188,6 +189,21 @@ class Store:
 def _reopen(handle: StoreHandle, prefix: str, check_objects: bool) -> Store:
     attributes = Group._from_handle(handle, prefix).attrs.to_dict()
     return Store(handle, prefix, attributes, check_objects=check_objects)
+
+
+def level_of(source: LevelSource) -> Level:
+    """Return the level that was found so; its store is opened again.
+
+    Raises
+    ------
+    FormatError
+        It was rewritten since.
+    """
+    root, _, number = source.place.prefix.rpartition("/")
+    level = _reopen(source.place.handle, root, False).level(int(number))
+    if level.source.token != source.token:
+        raise FormatError("the level was rewritten after it was opened: open it again", store=source.where())
+    return level
 
 
 def open(

@@ -1,0 +1,264 @@
+"""Exact selections that keep a Dataset consistent: vertices with the links between them, objects with their vertices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from dask_zv.errors import InputError, NotFoundError
+from dask_zv.format.keys import coords_to_keys
+from dask_zv.geometry.assembly import take_ranges
+from dask_zv.pipelines.source.columns import LevelRows, rows_in
+from dask_zv.pipelines.source.edge_rows import EdgeRows
+from dask_zv.pipelines.source.objects_index import ObjectIndex, chosen_ids, fragment_owners, read_groups
+from dask_zv.pipelines.stores.store import level_of
+from dask_zv.spatial.grid import Box, as_box
+from dask_zv.xarray_backend import conventions as names
+from dask_zv.xarray_backend.content import Shape, shape_of
+from dask_zv.xarray_backend.index import RowIndex, select_rows
+from dask_zv.xarray_backend.object_index import ObjectIdIndex
+from dask_zv.xarray_backend.objects import objects_dataset
+
+__all__ = ["chunks_in", "objects_of", "row_index", "select", "select_objects"]
+
+_LINKED = ("graph", "skeleton", "mesh")
+
+
+def row_index(ds: xr.Dataset) -> RowIndex | None:
+    """Return the index that knows which rows of which level a Dataset in the spatial view holds."""
+    index = ds.xindexes.get("vertex")
+    return index if isinstance(index, RowIndex) and index.rows is not None else None
+
+
+def select(
+    ds: xr.Dataset, bbox: Any, objects: int | Sequence[int] | None, groups: int | Sequence[int] | None, *, clip: bool
+) -> xr.Dataset:
+    """Return the vertices inside a box that are of some objects; see :meth:`ZVDatasetAccessor.sel`."""
+    shape = shape_of(ds)
+    box = None if bbox is None else as_box(bbox, len(shape.axes))
+    ids = _wanted(ds, objects, groups)
+    if shape.view == "objects":
+        return _select_by_object(ds, shape, box, ids, clip=clip)
+    if not clip:
+        raise InputError("clip=False gives whole objects, which view='objects' holds: open the level in that view")
+    index = row_index(ds)
+    if index is None:
+        return _with_links(ds, ds.isel(vertex=_loaded_rows(ds, shape, box, ids)))
+    if ids is not None and not index.level.source.schema.has_objects:
+        raise InputError(f"{index.level.source.where()} has no objects")
+    if box is None and ids is None:
+        return ds
+    return _with_links(ds, ds.isel(vertex=select_rows(index, rows_in(index.level, box, ids))))
+
+
+def _wanted(ds: xr.Dataset, objects: Any, groups: Any) -> list[int] | None:
+    """Return the ids of the objects that are asked for, directly or as members of groups."""
+    ids = None if objects is None else chosen_ids(objects)
+    if groups is not None:
+        members = _members(ds, chosen_ids(groups))
+        ids = members if ids is None else np.intersect1d(ids, members)
+    return None if ids is None else ids.tolist()
+
+
+def _members(ds: xr.Dataset, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    if "in_group" in ds.variables:
+        table = np.asarray(ds["in_group"].values)
+        if len(groups) and not 0 <= groups.min() <= groups.max() < table.shape[1]:
+            raise NotFoundError(f"no group {groups.max() if groups.min() >= 0 else groups.min()}: there are {table.shape[1]}")
+        return np.asarray(ds["object"].values)[table[:, groups].any(axis=1)]
+    index = row_index(ds)
+    if index is None or not index.level.source.schema.has_objects:
+        raise InputError("groups= needs a Dataset of a level with objects, as it was opened or selected from that")
+    known, _ = read_groups(index.level.source)
+    lost = [g for g in groups.tolist() if g not in known]
+    if lost:
+        raise NotFoundError(f"no group {lost[0]}: there are {len(known)}", store=index.level.source.where())
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *(known[g] for g in groups.tolist())]))
+
+
+def _loaded_rows(ds: xr.Dataset, shape: Shape, box: Box | None, ids: list[int] | None) -> NDArray[np.intp]:
+    """Select among rows of unknown origin: by their own coordinates, which are read for it."""
+    mask = np.ones(ds.sizes["vertex"], bool)
+    if box is not None:
+        mask &= _inside(ds, shape, box)
+    if ids is not None:
+        if names.OBJECT_ID not in ds.variables:
+            raise InputError("the Dataset has no objects")
+        mask &= np.isin(ds[names.OBJECT_ID].to_numpy(), ids)
+    return np.flatnonzero(mask)
+
+
+def _inside(ds: xr.Dataset, shape: Shape, box: Box) -> NDArray[np.bool_]:
+    mask = np.ones(ds.sizes["vertex"], bool)
+    for name, low, high in zip(shape.axes, *box, strict=True):
+        values = ds[name].to_numpy().astype(np.float64, copy=False)
+        mask &= (values >= low) & (values <= high)
+    return mask
+
+
+# ---------------------------------------------------------------------------------------------- links among vertices
+
+
+def _with_links(before: xr.Dataset, after: xr.Dataset) -> xr.Dataset:
+    """Leave out the links that lead to vertices which are not there any more."""
+    for name, dim in ((names.EDGES, "edge"), (names.FACES, "face")):
+        if name not in before.variables or "vertex" not in after.variables:
+            continue
+        links, vertices = after.xindexes.get(dim), after.xindexes.get("vertex")
+        if isinstance(links, RowIndex) and isinstance(vertices, RowIndex) and isinstance(links.rows, EdgeRows):
+            after = after.isel({dim: select_rows(links, _filed_near(links.rows, vertices))})
+        numbers = after["vertex"].to_numpy()
+        ends = np.asarray(after[name].variable.to_numpy())
+        after = after.isel({dim: np.flatnonzero(np.isin(ends, numbers).all(axis=1))})
+    return after
+
+
+def _filed_near(table: EdgeRows, index: RowIndex) -> slice | NDArray[np.int64]:
+    """Return the numbers of the links that are filed under the chunks of some vertices: no other can be between them."""
+    if isinstance(index.numbers, slice):
+        if index.numbers.stop <= index.numbers.start:
+            return slice(0, 0)
+        first, last = table.vertices.cells_between(index.numbers.start, index.numbers.stop)
+        return slice(int(table.offsets[first]), int(table.offsets[last]))
+    chunks = np.unique(np.searchsorted(table.vertices.offsets, index.numbers, side="right") - 1)
+    return take_ranges(table.offsets[chunks], table.counts[chunks])
+
+
+def chunks_in(ds: xr.Dataset, bbox: Any) -> xr.Dataset:
+    """Return whole chunks; see :meth:`ZVDatasetAccessor.chunks_in`."""
+    index = row_index(ds)
+    if index is None or not isinstance(index.numbers, slice):
+        raise InputError("chunks_in needs a Dataset as it was opened, or a run of its rows; use sel(bbox=...) on others")
+    rows = index.level
+    chunks = _touched(rows, as_box(bbox, rows.source.schema.grid.ndim))
+    after = ds.isel(vertex=select_rows(index, _run(take_ranges(rows.offsets[chunks], rows.counts[chunks]))))
+    for dim in ("edge", "face"):
+        links = ds.xindexes.get(dim)
+        if isinstance(links, RowIndex) and isinstance(links.rows, EdgeRows):
+            table = links.rows
+            near = _run(take_ranges(table.offsets[chunks], table.counts[chunks]))
+            after = after.isel({dim: select_rows(links, near)})
+    return after
+
+
+def _run(numbers: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Return ascending numbers as a slice where they are one run."""
+    if len(numbers) and int(numbers[-1]) - int(numbers[0]) + 1 == len(numbers):
+        return slice(int(numbers[0]), int(numbers[-1]) + 1)
+    return numbers
+
+
+def _touched(rows: LevelRows, box: Box) -> NDArray[np.intp]:
+    """Return the numbers of the chunks that a box touches."""
+    grid = rows.source.schema.grid
+    if rows.offset is not None:
+        box = box[0] - np.asarray(rows.offset), box[1] - np.asarray(rows.offset)
+    return np.flatnonzero(grid.touches(rows.table.coords[:, rows.source.rank - grid.ndim :], box))
+
+
+# ---------------------------------------------------------------------------------------------- objects
+
+
+def _lengths(ds: xr.Dataset) -> NDArray[np.int64]:
+    lengths = np.asarray(ds[names.COUNT].to_numpy(), np.int64)
+    if int(lengths.sum()) != ds.sizes["vertex"]:
+        raise InputError(
+            f"node_count speaks of {int(lengths.sum()):,} vertices, the Dataset has {ds.sizes['vertex']:,}: select objects "
+            "with ds.zv.objects[...] or ds.zv.sel(...), which keep both in step"
+        )
+    return lengths
+
+
+def select_objects(ds: xr.Dataset, at: NDArray[np.intp]) -> xr.Dataset:
+    """Return some objects of the objects view, by their places, with all their vertices.
+
+    Raises
+    ------
+    InputError
+        Vertices and objects are not in step.
+    """
+    lengths = _lengths(ds)
+    starts = np.cumsum(lengths) - lengths
+    rows: slice | NDArray[np.int64] = take_ranges(starts[at], lengths[at])
+    if len(at) and (np.diff(at) == 1).all():
+        rows = slice(int(starts[at[0]]), int(starts[at[-1]] + lengths[at[-1]]))
+    return ds.isel(object=at, vertex=rows)
+
+
+def _select_by_object(ds: xr.Dataset, shape: Shape, box: Box | None, ids: list[int] | None, *, clip: bool) -> xr.Dataset:
+    if ids is not None:
+        ds = select_objects(ds, _places(ds, np.asarray(ids, np.int64)))
+    if box is None:
+        return ds
+    index = ds.xindexes.get("object")
+    if isinstance(index, ObjectIdIndex) and index.rows is not None:  # no other objects can be in the box
+        ds = select_objects(ds, np.flatnonzero(np.isin(index.ids, _near(index.rows.vertices, box))))
+    lengths = _lengths(ds)
+    inside = _inside(ds, shape, box)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    if not clip:
+        return select_objects(ds, np.unique(owner[inside]))
+    rows = np.flatnonzero(inside)
+    begins = np.ones(len(rows), bool)
+    begins[1:] = owner[rows[1:]] != owner[rows[:-1]]
+    if shape.is_path:  # each unbroken run is a path of its own: nothing is drawn where the box was left
+        begins[1:] |= np.diff(rows) != 1
+    first = np.flatnonzero(begins)
+    out = ds.isel(object=owner[rows[first]], vertex=rows)
+    counts = np.diff(np.r_[first, len(rows)])
+    out[names.COUNT] = xr.Variable(("object",), counts.astype(np.int64), ds[names.COUNT].attrs)
+    return out
+
+
+def _places(ds: xr.Dataset, ids: NDArray[np.int64]) -> NDArray[np.intp]:
+    known = np.asarray(ds["object"].to_numpy())
+    lost = ids[~np.isin(ids, known)]
+    if len(lost):
+        raise NotFoundError(f"no object {lost[0]} in the Dataset")
+    return np.flatnonzero(np.isin(known, ids))
+
+
+def _near(rows: LevelRows, box: Box) -> NDArray[np.int64]:
+    """Return the ids of the objects that have a fragment in a chunk that the box touches."""
+    coords = rows.table.coords[_touched(rows, box)]
+    if not len(coords):
+        return np.zeros(0, np.int64)
+    return np.unique(fragment_owners(rows.source, coords_to_keys(coords), rows.index).within(coords).objects)
+
+
+def objects_of(ds: xr.Dataset, key: Any) -> xr.Dataset:
+    """Return whole objects by id; see :attr:`ZVDatasetAccessor.objects`."""
+    shape = shape_of(ds)
+    index = row_index(ds)
+    if shape.view == "spatial":
+        if index is None or index.rows is None or not index.rows.source.schema.has_objects:
+            raise InputError(
+                "ds.zv.objects[...] needs a Dataset of a level with objects, as it was opened or selected from that"
+            )
+        if shape.kind in _LINKED:
+            ids = _chosen(key, ObjectIndex(index.rows.source).ids)
+            whole = ds if index.numbers == slice(0, len(index.rows)) else None
+            if whole is None:
+                raise InputError(
+                    "vertices were selected before, so objects may not be whole: use sel(objects=...), or the level"
+                )
+            return select(ds, None, ids.tolist(), None, clip=True)
+        level = level_of(index.level.source)
+        ds = objects_dataset(level, [v for v in level.attributes if v not in ds.variables])
+    known = np.asarray(ds["object"].to_numpy())
+    return select_objects(ds, _places(ds, _chosen(key, known)))
+
+
+def _chosen(key: Any, known: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the ids that a key names: one, several, or all from one to another (both are in it, as labels are)."""
+    if isinstance(key, slice):
+        if key.step is not None:
+            raise InputError("objects are taken by id: a slice of ids has no step")
+        low = -np.inf if key.start is None else key.start
+        high = np.inf if key.stop is None else key.stop
+        return np.unique(known[(known >= low) & (known <= high)])
+    return chosen_ids(key)

@@ -1,0 +1,262 @@
+"""A Dataset in one of the two views, written into a new store as one graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import DTypeLike, NDArray
+
+from dask_zv.errors import InputError
+from dask_zv.pipelines.source.objects_index import read_groups
+from dask_zv.pipelines.stores.creation import create
+from dask_zv.pipelines.writing.graphs import write_graph, write_meshes
+from dask_zv.pipelines.writing.points import write_points
+from dask_zv.pipelines.writing.polylines import write_lines, write_polylines
+from dask_zv.pipelines.writing.skeletons import write_skeletons
+from dask_zv.xarray_backend import conventions as names
+from dask_zv.xarray_backend.content import Shape, shape_of
+from dask_zv.xarray_backend.selection import row_index
+
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
+    from dask_zv.batch.receipts import Report
+
+__all__ = ["to_store"]
+
+
+def to_store(
+    ds: xr.Dataset,
+    target: Any,
+    *,
+    chunk_shape: Sequence[float] | None = None,
+    bounds: tuple[Sequence[float], Sequence[float]] | None = None,
+    bin_shape: Sequence[float] | None = None,
+    geometry: str | None = None,
+    dtype: DTypeLike | None = None,
+    layout: str | None = None,
+    shard_chunks: Any = "auto",
+    compressor: Any = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    compute: bool = True,
+    progress: bool | None = None,
+) -> Report | Delayed:
+    """Write a Dataset into a new store: vertices, attributes, objects, groups, links; one graph on the active scheduler.
+
+    Paths are written from the objects view, graphs and meshes from the spatial view; points and skeletons from either. Links
+    that lead out of the Dataset are left out, and a node whose parent is not there becomes a root.
+
+    Parameters
+    ----------
+    ds : Dataset
+        As ``engine="zv"`` opened it, a part of that, or any other of that shape: dimension ``vertex``, coordinates of positions.
+    target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
+        Where; never the store that the Dataset is read from.
+    chunk_shape : sequence of float, optional
+        Edges of a chunk; those of the store that the Dataset comes from where None.
+    geometry : str, optional
+        What the objects are; what they were where None.
+    bounds, bin_shape, dtype, layout, shard_chunks, compressor, storage_options, overwrite
+        As for :func:`dask_zv.create`. Bounds and bins are not taken over from the old store.
+    compute, progress
+        As for :func:`dask_zv.write_points`.
+
+    Returns
+    -------
+    Report or Delayed
+
+    Raises
+    ------
+    InputError
+        The Dataset can't be written in its view, or its rows and counts are not in step; nothing was stored.
+    StoreError
+        There is a store and `overwrite` is False, or storage failed.
+    """
+    shape = shape_of(ds)
+    kind = geometry or shape.kind
+    if chunk_shape is None:
+        chunk_shape = ds.attrs.get("chunk_shape")
+        if chunk_shape is None:
+            raise InputError(
+                "chunk_shape says how large the chunks of the new store are, one edge an axis; the Dataset has none"
+            )
+    _check_view(shape, kind)
+    lazy = ds.drop_indexes(list(ds.xindexes)).chunk({}).unify_chunks()
+    axes = [
+        {"name": a, **({"unit": u} if u else {}), "type": _axis_type(ds, a)}
+        for a, u in zip(shape.axes, shape.units, strict=True)
+    ]
+    positions = da.stack([lazy[a].data for a in shape.axes], axis=1)
+    positions = positions.rechunk({1: -1})
+    options: dict[str, Any] = {"compute": compute, "progress": progress}
+    options["attributes"] = {k: _column(lazy, v) for k, v in shape.attributes.items()}
+    options |= _objects(ds, lazy, shape, kind)
+    options |= _links(ds, lazy, shape, kind)
+    store = create(
+        target, geometry=kind, chunk_shape=tuple(chunk_shape), bounds=bounds, bin_shape=bin_shape, axes=axes, crs=shape.crs,
+        dtype=dtype, layout=layout, shard_chunks=shard_chunks, compressor=compressor, storage_options=storage_options,
+        overwrite=overwrite,
+    )  # fmt: skip
+    if kind == "line":
+        lines: Report | Delayed = write_lines(store, positions.reshape((-1, 2, len(shape.axes))), **_pairs(options))
+        return lines
+    write: Any = {
+        "point_cloud": write_points,
+        "polyline": write_polylines,
+        "streamline": write_polylines,
+        "skeleton": write_skeletons,
+        "graph": write_graph,
+        "mesh": write_meshes,
+    }[kind]
+    written: Report | Delayed = write(store, positions, **options)
+    return written
+
+
+def _check_view(shape: Shape, kind: str) -> None:
+    paths = ("line", "polyline", "streamline")
+    if kind in paths and shape.view != "objects":
+        raise InputError(
+            f"the vertices of a {kind} are not in the order of its path in the spatial view: open the store with "
+            "view='objects', and select with ds.zv.sel(...) there"
+        )
+    if kind in ("graph", "mesh") and shape.view != "spatial":
+        raise InputError(f"the links of a {kind} are in the spatial view: open the store with view='spatial'")
+
+
+def _axis_type(ds: xr.Dataset, name: str) -> str:
+    return "time" if ds[name].attrs.get("axis") == "T" else "space"
+
+
+def _column(ds: xr.Dataset, name: str) -> Any:
+    """Return a variable as an array that writing takes: a missing string is None there, not NaN."""
+    values = ds[name].data
+    if values.dtype == object:
+        return values.map_blocks(_without_nan, dtype=object) if hasattr(values, "map_blocks") else _without_nan(values)
+    return values
+
+
+def _without_nan(values: NDArray[Any]) -> NDArray[Any]:
+    out = np.asarray(values, object).copy()
+    out[np.asarray(pd.isnull(out), bool)] = None
+    return out
+
+
+def _objects(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[str, Any]:
+    """Return the arguments that tell of objects."""
+    out: dict[str, Any] = {}
+    ids: NDArray[np.int64] | None = None
+    if shape.view == "objects":
+        ids = np.asarray(ds["object"].to_numpy() if "object" in ds.variables else np.arange(ds.sizes["object"]), np.int64)
+        lengths = np.asarray(ds[names.COUNT].to_numpy(), np.int64)
+        if int(lengths.sum()) != ds.sizes["vertex"]:
+            raise InputError(
+                f"node_count speaks of {int(lengths.sum()):,} vertices, the Dataset has {ds.sizes['vertex']:,}: select objects "
+                "with ds.zv.objects[...] or ds.zv.sel(...), which keep both in step"
+            )
+        if len(np.unique(ids)) < len(ids) and shape.is_path:
+            raise InputError(
+                "an id comes several times along 'object', since a box cut its path into runs: give every run an id of its "
+                "own, ds.drop_vars('object').assign_coords(object=range(...)), or select with clip=False"
+            )
+        if kind in ("polyline", "streamline"):
+            out |= {"lengths": lengths, "object_ids": ids}
+        elif kind == "line":
+            out["object_ids"] = ids
+        else:
+            out["object_ids"] = da.from_array(np.repeat(ids, lengths), chunks=(lazy.chunksizes["vertex"],))
+    elif names.OBJECT_ID in ds.variables:
+        out["object_ids"] = lazy[names.OBJECT_ID].data
+        ids = np.asarray(ds["object"].to_numpy(), np.int64) if "object" in ds.variables else None
+    if ids is None:
+        return out
+    present = ids if shape.view == "objects" else np.unique(np.asarray(ds[names.OBJECT_ID].to_numpy()))
+    if shape.object_attributes:
+        table = {k: np.asarray(ds[v].to_numpy()) for k, v in shape.object_attributes.items()}
+        flat = {k: v for k, v in table.items() if v.ndim == 1}
+        kept = np.isin(ids, present)
+        if flat:
+            out["object_attributes"] = pd.DataFrame({k: v[kept] for k, v in flat.items()}, index=ids[kept])
+        if len(flat) < len(table):
+            odd = next(k for k in table if k not in flat)
+            raise InputError(f"object attribute {odd!r} has several values an object, which can't be written: leave it out")
+    groups, about = _groups(ds, present)
+    if groups:
+        out["groups"] = groups
+        if about is not None:
+            out["group_attributes"] = about
+    return out
+
+
+def _groups(ds: xr.Dataset, present: NDArray[np.int64]) -> tuple[dict[int, list[int]], Any]:
+    """Return the members of each group that are in the Dataset, and the attributes of groups."""
+    if "in_group" in ds.variables:
+        table, ids = np.asarray(ds["in_group"].to_numpy()), np.asarray(ds["object"].to_numpy())
+        groups = {g: ids[table[:, g]].tolist() for g in range(table.shape[1])}
+        along = {str(ds[k].attrs.get("zv_name", k)): ds[k].to_numpy() for k, v in ds.variables.items() if v.dims == ("group",)}
+        along.pop("group", None)
+        return groups, pd.DataFrame(along) if along else None
+    index = row_index(ds)
+    if index is None or not index.level.source.schema.has_objects:
+        return {}, None
+    known, about = read_groups(index.level.source)
+    groups = {g: np.intersect1d(m, present).tolist() for g, m in known.items()}
+    flat = {k: np.asarray(np.ma.getdata(v)) for k, v in about.items() if v.ndim == 1}
+    return groups, pd.DataFrame(flat) if flat else None
+
+
+def _links(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[str, Any]:
+    """Return the arguments that tell of links; those that lead out of the Dataset are left out."""
+    name = {"skeleton": names.PARENT, "graph": names.EDGES, "mesh": names.FACES}.get(kind)
+    if name is None:
+        return {}
+    if name not in ds.variables:
+        raise InputError(f"the Dataset has no {name!r}, which a {kind} needs")
+    numbers = ds["vertex"].to_numpy() if "vertex" in ds.variables else np.arange(ds.sizes["vertex"])
+    known = np.sort(numbers)
+    links = lazy[name].data
+    of = {
+        "graph": ("edges", "edge_attributes", shape.edge_attributes),
+        "mesh": ("faces", "face_attributes", shape.face_attributes),
+    }
+    vertex_ids = da.from_array(np.asarray(numbers, np.int64), chunks=(lazy.chunksizes["vertex"],))
+    if kind == "skeleton":
+        parents = links.map_blocks(_known_or_none, known, dtype=np.int64)
+        return {"parents": parents, "vertex_ids": vertex_ids}
+    given, about, columns = of[kind]
+    values = {k: _column(lazy, v) for k, v in columns.items()}
+    if _is_part(ds):
+        kept = links.map_blocks(_all_known, known, dtype=bool, drop_axis=1)
+        links, values = links[kept], {k: v[kept] for k, v in values.items()}
+    out: dict[str, Any] = {given: links, "vertex_ids": vertex_ids}
+    if values:
+        out[about] = values
+    if kind == "graph":
+        about_links = ds[names.TOPOLOGY].attrs if names.TOPOLOGY in ds.variables else {}
+        out["directed"] = bool(about_links.get("directed", 0))
+    return out
+
+
+def _is_part(ds: xr.Dataset) -> bool:
+    """Tell whether links may lead out of the Dataset: unless it has all vertices of a level."""
+    index = row_index(ds)
+    return index is None or len(index) != len(index.level)
+
+
+def _known_or_none(parents: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where(np.isin(parents, known), parents, -1)
+
+
+def _all_known(links: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.asarray(np.isin(links, known).all(axis=1))
+
+
+def _pairs(options: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments for lines: attributes a row to a line, not to an endpoint."""
+    attributes = {k: v.reshape((-1, 2, *v.shape[1:])) for k, v in options["attributes"].items()}
+    return {**options, "attributes": attributes}

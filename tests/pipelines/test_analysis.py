@@ -1,0 +1,581 @@
+"""Functions of every chunk and of every object: as if each had been read alone, on every scheduler, with few tasks and requests."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import cloudpickle
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from counting_store import CountingStore
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from zarr.storage import MemoryStore
+
+import dask_zv as dzv
+from dask_zv.pipelines.analysis.mapping import map_chunks, map_objects
+from dask_zv.xarray_backend import analysis
+
+DATA = Path(__file__).parents[1] / "data"
+GOLDEN = [p for g in ("golden_0.7", "golden_0.9") for p in sorted((DATA / g).glob("*.zarrvectors*"))]
+CHUNK = 10.0
+EDGE = 40.0
+N = 3000
+OBJECTS = 25
+FIELDS = (
+    *("positions", "attributes", "object_ids", "edges", "parents", "faces", "ids", "lengths"),
+    *("edge_attributes", "face_attributes"),
+)
+OF_OBJECTS = ("object_index", "object_attributes", "groups", "group_attributes")
+
+
+# ------------------------------------------------------------------------------------------------ stores
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory):
+    """Points of objects that are all over space, in 64 chunks."""
+    rng = np.random.default_rng(1)
+    path = tmp_path_factory.mktemp("analysis") / "cloud.zv"
+    positions = rng.uniform(0, EDGE, (N, 3)).astype(np.float32)
+    store = dzv.create(path, chunk_shape=(CHUNK,) * 3, axes=["x", "y", "z"])
+    with dask.config.set(scheduler="sync"):
+        dzv.write_points(
+            store,
+            positions,
+            attributes={"mass": rng.normal(size=N), "rgb": rng.integers(0, 255, (N, 3), dtype=np.uint8)},
+            object_ids=np.r_[np.arange(OBJECTS), rng.integers(0, OBJECTS, N - OBJECTS)] * 3,
+            object_attributes={"size": np.arange(OBJECTS) * 0.5},
+        )
+    return dzv.open(path).level(0)
+
+
+def random_trees(target, n=60, nodes=30, **options):
+    """Write random trees that go through many chunks; return the length of each."""
+    rng = np.random.default_rng(2)
+    steps = rng.normal(0, 3, (n, nodes, 3))
+    steps[:, 0] = rng.uniform(5, EDGE - 5, (n, 3))
+    parents = np.full((n, nodes), -1)
+    positions = np.zeros((n, nodes, 3))
+    positions[:, 0] = steps[:, 0]
+    every = np.arange(n)
+    for i in range(1, nodes):
+        at = rng.integers(max(0, i - 4), i, n)
+        parents[:, i] = at + every * nodes
+        positions[:, i] = np.clip(positions[every, at] + steps[:, i], 0, EDGE)
+    flat = positions.reshape(-1, 3)
+    store = dzv.create(target, geometry="skeleton", chunk_shape=(CHUNK,) * 3, bounds=((0,) * 3, (EDGE,) * 3), **options)
+    with dask.config.set(scheduler="sync"):
+        dzv.write_skeletons(
+            store,
+            flat,
+            parents=parents.ravel(),
+            object_ids=np.repeat(every * 2, nodes),
+            attributes={"radius": rng.uniform(size=n * nodes)},
+        )
+    return np.linalg.norm(flat[parents[:, 1:]] - positions[:, 1:], axis=2).sum(axis=1)
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    path = tmp_path_factory.mktemp("analysis") / "trees.zv"
+    lengths = random_trees(path)
+    return dzv.open(path).level(0), lengths
+
+
+# ------------------------------------------------------------------------------------------------ functions
+
+
+def summary(geometry, scale=1.0):
+    """Return several columns of several shapes."""
+    return {
+        "n": len(geometry),
+        "centre": geometry.positions.astype(np.float64).mean(axis=0) * scale,
+        "mass": geometry.attributes["mass"].sum(),
+        "light": bool((geometry.attributes["rgb"] > 200).any()),
+    }
+
+
+def cable(geometry):
+    ends = geometry.positions[geometry.edges].astype(np.float64)
+    return np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1).sum()
+
+
+def count(geometry):
+    return len(geometry)
+
+
+def fails_at_a_corner(geometry):
+    if (geometry.positions < CHUNK).all():
+        raise KeyError("no such thing")
+    return 1.0
+
+
+# ------------------------------------------------------------------------------------------------ as if read alone
+
+
+def plain(value):
+    """Return arrays, mappings and None in a form that compares: dtypes, shapes, masks and values."""
+    if value is None or (isinstance(value, dict) and not value):
+        return None
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    return str(value.dtype), value.shape, np.ma.getmaskarray(value).tolist(), np.ma.filled(value).tolist()
+
+
+def assert_equal_geometry(found, expected, fields):
+    for name in fields:
+        left, right = (plain(dict(v) if isinstance(v := getattr(g, name), dict) else v) for g in (found, expected))
+        assert left == right, name
+
+
+def collecting():
+    """Return a function that keeps what it is given, and the list; results are places in it."""
+    kept = []
+
+    def keep(geometry):
+        kept.append(geometry)
+        return len(kept) - 1
+
+    return keep, kept
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda p: f"{p.parent.name[-3:]}-{p.name.partition('.')[0]}")
+def test_every_chunk_and_object_of_golden_stores_is_as_if_read_alone(path):
+    store = dzv.open(path)
+    with dask.config.set(scheduler="sync"):
+        for number in store.levels:
+            level = store.level(number)
+            keep, kept = collecting()
+            found = map_chunks(level, keep, rows_per_task=50)
+            assert found.keys == level.chunks.keys
+            for key, rows, at in zip(found.keys, found.rows, found.values["value"], strict=True):
+                assert len(kept[at]) == rows
+                assert_equal_geometry(kept[at], level.read(chunks=[key], order="chunk"), FIELDS)
+            if not level.source.schema.has_objects or path.name.startswith("low_level"):
+                continue  # fragments of the latter overlap, so that the vertices of its objects are not counted
+            keep, kept = collecting()
+            found = map_objects(level, keep, rows_per_task=30)
+            assert found.ids.tolist() == sorted(level.index.ids.tolist())
+            for key, rows, at in zip(found.ids.tolist(), found.rows, found.values["value"], strict=True):
+                assert len(kept[at]) == rows
+                assert_equal_geometry(kept[at], level.read(objects=key, order="object"), (*FIELDS, *OF_OBJECTS))
+
+
+def test_parts_of_chunks_are_as_if_read_alone(cloud, trees):
+    box = ((3.5, 4, 5), (22.2, 31, 36))
+    with dask.config.set(scheduler="sync"):
+        for level, objects in ((cloud, [0, 3, 9, 27]), (trees[0], [0, 4, 6, 44, 50])):
+            keep, kept = collecting()
+            some = [c for c in level.chunks.keys if c[-1] in "012"]
+            found = map_chunks(level, keep, bbox=box, objects=objects, chunks=some, rows_per_task=100)
+            assert len(found) > 3
+            every = 0
+            for key in some:
+                expected = level.read(chunks=[key], bbox=box, objects=objects, order="chunk")
+                every += len(expected)
+                if key in found.keys:
+                    assert_equal_geometry(kept[found.values["value"][found.keys.index(key)]], expected, FIELDS)
+            assert found.rows.sum() == every
+
+
+# ------------------------------------------------------------------------------------------------ as numpy on all of it
+
+
+def per_chunk(level, keep=None):
+    """Return (key, rows) of each chunk of the level, as numpy finds them."""
+    every = level.read(order="chunk")
+    cells = np.floor(every.positions.astype(np.float64) / CHUNK).astype(int)
+    numbers = np.arange(len(every)) if keep is None else np.asarray(keep)
+    out = {}
+    for number in numbers.tolist():
+        out.setdefault(tuple(cells[number].tolist()), []).append(number)
+    return every, dict(sorted(out.items()))
+
+
+def test_chunks_equal_numpy_on_every_scheduler(cloud, scheduler):
+    every, cells = per_chunk(cloud)
+    for rows_per_task in (None, 300):
+        found = map_chunks(cloud, summary, kwargs={"scale": 2.0}, rows_per_task=rows_per_task)
+        assert found.coords.tolist() == [list(c) for c in cells]
+        assert found.rows.tolist() == found.values["n"].tolist() == [len(r) for r in cells.values()]
+        for at, rows in enumerate(cells.values()):
+            np.testing.assert_array_equal(found.values["centre"][at], every.positions[rows].astype(float).mean(axis=0) * 2)
+            assert found.values["mass"][at] == every.attributes["mass"][rows].sum()
+            assert found.values["light"][at] == (every.attributes["rgb"][rows] > 200).any()
+        assert {k: (v.dtype, v.shape[1:]) for k, v in found.values.items()} == {
+            "n": (np.int64, ()),
+            "centre": (np.float64, (3,)),
+            "mass": (np.float64, ()),
+            "light": (bool, ()),
+        }
+
+
+def test_objects_equal_numpy_on_every_scheduler(trees, scheduler):
+    level, lengths = trees
+    for rows_per_task in (None, 200):
+        found = map_objects(level, cable, rows_per_task=rows_per_task)
+        assert found.ids.tolist() == list(range(0, 120, 2))
+        assert found.rows.tolist() == [30] * 60
+        np.testing.assert_allclose(found.values["value"], lengths, rtol=1e-6)
+    lazy = map_objects(level, cable, objects=[10, 4], attributes=[], compute=False)
+    np.testing.assert_allclose(lazy.compute().values["value"], lengths[[2, 5]], rtol=1e-6)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_rows_equal_numpy(cloud, data):
+    kind = data.draw(st.sampled_from(["slice", "ascending", "any"]))
+    if kind == "slice":
+        bound = st.none() | st.integers(-N - 5, N + 5)
+        rows = slice(data.draw(bound), data.draw(bound), data.draw(st.sampled_from([None, 1, 7, -1, -13])))
+        numbers = np.arange(N)[rows]
+    else:
+        numbers = np.array(data.draw(st.lists(st.integers(0, N - 1), max_size=60)), np.int64)
+        rows = numbers = np.unique(numbers) if kind == "ascending" else numbers
+    low = np.array(data.draw(st.tuples(*[st.floats(0, EDGE)] * 3)))
+    box = data.draw(st.none() | st.just((low, low + 15)))
+    objects = data.draw(st.none() | st.just([0, 3, 6, 30]))
+    every, _ = per_chunk(cloud)
+    keep = np.ones(N, bool)
+    if box is not None:
+        keep &= ((every.positions >= box[0]) & (every.positions <= box[1])).all(axis=1)
+    if objects is not None:
+        keep &= np.isin(every.object_ids, objects)
+    numbers = numbers[keep[numbers]]
+    _, cells = per_chunk(cloud, numbers)
+    with dask.config.set(scheduler="sync"):
+        keeper, kept = collecting()
+        found = map_chunks(cloud, keeper, rows=rows, bbox=box, objects=objects, rows_per_task=400, meta=int)
+        assert [tuple(c) for c in found.coords.tolist()] == list(cells)
+        for at, mine in zip(found.values["value"], cells.values(), strict=True):
+            np.testing.assert_array_equal(kept[at].positions, every.positions[mine])
+            np.testing.assert_array_equal(kept[at].attributes["rgb"], every.attributes["rgb"][mine])
+            np.testing.assert_array_equal(kept[at].object_ids, every.object_ids[mine])
+        lazy = analysis.map_chunks(
+            cloud, count, rows=rows, bbox=box, objects=objects, meta=int, rows_per_task=400, compute=False
+        )
+        assert lazy.shape == found.rows.shape
+        assert lazy.compute().to_numpy().tolist() == found.rows.tolist()
+
+
+def test_links_follow_rows_that_are_picked(trees):
+    level, _ = trees
+    every = level.read(order="chunk")
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(len(every))[:1200]
+    chunk = np.floor(every.positions.astype(np.float64) / CHUNK).astype(int)
+    chosen = set(rows.tolist())
+    names = {tuple(p): i for i, p in enumerate(every.positions.tolist())}
+    with dask.config.set(scheduler="sync"):
+        keep, kept = collecting()
+        map_chunks(level, keep, rows=rows, rows_per_task=400)
+    pairs, heads = set(), set()
+    for piece in kept:
+        own = [names[tuple(p)] for p in piece.positions.tolist()]
+        pairs |= {(own[a], own[b]) for a, b in piece.edges.tolist()}
+        heads |= {(own[i], own[p]) for i, p in enumerate(piece.parents.tolist()) if p >= 0}
+    wanted = {
+        (a, b)
+        for a, b in every.edges.tolist()
+        if a in chosen and b in chosen and (chunk[a] == chunk[b]).all()
+    }  # fmt: skip
+    assert wanted
+    assert pairs == heads == wanted
+
+
+def test_objects_of_rows(cloud, trees):
+    for level in (cloud, trees[0]):
+        every = level.read(order="chunk")
+        with dask.config.set(scheduler="sync"):
+            for rows in (slice(3, 9), np.array([5, 5, 700, 2]), slice(0, 0), slice(None)):
+                found = analysis.map_objects(level, count, rows=rows, meta=int)
+                ids, lengths = np.unique(every.object_ids, return_counts=True)
+                mine = np.isin(ids, every.object_ids[rows])
+                assert found.object.to_numpy().tolist() == ids[mine].tolist()
+                assert found.to_numpy().tolist() == lengths[mine].tolist()
+            both = analysis.map_objects(level, count, rows=slice(3, 9), objects=[0, 6, 12], meta=int)
+            assert set(both.object.to_numpy().tolist()) == set(every.object_ids[3:9].tolist()) & {0, 6, 12}
+
+
+# ------------------------------------------------------------------------------------------------ cost
+
+
+def tasks_of(delayed):
+    return Counter(str(key).split("-")[2] for key in dict(delayed.__dask_graph__()))
+
+
+def test_few_tasks_and_small_ones(cloud, trees):
+    lazy = map_chunks(cloud, summary, rows_per_task=500, compute=False)
+    tasks = tasks_of(lazy)
+    assert tasks["reader"] == tasks["function"] == tasks["gather"] == 1
+    assert 6 <= tasks["block"] <= 12
+    assert len(cloud.chunks) == 64
+    assert tasks_of(map_chunks(cloud, summary, compute=False))["block"] == 1
+    for number in (lazy, map_objects(trees[0], cable, rows_per_task=200, compute=False)):
+        for task in dict(number.__dask_graph__()).values():
+            assert len(cloudpickle.dumps(task)) < 10_000
+    assert tasks_of(map_objects(trees[0], cable, rows_per_task=300, compute=False))["block"] == 6
+
+
+def test_one_block_needs_no_graph(cloud, trees):
+    def refuse(*_, **__):
+        raise AssertionError("a scheduler was asked")
+
+    with dask.config.set(scheduler=refuse):
+        assert map_chunks(cloud, count).values["value"].sum() == N
+        assert map_objects(trees[0], count).values["value"].sum() == 1800
+        with pytest.raises(AssertionError, match="scheduler"):
+            map_chunks(cloud, count, rows_per_task=10)
+
+
+def test_results_travel_and_not_vertices(cloud):
+    lazy = map_chunks(cloud, count, rows_per_task=500, compute=False)
+    graph = dict(lazy.__dask_graph__())
+    blocks = [key for key in graph if "-block-" in key]
+    for part in dask.get(graph, blocks):
+        assert len(pickle.dumps(part)) < 2_000
+
+
+@pytest.mark.parametrize("shard_chunks", [1, 8])
+def test_requests(shard_chunks):
+    store = CountingStore(MemoryStore())
+    random_trees(store, shard_chunks=shard_chunks)
+    level = dzv.open(store).level(0)
+    chunks = level.chunks.keys
+    level.found_links(0)
+    with dask.config.set(scheduler="sync"):
+        store.forget()
+        map_chunks(level, cable, attributes=[], rows_per_task=600)
+        if shard_chunks == 1:
+            assert store.chunks() == set(chunks)
+            assert set(store.blobs.values()) == {1}
+        else:
+            vertices = [k for k in store.log if "/vertices/c/" in k]
+            assert len(vertices) <= len(set(vertices)) * 4 < len(chunks)  # at most one look for each block that is in a shard
+        assert not any("vertex_attributes" in k and "/c/" in k for k in store.log)
+        store.forget()
+        map_chunks(level, count, chunks=chunks[3:5])
+        assert len([k for k in store.log if "/vertices/c/" in k]) <= 2
+        one = level.read(objects=[8])
+        mine = {tuple(c) for c in np.floor(one.positions.astype(np.float64) / CHUNK).clip(0).astype(int).tolist()}
+        store.forget()
+        map_objects(level, cable, objects=[8], attributes=[])
+        if shard_chunks == 1:
+            assert store.chunks() == {".".join(map(str, c)) for c in mine}
+            assert store.blobs[("vertices", next(iter(store.chunks())))] == 1
+
+
+def test_chunks_of_an_object_are_read_once_in_a_block(cloud):
+    store = CountingStore(MemoryStore())
+    random_trees(store, shard_chunks=1)
+    level = dzv.open(store).level(0)
+    _ = level.chunks
+    with dask.config.set(scheduler="sync"):
+        store.forget()
+        map_objects(level, cable, attributes=[])
+        assert set(store.blobs.values()) == {1}
+
+
+# ------------------------------------------------------------------------------------------------ errors
+
+
+def test_what_the_function_raises_says_where(cloud, scheduler):
+    for rows_per_task in (None, 300):
+        with pytest.raises(KeyError, match="no such thing") as caught:
+            map_chunks(cloud, fails_at_a_corner, rows_per_task=rows_per_task)
+        (note,) = caught.value.__notes__
+        assert "chunk 0.0.0 of" in note
+        assert cloud.url in note
+    with pytest.raises(ZeroDivisionError) as caught:
+        map_objects(cloud, lambda g: 1 / (int(g.ids[0]) - 6), rows_per_task=500)
+    assert "object 6 of" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("rows_per_task", [None, 300])
+def test_results_that_differ(cloud, rows_per_task):
+    def differing(geometry, how):
+        odd = geometry.positions[0].min() > 30  # chunk 3.3.3
+        return {
+            "dtype": 1 if odd else 1.0,
+            "shape": np.zeros(3 if odd else 2),
+            "names": {"a" if odd else "b": 1},
+            "kind": {"value": 1} if odd else 1,
+        }[how]
+
+    with dask.config.set(scheduler="sync"):
+        for how in ("dtype", "shape", "names", "kind"):
+            with pytest.raises(dzv.InputError, match=r"chunk 3\.3\.3 is .* unlike that for chunk .* meta="):
+                map_chunks(cloud, differing, args=(how,), rows_per_task=rows_per_task)
+        found = map_chunks(cloud, differing, args=("dtype",), meta=float, rows_per_task=rows_per_task)
+        assert found.values["value"].dtype == np.float64
+        with pytest.raises(dzv.InputError, match=r"the result for chunk \d\.\d\.\d is float64, unlike meta, .* int64: return"):
+            map_chunks(cloud, differing, args=("dtype",), meta=int, rows_per_task=rows_per_task)
+        with pytest.raises(dzv.InputError, match=r"object \d+ is int64\[\d+\], unlike"):
+            map_objects(cloud, lambda g: np.zeros(len(g), int), rows_per_task=rows_per_task)
+
+
+@pytest.mark.parametrize(
+    ("result", "what"),
+    [
+        (None, "NoneType"),
+        ("text", "str"),
+        ({"a": object()}, "at 'a' is a object"),
+        ({}, "names"),
+        ({1: 2}, "names"),
+        ([[1], [1, 2]], "list"),
+        (np.ma.masked, "masked"),
+        (np.ma.array([1, 2], mask=[True, False]), "masked"),
+    ],
+)
+def test_results_that_are_no_numbers(cloud, result, what):
+    with pytest.raises(dzv.InputError, match=r"chunk 0\.0\.0") as caught:
+        map_chunks(cloud, lambda _: result)
+    assert what in str(caught.value)
+
+
+def test_nothing_selected(cloud):
+    nowhere = ((100, 100, 100), (101, 101, 101))
+    between = ((1e-6,) * 3, (2e-6,) * 3)
+    with dask.config.set(scheduler="sync"):
+        for box in (nowhere, between):
+            with pytest.raises(dzv.InputError, match="nothing is selected.*meta="):
+                map_chunks(cloud, summary, bbox=box)
+            meta = {"n": int, "centre": np.zeros(3, np.float32)}
+            found = map_chunks(cloud, summary, bbox=box, meta=meta)
+            assert found.coords.shape == (0, 3)
+            assert {k: (v.dtype, v.shape) for k, v in found.values.items()} == {
+                "n": (np.int64, (0,)),
+                "centre": (np.float32, (0, 3)),
+            }
+            lazy = analysis.map_chunks(cloud, summary, bbox=box, meta=meta, compute=False)
+            assert lazy.sizes == {"chunk": 0, "centre_0": 3}
+        assert len(map_objects(cloud, count, objects=[], meta=int)) == 0
+        with pytest.raises(dzv.InputError, match="nothing is selected"):
+            map_objects(cloud, count, objects=[])
+
+
+def test_bad_arguments(cloud, tmp_path):
+    for options, what in (
+        ({"func": 3}, "func is a function"),
+        ({"rows_per_task": 0}, "rows_per_task"),
+        ({"rows": np.array([N])}, "rows"),
+        ({"rows": np.array([0.5])}, "rows"),
+        ({"rows": np.array([-1])}, "rows"),
+        ({"attributes": ["weight"]}, "'weight'"),
+        ({"bbox": (1, 2)}, "bbox"),
+        ({"meta": "text"}, "meta"),
+        ({"meta": {"a": object()}}, "meta"),
+    ):
+        with pytest.raises(dzv.InputError, match=what):
+            map_chunks(cloud, **{"func": count, **options})
+    with pytest.raises(dzv.NotFoundError, match="object 1"):
+        map_objects(cloud, count, objects=[0, 1])
+    with pytest.raises(dzv.NotFoundError, match="no such chunk"):
+        map_chunks(cloud, count, chunks=["9.9.9"])
+    plain = dzv.create(tmp_path / "plain.zv", chunk_shape=(10, 10))
+    dzv.write_points(plain, np.ones((3, 2)))
+    level = dzv.open(tmp_path / "plain.zv").level(0)
+    for call in (
+        lambda: map_objects(level, count),
+        lambda: map_chunks(level, count, objects=[0]),
+        lambda: analysis.map_objects(level, count, rows=slice(0, 1)),
+        lambda: analysis.map_chunks(level, count, objects=[0], meta=int, compute=False),
+    ):
+        with pytest.raises(dzv.InputError, match="has no objects"):
+            call()
+
+
+def test_an_empty_level(tmp_path):
+    dzv.create(tmp_path / "empty.zv", chunk_shape=(10, 10), bounds=((0, 0), (1, 1)))
+    level = dzv.open(tmp_path / "empty.zv").level(0)
+    assert map_chunks(level, count, meta=int).coords.shape == (0, 2)
+
+
+def test_a_chunk_that_is_gone(tmp_path):
+    random_trees(tmp_path / "t.zv", shard_chunks=1)
+    level = dzv.open(tmp_path / "t.zv").level(0)
+    _ = level.chunks
+    (tmp_path / "t.zv" / "0" / "vertices" / "c" / "1" / "2" / "1").unlink()
+    with dask.config.set(scheduler="sync"):
+        for call in (lambda: map_chunks(level, count), lambda: map_objects(level, count, rows_per_task=100)):
+            with pytest.raises(dzv.ZVError, match=r"1\.2\.1"):
+                call()
+
+
+# ------------------------------------------------------------------------------------------------ arguments and results
+
+
+def test_lazy_arguments_are_computed_once(cloud):
+    calls = []
+
+    def make():
+        calls.append(1)
+        return 5
+
+    with dask.config.set(scheduler="sync"):
+        shared = dask.delayed(make)()
+        found = map_chunks(cloud, lambda g, a, b: a + b, args=(shared,), kwargs={"b": shared}, rows_per_task=400)
+        assert set(found.values["value"].tolist()) == {10}
+        assert map_objects(cloud, lambda g, a: a, args=(shared,)).values["value"].tolist() == [5] * OBJECTS
+    assert len(calls) == 2
+
+
+def test_attributes_of_each_object(cloud):
+    def size(geometry):
+        assert list(geometry.attributes) == ["mass"]
+        return geometry.object_attributes["size"][0]
+
+    with dask.config.set(scheduler="sync"):
+        found = map_objects(cloud, size, attributes=["mass"], rows_per_task=500)
+    assert found.values["value"].tolist() == (np.arange(OBJECTS) * 0.5).tolist()
+
+
+def test_xarray_of_chunks(cloud):
+    with dask.config.set(scheduler="sync"):
+        found = analysis.map_chunks(cloud, summary, rows_per_task=500)
+        plain_found = map_chunks(cloud, summary)
+        assert isinstance(found, xr.Dataset)
+        assert found.centre.dims == ("chunk", "centre_0")
+        assert found.sizes["chunk"] == 64
+        at = np.flatnonzero((found.chunk_x == 1) & (found.chunk_y == 2) & (found.chunk_z == 3))
+        assert found.rows[at] == plain_found.rows[plain_found.keys.index("1.2.3")]
+        assert set(found.coords) == {"chunk_x", "chunk_y", "chunk_z", "rows"}
+        assert found.attrs["zv_url"] == cloud.store.url
+        meta = {"n": int, "centre": np.zeros(3), "mass": float, "light": bool}
+        lazy = analysis.map_chunks(cloud, summary, rows_per_task=500, meta=meta, compute=False)
+        assert len(lazy.chunksizes["chunk"]) > 5
+        xr.testing.assert_identical(lazy.compute(), found)
+        delayed = analysis.map_chunks(cloud, summary, rows_per_task=500, compute=False)
+        xr.testing.assert_identical(delayed.compute(), found)
+        one = analysis.map_chunks(cloud, count)
+        assert (one.name, one.dims) == ("count", ("chunk",))
+        assert analysis.map_chunks(cloud, lambda g: 1).name == "value"
+        with pytest.raises(dzv.InputError, match="'rows'"):
+            analysis.map_chunks(cloud, lambda g: {"rows": 1})
+
+
+def test_xarray_of_objects(trees, scheduler):
+    level, lengths = trees
+    found = analysis.map_objects(level, cable, rows_per_task=300)
+    assert (found.name, found.dims) == ("cable", ("object",))
+    assert found.sel(object=118) == pytest.approx(lengths[59])
+    assert found.rows.to_numpy().tolist() == [30] * 60
+    lazy = analysis.map_objects(level, cable, rows_per_task=300, meta=float, compute=False)
+    assert lazy.chunks == ((10,) * 6,)
+    xr.testing.assert_identical(lazy.compute(), found)
+    xr.testing.assert_identical(analysis.map_objects(level, cable, rows_per_task=300, compute=False).compute(), found)
+
+
+def test_a_store_of_one_process_is_out_of_reach(use_scheduler):
+    memory = {}
+    random_trees(memory, n=5)
+    level = dzv.open(memory).level(0)
+    with use_scheduler("processes"), pytest.raises(dzv.PlanError):
+        map_chunks(level, count, rows_per_task=20)
+    with use_scheduler("threads"):
+        assert map_chunks(level, count, rows_per_task=20).rows.sum() == 150

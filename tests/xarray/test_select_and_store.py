@@ -1,0 +1,202 @@
+"""``ds.zv.sel``, ``ds.zv.objects`` and ``ds.zv.to_store`` in both views: exact, consistent, and there and back."""
+
+from __future__ import annotations
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from test_views import KINDS, check_objects, check_spatial, random_store, rows_of, same
+
+import dask_zv as dzv
+
+BOX = ((8.0, 10.0, 3.0), (45.0, 71.0, 60.0))
+PATHS = ("line", "polyline", "streamline")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _sync():
+    with dask.config.set(scheduler="sync"):
+        yield
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def store(request):
+    return random_store(request.param)
+
+
+def inside(read, box=BOX):
+    low, high = np.asarray(box)
+    return ((read.positions >= low) & (read.positions <= high)).all(axis=1)
+
+
+@pytest.mark.parametrize("chunks", [None, {}])
+def test_sel_keeps_the_links_between_the_vertices(store, chunks):
+    level = store.level(0)
+    read = level.read(order="chunk")
+    rows = np.flatnonzero(inside(read))
+    ds = xr.open_dataset(store, engine="zv", chunks=chunks)
+    found = ds.zv.sel(bbox=BOX)
+    same(found.vertex, rows)
+    same(np.stack([found.x, found.y, found.z], 1), read.positions[rows])
+    for name, links in (("edges", read.edges), ("faces", read.faces)):
+        if links is not None:
+            among = np.isin(links, rows).all(axis=1)
+            assert 0 < among.sum() < len(links)
+            same(rows_of(found[name]), rows_of(links[among]), name)
+    again = found.zv.sel(bbox=((8, 10, 3), (30, 40, 60))).load()
+    same(again.vertex, np.flatnonzero(inside(read, ((8, 10, 3), (30, 40, 60)))))
+    backwards = ds.isel(vertex=slice(None, None, -1)).zv.sel(bbox=BOX)
+    same(backwards.vertex, rows[::-1])
+
+
+def test_links_are_found_in_any_order_of_the_edges():
+    store = random_store("graph")
+    ds = xr.open_dataset(store, engine="zv")
+    expected = rows_of(ds.zv.sel(bbox=BOX).edges)
+    for part in (ds.isel(edge=slice(None, None, -1)), ds.isel(edge=np.random.default_rng(0).permutation(ds.sizes["edge"])), ds.load()):
+        same(rows_of(part.zv.sel(bbox=BOX).edges), expected)
+    half = ds.isel(edge=slice(0, ds.sizes["edge"] // 2))
+    kept = half.edges.values
+    same(rows_of(half.zv.sel(bbox=BOX).edges), rows_of(kept[np.isin(kept, ds.zv.sel(bbox=BOX).vertex).all(axis=1)]))
+
+
+def test_chunks_in_brings_their_links(store):
+    ds = xr.open_dataset(store, engine="zv")
+    near = ds.zv.chunks_in(BOX)
+    exact = ds.zv.sel(bbox=BOX)
+    assert set(exact.vertex.values) <= set(near.vertex.values)
+    for name, dim in (("edges", "edge"), ("faces", "face")):
+        if name in ds:
+            assert set(exact[dim].values) <= set(near[dim].values)
+            assert 0 < near.sizes[dim] < ds.sizes[dim]
+
+
+@pytest.mark.parametrize("box", [BOX, ((0, 0, 0), (25, 25, 25)), ((500, 500, 500), (600, 600, 600))])
+def test_sel_in_the_objects_view_clips(store, box):
+    level = store.level(0)
+    read = level.read(bbox=box, order="object")
+    found = xr.open_dataset(store, engine="zv", view="objects").zv.sel(bbox=box)
+    keep = read.lengths > 0
+    same(found.object, read.ids[keep])
+    same(found.node_count, read.lengths[keep])
+    same(np.stack([found.x, found.y, found.z], 1), read.positions)
+    same(found.mass, read.attributes["mass"])
+    whole = xr.open_dataset(store, engine="zv", view="objects").zv.sel(bbox=box, clip=False)
+    read = level.read(bbox=box, order="object", clip=False)
+    same(whole.object, read.ids)
+    same(whole.x, read.positions[:, 0])
+
+
+def test_objects_by_id(store):
+    level = store.level(0)
+    for view in ("spatial", "objects"):
+        ds = xr.open_dataset(store, engine="zv", view=view)
+        for key, ids in ((6, [6]), ([9, 3], [3, 9]), (slice(10, 21), [12, 15, 18, 21]), (slice(110, None), [111, 114, 117])):
+            found = ds.zv.objects[key]
+            if "node_count" in found:
+                read = level.read(objects=ids, order="object")
+                same(found.object, ids)
+                same(found.node_count, read.lengths)
+            else:
+                read = level.read(objects=ids, order="chunk")
+                same(np.unique(found.object_id), ids)
+                links = read.edges if read.edges is not None else read.faces
+                assert found.sizes["edge" if read.edges is not None else "face"] == len(links)
+            same(found.y, read.positions[:, 1])
+        with pytest.raises(dzv.NotFoundError, match="7"):
+            ds.zv.objects[7]
+
+
+def test_groups(store):
+    groups = store.level(0).read(objects=[0]).groups
+    for view in ("spatial", "objects"):
+        ds = xr.open_dataset(store, engine="zv", view=view)
+        owner = (lambda d: np.unique(d.object_id)) if view == "spatial" else (lambda d: d.object.values)
+        same(owner(ds.zv.sel(groups=0)), groups[0])
+        same(owner(ds.zv.sel(groups=[0, 2])), np.union1d(groups[0], groups[2]))
+        same(owner(ds.zv.sel(groups=0, objects=[0, 3, 90])), [0, 3])
+        with pytest.raises(dzv.NotFoundError, match="3"):
+            ds.zv.sel(groups=3)
+
+
+def test_counts_out_of_step_are_refused():
+    ds = xr.open_dataset(random_store("polyline"), engine="zv", view="objects")
+    for broken in (ds.isel(vertex=slice(0, 50)), ds.isel(object=[1, 2])):
+        for use in (lambda d: d.zv.sel(bbox=BOX), lambda d: d.zv.objects[3], lambda d: d.zv.to_store({})):
+            with pytest.raises(dzv.InputError, match="node_count speaks of"):
+                use(broken)
+
+
+# -------------------------------------------------------------------------------------------------- to_store
+
+
+def view_for(kind):
+    return "objects" if kind in PATHS else "spatial"
+
+
+@pytest.mark.parametrize("chunks", [None, {}, {"vertex": 200}])
+def test_there_and_back(store, chunks):
+    kind = store.metadata.geometry_types[0]
+    ds = xr.open_dataset(store, engine="zv", view=view_for(kind), chunks=chunks)
+    target = {}
+    report = ds.zv.to_store(target)
+    assert report.rows == ds.sizes["vertex"]
+    new = dzv.open(target)
+    assert new.metadata.chunk_shape == store.metadata.chunk_shape
+    back = xr.open_dataset(new, engine="zv", view=view_for(kind))
+    if kind == "skeleton":  # the links are those that they were; in which order nodes lie in a chunk is the writer's to say
+        assert back.sizes == ds.sizes
+    else:
+        ignore = ("edges", "faces", "weight", "step", "area")
+        xr.testing.assert_equal(back.drop_vars(ignore, errors="ignore").load(), ds.drop_vars(ignore, errors="ignore").load())
+    for number, view in ((0, "spatial"), (0, "objects")):
+        opened = xr.open_dataset(new, engine="zv", view=view)
+        (check_spatial if view == "spatial" else check_objects)(opened, new.level(number))
+    a, b = store.level(0).read(order="object"), new.level(0).read(order="object")
+    for links in ("edges", "faces"):
+        if getattr(a, links) is not None:
+            place = lambda g, n: g.positions[getattr(g, n)].reshape(len(getattr(g, n)), -1)  # noqa: E731
+            same(rows_of(place(a, links)), rows_of(place(b, links)))
+    assert {g: m.tolist() for g, m in a.groups.items()} == {g: m.tolist() for g, m in b.groups.items()}
+    same(a.object_attributes["score"], b.object_attributes["score"])
+    same(np.sort(a.attributes["mass"]), np.sort(b.attributes["mass"]))
+
+
+def test_a_selection_becomes_a_store(store):
+    kind = store.metadata.geometry_types[0]
+    ds = xr.open_dataset(store, engine="zv", view=view_for(kind))
+    part = ds.zv.sel(bbox=BOX, clip=kind not in PATHS)
+    target = {}
+    part.zv.to_store(target, chunk_shape=(20, 20, 20), layout=None)
+    read, old = dzv.open(target).level(0).read(), store.level(0).read(bbox=BOX, clip=kind not in PATHS)
+    same(rows_of(read.positions), rows_of(old.positions))
+    assert dzv.open(target).metadata.chunk_shape == (20, 20, 20)
+    for links in ("edges", "faces"):
+        if getattr(old, links) is not None:
+            assert len(getattr(read, links)) == len(getattr(old, links))
+    delayed = part.zv.to_store({}, compute=False)
+    assert delayed.compute().rows == part.sizes["vertex"]
+
+
+def test_a_dataset_of_ones_own():
+    rng = np.random.default_rng(0)
+    ds = xr.Dataset({"mass": ("vertex", rng.random(30))}, coords={a: ("vertex", rng.random(30) * 10, {"units": "m"}) for a in "xyz"})
+    target = {}
+    with pytest.raises(dzv.InputError, match="chunk_shape"):
+        ds.zv.to_store(target)
+    ds.zv.to_store(target, chunk_shape=(5, 5, 5))
+    store = dzv.open(target)
+    assert store.metadata.axes[0].unit == "m"
+    same(rows_of(store.level(0).read().positions), rows_of(np.stack([ds.x, ds.y, ds.z], 1)))
+    tracks = xr.Dataset(
+        {"node_count": ("object", [2, 3, 0, 4]), "speed": ("object", [1.0, 2.0, 3.0, 4.0])},
+        coords={"x": ("vertex", np.arange(9.0)), "y": ("vertex", np.arange(9.0) % 4)},
+    )
+    target = {}
+    tracks.zv.to_store(target, chunk_shape=(3, 3), geometry="polyline")
+    read = dzv.open(target).level(0).read()
+    same(read.lengths, [2, 3, 0, 4])
+    same(read.object_attributes["speed"], [1, 2, 3, 4])
+    with pytest.raises(dzv.InputError, match="view='objects'"):
+        xr.open_dataset(target, engine="zv").zv.to_store({})
