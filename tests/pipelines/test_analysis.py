@@ -381,6 +381,30 @@ def test_chunks_of_an_object_are_read_once_in_a_block(cloud):
         assert set(store.blobs.values()) == {1}
 
 
+def test_blocks_are_of_objects_near_each_other():
+    """Ids say nothing of where objects are; in blocks that go by ids every chunk would be read by nearly every block."""
+    rng = np.random.default_rng(0)
+    n, vertices = 2000, 5
+    starts = rng.uniform(2, 78, (n, 1, 2))
+    positions = np.clip(starts + np.cumsum(rng.normal(0, 0.5, (n, vertices, 2)), axis=1), 0, 80).reshape(-1, 2)
+    store = CountingStore(MemoryStore())
+    made = dzv.create(store, geometry="polyline", chunk_shape=(CHUNK,) * 2, bounds=((0, 0), (80, 80)), shard_chunks=1)
+    with dask.config.set(scheduler="sync"):
+        dzv.write_polylines(made, positions, lengths=np.full(n, vertices))
+        level = dzv.open(store).level(0)
+        chunks = len(level.chunks)
+        assert chunks == 64
+        store.forget()
+        found = map_objects(level, lambda g: g.positions[-1], rows_per_task=1000)
+        assert sum(c for (array, _), c in store.blobs.items() if array == "vertices") < 3 * chunks
+        assert found.ids.tolist() == list(range(n))
+        np.testing.assert_array_equal(found.values["value"], positions[vertices - 1 :: vertices])
+        some = rng.permutation(n)[:1200]
+        found = map_objects(level, lambda g: g.positions[0], objects=some, rows_per_task=1000)
+        assert found.ids.tolist() == sorted(some.tolist())
+        np.testing.assert_array_equal(found.values["value"], positions[::vertices][np.sort(some)])
+
+
 # ------------------------------------------------------------------------------------------------ errors
 
 

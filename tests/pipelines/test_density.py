@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -189,6 +190,15 @@ def test_few_vertices_in_a_large_grid(level, everything, small_blocks):
     sums = np.bincount(place.ravel(), everything.attributes["mass"])
     np.testing.assert_allclose(means.values[tuple(cells.T)], sums / counts)
     assert np.count_nonzero(~np.isnan(means.values)) == len(cells)
+
+
+def test_parts_are_no_larger_than_the_block_or_the_grid(level, small_blocks):
+    for options, most in (({"shape": (300, 200, 200)}, 16), ({"shape": 2}, 1)):
+        graph = dict(density(level, compute=False, **options).__dask_graph__())
+        blocks = [key for key in graph if "-block-" in key or "-add-" in key]
+        parts = dask.get(graph, blocks)
+        assert len(parts) > 10
+        assert sum(len(pickle.dumps(p)) for p in parts) < 3 * N * most + 600 * len(parts)
 
 
 def test_flat_data_and_one_point(tmp_path):

@@ -43,7 +43,7 @@ def test_importing_dask_zv_does_not_import_xarray():
 
 
 def test_engine_is_opened_without_naming_it(written):
-    assert xr.open_dataset(written.target).sizes == {"vertex": len(written.positions), "colour_channel": 3}
+    assert xr.open_dataset(written.target).sizes == {"vertex": len(written.positions), "colour_channel": 3, "object": 40}
 
 
 @pytest.mark.parametrize("name", ["a.zv", "a.zarrvectors", "A.ZV", "b/a.zv/", "s3://bucket/a.zarrvectors", "a.zarrvectors.zip"])
@@ -63,8 +63,8 @@ def test_leaves_other_things_to_others(name):
 
 def test_names_dims_dtypes_and_values(written):
     ds = written.open()
-    assert set(ds.data_vars) == {*written.attributes, "object_id"}
-    assert set(ds.coords) == {"vertex", "x", "y", "z", "colour_channel"}
+    assert set(ds.data_vars) == {*written.attributes, "object_id", "object_index"}
+    assert set(ds.coords) == {"vertex", "x", "y", "z", "colour_channel", "object"}
     for number, axis in enumerate("xyz"):
         assert ds[axis].dims == ("vertex",)
         np.testing.assert_array_equal(ds[axis], written.positions[:, number], strict=True)
@@ -200,7 +200,9 @@ def test_reference_stores_open_as_the_level_reads_them(name):
             ds = xr.open_dataset(target, level=number, chunks=chunks)
             for i, axis in enumerate(store.axes):
                 np.testing.assert_array_equal(ds[axis], read.positions[:, i], strict=True)
-            assert {v for v in ds.data_vars if v != "object_id"} == set(read.attributes)
+            along = {v for v in ds.data_vars if ds[v].dims[:1] == ("vertex",)}
+            assert along - {"object_id", "object_index"} == set(read.attributes)
+            assert set(ds.data_vars) - along == set(read.object_attributes)
             for attribute, values in read.attributes.items():
                 assert_same(ds[attribute], values)
             assert ("object_id" in ds) == (read.object_ids is not None)

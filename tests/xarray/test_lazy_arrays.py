@@ -33,7 +33,8 @@ def truth(written, name):
 
 @pytest.mark.parametrize("chunks", [None, {}, {"vertex": -1}])
 def test_opening_and_looking_read_no_blob(counted, chunks):
-    ds = counted.open(chunks=chunks)
+    # of strings with missing ones xarray looks at the first value, where cftime is installed
+    ds = counted.open(chunks=chunks, drop_variables="maybe")
     store = counted.target
     assert not store.blobs
     assert len(store.log) <= 25  # documents and the catalog, however many chunks there are
@@ -101,7 +102,7 @@ def test_shards_are_read_with_few_requests(counted_sharded):
 
 def test_preferred_chunks_cut_at_chunks_of_the_store(written):
     rows = dzv.open(written.target).level(0).chunks.rows
-    with patch("dask_zv.xarray_backend.dataset._CHUNK_ROWS", 300):
+    with patch("dask_zv.xarray_backend.spatial._CHUNK_ROWS", 300):
         ds = written.open(chunks={})
         preferred = written.open().x.encoding["preferred_chunks"]["vertex"]
     cuts = np.cumsum(ds.chunks["vertex"])
@@ -223,7 +224,7 @@ def test_a_store_of_one_process_pickles_within_it(counted):
 
 @pytest.mark.parametrize("name", ["threads", "processes", "distributed"])
 def test_computes_on_every_scheduler(written, use_scheduler, name):
-    with patch("dask_zv.xarray_backend.dataset._CHUNK_ROWS", 500):
+    with patch("dask_zv.xarray_backend.spatial._CHUNK_ROWS", 500):
         ds = written.open(chunks={})
     with use_scheduler(name):
         loaded = ds.compute()
@@ -278,7 +279,9 @@ def test_a_dataset_of_a_rewritten_store_says_so(fresh):
 
 def test_to_dataframe_and_groupby(written):
     ds = written.open(chunks={})
-    frame = ds[["mass", "kind"]].to_dataframe()
+    # xarray leaves out coordinates with an index of their own: ds.zv.to_dataframe() has them
+    assert list(ds[["mass", "kind"]].to_dataframe().columns) == ["mass", "kind"]
+    frame = ds[["mass", "kind"]].drop_indexes(["x", "y", "z"]).to_dataframe()
     assert len(frame) == len(written.positions)
     assert {"x", "y", "z", "mass", "kind"} <= set(frame.columns)
     np.testing.assert_array_equal(frame["x"], written.positions[:, 0])
@@ -319,8 +322,9 @@ def test_runs_of_rows_align_by_row_number(written):
     assert left.sizes["vertex"] == right.sizes["vertex"] == 200
     np.testing.assert_array_equal(left.isnull(), np.arange(200) >= 100)
     np.testing.assert_array_equal(right[60:], mass[60:200])
-    with pytest.raises(ValueError, match="no one run"):
-        xr.align(ds.mass.isel(vertex=slice(0, 10)), ds.mass.isel(vertex=slice(60, 70)), join="outer")
+    apart, _ = xr.align(ds.mass.isel(vertex=slice(0, 10)), ds.mass.isel(vertex=slice(60, 70)), join="outer")
+    np.testing.assert_array_equal(apart.vertex, np.r_[0:10, 60:70])
+    np.testing.assert_array_equal(apart.x, ds.x[np.r_[0:10, 60:70]])
     assert (ds.mass.isel(vertex=slice(0, 10)) + ds.mass.isel(vertex=slice(60, 70))).sizes == {"vertex": 0}
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from dask_zv.errors import InputError
 from dask_zv.xarray_backend import selection
+from dask_zv.xarray_backend.spatial import chunk_variables
 
 if TYPE_CHECKING:
-    pass
+    from dask.delayed import Delayed
+
+    from dask_zv.batch.receipts import Report
+    from dask_zv.xarray_backend.plotting import Plot
 
 __all__ = ["ObjectGetter", "ZVDatasetAccessor"]
 
@@ -109,8 +114,73 @@ class ZVDatasetAccessor:
         """Whole objects by id: ``ds.zv.objects[7]``, ``ds.zv.objects[[7, 9]]``, ``ds.zv.objects[7:9]`` (9 included)."""
         return ObjectGetter(self._ds)
 
-    def to_store(self, target: Any, **options: Any) -> Any:
-        """Write the Dataset into a new store, as one graph; see :func:`dask_zv.xarray_backend.to_store.to_store`."""
+    # ---------------------------------------------------------------------------------------------- functions of parts
+
+    def map_chunks(self, func: Callable[..., Any], **options: Any) -> xr.Dataset | xr.DataArray | Delayed:
+        """Call a function with the vertices of every chunk, as one graph of few tasks; its results along ``chunk``.
+
+        `func` gets a :class:`dask_zv.Geometry` and returns a number, an array of fixed shape, or a dict of these. Options are
+        those of :func:`dask_zv.xarray_backend.analysis.map_chunks`; after a selection it gets the selected vertices alone.
+        """
+        from dask_zv.xarray_backend.analysis import map_chunks
+
+        level, rows, ids = selection.where_from(self._ds)
+        if ids is not None:
+            raise InputError("chunks are of the spatial view: open the level with view='spatial'")
+        return map_chunks(level, func, rows=rows, **options)
+
+    def map_objects(self, func: Callable[..., Any], **options: Any) -> xr.Dataset | xr.DataArray | Delayed:
+        """Call a function with every object as a whole, as one graph of few tasks; its results along ``object``.
+
+        `func` and options as for :meth:`map_chunks`, see :func:`dask_zv.xarray_backend.analysis.map_objects`. After a selection
+        these are the objects that have a vertex in it.
+        """
+        from dask_zv.xarray_backend.analysis import map_objects
+
+        level, rows, ids = selection.where_from(self._ds)
+        if ids is not None:
+            options = {"objects": ids, **options}
+        return map_objects(level, func, rows=rows, **options)
+
+    def density(self, **options: Any) -> xr.DataArray:
+        """Return counts of vertices (or sums, means of an attribute) on a regular grid, block by block.
+
+        Options are those of :func:`dask_zv.xarray_backend.analysis.density`: ``spacing=`` or ``shape=``, ``bounds=``,
+        ``dims=``, ``weights=``, ``statistic=``, ``compute=``.
+        """
+        from dask_zv.xarray_backend.analysis import density
+
+        level, rows, ids = selection.where_from(self._ds)
+        if ids is not None:
+            options = {"objects": ids, **options}
+        return density(level, rows=rows, **options)
+
+    # ---------------------------------------------------------------------------------------------- elsewhere
+
+    def to_store(self, target: Any, **options: Any) -> Report | Delayed:
+        """Write the Dataset into a new store, as one graph; options of :func:`dask_zv.xarray_backend.to_store.to_store`."""
         from dask_zv.xarray_backend.to_store import to_store
 
         return to_store(self._ds, target, **options)
+
+    @property
+    def chunks(self) -> xr.Dataset:
+        """The table of the level's chunks along ``chunk``: coordinates, rows and first rows; nothing is read."""
+        level, _, _ = selection.where_from(self._ds)
+        return xr.Dataset(chunk_variables(level))
+
+    @property
+    def plot(self) -> Plot:
+        """Pictures, with matplotlib: call it, or its methods points, lines, mesh, projections and chunks."""
+        from dask_zv.xarray_backend.plotting import Plot
+
+        return Plot(self._ds)
+
+    def _repr_html_(self) -> str:
+        from dask_zv.pipelines.stores.html import level_summary_html
+
+        return level_summary_html(selection.where_from(self._ds)[0])
+
+    def __repr__(self) -> str:
+        level, _, _ = selection.where_from(self._ds)
+        return f"<ds.zv of {level!r}>"

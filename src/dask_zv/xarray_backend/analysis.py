@@ -156,7 +156,15 @@ def map_objects(
         found = objects_of_rows(level, rows)
         objects = found if objects is None else np.intersect1d(found, chosen_ids(objects))
     plan = plan_map_objects(
-        level, func, objects=objects, attributes=attributes, args=args, kwargs=kwargs, meta=meta, rows_per_task=rows_per_task
+        level,
+        func,
+        objects=objects,
+        attributes=attributes,
+        args=args,
+        kwargs=kwargs,
+        meta=meta,
+        rows_per_task=rows_per_task,
+        by_id=not compute and meta is not None,  # the order of the lazy columns
     )
     return _shown(plan, _Shown.of(level, func, "object"), compute=compute)
 

@@ -15,6 +15,7 @@ from dask_zv.geometry.assembly import take_ranges
 from dask_zv.pipelines.source.columns import LevelRows, rows_in
 from dask_zv.pipelines.source.edge_rows import EdgeRows
 from dask_zv.pipelines.source.objects_index import ObjectIndex, chosen_ids, fragment_owners, read_groups
+from dask_zv.pipelines.stores.level import Level
 from dask_zv.pipelines.stores.store import level_of
 from dask_zv.spatial.grid import Box, as_box
 from dask_zv.xarray_backend import conventions as names
@@ -23,7 +24,7 @@ from dask_zv.xarray_backend.index import RowIndex, select_rows
 from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.objects import objects_dataset
 
-__all__ = ["chunks_in", "objects_of", "row_index", "select", "select_objects"]
+__all__ = ["chunks_in", "objects_of", "row_index", "select", "select_objects", "where_from"]
 
 _LINKED = ("graph", "skeleton", "mesh")
 
@@ -32,6 +33,29 @@ def row_index(ds: xr.Dataset) -> RowIndex | None:
     """Return the index that knows which rows of which level a Dataset in the spatial view holds."""
     index = ds.xindexes.get("vertex")
     return index if isinstance(index, RowIndex) and index.rows is not None else None
+
+
+def where_from(ds: xr.Dataset) -> tuple[Level, slice | NDArray[np.int64] | None, NDArray[np.int64] | None]:
+    """Return the level that a Dataset is of, which of its rows it holds (None: all), and which objects, in the objects view.
+
+    Raises
+    ------
+    InputError
+        The Dataset no longer knows.
+    FormatError
+        The level was rewritten since the Dataset was opened.
+    """
+    shape_of(ds)
+    index = row_index(ds)
+    if index is not None:
+        every = index.numbers == slice(0, len(index.level)) if isinstance(index.numbers, slice) else False
+        return level_of(index.level.source), None if every else index.numbers, None
+    objects = ds.xindexes.get("object")
+    if isinstance(objects, ObjectIdIndex) and objects.rows is not None:
+        return level_of(objects.rows.vertices.source), None, objects.ids
+    raise InputError(
+        "the Dataset no longer knows which level it is of: use it as it was opened, or as ds.zv.sel selected from it"
+    )
 
 
 def select(

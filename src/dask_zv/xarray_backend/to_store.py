@@ -55,7 +55,7 @@ def to_store(
     Parameters
     ----------
     ds : Dataset
-        As ``engine="zv"`` opened it, a part of that, or any other of that shape: dimension ``vertex``, coordinates of positions.
+        As ``engine="zv"`` opened it, a part of that, or any other of that shape: positions along ``vertex``.
     target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
         Where; never the store that the Dataset is read from.
     chunk_shape : sequence of float, optional

@@ -136,8 +136,12 @@ class _Gather:
         none = np.zeros((0, self.rank) if self.kind is MappedChunks else 0, np.int64)
         labels = np.concatenate([none, *(p.labels for p in parts)])
         rows = np.concatenate([np.zeros(0, np.int64), *(p.rows for p in parts)])
+        values = columns.values
         assert columns.example is not None
-        return self.kind(labels, rows, columns.values, columns.example.single)
+        if self.kind is MappedObjects and (labels[1:] < labels[:-1]).any():
+            order = np.argsort(labels)
+            labels, rows, values = labels[order], rows[order], {name: v[order] for name, v in values.items()}
+        return self.kind(labels, rows, values, columns.example.single)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -292,10 +296,11 @@ def plan_map_objects(
     kwargs: Mapping[str, Any] | None = None,
     meta: Any = None,
     rows_per_task: int | None = None,
+    by_id: bool = False,
 ) -> MapPlan:
-    """Return the plan of :func:`map_objects`."""
+    """Return the plan of :func:`map_objects`; blocks must be `by_id` for :meth:`MapPlan.arrays`."""
     function = _function(level, func, args, kwargs, meta)
-    found = plan_object_blocks(level, objects=objects, attributes=attributes, rows_per_task=rows_per_task)
+    found = plan_object_blocks(level, objects=objects, attributes=attributes, rows_per_task=rows_per_task, by_id=by_id)
     counts = [len(b) for b in found.blocks]
     source = level.source
     gather = _Gather(MappedObjects, source.rank)

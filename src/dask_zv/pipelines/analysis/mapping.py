@@ -175,8 +175,9 @@ def map_objects(
 ) -> MappedObjects | Delayed:
     """Call a function for every object as a whole, whatever chunks it is in.
 
-    A task reads a block of objects, ascending by id: the chunks that they have vertices in, each once, of which it keeps their
-    rows. Only what the function returns leaves the task. A chunk that objects of several blocks share is read by each of these.
+    A task reads a block of objects that lie near each other: each chunk that they have vertices in once, of which it keeps
+    their rows. Only what the function returns leaves the task. A chunk that objects of several blocks share is read by each of
+    these: where objects are all over space, tasks of more vertices (`rows_per_task`) read less in all.
 
     Parameters
     ----------

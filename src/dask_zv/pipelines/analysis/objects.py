@@ -26,6 +26,7 @@ from dask_zv.pipelines.source.link_reading import CellPlan, plan_cells
 from dask_zv.pipelines.source.link_source import FoundLinks
 from dask_zv.pipelines.source.object_lengths import object_lengths
 from dask_zv.pipelines.source.objects_index import ObjectIndex, chosen_ids, fragment_owners
+from dask_zv.spatial.morton import morton_order
 from dask_zv.storage.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectBlocks", "ObjectReader", "objects_of_rows", "plan_object_blocks"]
 
-_BLOCK_OBJECTS = 1 << 14
+_BLOCK_OBJECTS = 1 << 16
+_SLICE = 1 << 14
 _READ_CHUNKS = 1024
 
 
@@ -129,7 +131,7 @@ class ObjectBlocks:
     ----------
     reader : ObjectReader
     blocks : list of ndarray of int64
-        Ids of each block, ascending.
+        Ids of each block, ascending in it.
     ids, lengths : ndarray of int64, shape (O,)
         The objects, ascending, and their vertices.
     """
@@ -141,9 +143,23 @@ class ObjectBlocks:
 
 
 def plan_object_blocks(
-    level: Level, *, objects: Any = None, attributes: Sequence[str] | None = None, rows_per_task: int | None = None
+    level: Level,
+    *,
+    objects: Any = None,
+    attributes: Sequence[str] | None = None,
+    rows_per_task: int | None = None,
+    by_id: bool = False,
 ) -> ObjectBlocks:
     """Plan the reading of whole objects.
+
+    Parameters
+    ----------
+    level : Level
+    objects, attributes
+        As of :meth:`Level.read`.
+    rows_per_task : int, optional
+    by_id : bool
+        Blocks ascend by id. Else objects that lie near each other are in one block, so that few blocks read the same chunk.
 
     Raises
     ------
@@ -175,8 +191,24 @@ def plan_object_blocks(
     reader = ObjectReader(source, wanted, links, table, level.is_chunked_skeleton, level.offset)
     reader.level, reader.index = level.lookup, level.index
     row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize + sum(a.row_bytes for a in vertex) + 8
-    runs = runs_of(lengths, rows_limit(rows_per_task, row_bytes), _BLOCK_OBJECTS)
-    return ObjectBlocks(reader, [ids[a:b] for a, b in runs], ids, lengths)
+    limit = rows_limit(rows_per_task, row_bytes)
+    runs = runs_of(lengths, limit, _BLOCK_OBJECTS)
+    if by_id or len(runs) < 2:
+        return ObjectBlocks(reader, [ids[a:b] for a, b in runs], ids, lengths)
+    order = _along_curve(level.index, ids, source.rank, every=objects is None)
+    blocks = [np.sort(ids[order[a:b]]) for a, b in runs_of(lengths[order], limit, _BLOCK_OBJECTS)]
+    return ObjectBlocks(reader, blocks, ids, lengths)
+
+
+def _along_curve(index: ObjectIndex, ids: NDArray[np.int64], rank: int, *, every: bool) -> NDArray[np.intp]:
+    """Return an order of objects in which neighbours lie near each other: that of the chunks in the middle of their paths."""
+    middle = np.zeros((len(ids), rank), np.int64)
+    some = (index.select(ids[a : a + _SLICE]) for a in range(0, len(ids), _SLICE))
+    for table in index.slices() if every else some:
+        starts = np.flatnonzero(np.r_[True, table.objects[1:] != table.objects[:-1]][: len(table.objects)])
+        counts = np.diff(np.r_[starts, len(table.objects)])
+        middle[np.searchsorted(ids, table.objects[starts])] = table.chunks[starts + counts // 2]
+    return morton_order(middle)
 
 
 def objects_of_rows(level: Level, rows: slice | NDArray[np.int64]) -> NDArray[np.int64]:

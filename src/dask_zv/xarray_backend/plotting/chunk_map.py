@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ class ChunkDrawing:
 
     shape: Shape
     chunks: ChunkCounts
+    pairs: Sequence[Pair]
     notice: str = ""
 
     @property
@@ -79,9 +81,7 @@ class ChunkDrawing:
         )
 
     def _scale(self, look: Look) -> Any:
-        ndim = len(self.shape.axes)
-        pairs = [(a, b) for a in range(ndim) for b in range(a + 1, ndim)][:3]  # three panels have one scale
-        counts = np.concatenate([self._columns(p)[0].ravel() for p in pairs]).astype(np.float64)
+        counts = np.concatenate([self._columns(p)[0].ravel() for p in self.pairs]).astype(np.float64)
         counts = counts[counts > 0]
         return look.scale(counts, log=len(counts) > 0 and float(counts.max()) >= _LOG_FROM * float(counts.min()))
 
@@ -95,7 +95,7 @@ class ChunkDrawing:
         return Guide(label, ScalarMappable(self._scale(look), look.colormap("YlGnBu")))
 
 
-def prepare_chunks(ds: xr.Dataset, shape: Shape) -> ChunkDrawing:
+def prepare_chunks(ds: xr.Dataset, shape: Shape, pairs: Sequence[Pair]) -> ChunkDrawing:
     """Return the chunks of a Dataset's vertices; nothing is read.
 
     Raises
@@ -109,4 +109,4 @@ def prepare_chunks(ds: xr.Dataset, shape: Shape) -> ChunkDrawing:
             "the Dataset does not know which chunks its vertices are of: plot it as it was opened with engine='zv', or a "
             "selection of it in view='spatial'"
         )
-    return ChunkDrawing(shape, found)
+    return ChunkDrawing(shape, found, pairs)

@@ -173,9 +173,9 @@ class Guide:
         if self.dates:
             from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-            locator = AutoDateLocator()
+            locator = AutoDateLocator()  # type: ignore[no-untyped-call]
             bar.locator = locator
-            bar.formatter = ConciseDateFormatter(locator)
+            bar.formatter = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
             bar.update_ticks()
 
     def legend(self) -> dict[str, Any]:
@@ -219,7 +219,9 @@ class Paint:
         """Return the paint with one mark more, of a missing value: number -1 then has it."""
         from matplotlib.colors import to_rgb
 
-        missing = {"number": np.nan, "category": -1, "rgb": np.resize([*to_rgb(_MISSING), 1.0], self.values.shape[1:])}[self.kind]
+        missing = {"number": np.nan, "category": -1, "rgb": np.resize([*to_rgb(_MISSING), 1.0], self.values.shape[1:])}[
+            self.kind
+        ]
         return replace(self, values=np.concatenate([self.values, np.asarray(missing)[None]]))
 
     def mean(self, members: NDArray[np.int64]) -> Paint:
@@ -245,8 +247,10 @@ class Paint:
         if self.kind == "number":
             return np.asarray(look.colormap()(look.scale(self.values)(np.ma.masked_invalid(self.values))))
         if self.kind == "rgb":
-            return self.values if self.values.shape[1] == 4 else np.column_stack([self.values, np.ones(len(self.values))])
-        return np.vstack([self.palette(), to_rgba(_MISSING)])[self.values]
+            opaque = np.ones((len(self.values), 4 - self.values.shape[1]))
+            return np.asarray(np.column_stack([self.values, opaque]), np.float64)
+        table: NDArray[np.float64] = np.vstack([self.palette(), to_rgba(_MISSING)])
+        return table[self.values]
 
     def apply(self, collection: Any, look: Look, setter: str = "set_color") -> None:
         """Colour a matplotlib collection."""
@@ -302,7 +306,7 @@ def paint_of(values: NDArray[Any], label: str, *, identity: bool = False) -> Pai
     if kind == "M":
         from matplotlib.dates import date2num
 
-        days = np.where(np.isnat(values), np.nan, date2num(values))
+        days = np.where(np.isnat(values), np.nan, date2num(values))  # type: ignore[no-untyped-call]
         return Paint("number", label, days, dates=True)
     if kind == "m":
         return Paint("number", f"{label} [s]", values / np.timedelta64(1, "s"))

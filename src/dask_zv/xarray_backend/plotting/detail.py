@@ -11,11 +11,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.pipelines.source.columns import rows_in
 from dask_zv.pipelines.source.object_lengths import object_lengths
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import Shape
-from dask_zv.xarray_backend.index import RowIndex, select_rows
+from dask_zv.xarray_backend.selection import row_index, select, select_objects
 
 __all__ = ["Pair", "Thinned", "blocks", "budget_of", "pixels_of", "thin", "with_links_inside"]
 
@@ -35,7 +34,7 @@ def pixels_of(artist: Any) -> float:
     return float(box.width * box.height)
 
 
-def budget_of(max_vertices: int | None, pixels: float) -> int:
+def budget_of(max_vertices: Any, pixels: float) -> int:
     """Return how many vertices to draw one by one.
 
     Parameters
@@ -106,24 +105,15 @@ def thin(ds: xr.Dataset, shape: Shape, budget: int) -> Thinned | None:
     """
     if shape.view == "objects" and names.COUNT in ds.variables:
         lengths = np.asarray(ds.variables[names.COUNT].values, np.int64)
-        if int(lengths.sum()) != ds.sizes["vertex"]:
-            raise InputError(
-                f"node_count speaks of {int(lengths.sum()):,} vertices, the Dataset has {ds.sizes['vertex']:,}: select objects "
-                "with ds.zv.objects[...] or ds.zv.sel(...), which keep both in step"
-            )
         chosen = _spread(lengths, budget)
-        starts = np.cumsum(lengths) - lengths
-        some = lengths[chosen]
-        inner = np.arange(int(some.sum())) - np.repeat(np.cumsum(some) - some, some)
-        rows = np.repeat(starts[chosen], some) + inner
-        return Thinned(ds.isel(object=chosen, vertex=rows), len(chosen), len(lengths)) if len(chosen) else None
+        return Thinned(select_objects(ds, chosen), len(chosen), len(lengths)) if len(chosen) else None
     if names.OBJECT_ID not in ds.variables:
         return None
     ids, lengths = _objects_of(ds)
     chosen = _spread(lengths, budget)
     if not len(chosen):
         return None
-    return Thinned(ds.isel(vertex=_rows_of(ds, ids[chosen])), len(chosen), len(ids))
+    return Thinned(select(ds, None, ids[chosen].tolist(), None, clip=True), len(chosen), len(ids))
 
 
 def _spread(lengths: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
@@ -133,16 +123,11 @@ def _spread(lengths: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
     return np.sort(order[np.cumsum(lengths[order]) <= budget])
 
 
-def _level_index(ds: xr.Dataset) -> RowIndex | None:
-    index = ds.xindexes.get("vertex")
-    return index if isinstance(index, RowIndex) and index.rows is not None else None
-
-
 def _objects_of(ds: xr.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the ids of a Dataset in the spatial view, and how many of its vertices each has."""
-    index = _level_index(ds)
-    if index is not None and index.rows is not None and isinstance(index.numbers, slice) and len(index) == len(index.rows):
-        known = object_lengths(index.rows.source, index.rows.table, index.rows.index)
+    index = row_index(ds)
+    if index is not None and isinstance(index.numbers, slice) and len(index) == len(index.level):
+        known = object_lengths(index.level.source, index.level.table, index.level.index)
         return known.ids, known.lengths
     ids, lengths = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for run in blocks(ds.sizes["vertex"]):
@@ -150,15 +135,6 @@ def _objects_of(ds: xr.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         ids, where = np.unique(np.concatenate([ids, new]), return_inverse=True)
         lengths = np.bincount(where, np.concatenate([lengths, counts]), len(ids)).astype(np.int64)
     return ids[ids >= 0], lengths[ids >= 0]
-
-
-def _rows_of(ds: xr.Dataset, ids: NDArray[np.int64]) -> slice | NDArray[np.int64]:
-    index = _level_index(ds)
-    if index is not None and index.rows is not None:
-        return select_rows(index, rows_in(index.rows, None, ids.tolist()))
-    owners = ds.variables[names.OBJECT_ID]
-    found = [np.flatnonzero(np.isin(owners[run].values, ids)) + run.start for run in blocks(ds.sizes["vertex"])]
-    return np.concatenate(found)
 
 
 def with_links_inside(ds: xr.Dataset, name: str) -> xr.Dataset:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-__all__ = ["Drawing", "box_of", "column", "owner_paint", "read_slim", "vertex_paint"]
+__all__ = ["Drawing", "box_of", "column", "count_of", "missing_as_nan", "owner_paint", "read_slim", "vertex_paint"]
 
 
 class Drawing(Protocol):
@@ -59,6 +59,16 @@ def box_of(positions: NDArray[Any]) -> Box:
         zero = np.zeros(positions.shape[1])
         return zero, zero
     return positions.min(axis=0).astype(np.float64), positions.max(axis=0).astype(np.float64)
+
+
+def count_of(content: Content) -> str:
+    """Return how many vertices and objects there are, for a title."""
+    text = f"{len(content):,} vertices"
+    if content.object_ids is None:
+        return text
+    owners = content.object_ids if content.ids is None else content.ids
+    objects = len(np.unique(owners[owners >= 0]))
+    return f"{text}, {objects:,} object{'s' * (objects != 1)}"
 
 
 def read_slim(ds: xr.Dataset, shape: Shape, colour: Colour | None, links: str | None) -> Content:
@@ -112,7 +122,7 @@ def missing_as_nan(ds: xr.Dataset, name: str, values: NDArray[Any]) -> NDArray[A
 
 
 def owner_paint(ds: xr.Dataset, content: Content, colour: Colour) -> Paint:
-    """Return the paint of each vertex by its object; `colour` is of a variable along ``object``, vertices of none are missing."""
+    """Return the paint of each vertex by its object: `colour` is along ``object``; vertices of no object are missing."""
     values = missing_as_nan(ds, colour.name, column(ds, content, colour))
     table = paint_of(values, colour.label, identity=colour.is_identity).padded()
     index = content.object_index

@@ -15,7 +15,7 @@ from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import Content, Shape
 from dask_zv.xarray_backend.plotting.colours import Colour, Guide, Look, Paint, paint_of
 from dask_zv.xarray_backend.plotting.detail import Pair, Thinned
-from dask_zv.xarray_backend.plotting.drawing import box_of, column, owner_paint, read_slim, vertex_paint
+from dask_zv.xarray_backend.plotting.drawing import box_of, column, count_of, owner_paint, read_slim, vertex_paint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +73,7 @@ class FaceDrawing:
             order = np.argsort(seen[:, :, 2].mean(axis=1), kind="stable")
             corners, colours = corners[order], _lit(seen[order], colours[order], self.shade)
         artist = {"linewidths": 0.2, "edgecolors": colours, "rasterized": len(corners) > 20_000, **artist}
-        found = PolyCollection(corners[:, :, :2], facecolors=colours, **artist)
+        found = PolyCollection(list(corners[:, :, :2]), facecolors=colours, **artist)
         if look.alpha is not None:
             found.set_alpha(look.alpha)
         ax.add_collection(found)
@@ -117,7 +117,7 @@ def _lit(corners: NDArray[np.float64], colours: NDArray[np.float64], shade: str 
     return out
 
 
-def prepare_faces(thinned: Thinned, shape: Shape, colour: Colour | None, shade: str | None, what: str) -> FaceDrawing:
+def prepare_faces(thinned: Thinned, shape: Shape, colour: Colour | None, shade: str | None) -> FaceDrawing:
     """Read the faces of a Dataset.
 
     Parameters
@@ -127,8 +127,6 @@ def prepare_faces(thinned: Thinned, shape: Shape, colour: Colour | None, shade: 
     colour : Colour, optional
         A colour for each object by default.
     shade : {"normal", "depth", None}
-    what : str
-        For the title.
 
     Raises
     ------
@@ -145,7 +143,7 @@ def prepare_faces(thinned: Thinned, shape: Shape, colour: Colour | None, shade: 
     content = read_slim(thinned.ds, shape, colour, names.FACES)
     assert content.faces is not None
     paint = _face_paint(thinned.ds, content, colour, content.faces)
-    return FaceDrawing(content.shape, content.positions, content.faces, paint, shade, what, thinned.notice)
+    return FaceDrawing(content.shape, content.positions, content.faces, paint, shade, count_of(content), thinned.notice)
 
 
 def _face_paint(ds: xr.Dataset, content: Content, colour: Colour | None, faces: NDArray[np.int64]) -> Paint:

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Panels", "dress", "pick_axes", "pick_pair", "put_guide", "require_matplotlib", "store_name", "three_panels"]
+__all__ = [
+    "Panels",
+    "dress",
+    "pick_axes",
+    "pick_pair",
+    "put_guide",
+    "require_matplotlib",
+    "store_name",
+    "three_panels",
+    "title_of",
+]
 
 _MARGIN = 0.03
 _BAR = 0.8
@@ -98,7 +108,7 @@ def _label(shape: Shape, axis: int) -> str:
     return f"{shape.axes[axis]} [{unit}]" if unit else shape.axes[axis]
 
 
-def dress(ax: Axes, shape: Shape, pair: Pair, title: str, notice: str = "") -> None:
+def dress(ax: Axes, shape: Shape, pair: Pair, title: str) -> None:
     """Give axes their labels, limits, equal scales and a title; what is there already stays.
 
     Parameters
@@ -107,8 +117,6 @@ def dress(ax: Axes, shape: Shape, pair: Pair, title: str, notice: str = "") -> N
     shape : Shape
     pair : pair of int
     title : str
-    notice : str
-        What is not shown. Goes into the title even where there is one.
     """
     across, up = pair
     if not ax.get_xlabel():
@@ -118,8 +126,13 @@ def dress(ax: Axes, shape: Shape, pair: Pair, title: str, notice: str = "") -> N
     if shape.units[across] == shape.units[up]:  # lengths and times have no common scale
         ax.set_aspect("equal")
     ax.autoscale_view()
-    lines = [ax.get_title() or title, *([notice] if notice else [])]
-    ax.set_title("\n".join(line for line in lines if line), fontsize="medium")
+    ax.set_title(title, fontsize="medium")
+
+
+def title_of(known: str, name: str, counts: str, notice: str) -> str:
+    """Return a title: the store's name and what is shown of it; one that was there stays, with what is missing added."""
+    lines = [known, notice] if known else [name, notice or counts]
+    return "\n".join(line for line in lines if line)
 
 
 def put_guide(ax: Axes, guide: Guide | None) -> None:

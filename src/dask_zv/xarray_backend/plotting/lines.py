@@ -15,7 +15,7 @@ from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import Content, Shape
 from dask_zv.xarray_backend.plotting.colours import Colour, Guide, Look, Paint, paint_of
 from dask_zv.xarray_backend.plotting.detail import Pair, Thinned
-from dask_zv.xarray_backend.plotting.drawing import box_of, column, owner_paint, read_slim, vertex_paint
+from dask_zv.xarray_backend.plotting.drawing import box_of, column, count_of, owner_paint, read_slim, vertex_paint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +86,7 @@ def lines_of(ds: xr.Dataset, shape: Shape) -> str | None:
     return next((n for n in (names.PARENT, names.EDGES) if n in ds.variables), None)
 
 
-def prepare_lines(thinned: Thinned, shape: Shape, colour: Colour | None, what: str) -> LineDrawing:
+def prepare_lines(thinned: Thinned, shape: Shape, colour: Colour | None) -> LineDrawing:
     """Read the lines of a Dataset.
 
     Parameters
@@ -95,8 +95,6 @@ def prepare_lines(thinned: Thinned, shape: Shape, colour: Colour | None, what: s
     shape : Shape
     colour : Colour, optional
         A colour for each object by default.
-    what : str
-        For the title.
 
     Raises
     ------
@@ -107,7 +105,9 @@ def prepare_lines(thinned: Thinned, shape: Shape, colour: Colour | None, what: s
     by = lines_of(ds, shape)
     if by is None:
         if shape.is_path:
-            raise InputError("the spatial view has vertices by chunk, not along their paths: open the store with view='objects'")
+            raise InputError(
+                "the spatial view has vertices by chunk, not along their paths: open the store with view='objects'"
+            )
         raise InputError(
             f"the Dataset has no lines: its geometry is {shape.kind}, in the view {shape.view!r}"
             + (": edges are in view='spatial'" if shape.kind == "graph" else "")
@@ -127,7 +127,7 @@ def prepare_lines(thinned: Thinned, shape: Shape, colour: Colour | None, what: s
             assert content.edges is not None
             links = content.edges
         paint = _edge_paint(ds, content, colour, links)
-    return LineDrawing(content.shape, content.positions, links, lengths, paint, what, thinned.notice)
+    return LineDrawing(content.shape, content.positions, links, lengths, paint, count_of(content), thinned.notice)
 
 
 def _paths(

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from dask_zv.pipelines.source.columns import LevelRows
 from dask_zv.spatial.grid import Box
-from dask_zv.xarray_backend.index import RowIndex
 from dask_zv.xarray_backend.object_index import ObjectIdIndex
+from dask_zv.xarray_backend.selection import row_index
 
 __all__ = ["ChunkCounts", "chunk_counts", "vertices_within"]
 
@@ -52,14 +52,14 @@ def chunk_counts(ds: xr.Dataset) -> ChunkCounts | None:
 
     In the objects view these are all vertices of the level, so objects must not have been picked.
     """
-    index = ds.xindexes.get("vertex")
-    if isinstance(index, RowIndex) and index.rows is not None:
-        offsets, numbers = index.rows.offsets, index.numbers
+    index = row_index(ds)
+    if index is not None:
+        offsets, numbers = index.level.offsets, index.numbers
         if isinstance(numbers, slice):
             inside = np.clip(offsets, numbers.start, max(numbers.start, numbers.stop))
-            return _counts(index.rows, np.diff(inside))
+            return _counts(index.level, np.diff(inside))
         chunk = np.searchsorted(offsets, numbers, side="right") - 1
-        return _counts(index.rows, np.bincount(chunk, minlength=len(offsets) - 1))
+        return _counts(index.level, np.bincount(chunk, minlength=len(offsets) - 1))
     objects = ds.xindexes.get("object")
     if isinstance(objects, ObjectIdIndex) and objects.rows is not None and len(objects.ids) == len(objects.rows.lengths):
         return _counts(objects.rows.vertices, objects.rows.vertices.counts)

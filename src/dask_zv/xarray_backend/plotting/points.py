@@ -14,7 +14,7 @@ from dask_zv.spatial.grid import Box
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import Shape
 from dask_zv.xarray_backend.plotting.colours import Colour, Guide, Look, Paint, paint_of
-from dask_zv.xarray_backend.plotting.detail import Pair, blocks
+from dask_zv.xarray_backend.plotting.detail import Pair, blocks, pixels_of
 from dask_zv.xarray_backend.plotting.drawing import box_of, missing_as_nan
 from dask_zv.xarray_backend.plotting.raster import Raster, count_vertices
 
@@ -60,8 +60,8 @@ class PointDrawing:
     def draw(self, ax: Axes, pair: Pair, look: Look, **artist: Any) -> PathCollection:
         """Add them to axes."""
         if "s" not in artist:
-            inches = ax.get_window_extent().size / ax.figure.dpi
-            artist["s"] = float(np.clip(_INK * inches.prod() * 72**2 / max(len(self.positions), 1), 0.2, 12))
+            room = pixels_of(ax) * (72 / ax.figure.dpi) ** 2  # square points
+            artist["s"] = float(np.clip(_INK * room / max(len(self.positions), 1), 0.2, 12))
         artist = {"linewidths": 0, "rasterized": len(self.positions) > 20_000, **artist}
         found = ax.scatter(*self.positions[:, list(pair)].T, **artist)
         self.paint.apply(found, look, "set_facecolor")

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dask
 import numpy as np
 import xarray as xr
+from dask.base import compute, is_dask_collection
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from dask_zv.spatial.grid import Box
@@ -20,7 +21,7 @@ __all__ = ["Cells", "Raster", "count_vertices"]
 
 _FAN_IN = 8
 _FILLED = 0.5
-"""Where vertices fill less than this part of the box that the chunks promised, the box is made to fit and they are read again."""
+"""Where vertices fill less than this part of the box that the chunks promised, they are read again for a box that fits."""
 _FEWEST = 2_500
 
 
@@ -117,7 +118,9 @@ def _tally(columns: Sequence[NDArray[Any]], axes: tuple[int, ...], grids: tuple[
         if len(values):
             low[axis], high[axis] = float(values.min()), float(values.max())
     weights = columns[len(axes)].astype(np.float64) if len(columns) > len(axes) else None
-    counts, sums, outside = [], [], 0
+    counts: list[NDArray[np.int64]] = []
+    sums: list[NDArray[np.float64]] = []
+    outside = 0
     for (a, b), cells in grids:
         numbers, inside = cells.numbers(by_axis[a], by_axis[b])
         outside += len(inside) - len(numbers)
@@ -126,14 +129,14 @@ def _tally(columns: Sequence[NDArray[Any]], axes: tuple[int, ...], grids: tuple[
             w = weights[inside]
             known = np.isfinite(w)
             numbers, w = numbers[known], w[known]
-            sums.append(np.bincount(numbers, w, n).reshape(cells.shape))
+            sums.append(np.asarray(np.bincount(numbers, w, n), np.float64).reshape(cells.shape))
         counts.append(np.bincount(numbers, minlength=n).reshape(cells.shape))
     return _Tally(tuple(counts), tuple(sums), low, high, outside)
 
 
 def _tallied(variables: Sequence[xr.Variable], tally: Callable[[Sequence[NDArray[Any]]], _Tally]) -> _Tally:
     """Tally all rows: Dask's chunks on its workers where there are any, else runs of rows, one after the other."""
-    if not any(dask.is_dask_collection(v.data) for v in variables if v.chunks is not None):
+    if not any(is_dask_collection(v.data) for v in variables if v.chunks is not None):
         parts: _Tally | None = None
         for columns in _runs(variables):
             new = tally(columns)
@@ -141,11 +144,11 @@ def _tallied(variables: Sequence[xr.Variable], tally: Callable[[Sequence[NDArray
         return tally([np.zeros(0)] * len(variables)) if parts is None else parts
     table = xr.Dataset({str(i): v.to_base_variable() for i, v in enumerate(variables)}).chunk().unify_chunks()
     found = [table[str(i)].data.to_delayed().ravel() for i in range(len(variables))]
-    tasks = [dask.delayed(tally, pure=False)(list(columns)) for columns in zip(*found, strict=True)]
+    tasks = [delayed(tally, pure=False)(list(columns)) for columns in zip(*found, strict=True)]
     while len(tasks) > 1:
-        join = dask.delayed(_Tally.joined, pure=False)
+        join = delayed(_Tally.joined, pure=False)
         tasks = [join(tasks[i : i + _FAN_IN]) for i in range(0, len(tasks), _FAN_IN)]
-    out: _Tally = dask.compute(tasks[0])[0]
+    out: _Tally = compute(tasks[0])[0]
     return out
 
 
@@ -159,8 +162,8 @@ def count_vertices(
 ) -> tuple[dict[Pair, Raster], Box]:
     """Count a Dataset's vertices in the cells of some projections, in one pass over them, or two.
 
-    The first grid covers the chunks. Where vertices fill less than half of it, or where nothing is known of chunks, a second pass
-    has a grid that fits.
+    The first grid covers the chunks. Where vertices fill less than half of it, or where nothing is known of chunks, a second
+    pass has a grid that fits.
 
     Parameters
     ----------
