@@ -386,7 +386,7 @@ def test_blocks_are_of_objects_near_each_other():
     rng = np.random.default_rng(0)
     n, vertices = 2000, 5
     starts = rng.uniform(2, 78, (n, 1, 2))
-    positions = np.clip(starts + np.cumsum(rng.normal(0, 0.5, (n, vertices, 2)), axis=1), 0, 80).reshape(-1, 2)
+    positions = np.clip(starts + np.cumsum(rng.normal(0, 0.5, (n, vertices, 2)), axis=1), 0, 79).reshape(-1, 2)
     store = CountingStore(MemoryStore())
     made = dzv.create(store, geometry="polyline", chunk_shape=(CHUNK,) * 2, bounds=((0, 0), (80, 80)), shard_chunks=1)
     with dask.config.set(scheduler="sync"):

@@ -25,9 +25,10 @@ from dask_zv.pipelines.source.object_tables import decoding
 from dask_zv.pipelines.source.ragged import RaggedColumns
 from dask_zv.storage.catalog import Catalog
 
-__all__ = ["CONNECTIVITY", "EDGE_COUNTS", "EdgeRows", "ParentRows", "count_links"]
+__all__ = ["CONNECTIVITY", "EDGE_COUNTS", "EdgeRows", "ParentRows", "count_links", "count_parents"]
 
 CONNECTIVITY = "connectivity"
+_AT_ONCE = 4096
 EDGE_COUNTS = "dask_zv_edges"
 """Array (n, K + 1) of int64 in a level of skeletons: coordinates of each chunk, and how many of its nodes have a parent."""
 
@@ -233,6 +234,17 @@ def _counted(vertices: LevelRows) -> NDArray[np.int64] | None:
     if not np.array_equal(found[:, :-1], coords) or (counts < 0).any() or (counts > rows).any():
         return None
     return counts
+
+
+def count_parents(vertices: LevelRows, links: LinkSource) -> NDArray[np.int64]:
+    """Return how many nodes of each chunk have a parent, from fragments and links; a bounded number of chunks at a time."""
+    counts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    for start in range(0, len(vertices.table), _AT_ONCE):
+        chunks = np.arange(start, min(start + _AT_ONCE, len(vertices.table)))
+        linked = _read_parents(vertices, links, chunks) >= 0
+        ends = np.cumsum(vertices.counts[chunks])
+        counts.append(np.diff(np.append(0, np.cumsum(linked))[np.append(0, ends)]))
+    return np.concatenate(counts)
 
 
 class ParentRows(RaggedColumns):

@@ -14,6 +14,7 @@ from dask_zv.format.keys import is_spatial_key
 from dask_zv.format.shards import shard_id
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.pipelines.stores.refresh_grid import rebuild_grid_catalog
+from dask_zv.pipelines.stores.refresh_tables import rebuild_tables
 from dask_zv.pipelines.stores.store import Level, Store
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.handles import open_objects
@@ -36,6 +37,9 @@ def rebuild_catalogs(store: Store) -> None:
     store.reload()
     for number in store.levels:
         _rebuild(store.level(number))
+    store.reload()
+    for number in store.levels:
+        rebuild_tables(store.level(number))
 
 
 def _rebuild(level: Level) -> None:

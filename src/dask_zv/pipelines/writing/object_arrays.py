@@ -27,7 +27,7 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import ensure_groups
 from dask_zv.storage.objects import join
 
-__all__ = ["write_edge_counts", "write_lengths", "write_object_tables"]
+__all__ = ["write_edge_counts", "write_edge_table", "write_lengths", "write_object_tables"]
 
 _ROWS = 1 << 16
 _ALL_ROWS = 1 << 22
@@ -151,7 +151,11 @@ def write_edge_counts(place: Place, results: Sequence[BlockResult], nodes_first:
     if not found:
         return
     table = np.concatenate(found)
-    table = table[np.lexsort(table[:, -2::-1].T)]
+    write_edge_table(place, table[np.lexsort(table[:, -2::-1].T)], nodes_first)
+
+
+def write_edge_table(place: Place, table: NDArray[np.int64], nodes_first: bool) -> None:
+    """Store a table (n, K + 1) of chunks and the links of each, ascending by chunk."""
     about = {"zv_array": EDGE_COUNTS, "columns": ["chunk coordinates", "nodes with a parent"]}
     _write_table(place, EDGE_COUNTS, np.ascontiguousarray(table, "<i8"), _NO_ID, about, nodes_first, _ALL_ROWS)
 

@@ -92,7 +92,7 @@ class ChunkDrawing:
         if not look.add_colorbar:
             return None
         label = "vertices per chunk" if len(self.shape.axes) == 2 else "vertices per column of chunks"
-        return Guide(label, ScalarMappable(self._scale(look), look.colormap("YlGnBu")))
+        return Guide(label, ScalarMappable(self._scale(look), look.colormap("YlGnBu")), counts=True)
 
 
 def prepare_chunks(ds: xr.Dataset, shape: Shape, pairs: Sequence[Pair]) -> ChunkDrawing:

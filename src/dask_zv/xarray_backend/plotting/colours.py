@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,6 +156,8 @@ class Guide:
     mappable : optional
     dates : bool
         Values are matplotlib's days.
+    counts : bool
+        Values are whole numbers.
     entries : tuple of (str, colour)
     more : int
         Categories that have no entry.
@@ -164,6 +166,7 @@ class Guide:
     label: str
     mappable: Any = None
     dates: bool = False
+    counts: bool = False
     entries: tuple[tuple[str, Any], ...] = ()
     more: int = 0
 
@@ -176,6 +179,11 @@ class Guide:
             locator = AutoDateLocator()  # type: ignore[no-untyped-call]
             bar.locator = locator
             bar.formatter = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
+            bar.update_ticks()
+        elif self.counts:
+            from matplotlib.ticker import StrMethodFormatter
+
+            bar.formatter = StrMethodFormatter("{x:,.0f}")
             bar.update_ticks()
 
     def legend(self) -> dict[str, Any]:
@@ -206,7 +214,7 @@ class Paint:
 
     kind: str
     label: str = ""
-    values: NDArray[Any] = np.zeros(0)  # noqa: RUF009 - never written to
+    values: NDArray[Any] = field(default_factory=lambda: np.zeros(0))
     categories: tuple[str, ...] = ()
     dates: bool = False
     plain: Any = None
@@ -250,7 +258,7 @@ class Paint:
             opaque = np.ones((len(self.values), 4 - self.values.shape[1]))
             return np.asarray(np.column_stack([self.values, opaque]), np.float64)
         table: NDArray[np.float64] = np.vstack([self.palette(), to_rgba(_MISSING)])
-        return table[self.values]
+        return np.asarray(table[self.values], np.float64)
 
     def apply(self, collection: Any, look: Look, setter: str = "set_color") -> None:
         """Colour a matplotlib collection."""
