@@ -22,9 +22,9 @@ from pathlib import Path
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 import dask_zv as dzv
-from dask_zv.xarray_backend.analysis import map_chunks, map_objects
 
 DATA = Path(__file__).resolve().parent / "data" / "hemibrain"
 MICROMETRES = 0.008  # a voxel is a cube of 8 nm
@@ -69,8 +69,9 @@ def main() -> None:
     if not files:
         sys.exit(f"No skeletons in {DATA}: copy examples/data there; its README.md says where the files come from.")
     with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "skeletons.zv"
         store = dzv.create(
-            Path(folder) / "skeletons.zv",
+            path,
             geometry="skeleton",
             chunk_shape=(2000, 2000, 2000),
             axes=["x", "y", "z"],
@@ -81,14 +82,14 @@ def main() -> None:
             store, nodes, parents="parent", vertex_ids="node", object_ids="neuron", attributes=["radius"]
         )
         print(f"{report.rows:,} nodes of {report.objects} neurons in {report.chunks} chunks")
-        level = dzv.open(store.url).level(0)
+        ds = xr.open_dataset(path, engine="zv")
 
         # positions and links are read, radii are not; only three numbers to a neuron travel
-        found = map_objects(level, measures, attributes=[])
+        found = ds.zv.map_objects(measures, attributes=[])
         print(f"{found.to_dataframe().round(1).to_string()}")
 
         # a function of every chunk sees the cable inside it: what goes from chunk to chunk is left out
-        inside = map_chunks(level, cable, attributes=[])
+        inside = ds.zv.map_chunks(cable, attributes=[])
         at = int(np.argmax(inside.to_numpy()))
         key = ".".join(str(int(inside[f"chunk_{axis}"][at])) for axis in "xyz")
         print(f"The chunk with the most cable is {key}: {float(inside[at]):.1f} µm in {int(inside.rows[at])} nodes.")

@@ -26,9 +26,9 @@ from pathlib import Path
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 import dask_zv as dzv
-from dask_zv.xarray_backend.analysis import density
 
 DATA = Path(__file__).resolve().parent / "data" / "hemibrain"
 AXES = [{"name": name, "type": "space", "unit": "8 nanometer"} for name in "xyz"]  # a voxel is a cube of 8 nm
@@ -45,27 +45,28 @@ def main() -> None:
     if not files:
         sys.exit(f"No synapses in {DATA}: copy examples/data there; its README.md says where the files come from.")
     with tempfile.TemporaryDirectory() as folder:
-        store = dzv.create(Path(folder) / "synapses.zv", chunk_shape=(2000, 2000, 2000), axes=AXES, dtype="float32")
+        path = Path(folder) / "synapses.zv"
+        store = dzv.create(path, chunk_shape=(2000, 2000, 2000), axes=AXES, dtype="float32")
         synapses = dd.from_map(read_synapses, files)  # a file to a partition, read by the tasks
         report = dzv.write_points(store, synapses, attributes=["type", "confidence"], object_ids="neuron")
         print(f"{report.rows:,} synapses of {report.objects} neurons in {report.chunks} chunks")
-        level = dzv.open(store.url).level(0)
+        ds = xr.open_dataset(path, engine="zv")
 
         # a task for a block of chunks; only the cells that it has synapses in travel
-        counts = density(level, spacing=CELL)
+        counts = ds.zv.density(spacing=CELL)
         print(f"{counts.sizes['x']} x {counts.sizes['y']} x {counts.sizes['z']} cells, {int((counts > 0).sum())} with synapses")
         dense = counts.stack(cell=("x", "y", "z")).to_series().sort_values(ascending=False, kind="stable")
         print(dense.head(5).to_string())
 
         # the same grid, seen along z, for each neuron
-        views = {n: density(level, spacing=CELL, dims=["x", "y"], objects=int(n)) for n in level.index.ids}
+        views = {n: ds.zv.density(spacing=CELL, dims=["x", "y"], objects=int(n)) for n in np.unique(ds.object_id)}
         for neuron, view in views.items():
             x, y = np.unravel_index(np.argmax(view.to_numpy()), view.shape)
             print(f"neuron {neuron}: {int(view.sum()):,} synapses, at most {int(view.max())} in a column of 10 x 10 µm, "
                   f"at x = {float(view.x[x]) * 0.008:.0f} µm, y = {float(view.y[y]) * 0.008:.0f} µm")  # fmt: skip
 
         # how sure the detection is of its synapses, cell by cell
-        sure = density(level, spacing=CELL, weights="confidence", statistic="mean")
+        sure = ds.zv.density(spacing=CELL, weights="confidence", statistic="mean")
         print(f"mean confidence of a cell: {float(sure.min()):.2f} to {float(sure.max()):.2f}")
 
     every = pd.concat(map(read_synapses, files))

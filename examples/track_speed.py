@@ -18,9 +18,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
 import dask_zv as dzv
-from dask_zv.xarray_backend.analysis import density, map_objects
 
 SIZE = 1000.0  # µm
 INTERVAL = 30.0  # seconds between frames
@@ -57,8 +57,9 @@ def motion(track: dzv.Geometry) -> dict[str, float]:
 def main() -> None:
     positions, times, lengths, speeds = make_tracks()
     with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tracks.zv"
         store = dzv.create(
-            Path(folder) / "tracks.zv",
+            path,
             geometry="polyline",
             chunk_shape=(100, 100),
             axes=[{"name": name, "type": "space", "unit": "micrometer"} for name in "xy"],
@@ -66,15 +67,15 @@ def main() -> None:
         speed_here = np.repeat(speeds, lengths)
         report = dzv.write_polylines(store, positions, lengths=lengths, attributes={"time": times, "speed": speed_here})
         print(f"{report.rows:,} places of {report.objects:,} tracks in {report.chunks} chunks")
-        level = dzv.open(store.url).level(0)
+        ds = xr.open_dataset(path, engine="zv")
 
         # tracks go through many chunks; every task puts those of its block together
-        found = map_objects(level, motion, attributes=["time"], rows_per_task=50_000)
+        found = ds.zv.map_objects(motion, attributes=["time"], rows_per_task=50_000)
         print(f"{found.to_dataframe().describe().loc[['count', 'mean', 'min', 'max']].round(2).to_string()}")
         np.testing.assert_allclose(found.speed, speeds, rtol=1e-9)
         print("The speeds are those that the tracks were made with.")
 
-        field = density(level, shape=5, dims="x", bounds=([0], [SIZE]), weights="speed", statistic="mean")
+        field = ds.zv.density(shape=5, dims="x", bounds=([0], [SIZE]), weights="speed", statistic="mean")
         print("Mean speed (µm/min) of what is in each fifth of the field, left to right:", field.to_numpy().round(2))
 
 

@@ -70,7 +70,8 @@ def records(positions, attributes, owners=None):
 def in_xarray(path):
     ds = xr.open_dataset(path, engine="zv")
     positions = np.stack([ds[a].to_numpy() for a in "xyz"], axis=1)
-    attributes = {k: ds[k].to_numpy() for k in ds.data_vars if k != "object_id"}
+    along = [k for k in ds.data_vars if ds[k].dims[:1] == ("vertex",) and k not in ("object_id", "object_index")]
+    attributes = {k: ds[k].to_numpy() for k in along}
     if "maybe" in attributes:
         attributes["maybe"] = np.where(ds["maybe"].isnull(), None, attributes["maybe"])
     return positions, attributes

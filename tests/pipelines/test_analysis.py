@@ -322,6 +322,15 @@ def test_few_tasks_and_small_ones(cloud, trees):
     assert tasks_of(map_objects(trees[0], cable, rows_per_task=300, compute=False))["block"] == 6
 
 
+def test_rows_that_are_all_cost_nothing(cloud):
+    def sizes(rows):
+        lazy = map_chunks(cloud, count, rows=rows, rows_per_task=500, compute=False)
+        return sorted(len(cloudpickle.dumps(t)) for k, t in dict(lazy.__dask_graph__()).items() if "-block-" in k)
+
+    assert sizes(slice(0, N)) == sizes(slice(None)) == sizes(np.arange(N)) == sizes(None)
+    assert max(sizes(slice(7, N - 7))) < max(sizes(None)) + 1000  # a bit to a row of the blocks at both ends
+
+
 def test_one_block_needs_no_graph(cloud, trees):
     def refuse(*_, **__):
         raise AssertionError("a scheduler was asked")
@@ -547,6 +556,13 @@ def test_lazy_arguments_are_computed_once(cloud):
         assert set(found.values["value"].tolist()) == {10}
         assert map_objects(cloud, lambda g, a: a, args=(shared,)).values["value"].tolist() == [5] * OBJECTS
     assert len(calls) == 2
+
+
+def test_a_table_that_the_client_scattered(cloud, use_scheduler):
+    with use_scheduler("distributed") as client:
+        table = client.scatter(np.arange(1000))
+        found = map_objects(cloud, lambda g, t: int(t[g.ids[0]]), args=(table,), rows_per_task=500)
+    assert found.values["value"].tolist() == found.ids.tolist()
 
 
 def test_attributes_of_each_object(cloud):

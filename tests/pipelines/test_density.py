@@ -212,6 +212,17 @@ def test_flat_data_and_one_point(tmp_path):
         assert found.edges[1].tolist() == [6.5, 7.5]
 
 
+@pytest.mark.parametrize(
+    ("upper", "size", "cells"), [(1.1, 0.1, 11), (0.9, 0.3, 3), (0.6, 0.2, 3), (1.0, 0.3, 4), (0.05, 0.1, 1)]
+)
+def test_cells_that_fit_are_as_many_as_one_would_count(level, upper, size, cells):
+    """1.1 / 0.1 is a little more than 11, and 3 * 0.3 a little less than 0.9."""
+    (edges,) = density(level, spacing=size, bounds=([0], [upper]), dims="x").edges
+    assert len(edges) == cells + 1
+    assert edges[-1] >= upper
+    np.testing.assert_allclose(np.diff(edges), size)
+
+
 def test_float32_bounds(tmp_path):
     """Bounds are given more exactly than positions are stored: 0.1 as float32 is above 0.1."""
     store = dzv.create(tmp_path / "f.zv", chunk_shape=(1, 1), bounds=((-0.1, -0.1), (0.1, 0.1)), dtype=np.dtype(np.float32))

@@ -77,7 +77,7 @@ def _cells(x: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int
     at = ((x - low) * (n / (high - low))).astype(np.int64)
     np.clip(at, 0, n - 1, out=at)
     wrong = np.flatnonzero((x < edges[at]) | ((x >= edges[at + 1]) & (at < n - 1)))
-    if False:  # rounding: next to an edge
+    if len(wrong):  # rounding: next to an edge
         at[wrong] = np.minimum(np.searchsorted(edges, x[wrong], side="right") - 1, n - 1)
     return at
 

@@ -55,26 +55,31 @@ class RowNumbers:
     ----------
     counts : ndarray of int64, shape (n,)
         Rows that are wanted of each chunk of the level.
-    numbers : ndarray of int64
-        Grouped by chunk.
-    starts : ndarray of int64, shape (n + 1,)
-        Where each chunk's begin in `numbers`.
     offsets : ndarray of int64, shape (n + 1,)
         First row of each chunk.
+    numbers : ndarray of int64, optional
+        Grouped by chunk; None for a run of neighbouring rows, which may be all of a large level.
+    starts : ndarray of int64, shape (n,)
+        Where each chunk's begin in `numbers`; of a run, its first row in each chunk.
     """
 
     counts: NDArray[np.int64]
-    numbers: NDArray[np.int64]
-    starts: NDArray[np.int64]
     offsets: NDArray[np.int64]
+    numbers: NDArray[np.int64] | None
+    starts: NDArray[np.int64]
 
     def of_chunk(self, chunk: int) -> NDArray[np.int64]:
         """Return the numbers of the rows that are wanted of a chunk."""
-        return self.numbers[self.starts[chunk] : self.starts[chunk + 1]]
+        start, count = int(self.starts[chunk]), int(self.counts[chunk])
+        if self.numbers is None:
+            return np.arange(start, start + count, dtype=np.int64)
+        return self.numbers[start : start + count]
 
     def block(self, chunks: NDArray[np.intp], rows: NDArray[np.int64]) -> RowsOfBlock | None:
         """Return those of some chunks (ascending), None where that is all in their order."""
         of_chunks = rows[chunks]
+        if self.numbers is None and (self.counts[chunks] == of_chunks).all():
+            return None
         numbers = np.concatenate([self.of_chunk(c) for c in chunks.tolist()])
         local = np.cumsum(of_chunks) - of_chunks
         numbers = numbers + np.repeat(local - self.offsets[chunks], self.counts[chunks])
@@ -101,7 +106,12 @@ def number_rows(rows: slice | NDArray[np.int64], of_chunks: NDArray[np.int64]) -
     offsets = np.r_[0, np.cumsum(of_chunks)].astype(np.int64)
     total = int(offsets[-1])
     if isinstance(rows, slice):
-        numbers = np.arange(*rows.indices(total), dtype=np.int64)
+        start, stop, step = rows.indices(total)
+        if step == 1:
+            first = np.clip(offsets[:-1], start, max(start, stop))
+            counts = np.clip(offsets[1:], start, max(start, stop)) - first
+            return RowNumbers(counts, offsets, None, first)
+        numbers = np.arange(start, stop, step, dtype=np.int64)
     else:
         numbers = np.asarray(rows)
         if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
@@ -114,4 +124,4 @@ def number_rows(rows: slice | NDArray[np.int64], of_chunks: NDArray[np.int64]) -
         order = np.argsort(chunk, kind="stable")
         numbers, chunk = numbers[order], chunk[order]
     counts = np.bincount(chunk, minlength=len(of_chunks)).astype(np.int64)
-    return RowNumbers(counts, numbers, np.r_[0, np.cumsum(counts)].astype(np.int64), offsets)
+    return RowNumbers(counts, offsets, numbers, np.cumsum(counts) - counts)

@@ -181,8 +181,11 @@ class Guide:
             bar.formatter = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
             bar.update_ticks()
         elif self.counts:
-            from matplotlib.ticker import StrMethodFormatter
+            from matplotlib.colors import LogNorm
+            from matplotlib.ticker import LogLocator, StrMethodFormatter
 
+            if isinstance(bar.norm, LogNorm):
+                bar.locator = LogLocator(numticks=9)  # a mark for every power of ten, short as the bar may be
             bar.formatter = StrMethodFormatter("{x:,.0f}")
             bar.update_ticks()
 

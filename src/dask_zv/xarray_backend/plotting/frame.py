@@ -31,7 +31,11 @@ __all__ = [
     "title_of",
 ]
 
+_Box = tuple[float, float, float, float]
 _MARGIN = 0.03
+_RIGHT, _RIGHT_OF_SPARE = 0.97, 0.82
+_SPARE_INCHES = 1.2
+_TICK_INCHES = 0.6
 _BAR = 0.8
 """What a colour bar leaves of the width of its axes, about."""
 
@@ -171,6 +175,24 @@ class Panels:
     spare: Axes
 
 
+def _boxes(size: NDArray[np.float64], inches: Any, right: float) -> tuple[dict[Pair, _Box], _Box]:
+    """Return where three panels go and the corner that is left: left, bottom, width and height as parts of the figure."""
+    left, bottom, top, gap = 0.1, 0.08, 0.9, 0.06
+    width, height = inches
+    room = np.array([(right - left - gap) * width, (top - bottom - gap) * height])
+    scale = float((room / [size[0] + size[2], size[1] + size[2]]).min())  # inches to a unit, in all three
+    across, up = size * scale / width, size * scale / height
+    x0 = left + (right - left - gap - across[0] - across[2]) / 2
+    y0 = bottom + (top - bottom - gap - up[1] - up[2]) / 2
+    x1, y1 = x0 + across[0] + gap, y0 + up[2] + gap
+    panels = {
+        (0, 1): (x0, y1, across[0], up[1]),
+        (0, 2): (x0, y0, across[0], up[2]),
+        (2, 1): (x1, y1, across[2], up[1]),
+    }
+    return panels, (x1, y0, across[2], up[2])
+
+
 def three_panels(figure: Figure, shape: Shape, low: NDArray[np.float64], high: NDArray[np.float64]) -> Panels:
     """Return three axes in one figure whose scales are the same: xy above xz, and yz turned beside xy.
 
@@ -184,20 +206,11 @@ def three_panels(figure: Figure, shape: Shape, low: NDArray[np.float64], high: N
     size = np.maximum(high - low, np.max(high - low) * 0.05)
     size = np.where(size > 0, size, 1.0) * (1 + 2 * _MARGIN)
     centre = (low + high) / 2
-    left, right, bottom, top, gap = 0.1, 0.97, 0.09, 0.88, 0.09
-    width, height = figure.get_size_inches()
-    room = np.array([(right - left - gap) * width, (top - bottom - gap) * height])
-    scale = float((room / [size[0] + size[2], size[1] + size[2]]).min())  # inches to a unit, in all three
-    across, up = size * scale / width, size * scale / height
-    x1, y1 = left + across[0] + gap, bottom + up[2] + gap
-    rest = top - (y1 + up[1])
-    y0 = bottom + rest
-    y1 += rest
-    boxes = {
-        (0, 1): (left, y1, across[0], up[1]),
-        (0, 2): (left, y0, across[0], up[2]),
-        (2, 1): (x1, y1, across[2], up[1]),
-    }
+    boxes, spare_box = _boxes(size, figure.get_size_inches(), _RIGHT)
+    if spare_box[2] * figure.get_size_inches()[0] < _SPARE_INCHES or spare_box[3] * figure.get_size_inches()[1] < _SPARE_INCHES:
+        boxes, _ = _boxes(size, figure.get_size_inches(), _RIGHT_OF_SPARE)  # too small: room is made beside the panels
+        _, y, _, up = boxes[2, 1]
+        spare_box = (_RIGHT_OF_SPARE + 0.01, y, 1 - _RIGHT_OF_SPARE - 0.02, up)
     made: dict[Pair, Axes] = {}
     for pair, box in boxes.items():
         first = made.get((0, 1))
@@ -209,10 +222,12 @@ def three_panels(figure: Figure, shape: Shape, low: NDArray[np.float64], high: N
         half = size / 2
         axes.set(xlim=(centre[a] - half[a], centre[a] + half[a]), ylim=(centre[b] - half[b], centre[b] + half[b]))
         axes.set(xlabel=_label(shape, a), ylabel=_label(shape, b))
+        for name, length in zip("xy", np.array(boxes[a, b][2:]) * figure.get_size_inches(), strict=True):
+            axes.locator_params(axis=name, nbins=int(np.clip(length / _TICK_INCHES, 1, 8)))
     made[0, 1].set_xlabel("")
     made[0, 1].tick_params(labelbottom=False)
     made[2, 1].set_ylabel("")
     made[2, 1].tick_params(labelleft=False)
-    spare = figure.add_axes((x1, y0, across[2], up[2]))
+    spare = figure.add_axes(spare_box)
     spare.axis("off")
     return Panels(made, spare)

@@ -203,7 +203,8 @@ class Plot:
         Returns
         -------
         dict of (str, str) to Artist
-            By the names of the axes across and up; ``artist.axes`` are the axes.
+            By the names of the axes across and up; ``artist.axes`` are the axes, which share their limits: to turn y round, as
+            in images, is ``found["x", "y"].axes.invert_yaxis()``.
         """
         require_matplotlib()
         shape = shape_of(self._ds)
@@ -231,8 +232,7 @@ class Plot:
         figure.suptitle(title, fontsize="medium")
         guide = drawing.guide(look)
         if guide is not None and guide.mappable is not None:
-            bar = figure.colorbar(guide.mappable, cax=panels.spare.inset_axes((0.1, 0.5, 0.8, 0.08)), orientation="horizontal")
-            guide.finish(bar)
+            guide.finish(figure.colorbar(guide.mappable, cax=panels.spare.inset_axes((0.15, 0.1, 0.1, 0.8))))
         elif guide is not None:
             panels.spare.legend(**guide.legend(), loc="center", frameon=False)
         return found

@@ -128,7 +128,9 @@ class RasterDrawing:
             unit = self.shape.units[pair[0]]
             if not others and self.shape.units[pair[1]] == unit:
                 label += f" of {across}{f' {unit}' if unit else ''}" + ("" if across == up else f" x {up}")
-        return Guide(label, ScalarMappable(self._scale(look), look.colormap("magma_r" if counted else "viridis")), counts=counted)
+        return Guide(
+            label, ScalarMappable(self._scale(look), look.colormap("magma_r" if counted else "viridis")), counts=counted
+        )
 
 
 def prepare_raster(
