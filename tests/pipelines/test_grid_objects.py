@@ -473,7 +473,8 @@ def test_every_lost_object_is_noticed():
     source = source_of(store)
     whole = dict(store._store_dict)
     groups = ("0/zarr.json", "0/object_index/zarr.json", "0/object_attributes/zarr.json")
-    lost = [k for k in whole if k.startswith("0/") and k not in groups]
+    ours = "0/dask_zv_objects/"  # lengths of objects, which the xarray view of objects alone asks for
+    lost = [k for k in whole if k.startswith("0/") and k not in groups and not k.startswith(ours)]
     assert len(lost) == 10
     for key in lost:
         store._store_dict.clear()
@@ -521,6 +522,7 @@ def test_writing_again_leaves_nothing_of_other_shapes():
     nothing = manifests.plan_objects(np.zeros((0, 2), np.int64), None, None, layout="grid")
     assert set(manifests.old_object_nodes(objects, "0", nothing, "grid")) == {
         "group_attributes", "groups", "object_attributes", "object_index/manifests", "object_index/object_ids",
+        "dask_zv_objects",
     }  # fmt: skip
     assert manifests.object_metadata(nothing, 3, "grid")[-1][1]["num_objects"] == 0
 
@@ -583,7 +585,7 @@ def test_data_that_changes_between_two_readings():
     extra = BlockExtra(Fragments(np.array([5]), np.zeros((1, 3), np.int64), *[nothing] * 4))
     result = builder.add("block", BlockResult, None, 0.0, 0.0, extra)
     ends, _ = manifests.write_object_index(builder, place, plan, 3, [result], nodes_first=False)
-    (end,) = ends[1:]
+    end = ends[-1]
     with pytest.raises(dzv.PlanError, match="object 5"):
         dask.get(builder.tasks, str(end.key))
 

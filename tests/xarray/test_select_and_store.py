@@ -200,3 +200,13 @@ def test_a_dataset_of_ones_own():
     same(read.object_attributes["speed"], [1, 2, 3, 4])
     with pytest.raises(dzv.InputError, match="view='objects'"):
         xr.open_dataset(target, engine="zv").zv.to_store({})
+
+
+def test_functions_of_cut_objects_are_refused():
+    ds = xr.open_dataset(random_store("polyline"), engine="zv", view="objects")
+    for use in (lambda d: d.zv.map_objects(len), lambda d: d.zv.density(shape=3)):
+        with pytest.raises(dzv.InputError, match="clip=False"):
+            use(ds.zv.sel(bbox=BOX))
+    whole = ds.zv.sel(bbox=BOX, clip=False)
+    same(whole.zv.map_objects(len), whole.node_count)
+    assert int(whole.zv.density(shape=3).sum()) == whole.sizes["vertex"]

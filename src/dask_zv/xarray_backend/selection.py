@@ -52,6 +52,11 @@ def where_from(ds: xr.Dataset) -> tuple[Level, slice | NDArray[np.int64] | None,
         return level_of(index.level.source), None if every else index.numbers, None
     objects = ds.xindexes.get("object")
     if isinstance(objects, ObjectIdIndex) and objects.rows is not None:
+        at = np.searchsorted(objects.rows.lengths.ids, objects.ids)
+        if not np.array_equal(objects.rows.counts[at], ds[names.COUNT].to_numpy()):
+            raise InputError(
+                "a box cut the objects, and this works on whole ones: select with clip=False, or do it with view='spatial'"
+            )
         return level_of(objects.rows.vertices.source), None, objects.ids
     raise InputError(
         "the Dataset no longer knows which level it is of: use it as it was opened, or as ds.zv.sel selected from it"

@@ -13,7 +13,8 @@ from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.source.columns import LevelRows
 from dask_zv.pipelines.source.edge_rows import CONNECTIVITY, EdgeRows, ParentRows, count_links
 from dask_zv.pipelines.source.link_source import LinkSource
-from dask_zv.pipelines.source.object_columns import IDS, ObjectColumns, object_fields
+from dask_zv.pipelines.source.object_columns import ObjectColumns, object_fields
+from dask_zv.pipelines.source.object_lengths import object_ids
 from dask_zv.pipelines.stores.level import Level
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import lazy_variable
@@ -172,7 +173,8 @@ def _object_data(level: Level, taken: Collection[str], dropped: Collection[str])
     columns = ObjectColumns(level.source, fields, 0, level.index)
     n = level.index.count
     chunks = _even(n)
-    ids = lazy_variable(("object",), columns, IDS, (n,), np.dtype(np.int64), {"long_name": "id of the object"}, chunks)
+    # a coordinate of its own dimension is in memory: xarray makes it so
+    ids = xr.Variable(("object",), object_ids(level.source, level.index), {"long_name": "id of the object"})
     return object_attributes(columns, n, chunks, taken, dropped), {"object": ids}
 
 

@@ -1,4 +1,4 @@
-"""Columns of a level's objects by their number, ascending by id: ids, attributes, members of groups; read when asked for."""
+"""Columns of a level's objects by their number, ascending by id: attributes, members of groups; read when asked for."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from dask_zv.pipelines.source.level_io import LevelSource
 from dask_zv.pipelines.source.objects_index import ObjectIndex, read_groups, read_object_attributes
 from dask_zv.storage.handles import open_objects
 
-__all__ = ["GROUPS", "IDS", "ObjectColumns", "ObjectField", "object_fields"]
+__all__ = ["GROUPS", "ObjectColumns", "ObjectField", "object_fields"]
 
-IDS = 0
-"""Name of the column of ids."""
-GROUPS = 1
+GROUPS = 0
 """Name of the column (count, groups) that tells which groups each object is in."""
 
 
@@ -79,7 +77,7 @@ def _missing(dtype: np.dtype[Any]) -> Any:
 
 
 class ObjectColumns:
-    """The objects of a level as a table, ascending by id; columns are :data:`IDS`, :data:`GROUPS` and the attributes by name.
+    """The objects of a level as a table, ascending by id; columns are :data:`GROUPS` and the attributes by name.
 
     Parameters
     ----------
@@ -124,8 +122,6 @@ class ObjectColumns:
         rows : slice with a positive step, or int64 array
             Numbers of objects, ascending by id.
         """
-        if name == IDS:
-            return np.sort(self.index.ids)[rows]
         numbers = np.arange(len(self))[rows]
         if name == GROUPS:
             return self._groups(numbers)

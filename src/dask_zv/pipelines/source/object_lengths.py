@@ -20,7 +20,7 @@ from dask_zv.pipelines.source.object_tables import decoding
 from dask_zv.pipelines.source.objects_index import ObjectIndex
 from dask_zv.storage.catalog import Catalog
 
-__all__ = ["OBJECT_LENGTHS", "ObjectLengths", "count_lengths", "object_lengths"]
+__all__ = ["OBJECT_LENGTHS", "ObjectLengths", "count_lengths", "object_ids", "object_lengths"]
 
 OBJECT_LENGTHS = "dask_zv_objects"
 _SLICE = 4096
@@ -60,6 +60,14 @@ def object_lengths(source: LevelSource, table: ChunkTable, index: ObjectIndex) -
     if source.catalogued and (found := _stored(source, index)) is not None:
         return found
     return count_lengths(source, table, index)
+
+
+def object_ids(source: LevelSource, index: ObjectIndex) -> NDArray[np.int64]:
+    """Return the ids of the objects, ascending; in a few requests, however many they are, where our table has them."""
+    if index.rows_are_ids:
+        return np.arange(index.count)
+    found = _stored(source, index) if source.catalogued and index.count else None
+    return np.sort(index.ids) if found is None else found.ids
 
 
 def _stored(source: LevelSource, index: ObjectIndex) -> ObjectLengths | None:

@@ -92,6 +92,11 @@ class ObjectIndex:
             return self._ids.read()
         return np.arange(self.count, dtype=np.int64)
 
+    @property
+    def rows_are_ids(self) -> bool:
+        """True where an object's id is its row, so that no table of ids need be read."""
+        return not self._has_table
+
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each of `ids`.
 

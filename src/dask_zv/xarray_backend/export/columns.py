@@ -44,7 +44,7 @@ def split(columns: list[str], values: NDArray[Any]) -> dict[str, NDArray[Any]]:
     return {columns[0]: values} if values.ndim == 1 else {name: values[:, i] for i, name in enumerate(columns)}
 
 
-def add_columns(table: dict[str, NDArray[Any]], new: Mapping[str, NDArray[Any]]) -> None:
+def add_columns(table: dict[str, Any], new: Mapping[str, Any]) -> None:
     """Add columns to a table.
 
     Raises

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import dask
 import numpy as np
 import pandas as pd
 import xarray as xr
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
@@ -72,7 +73,9 @@ class _Columns:
             for name, values in split(columns, np.asarray(array)).items():
                 out[name] = _held(values, variable, self.categories.get(variable))
                 if nullable and values.dtype.kind in "iub":
-                    kind = "boolean" if values.dtype.kind == "b" else f"{_NULLABLE[values.dtype.kind]}{values.itemsize * 8}"
+                    kind: Any = (
+                        "boolean" if values.dtype.kind == "b" else f"{_NULLABLE[values.dtype.kind]}{values.itemsize * 8}"
+                    )
                     out[name] = pd.array(values, dtype=kind)
                     if variable in self.missing:
                         out[name][values == self.missing[variable]] = pd.NA
@@ -110,8 +113,8 @@ def to_dataframe(ds: xr.Dataset, *, object_attributes: bool = False) -> pd.DataF
     -------
     DataFrame
         A row per vertex, the index its number. Columns: axes, attributes (one per channel, ``colour_r``, of those that have
-        several), ``object_id`` (-1: of none, -2: of several), ``parent`` of skeletons (by vertex number, -1: a root). Attributes
-        of categories are categorical.
+        several), ``object_id`` (-1: of none, -2: of several), ``parent`` of skeletons (by vertex number, -1: a root).
+        Attributes of categories are categorical.
 
     Raises
     ------
@@ -163,21 +166,23 @@ def to_dask_dataframe(ds: xr.Dataset, *, object_attributes: bool = False) -> Dat
     objects, empty_objects = None, None
     if about is not None:
         columns = [_whole(ds, k) for k in about.variables]
-        objects = dask.delayed(_object_table, pure=True)(about, _whole(ds, "object"), columns)
+        objects = delayed(_object_table, pure=True)(about, _whole(ds, "object"), columns)
         empty_objects = _object_table(about, np.zeros(0, np.int64), [_nothing(ds, k) for k in about.variables])
-    make = dask.delayed(_frame, pure=True)
+    make = delayed(_frame, pure=True)
     parts = [
         make(plan, index[a:b], None if owners is None else owners.within(a, b), objects, *(blocks[i] for blocks in arrays))
-        for i, (a, b) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+        for i, (a, b) in enumerate(pairwise(edges.tolist()))
         if b > a
     ]
     nobody = None if owners is None else owners.within(0, 0)
     meta = _frame(plan, index[:0], nobody, empty_objects, *(_nothing(ds, k) for k in plan.variables))
     if not parts:
-        return dd.from_pandas(meta, npartitions=1)
-    starts = [int(index[a]) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+        empty: DataFrame = dd.from_pandas(meta, npartitions=1)
+        return empty
+    starts = [int(index[a]) for a, b in pairwise(edges) if b > a]
     divisions = [*starts, int(index[-1])] if index.is_monotonic_increasing else None
-    return dd.from_delayed(parts, meta=meta, divisions=divisions, prefix="zv-vertices", verify_meta=False)
+    frame: DataFrame = dd.from_delayed(parts, meta=meta, divisions=divisions, prefix="zv-vertices", verify_meta=False)
+    return frame
 
 
 def object_frame(ds: xr.Dataset) -> pd.DataFrame:

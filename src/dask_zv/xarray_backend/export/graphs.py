@@ -16,12 +16,12 @@ from dask_zv.xarray_backend.export.optional import library
 from dask_zv.xarray_backend.export.parts import edges_of
 
 if TYPE_CHECKING:
-    import networkx as nx
+    from networkx import Graph
 
 __all__ = ["to_networkx"]
 
 
-def to_networkx(ds: xr.Dataset, *, directed: bool | None = None, multigraph: bool = False) -> nx.Graph:
+def to_networkx(ds: xr.Dataset, *, directed: bool | None = None, multigraph: bool = False) -> Graph:
     """Return a graph of vertices and edges.
 
     Nodes are vertex numbers, which stay the same in selections. Their data: ``pos`` (a tuple), attributes of vertices (one per
@@ -59,7 +59,7 @@ def to_networkx(ds: xr.Dataset, *, directed: bool | None = None, multigraph: boo
     if not multigraph:
         _check_single(edges, directed=directed)
     kind = (nx.MultiDiGraph if directed else nx.MultiGraph) if multigraph else (nx.DiGraph if directed else nx.Graph)
-    graph: nx.Graph = kind(**{k: ds.attrs[k] for k in ("zv_url", "zv_level") if k in ds.attrs})
+    graph: Graph = kind(**{k: ds.attrs[k] for k in ("zv_url", "zv_level") if k in ds.attrs})
     numbers = numbers_of(ds)
     nodes = flat(ds, shape.attributes, content.attributes)
     add_columns(nodes, {"pos": np.zeros(0)})
@@ -80,7 +80,8 @@ def _check_kind(shape: Shape) -> None:
         raise InputError("a mesh has faces, not edges: ds.zv.to_trimesh().vertex_adjacency_graph is the graph of its edges")
     if shape.is_path and shape.view != "objects":
         raise InputError(
-            f"vertices of a {shape.kind} are not in the order of its path in the spatial view: open the store with view='objects'"
+            f"vertices of a {shape.kind} are not in the order of its path in the spatial view: open the store with "
+            "view='objects'"
         )
 
 
@@ -102,7 +103,8 @@ def _check_single(edges: NDArray[np.int64], *, directed: bool) -> None:
     twice = len(pairs) - len(np.unique(pairs, axis=0))
     if twice:
         raise InputError(
-            f"{twice:,} edges join two vertices that another edge joins already" + ("" if directed else " (in either direction)")
+            f"{twice:,} edges join two vertices that another edge joins already"
+            + ("" if directed else " (in either direction)")
             + ": keep them apart with multigraph=True" + ("" if directed else ", or directed=True where they have a direction")
         )  # fmt: skip
 

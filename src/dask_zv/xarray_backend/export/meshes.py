@@ -21,7 +21,7 @@ __all__ = ["check_mesh", "to_trimesh"]
 
 
 def to_trimesh(ds: xr.Dataset, *, by_object: bool = False) -> Trimesh | dict[int, Trimesh]:
-    """Return the faces of a mesh, with its vertices in the order of the Dataset (``process=False``: none is merged or left out).
+    """Return the faces of a mesh; vertices are in the order of the Dataset, none is merged or left out (``process=False``).
 
     A quad becomes two triangles, those of its corners (0, 1, 2) and (2, 3, 0); attributes of faces are repeated.
 
@@ -30,7 +30,8 @@ def to_trimesh(ds: xr.Dataset, *, by_object: bool = False) -> Trimesh | dict[int
     ds : Dataset
         Of a mesh, in the spatial view.
     by_object : bool
-        Return a mesh for each object that has vertices. ``trimesh.Scene({str(k): m for k, m in meshes.items()})`` is all in one.
+        Return a mesh for each object that has vertices. ``trimesh.Scene({str(k): m for k, m in meshes.items()})`` shows
+        them together.
 
     Returns
     -------

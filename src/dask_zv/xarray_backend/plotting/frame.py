@@ -222,8 +222,9 @@ def three_panels(figure: Figure, shape: Shape, low: NDArray[np.float64], high: N
         half = size / 2
         axes.set(xlim=(centre[a] - half[a], centre[a] + half[a]), ylim=(centre[b] - half[b], centre[b] + half[b]))
         axes.set(xlabel=_label(shape, a), ylabel=_label(shape, b))
-        for name, length in zip("xy", np.array(boxes[a, b][2:]) * figure.get_size_inches(), strict=True):
-            axes.locator_params(axis=name, nbins=int(np.clip(length / _TICK_INCHES, 1, 8)))
+        across, up = np.clip(np.array(boxes[a, b][2:]) * figure.get_size_inches() / _TICK_INCHES, 1, 8).astype(int).tolist()
+        axes.locator_params(axis="x", nbins=across, min_n_ticks=1)
+        axes.locator_params(axis="y", nbins=up, min_n_ticks=1)
     made[0, 1].set_xlabel("")
     made[0, 1].tick_params(labelbottom=False)
     made[2, 1].set_ylabel("")
