@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from counting_store import CountingStore
-from test_views import KINDS, random_store
+from test_views import KINDS, Golden, random_store
 from zarr.storage import MemoryStore
 
 import dask_zv as dzv
@@ -133,11 +133,11 @@ def histogram(image, points):
     return np.histogram2d(points[:, 0], points[:, 1], [nx, ny], [[x0, x1], [y0, y1]])[0].T
 
 
-@pytest.mark.parametrize("chunks", [None, {}, {"vertex": 100}])
+@pytest.mark.parametrize("chunks", [None, {}, 100])
 @pytest.mark.parametrize("dims", ["xy", "zy"])
 def test_many_points_are_counted(written, ax, monkeypatch, chunks, dims):
     monkeypatch.setattr(detail, "_BLOCK_ROWS", 170)
-    ds = written.open(chunks=chunks)
+    ds = written.open().chunk(vertex=100) if chunks == 100 else written.open(chunks=chunks)
     found = Plot(ds).points(ax, dims=dims, max_vertices=100)
     counts = found.get_array().filled(0)
     assert counts.sum() == len(written.positions)
@@ -168,7 +168,7 @@ def test_a_raster_reads_positions_once_and_keeps_nothing(counted, ax):
 
 
 def test_means_of_numbers_on_a_raster(stores, ax):
-    ds = view(stores["point_cloud"], chunks={"vertex": 300})
+    ds = view(stores["point_cloud"]).chunk(vertex=300)
     found = Plot(ds).points(ax, color="mass", max_vertices=10)
     counts = histogram(found, places(ds))
     x0, x1, y0, y1 = found.get_extent()
@@ -299,7 +299,7 @@ def test_faces_coloured_by_an_attribute_without_light(stores, ax):
 
 
 def test_light_comes_from_above(ax):
-    corner = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [5, 0, 0], [5, 1, 0], [5.1, 0, 1]], np.float32)
+    corner = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [5, 0, 1], [5, 1, 1], [5.1, 0, 0]], np.float32)
     store = dzv.create({}, geometry="mesh", chunk_shape=(10, 10, 10))
     dzv.write_meshes(store, corner, faces=np.array([[0, 1, 2], [3, 4, 5]]))
     found = Plot(view(store)).mesh(ax, color="red")
@@ -459,13 +459,15 @@ def test_current_axes_by_default(written):
 
 
 def test_units_that_differ_have_no_common_scale(ax):
-    axes = [{"name": "x", "type": "space", "unit": "meter"}, {"name": "t", "type": "time", "unit": "second"}]
-    store = dzv.create({}, chunk_shape=(10, 10), axes=axes)
-    dzv.write_points(store, np.random.default_rng(0).uniform(0, 100, (500, 2)).astype(np.float32))
-    found = Plot(view(store)).density(ax)
+    axes = [{"name": "t", "type": "time", "unit": "second"}, *({"name": a, "type": "space", "unit": "meter"} for a in "zyx")]
+    store = dzv.create({}, chunk_shape=(10, 20, 30, 40), axes=axes)
+    dzv.write_points(store, np.random.default_rng(0).uniform(0, 100, (500, 4)).astype(np.float32))
+    found = Plot(view(store)).density(ax, dims="xt")
     assert ax.get_aspect() == "auto"
     assert found.get_array().sum() == 500
     assert ax.get_ylabel() == "t [second]"
+    with pytest.raises(InputError, match="one scale"):
+        Plot(view(store).assign_coords(z=view(store).z.variable.to_base_variable())).projections()
 
 
 @pytest.mark.parametrize("kind", [None, "points", "density", "chunks"])
@@ -523,20 +525,21 @@ def test_nothing_to_draw_is_an_empty_picture(stores, kind):
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tree") / "cloud.zv"
-    rng = np.random.default_rng(3)
-    positions = rng.uniform(0, 100, (4000, 3)).astype(np.float32)
-    store = dzv.create(path, chunk_shape=(20, 20, 20))
-    dzv.write_points(store, positions)
-    dzv.build_pyramid(store, factors=[4, 4])
-    return xr.open_datatree(path, engine="zv")
+def tree():
+    positions = np.random.default_rng(3).uniform(0, 100, (4000, 3)).astype(np.float32)
+    levels = {}
+    for number, step in enumerate((1, 4, 16)):
+        store = dzv.create({}, chunk_shape=(20, 20, 20))
+        dzv.write_points(store, positions[::step])
+        levels[f"/{number}"] = view(store)
+    return xr.DataTree.from_dict(levels)
 
 
 def test_the_finest_level_that_fits(tree, ax):
     sizes = [tree[f"/{n}"].sizes["vertex"] for n in range(3)]
     assert sizes[0] > sizes[1] > sizes[2]
     for n, size in enumerate(sizes):
+        assert tree.zv.level_for(max_vertices=size) == n
         assert choose_level(tree, None, size) == n
         assert choose_level(tree, None, size - 1) == min(n + 1, 2)
         found = plot_tree(tree, ax, max_vertices=size, kind="points")
@@ -548,6 +551,15 @@ def test_the_finest_level_that_fits(tree, ax):
     found = plot_tree(tree, ax, bbox=box, max_vertices=900)
     inside = (whole.x >= 10) & (whole.x <= 50) & (whole.y >= 10) & (whole.y <= 50)
     np.testing.assert_array_equal(found.get_offsets(), places(whole)[inside.values])
+
+
+def test_a_pyramid_of_paths(ax):
+    store = Golden("golden_0.9/streamlines_pyramid").store
+    tree = xr.open_datatree(store, engine="zv", view="objects")
+    found = tree.zv.plot(ax, max_vertices=30)
+    read = store.level(1).read(order="object")
+    np.testing.assert_array_equal(np.concatenate(found.get_segments()), read.positions[:, :2])
+    assert "level 1" in ax.get_title()
 
 
 def test_a_level_by_number_or_function(tree, ax):

@@ -9,6 +9,7 @@ import xarray as xr
 
 from dask_zv.errors import InputError
 from dask_zv.xarray_backend import selection
+from dask_zv.xarray_backend.exporting import Exports
 from dask_zv.xarray_backend.spatial import chunk_variables
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class ObjectGetter:
 
 
 @xr.register_dataset_accessor("zv")
-class ZVDatasetAccessor:
+class ZVDatasetAccessor(Exports):
     """Zarr Vectors verbs of a Dataset that ``engine="zv"`` opened."""
 
     def __init__(self, ds: xr.Dataset) -> None:

@@ -117,9 +117,9 @@ def _by_object(ds: xr.Dataset) -> Content:
 def _held(ak: Any, values: NDArray[Any]) -> Any:
     """Return a column as awkward holds it: strings one by one where some are missing."""
     if values.dtype.kind == "O":
-        return (
-            ak.from_iter(np.where(pd.isnull(values), None, values).tolist())
-            if values.size
-            else ak.from_numpy(values.astype("U1"))
-        )
+        if not values.size:
+            return ak.from_numpy(values.astype("U1"))  # nothing tells from_iter that these are strings
+        plain = values.copy()
+        plain[np.asarray(pd.isnull(values), bool)] = None
+        return ak.from_iter(plain.tolist())
     return ak.from_numpy(np.ascontiguousarray(values), regulararray=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
+from dask_zv.spatial.grid import Box
 from dask_zv.xarray_backend.content import Shape
 from dask_zv.xarray_backend.plotting.colours import Guide
 from dask_zv.xarray_backend.plotting.detail import Pair
@@ -24,6 +25,7 @@ __all__ = [
     "dress",
     "pick_axes",
     "pick_pair",
+    "pick_panels",
     "put_guide",
     "require_matplotlib",
     "store_name",
@@ -81,7 +83,7 @@ def pick_pair(shape: Shape, dims: Sequence[str] | None) -> Pair:
     ----------
     shape : Shape
     dims : sequence of str, optional
-        Names of two axes; the first two by default.
+        Names of two axes; x and y by default, the first two where the store's have other names.
 
     Raises
     ------
@@ -91,11 +93,33 @@ def pick_pair(shape: Shape, dims: Sequence[str] | None) -> Pair:
     if dims is None:
         if len(shape.axes) < 2:
             raise InputError(f"a picture needs two axes, the store has one: {shape.axes[0]}")
+        if {"x", "y"} <= set(shape.axes):
+            return shape.axes.index("x"), shape.axes.index("y")
         return 0, 1
     named = list(dims)
     if len(named) != 2 or named[0] == named[1] or not set(named) <= set(shape.axes):
         raise InputError(f"dims must be two of the axes {list(shape.axes)}, not {dims!r}")
     return shape.axes.index(named[0]), shape.axes.index(named[1])
+
+
+def pick_panels(shape: Shape) -> tuple[Pair, Pair, Pair]:
+    """Return the three pairs of axes to project along: those of x, y and z, or of the only three there are.
+
+    Raises
+    ------
+    InputError
+        There are no such axes, or they have several units.
+    """
+    if {"x", "y", "z"} <= set(shape.axes):
+        a, b, c = (shape.axes.index(name) for name in "xyz")
+    elif len(shape.axes) == 3:
+        a, b, c = range(3)
+    else:
+        raise InputError(f"projections need three axes, the store has {list(shape.axes)}: use ds.zv.plot(dims=...)")
+    units = [shape.units[i] for i in (a, b, c)]
+    if len(set(units)) > 1:
+        raise InputError(f"projections have one scale, but the axes have the units {units}: use ds.zv.plot(dims=...)")
+    return (a, b), (a, c), (c, b)
 
 
 def store_name(attrs: Mapping[Any, Any]) -> str:
@@ -175,7 +199,7 @@ class Panels:
     spare: Axes
 
 
-def _boxes(size: NDArray[np.float64], inches: Any, right: float) -> tuple[dict[Pair, _Box], _Box]:
+def _boxes(size: NDArray[np.float64], inches: Any, right: float) -> tuple[list[_Box], _Box]:
     """Return where three panels go and the corner that is left: left, bottom, width and height as parts of the figure."""
     left, bottom, top, gap = 0.1, 0.08, 0.9, 0.06
     width, height = inches
@@ -185,50 +209,45 @@ def _boxes(size: NDArray[np.float64], inches: Any, right: float) -> tuple[dict[P
     x0 = left + (right - left - gap - across[0] - across[2]) / 2
     y0 = bottom + (top - bottom - gap - up[1] - up[2]) / 2
     x1, y1 = x0 + across[0] + gap, y0 + up[2] + gap
-    panels = {
-        (0, 1): (x0, y1, across[0], up[1]),
-        (0, 2): (x0, y0, across[0], up[2]),
-        (2, 1): (x1, y1, across[2], up[1]),
-    }
+    panels = [(x0, y1, across[0], up[1]), (x0, y0, across[0], up[2]), (x1, y1, across[2], up[1])]
     return panels, (x1, y0, across[2], up[2])
 
 
-def three_panels(figure: Figure, shape: Shape, low: NDArray[np.float64], high: NDArray[np.float64]) -> Panels:
-    """Return three axes in one figure whose scales are the same: xy above xz, and yz turned beside xy.
+def three_panels(figure: Figure, shape: Shape, pairs: tuple[Pair, Pair, Pair], box: Box) -> Panels:
+    """Return three axes in one figure whose scales are the same: xy above xz, and zy beside xy.
 
     Parameters
     ----------
     figure : Figure
     shape : Shape
-    low, high : ndarray, shape (3,)
-        The box to show.
+    pairs : tuple of pairs
+        As :func:`pick_panels` returns them.
+    box : Box
+        What to show.
     """
+    trio = [*pairs[0], pairs[1][1]]
+    low, high = box[0][trio], box[1][trio]
     size = np.maximum(high - low, np.max(high - low) * 0.05)
     size = np.where(size > 0, size, 1.0) * (1 + 2 * _MARGIN)
-    centre = (low + high) / 2
-    boxes, spare_box = _boxes(size, figure.get_size_inches(), _RIGHT)
-    if spare_box[2] * figure.get_size_inches()[0] < _SPARE_INCHES or spare_box[3] * figure.get_size_inches()[1] < _SPARE_INCHES:
-        boxes, _ = _boxes(size, figure.get_size_inches(), _RIGHT_OF_SPARE)  # too small: room is made beside the panels
-        _, y, _, up = boxes[2, 1]
-        spare_box = (_RIGHT_OF_SPARE + 0.01, y, 1 - _RIGHT_OF_SPARE - 0.02, up)
-    made: dict[Pair, Axes] = {}
-    for pair, box in boxes.items():
-        first = made.get((0, 1))
-        shared: dict[str, Any] = {}
-        if first is not None:
-            shared = {"sharex": first} if pair[0] == 0 else {"sharey": first}
-        made[pair] = figure.add_axes(box, **shared)
-    for (a, b), axes in made.items():
-        half = size / 2
-        axes.set(xlim=(centre[a] - half[a], centre[a] + half[a]), ylim=(centre[b] - half[b], centre[b] + half[b]))
-        axes.set(xlabel=_label(shape, a), ylabel=_label(shape, b))
-        across, up = np.clip(np.array(boxes[a, b][2:]) * figure.get_size_inches() / _TICK_INCHES, 1, 8).astype(int).tolist()
+    inches = figure.get_size_inches()
+    boxes, spare_box = _boxes(size, inches, _RIGHT)
+    if min(spare_box[2:] * inches) < _SPARE_INCHES:  # too small: room is made beside the panels
+        boxes, _ = _boxes(size, inches, _RIGHT_OF_SPARE)
+        spare_box = (_RIGHT_OF_SPARE + 0.01, boxes[0][1], 1 - _RIGHT_OF_SPARE - 0.02, boxes[0][3])
+    limits = dict(zip(trio, zip((low + high - size) / 2, (low + high + size) / 2, strict=True), strict=True))
+    main = figure.add_axes(boxes[0])
+    below, beside = figure.add_axes(boxes[1], sharex=main), figure.add_axes(boxes[2], sharey=main)
+    made = dict(zip(pairs, (main, below, beside), strict=True))
+    for (a, b), place in zip(pairs, boxes, strict=True):
+        axes = made[a, b]
+        axes.set(xlim=limits[a], ylim=limits[b], xlabel=_label(shape, a), ylabel=_label(shape, b))
+        across, up = np.clip(np.array(place[2:]) * inches / _TICK_INCHES, 1, 8).astype(int).tolist()
         axes.locator_params(axis="x", nbins=across, min_n_ticks=1)
         axes.locator_params(axis="y", nbins=up, min_n_ticks=1)
-    made[0, 1].set_xlabel("")
-    made[0, 1].tick_params(labelbottom=False)
-    made[2, 1].set_ylabel("")
-    made[2, 1].tick_params(labelleft=False)
+    main.set_xlabel("")
+    main.tick_params(labelbottom=False)
+    beside.set_ylabel("")
+    beside.tick_params(labelleft=False)
     spare = figure.add_axes(spare_box)
     spare.axis("off")
     return Panels(made, spare)

@@ -20,6 +20,7 @@ from dask_zv.xarray_backend.plotting.frame import (
     dress,
     pick_axes,
     pick_pair,
+    pick_panels,
     put_guide,
     require_matplotlib,
     store_name,
@@ -42,7 +43,6 @@ KINDS = ("points", "density", "lines", "mesh", "chunks")
 HOW = ("auto", "scatter", "raster", "sample")
 _LOOK = tuple(f.name for f in fields(Look))
 _SIZE = (8.0, 7.0)
-_PANELS = ((0, 1), (0, 2), (2, 1))
 
 
 class Plot:
@@ -69,7 +69,7 @@ class Plot:
     ax : Axes, optional
         Of two dimensions.
     dims : sequence of str, optional
-        Names of the axes across and up; the first two by default.
+        Names of the axes across and up; x and y by default, the first two where the store's have other names.
     color : optional
         Name of an attribute of vertices, objects, edges or faces (or of an axis, or ``"object"``): numbers get a colour bar,
         text and flags a legend, 3 or 4 channels are colours themselves. Or a colour of matplotlib.
@@ -208,10 +208,7 @@ class Plot:
         """
         require_matplotlib()
         shape = shape_of(self._ds)
-        if len(shape.axes) != 3:
-            raise InputError(f"projections need three axes, the store has {list(shape.axes)}: use ds.zv.plot(dims=...)")
-        if len(set(shape.units)) > 1:
-            raise InputError(f"projections have one scale, but the axes have the units {list(shape.units)}")
+        pairs = pick_panels(shape)
         if kind is not None and kind not in KINDS:
             raise InputError(f"kind is one of {KINDS}, not {kind!r}")
         if figure is None:
@@ -220,9 +217,9 @@ class Plot:
             figure = plt.figure(figsize=_SIZE)
         pixels = pixels_of(figure) / 2
         drawing, look, artist = self._prepared(
-            kind or _natural(self._ds, shape), shape, _PANELS, color, max_vertices, pixels, kwargs
+            kind or _natural(self._ds, shape), shape, pairs, color, max_vertices, pixels, kwargs
         )
-        panels = three_panels(figure, shape, *drawing.box)
+        panels = three_panels(figure, shape, pairs, drawing.box)
         found = {}
         for pair, axes in panels.axes.items():
             limits = axes.get_xlim(), axes.get_ylim()
