@@ -206,13 +206,13 @@ def test_tables_of_selections(written, monkeypatch):
 
 def test_vertices_of_no_object_have_no_attributes_of_one():
     store = dzv.create({}, geometry="point_cloud", chunk_shape=(10, 10))
-    about = pd.DataFrame({"rank": [5, 6], "good": [True, False]}, index=[3, 4])
+    about = pd.DataFrame({"rank": [5, 6], "side": ["L", "R"]}, index=[3, 4])
     dzv.write_points(store, np.arange(8.0).reshape(4, 2), object_ids=[3, 3, 4, 3], object_attributes=about)
     ds = opened(store).assign(object_id=("vertex", [3, -1, 4, 3]))  # as in stores of other tools
     for make in (export.to_dataframe, lambda *a, **k: export.to_dask_dataframe(*a, **k).compute()):
         frame = make(ds, object_attributes=True)
         assert frame["rank"].tolist() == [5, pd.NA, 6, 5]
-        assert frame["good"].tolist() == [True, pd.NA, False, True]
+        assert frame["side"].fillna("none").tolist() == ["L", "none", "R", "L"]
 
 
 # ------------------------------------------------------------------------------------------------- shapely, geopandas

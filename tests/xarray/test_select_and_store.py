@@ -135,7 +135,7 @@ def view_for(kind):
     return "objects" if kind in PATHS else "spatial"
 
 
-@pytest.mark.parametrize("chunks", [None, {}, {"vertex": 200}])
+@pytest.mark.parametrize("chunks", [None, {"vertex": 200}])
 def test_there_and_back(store, chunks):
     kind = store.metadata.geometry_types[0]
     ds = xr.open_dataset(store, engine="zv", view=view_for(kind), chunks=chunks)

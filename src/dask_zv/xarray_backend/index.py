@@ -240,6 +240,9 @@ class AxisIndex(Index):
         out: dict[Hashable, Variable] = {}
         for name, axis in self.names.items():
             given = (variables or {}).get(name)
+            if given is not None and given.ndim == 1 and given.dims != (self.rows.dim,):  # a dimension was renamed
+                given = given.copy(deep=False)
+                given.dims = (self.rows.dim,)
             if given is not None and picked is not None:
                 given = given.isel({self.rows.dim: picked})
             out[name] = given if given is not None and given.shape == (len(self.rows),) else self._lazy(axis, given)
@@ -269,7 +272,7 @@ class AxisIndex(Index):
         Raises
         ------
         ValueError
-            `method` or `tolerance` are given, or a slice has a step.
+            `method` or `tolerance` are given, a slice has a step, or a number is NaN.
         KeyError
             No vertex has a position that was given as a number.
         """
@@ -343,6 +346,9 @@ class AxisIndex(Index):
 
 def _number(name: Any, label: Any) -> float:
     try:
-        return float(label)
+        number = float(label)
     except (TypeError, ValueError):
         raise TypeError(f"{name} is selected by a number or a slice of numbers, not by {label!r:.80}") from None
+    if np.isnan(number):
+        raise ValueError(f"{name} is selected by NaN, which no position is: leave a side open with None")
+    return number

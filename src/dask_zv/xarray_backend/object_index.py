@@ -25,38 +25,46 @@ class ObjectIdIndex(Index):
     rows : ObjectRows, optional
         None after a concatenation of several levels.
     ids : ndarray of int64
+    name, dim : str
+        The coordinate that it is on, and its dimension.
     """
 
-    def __init__(self, rows: ObjectRows | None, ids: NDArray[np.int64]) -> None:
+    def __init__(self, rows: ObjectRows | None, ids: NDArray[np.int64], name: str = "object", dim: str = "object") -> None:
         self.rows = rows
         self.ids = ids
+        self.name = name
+        self.dim = dim
+
+    def _with(self, ids: NDArray[np.int64], rows: ObjectRows | None) -> Self:
+        return type(self)(rows, ids, self.name, self.dim)
 
     def to_pandas_index(self) -> pd.Index:
         """Return the ids."""
-        return pd.Index(self.ids, name="object")
+        return pd.Index(self.ids, name=self.name)
 
     def _plain(self) -> PandasIndex:
-        return PandasIndex(self.to_pandas_index(), "object")
+        return PandasIndex(self.to_pandas_index(), self.dim)
 
     def create_variables(self, variables: Mapping[Any, Variable] | None = None) -> dict[Hashable, Variable]:
         """Return the coordinate of ids."""
-        given = (variables or {}).get("object")
+        given = (variables or {}).get(self.name)
         attrs = {"long_name": "id of the object"} if given is None else given.attrs
-        return {"object": IndexVariable(("object",), self.to_pandas_index(), attrs)}
+        kind = IndexVariable if self.name == self.dim else Variable
+        return {self.name: kind((self.dim,), self.to_pandas_index(), attrs)}
 
     def isel(self, indexers: Mapping[Any, Any]) -> Self | None:
         """Return the index of some of the objects; None for a single one."""
-        selected = indexers.get("object")
+        selected = indexers.get(self.dim)
         if isinstance(selected, Variable | DataArray):
-            if selected.dims != ("object",):
+            if selected.dims != (self.dim,):
                 return None
             selected = np.asarray(selected)
         if isinstance(selected, slice):
-            return type(self)(self.rows, self.ids[selected])
+            return self._with(self.ids[selected], self.rows)
         if not isinstance(selected, np.ndarray | list | tuple) or np.ndim(selected) != 1:
             return None
         at = np.asarray(selected)
-        return type(self)(self.rows, self.ids[at if at.dtype == bool else at.astype(np.int64)])
+        return self._with(self.ids[at if at.dtype == bool else at.astype(np.int64)], self.rows)
 
     def sel(self, labels: dict[Any, Any], method: str | None = None, tolerance: Any = None) -> IndexSelResult:
         """Select by ids."""
@@ -71,7 +79,7 @@ class ObjectIdIndex(Index):
         joined = self.to_pandas_index().intersection(other.to_pandas_index()) if how == "inner" else (
             self.to_pandas_index().union(other.to_pandas_index())
         )  # fmt: skip
-        return type(self)(self.rows if self._same(other) else None, joined.to_numpy())
+        return self._with(joined.to_numpy(), self.rows if self._same(other) else None)
 
     def _same(self, other: ObjectIdIndex) -> bool:
         if self.rows is None or other.rows is None:
@@ -80,7 +88,7 @@ class ObjectIdIndex(Index):
 
     def reindex_like(self, other: Self, **_: Any) -> dict[Hashable, Any]:
         """Return where this index has the ids of `other`, -1 for none."""
-        return {"object": self.to_pandas_index().get_indexer(other.to_pandas_index())}
+        return {self.dim: self.to_pandas_index().get_indexer(other.to_pandas_index())}
 
     @classmethod
     def concat(cls, indexes: Sequence[Self], dim: Hashable, positions: Iterable[Iterable[int]] | None = None) -> Self:
@@ -88,7 +96,12 @@ class ObjectIdIndex(Index):
         first = indexes[0]
         same = all(first._same(i) for i in indexes)
         joined = PandasIndex.concat([i._plain() for i in indexes], dim, positions)
-        return cls(first.rows if same else None, joined.index.to_numpy())
+        return first._with(joined.index.to_numpy(), first.rows if same else None)
+
+    def rename(self, name_dict: Mapping[Any, Hashable], dims_dict: Mapping[Any, Hashable]) -> Self:
+        """Return the index under other names."""
+        name, dim = str(name_dict.get(self.name, self.name)), str(dims_dict.get(self.dim, self.dim))
+        return type(self)(self.rows, self.ids, name, dim)
 
     def __repr__(self) -> str:
         where = "" if self.rows is None else f" of {self.rows.vertices.source.where()}"

@@ -160,9 +160,9 @@ def to_dask_dataframe(ds: xr.Dataset, *, object_attributes: bool = False) -> Dat
     plan, about = _plans(ds, shape, object_attributes=object_attributes)
     index = _index(ds)
     bare = _bare(ds, plan.variables)
-    lazy = bare.chunk({"vertex": _blocks(bare, index), **{d: -1 for d in bare.dims if d != "vertex"}})
-    arrays = [lazy[k].data.to_delayed(optimize_graph=False).reshape(-1) for k in plan.variables]
-    edges = np.cumsum([0, *lazy.chunksizes["vertex"]])
+    sizes = _blocks(bare, index)
+    arrays = [a.to_delayed(optimize_graph=False).reshape(-1) for a in _in_blocks(bare, plan.variables, sizes)]
+    edges = np.cumsum([0, *sizes])
     objects, empty_objects = None, None
     if about is not None:
         columns = [_whole(ds, k) for k in about.variables]
@@ -289,8 +289,9 @@ def _bare(ds: xr.Dataset, wanted: Sequence[str]) -> xr.Dataset:
 def _blocks(bare: xr.Dataset, index: pd.Index[Any]) -> tuple[int, ...]:
     """Return the rows of each partition: Dask's chunks where there are any, else of the runs that the store reads at once."""
     n = len(index)
-    if bare.chunks:
-        return tuple(bare.unify_chunks().chunksizes["vertex"])
+    given = [v.chunksizes["vertex"] for v in bare.variables.values() if v.chunks is not None]
+    if given:
+        return tuple(np.diff(np.unique(np.concatenate([np.cumsum([0, *sizes]) for sizes in given]))).tolist()) or (0,)
     known = [v.encoding.get("preferred_chunks", {}).get("vertex") for v in bare.variables.values()]
     preferred = next((p for p in known if isinstance(p, Sequence)), None)
     if preferred is not None and index.is_monotonic_increasing:
@@ -298,6 +299,17 @@ def _blocks(bare: xr.Dataset, index: pd.Index[Any]) -> tuple[int, ...]:
     else:
         places = np.arange(0, n, _BLOCK_ROWS)
     return tuple(np.diff(np.unique(np.r_[0, places[places < n], n])).tolist()) or (0,)
+
+
+def _in_blocks(bare: xr.Dataset, wanted: Sequence[str], sizes: tuple[int, ...]) -> list[Any]:
+    """Return variables as Dask arrays of these blocks, all channels in each.
+
+    Dask divides what is divided already: xarray would look at the first value of arrays of objects.
+    """
+    loose = [k for k in wanted if bare.variables[k].chunks is None]
+    new = bare[loose].chunk({"vertex": sizes, **{d: -1 for d in bare[loose].dims if d != "vertex"}})
+    arrays = [(new if k in loose else bare)[k].data for k in wanted]
+    return [a.rechunk((sizes, *((n,) for n in a.shape[1:]))) for a in arrays]
 
 
 def _whole(ds: xr.Dataset, name: str) -> Any:
