@@ -181,3 +181,24 @@ def test_comparison_of_geometries_knows_data_in_another_order(geometry: str) -> 
     assert digest(job, Shapes(**moved, lengths=shapes.lengths)) == {
         key: value for key, value in digest_of_all(job, shapes).items() if key != "picked"
     }
+
+
+def test_opening_in_xarray_costs_as_many_requests_whatever_the_chunks(tmp_path: Path) -> None:
+    out = tmp_path / "open.json"
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "open_in_xarray.py"),
+        "--chunks",
+        "27",
+        "729",
+        "--rounds",
+        "1",
+        "--output",
+        str(out),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text(encoding="utf-8"))
+    assert [(r["chunks"], r["view"]) for r in rows] == [(n, v) for n in (27, 729) for v in ("spatial", "objects")]
+    for few, many in zip(rows[:2], rows[2:], strict=True):
+        assert (few["open_requests"], few["repr_requests"]) == (many["open_requests"], 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import dask
@@ -18,7 +19,7 @@ from dask_zv.xarray_backend import export
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 from golden_reference import Golden, golden_names
 from hemibrain import NEURONS, area, cable, meshes, skeletons, synapses
-from test_views import random_store
+from test_views import random_store as new_store
 
 PATHS = ("line", "polyline", "streamline")
 NETWORKS = ("skeleton", "graph")
@@ -46,9 +47,13 @@ def _sync():
         yield
 
 
+random_store = cache(new_store)  # tests here only read
+reference = cache(Golden)
+
+
 @pytest.fixture(params=golden_names())
 def golden(request):
-    return Golden(request.param)
+    return reference(request.param)
 
 
 def opened(store, view="spatial", **options):
@@ -166,11 +171,12 @@ def test_dask_tables_are_the_same(kind, chunks, view):
 
 
 @pytest.mark.parametrize("chunks", [None, {}])
-def test_dask_tables_of_all_types(written, chunks):
+def test_dask_tables_of_all_types(written, chunks, use_scheduler):
     whole = export.to_dataframe(written.open())
     lazy = export.to_dask_dataframe(written.open(chunks=chunks))
     assert lazy._meta.dtypes.equals(whole.dtypes)
-    pd.testing.assert_frame_equal(lazy.compute(), whole)
+    with use_scheduler("processes"):
+        pd.testing.assert_frame_equal(lazy.compute(), whole)
     assert lazy.groupby("kind", observed=True).mass.sum().compute().to_dict() == pytest.approx(
         whole.groupby("kind", observed=True).mass.sum().to_dict()
     )

@@ -307,7 +307,8 @@ def _in_blocks(bare: xr.Dataset, wanted: Sequence[str], sizes: tuple[int, ...]) 
     Dask divides what is divided already: xarray would look at the first value of arrays of objects.
     """
     loose = [k for k in wanted if bare.variables[k].chunks is None]
-    new = bare[loose].chunk({"vertex": sizes, **{d: -1 for d in bare[loose].dims if d != "vertex"}})
+    new = bare[loose]
+    new = new.chunk({d: sizes if d == "vertex" else -1 for d in new.dims})
     arrays = [(new if k in loose else bare)[k].data for k in wanted]
     return [a.rechunk((sizes, *((n,) for n in a.shape[1:]))) for a in arrays]
 
@@ -315,7 +316,7 @@ def _in_blocks(bare: xr.Dataset, wanted: Sequence[str], sizes: tuple[int, ...]) 
 def _whole(ds: xr.Dataset, name: str) -> Any:
     """Return a variable of objects as one lazy piece."""
     variable = _bare(ds, [name])[name].variable
-    return variable.chunk(dict.fromkeys(variable.dims, -1)).data
+    return variable.chunk(dict.fromkeys(variable.dims, -1)).data if variable.chunks is None else variable.data.rechunk(-1)
 
 
 def _nothing(ds: xr.Dataset, name: str) -> NDArray[Any]:

@@ -111,7 +111,7 @@ def _lit(corners: NDArray[np.float64], colours: NDArray[np.float64], shade: str 
         return out
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), np.finfo(float).tiny)
-    normals *= -1  # the side that is seen
+    normals *= np.where(normals[:, 2:] < 0, -1, 1)  # the side that is seen
     light = np.clip(normals @ (_LIGHT / np.linalg.norm(_LIGHT)), 0, 1)[:, None]
     out[:, :3] = np.clip(out[:, :3] * (_AMBIENT + (1.1 - _AMBIENT) * light) + _SHINE * light**12, 0, 1)
     return out
