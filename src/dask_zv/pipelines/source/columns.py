@@ -168,29 +168,45 @@ class LevelRows(RaggedColumns):
         return _POSITIONS.get_many(self._cache_keys(chunks), make)
 
     def indexes(self, chunks: NDArray[np.intp]) -> list[FragmentIndex | None]:
-        """Return chunks' fragment indexes, which every column needs and one fetch serves."""
+        """Return chunks' fragment indexes, which every column needs and one fetch serves.
 
+        Raises
+        ------
+        FormatError
+            The fragments of a chunk don't name each of its rows once.
+        """
+        found = self._decoded_indexes(chunks)
+        for chunk, index in zip(chunks.tolist(), found, strict=True):
+            n = int(self.table.rows[chunk])
+            if index is not None and int(index.counts.sum()) != n:
+                raise FormatError(
+                    f"the chunk's fragments cover {int(index.counts.sum())} of its {n} rows, so rows can't be numbered: "
+                    "read it with Level.read, or by objects",
+                    store=self.source.where(), array=FRAGMENTS, chunk=self._keys(np.array([chunk]))[0],
+                )  # fmt: skip
+        return found
+
+    def _decoded_indexes(self, chunks: NDArray[np.intp]) -> list[FragmentIndex | None]:
         def make(which: list[int]) -> list[FragmentIndex | None]:
             picked = chunks[which]
             keys = self._keys(picked)
             found = self._blobs().read_many([(FRAGMENTS, k) for k in keys])
             rows = self.table.rows[picked].tolist()
-            indexes = [decode_index(k, found.get((FRAGMENTS, k)), n) for k, n in zip(keys, rows, strict=True)]
-            for key, n, index in zip(keys, rows, indexes, strict=True):
-                if index is not None and int(index.counts.sum()) != n:
-                    raise FormatError(
-                        f"the chunk's fragments cover {int(index.counts.sum())} of its {n} rows, so rows can't be numbered: "
-                        "read it with Level.read",
-                        store=self.source.where(), array=FRAGMENTS, chunk=key,
-                    )  # fmt: skip
-            return indexes
+            return [decode_index(k, found.get((FRAGMENTS, k)), n) for k, n in zip(keys, rows, strict=True)]
 
         return _INDEXES.get_many(self._cache_keys(chunks), make)
 
     def fragment_rows(self, chunks: NDArray[np.intp]) -> list[NDArray[np.int64]]:
         """Return the rows of each chunk's fragments; a chunk without an index is one fragment."""
+        return self._counts_of(chunks, self.indexes(chunks))
+
+    def rows_of_fragments(self, chunks: NDArray[np.intp]) -> list[NDArray[np.int64]]:
+        """Return the same of chunks whose fragments may overlap, or leave rows out."""
+        return self._counts_of(chunks, self._decoded_indexes(chunks))
+
+    def _counts_of(self, chunks: NDArray[np.intp], found: Sequence[FragmentIndex | None]) -> list[NDArray[np.int64]]:
         rows = self.table.rows[chunks]
-        return [np.array([n]) if i is None else i.counts for i, n in zip(self.indexes(chunks), rows, strict=True)]
+        return [np.array([n]) if i is None else i.counts for i, n in zip(found, rows, strict=True)]
 
 
 def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> slice | NDArray[np.int64]:

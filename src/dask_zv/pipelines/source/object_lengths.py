@@ -104,7 +104,7 @@ def count_lengths(source: LevelSource, table: ChunkTable, index: ObjectIndex) ->
     level = Catalog(table.coords, table.rows, {})
     counts: list[NDArray[np.int64]] = []
     for start in range(0, len(table), _SLICE):
-        counts += rows.fragment_rows(np.arange(start, min(start + _SLICE, len(table))))
+        counts += rows.rows_of_fragments(np.arange(start, min(start + _SLICE, len(table))))
     fragments = np.array([len(c) for c in counts], np.int64)
     first = np.cumsum(fragments) - fragments
     every = np.concatenate([np.zeros(0, np.int64), *counts])

@@ -159,7 +159,7 @@ def dress(ax: Axes, shape: Shape, pair: Pair, title: str) -> None:
 
 def title_of(known: str, name: str, counts: str, notice: str) -> str:
     """Return a title: the store's name and what is shown of it; one that was there stays, with what is missing added."""
-    lines = [name, notice] if known else [name, notice or counts]
+    lines = [known, notice] if known else [name, notice or counts]
     return "\n".join(line for line in lines if line)
 
 
