@@ -167,7 +167,8 @@ def test_dask_tables_are_the_same(kind, chunks, view):
     for part in (lazy._meta, lazy.partitions[0].compute()):
         assert part.dtypes.equals(whole.dtypes)
     pd.testing.assert_frame_equal(lazy.compute(), whole)
-    pd.testing.assert_frame_equal(lazy.loc[200:700].compute(), whole.loc[200:700])
+    for a, b in zip(lazy.divisions, lazy.divisions[1:], strict=False):
+        pd.testing.assert_frame_equal(lazy.loc[a:b].compute(), whole.loc[a:b])
 
 
 @pytest.mark.parametrize("chunks", [None, {}])
@@ -219,6 +220,21 @@ def test_vertices_of_no_object_have_no_attributes_of_one():
         frame = make(ds, object_attributes=True)
         assert frame["rank"].tolist() == [5, pd.NA, 6, 5]
         assert frame["side"].fillna("none").tolist() == ["L", "none", "R", "L"]
+
+
+@pytest.mark.parametrize("view", ["spatial", "objects"])
+def test_an_object_without_a_value_has_none(view):
+    store = dzv.create({}, geometry="point_cloud", chunk_shape=(10, 10))
+    about = pd.DataFrame({"rank": [5, 7], "size": [0.5, 0.7]}, index=[3, 5])  # nothing of object 4
+    positions = np.arange(12.0).reshape(6, 2)
+    dzv.write_points(store, positions, object_ids=[3, 3, 4, 4, 5, 5], object_attributes=about)
+    ds = opened(store, view)
+    for frame in (
+        export.to_dataframe(ds, object_attributes=True),
+        export.to_dask_dataframe(ds, object_attributes=True).compute(),
+    ):
+        assert frame["rank"].tolist() == [5, 5, pd.NA, pd.NA, 7, 7]
+        assert frame["size"].isna().tolist() == [False, False, True, True, False, False]
 
 
 # ------------------------------------------------------------------------------------------------- shapely, geopandas
@@ -380,12 +396,18 @@ def test_cf_lines_decode_to_the_paths(golden):
 
 @pytest.mark.parametrize("kind", ["point_cloud", "polyline", "skeleton", "graph", "mesh"])
 def test_cf_geometries_of_every_kind(kind):
+    import cf_xarray
     import xvec  # noqa: F401 - registers the accessor
 
     ds = opened(random_store(kind), "objects" if kind == "polyline" else "spatial")
     wanted = [s for s in export.to_shapely(ds, dims=("x", "z")) if s is not None]
     made = export.to_cf_geometries(ds, dims=("x", "z"), empty="drop")
     assert not made.chunks
+    assert [made[a].attrs.get("axis") for a in ("x", "z")] == ["X", "Y"]
+    own = cf_xarray.shapely_to_cf(xr.DataArray(decoded(made).geometry.values, dims="geometry"))
+    for ours, theirs in (("x", "x"), ("z", "y"), ("node_count", "node_count"), ("part_node_count", "part_node_count")):
+        if theirs in own and ours in made:
+            np.testing.assert_array_equal(made[ours].values, own[theirs].values)
     same_shapes(decoded(made).geometry.values, wanted)
     by_xvec = made.xvec.decode_cf()
     same_shapes(by_xvec.geometry.values, wanted)

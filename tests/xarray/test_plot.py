@@ -105,6 +105,28 @@ def test_objects_colour_their_points(stores, ax, name):
     np.testing.assert_array_equal(found.get_array(), [score[o] for o in owners.tolist()])
 
 
+@pytest.mark.parametrize("kind", ["point_cloud", "skeleton", "mesh"])
+@pytest.mark.parametrize("name", ["score", "label", "object"])
+def test_vertices_of_objects_that_are_not_there_are_grey(stores, ax, kind, name):
+    ds = view(stores[kind])
+    ds["label"] = ("object", np.where(ds.score > 0, "up", "down"))
+    some = ds.isel(object=slice(5, 12))
+    found = Plot(some)(ax, color=name, cmap="plasma", **({"shade": None} if kind == "mesh" else {}))
+    drawn(ax)
+    first = {
+        "point_cloud": np.arange(len(ds.x)),
+        "skeleton": lambda: ds.edges.values[:, 0],
+        "mesh": lambda: faces_back_to_front(ds),
+    }[kind]
+    owners = ds.object_id.values[first if kind == "point_cloud" else first()]
+    grey = (found.get_facecolors() if kind != "skeleton" else found.get_colors()) == to_rgba("lightgrey")
+    np.testing.assert_array_equal(grey.all(axis=1), ~np.isin(owners, some.object.values))
+
+
+def faces_back_to_front(ds):
+    return ds.faces.values[np.argsort(ds.z.values.astype(float)[ds.faces.values].mean(axis=1), kind="stable")][:, 0]
+
+
 def test_attributes_of_every_type_colour_points(written, ax):
     ds = written.open()
     for name in ("mass", "flag", "colour", "kind", "maybe", "when", "object_id", "z"):
@@ -116,6 +138,11 @@ def test_attributes_of_every_type_colour_points(written, ax):
     np.testing.assert_allclose(grey, [to_rgba("lightgrey")] * len(grey))
     assert len(grey)
     np.testing.assert_allclose(Plot(ds).points(ax, color="tab:red").get_facecolors(), [to_rgba("tab:red")])
+
+
+def test_later_points_lie_on_lines(stores, ax):
+    lines, points = Plot(view(stores["skeleton"]))(ax), Plot(view(stores["point_cloud"]))(ax)
+    assert lines.get_zorder() <= points.get_zorder()  # equal ones are drawn in the order in which they came
 
 
 def test_options_reach_the_artist(stores, ax):
@@ -331,13 +358,17 @@ def test_the_chunk_map_of_a_selection(written, ax):
     for part in (ds.isel(vertex=slice(700, 1500)), ds.isel(vertex=[5, 900, 3])):
         found = Plot(part).chunks(ax)
         assert found.get_array().sum() == part.sizes["vertex"]
+    ends = np.flatnonzero(np.diff(np.floor(written.positions / [10, 10, 20]), axis=0).any(axis=1))  # last rows of chunks
+    for rows in (ends, ends + 1):
+        found = Plot(ds.isel(vertex=rows)).chunks(ax)
+        np.testing.assert_array_equal(found.get_array().filled(0), histogram_of(found, written.positions[rows]))
     with pytest.raises(InputError, match="as it was opened"):
         Plot(written.open(view="objects").isel(object=[0])).chunks(ax)
 
 
 def test_wide_grids_are_put_together(ax):
     rng = np.random.default_rng(0)
-    positions = rng.uniform(0, 5000, (3000, 2)).astype(np.float32)
+    positions = rng.uniform([3001, -9000], [8000, -4000], (3000, 2)).astype(np.float32)
     store = dzv.create({}, chunk_shape=(1, 1), axes=["x", "y"])
     dzv.write_points(store, positions)
     found = Plot(view(store)).chunks(ax)
@@ -405,6 +436,20 @@ def test_some_objects_of_many_read_their_chunks_alone(ax):
     Plot(ds).lines(ax, max_vertices=400)
     assert "100 of 2,000 objects" in ax.get_title()
     assert 0 < len(counter.chunks()) <= 200
+
+
+@pytest.mark.parametrize("name", ["spatial", "objects"])
+def test_an_object_beyond_the_budget_is_left_out_alone(ax, name):
+    sizes = np.array([500, *[10] * 30, 500])
+    ids = np.repeat(np.arange(32), sizes)
+    parents = np.arange(len(ids)) - 1
+    parents[np.cumsum(sizes) - sizes] = -1
+    store = dzv.create({}, geometry="skeleton", chunk_shape=(50, 50, 50))
+    positions = np.random.default_rng(0).uniform(0, 100, (len(ids), 3)).astype(np.float32)
+    dzv.write_skeletons(store, positions, parents=parents, object_ids=ids)
+    found = Plot(view(store, name)).lines(ax, max_vertices=300)
+    assert len(found.get_segments()) == 30 * 9
+    assert "30 of 32 objects" in ax.get_title()
 
 
 def test_objects_too_large_to_draw_are_counted(stores, ax):

@@ -12,7 +12,7 @@ import xarray as xr
 from dask_zv.errors import InputError
 from dask_zv.pipelines.reading.object_rows import PARENT, ObjectRows
 from dask_zv.pipelines.source.columns import LevelRows
-from dask_zv.pipelines.source.object_columns import GROUPS, ObjectColumns, object_fields
+from dask_zv.pipelines.source.object_columns import GROUPS, ObjectColumns, array_state, object_fields
 from dask_zv.pipelines.source.object_lengths import object_lengths
 from dask_zv.pipelines.source.objects_index import read_groups
 from dask_zv.pipelines.stores.level import Level
@@ -110,6 +110,7 @@ def _groups(
     if not groups:
         return {}
     columns.group_count = max(groups) + 1
+    columns.group_state = array_state(level.index.tables, "groups")
     about = {"long_name": "object is in the group"}
     shape = (count, columns.group_count)
     out = {"in_group": lazy_variable(("object", "group"), columns, GROUPS, shape, np.dtype(bool), about, chunks)}

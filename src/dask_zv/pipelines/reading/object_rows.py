@@ -15,7 +15,7 @@ from dask_zv.pipelines.reading.objects import ObjectFacts
 from dask_zv.pipelines.reading.result import Finish
 from dask_zv.pipelines.source.chunk_cache import SharedCache
 from dask_zv.pipelines.source.columns import LevelRows
-from dask_zv.pipelines.source.level_io import level_blobs
+from dask_zv.pipelines.source.level_io import check_same_objects, level_blobs
 from dask_zv.pipelines.source.link_reading import plan_cells
 from dask_zv.pipelines.source.link_source import FoundLinks
 from dask_zv.pipelines.source.object_lengths import ObjectLengths, object_lengths
@@ -159,6 +159,7 @@ class ObjectRows(RaggedColumns):
             parts.append(read_block(BlockPlan(source, coords, whole, chosen.within(coords), cells, extra), wanted))
         finish = Finish(source, wanted, table.coords[numbers], False, False, None, self.chunked, self.vertices.offset)
         found = finish(parts, ObjectFacts(chosen, ids))
+        check_same_objects(source)
         self._check(objects, found)
         return found
 

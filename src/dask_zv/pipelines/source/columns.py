@@ -17,7 +17,7 @@ from dask_zv.format.fragments import FragmentIndex
 from dask_zv.geometry.points import decode_index
 from dask_zv.geometry.schema import FRAGMENTS, AttributeSchema
 from dask_zv.pipelines.source.chunk_cache import SharedCache
-from dask_zv.pipelines.source.chunk_rows import read_chunks
+from dask_zv.pipelines.source.chunk_rows import fetch_chunks, read_chunks
 from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, chunk_table, level_blobs
 from dask_zv.pipelines.source.objects_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.pipelines.source.ragged import RaggedColumns
@@ -190,7 +190,7 @@ class LevelRows(RaggedColumns):
         def make(which: list[int]) -> list[FragmentIndex | None]:
             picked = chunks[which]
             keys = self._keys(picked)
-            found = self._blobs().read_many([(FRAGMENTS, k) for k in keys])
+            found = fetch_chunks(self.source, self._blobs(), keys, (), positions=False, indexes=True)
             rows = self.table.rows[picked].tolist()
             return [decode_index(k, found.get((FRAGMENTS, k)), n) for k, n in zip(keys, rows, strict=True)]
 

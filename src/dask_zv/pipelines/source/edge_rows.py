@@ -8,6 +8,7 @@ writer's (:data:`EDGE_COUNTS`), so a table of a million chunks opens without a l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from dask_zv.errors import FormatError
 from dask_zv.format.fragment_index import FragmentIndex
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import RowMap, input_order
+from dask_zv.pipelines.source.chunk_rows import fetch_chunks
 from dask_zv.pipelines.source.columns import LevelRows
 from dask_zv.pipelines.source.level_io import LevelSource, level_blobs
 from dask_zv.pipelines.source.link_reading import CellPlan, LinkCells, cell_addresses, decode_cells, plan_cells
@@ -24,6 +26,8 @@ from dask_zv.pipelines.source.link_source import FoundLinks, LinkSource
 from dask_zv.pipelines.source.object_tables import decoding
 from dask_zv.pipelines.source.ragged import RaggedColumns
 from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.cell_reads import Address
+from dask_zv.storage.layouts import Blobs
 
 __all__ = ["CONNECTIVITY", "EDGE_COUNTS", "EdgeRows", "ParentRows", "count_links", "count_parents"]
 
@@ -137,8 +141,13 @@ class EdgeRows(RaggedColumns):
         coords = self.vertices.table.coords[chunks]
         mask = FoundLinks(self.links).present(coords, blobs.catalog)
         plan = CellPlan.of(mask, coords)
-        found = blobs.read_many(cell_addresses(self.links, attributes, plan))
+        found = _fetch(source, blobs, cell_addresses(self.links, attributes, plan))
         return decode_cells(source, self.links, attributes, plan, found), np.nonzero(mask.T)[0]
+
+
+def _fetch(source: LevelSource, blobs: Blobs, addresses: Sequence[Address]) -> dict[Address, bytes]:
+    """Read cells of links; those of another state of the level are refused."""
+    return fetch_chunks(source, blobs, (), (), positions=False, indexes=False, more=addresses)
 
 
 def _record_rows(vertices: LevelRows, links: LinkSource, cells: LinkCells) -> NDArray[np.int64]:
@@ -306,7 +315,7 @@ def _read_parents(vertices: LevelRows, links: LinkSource, chunks: NDArray[np.int
     mask, others = plan_cells(FoundLinks(links), blobs.catalog, level, chunks, source.where(), incident=True)
     own = CellPlan.of(mask, table.coords[chunks])
     plan = CellPlan(np.r_[own.segments, others.segments], np.concatenate([own.coords, others.coords]))
-    cells = decode_cells(source, links, (), plan, blobs.read_many(cell_addresses(links, (), plan)))
+    cells = decode_cells(source, links, (), plan, _fetch(source, blobs, cell_addresses(links, (), plan)))
     child, parent = _record_rows(vertices, links, cells).T
     first = vertices.offsets[chunks]
     rows = table.rows[chunks]

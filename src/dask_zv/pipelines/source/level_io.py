@@ -31,7 +31,7 @@ from dask_zv.storage.per_chunk import PerChunk
 from dask_zv.storage.replacing import check_not_replaced
 from dask_zv.storage.snapshot import snapshot, together
 
-__all__ = ["ChunkTable", "LevelSource", "check_unchanged", "chunk_table", "find_source", "level_blobs"]
+__all__ = ["ChunkTable", "LevelSource", "check_same_objects", "check_unchanged", "chunk_table", "find_source", "level_blobs"]
 
 MANIFESTS_CRC32C = "dask_zv_crc32c"
 """Attribute of the manifests' array; see :func:`dask_zv.pipelines.writing.manifests.write_manifests_document`."""
@@ -200,15 +200,13 @@ def find_source(
     chunk_attribute = None
     if level.chunk_attribute_name is not None:
         chunk_attribute = (level.chunk_attribute_name, tuple(level.chunk_attribute_values or ()))
-    checksums = (manifests or {}).get("attributes", {}).get(MANIFESTS_CRC32C)
-    index_token = "" if checksums is None else hashlib.sha256(json.dumps(checksums).encode()).hexdigest()
     source = LevelSource(
         place,
         schema,
         chunk_attribute,
         catalog.token if catalog is not None else token,
         catalog is not None,
-        index_token,
+        _index_token(manifests),
         links_compared=place.layout == "grid" and root.links_convention != "implicit_sequential",
     )
     if catalog is not None:
@@ -241,6 +239,11 @@ def _lost(place: Place, array: str) -> MetadataError:
         f"the document of {array!r} is missing, which says how to read it: restore it, or write the level again",
         store=place.handle.url, array=join(place.prefix, array),
     )  # fmt: skip
+
+
+def _index_token(manifests: Mapping[str, Any] | None) -> str:
+    checksums = (manifests or {}).get("attributes", {}).get(MANIFESTS_CRC32C)
+    return "" if checksums is None else hashlib.sha256(json.dumps(checksums).encode()).hexdigest()
 
 
 def _remember(source: LevelSource, catalog: Catalog) -> None:
@@ -279,6 +282,25 @@ def check_unchanged(source: LevelSource) -> Catalog:
             "the level was rewritten after it was opened: open it again", store=objects.url, array=source.place.prefix
         )
     return catalog
+
+
+def check_same_objects(source: LevelSource) -> None:
+    """Raise where the level has other objects than when `source` was found: one small document tells, of our writer's.
+
+    Raises
+    ------
+    FormatError
+        The objects were written again since.
+    """
+    if not source.index_token:
+        return
+    document = join(source.place.prefix, "object_index/manifests")
+    if _index_token(_documents(open_objects(source.place.handle), [document])[0]) != source.index_token:
+        raise FormatError(
+            "the objects were written again after the level was opened: open it again",
+            store=source.where(),
+            array="object_index",
+        )
 
 
 def _check_siblings(source: LevelSource, blobs: PerChunk, chunks: set[tuple[int, ...]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import InputError
+from dask_zv.errors import FormatError, InputError
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.object_documents import sentinel
 from dask_zv.geometry.schema import parse_dtype
-from dask_zv.pipelines.source.level_io import LevelSource
+from dask_zv.pipelines.source.level_io import LevelSource, check_same_objects
+from dask_zv.pipelines.source.object_tables import ObjectTables
 from dask_zv.pipelines.source.objects_index import ObjectIndex, read_groups, read_object_attributes
 from dask_zv.storage.handles import open_objects
 
-__all__ = ["GROUPS", "ObjectColumns", "ObjectField", "object_fields"]
+__all__ = ["GROUPS", "ObjectColumns", "ObjectField", "array_state", "object_fields"]
 
 GROUPS = 0
 """Name of the column (count, groups) that tells which groups each object is in."""
@@ -34,11 +37,14 @@ class ObjectField:
         Of one value.
     missing : object
         What stands for "none"; None where nothing can.
+    state : str
+        Digest of what the store has of it, see :func:`array_state`.
     """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     missing: Any = None
+    state: str = ""
 
 
 def object_fields(index: ObjectIndex, family: str = "object_attributes") -> dict[str, ObjectField]:
@@ -63,8 +69,22 @@ def object_fields(index: ObjectIndex, family: str = "object_attributes") -> dict
             attributes = (tables.document(array) or {}).get("attributes", {})
             dtype = parse_dtype(attributes.get("dtype"), f"{array!r}")
             shape = tuple(attributes.get("shape", (-1,)))[1:]
-        out[array.partition("/")[2]] = ObjectField(np.dtype(dtype), tuple(shape), _missing(np.dtype(dtype)))
+        state = array_state(tables, array)
+        out[array.partition("/")[2]] = ObjectField(np.dtype(dtype), tuple(shape), _missing(np.dtype(dtype)), state)
     return out
+
+
+def array_state(tables: ObjectTables, array: str) -> str:
+    """Return a digest that tells two states of an array about objects from each other.
+
+    In layout ``grid`` that of its document, in which our writer has the checksums of its chunks; in ``per_chunk`` of the
+    document and the ETags or times of change of its blobs (the blobs themselves where a store has neither).
+    """
+    about: list[Any] = [tables.document(array)]
+    if tables.source.place.layout != "grid":
+        parts = ("data", "offsets", "present_mask")
+        about += open_objects(tables.source.place.handle).identities([tables.path(array, p, "c/0") for p in parts])
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _missing(dtype: np.dtype[Any]) -> Any:
@@ -86,6 +106,11 @@ class ObjectColumns:
     group_count : int
     index : ObjectIndex, optional
         As this process knows it already.
+
+    Attributes
+    ----------
+    group_state : str
+        That of the members of groups, see :func:`array_state`.
     """
 
     def __init__(
@@ -94,6 +119,7 @@ class ObjectColumns:
         self.source = source
         self.fields = dict(fields)
         self.group_count = group_count
+        self.group_state = ""
         self._index = index
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,7 +127,8 @@ class ObjectColumns:
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         s = self.source
-        return (type(self).__name__, s.place.handle, s.place.prefix, s.token, s.index_token, repr(self.fields))
+        state = s.token, s.index_token, repr(self.fields), self.group_count, self.group_state
+        return (type(self).__name__, s.place.handle, s.place.prefix, *state)
 
     @property
     def index(self) -> ObjectIndex:
@@ -131,13 +158,24 @@ class ObjectColumns:
         ids = self.index.ids
         ascending = bool((ids[1:] > ids[:-1]).all())
         at = numbers if ascending else np.argsort(ids, kind="stable")[numbers]
-        return _filled(read_object_attributes(self.source, self.index, at, name)[name], self.fields[name])
+        values = _filled(read_object_attributes(self.source, self.index, at, name)[name], self.fields[name])
+        self._check(f"object_attributes/{name}", self.fields[name].state)
+        return values
+
+    def _check(self, array: str, state: str) -> None:
+        """Raise where an array is not what it was when the level was opened, or the objects are others."""
+        check_same_objects(self.source)
+        if array_state(ObjectTables(self.source), array) != state:
+            raise FormatError(
+                f"'{array}' was written again after the level was opened: open it again", store=self.source.where(), array=array
+            )
 
     def _groups(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         ids = np.sort(self.index.ids)[numbers]
         out = np.zeros((len(ids), self.group_count), bool)
         if len(ids):
             groups, _ = read_groups(self.source, self.index.tables)
+            self._check("groups", self.group_state)
             for group, members in groups.items():
                 out[:, group] = np.isin(ids, members)
         return out

@@ -15,7 +15,7 @@ from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError
 from dask_zv.format.manifests import decode_manifests
 from dask_zv.pipelines.source.fragment_table import SHARED, FragmentTable, join_tables, only_in
 from dask_zv.pipelines.source.id_table import IdTable
-from dask_zv.pipelines.source.level_io import MANIFESTS_CRC32C, LevelSource
+from dask_zv.pipelines.source.level_io import MANIFESTS_CRC32C, LevelSource, check_same_objects
 from dask_zv.pipelines.source.object_tables import ObjectTables, decoding
 from dask_zv.pipelines.source.object_values import read_groups, read_object_attributes
 from dask_zv.storage.checksums import crc32c
@@ -252,6 +252,7 @@ def fragment_owners(source: LevelSource, chunks: Sequence[str], index: ObjectInd
                 kept, every = [only_in(p, wanted) for p in every], None
         else:
             kept.append(only_in(part, wanted))
+    check_same_objects(source)
     if every is None:
         return join_tables(kept, source.rank)
     table = join_tables(every, source.rank)

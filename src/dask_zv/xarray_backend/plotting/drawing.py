@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-__all__ = ["Drawing", "box_of", "column", "count_of", "missing_as_nan", "owner_paint", "read_slim", "vertex_paint"]
+__all__ = ["Drawing", "box_of", "column", "count_of", "missing_as_nan", "owner_paint", "places_of", "read_slim", "vertex_paint"]
 
 
 class Drawing(Protocol):
@@ -121,17 +121,24 @@ def missing_as_nan(ds: xr.Dataset, name: str, values: NDArray[Any]) -> NDArray[A
     return values if missing is None else np.where(values == missing, np.nan, values)
 
 
+def places_of(owners: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return where the objects of some vertices are among `ids`, -1 where they aren't."""
+    if not len(ids):
+        return np.full(len(owners), -1)
+    order = np.argsort(ids, kind="stable")
+    at = order[np.minimum(np.searchsorted(ids[order], owners), len(ids) - 1)]
+    return np.where(ids[at] == owners, at, -1)
+
+
 def owner_paint(ds: xr.Dataset, content: Content, colour: Colour) -> Paint:
     """Return the paint of each vertex by its object: `colour` is along ``object``; vertices of no object are missing."""
     values = missing_as_nan(ds, colour.name, column(ds, content, colour))
     table = paint_of(values, colour.label, identity=colour.is_identity).padded()
     index = content.object_index
     owners = content.object_ids
-    if owners is None or index is None or not len(index):
+    if owners is None or index is None:
         return table.take(np.full(len(content), -1))
-    order = np.argsort(index, kind="stable")
-    at = order[np.minimum(np.searchsorted(index[order], owners), len(index) - 1)]
-    return table.take(np.where(index[at] == owners, at, -1))
+    return table.take(places_of(owners, index))
 
 
 def vertex_paint(ds: xr.Dataset, content: Content, colour: Colour) -> Paint:

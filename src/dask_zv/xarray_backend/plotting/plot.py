@@ -222,9 +222,7 @@ class Plot:
         panels = three_panels(figure, shape, pairs, drawing.box)
         found = {}
         for pair, axes in panels.axes.items():
-            limits = axes.get_xlim(), axes.get_ylim()
             found[shape.axes[pair[0]], shape.axes[pair[1]]] = drawing.draw(axes, pair, look, **artist)
-            axes.set(xlim=limits[0], ylim=limits[1])
         title = title_of("", store_name(self._ds.attrs), drawing.title, drawing.notice)
         figure.suptitle(title, fontsize="medium")
         guide = drawing.guide(look)

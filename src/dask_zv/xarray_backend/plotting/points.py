@@ -15,7 +15,7 @@ from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import Shape
 from dask_zv.xarray_backend.plotting.colours import Colour, Guide, Look, Paint, paint_of
 from dask_zv.xarray_backend.plotting.detail import Pair, blocks, pixels_of
-from dask_zv.xarray_backend.plotting.drawing import box_of, missing_as_nan
+from dask_zv.xarray_backend.plotting.drawing import box_of, missing_as_nan, places_of
 from dask_zv.xarray_backend.plotting.raster import Raster, count_vertices
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ class PointDrawing:
         if "s" not in artist:
             room = pixels_of(ax) * (72 / ax.figure.dpi) ** 2  # square points
             artist["s"] = float(np.clip(_INK * room / max(len(self.positions), 1), 0.2, 12))
-        artist = {"linewidths": 0, "rasterized": len(self.positions) > 20_000, **artist}
+        # matplotlib puts points below all lines: here what is drawn later is above
+        artist = {"linewidths": 0, "zorder": 2, "rasterized": len(self.positions) > 20_000, **artist}
         found = ax.scatter(*self.positions[:, list(pair)].T, **artist)
         self.paint.apply(found, look, "set_facecolor")
         return found
@@ -93,9 +94,7 @@ class RasterDrawing:
         raster = self.rasters[pair]
         cells = raster.cells
         values = np.ma.masked_where(raster.counts == 0, raster.counts if raster.means is None else raster.means)
-        scaling = ax.get_autoscalex_on(), ax.get_autoscaley_on()
-        ax.autoscale(False)  # an image would take the limits for itself; other artists stay in view
-        found = ax.imshow(
+        return ax.imshow(
             values.T,
             extent=(cells.low[0], cells.high[0], cells.low[1], cells.high[1]),
             cmap=look.colormap("magma_r" if raster.means is None else "viridis").with_extremes(bad=(0, 0, 0, 0)),
@@ -104,9 +103,6 @@ class RasterDrawing:
             aspect="auto",  # dress() knows whether the axes have one scale
             **{"origin": "lower", "interpolation": "nearest", **artist},
         )
-        ax.set_autoscalex_on(scaling[0])
-        ax.set_autoscaley_on(scaling[1])
-        return found
 
     def _scale(self, look: Look) -> Any:
         every = [r.counts[r.counts > 0] if r.means is None else r.means[r.counts > 0] for r in self.rasters.values()]
@@ -197,4 +193,5 @@ def _paint(ds: xr.Dataset, shape: Shape, colour: Colour | None, step: int) -> Pa
     if shape.view == "objects":
         counts = np.asarray(ds.variables[names.COUNT].values, np.int64)
         return table.take(np.repeat(np.arange(len(counts)), counts)[::step])
-    return table.take(np.maximum(_every(ds.variables[names.OBJECT_INDEX], step), -1))
+    owners = _every(ds.variables[names.OBJECT_ID], step)
+    return table.take(places_of(owners, np.asarray(ds.variables["object"].values)))

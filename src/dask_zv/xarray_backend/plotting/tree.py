@@ -58,7 +58,7 @@ def choose_level(tree: xr.DataTree, bbox: Any, budget: int) -> int:
         box = None if bbox is None else as_box(bbox, len(shape_of(ds).axes))
         if vertices_within(ds, box) <= budget:
             return number
-    return number + 1
+    return max(levels)
 
 
 def plot_tree(
