@@ -54,7 +54,11 @@ def test_links_are_found_in_any_order_of_the_edges():
     store = random_store("graph")
     ds = xr.open_dataset(store, engine="zv")
     expected = rows_of(ds.zv.sel(bbox=BOX).edges)
-    for part in (ds.isel(edge=slice(None, None, -1)), ds.isel(edge=np.random.default_rng(0).permutation(ds.sizes["edge"])), ds.load()):
+    for part in (
+        ds.isel(edge=slice(None, None, -1)),
+        ds.isel(edge=np.random.default_rng(0).permutation(ds.sizes["edge"])),
+        ds.load(),
+    ):
         same(rows_of(part.zv.sel(bbox=BOX).edges), expected)
     half = ds.isel(edge=slice(0, ds.sizes["edge"] // 2))
     kept = half.edges.values
@@ -181,7 +185,9 @@ def test_a_selection_becomes_a_store(store):
 
 def test_a_dataset_of_ones_own():
     rng = np.random.default_rng(0)
-    ds = xr.Dataset({"mass": ("vertex", rng.random(30))}, coords={a: ("vertex", rng.random(30) * 10, {"units": "m"}) for a in "xyz"})
+    ds = xr.Dataset(
+        {"mass": ("vertex", rng.random(30))}, coords={a: ("vertex", rng.random(30) * 10, {"units": "m"}) for a in "xyz"}
+    )
     target = {}
     with pytest.raises(dzv.InputError, match="chunk_shape"):
         ds.zv.to_store(target)
@@ -210,3 +216,91 @@ def test_functions_of_cut_objects_are_refused():
     whole = ds.zv.sel(bbox=BOX, clip=False)
     same(whole.zv.map_objects(len), whole.node_count)
     assert int(whole.zv.density(shape=3).sum()) == whole.sizes["vertex"]
+
+
+# -------------------------------------------------------------------------------------------------- what is refused
+
+
+def test_a_store_is_not_written_over_itself(tmp_path):
+    ds = xr.open_dataset(random_store("polyline"), engine="zv", view="objects")
+    path = tmp_path / "own.zv"
+    ds.zv.to_store(path)
+    for view in ("spatial", "objects"):
+        own = xr.open_dataset(path, engine="zv", view=view)
+        with pytest.raises(dzv.InputError, match="read from|view='objects'"):
+            own.zv.to_store(path, overwrite=True)
+    assert xr.open_dataset(path, engine="zv").sizes["vertex"] == ds.sizes["vertex"]
+
+
+@pytest.mark.parametrize("how", ["objects", "vertices", "both"])
+def test_objects_and_vertices_out_of_order_are_refused(how):
+    ds = xr.open_dataset(random_store("polyline"), engine="zv", view="objects")
+    other = {
+        "objects": lambda: ds.sortby("score"),
+        "vertices": lambda: ds.sortby("mass"),
+        "both": lambda: ds.isel(object=slice(None, None, -1), vertex=slice(None, None, -1)).sortby("score"),
+    }[how]()
+    for broken in (other, other.load()):
+        for use in (
+            lambda d: d.zv.objects[3],
+            lambda d: d.zv.sel(bbox=BOX),
+            lambda d: d.zv.to_store({}),
+            lambda d: d.zv.to_dataframe(),
+            lambda d: d.zv.map_objects(len),
+            lambda d: d.zv.density(shape=2),
+        ):
+            with pytest.raises(dzv.InputError, match="order of the objects"):
+                use(broken)
+    with pytest.raises(dzv.InputError, match="node_count speaks"):
+        ds.isel(vertex=slice(0, 9)).zv.map_objects(len)
+
+
+def test_positions_of_ones_own_are_what_sel_goes_by():
+    ds = xr.open_dataset(random_store("point_cloud"), engine="zv")
+    scaled = ds.drop_indexes(["x", "y", "z"])
+    scaled["x"] = scaled.x * 2
+    found = scaled.zv.sel(bbox=((20, -np.inf, -np.inf), (60, np.inf, np.inf)))
+    same(found.vertex, np.flatnonzero((ds.x.values * 2 >= 20) & (ds.x.values * 2 <= 60)))
+    with pytest.raises(dzv.InputError, match="no index"):
+        scaled.zv.density(shape=2)
+
+
+def test_a_deep_copy_shares_nothing():
+    ds = xr.open_dataset(random_store("point_cloud"), engine="zv").load()
+    copied = ds.copy(deep=True)
+    copied.x.variable.values[:] = -1
+    assert float(ds.x.min()) > 0
+    assert copied.sel(y=slice(0, 30)).sizes == ds.sel(y=slice(0, 30)).sizes
+
+
+def test_links_without_the_numbers_of_vertices_are_refused():
+    part = xr.open_dataset(random_store("graph"), engine="zv").isel(vertex=slice(10, 25)).load()
+    with pytest.raises(dzv.InputError, match="keep the coordinate 'vertex'"):
+        part.drop_indexes("vertex").drop_vars("vertex").zv.to_networkx()
+
+
+def test_attributes_of_several_values_and_objects_without_vertices_come_back():
+    store = dzv.create({}, chunk_shape=(5, 5, 5))
+    rng = np.random.default_rng(0)
+    dzv.write_points(
+        store, rng.uniform(0, 20, (90, 3)), object_ids=np.repeat([2, 5, 9], 30),
+        object_attributes={"colour": rng.random((3, 3)), "rank": np.arange(3)}, groups={1: [9]},
+    )  # fmt: skip
+    for view in ("spatial", "objects"):
+        target = {}
+        ds = xr.open_dataset(store, engine="zv", view=view)
+        ds.zv.to_store(target)
+        xr.testing.assert_equal(xr.open_dataset(target, engine="zv", view=view).load(), ds.load())
+
+
+def test_coordinates_are_listed_as_x_and_y_whatever_the_order_of_axes():
+    tracks = xr.Dataset(
+        {"node_count": ("object", [3, 2])},
+        coords={"t": ("vertex", [0.0, 1, 2, 0, 1]), "y": ("vertex", np.arange(5.0)), "x": ("vertex", np.arange(5.0) + 100)},
+        attrs={"zv_axes": ["t", "y", "x"]},
+    )
+    target = {}
+    tracks.zv.to_store(target, chunk_shape=(4, 40, 40), geometry="polyline")
+    ds = xr.open_dataset(target, engine="zv", view="objects")
+    assert ds.geometry.attrs["node_coordinates"] == "x y"
+    assert list(ds.zv.to_shapely()[0].coords) == [(100.0, 0.0), (101.0, 1.0), (102.0, 2.0)]

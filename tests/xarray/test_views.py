@@ -14,7 +14,7 @@ import xarray as xr
 import dask_zv as dzv
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
-from golden_reference import Golden, golden_names  # noqa: E402
+from golden_reference import Golden, golden_names
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.xarray_backend import conventions as names
+from dask_zv.xarray_backend.object_index import ObjectIdIndex
 
-__all__ = ["Content", "Shape", "read_content", "shape_of"]
+__all__ = ["Content", "Shape", "check_in_step", "read_content", "shape_of"]
 
 PATHS = ("line", "polyline", "streamline")
 """Geometries whose objects are sequences of vertices."""
@@ -65,6 +66,16 @@ class Shape:
     object_attributes: Mapping[str, str]
     edge_attributes: Mapping[str, str]
     face_attributes: Mapping[str, str]
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The axes of space in the order x, y, z, as CF names them; those of the store where it names none of them so.
+
+        Time is none of them: stores have it before the others.
+        """
+        letters = {name.lower(): name for name in self.axes}
+        found = tuple(letters[a] for a in "xyz" if a in letters)
+        return found if len(found) > 1 else self.axes
 
     @property
     def is_path(self) -> bool:
@@ -206,16 +217,14 @@ def read_content(ds: xr.Dataset, *, attributes: bool = True) -> Content:
     positions = np.stack([column(a) for a in shape.axes], axis=1)
     n = len(positions)
     numbers = column("vertex") if "vertex" in values.variables else np.arange(n)
+    for name in (names.EDGES, names.FACES, names.PARENT):
+        if "vertex" not in values.variables and name in values.variables and (column(name) >= n).any():
+            raise InputError(f"{name} name vertices that are not there: keep the coordinate 'vertex', which has their numbers")
     ids = lengths = None
     owners = column(names.OBJECT_ID) if names.OBJECT_ID in values.variables else None
     if shape.view == "objects":
         ids = column("object") if "object" in values.variables else np.arange(ds.sizes["object"])
-        lengths = column(names.COUNT).astype(np.int64)
-        if int(lengths.sum()) != n:
-            raise InputError(
-                f"node_count speaks of {int(lengths.sum()):,} vertices, the Dataset has {n:,}: select objects with "
-                "ds.zv.objects[...] or ds.zv.sel(...), which keep both in step"
-            )
+        lengths = check_in_step(ds)
         owners = np.repeat(ids, lengths)
     found: dict[str, Any] = {}
     for name, field_, of_links in (
@@ -243,6 +252,32 @@ def read_content(ds: xr.Dataset, *, attributes: bool = True) -> Content:
         parents=parents,
         **found,
     )
+
+
+def check_in_step(ds: xr.Dataset) -> NDArray[np.int64]:
+    """Return the vertices of each object of the objects view, where vertices and objects still belong together.
+
+    Raises
+    ------
+    InputError
+        One of both dimensions was selected, or reordered, without the other.
+    """
+    lengths = np.asarray(ds[names.COUNT].to_numpy(), np.int64)
+    n = ds.sizes["vertex"]
+    if int(lengths.sum()) != n:
+        raise InputError(
+            f"node_count speaks of {int(lengths.sum()):,} vertices, the Dataset has {n:,}: select objects with "
+            "ds.zv.objects[...] or ds.zv.sel(...), which keep both in step"
+        )
+    index = ds.xindexes.get("object")
+    if isinstance(index, ObjectIdIndex) and index.rows is not None and "vertex" in ds.variables and n:
+        owner = np.searchsorted(index.rows.offsets, ds["vertex"].to_numpy(), side="right") - 1
+        if not np.array_equal(index.rows.lengths.ids[owner], np.repeat(index.ids, lengths)):
+            raise InputError(
+                "the vertices are not in the order of the objects any more: one of both was sorted or selected without the "
+                "other; select objects with ds.zv.objects[...] or ds.zv.sel(...), and sort what comes of them"
+            )
+    return lengths
 
 
 def _loaded(ds: xr.Dataset, wanted: list[str]) -> xr.Dataset:

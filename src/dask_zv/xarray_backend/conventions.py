@@ -34,6 +34,7 @@ __all__ = [
     "dataset_attrs",
     "grid_mapping",
     "link_names",
+    "node_coordinates",
     "topology",
 ]
 
@@ -69,6 +70,13 @@ def attribute_attrs(attribute: AttributeSchema) -> dict[str, Any]:
     return attrs
 
 
+def node_coordinates(axes: tuple[str, ...]) -> str:
+    """Return the coordinates of nodes as CF and UGRID list them: x, y, z, whatever the order of the store; time is none."""
+    letters = {name.lower(): name for name in axes}
+    found = [letters[a] for a in "xyz" if a in letters]
+    return " ".join(found if len(found) > 1 else axes)
+
+
 def topology(links: LinkSource, axes: tuple[str, ...]) -> xr.Variable:
     """Return the UGRID variable that says how vertices are connected: a network of edges, or a surface of faces."""
     name, dim = link_names(links)
@@ -80,7 +88,7 @@ def topology(links: LinkSource, axes: tuple[str, ...]) -> xr.Variable:
             "cf_role": "mesh_topology",
             "long_name": "faces between vertices" if surface else "edges between vertices",
             "topology_dimension": 2 if surface else 1,
-            "node_coordinates": " ".join(axes),
+            "node_coordinates": node_coordinates(axes),
             "node_dimension": "vertex",
             "directed": int(links.family.directed),
             f"{dim}_node_connectivity": name,

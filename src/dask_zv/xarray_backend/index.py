@@ -231,18 +231,28 @@ class AxisIndex(Index):
         self._picked: Any = None
         """What `isel` just selected: xarray then asks for the variables of the new index, and gives those of the old one."""
 
+        self._copied = False
+        """A deep copy was just made: xarray then asks the old index for the variables of the new one."""
+
+    def _copy(self, deep: bool = True, memo: dict[int, Any] | None = None) -> Self:
+        self._copied = deep
+        return type(self)(self.rows, self.names, self.chunks)  # nothing in it ever changes
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_picked": None}
+        return {**self.__dict__, "_picked": None, "_copied": False}
 
     def create_variables(self, variables: Mapping[Any, Variable] | None = None) -> dict[Hashable, Variable]:
         """Return the coordinates: those given, cut as the index was; made anew (and lazy) where there are none that fit."""
         picked, self._picked = self._picked, None
+        deep, self._copied = self._copied, False
         out: dict[Hashable, Variable] = {}
         for name, axis in self.names.items():
             given = (variables or {}).get(name)
             if given is not None and given.ndim == 1 and given.dims != (self.rows.dim,):  # a dimension was renamed
                 given = given.copy(deep=False)
                 given.dims = (self.rows.dim,)
+            if given is not None and deep:
+                given = given.copy(deep=True)
             if given is not None and picked is not None:
                 given = given.isel({self.rows.dim: picked})
             out[name] = given if given is not None and given.shape == (len(self.rows),) else self._lazy(axis, given)

@@ -69,7 +69,7 @@ def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
     about = {"long_name": "vertices of each object", "sample_dimension": "vertex"}
     data[names.COUNT] = xr.Variable(("object",), lengths.lengths, about)
     if trees:
-        parent = {"long_name": "number of the vertex' parent in this view", "comment": "-1: a root"}
+        parent = {"long_name": "number of the vertex' parent in this view", "comment": "-1: a root", "valid_min": 0}
         data[names.PARENT] = lazy_variable(("vertex",), rows, PARENT, (n,), np.dtype(np.int64), parent, chunks)
     columns = ObjectColumns(level.source, object_fields(level.index), 0, level.index)
     data |= object_attributes(columns, count, object_chunks, {*coords, *data, *more}, dropped)
@@ -92,7 +92,7 @@ def _container(level: Level, data: dict[str, xr.Variable]) -> xr.Variable:
     attrs: dict[str, Any] = {
         "geometry_type": "line",
         "node_count": names.COUNT,
-        "node_coordinates": " ".join(axes),
+        "node_coordinates": names.node_coordinates(axes),
     }
     if level.store.metadata.crs is not None:
         attrs["grid_mapping"] = names.CRS

@@ -19,8 +19,8 @@ from dask_zv.pipelines.stores.level import Level
 from dask_zv.pipelines.stores.store import level_of
 from dask_zv.spatial.grid import Box, as_box
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.content import Shape, shape_of
-from dask_zv.xarray_backend.index import RowIndex, select_rows
+from dask_zv.xarray_backend.content import Shape, check_in_step, shape_of
+from dask_zv.xarray_backend.index import AxisIndex, RowIndex, select_rows
 from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.objects import objects_dataset
 
@@ -45,13 +45,19 @@ def where_from(ds: xr.Dataset) -> tuple[Level, slice | NDArray[np.int64] | None,
     FormatError
         The level was rewritten since the Dataset was opened.
     """
-    shape_of(ds)
+    shape = shape_of(ds)
     index = row_index(ds)
+    if index is not None and not _has_store_positions(ds, shape):
+        raise InputError(
+            "the positions have no index any more, so they may be others than the store's, which this works on: write the "
+            "Dataset with ds.zv.to_store(...), or use it as it was opened"
+        )
     if index is not None:
         every = index.numbers == slice(0, len(index.level)) if isinstance(index.numbers, slice) else False
         return level_of(index.level.source), None if every else index.numbers, None
     objects = ds.xindexes.get("object")
     if isinstance(objects, ObjectIdIndex) and objects.rows is not None:
+        check_in_step(ds)
         at = np.searchsorted(objects.rows.lengths.ids, objects.ids)
         if not np.array_equal(objects.rows.counts[at], ds[names.COUNT].to_numpy()):
             raise InputError(
@@ -61,6 +67,11 @@ def where_from(ds: xr.Dataset) -> tuple[Level, slice | NDArray[np.int64] | None,
     raise InputError(
         "the Dataset no longer knows which level it is of: use it as it was opened, or as ds.zv.sel selected from it"
     )
+
+
+def _has_store_positions(ds: xr.Dataset, shape: Shape) -> bool:
+    """Tell whether the positions are those of the store: their index goes when others are put in their place."""
+    return all(isinstance(ds.xindexes.get(a), AxisIndex) for a in shape.axes if a in ds.variables)
 
 
 def select(
@@ -74,7 +85,7 @@ def select(
         return _select_by_object(ds, shape, box, ids, clip=clip)
     if not clip:
         raise InputError("clip=False gives whole objects, which view='objects' holds: open the level in that view")
-    index = row_index(ds)
+    index = row_index(ds) if _has_store_positions(ds, shape) else None
     if index is None:
         return _with_links(ds, ds.isel(vertex=_loaded_rows(ds, shape, box, ids)))
     if ids is not None and not index.level.source.schema.has_objects:
@@ -192,16 +203,6 @@ def _touched(rows: LevelRows, box: Box) -> NDArray[np.intp]:
 # ---------------------------------------------------------------------------------------------- objects
 
 
-def _lengths(ds: xr.Dataset) -> NDArray[np.int64]:
-    lengths = np.asarray(ds[names.COUNT].to_numpy(), np.int64)
-    if int(lengths.sum()) != ds.sizes["vertex"]:
-        raise InputError(
-            f"node_count speaks of {int(lengths.sum()):,} vertices, the Dataset has {ds.sizes['vertex']:,}: select objects "
-            "with ds.zv.objects[...] or ds.zv.sel(...), which keep both in step"
-        )
-    return lengths
-
-
 def select_objects(ds: xr.Dataset, at: NDArray[np.intp]) -> xr.Dataset:
     """Return some objects of the objects view, by their places, with all their vertices.
 
@@ -210,7 +211,7 @@ def select_objects(ds: xr.Dataset, at: NDArray[np.intp]) -> xr.Dataset:
     InputError
         Vertices and objects are not in step.
     """
-    lengths = _lengths(ds)
+    lengths = check_in_step(ds)
     starts = np.cumsum(lengths) - lengths
     rows: slice | NDArray[np.int64] = take_ranges(starts[at], lengths[at])
     if len(at) and (np.diff(at) == 1).all():
@@ -226,7 +227,7 @@ def _select_by_object(ds: xr.Dataset, shape: Shape, box: Box | None, ids: list[i
     index = ds.xindexes.get("object")
     if isinstance(index, ObjectIdIndex) and index.rows is not None:  # no other objects can be in the box
         ds = select_objects(ds, np.flatnonzero(np.isin(index.ids, _near(index.rows.vertices, box))))
-    lengths = _lengths(ds)
+    lengths = check_in_step(ds)
     inside = _inside(ds, shape, box)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     if not clip:

@@ -158,12 +158,13 @@ def _vertex_data(
         n = (len(rows),)
         attrs = {"long_name": "object of each vertex", "comment": "-1: of none, -2: shared"}
         data[names.OBJECT_ID] = lazy_variable(("vertex",), rows, names.OBJECT_ID, n, np.dtype(np.int64), attrs, chunks)
-        attrs = {
+        place: dict[str, Any] = {
             "long_name": "place of each vertex' object along the dimension object",
             "instance_dimension": "object",
             "comment": "-1: of none, -2: shared",
+            "valid_min": 0,
         }
-        data[names.OBJECT_INDEX] = lazy_variable(("vertex",), rows, names.OBJECT_INDEX, n, np.dtype(np.int64), attrs, chunks)
+        data[names.OBJECT_INDEX] = lazy_variable(("vertex",), rows, names.OBJECT_INDEX, n, np.dtype(np.int64), place, chunks)
     return data, coords
 
 
@@ -227,7 +228,7 @@ def _link_data(level: Level, rows: LevelRows, links: LinkSource, dropped: Collec
 
 
 def _parent_attrs() -> dict[str, Any]:
-    return {"long_name": "number of the vertex' parent", "comment": "-1: a root"}
+    return {"long_name": "number of the vertex' parent", "comment": "-1: a root", "valid_min": 0}
 
 
 def _counts(level: Level, rows: LevelRows, links: LinkSource, *, trees: bool) -> NDArray[np.int64] | None:

@@ -18,8 +18,10 @@ from dask_zv.pipelines.writing.graphs import write_graph, write_meshes
 from dask_zv.pipelines.writing.points import write_points
 from dask_zv.pipelines.writing.polylines import write_lines, write_polylines
 from dask_zv.pipelines.writing.skeletons import write_skeletons
+from dask_zv.storage.targets import resolve_target
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.content import Shape, shape_of
+from dask_zv.xarray_backend.content import Shape, check_in_step, shape_of
+from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.selection import row_index
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def to_store(
                 "chunk_shape says how large the chunks of the new store are, one edge an axis; the Dataset has none"
             )
     _check_view(shape, kind)
+    _check_target(ds, target, storage_options)
     lazy = ds.drop_indexes(list(ds.xindexes)).chunk({}).unify_chunks()
     axes = [
         {"name": a, **({"unit": u} if u else {}), "type": _axis_type(ds, a)}
@@ -129,6 +132,22 @@ def _check_view(shape: Shape, kind: str) -> None:
         raise InputError(f"the links of a {kind} are in the spatial view: open the store with view='spatial'")
 
 
+def _check_target(ds: xr.Dataset, target: Any, storage_options: Mapping[str, Any] | None) -> None:
+    """Refuse the store that the Dataset is read from: it would be gone before it was read."""
+    index, by_object = row_index(ds), ds.xindexes.get("object")
+    level = index.level if index is not None else None
+    if isinstance(by_object, ObjectIdIndex) and by_object.rows is not None:
+        level = by_object.rows.vertices
+    if level is None:
+        return
+    handle, prefix = resolve_target(target, storage_options, read_only=True)
+    place = level.source.place
+    if handle.url.rstrip("/") == place.handle.url.rstrip("/") and prefix == place.prefix.rpartition("/")[0]:
+        raise InputError(
+            "the target is the store that the Dataset is read from: write another one, and move it into place when it is whole"
+        )
+
+
 def _axis_type(ds: xr.Dataset, name: str) -> str:
     return "time" if ds[name].attrs.get("axis") == "T" else "space"
 
@@ -153,12 +172,7 @@ def _objects(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[
     ids: NDArray[np.int64] | None = None
     if shape.view == "objects":
         ids = np.asarray(ds["object"].to_numpy() if "object" in ds.variables else np.arange(ds.sizes["object"]), np.int64)
-        lengths = np.asarray(ds[names.COUNT].to_numpy(), np.int64)
-        if int(lengths.sum()) != ds.sizes["vertex"]:
-            raise InputError(
-                f"node_count speaks of {int(lengths.sum()):,} vertices, the Dataset has {ds.sizes['vertex']:,}: select objects "
-                "with ds.zv.objects[...] or ds.zv.sel(...), which keep both in step"
-            )
+        lengths = check_in_step(ds)
         if len(np.unique(ids)) < len(ids) and shape.is_path:
             raise InputError(
                 "an id comes several times along 'object', since a box cut its path into runs: give every run an id of its "
@@ -175,16 +189,17 @@ def _objects(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[
         ids = np.asarray(ds["object"].to_numpy(), np.int64) if "object" in ds.variables else None
     if ids is None:
         return out
-    present = ids if shape.view == "objects" else np.unique(np.asarray(ds[names.OBJECT_ID].to_numpy()))
+    # objects without vertices are told of where nothing was selected
+    whole = shape.view == "objects" or not _is_part(ds)
+    present = ids if whole else np.unique(np.asarray(ds[names.OBJECT_ID].to_numpy()))
     if shape.object_attributes:
         table = {k: np.asarray(ds[v].to_numpy()) for k, v in shape.object_attributes.items()}
-        flat = {k: v for k, v in table.items() if v.ndim == 1}
-        kept = np.isin(ids, present)
-        if flat:
-            out["object_attributes"] = pd.DataFrame({k: v[kept] for k, v in flat.items()}, index=ids[kept])
-        if len(flat) < len(table):
-            odd = next(k for k in table if k not in flat)
-            raise InputError(f"object attribute {odd!r} has several values an object, which can't be written: leave it out")
+        kept = np.flatnonzero(np.isin(ids, present))
+        if all(v.ndim == 1 for v in table.values()):
+            out["object_attributes"] = pd.DataFrame({k: v[kept] for k, v in table.items()}, index=ids[kept])
+        else:  # a frame has no columns of several values; the rows of arrays are the objects in ascending order
+            kept = kept[np.argsort(ids[kept], kind="stable")]
+            out["object_attributes"] = {k: v[kept] for k, v in table.items()}
     groups, about = _groups(ds, present)
     if groups:
         out["groups"] = groups

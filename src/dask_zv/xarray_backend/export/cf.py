@@ -58,7 +58,7 @@ def to_cf_geometries(
     if empty not in ("raise", "drop"):
         raise InputError(f"empty is 'raise' or 'drop', not {empty!r}")
     shape = shape_of(ds)
-    axes = chosen_dims(shape, shape.axes[:2] if dims is None else dims, 2)
+    axes = chosen_dims(shape, shape.drawn[:2] if dims is None else dims, 2)
     reference = reference_system(shape, crs, "geo")
     content = read_content(ds)
     parts = parts_of(content)

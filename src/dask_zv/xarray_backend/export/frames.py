@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.content import Shape, shape_of
+from dask_zv.xarray_backend.content import Shape, check_in_step, shape_of
 from dask_zv.xarray_backend.export.columns import add_columns, column_names, places_among, split
 from dask_zv.xarray_backend.export.optional import library
 
@@ -220,13 +220,7 @@ class _Owners:
     def of(cls, ds: xr.Dataset, shape: Shape) -> _Owners | None:
         if shape.view != "objects":
             return None
-        ends = np.cumsum(np.asarray(ds[names.COUNT].values, np.int64))
-        total = int(ends[-1]) if len(ends) else 0
-        if total != ds.sizes["vertex"]:
-            raise InputError(
-                f"node_count speaks of {total:,} vertices, the Dataset has {ds.sizes['vertex']:,}: select objects with "
-                "ds.zv.objects[...] or ds.zv.sel(...), which keep both in step"
-            )
+        ends = np.cumsum(check_in_step(ds))
         return cls(_ids(ds), ends)
 
     def within(self, start: int, stop: int) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:

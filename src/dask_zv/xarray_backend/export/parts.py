@@ -58,7 +58,7 @@ def chosen_dims(shape: Shape, dims: Sequence[str] | None, most: int) -> tuple[in
     InputError
         There are no such axes, or not 2 or 3 of them.
     """
-    wanted = shape.axes if dims is None else tuple(dims)
+    wanted = shape.drawn if dims is None else tuple(dims)
     allowed = "two" if most == 2 else "two or three"
     unknown = [d for d in wanted if d not in shape.axes]
     if isinstance(dims, str) or unknown or len(set(wanted)) < len(wanted) or not 2 <= len(wanted) <= most:
