@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDES = ("docs/geometries.md", "docs/xarray.md")
+GUIDES = ("docs/consumers.md", "docs/geometries.md", "docs/xarray.md")
 RUN = """
 import contextlib, io, json, sys
 printed, names = [], {"__name__": "__main__"}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from dask_zv.errors import InputError
+from dask_zv.errors import InputError, ZVError
 from dask_zv.xarray_backend import selection
 from dask_zv.xarray_backend.exporting import Exports
 from dask_zv.xarray_backend.spatial import chunk_variables
@@ -35,8 +36,8 @@ class ObjectGetter:
     def __getitem__(self, key: int | Sequence[int] | slice) -> xr.Dataset:
         """Return the objects of an id, of several, or from one id to another (both included).
 
-        Points and paths come in the objects view, each object's vertices in the order of its path; skeletons, graphs and meshes
-        in the view of the Dataset, with the links between their vertices.
+        They come ascending by id, each once. Points and paths come in the objects view, each object's vertices in the order of
+        its path; skeletons, graphs and meshes in the view of the Dataset, with the links between their vertices.
 
         Raises
         ------
@@ -121,7 +122,8 @@ class ZVDatasetAccessor(Exports):
         """Call a function with the vertices of every chunk, as one graph of few tasks; its results along ``chunk``.
 
         `func` gets a :class:`dask_zv.Geometry` and returns a number, an array of fixed shape, or a dict of these. Options are
-        those of :func:`dask_zv.xarray_backend.analysis.map_chunks`; after a selection it gets the selected vertices alone.
+        those of :func:`dask_zv.xarray_backend.analysis.map_chunks`; after a selection it gets the selected vertices alone. What
+        it gets are the store's values: variables that were changed or added in memory are not seen.
         """
         from dask_zv.xarray_backend.analysis import map_chunks
 
@@ -180,8 +182,15 @@ class ZVDatasetAccessor(Exports):
     def _repr_html_(self) -> str:
         from dask_zv.pipelines.stores.html import level_summary_html
 
-        return level_summary_html(selection.where_from(self._ds)[0])
+        try:
+            level = selection.where_from(self._ds)[0]
+        except ZVError as error:  # a repr tells, and does not fail
+            return f"<p>ds.zv: {html.escape(str(error))}</p>"
+        return level_summary_html(level)
 
     def __repr__(self) -> str:
-        level, _, _ = selection.where_from(self._ds)
+        try:
+            level = selection.where_from(self._ds)[0]
+        except ZVError as error:  # a repr tells, and does not fail
+            return f"<ds.zv: {error}>"
         return f"<ds.zv of {level!r}>"

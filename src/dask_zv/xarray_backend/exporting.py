@@ -45,7 +45,10 @@ class Exports:
         return to_shapely(self._ds, dims)
 
     def to_geodataframe(self, dims: Sequence[str] | None = None, **options: Any) -> GeoDataFrame:
-        """Return a GeoDataFrame in two dimensions; see :func:`dask_zv.xarray_backend.export.shapes.to_geodataframe`."""
+        """Return a GeoDataFrame; 2-D with ``dims=("x", "y")``.
+
+        See :func:`dask_zv.xarray_backend.export.shapes.to_geodataframe`.
+        """
         from dask_zv.xarray_backend.export.shapes import to_geodataframe
 
         return to_geodataframe(self._ds, dims, **options)

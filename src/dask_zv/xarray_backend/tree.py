@@ -16,6 +16,10 @@ class ZVTreeAccessor:
     def __init__(self, tree: xr.DataTree) -> None:
         self._tree = tree
 
+    def __repr__(self) -> str:
+        levels = {k: n.sizes["vertex"] for k, n in self._tree.children.items() if "vertex" in n.sizes}
+        return "\n".join(["<tree.zv>", *(f"  /{name}: {count:,} vertices" for name, count in levels.items())])
+
     def level_for(self, bbox: Any = None, *, max_vertices: int) -> int:
         """Return the number of the finest level that has about `max_vertices` in a box at most; the coarsest if none has.
 
