@@ -186,7 +186,7 @@ def draw(points: xr.Dataset, density: xr.Dataset, selected: int) -> Path:
     say(f"Count the cloud into pixels of {PIXEL} µm, three projections, on the workers.")
     edges = {axis: np.arange(a, b + PIXEL, PIXEL) for axis, (a, b) in limits.items()}
     images = count_pixels(density, edges)
-    synapses = points[["type"]].to_dataframe()[["x", "y", "z", "type"]]
+    synapses = points.zv.to_dataframe()[["x", "y", "z", "type"]]
     synapses[["x", "y", "z"]] *= MICROMETRES
     synapses = synapses.sample(frac=1, random_state=0)  # so that no type always lies on top
 
