@@ -28,7 +28,7 @@ def write_small(
     shift: float = 0.0,
     members: Any = (0, 1, 2),
     other_links: bool = False,
-    chunk: float = 20.0,
+    chunk: float = 35.0,
     options: Any = None,
 ) -> Any:
     """Write `n` objects of 3 to 9 vertices; everything but what is given is the same at each call; mode as of the writers."""

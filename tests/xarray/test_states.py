@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 
 import dask
@@ -10,6 +11,7 @@ import pytest
 import xarray as xr
 from dask.base import tokenize
 from distributed import Client
+from fsspec.implementations.memory import MemoryFileSystem
 from small_stores import KINDS, write_small
 from zarr.storage import MemoryStore
 
@@ -29,16 +31,32 @@ CHANGES = {
 }
 
 
-def changes_of(kind):
-    left_out = {"links", "weight"} if kind in ("point_cloud", "polyline") else {"weight"} if kind == "skeleton" else set()
-    return [c for c in CHANGES if c not in left_out]
+CASES = [
+    *(("point_cloud", c) for c in ("ids", "score", "groups", "mass", "shift", "fewer", "more")),
+    *(("polyline", c) for c in ("ids", "score", "groups", "fewer")),
+    *(("skeleton", c) for c in ("ids", "links", "more")),
+    *(("graph", c) for c in ("score", "links", "weight")),
+    *(("mesh", c) for c in ("ids", "links", "weight")),
+]
 
 
-CASES = [(kind, change) for kind in KINDS for change in changes_of(kind)]
+@functools.cache
+def original(kind, change=None, **options):
+    """Return a store in one state, to be copied: writing is what costs."""
+    target = MemoryStore()
+    write_small(target, kind, **CHANGES.get(change, {}), **options)
+    return target
 
 
-def url():
-    return f"memory://{uuid.uuid4().hex}/s.zv"
+def copy_of(kind, change=None, **options):
+    return MemoryStore(dict(original(kind, change, **options)._store_dict))
+
+
+def url_of(kind, **options):
+    """Return the URL of a copy, which has no time of change that xarray would ask for."""
+    path = f"/{uuid.uuid4().hex}/s.zv"
+    MemoryFileSystem().pipe({f"{path}/{k}": v.to_bytes() for k, v in original(kind, **options)._store_dict.items()})
+    return f"memory:/{path}"
 
 
 def opened(target, view="spatial", **options):
@@ -65,8 +83,7 @@ def truth():
 
     def of(kind, change, view):
         if (kind, change) not in known:
-            target = MemoryStore()
-            write_small(target, kind, **CHANGES.get(change, {}))
+            target = original(kind, change)
             with dask.config.set(scheduler="sync"):
                 known[kind, change] = {v: values(opened(target, v)) for v in VIEWS}
         return known[kind, change][view]
@@ -88,8 +105,7 @@ def client(thread_cluster):
 @pytest.mark.parametrize(("kind", "change"), CASES)
 def test_persisted_results_never_answer_for_a_rewritten_store(kind, change, truth, client):
     """The target is a URL without a time of change: for xarray both opens are the same."""
-    target = url()
-    write_small(target, kind)
+    target = url_of(kind)
     old = {v: opened(target, v, chunks={}).persist() for v in VIEWS}
     lazy = {v: opened(target, v) for v in VIEWS}
     for v in VIEWS:
@@ -113,18 +129,16 @@ def test_persisted_results_never_answer_for_a_rewritten_store(kind, change, trut
 @pytest.mark.parametrize("kind", ["point_cloud", "polyline"])
 @pytest.mark.parametrize("change", ["score", "groups", "mass", "fewer"])
 def test_the_other_layout_keeps_its_states_apart(kind, change, client):
-    target, other = url(), MemoryStore()
-    write_small(target, kind, layout="per_chunk")
+    target, other = url_of(kind, layout="per_chunk"), copy_of(kind, change, layout="per_chunk")
     old = {v: opened(target, v, chunks={}).persist() for v in VIEWS}
     lazy = {v: opened(target, v) for v in VIEWS}
     before = {v: values(old[v]) for v in VIEWS}
     write_small(target, kind, mode="overwrite", **CHANGES[change])
-    write_small(other, kind, layout="per_chunk", **CHANGES[change])
     for v in VIEWS:
         assert not differing(values(opened(target, v, chunks={}).compute()), values(opened(other, v))), v
         name = {"score": "score", "groups": "in_group"}.get(change, "mass")
         if name in lazy[v]:
-            with pytest.raises((dzv.FormatError, dzv.StoreError), match=r"open it again|gone|missing|open it"):
+            with pytest.raises((dzv.FormatError, dzv.StoreError), match="open it again|is gone"):
                 lazy[v][name].load()
     assert all(not differing(values(old[v]), before[v]) for v in VIEWS)
 
@@ -132,8 +146,7 @@ def test_the_other_layout_keeps_its_states_apart(kind, change, client):
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_states_have_equal_tokens(kind):
     """Two opens of one state share their Dask keys: nothing in them is made up at random."""
-    target = url()
-    write_small(target, kind)
+    target = url_of(kind)
     for v in VIEWS:
         a, b = opened(target, v), opened(target, v)
         for name in a.variables:
@@ -148,18 +161,20 @@ def test_equal_states_have_equal_tokens(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_geometry_in_place_of_the_old_leaves_nothing_of_it(kind):
-    target = MemoryStore()
-    write_small(target, kind)
-    ds = opened(target, "objects")
+def test_another_geometry_in_place_of_the_old_leaves_nothing_of_it(kind, truth):
+    target = copy_of(kind)
+    old = {v: opened(target, v) for v in VIEWS}
     for now in ("skeleton", "point_cloud"):
         write_small(target, now)  # create(overwrite=True)
-        fresh = MemoryStore()
-        write_small(fresh, now)
         for v in VIEWS:
-            assert not differing(values(opened(target, v)), values(opened(fresh, v)))
-    with pytest.raises((dzv.FormatError, dzv.StoreError)):
-        ds.z.load()
+            assert not differing(values(opened(target, v)), truth(now, None, v))
+    for v in VIEWS:
+        for name in old[v].variables:
+            try:
+                found = {name: np.asarray(old[v][name].variable.values)}
+            except (dzv.FormatError, dzv.StoreError):
+                continue
+            assert not differing(found, {name: truth(kind, None, v)[name]}), (v, name)
 
 
 TABLES = ("dask_zv_objects", "dask_zv_edges")
@@ -170,9 +185,8 @@ TABLES = ("dask_zv_objects", "dask_zv_edges")
 def test_overwriting_leaves_no_stale_table(kind, layout):
     if layout == "per_chunk" and kind not in ("point_cloud", "polyline"):
         pytest.skip("the layout can't hold it")
-    target = MemoryStore()
-    write_small(target, kind, layout=layout, n=30)
-    for change in ({"n": 5, "shift": 20.0}, {"n": 12, "ids": np.arange(12)}, {"n": 1, "members": [0]}):
+    target = copy_of(kind, layout=layout)
+    for change in ({"n": 5, "shift": 20.0}, {"n": 1, "members": [0]}):
         write_small(target, kind, mode="overwrite", **change)
         fresh = MemoryStore()
         write_small(fresh, kind, layout=layout, **change)
@@ -287,9 +301,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("array", TABLES)
 def test_a_damaged_table_gives_an_error_or_the_right_answer(array, damage):
-    target, fresh = MemoryStore(), MemoryStore()
-    write_small(target, "skeleton", n=20)
-    write_small(fresh, "skeleton", n=20)
+    target, fresh = copy_of("skeleton"), original("skeleton")
     DAMAGES[damage](target, array)
     view = "objects" if array == TABLES[0] else "spatial"
     expected = values(opened(fresh, view))
@@ -298,21 +310,9 @@ def test_a_damaged_table_gives_an_error_or_the_right_answer(array, damage):
     except (dzv.FormatError, dzv.StoreError) as error:
         assert "refresh" in str(error) or array in str(error)  # noqa: PT017 - an answer is as good
     else:
-        # what the table says of itself shows before anything is read; whatever is read is held against it
-        told = {"node_count", "edge"}
-        refused = set()
-        for name in set(expected) - told:
-            try:
-                found = np.asarray(ds[name].variable.values)
-            except (dzv.FormatError, dzv.StoreError):
-                refused.add(name)
-                continue
-            assert not differing({name: found}, {name: expected[name]}), name
-        if differing(
-            {k: np.asarray(ds.variables[k].values) for k in told & set(ds.variables)},
-            {k: expected[k] for k in told & set(expected)},
-        ):
-            assert refused >= ({"x", "y", "z", "mass"} if view == "objects" else {"edges"})
+        found = values(ds)
+        assert set(expected) - set(found) <= {"edge"}  # numbers of links are left out where all of them were read to be counted
+        assert not differing(found, {k: v for k, v in expected.items() if k in found})
     dzv.open(target, "r+").refresh()
     for v in VIEWS:
         assert not differing(values(opened(target, v)), values(opened(fresh, v)))
@@ -322,8 +322,7 @@ def test_manifests_of_another_tool_make_the_table_of_objects_stale():
     """Two objects change places in the manifests; their array is made anew, without the checksums of our writer."""
     from numcodecs.vlen import VLenBytes  # noqa: F401 - registers what the array is coded with
 
-    target = MemoryStore()
-    write_small(target, "polyline")
+    target = copy_of("polyline")
     before = values(opened(target, "objects"))
     group = dzv.open(target, "r+").level(0).group.zarr_group
     manifests = group["object_index/manifests"]
@@ -341,8 +340,7 @@ def test_manifests_of_another_tool_make_the_table_of_objects_stale():
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_manifests_edited_in_place_are_noticed_when_objects_are_read(keep):
-    target = MemoryStore()
-    write_small(target, "polyline")
+    target = copy_of("polyline")
     ds = opened(target, "objects")
     group = dzv.open(target, "r+").level(0).group.zarr_group
     cells = np.asarray(group["object_index/manifests"][...])

@@ -67,7 +67,7 @@ def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
         for key in ("mesh", "location"):
             variable.attrs.pop(key, None)
     about = {"long_name": "vertices of each object", "sample_dimension": "vertex"}
-    data[names.COUNT] = xr.Variable(("object",), lengths.lengths, about)
+    data[names.COUNT] = xr.Variable(("object",), lengths.lengths, about, {"preferred_chunks": {"object": object_chunks}})
     if trees:
         parent = {"long_name": "number of the vertex' parent in this view", "comment": "-1: a root", "valid_min": 0}
         data[names.PARENT] = lazy_variable(("vertex",), rows, PARENT, (n,), np.dtype(np.int64), parent, chunks)

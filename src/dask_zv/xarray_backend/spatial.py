@@ -246,8 +246,8 @@ def _lazy_links(level: Level, table: EdgeRows, dims: tuple[str, str], attrs: dic
     for attribute in () if table.trees else table.links.attributes:
         schema = attribute.schema
         if schema.any_width and schema.channels is None:
-            first = table.column(schema.name, slice(0, 1))  # only the values tell how wide they are
-            shape: tuple[int, ...] = (n, *first.shape[1:])
+            values = table.value_width(schema.name)
+            shape: tuple[int, ...] = (n,) if values == 1 else (n, values)
         else:
             shape = _shape(dims[0], n, schema)[1]
         own = (dims[0], *(f"{schema.name}_channel" for _ in shape[1:]))
@@ -269,7 +269,8 @@ def _loaded(level: Level, dims: tuple[str, str], attrs: dict[str, Any], name: st
             extra = tuple(f"{key}_channel" for _ in plain.shape[1:])
             out[key] = xr.Variable((dims[0], *extra), plain, _located(level, dims[0]))
     if found.parents is not None:
-        out[names.PARENT] = xr.Variable(("vertex",), found.parents, _parent_attrs())
+        runs = tuple(np.diff(merged_runs(level.chunks.rows)[1]).tolist())  # as the other variables of vertices are cut
+        out[names.PARENT] = xr.Variable(("vertex",), found.parents, _parent_attrs(), {"preferred_chunks": {"vertex": runs}})
     return out
 
 

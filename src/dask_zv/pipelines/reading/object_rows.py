@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError
+from dask_zv.errors import FormatError, NotFoundError
 from dask_zv.geometry.result import Geometry
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.reading.block import BlockPlan, Wanted, read_block
@@ -135,7 +135,11 @@ class ObjectRows(RaggedColumns):
         """
         source, table = self.vertices.source, self.vertices.table
         ids = self.lengths.ids[objects]
-        chosen = self.index.select(ids)
+        try:
+            chosen = self.index.select(ids)
+        except NotFoundError:
+            check_same_objects(source)
+            raise
         level = Catalog(table.coords, table.rows, {})
         numbers = level.find(chosen.distinct_chunks)
         if (numbers < 0).any():

@@ -18,7 +18,7 @@ from dask_zv.geometry.points import decode_index
 from dask_zv.geometry.schema import FRAGMENTS, AttributeSchema
 from dask_zv.pipelines.source.chunk_cache import SharedCache
 from dask_zv.pipelines.source.chunk_rows import fetch_chunks, read_chunks
-from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, chunk_table, level_blobs
+from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, check_same_objects, chunk_table, level_blobs
 from dask_zv.pipelines.source.objects_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.pipelines.source.ragged import RaggedColumns
 from dask_zv.spatial.grid import Box
@@ -127,8 +127,9 @@ class LevelRows(RaggedColumns):
             return [p[:, name] if shift is None else p[:, name].astype(np.float64) + shift for p in self.positions(chunks)]
         keys, rows = self._keys(chunks), self.table.rows[chunks].tolist()
         if name == "object_index":
-            ids = np.sort(self.index.ids)
-            return [np.where(o < 0, o, np.searchsorted(ids, o)) for o in self._read_cells("object_id", chunks)]
+            ids, owners = np.sort(self.index.ids), self._read_cells("object_id", chunks)
+            check_same_objects(self.source)
+            return [np.where(o < 0, o, np.searchsorted(ids, o)) for o in owners]
         if name == "object_id":
             table = fragment_owners(self.source, keys, self.index)
             counts = self.fragment_rows(chunks)

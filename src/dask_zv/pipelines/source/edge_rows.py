@@ -22,8 +22,8 @@ from dask_zv.pipelines.source.chunk_rows import fetch_chunks
 from dask_zv.pipelines.source.columns import LevelRows
 from dask_zv.pipelines.source.level_io import LevelSource, level_blobs
 from dask_zv.pipelines.source.link_reading import CellPlan, LinkCells, cell_addresses, decode_cells, plan_cells
-from dask_zv.pipelines.source.link_source import FoundLinks, LinkSource
-from dask_zv.pipelines.source.object_tables import decoding
+from dask_zv.pipelines.source.link_source import FoundLinks, LinkSegment, LinkSource
+from dask_zv.pipelines.source.object_tables import VALUES_CRC32C, decoding, values_checksum
 from dask_zv.pipelines.source.ragged import RaggedColumns
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.cell_reads import Address
@@ -90,6 +90,21 @@ class EdgeRows(RaggedColumns):
     def row_bytes(self) -> int:
         """Bytes of a record."""
         return 8 * (self.links.family.width + 1)
+
+    def value_width(self, name: str) -> int:
+        """Return how many values each link has of an attribute that does not say: the sizes of its blobs tell."""
+        attribute = self.links.attributes[self._attribute(name)]
+        catalog = level_blobs(self.source).catalog
+        for segment, array in zip(self.links.segments, attribute.arrays, strict=True):
+            if catalog is None or segment.array not in catalog.arrays or array not in catalog.arrays:
+                continue
+            records, _ = _records(self.links, segment, catalog.arrays[segment.array].nbytes)
+            some = np.flatnonzero((records > 0) & catalog.arrays[array].have)[:1]
+            if len(some):
+                size = int(records[some[0]]) * attribute.schema.dtype.itemsize
+                return max(1, int(catalog.arrays[array].nbytes[some[0]]) // size)
+        first = self.column(name, slice(0, 1))
+        return first.shape[1] if first.ndim > 1 else 1
 
     def _attribute(self, name: str) -> int:
         return next(i for i, a in enumerate(self.links.attributes) if a.schema.name == name)
@@ -209,6 +224,13 @@ def count_links(vertices: LevelRows, links: LinkSource, *, trees: bool) -> NDArr
     return _counted(vertices) if trees else _counted_by_size(vertices, links, catalog)
 
 
+def _records(links: LinkSource, segment: LinkSegment, size: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many records cells of these sizes have, and the bytes left over; -1 and less where there is no cell."""
+    record = (links.family.width + segment.permuted) * np.dtype(segment.dtype).itemsize
+    records, rest = np.divmod(size - (0 if segment.flat else 16), record)
+    return records, rest
+
+
 def _counted_by_size(vertices: LevelRows, links: LinkSource, catalog: Catalog) -> NDArray[np.int64] | None:
     table = vertices.table
     at = catalog.find(table.coords)
@@ -220,8 +242,7 @@ def _counted_by_size(vertices: LevelRows, links: LinkSource, catalog: Catalog) -
             return None
         size = catalog.arrays[segment.array].nbytes[at]
         here = size >= 0
-        record = (links.family.width + segment.permuted) * np.dtype(segment.dtype).itemsize
-        records, rest = np.divmod(size[here] - (0 if segment.flat else 16), record)
+        records, rest = _records(links, segment, size[here])
         if rest.any() or (records < 0).any():
             return None
         counts[here] += records
@@ -240,7 +261,9 @@ def _counted(vertices: LevelRows) -> NDArray[np.int64] | None:
         return None
     found = decoding(vertices.source, EDGE_COUNTS, lambda: np.asarray(array[...]))
     counts: NDArray[np.int64] = found[:, -1]
-    if not np.array_equal(found[:, :-1], coords) or (counts < 0).any() or (counts > rows).any():
+    if array.attrs.get(VALUES_CRC32C) != values_checksum(found) or not np.array_equal(found[:, :-1], coords):
+        return None
+    if (counts < 0).any() or (counts > rows).any():
         return None
     return counts
 

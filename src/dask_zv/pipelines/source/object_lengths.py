@@ -16,7 +16,7 @@ from dask_zv.errors import FormatError, StoreError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.pipelines.source.columns import LevelRows
 from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource
-from dask_zv.pipelines.source.object_tables import decoding
+from dask_zv.pipelines.source.object_tables import VALUES_CRC32C, decoding, values_checksum
 from dask_zv.pipelines.source.objects_index import ObjectIndex
 from dask_zv.storage.catalog import Catalog
 
@@ -72,7 +72,7 @@ def object_ids(source: LevelSource, index: ObjectIndex) -> NDArray[np.int64]:
 
 def _stored(source: LevelSource, index: ObjectIndex) -> ObjectLengths | None:
     """Return what the table says; None where there is none, or another tool made objects since."""
-    if index.tables.document(OBJECT_LENGTHS) is None:
+    if not source.index_token or index.tables.document(OBJECT_LENGTHS) is None:  # manifests of ours have checksums
         return None
     array = index.tables.open(OBJECT_LENGTHS)
     if array.shape != (index.count, 2) or array.dtype != np.int64:
@@ -84,6 +84,8 @@ def _stored(source: LevelSource, index: ObjectIndex) -> ObjectLengths | None:
             store=source.where(),
             array=OBJECT_LENGTHS,
         )
+    if array.attrs.get(VALUES_CRC32C) != values_checksum(values):
+        return None
     if (values[1:, 0] <= values[:-1, 0]).any():
         raise FormatError(
             "the ids of the table of objects don't ascend: store.refresh() makes it anew",

@@ -17,13 +17,17 @@ from dask_zv.format.groups import decode_group_elements
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.pipelines.source.level_io import MANIFESTS_CRC32C, MEMBERS, LevelSource
 from dask_zv.storage.blobs import open_zarr_array
+from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import Objects, join
 
-__all__ = ["ObjectTables", "decoding", "read_attribute_tables", "zarr_array_of"]
+__all__ = ["VALUES_CRC32C", "ObjectTables", "decoding", "read_attribute_tables", "values_checksum", "zarr_array_of"]
 
 _ZARR_ERRORS = (ValueError, TypeError, KeyError, RuntimeError, OSError, NotImplementedError, OverflowError)
 """What zarr and its codecs raise over chunks that they can't make sense of."""
+
+VALUES_CRC32C = "dask_zv_values_crc32c"
+"""Attribute of the small tables of ours; where the values have another, another tool edited them and they are not believed."""
 
 T = TypeVar("T")
 
@@ -141,6 +145,11 @@ class ObjectTables:
             A document or a chunk is missing.
         """
         return _read_groups(self)
+
+
+def values_checksum(values: NDArray[Any]) -> int:
+    """Return the CRC-32C of a small table's values, which our writer leaves in its document as :data:`VALUES_CRC32C`."""
+    return crc32c(np.ascontiguousarray(values).tobytes())
 
 
 def read_attribute_tables(

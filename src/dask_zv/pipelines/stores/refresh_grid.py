@@ -22,6 +22,7 @@ from dask_zv.pipelines.source.level_grid import LINKS
 from dask_zv.pipelines.stores.hierarchy import find_nodes
 from dask_zv.pipelines.stores.store import Level
 from dask_zv.storage.catalog import CATALOG_NAME, Node, encode_catalog, merge_catalog
+from dask_zv.storage.columns import Columns
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.grid_inspect import inspect_cells, object_cells
@@ -120,7 +121,9 @@ def _write(place: Place, arrays: Sequence[str], identities: dict[str, str], rece
             attributes = {k: v for k, v in document["attributes"].items() if k != NONEMPTY}
             nodes[array] = Node({**document, "attributes": attributes}, identities[array])
         total = combine_receipts(receipts)
-        catalog = merge_catalog(None, total.coords, total.rows, total.arrays, nodes)
+        # an array without a chunk is in it too: one that is named and not described would make readers pass the catalog by
+        columns = {a: Columns.empty(len(total.coords)) for a in arrays} | dict(total.arrays)
+        catalog = merge_catalog(None, total.coords, total.rows, columns, nodes)
         PerChunk(objects, place.prefix).write_node(CATALOG_NAME, encode_catalog(catalog))
         _count_vertices(objects, place.prefix, total)
 

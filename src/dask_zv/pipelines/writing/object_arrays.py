@@ -21,6 +21,7 @@ from dask_zv.geometry.places import BlockExtra
 from dask_zv.pipelines.source.edge_rows import EDGE_COUNTS
 from dask_zv.pipelines.source.level_io import MANIFESTS_CRC32C
 from dask_zv.pipelines.source.object_lengths import OBJECT_LENGTHS
+from dask_zv.pipelines.source.object_tables import VALUES_CRC32C, values_checksum
 from dask_zv.pipelines.writing.object_plan import ObjectPlan, expand_ranges
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.handles import open_objects
@@ -141,8 +142,9 @@ def write_lengths(place: Place, parts: Sequence[tuple[NDArray[np.int64], NDArray
     ids, lengths = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
     if (lengths < 0).any():
         return
-    about = {"zv_array": "dask_zv_objects", "columns": ["object_id", "vertex_count"]}
-    _write_table(place, OBJECT_LENGTHS, np.stack([ids, lengths], axis=1).astype("<i8"), _NO_ID, about, nodes_first, _ALL_ROWS)
+    table = np.stack([ids, lengths], axis=1).astype("<i8")
+    about = {"zv_array": "dask_zv_objects", "columns": ["object_id", "vertex_count"], VALUES_CRC32C: values_checksum(table)}
+    _write_table(place, OBJECT_LENGTHS, table, _NO_ID, about, nodes_first, _ALL_ROWS)
 
 
 def write_edge_counts(place: Place, results: Sequence[BlockResult], nodes_first: bool) -> None:
@@ -156,8 +158,10 @@ def write_edge_counts(place: Place, results: Sequence[BlockResult], nodes_first:
 
 def write_edge_table(place: Place, table: NDArray[np.int64], nodes_first: bool) -> None:
     """Store a table (n, K + 1) of chunks and the links of each, ascending by chunk."""
-    about = {"zv_array": EDGE_COUNTS, "columns": ["chunk coordinates", "nodes with a parent"]}
-    _write_table(place, EDGE_COUNTS, np.ascontiguousarray(table, "<i8"), _NO_ID, about, nodes_first, _ALL_ROWS)
+    table = np.ascontiguousarray(table, "<i8")
+    columns = ["chunk coordinates", "nodes with a parent"]
+    about = {"zv_array": EDGE_COUNTS, "columns": columns, VALUES_CRC32C: values_checksum(table)}
+    _write_table(place, EDGE_COUNTS, table, _NO_ID, about, nodes_first, _ALL_ROWS)
 
 
 def _write_groups(place: Place, members: Sequence[NDArray[np.int64]], nodes_first: bool, _: Sequence[Any]) -> None:
