@@ -546,3 +546,8 @@ def test_requests_of_writing():
     shards = {tuple(k.split("/")[:2]) for k in counting._store._store_dict if "__shard" in k}
     assert counting.requests["set"] <= 2 * len(shards) + 2 + 4  # objects and documents; the catalog; the groups
     assert sum(counting.requests.values()) - counting.requests["set"] <= 25
+
+
+def test_chunks_that_lie_beyond_int64_of_each_other_are_found():
+    far = np.array([[-(2**62)], [2**62]])
+    assert Catalog(far, np.zeros(2, np.int64), {}).find(far).tolist() == [0, 1]

@@ -112,9 +112,10 @@ class Catalog:
     def _codes(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
         """Return (codes of the coordinates, least corner, extents): ascending, as the coordinates are."""
         low, high = corners(self.coords)
-        extent = high - low + 1
-        if math.prod(int(e) for e in extent) > 1 << 62:
+        spans = [b - a + 1 for a, b in zip(low.tolist(), high.tolist(), strict=True)]  # beyond int64 where chunks are far apart
+        if math.prod(spans) > 1 << 62:
             return None
+        extent = np.array(spans, np.int64)
         code = np.zeros(len(self.coords), np.int64)
         for axis in range(self.coords.shape[1]):
             code *= extent[axis]
@@ -134,7 +135,7 @@ class Catalog:
         if codes is None:
             return np.array([self._rows_by_coords.get(tuple(c), -1) for c in coords.tolist()], np.int64)
         known, low, extent = codes
-        inside = ((coords >= low) & (coords < low + extent)).all(axis=1)
+        inside = ((coords >= low) & (coords <= low + (extent - 1))).all(axis=1)
         code = np.zeros(int(inside.sum()), np.int64)
         for axis in range(coords.shape[1]):
             code *= extent[axis]
