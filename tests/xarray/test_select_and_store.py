@@ -304,3 +304,12 @@ def test_coordinates_are_listed_as_x_and_y_whatever_the_order_of_axes():
     ds = xr.open_dataset(target, engine="zv", view="objects")
     assert ds.geometry.attrs["node_coordinates"] == "x y"
     assert list(ds.zv.to_shapely()[0].coords) == [(100.0, 0.0), (101.0, 1.0), (102.0, 2.0)]
+
+
+@pytest.mark.parametrize("key", [[1384], [-1385], [0, 9999], np.ones(7, bool)], ids=str)
+def test_rows_that_are_not_there_are_an_error(key):
+    ds = xr.open_dataset(random_store("point_cloud"), engine="zv")
+    assert ds.sizes["vertex"] == 1384
+    for part in (ds, ds.isel(vertex=np.arange(1384))):
+        with pytest.raises(IndexError):
+            part.isel(vertex=key)

@@ -115,8 +115,10 @@ class RowIndex(Index):
         at = np.asarray(selected)
         if not len(at):
             return slice(0, 0)
-        if at.dtype == bool:
+        if at.dtype == bool and len(at) == len(self):
             at = np.flatnonzero(at)
+        if at.dtype == bool or int(at.min(initial=0)) < -len(self) or int(at.max(initial=-1)) >= len(self):
+            raise IndexError(f"rows are selected that the {len(self):,} along {self.dim!r} don't have")
         if not isinstance(mine, slice):
             picked: NDArray[np.int64] = mine[at]
             return picked
