@@ -1,0 +1,114 @@
+"""xarray's own indexing strategies, on every kind of lazy array, in both views, with and without Dask, against numpy."""
+
+from __future__ import annotations
+
+import functools
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from comparing import assert_same
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_views import KINDS, random_store
+from xarray.testing.strategies import basic_indexers, outer_array_indexers, vectorized_indexers
+
+import dask_zv as dzv
+
+VIEWS = ("spatial", "objects")
+QUICK = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+INDEXERS = {"basic": basic_indexers, "outer": outer_array_indexers, "vectorized": vectorized_indexers}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _sync():
+    with dask.config.set(scheduler="sync"):
+        yield
+
+
+@functools.cache
+def store_of(kind):
+    """Return a store, to which 2-D attributes are added; what is read of it is compared with `Level.read` in test_views."""
+    store = random_store(kind)
+    if kind != "graph":
+        return store
+    rng = np.random.default_rng(0)
+    n = 400
+    edges = np.stack([np.arange(1, n), np.arange(n - 1)], 1)
+    made = dzv.create({}, geometry="graph", chunk_shape=(10, 12, 15))
+    dzv.write_graph(
+        made, rng.uniform(0, 60, (n, 3)), edges=edges,
+        attributes={"colour": rng.integers(0, 255, (n, 3), dtype=np.uint8), "when": rng.integers(0, 99, n).astype("M8[s]")},
+        edge_attributes={"weight": rng.random(n - 1), "pair": rng.random((n - 1, 2))},
+        object_ids=np.arange(n) // 7, object_attributes={"score": np.arange(-(-n // 7)) * 1.0}, groups={0: [1, 5], 1: [0]},
+    )  # fmt: skip
+    return made
+
+
+@functools.cache
+def pair(kind, view, chunked):
+    """Return the arrays of a view as they were opened, and as numpy has them."""
+    chunks = {"vertex": 173, "edge": 91, "face": 64, "object": 11} if chunked else None
+    ds = xr.open_dataset(store_of(kind), engine="zv", view=view, chunks=chunks)
+    arrays = {str(k): xr.DataArray(v.to_base_variable()) for k, v in ds.variables.items() if v.ndim}
+    return arrays, {k: xr.DataArray(np.asarray(v.values), dims=v.dims) for k, v in arrays.items()}
+
+
+@pytest.mark.filterwarnings("ignore:The specified chunks separate")
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_indexing_is_that_of_numpy(kind, view, chunked):
+    lazy, eager = pair(kind, view, chunked)
+
+    @QUICK
+    @given(data=st.data())
+    def check(data):
+        name = data.draw(st.sampled_from(sorted(lazy)))
+        how = data.draw(st.sampled_from(sorted(INDEXERS)))
+        options = {"min_dims": 1} if how == "vectorized" else {}
+        indexers = data.draw(INDEXERS[how](sizes=dict(eager[name].sizes), **options))
+        expected = eager[name].isel(indexers)
+        try:
+            found = lazy[name].isel(indexers)
+            values = found.values
+        except NotImplementedError:  # Dask's own limit: several arrays of several dimensions
+            if not chunked or how != "vectorized":
+                raise
+            return
+        assert found.dims == expected.dims
+        assert found.shape == expected.shape
+        assert_same(values, expected.values, name)
+        # and again, of what was selected: lazy selections are put together before anything is read
+        again = data.draw(basic_indexers(sizes=dict(expected.sizes))) if expected.ndim and expected.size else {}
+        assert_same(lazy[name].isel(indexers).isel(again).values, expected.isel(again).values, name)
+
+    check()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_datasets_by_xarray_s_indexers(kind, view):
+    """All variables of a dimension at once, index and all."""
+    whole = xr.open_dataset(store_of(kind), engine="zv", view=view).load()
+    dims = [d for d in ("vertex", "edge", "face", "object") if d in whole.dims]
+
+    @settings(QUICK, max_examples=15)
+    @given(data=st.data())
+    def check(data):
+        sizes = {d: whole.sizes[d] for d in dims}
+        indexers = data.draw(INDEXERS[data.draw(st.sampled_from(["basic", "outer"]))](sizes=sizes))
+        found = xr.open_dataset(store_of(kind), engine="zv", view=view).isel(indexers)
+        xr.testing.assert_identical(found.load(), whole.isel(indexers))
+
+    check()
+
+
+def test_every_kind_of_array_is_among_them():
+    dims = {v.dims for kind in KINDS for view in VIEWS for v in pair(kind, view, False)[0].values()}
+    assert {("vertex",), ("vertex", "colour_channel"), ("edge", "edge_node"), ("face", "face_node")} <= dims
+    assert {("object",), ("object", "group"), ("edge",), ("face",), ("edge", "pair_channel")} <= dims
+    kinds = {v.dtype.kind for kind in KINDS for view in VIEWS for v in pair(kind, view, False)[0].values()}
+    assert {"f", "i", "u", "b", "M"} <= kinds
+    assert kinds & {"U", "O", "T"}
