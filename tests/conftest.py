@@ -34,6 +34,7 @@ BUCKET = "contract"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--hpc", action="store_true", help="also run the tests that need SLURM and Open MPI (see ci/hpc)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,10 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--long"):
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="takes minutes: needs --long"))
+    reasons = {"long": "takes minutes: needs --long", "hpc": "needs SLURM and Open MPI: run ci/hpc"}
+    for marker, reason in reasons.items():
+        if not config.getoption(f"--{marker}"):
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 # -------------------------------------------------------------------------------------------------- an S3 endpoint

@@ -35,22 +35,40 @@ if TYPE_CHECKING:
     from dask_zv.pipelines.stores.store import open as open
     from dask_zv.pipelines.writing.graphs import write_graph as write_graph
     from dask_zv.pipelines.writing.graphs import write_meshes as write_meshes
+    from dask_zv.pipelines.writing.planning import plan_graph as plan_graph
+    from dask_zv.pipelines.writing.planning import plan_meshes as plan_meshes
+    from dask_zv.pipelines.writing.planning import plan_points as plan_points
+    from dask_zv.pipelines.writing.planning import plan_polylines as plan_polylines
+    from dask_zv.pipelines.writing.planning import plan_skeletons as plan_skeletons
+    from dask_zv.pipelines.writing.plans import BlockReceipt as BlockReceipt
+    from dask_zv.pipelines.writing.plans import WritePlan as WritePlan
+    from dask_zv.pipelines.writing.plans import load_plan as load_plan
+    from dask_zv.pipelines.writing.plans import load_receipt as load_receipt
     from dask_zv.pipelines.writing.points import write_points as write_points
     from dask_zv.pipelines.writing.polylines import write_lines as write_lines
     from dask_zv.pipelines.writing.polylines import write_polylines as write_polylines
     from dask_zv.pipelines.writing.skeletons import write_skeletons as write_skeletons
 
 _LAZY = {
+    "BlockReceipt": "dask_zv.pipelines.writing.plans",
     "Geometry": "dask_zv.geometry.result",
     "Group": "dask_zv.batch.group",
-    "Links": "dask_zv.geometry.result",
     "Level": "dask_zv.pipelines.stores.store",
+    "Links": "dask_zv.geometry.result",
     "Report": "dask_zv.batch.receipts",
     "Store": "dask_zv.pipelines.stores.store",
+    "WritePlan": "dask_zv.pipelines.writing.plans",
     "convert": "dask_zv.pipelines.stores.convert",
     "create": "dask_zv.pipelines.stores.creation",
+    "load_plan": "dask_zv.pipelines.writing.plans",
+    "load_receipt": "dask_zv.pipelines.writing.plans",
     "open": "dask_zv.pipelines.stores.store",
     "open_group": "dask_zv.batch.group",
+    "plan_graph": "dask_zv.pipelines.writing.planning",
+    "plan_meshes": "dask_zv.pipelines.writing.planning",
+    "plan_points": "dask_zv.pipelines.writing.planning",
+    "plan_polylines": "dask_zv.pipelines.writing.planning",
+    "plan_skeletons": "dask_zv.pipelines.writing.planning",
     "write_graph": "dask_zv.pipelines.writing.graphs",
     "write_lines": "dask_zv.pipelines.writing.polylines",
     "write_meshes": "dask_zv.pipelines.writing.graphs",
@@ -60,6 +78,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "BlockReceipt",
     "BoundsError",
     "FormatError",
     "Geometry",
@@ -75,12 +94,20 @@ __all__ = [
     "Report",
     "Store",
     "StoreError",
+    "WritePlan",
     "ZVError",
     "__version__",
     "convert",
     "create",
+    "load_plan",
+    "load_receipt",
     "open",
     "open_group",
+    "plan_graph",
+    "plan_meshes",
+    "plan_points",
+    "plan_polylines",
+    "plan_skeletons",
     "write_graph",
     "write_lines",
     "write_meshes",

@@ -7,6 +7,10 @@ The graph is a plain dict of :class:`dask.task_spec.Task`: one task per block, o
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
+import socket
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,10 +19,14 @@ from dask.core import get_dependencies
 from dask.delayed import Delayed
 from dask.task_spec import GraphNode, List, Task, TaskRef
 
+from dask_zv.batch.progress import tell, topic_of
 from dask_zv.batch.receipts import Report
 from dask_zv.batch.tasks import BlockResult, BlockSpec, CommitSpec, commit, prepare, store_block
+from dask_zv.storage.retries import counted_retries
 
-__all__ = ["GraphBuilder", "build_write_graph", "is_future"]
+__all__ = ["GraphBuilder", "add_block", "add_commit", "add_preparation", "build_write_graph", "is_future", "run_block"]
+
+_LOG = logging.getLogger("dask_zv.blocks")
 
 
 def is_future(value: object) -> bool:
@@ -31,17 +39,25 @@ class GraphBuilder:
 
     Unique, because a scheduler that still holds a future of the same key would not run the task again, and would
     answer a second write without writing.
+
+    Parameters
+    ----------
+    name : str
+        What keys begin with.
+    watched : bool
+        Somebody shows the blocks' progress.
     """
 
-    def __init__(self, name: str = "zv") -> None:
+    def __init__(self, name: str = "zv", *, watched: bool = False) -> None:
         self.tasks: dict[Any, Any] = {}
         self.run = uuid.uuid4().hex[:12]
         self.name = name
+        self.watched = watched
         self._absorbed: dict[int, tuple[Any, dict[Any, Any]]] = {}
 
     def sub(self, name: str) -> GraphBuilder:
         """Return a builder of the same graph whose keys have another name: for a second batch in it."""
-        other = GraphBuilder(f"{self.name}-{name}")
+        other = GraphBuilder(f"{self.name}-{name}", watched=self.watched)
         other.tasks, other.run, other._absorbed = self.tasks, self.run, self._absorbed
         return other
 
@@ -128,14 +144,41 @@ def build_write_graph(
         the results of further blocks.
     """
     builder = builder or GraphBuilder()
+    before = add_preparation(builder, spec, nodes_first=nodes_first)
+    results = [add_block(builder, i, block, payload, before) for i, (block, payload) in enumerate(blocks)]
+    return add_commit(builder, spec, results, then)
+
+
+def add_preparation(builder: GraphBuilder, spec: CommitSpec, *, nodes_first: bool) -> list[TaskRef]:
+    """Add what must be done before any block is stored; return what blocks wait for."""
     marks = spec.grid is not None and bool(spec.grid.marker)
-    before = (builder.add(builder.key("prepare"), prepare, spec),) if nodes_first or marks else ()
-    results = [
-        builder.add(builder.key("store", i), _store_after, block, builder.payload(payload, inline=True), *before)
-        for i, (block, payload) in enumerate(blocks)
-    ]
+    return [builder.add(builder.key("prepare"), prepare, spec)] if nodes_first or marks else []
+
+
+def add_block(
+    builder: GraphBuilder,
+    number: int,
+    spec: BlockSpec,
+    payload: Any,
+    before: Sequence[TaskRef] = (),
+    note: Callable[[BlockResult], BlockResult] | None = None,
+) -> TaskRef:
+    """Add the task that stores a block; `note` sees its result there."""
+    key = builder.key("store", number)
+    topic = topic_of(builder.run) if builder.watched else ""
+    spec = dataclasses.replace(spec, topic=topic) if topic else spec
+    return builder.add(key, run_block, "vertices", number, key, note, spec, builder.payload(payload, inline=True), *before)
+
+
+def add_commit(
+    builder: GraphBuilder,
+    spec: CommitSpec,
+    results: Sequence[TaskRef],
+    then: Callable[[GraphBuilder, list[TaskRef]], tuple[list[TaskRef], list[TaskRef]]] | None = None,
+) -> Delayed:
+    """Add the commit; see :func:`build_write_graph`."""
     waiting: list[TaskRef] = []
-    receipts = results
+    receipts = results = list(results)
     if then is not None:
         waiting, more = then(builder, results)
         results += more
@@ -154,5 +197,38 @@ def _commit_after(spec: CommitSpec, results: Sequence[BlockResult], _: Sequence[
     return commit(spec, results)
 
 
-def _store_after(spec: BlockSpec, payload: Any, *_: None) -> Any:
-    return store_block(spec, payload)
+def run_block(
+    kind: str,
+    number: int,
+    key: str,
+    note: Callable[[BlockResult], BlockResult] | None,
+    spec: BlockSpec,
+    payload: Any,
+    *_: Any,
+) -> BlockResult:
+    """Store a block, and say so: the body of every storing task."""
+    where = worker_name()
+    with counted_retries() as retries:
+        result = store_block(spec, payload)
+        result = dataclasses.replace(result, kind=kind, number=number, worker=where, retries=retries.count)
+        if note is not None:
+            result = note(result)
+    _LOG.info(
+        "stored block %s of %s: %s chunks, %.1f MB in %.2f s",
+        number, kind, len(result.receipt.coords), result.receipt.nbytes / 1e6, result.ended - result.started,
+    )  # fmt: skip
+    if spec.topic:
+        tell(spec.topic, key, result.receipt.nbytes)
+    return result
+
+
+def worker_name() -> str:
+    """Return the address of the distributed worker that this runs on, elsewhere host and process."""
+    if "distributed" in sys.modules:
+        from distributed import get_worker
+
+        try:
+            return str(get_worker().address)
+        except ValueError:
+            pass  # no worker: a local scheduler in a process that knows of distributed
+    return f"{socket.gethostname()}:{os.getpid()}"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dask_zv.batch.receipts import Receipt, Report, combine_receipts
 from dask_zv.batch.specs import BlockResult, BlockSpec, CommitSpec, make_report, normal_path, normalise
+from dask_zv.batch.stamps import drop_journal, journal_key
 from dask_zv.errors import PlanError
 from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import GridSpec, grid_document
@@ -105,7 +106,8 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
     others = [(path, attributes) for path, attributes in told.items() if path not in plan.specs]
     paths = [normal_path(prefix, path) for path, _ in others]
     with commit_lock(store, prefix) as locked:
-        objects = snapshot(store, [*commit_keys(prefix, plan.specs), *(join(p, DOCUMENT) for p in paths)])
+        wanted = [*commit_keys(prefix, plan.specs), *(join(p, DOCUMENT) for p in paths), journal_key(prefix)]
+        objects = snapshot(store, wanted)
         # groups above and below may have catalogs that speak of these arrays, too
         drop_catalogs(objects, [join(prefix, a) for a in plan.specs], keep=prefix)
         before = GridArrays(objects, prefix).arrays(plan.specs) if spec.replace else {}
@@ -118,7 +120,7 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
         if not complete:  # what the catalog says is no longer all: refresh() makes a new one
             objects.delete_prefix(join(prefix, CATALOG_NAME))
         elif plan.specs or whole:  # a batch of nothing leaves no trace
-            puts += catalog_objects(objects, prefix, None if whole else catalog, nodes, changes)
+            puts += catalog_objects(objects, prefix, None if whole else catalog, nodes, changes, spec.stamp)
         puts += merged_documents(objects, [(path, a) for path, (_, a) in zip(paths, others, strict=True)])
         locked.check()
         put_documents(objects, puts)
@@ -131,6 +133,7 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
         store.delete_prefix(normal_path(prefix, path))
     if spec.replace:
         _remove_empty_groups(store, prefix, spec.families)
+    drop_journal(store, prefix, objects)
     return make_report(spec, total, results, started)
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from dask_zv.batch.receipts import Receipt, Report, combine_receipts, make_receipt
 from dask_zv.batch.specs import Address, BlockResult, BlockSpec, CommitSpec, Place, make_report, normal_path, normalise
+from dask_zv.batch.stamps import drop_journal
 from dask_zv.format.keys import is_spatial_key, parse_key
 from dask_zv.format.shards import is_shard_name, shard_name
 from dask_zv.spatial.morton import morton_codes
-from dask_zv.storage.catalog import CATALOG_NAME, Catalog, encode_catalog, merge_catalog
+from dask_zv.storage.catalog import CATALOG_NAME, Catalog, catalog_document, encode_catalog, merge_catalog
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import drop_catalogs, ensure_groups, load_catalog, merge_attributes
 from dask_zv.storage.objects import Objects, join
@@ -116,6 +117,7 @@ def commit_per_chunk(spec: CommitSpec, results: Sequence[BlockResult]) -> Report
         _remove_leftovers(objects, spec, total)
     for path in spec.remove:
         objects.delete_prefix(normal_path(spec.place.prefix, path))
+    drop_journal(objects, spec.place.prefix, objects)
     return make_report(spec, total, results, started)
 
 
@@ -134,7 +136,8 @@ def _write_catalog(objects: Objects, spec: CommitSpec, total: Receipt) -> None:
     if not len(total.coords) and old is None and not spec.replace:
         return
     merged: Catalog = merge_catalog(old, total.coords, total.rows, total.arrays)
-    PerChunk(objects, spec.place.prefix).write_node(CATALOG_NAME, encode_catalog(merged))
+    payload = encode_catalog(merged)
+    PerChunk(objects, spec.place.prefix).write_node(CATALOG_NAME, payload, catalog_document(len(payload), spec.stamp))
 
 
 def _remove_leftovers(objects: Objects, spec: CommitSpec, total: Receipt) -> None:

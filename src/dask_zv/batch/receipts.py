@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,10 @@ from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.columns import COLUMNS, Columns
 
-__all__ = ["Receipt", "Report", "array_family", "array_rows", "combine_receipts", "make_receipt"]
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["BlockTime", "Receipt", "Report", "array_family", "array_rows", "combine_receipts", "make_receipt"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,6 +153,32 @@ _SMALL_CHUNK = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
+class BlockTime:
+    """When and where a block was stored.
+
+    Attributes
+    ----------
+    kind, block : str, int
+        "vertices" or "links", and its number; "" and -1 for what is neither.
+    start, end : float
+        Seconds since the epoch, on the clock of the machine that stored it.
+    nbytes : int
+        Bytes of its payloads.
+    worker : str
+    retries : int
+        Requests to the store that were made again.
+    """
+
+    kind: str
+    block: int
+    start: float
+    end: float
+    nbytes: int
+    worker: str
+    retries: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a write did.
 
@@ -173,6 +203,8 @@ class Report:
         Positions left out because they were out of bounds (``out_of_bounds="ignore"``).
     arrays : mapping of str to int
         Blobs per array.
+    times : tuple of BlockTime
+        A line for each block; :meth:`log` returns them as a DataFrame.
     """
 
     rows: int
@@ -184,6 +216,27 @@ class Report:
     seconds: float
     dropped: int = 0
     arrays: Mapping[str, int] = field(default_factory=dict)
+    times: tuple[BlockTime, ...] = field(default=(), repr=False, compare=False)
+
+    def log(self) -> DataFrame:
+        """Return a line for each block: when it was stored, by whom, and how often the store had to be asked again.
+
+        Returns
+        -------
+        DataFrame
+            Columns ``kind``, ``block``, ``start``, ``end`` (UTC, on the clocks of the machines), ``seconds``, ``nbytes``,
+            ``worker``, ``retries``; in order of `start`. A block that an earlier, interrupted run had stored has the times of
+            that run.
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame(
+            {name: [getattr(t, name) for t in self.times] for name in BlockTime.__slots__}, columns=list(BlockTime.__slots__)
+        )
+        frame.insert(4, "seconds", (frame["end"] - frame["start"]).astype(float))
+        for name in ("start", "end"):
+            frame[name] = pd.to_datetime(frame[name].astype(float), unit="s", utc=True)
+        return frame.sort_values("start", kind="stable", ignore_index=True)
 
     @property
     def hint(self) -> str:

@@ -1,23 +1,55 @@
-"""Running a graph on whatever scheduler is active, with or without a progress bar. No client is ever made here."""
+"""Running a graph on whatever scheduler is active, with or without progress. No client is ever made here."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from dask.base import compute, get_scheduler
 from dask.delayed import Delayed
 
+from dask_zv.batch.progress import Progress, block_keys, run_of, topic_of, watch_local
 from dask_zv.storage.handles import StoreHandle, process_token
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["active_client", "check_reachable", "compute_one", "hold_if_large", "hold_on_workers"]
+__all__ = [
+    "active_client",
+    "check_reachable",
+    "compute_many",
+    "compute_one",
+    "hold_if_large",
+    "hold_on_workers",
+    "keep_on_client",
+    "task_memory",
+]
 
 _SMALL_BYTES = 1 << 18
+_KEEP: ContextVar[bool] = ContextVar("dask_zv_keep_on_client", default=False)
+
+
+@contextmanager
+def keep_on_client() -> Iterator[None]:
+    """Leave the client's data where it is inside: for graphs that other processes, of no cluster, are to run."""
+    token = _KEEP.set(True)
+    try:
+        yield
+    finally:
+        _KEEP.reset(token)
+
+
+def task_memory() -> int | None:
+    """Return the bytes that a task may use on the least of the active cluster's workers, None where that is not known."""
+    client = active_client()
+    if client is None:
+        return None
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    limits = [int(w["memory_limit"]) // max(int(w["nthreads"]), 1) for w in workers if w.get("memory_limit")]
+    return min(limits, default=None)
 
 
 def active_client() -> Client | None:
@@ -54,7 +86,7 @@ def hold_on_workers(pieces: Sequence[Any]) -> list[Any]:
     they are in reach as they are.
     """
     client = active_client()
-    if client is None or not pieces:
+    if client is None or not pieces or _KEEP.get():
         return list(pieces)
     return list(client.scatter(list(pieces), hash=False))
 
@@ -64,29 +96,88 @@ def hold_if_large(value: Any, nbytes: int) -> Any:
     return value if nbytes < _SMALL_BYTES else hold_on_workers([value])[0]
 
 
-def compute_one(delayed: Delayed, *, progress: bool | None = None) -> Any:
+def compute_one(delayed: Delayed, *, progress: Progress | bool | None = None) -> Any:
     """Compute one ``Delayed`` on the active scheduler and return its result.
 
     Parameters
     ----------
     delayed : Delayed
-    progress : bool, optional
-        Show a progress bar: Dask's own for local schedulers, distributed's where a client is active.
+    progress : Progress or bool, optional
+        Show the blocks as they are stored: on a progress of the caller's, or with True on one for this graph.
+    """
+    return compute_many([delayed], progress=progress)[0]
+
+
+def compute_many(delayed: Sequence[Delayed], *, progress: Progress | bool | None = None, hold: bool = False) -> list[Any]:
+    """Compute several ``Delayed`` of one graph on the active scheduler and return their results.
+
+    Parameters
+    ----------
+    delayed : sequence of Delayed
+    progress : Progress or bool, optional
+        As for :func:`compute_one`.
+    hold : bool
+        With a distributed client return futures, once all are done: the results stay on the workers.
     """
     client = active_client()
-    if client is None:
-        from dask.diagnostics.progress import ProgressBar
+    with _shown(delayed, progress) as shown:
+        if client is None:
+            with watch_local(shown) if shown else nullcontext():
+                return list(compute(*delayed))
+        with _subscribed(client, delayed, shown):
+            futures = client.compute(list(delayed))
+            try:
+                if hold:
+                    from distributed import wait
 
-        with ProgressBar() if progress else nullcontext():
-            (result,) = compute(delayed)
-        return result
-    future = client.compute(delayed)
+                    wait(futures)
+                    for future in futures:
+                        if future.status != "finished":
+                            future.result()  # raises
+                    return list(futures)
+                return [future.result() for future in futures]
+            except BaseException:  # an interrupted write must not go on behind the user's back
+                client.cancel(futures, force=True)
+                raise
+
+
+@contextmanager
+def _shown(delayed: Sequence[Delayed], progress: Progress | bool | None) -> Iterator[Progress | None]:
+    if isinstance(progress, Progress) or not progress:
+        yield progress or None
+        return
+    made = Progress("writing", len(block_keys(delayed[0].__dask_graph__())))
     try:
-        if progress:
-            from distributed import progress as show
+        yield made
+    finally:
+        made.close()
 
-            show(future)
-        return future.result()
-    except BaseException:  # an interrupted write must not go on behind the user's back
-        future.cancel()
-        raise
+
+@contextmanager
+def _subscribed(client: Client, delayed: Sequence[Delayed], progress: Progress | None) -> Iterator[None]:
+    """Note the blocks that a cluster's tasks log."""
+    runs = {run for key in block_keys(delayed[0].__dask_graph__()) if (run := run_of(key))} if progress else set()
+    if progress is None or not runs:
+        yield
+        return
+
+    def note(event: tuple[float, Any]) -> None:
+        progress.block(event[1]["block"], event[1]["nbytes"])
+
+    topics = sorted(map(topic_of, runs))
+    for topic in topics:
+        client.subscribe_topic(topic, note)
+    try:
+        yield
+    finally:
+        for topic in topics:
+            _drain(client, topic, progress)
+            client.unsubscribe_topic(topic)
+
+
+def _drain(client: Client, topic: str, progress: Progress) -> None:
+    """Note the events that are still on their way."""
+    if client.status != "running":
+        return
+    for _, event in client.get_events(topic):
+        progress.block(event["block"], event["nbytes"])

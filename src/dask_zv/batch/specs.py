@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dask_zv.batch.receipts import Receipt, Report
+from dask_zv.batch.receipts import BlockTime, Receipt, Report
 from dask_zv.errors import PlanError
 from dask_zv.format.keys import check_chunk_key
 from dask_zv.storage.grid import GridArrays
@@ -74,6 +74,8 @@ class BlockSpec:
         shard as they are, and that block's receipt speaks of them.
     grid : GridPlan, optional
         The arrays' grids, in layout ``grid``; of the above only `place` and `declared` count there.
+    topic : str
+        Where the block is told of on a cluster, for a progress bar; empty where nobody listens.
     """
 
     place: Place
@@ -85,6 +87,7 @@ class BlockSpec:
     superseded: tuple[Address, ...] = ()
     beside: frozenset[Address] = frozenset()
     grid: GridPlan | None = None
+    topic: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,22 @@ class EncodedBlock:
 
 @dataclass(frozen=True, slots=True)
 class BlockResult:
-    """What a block's task returns: its receipt, when it ran, and what the payload said besides its blobs."""
+    """What a block's task returns: its receipt, when it ran, and what the payload said besides its blobs.
+
+    Attributes
+    ----------
+    receipt : Receipt
+    started, ended : float
+        Seconds since the epoch, on the clock of the machine that stored it.
+    extra, metadata, records
+        See :class:`EncodedBlock`.
+    kind, number : str, int
+        Which block: of "vertices" or of "links".
+    worker : str
+        Address of the worker, or host and process.
+    retries : int
+        Requests to the store that were made again.
+    """
 
     receipt: Receipt
     started: float
@@ -122,6 +140,10 @@ class BlockResult:
     extra: Any = None
     metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     records: Mapping[str, int] = field(default_factory=dict)
+    kind: str = ""
+    number: int = -1
+    worker: str = ""
+    retries: int = 0
 
     def __sizeof__(self) -> int:
         # what the scheduler's memory management counts
@@ -156,6 +178,8 @@ class CommitSpec:
         Groups of chunk arrays whose names only the blocks know; with `replace`, those that no block has stored are removed.
     report : Report
         What is known before the run.
+    stamp : str
+        Says which write this is: left beside the catalog, so that the same write, begun again, finds itself done.
     extends_catalog : bool
         There was a catalog when the batch was planned: where it is gone at the end, somebody wrote blobs that none lists.
     grid : GridPlan, optional
@@ -172,6 +196,7 @@ class CommitSpec:
     extends_catalog: bool = False
     grid: GridPlan | None = None
     families: tuple[str, ...] = ()
+    stamp: str = ""
 
     def told_by(self, results: Sequence[BlockResult]) -> dict[str, dict[str, Any]]:
         """Return all attributes by path, in order: those that were known before, and what the blocks found out."""
@@ -241,6 +266,7 @@ def make_report(spec: CommitSpec, total: Receipt, results: Sequence[BlockResult]
     return Report(
         rows, len(total.coords), known.objects, total.nbytes, total.stored_objects, len(results),
         max(time.time() - min(starts), 0.0), known.dropped, dict(sorted(counts.items())),
+        tuple(BlockTime(r.kind, r.number, r.started, r.ended, r.receipt.nbytes, r.worker, r.retries) for r in results),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dask_zv.batch.forks import makes_nodes
 from dask_zv.batch.grid_tasks import commit_grid, make_nodes, store_in_grid
 from dask_zv.batch.per_chunk_tasks import by_rank, commit_per_chunk, shard_numbers, store_in_per_chunk
 from dask_zv.batch.receipts import Report
@@ -39,6 +40,7 @@ def store_block(spec: BlockSpec, payload: Any) -> BlockResult:
     return store_in_per_chunk(spec, payload) if spec.grid is None else store_in_grid(spec, spec.grid, payload)
 
 
+@makes_nodes
 def make_arrays(spec: BlockSpec, names: Sequence[Sequence[str]]) -> None:
     """Make the nodes of arrays that only the data told of, in a store that wants them before their chunks."""
     assert spec.grid is not None
@@ -47,6 +49,7 @@ def make_arrays(spec: BlockSpec, names: Sequence[Sequence[str]]) -> None:
     make_nodes(open_objects(spec.place.handle), spec.place.prefix, {name: known[name] for name in arrays & set(known)})
 
 
+@makes_nodes
 def prepare(spec: CommitSpec) -> None:
     """Make the nodes that must exist before their chunks (stores with `nodes_first`), or mark what is to be replaced."""
     objects = open_objects(spec.place.handle)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from dask.delayed import Delayed
 
+from dask_zv.batch.forks import check_writable, finish_write, undone_on_failure, write_in_forks
 from dask_zv.batch.graph import GraphBuilder, build_write_graph, is_future
 from dask_zv.batch.grid_plan import check_owners, cut_units, plan_grids, replaces
 from dask_zv.batch.receipts import Report
-from dask_zv.batch.run import check_reachable, compute_one, hold_on_workers
+from dask_zv.batch.run import compute_one, hold_on_workers
 from dask_zv.batch.tasks import Address, BlockSpec, CommitSpec, Place, by_rank, keys_digest, shard_numbers
 from dask_zv.errors import InputError, PlanError
 from dask_zv.format.documents import to_json
@@ -196,8 +197,10 @@ class WriteBatch:
     def run(self) -> Report:
         """Run the batch on the active scheduler."""
         started = time.perf_counter()
-        check_reachable(self._place.handle)
-        report: Report = compute_one(self.to_delayed(), progress=self._progress)
+        handle = self._place.handle
+        check_writable(handle)
+        with undone_on_failure(handle):
+            report: Report = finish_write(handle, compute_one(self.to_delayed(), progress=self._progress))
         self.report = dataclasses.replace(report, seconds=time.perf_counter() - started)
         return self.report
 
@@ -210,7 +213,7 @@ class WriteBatch:
         single = self._fill(cut_units(plan, list(queued)), len({k for _, k in queued}))
         if self._blocks:  # what was cut here is whole shards
             check_owners(plan, [*single, *(a for _, a in self._blocks)], self._objects.url, self._place.prefix)
-        builder = GraphBuilder()
+        builder = GraphBuilder(watched=bool(self._progress))
         if replaces(self._objects, self._place, plan, self.addresses()):
             plan = dataclasses.replace(plan, marker=builder.run)
         payloads = self._payloads([[(a, k, queued[a, k]) for a, k in block] for block in single])
@@ -230,7 +233,8 @@ class WriteBatch:
         commit = CommitSpec(
             self._place, tuple(metadata), tuple(plan.specs), True, False, (), Report(-1, 0, 0, 0, 0, 0, 0.0), grid=plan
         )
-        return build_write_graph(blocks, commit, builder=builder, nodes_first=self._objects.nodes_first)
+        graph = build_write_graph(blocks, commit, builder=builder, nodes_first=self._objects.nodes_first)
+        return write_in_forks(graph, builder.run, self._place.handle)
 
     def _payloads(self, pieces: list[list[tuple[str, str, Any]]]) -> list[Any]:
         """Return what stands for each block's data in its task: futures of what the client holds, or the data itself."""
@@ -254,7 +258,7 @@ class WriteBatch:
             listings = {a: blobs.listing(a) for a in arrays}
         queued = self._eager | self._lazy
         pieces = [(self._spec(addresses, listings), [(a, k, queued[a, k]) for a, k in addresses]) for addresses in self._cut()]
-        builder = GraphBuilder()
+        builder = GraphBuilder(watched=bool(self._progress))
         payloads = self._payloads([p for _, p in pieces])
         blocks: list[tuple[BlockSpec, Any]] = [(spec, p) for (spec, _), p in zip(pieces, payloads, strict=True)]
         taken = self._shards_of_single_blobs() if self._blocks else set()
@@ -270,7 +274,8 @@ class WriteBatch:
             Report(-1, 0, 0, 0, 0, 0, 0.0),
             extends_catalog=catalogued,
         )
-        return build_write_graph(blocks, spec, builder=builder, nodes_first=self._objects.nodes_first)
+        graph = build_write_graph(blocks, spec, builder=builder, nodes_first=self._objects.nodes_first)
+        return write_in_forks(graph, builder.run, self._place.handle)
 
     def _finds_documents(self, arrays: set[str]) -> bool:
         """Tell whether any array has children: one listing, of what is little where no blob has data."""

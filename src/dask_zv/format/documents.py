@@ -23,9 +23,12 @@ __all__ = [
     "manifests_document",
     "parse_blob_document",
     "parse_document",
+    "parse_json",
     "to_json",
 ]
 
+MAX_DEPTH = 100
+_LIMIT = 1 << 53
 _BLOB = (
     b'{"shape":[%d],"data_type":"uint8","chunk_grid":{"name":"regular","configuration":{"chunk_shape":[%d]}},'
     b'"chunk_key_encoding":{"name":"default","configuration":{"separator":"/"}},"fill_value":0,'
@@ -65,8 +68,17 @@ def to_json(value: Any, key: str) -> Any:
 
 
 def dump_json(value: Any) -> bytes:
-    """Return `value`, of JSON values only, as compact UTF-8 text."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    """Return `value`, of JSON values only, as compact UTF-8 text.
+
+    Raises
+    ------
+    MetadataError
+        A NaN or an infinity in it, which a document of others may have and ours may not.
+    """
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as error:
+        raise MetadataError(f"the document can't be written as JSON: {error}") from error
 
 
 def group_document(attributes: Mapping[str, Any]) -> bytes:
@@ -100,6 +112,29 @@ def manifests_document(count: int, chunk: int) -> bytes:
     )
 
 
+def parse_json(data: bytes) -> Any:
+    """Return a JSON value that is not nested more than :data:`MAX_DEPTH` deep, so that what walks it, and copies it, can.
+
+    Raises
+    ------
+    ValueError
+        Not JSON, or nested deeper.
+    """
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+        within = [value]
+        for _ in range(MAX_DEPTH + 1):
+            within = [v for w in within for v in (w.values() if isinstance(w, dict) else w) if isinstance(v, dict | list)]
+            if not within:
+                break
+        else:
+            raise ValueError("it is nested too deeply")
+    return value
+
+
 def parse_document(data: bytes, path: str, store: str | None = None) -> dict[str, Any]:
     """Return a ``zarr.json`` document as a dict.
 
@@ -109,14 +144,14 @@ def parse_document(data: bytes, path: str, store: str | None = None) -> dict[str
         Not JSON, not an object, not Zarr format 3, or a node that is neither a group nor an array.
     """
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise MetadataError(f"the zarr.json of '/{path}' is not JSON: {error}", store=store) from error
+        document = parse_json(data)
+    except ValueError as error:
+        raise MetadataError(f"the zarr.json of '/{path}' is not JSON: {error!s:.200}", store=store) from error
     if not isinstance(document, dict):
         raise MetadataError(f"the zarr.json of '/{path}' is not a JSON object", store=store)
     if document.get("zarr_format") != 3 or document.get("node_type") not in ("group", "array"):
         found = {k: document.get(k) for k in ("zarr_format", "node_type")}
-        raise MetadataError(f"the zarr.json of '/{path}' is not that of a Zarr v3 node: found {found}", store=store)
+        raise MetadataError(f"the zarr.json of '/{path}' is not that of a Zarr v3 node: found {found!r:.200}", store=store)
     if not isinstance(document.get("attributes", {}), dict):
         raise MetadataError(f"the attributes of '/{path}' are not a JSON object", store=store)
     return document
@@ -172,9 +207,9 @@ def parse_blob_document(data: bytes, path: str, store: str | None = None) -> Blo
             and document.get("fill_value") == 0
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MetadataError(f"the zarr.json of '/{path}' is damaged: {error!r}", store=store) from error
-    if not isinstance(nbytes, int) or isinstance(nbytes, bool) or nbytes < 0 or not isinstance(chunk, int):
-        raise MetadataError(f"the zarr.json of '/{path}' has the shape {document['shape']!r}", store=store)
+        raise MetadataError(f"the zarr.json of '/{path}' is damaged: {error!r:.200}", store=store) from error
+    if type(nbytes) is not int or not 0 <= nbytes < _LIMIT or type(chunk) is not int:
+        raise MetadataError(f"the zarr.json of '/{path}' has the shape {document['shape']!r:.80}", store=store)
     if not plain or chunk < nbytes or codecs not in (["bytes"], ["bytes", "zstd"]):
         return None
     if codecs == ["bytes", "zstd"] and chunk != nbytes:

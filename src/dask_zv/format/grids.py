@@ -17,12 +17,23 @@ from numpy.typing import NDArray
 from dask_zv.errors import BoundsError, MetadataError
 from dask_zv.format.keys import is_spatial_key, parse_key
 
-__all__ = ["NONEMPTY", "ORIGIN", "GridArray", "GridSpec", "codec_list", "grid_document", "parse_grid_document"]
+__all__ = [
+    "MAX_SHARD_CELLS",
+    "NONEMPTY",
+    "ORIGIN",
+    "GridArray",
+    "GridSpec",
+    "codec_list",
+    "grid_document",
+    "parse_grid_document",
+]
 
 NONEMPTY = "nonempty_chunks"
 ORIGIN = "chunk_grid_origin"
 
 _LIMIT = 1 << 53
+MAX_SHARD_CELLS = 1 << 26
+"""Cells of a shard: the index of so many has a gigabyte, and is read as a whole."""
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 _COMPRESSORS: dict[str, list[dict[str, Any]]] = {
     "none": [],
@@ -223,10 +234,12 @@ def parse_grid_document(document: Mapping[str, Any], path: str, store: str | Non
             plain = plain and names == ["bytes", "crc32c"] and inner.get("index_location", "end") == "end"
             chunk = _integers(inner["chunk_shape"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise wrong(repr(error)) from error
+        raise wrong(f"{error!r:.200}") from error
     ranks = {len(shape), len(chunk), len(chunk if shard_shape is None else shard_shape)}
     if len(ranks) != 1 or any(c < 1 for c in (*chunk, *(shard_shape or ()))):
         raise wrong(f"shape {shape} with chunks of {chunk}")
+    if shard_shape is not None and math.prod(shard_shape) > MAX_SHARD_CELLS:
+        raise wrong(f"shards of {shard_shape} cells; up to {MAX_SHARD_CELLS} are read")
     if any(c != 1 for c in chunk) or len(shape) < 2:
         return None  # manifests, groups: arrays of variable-length bytes that are no chunk grid
     if not codecs or codecs[0]["name"] != "vlen-bytes":

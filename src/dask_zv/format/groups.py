@@ -16,8 +16,11 @@ from dask_zv.errors import FormatError, InputError
 
 __all__ = ["MAX_RANGE", "decode_group_elements", "decode_groups", "encode_group_elements", "encode_groups"]
 
-MAX_RANGE = 2**27
-"""Members that the range of a group is expanded to; its bounds are a claim that a few digits can make."""
+MAX_RANGE = 2**22
+"""Members that the ranges of a level's groups are expanded to, however few objects it has.
+
+The bounds of a range are a claim that a few digits can make.
+"""
 
 
 def encode_groups(members: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple[bytes, bytes]:
@@ -114,7 +117,7 @@ def encode_group_elements(members: Sequence[Sequence[int] | NDArray[np.int64]]) 
     return [_members(group, ids).astype("<i8", copy=False).tobytes() for group, ids in enumerate(members)]
 
 
-def decode_group_elements(elements: Sequence[bytes], ranges: object) -> list[NDArray[np.int64]]:
+def decode_group_elements(elements: Sequence[bytes], ranges: object, *, objects: int = 0) -> list[NDArray[np.int64]]:
     """Decode the elements of the groups' array; a range counts for more than the element beside it.
 
     Parameters
@@ -122,6 +125,8 @@ def decode_group_elements(elements: Sequence[bytes], ranges: object) -> list[NDA
     elements : sequence of bytes
     ranges : object
         The array's attribute ``group_ranges``: a mapping of group number to [start, stop).
+    objects : int
+        Objects of the level. Ranges are expanded to four times as many members for each group, or to :data:`MAX_RANGE`.
 
     Returns
     -------
@@ -143,13 +148,20 @@ def decode_group_elements(elements: Sequence[bytes], ranges: object) -> list[NDA
         out.append(members)
     if not isinstance(ranges, dict):
         raise FormatError(f"group_ranges is {ranges!r:.80}, no mapping", array="groups")
+    most = max(MAX_RANGE, 4 * objects * min(len(ranges), len(out)))
+    total = 0
     for text, bounds in ranges.items():
         whole = isinstance(bounds, list) and len(bounds) == 2 and all(type(v) is int for v in bounds)
-        if not (isinstance(text, str) and text.isdecimal() and text.isascii() and int(text) < len(out) and whole):
-            raise FormatError(f"group_ranges has {text!r}: {bounds!r:.80} for {len(out)} groups", array="groups")
+        number = isinstance(text, str) and len(text) < 19 and text.isdecimal() and text.isascii()
+        if not (whole and number and int(text) < len(out)):
+            raise FormatError(f"group_ranges has {text!r:.80}: {bounds!r:.80} for {len(out)} groups", array="groups")
         start, stop = bounds
-        if not 0 <= start <= stop < 2**63 or stop - start > MAX_RANGE:
-            raise FormatError(f"group {text} is the range {start} to {stop}; up to {MAX_RANGE} are expanded", array="groups")
+        total += max(0, stop - start)
+        if not 0 <= start <= stop < 2**63 or total > most:
+            raise FormatError(
+                f"group {text} is the range {start} to {stop}; the ranges of all groups are expanded to {most} members",
+                array="groups",
+            )
         out[int(text)] = np.arange(start, stop, dtype=np.int64)
     return out
 

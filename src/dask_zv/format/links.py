@@ -48,6 +48,7 @@ MAX_WIDTH = 16
 
 _ONE_GROUP = np.array([1, 0], "<i8").tobytes()
 _NUMBER = re.compile(r"0|[+-][1-9][0-9]*")
+_MAX_DIGITS = 18
 
 
 def delta_name(delta: int) -> str:
@@ -63,8 +64,8 @@ def parse_delta(name: str) -> int:
     FormatError
         Not one of these names.
     """
-    if not _NUMBER.fullmatch(name):
-        raise FormatError(f"{name!r} is no level difference, such as '0', '+1' or '-1'")
+    if not _NUMBER.fullmatch(name) or len(name) > _MAX_DIGITS + 1:
+        raise FormatError(f"{name!r:.120} is no level difference, such as '0', '+1' or '-1'")
     return int(name)
 
 
@@ -98,10 +99,12 @@ def parse_segment(name: str, rank: int) -> NDArray[np.int64]:
     for part in name.split("_"):
         components = part.split(".")
         if len(components) != rank or not all(_NUMBER.fullmatch(c) for c in components):
-            raise FormatError(f"{name!r} is no segment of links between chunks of rank {rank}")
+            raise FormatError(f"{name!r:.120} is no segment of links between chunks of rank {rank}")
+        if any(len(c) > _MAX_DIGITS + 1 for c in components):  # no key of a chunk has more
+            raise FormatError(f"{name[:80]!r} names chunks beyond 2**63")
         offsets.append([int(c) for c in components])
-    if len(offsets) >= MAX_WIDTH or any(abs(c) >= 2**63 for o in offsets for c in o):
-        raise FormatError(f"{name[:80]!r} names more than {MAX_WIDTH} endpoints, or chunks beyond 2**63")
+    if len(offsets) >= MAX_WIDTH:
+        raise FormatError(f"{name[:80]!r} names more than {MAX_WIDTH} endpoints")
     return np.array(offsets, np.int64)
 
 

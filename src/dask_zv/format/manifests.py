@@ -28,8 +28,12 @@ from dask_zv.errors import FormatError, InputError
 
 __all__ = ["MAX_FRAGMENTS", "decode_manifest", "decode_manifests", "encode_manifest", "encode_manifests"]
 
-MAX_FRAGMENTS = 2**24
-"""Fragments that the ranges of manifests are expanded to; a range's count is a claim that 16 bytes can make."""
+MAX_FRAGMENTS = 2**20
+"""Fragments that the ranges of manifests are expanded to, and `_PER_BYTE` more for each byte of them.
+
+A range's count is a claim that 16 bytes can make.
+"""
+_PER_BYTE = 100
 
 _WORD = struct.Struct("<I")
 _RANGE = struct.Struct("<qq")
@@ -112,7 +116,7 @@ def encode_manifests(object_rows: ArrayLike, chunks: ArrayLike, fragments: Array
     return [heads[4 * i : 4 * i + 4] + data[edges[i] : edges[i + 1]] for i in range(count)]
 
 
-def decode_manifest(blob: bytes | bytearray | memoryview, ndim: int, *, max_fragments: int = MAX_FRAGMENTS) -> Manifest:
+def decode_manifest(blob: bytes | bytearray | memoryview, ndim: int, *, max_fragments: int | None = None) -> Manifest:
     """Decode one manifest, expanding every mode.
 
     Parameters
@@ -121,8 +125,8 @@ def decode_manifest(blob: bytes | bytearray | memoryview, ndim: int, *, max_frag
         The manifest; empty for an object without vertices.
     ndim : int
         Rank K of the level's chunk keys.
-    max_fragments : int
-        Fragments that the ranges of this manifest may expand to.
+    max_fragments : int, optional
+        Fragments that the ranges of this manifest may expand to; :data:`MAX_FRAGMENTS` and 100 for each byte where None.
 
     Returns
     -------
@@ -148,10 +152,12 @@ def decode_manifest(blob: bytes | bytearray | memoryview, ndim: int, *, max_frag
         if not blocks["mode"].any():
             _check_fragments(blocks["fragment"], dtype)
             return blocks["chunk"].astype(np.int64), blocks["fragment"].astype(np.int64)
-    return _decode_blocks(blob, size, n_blocks, ndim, max_fragments)
+    return _decode_blocks(
+        blob, size, n_blocks, ndim, MAX_FRAGMENTS + _PER_BYTE * size if max_fragments is None else max_fragments
+    )
 
 
-def decode_manifests(blobs: Sequence[bytes], ndim: int, *, max_fragments: int = MAX_FRAGMENTS) -> Manifests:
+def decode_manifests(blobs: Sequence[bytes], ndim: int, *, max_fragments: int | None = None) -> Manifests:
     """Decode the manifests of many objects at once.
 
     Parameters
@@ -160,8 +166,8 @@ def decode_manifests(blobs: Sequence[bytes], ndim: int, *, max_fragments: int = 
         One manifest per object.
     ndim : int
         Rank K of the level's chunk keys.
-    max_fragments : int
-        Fragments that the ranges of each manifest may expand to.
+    max_fragments : int, optional
+        Fragments that the ranges of all these manifests may expand to; :data:`MAX_FRAGMENTS` and 100 for each byte where None.
 
     Returns
     -------
@@ -189,7 +195,7 @@ def decode_manifests(blobs: Sequence[bytes], ndim: int, *, max_fragments: int = 
             fragments = blocks["fragment"].astype(np.int64)
             if not blocks["mode"].any() and not (len(fragments) and int(fragments.min()) < 0):
                 return np.repeat(np.arange(n, dtype=np.int64), counts), blocks["chunk"].astype(np.int64), fragments
-    return _decode_each(blobs, ndim, max_fragments)
+    return _decode_each(blobs, ndim, MAX_FRAGMENTS + _PER_BYTE * int(sizes.sum()) if max_fragments is None else max_fragments)
 
 
 @lru_cache(maxsize=16)
@@ -278,11 +284,13 @@ def _need(size: int, at: int, wanted: int, block: int) -> None:
 
 def _decode_each(blobs: Sequence[bytes], ndim: int, max_fragments: int) -> Manifests:
     found: list[Manifest] = []
+    left = max_fragments
     for row, blob in enumerate(blobs):
         try:
-            found.append(decode_manifest(blob, ndim, max_fragments=max_fragments))
+            found.append(decode_manifest(blob, ndim, max_fragments=left))
         except FormatError as error:
             raise FormatError(f"object row {row}: {error.message}", offset=error.offset) from error
+        left = max(0, left - max(0, len(found[-1][1]) - len(blob) // 8))  # what the blob itself lists is no claim
     empty = decode_manifest(b"", ndim)
     rows = np.repeat(np.arange(len(blobs), dtype=np.int64), [len(fragments) for _, fragments in found])
     chunks = np.concatenate([empty[0], *(chunks for chunks, _ in found)])

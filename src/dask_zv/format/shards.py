@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dask_zv.errors import FormatError
-from dask_zv.format.keys import SHARD_PREFIX
+from dask_zv.errors import FormatError, InvalidNameError
+from dask_zv.format.keys import SHARD_PREFIX, check_chunk_key
 
 __all__ = ["ShardEntry", "is_shard_name", "parse_shard_index", "shard_attributes", "shard_id", "shard_name"]
 
@@ -70,8 +70,12 @@ def parse_shard_index(attributes: Mapping[str, Any], nbytes: int, path: str) -> 
         raise FormatError(f"shard '/{path}' has a shard_crc32c that is no mapping", array=path)
     entries: dict[str, ShardEntry] = {}
     for key, entry in index.items():
+        try:
+            check_chunk_key(key)  # it is a path in the store, where the shard loses it
+        except InvalidNameError as error:
+            raise FormatError(f"shard '/{path}' has a damaged index: {error.message:.200}", array=path) from error
         if not (isinstance(entry, list | tuple) and len(entry) == 2 and all(type(v) is int for v in entry)):
-            raise FormatError(f"shard '/{path}' has the index entry {entry!r}", array=path, chunk=key)
+            raise FormatError(f"shard '/{path}' has the index entry {entry!r:.80}", array=path, chunk=key)
         offset, length = entry
         if offset < 0 or length < 0 or offset + length > nbytes:
             raise FormatError(
@@ -79,6 +83,6 @@ def parse_shard_index(attributes: Mapping[str, Any], nbytes: int, path: str) -> 
             )
         crc = crcs.get(key)
         if crc is not None and type(crc) is not int:
-            raise FormatError(f"shard '/{path}' has the checksum {crc!r}", array=path, chunk=key)
+            raise FormatError(f"shard '/{path}' has the checksum {crc!r:.80}", array=path, chunk=key)
         entries[key] = (offset, length, crc)
     return entries

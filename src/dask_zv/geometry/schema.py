@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ ATTRIBUTES = "vertex_attributes"
 LINK_FRAGMENTS = "link_fragments"
 
 _KINDS = "biufcmM"
+_DTYPE = re.compile(r"[<>=|]?[A-Za-z][A-Za-z0-9_]{0,15}(\[[A-Za-z0-9]{1,8}\])?")
+"""Names of dtypes, such as float32, <f8 and datetime64[ns]; numpy takes more for one, and evaluates some of it."""
 
 
 def parse_dtype(text: object, what: str) -> np.dtype[Any]:
@@ -32,11 +35,13 @@ def parse_dtype(text: object, what: str) -> np.dtype[Any]:
     MetadataError
         Not the name of a numeric, boolean or date dtype.
     """
+    if not isinstance(text, str) or not _DTYPE.fullmatch(text):
+        raise MetadataError(f"{what} has the dtype {text!r:.80}: a name such as 'float32' is wanted")
     try:
-        dtype: np.dtype[Any] = np.dtype(text)  # type: ignore[call-overload]
-    except (TypeError, ValueError) as error:
+        dtype: np.dtype[Any] = np.dtype(text)
+    except (TypeError, ValueError, OverflowError) as error:
         raise MetadataError(f"{what} has the dtype {text!r}, which numpy does not know") from error
-    if not isinstance(text, str) or dtype.kind not in _KINDS:
+    if dtype.kind not in _KINDS or not dtype.itemsize:
         raise MetadataError(f"{what} has the dtype {text!r}: attributes are numbers, booleans or dates")
     return dtype
 

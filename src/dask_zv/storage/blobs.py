@@ -6,6 +6,8 @@ other pipeline is left to zarr. A missing object is never zeros, but for the one
 
 from __future__ import annotations
 
+import math
+import zlib
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,23 @@ import zarr
 from dask_zv.errors import FormatError, StoreError
 from dask_zv.format.documents import BlobDocument, parse_blob_document
 from dask_zv.storage.codecs import unpack_zstd
+from dask_zv.storage.confined import confined
 from dask_zv.storage.objects import Objects
 
-__all__ = ["decode_blob", "open_zarr_array"]
+__all__ = ["ZARR_ERRORS", "check_claim", "decode_blob", "open_zarr_array"]
 
-_MAX_ZEROS = 1 << 31
-_ZARR_ERRORS = (ValueError, TypeError, KeyError, RuntimeError, OSError)
-"""What zarr and its codecs raise over documents and chunks that they can't make sense of."""
+_MAX_ZEROS = 1 << 26
+"""A chunk that is left out and means so many zeros costs its document alone: more are taken for a lost chunk."""
+ZARR_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError, RuntimeError),
+    *(TypeError, ValueError, zlib.error),
+)
+"""What zarr and its codecs raise over documents and chunks that they can't make sense of: they believe what these say, sizes
+included."""
+_FREE = 64 << 20
+_FREE_CHUNKS = 1 << 20
+_MOST_RATIO = 1 << 16
+"""See :func:`check_claim`; of compressed data no more comes, see :mod:`dask_zv.storage.codecs`."""
 
 
 def decode_blob(
@@ -81,12 +93,40 @@ def open_zarr_array(objects: Objects, path: str) -> zarr.Array[Any]:
     FormatError
         zarr can't open it.
     """
+    confined(path)
     try:
         array = zarr.open_array(store=objects.zarr_store(), path=path, mode="r", zarr_format=3)
-    except _ZARR_ERRORS as error:
-        raise FormatError(f"'/{path}' can't be opened by zarr: {error}", store=objects.url, array=path) from error
+    except ZARR_ERRORS as error:
+        raise FormatError(f"'/{path}' can't be opened by zarr: {error!s:.500}", store=objects.url, array=path) from error
     assert isinstance(array, zarr.Array)
     return array
+
+
+def check_claim(objects: Objects, path: str, array: zarr.Array[Any]) -> None:
+    """Refuse an array that claims to be far larger than what is stored of it can tell.
+
+    Zarr takes memory for all that a document claims, and fills with nothing what is not stored. Arrays of up to 64 MB aren't
+    looked at: what is stored of larger ones is added up, which is a listing.
+
+    Raises
+    ------
+    FormatError
+        It claims more than 64 MB and 65,536 times what is stored, or a million chunks more than there are objects.
+    """
+    try:
+        claimed, chunks = math.prod(array.shape) * max(1, array.dtype.itemsize), array.nchunks
+    except ZARR_ERRORS as error:
+        raise FormatError(f"'/{path}' is damaged: {error!r:.200}", store=objects.url, array=path) from error
+    # Icechunk lists no chunks, and its snapshots are not edited by hand
+    if (claimed <= _FREE and chunks <= _FREE_CHUNKS) or objects.nodes_first:
+        return
+    sizes = [stamp[0] for stamp in objects.stamps(list(objects.list_prefix(path))) if stamp is not None]
+    if claimed > _FREE + _MOST_RATIO * sum(sizes) or chunks > _FREE_CHUNKS + len(sizes):
+        raise FormatError(
+            f"'/{path}' claims the shape {array.shape} in {chunks} chunks; {sum(sizes)} bytes are stored of it in {len(sizes)} "
+            "objects: its document is damaged",
+            store=objects.url, array=path,
+        )  # fmt: skip
 
 
 def _decode_through_zarr(objects: Objects, path: str, array: str, chunk: str | None) -> bytes:
@@ -96,15 +136,16 @@ def _decode_through_zarr(objects: Objects, path: str, array: str, chunk: str | N
             f"'/{path}' is a {node.ndim}-D array of {node.dtype}, a blob is 1-D uint8",
             store=objects.url, array=array, chunk=chunk,
         )  # fmt: skip
+    check_claim(objects, path, node)
     names = [type(codec).__name__ for codec in node.metadata.codecs]  # type: ignore[union-attr]
     # only the default pipeline may leave out chunks (of zeros); elsewhere zarr would fill a lost one with zeros, too
     if names != ["BytesCodec", "ZstdCodec"] and node.nchunks_initialized < node.nchunks:
         raise _missing(objects, path, int(node.shape[0]), array, chunk)
     try:
         return bytes(np.asarray(node[:]).tobytes())
-    except _ZARR_ERRORS as error:
+    except ZARR_ERRORS as error:
         raise FormatError(
-            f"'/{path}' can't be decoded by zarr: {error}", store=objects.url, array=array, chunk=chunk
+            f"'/{path}' can't be decoded by zarr: {error!s:.500}", store=objects.url, array=array, chunk=chunk
         ) from error
 
 

@@ -27,8 +27,9 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError
-from dask_zv.format.keys import is_spatial_key, parse_key
+from dask_zv.errors import FormatError, InvalidNameError
+from dask_zv.format.documents import blob_document, parse_document, parse_json
+from dask_zv.format.keys import check_name, is_spatial_key, parse_key
 from dask_zv.spatial.grid import corners
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.storage.codecs import unpack_zstd
@@ -39,17 +40,46 @@ __all__ = [
     "Catalog",
     "Node",
     "Place",
+    "catalog_document",
+    "catalog_stamp",
     "decode_catalog",
     "encode_catalog",
     "merge_catalog",
 ]
 
 CATALOG_NAME = "dask_zv_catalog"
+_STAMP = "dask_zv_write"
 _MAGIC = b"DZVC"
 _VERSION = 2
 _MAX_CHUNKS = 1 << 31
+_FEW_CHUNKS = 1 << 20
+_CHUNKS_PER_BYTE = 64
+"""No catalog tells of more than `_FEW_CHUNKS` plus this times its length: each chunk has a checksum that does not compress."""
+_MAX_RANK = 16
+_FARTHEST = 1 << 62
+"""Coordinates of chunks are no more than this, so that sums of two stay within int64; those of keys have 18 digits at most."""
 _STORED = ("|i1", "<i2", "<i4", "<i8", "<u4", "<u8")
 """The dtypes of columns as they are stored."""
+
+
+def catalog_document(nbytes: int, stamp: str = "") -> bytes:
+    """Return the document of a catalog of `nbytes`; `stamp` says which write its commit was of."""
+    return blob_document(nbytes, {_STAMP: stamp} if stamp else None)
+
+
+def catalog_stamp(document: bytes, path: str, store: str | None = None) -> str | None:
+    """Return the stamp in a catalog's document, None where there is none.
+
+    Raises
+    ------
+    MetadataError, FormatError
+        The document can't be read.
+    """
+    attributes = parse_document(document, path, store).get("attributes")
+    stamp = attributes.get(_STAMP) if isinstance(attributes, Mapping) else None
+    if stamp is not None and not isinstance(stamp, str):
+        raise FormatError("the stamp of the last write is no string", store=store, array=path)
+    return stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +270,7 @@ def decode_catalog(payload: bytes, *, store: str | None = None, array: str | Non
     packed: dict[str, Any] = {}
     shapes: dict[str, list[int]] = {}
     try:
-        header = json.loads(payload[12:end])
+        header = parse_json(payload[12:end])
         for column in header["columns"]:
             name, shape = column["name"], column["shape"]
             if not isinstance(name, str) or not isinstance(shape, list) or len(shape) not in (1, 2):
@@ -262,7 +292,11 @@ def decode_catalog(payload: bytes, *, store: str | None = None, array: str | Non
         odd = next((n for n, shape in shapes.items() if n != "coords" and shape != [count]), None)
         if odd is not None:
             raise bad(f"column {odd!r:.80} is not as long as the coordinates")
-        coords = packed["coords"]().astype(np.int64)
+        if axes[0] > _MAX_RANK or count > _FEW_CHUNKS + _CHUNKS_PER_BYTE * len(payload):
+            raise bad(f"{len(payload)} bytes for {count} chunks of rank {axes[0]}")
+        for name in {*(n.partition(":")[2] for n in packed if ":" in n), *header["nodes"]}:
+            check_name(name, "the name of an array in the catalog")  # it is a path in the store
+        coords = _ascending(packed["coords"]()).astype(np.int64)
         rows = packed["rows"]().astype(np.int64)
         names = [n.removeprefix("nbytes:") for n in packed if n.startswith("nbytes:")]
         arrays = {
@@ -271,9 +305,28 @@ def decode_catalog(payload: bytes, *, store: str | None = None, array: str | Non
         nodes = {n: Node(dict(v["document"]), str(v["identity"])) for n, v in header["nodes"].items()}
     except FormatError:
         raise
+    except InvalidNameError as error:
+        raise bad(error.message) from error
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
-        raise bad(repr(error)) from error
+        raise bad(f"{error!r:.200}") from error
     return Catalog(coords, rows, arrays, hashlib.sha256(payload).hexdigest(), nodes)
+
+
+def _ascending(coords: NDArray[Any]) -> NDArray[Any]:
+    """Return coordinates of chunks, none of which comes twice: lookups rely on their order."""
+    later = np.zeros(max(0, len(coords) - 1), bool)
+    same = ~later
+    for axis in range(coords.shape[1]):  # column by column: the first that differs tells
+        before, after = coords[:-1, axis], coords[1:, axis]
+        later |= same & (after > before)
+        same &= after == before
+    if not later.all():
+        raise ValueError("its chunks are not in order")
+    if len(coords) and (
+        coords.dtype.kind == "u" or not all(-_FARTHEST <= int(c) <= _FARTHEST for c in (coords.min(), coords.max()))
+    ):
+        raise ValueError("its chunks lie beyond all keys")
+    return coords
 
 
 def _constant(value: object, shape: list[int]) -> Any:

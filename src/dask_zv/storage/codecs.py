@@ -28,10 +28,16 @@ from dask_zv.errors import FormatError, MetadataError
 __all__ = ["CellCodec", "cell_codec", "unpack_zstd"]
 
 _local = threading.local()
+_BLOSC_NUMBERS = {"clevel": (5, range(10)), "blocksize": (0, range(1 << 31)), "typesize": (1, range(1, 256))}
+"""Numbers of a Blosc codec: the default, and what is allowed."""
+_BLOSC_NAMES = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _LEAST = 64 << 20
 _MOST_RATIO = 1 << 16
 """No frame unpacks to more than `_LEAST` plus this times its own length: what claims more is damaged."""
+
+_HAS_CHECKSUM = 0x04
+"""Bit of a Zstandard frame's descriptor, its fifth byte."""
 
 Step = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]
 
@@ -83,8 +89,13 @@ def _cached(text: str) -> CellCodec:
 def _step(codec: Mapping[str, Any]) -> Step:
     name, configuration = codec["name"], dict(codec.get("configuration") or {})
     if name == "zstd" and set(configuration) <= {"level", "checksum"}:
-        return _zstd(int(configuration.get("level", 0)), bool(configuration.get("checksum", False)))
-    if name == "blosc" and configuration.get("shuffle") in _SHUFFLES:
+        level, checksum = configuration.get("level", 0), configuration.get("checksum", False)
+        if type(level) is not int or not -(1 << 17) <= level <= 22 or type(checksum) is not bool:
+            raise MetadataError(
+                f"codec 'zstd' has the configuration {configuration!r:.200}: a level up to 22, and a checksum or not"
+            )
+        return _zstd(level, checksum)
+    if name == "blosc" and isinstance(shuffle := configuration.get("shuffle"), str) and shuffle in _SHUFFLES:
         return _blosc(configuration)
     return _through_zarr(codec)
 
@@ -111,13 +122,14 @@ def unpack_zstd(data: bytes, nbytes: int | None = None) -> bytes:
             raise ValueError(f"its frame says {size} bytes")
         if size > _LEAST + _MOST_RATIO * len(data):
             raise ValueError(f"{len(data)} bytes can't unpack to {size}")
-        unpacker = getattr(_local, "unpacker", None)
-        if unpacker is None:
-            unpacker = _local.unpacker = zstandard.ZstdDecompressor()
-        # a frame that does not tell its size is unpacked into as much as one of its length may fill
-        out: bytes = unpacker.decompress(
-            data, max_output_size=_LEAST + 64 * len(data) if size < 0 else 0, allow_extra_data=False
-        )
+        if size < 0:
+            # into as much as a frame of its length may fill; by a decompressor of its own, which takes memory for the window
+            # that the frame claims, up to 128 MB, and keeps it
+            limit = _LEAST + 64 * len(data)
+            out: bytes = zstandard.ZstdDecompressor().decompress(data, max_output_size=limit, allow_extra_data=False)
+        else:
+            unpacker = getattr(_local, "unpacker", None) or _new_unpacker()
+            out = unpacker.decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from error
     if nbytes is not None and len(out) != nbytes:
@@ -138,6 +150,8 @@ def _zstd(level: int, checksum: bool) -> Step:
         return out
 
     def decode(data: bytes) -> bytes:
+        if checksum and (len(data) < 5 or not data[4] & _HAS_CHECKSUM):
+            raise FormatError("the cell is no Zstandard frame with a checksum, which its codec promises")
         try:
             # the usual frame tells a size that nobody minds; all else is looked at closely
             if 0 <= zstandard.frame_content_size(data) <= _LEAST:
@@ -157,13 +171,12 @@ def _new_unpacker() -> zstandard.ZstdDecompressor:
 
 
 def _blosc(configuration: Mapping[str, Any]) -> Step:
-    codec = Blosc(
-        cname=configuration.get("cname", "zstd"),
-        clevel=configuration.get("clevel", 5),
-        shuffle=_SHUFFLES[configuration["shuffle"]],
-        blocksize=configuration.get("blocksize", 0),
-        typesize=configuration.get("typesize", 1),
-    )
+    name = configuration.get("cname", "zstd")
+    numbers = {key: configuration.get(key, default) for key, (default, _) in _BLOSC_NUMBERS.items()}
+    fits = all(type(numbers[key]) is int and numbers[key] in allowed for key, (_, allowed) in _BLOSC_NUMBERS.items())
+    if name not in _BLOSC_NAMES or not fits:
+        raise MetadataError(f"codec 'blosc' has the configuration {dict(configuration)!r:.200}, which it does not know")
+    codec = Blosc(cname=name, shuffle=_SHUFFLES[configuration["shuffle"]], **numbers)
 
     def decode(data: bytes) -> bytes:
         # Blosc's header: versions, flags, type size, then uint32 sizes of the content, of a block, and of the whole
@@ -182,8 +195,8 @@ def _blosc(configuration: Mapping[str, Any]) -> Step:
 def _through_zarr(document: Mapping[str, Any]) -> Step:
     try:
         codec = get_codec_class(document["name"]).from_dict(dict(document))
-    except (KeyError, TypeError, ValueError) as error:
-        raise MetadataError(f"zarr has no codec {dict(document)}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ImportError) as error:
+        raise MetadataError(f"zarr has no codec {dict(document)!r:.200}: {error!s:.200}") from error
     if not isinstance(codec, BytesBytesCodec):
         raise MetadataError(f"codec {document['name']!r} does not turn bytes into bytes")
     spec = ArraySpec((1,), VariableLengthBytes(), b"", ArrayConfig("C", True), default_buffer_prototype())

@@ -19,7 +19,7 @@ from dask_zv.format.cells import EMPTY
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridArray, GridSpec, parse_grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, keys_to_coords, parse_key
-from dask_zv.storage.blobs import open_zarr_array
+from dask_zv.storage.blobs import ZARR_ERRORS, open_zarr_array
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.cell_reads import Address, CellRun, StoredCell, cell_path, fetch_runs, object_runs
 from dask_zv.storage.codecs import CellCodec, cell_codec
@@ -182,7 +182,7 @@ class GridArrays:
         cells: list[tuple[int, ...]] = []
         for name in self.objects.list_prefix(self.path(array)):  # Icechunk lists nodes, nothing inside of one
             parts = name.removeprefix(base + "/").split("/")
-            if len(parts) == found.spec.rank and all(p.isdigit() for p in parts):
+            if len(parts) == found.spec.rank and all(p.isascii() and p.isdigit() and len(p) < 19 for p in parts):
                 cells.append(tuple(map(int, parts)))
         if found.spec.shard_shape is not None:
             indexes = load_indexes(self.objects, self.path(array), found.spec.shard_cells, cells)
@@ -422,9 +422,9 @@ class GridArrays:
             try:
                 value: Any = node[cell]
                 data = bytes(value.item() if hasattr(value, "item") else value)
-            except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
+            except ZARR_ERRORS as error:
                 raise FormatError(
-                    f"zarr can't decode the cell: {error}", store=self.objects.url, array=self.path(array), chunk=key
+                    f"zarr can't decode the cell: {error!s:.500}", store=self.objects.url, array=self.path(array), chunk=key
                 ) from error
             if data:
                 out[array, key] = data

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import PlanError
-from dask_zv.format.documents import blob_document, dump_json
+from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import NONEMPTY, GridArray, GridSpec, grid_document, listed_coords
 from dask_zv.format.keys import DOCUMENT, coords_to_keys
-from dask_zv.storage.catalog import CATALOG_NAME, Catalog, Node, encode_catalog, merge_catalog
+from dask_zv.storage.catalog import CATALOG_NAME, Catalog, Node, catalog_document, encode_catalog, merge_catalog
 from dask_zv.storage.cell_reads import cell_path
 from dask_zv.storage.columns import COLUMNS, Columns
 from dask_zv.storage.grid import GridArrays
@@ -276,8 +276,9 @@ def catalog_objects(
     old: Catalog | None,
     nodes: Mapping[str, Node],
     changes: CellChanges,
+    stamp: str = "",
 ) -> list[tuple[str, bytes]]:
-    """Return the objects of the catalog of a group: what it had, and what was stored."""
+    """Return the objects of the catalog of a group: what it had, and what was stored; `stamp` says by which write."""
     arrays: dict[str, Columns] = {}
     for name in nodes:
         columns = changes.arrays.get(name)
@@ -293,7 +294,7 @@ def catalog_objects(
             merged = replace(merged, arrays={**merged.arrays, name: _without(merged.arrays[name], drop)})
     payload = encode_catalog(_tidied(merged))
     path = join(prefix, CATALOG_NAME)
-    return [(join(path, DOCUMENT), blob_document(len(payload))), (f"{path}/c/0", payload)]
+    return [(join(path, DOCUMENT), catalog_document(len(payload), stamp)), (f"{path}/c/0", payload)]
 
 
 def _keys_of(catalog: Catalog | None, array: str) -> set[str]:

@@ -10,11 +10,20 @@ import numpy as np
 
 from dask_zv.errors import InputError, MetadataError, StoreError
 from dask_zv.format.documents import parse_document
-from dask_zv.format.grids import ORIGIN, GridSpec, codec_list, parse_grid_document
+from dask_zv.format.grids import MAX_SHARD_CELLS, ORIGIN, GridSpec, codec_list, parse_grid_document
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.storage.objects import Objects, join
 
-__all__ = ["SETTINGS", "default_grid", "grid_of_bounds", "grid_settings", "is_family", "shard_shape_of", "spec_from_meta"]
+__all__ = [
+    "SETTINGS",
+    "default_grid",
+    "grid_of_bounds",
+    "grid_settings",
+    "is_family",
+    "parse_settings",
+    "shard_shape_of",
+    "spec_from_meta",
+]
 
 SETTINGS = "dask_zv"
 """Attribute that holds what `create` was asked for, and a level's grid; the format has no place for either."""
@@ -133,7 +142,7 @@ def default_grid(objects: Objects, prefix: str) -> GridSpec | None:
     level = _attributes(own, prefix, objects)
     grid = level.get(SETTINGS, {}).get("grid") if isinstance(level.get(SETTINGS), Mapping) else None
     if grid is not None:
-        return _parse_settings(grid, prefix, objects.url)
+        return parse_settings(grid, prefix, objects.url)
     if vertices is not None:
         path = join(prefix, "vertices")
         found = parse_grid_document(parse_document(vertices, path, objects.url), path, objects.url)
@@ -149,20 +158,29 @@ def _attributes(document: bytes | None, path: str, objects: Objects) -> dict[str
     return {} if document is None else dict(parse_document(document, path, objects.url).get("attributes", {}))
 
 
-def _parse_settings(grid: Any, path: str, store: str) -> GridSpec:
+def parse_settings(grid: Any, path: str, store: str) -> GridSpec:
+    """Return the grid in a level's attributes, as :func:`grid_settings` gives it.
+
+    Raises
+    ------
+    MetadataError
+        They are damaged.
+    """
     try:
         shards = grid["shard_shape"]
-        spec = GridSpec(
-            tuple(int(s) for s in grid["shape"]),
-            tuple(int(o) for o in grid["origin"]),
-            None if shards is None else tuple(int(s) for s in shards),
-            codec_list(grid["codecs"]),
-        )
+        lists = [grid["shape"], grid["origin"], [1] * len(grid["shape"]) if shards is None else shards]
+        whole = all(type(v) is int and abs(v) < 1 << 53 for values in lists for v in values)
+        if (
+            not whole
+            or len({len(v) for v in lists}) != 1
+            or min(*lists[0], *lists[2]) < 1
+            or math.prod(lists[2]) > MAX_SHARD_CELLS
+        ):
+            raise ValueError(f"{lists!r:.200}")
+        extents, origin, cells = map(tuple, lists)
+        return GridSpec(extents, origin, None if shards is None else cells, codec_list(grid["codecs"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise MetadataError(f"the attribute {SETTINGS}.grid is damaged: {error!r}", store=store, array=path) from error
-    if len(spec.origin) != spec.rank or any(s < 1 for s in spec.shape):
-        raise MetadataError(f"the attribute {SETTINGS}.grid is damaged: {grid!r:.200}", store=store, array=path)
-    return spec
+        raise MetadataError(f"the attribute {SETTINGS}.grid is damaged: {error!r:.300}", store=store, array=path) from error
 
 
 def _of_root(root: Mapping[str, Any], level: Mapping[str, Any], path: str, store: str) -> GridSpec | None:

@@ -16,7 +16,9 @@ import threading
 import uuid
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -30,8 +32,10 @@ __all__ = [
     "StoreHandle",
     "handle_for_store",
     "handle_for_url",
+    "open_now",
     "open_objects",
     "open_objects_later",
+    "opened_as",
     "process_token",
     "public_url",
 ]
@@ -43,6 +47,8 @@ _OPEN_LIMIT = 64
 _OPEN_LIVE: weakref.WeakValueDictionary[str, Objects] = weakref.WeakValueDictionary()
 """Those of one-process stores: nobody's MemoryStore is kept alive by a cache."""
 _LOCK = threading.RLock()
+_INSTEAD: ContextVar[Mapping[str, Objects]] = ContextVar("dask_zv_opened_as", default={})  # noqa: B039 - never changed in place
+"""What a task uses in place of a store: the fork of a session."""
 _SECRET_WORDS = ("secret", "key", "token", "password", "credential", "sas", "account", "auth", "cookie", "signature")
 
 ICECHUNK_SESSION = "a writable Icechunk session"
@@ -100,12 +106,18 @@ class StoreHandle:
         """True for a writable Icechunk session."""
         return self.kind == "process" and self._payload[1] == ICECHUNK_SESSION
 
+    def live_store(self) -> Store | None:
+        """Return the store itself where it lives in one process, and this is that process."""
+        found: Store | None = self._payload[2] if self.kind == "process" else None
+        return found
+
     def out_of_reach(self) -> PlanError:
         """Return the error for a use of a one-process store in another process."""
         if self.is_session:
             return PlanError(
-                "a writable Icechunk session does not pickle, so other processes can't write to it: on a cluster each "
-                "task needs a fork (session.fork()); use the synchronous or the threaded scheduler here",
+                "a writable Icechunk session does not pickle, so other processes can't use it (what writes geometry gives its "
+                "tasks forks of it): commit it and open a session of the snapshot, or use the synchronous or the threaded "
+                "scheduler here",
                 store=self.url,
             )
         return PlanError(
@@ -170,20 +182,28 @@ def handle_for_store(store: Store, url: str, *, one_process: str | None, read_on
     one_process : str, optional
         Why no other process may use it; None where it pickles.
     """
-    with _LOCK:
-        identity = next((k for k, v in _LIVE.items() if v is store), None)
-        if identity is None:
-            identity = uuid.uuid4().hex
-            _LIVE[identity] = store
     pickled = None
     if one_process is None:
         try:
             pickled = pickle.dumps(store)
         except (AttributeError, NotImplementedError, TypeError, ValueError, pickle.PicklingError):
             one_process = f"a {type(store).__name__} that does not pickle"  # of no concern before another process is
+    with _LOCK:
+        identity = next((k for k, v in _LIVE.items() if v is store), None)
+        if identity is None:
+            snapshot = _snapshot_of(store) if pickled is not None else None
+            # Dask's keys of one snapshot are the same whenever it is opened, and never those of another
+            identity = uuid.uuid4().hex if snapshot is None else _digest(snapshot, hashlib.sha256(pickled or b"").hexdigest())
+            _LIVE.setdefault(identity, store)
     if one_process is not None:
         return StoreHandle("process", url, read_only, identity, (process_token(), one_process, store))
     return StoreHandle("pickled", url, read_only, identity, (pickled, store))
+
+
+def _snapshot_of(store: Store) -> str | None:
+    """Return the snapshot that an Icechunk store reads, None of other stores and of what can still change."""
+    session = getattr(store, "session", None) if type(store).__name__ == "IcechunkStore" else None
+    return str(session.snapshot_id) if session is not None and session.read_only else None
 
 
 def open_objects(handle: StoreHandle) -> Objects:
@@ -196,6 +216,8 @@ def open_objects(handle: StoreHandle) -> Objects:
     StoreError
         The store can't be opened.
     """
+    if (instead := _INSTEAD.get().get(handle.identity)) is not None:
+        return instead
     handle.check_process()
     cache_key = f"{process_token()}-{handle.identity}-{handle.read_only}"
     with _LOCK:
@@ -212,6 +234,23 @@ def open_objects(handle: StoreHandle) -> Objects:
             while len(_OPEN) > _OPEN_LIMIT:
                 _OPEN.popitem(last=False)
         return objects
+
+
+@contextmanager
+def opened_as(handle: StoreHandle, objects: Objects) -> Iterator[None]:
+    """Let this thread use `objects` as those of `handle`'s store, in any process: a fork of a session that it can't open."""
+    token = _INSTEAD.set({**_INSTEAD.get(), handle.identity: objects})
+    try:
+        yield
+    finally:
+        _INSTEAD.reset(token)
+
+
+def open_now(handle: StoreHandle) -> list[Objects]:
+    """Return the objects of a one-process store that are open: one to read, one to write, or none."""
+    cache_keys = [f"{process_token()}-{handle.identity}-{read_only}" for read_only in (False, True)]
+    with _LOCK:
+        return [objects for key in cache_keys if (objects := _OPEN_LIVE.get(key)) is not None]
 
 
 class _Refused:

@@ -19,7 +19,9 @@ from pathlib import Path
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from dask_zv.errors import ReadOnlyError, StoreError, ZVError
+from dask_zv.errors import ReadOnlyError, ZVError
+from dask_zv.storage.confined import confined
+from dask_zv.storage.faults import local_error
 from dask_zv.storage.objects import BytesLike, Request
 
 __all__ = ["LocalObjects"]
@@ -42,6 +44,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 _LOCAL_THREADS = 4
+_LONG = 1 << 24
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial\Z")
 """Ends of the names of half-written files, ours and those of zarr's LocalStore."""
@@ -69,7 +72,7 @@ class LocalObjects:
         self._fsync = fsync
 
     def _path(self, key: str) -> str:
-        return f"{self.root}/{key}" if key else self.root
+        return f"{self.root}/{confined(key)}" if key else self.root
 
     @contextmanager
     def _errors(self, doing: str, key: str) -> Iterator[None]:
@@ -78,26 +81,29 @@ class LocalObjects:
         except ZVError:
             raise
         except OSError as error:
-            raise StoreError(f"{doing} '/{key}' failed: {error.strerror or error}", store=self.url) from error
+            raise local_error(doing, key, error, self.url) from error
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes | None:
+        path = self._path(key)
         try:
-            fd = os.open(self._path(key), os.O_RDONLY)
+            fd = os.open(path, os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise StoreError(f"reading '/{key}' failed: {error.strerror}", store=self.url) from error
+            raise local_error("reading", key, error, self.url) from error
         try:
             if byte_range is None:
                 return self._read_all(fd)
             offset, length = byte_range
             if offset < 0:
                 offset = max(0, os.fstat(fd).st_size + offset)
+            if length > _LONG:  # as a damaged index may claim: memory is taken before the file is read
+                length = min(length, max(0, os.fstat(fd).st_size - offset))
             return os.pread(fd, length, offset) if length <= 1 << 30 else self._read_long(fd, offset, length)
         except IsADirectoryError:
             return None
         except OSError as error:
-            raise StoreError(f"reading '/{key}' failed: {error.strerror}", store=self.url) from error
+            raise local_error("reading", key, error, self.url) from error
         finally:
             os.close(fd)
 
@@ -146,8 +152,10 @@ class LocalObjects:
                         self._put(path, data)
                 for key, data in sequence[-1:]:
                     self._put(self._path(key), data)
+        except ZVError:
+            raise
         except OSError as error:
-            raise StoreError(f"writing '/{key}' failed: {error.strerror or error}", store=self.url) from error
+            raise local_error("writing", key, error, self.url) from error
 
     def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
         self._check_writable()

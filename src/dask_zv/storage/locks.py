@@ -1,13 +1,16 @@
 """An advisory lock for the moment of a commit: two writers of one level take turns in changing its metadata.
 
-The lock is the object ``dask_zv_lock`` beside the arrays, made by exclusive creation; it names its owner and when it expires,
-so that a writer that died holds up the others for a while and not for ever. Stores that can't create exclusively (fsspec's,
-zip) have none: there a commit looks at the end whether what it wrote is still there. Icechunk's transactions need none.
+The lock is the object ``dask_zv_lock`` beside the arrays, made by exclusive creation. Its owner writes it anew every quarter of
+its lifetime. Whoever waits takes it away when it has stayed as it is for longer than that lifetime *while it was watched*, or
+at once where its owner was a process of the same machine that is gone. No machine's time of day is compared with another's,
+so clocks that differ neither break the lock nor make a dead owner's last. Stores that can't create exclusively (fsspec's, zip)
+have none: there a commit looks at the end whether what it wrote is still there. Icechunk's transactions need none.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import socket
@@ -16,6 +19,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from dask_zv.errors import PlanError, StoreError
 from dask_zv.storage.objects import Objects, join
@@ -23,69 +28,98 @@ from dask_zv.storage.objects import Objects, join
 __all__ = ["LOCK_NAME", "Hold", "commit_lock"]
 
 LOCK_NAME = "dask_zv_lock"
-LIFETIME = 120.0
-"""Seconds until a lock that its owner neither renewed nor released may be taken away."""
+LIFETIME = 60.0
+"""Seconds that an owner may leave its lock as it is before it has lost it."""
+_SLACK = 1.25
+"""How much longer than that others watch it before they take it away: what its owner began in time ends meanwhile."""
 _PATIENCE = 600.0
+_LOG = logging.getLogger("dask_zv.storage")
 
 
 class Hold:
     """What the owner of a lock knows of it; false where the store has no lock."""
 
-    def __init__(self, objects: Objects, key: str, content: bytes) -> None:
+    def __init__(self, objects: Objects, key: str, owner: str, renewed: float) -> None:
         self._objects = objects
         self._key = key
-        self.content = content
+        self.owner = owner
         self.lost = False
+        self._renewed = renewed
 
     def __bool__(self) -> bool:
-        return bool(self.content)
-
-    @property
-    def expires(self) -> float:
-        """When others may take the lock away, in seconds since the epoch."""
-        return float(json.loads(self.content)["expires"])
+        return bool(self.owner)
 
     def check(self) -> None:
-        """Raise where the lock is no longer this owner's: its machine slept, or its clock is minutes off the others'.
+        """Raise where the lock may no longer be this owner's: its machine slept, or the store did not answer.
 
         Raises
         ------
         PlanError
             Nothing more may be committed under it.
         """
-        if self and (self.lost or time.time() > self.expires):
+        if self and (self.lost or _now() - self._renewed > LIFETIME):
             raise PlanError(
                 f"the lock '/{self._key}' was lost during the commit (the machine was suspended, or the store did not answer "
-                "for minutes): nothing of this write is lost but its commit; write again",
+                "for a minute): nothing of this write is lost but its commit; write again",
                 store=self._objects.url,
             )
 
     def renew(self, stop: threading.Event) -> None:
-        """Put off the end of the lock while it is needed."""
-        owner = json.loads(self.content)["owner"]
+        """Write the lock anew while it is needed."""
+        turn = 0
         while not stop.wait(LIFETIME / 4):
+            turn += 1
             try:
-                if self._objects.get(self._key) != self.content:
+                if _parse(self._objects.get(self._key)).get("owner") != self.owner:
                     self.lost = True
                     return
-                content = _content(owner)
-                self._objects.put(self._key, content)
-                self.content = content
+                at = _now()
+                self._objects.put(self._key, _content(self.owner, turn))
+                self._renewed = at
             except StoreError:  # the next attempt may go through before the end; check() tells where none does
                 continue
 
     def release(self) -> None:
         """Remove the lock where it is still this owner's."""
-        # long before its end nobody can have taken it away
-        if not self.lost and (self.expires - time.time() > LIFETIME / 2 or self._objects.get(self._key) == self.content):
-            self._objects.delete(self._key)
+        try:
+            # long before its end nobody can have taken it away
+            young = _now() - self._renewed < LIFETIME / 2
+            if not self.lost and (young or _parse(self._objects.get(self._key)).get("owner") == self.owner):
+                self._objects.delete(self._key)
+        except StoreError as error:  # what was done under it is done, and failing now would say otherwise
+            _LOG.warning(
+                "the lock '/%s' stays behind: the next writer takes it away after %.0f s (%s)",
+                self._key, _SLACK * LIFETIME, error,
+            )  # fmt: skip
+
+
+class _Watch:
+    """How long a lock has stayed as it is, by this machine's clock, and by whom it is held."""
+
+    def __init__(self) -> None:
+        self._content: bytes | None = None
+        self._since = 0.0
+        self.owner = ""
+        self.owned_since = _now()
+
+    def sees_dead(self, content: bytes) -> bool:
+        """Take note of the lock as it is now; tell whether its owner is dead."""
+        found = _parse(content)
+        now = _now()
+        if content != self._content:
+            self._content, self._since = content, now
+        if (owner := str(found.get("owner", "unknown"))) != self.owner:
+            self.owner, self.owned_since = owner, now
+        lifetime = found.get("lifetime")
+        if isinstance(lifetime, int | float):
+            return now - self._since > _SLACK * lifetime or _has_ended(found)
+        expires = found.get("expires")  # of a release that went by the time of day
+        return not isinstance(expires, int | float) or time.time() > expires
 
 
 @contextmanager
 def commit_lock(objects: Objects, prefix: str) -> Iterator[Hold]:
     """Hold the lock of the group at `prefix`; what it yields is false where the store has no such lock.
-
-    Clocks of writers on several machines must agree within a minute.
 
     Raises
     ------
@@ -94,30 +128,31 @@ def commit_lock(objects: Objects, prefix: str) -> Iterator[Hold]:
     """
     key = join(prefix, LOCK_NAME)
     if objects.nodes_first:
-        yield Hold(objects, key, b"")
+        yield Hold(objects, key, "", 0.0)
         return
-    content = _content()
-    started = time.monotonic()
+    owner = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}"
+    watch, claims = _Watch(), _Watch()
     pause = 0.01
     while True:
-        made = objects.put_if_absent(key, content)
+        began = _now()
+        made = objects.put_if_absent(key, _content(owner))
         if made is None:
-            yield Hold(objects, key, b"")
+            yield Hold(objects, key, "", 0.0)
             return
         if made:
             break
-        _take_away_expired(objects, key)
+        _take_away_dead(objects, key, watch, claims)
         if pause >= 1.0 and objects.get(key) is None and objects.list_dir(key):
             raise StoreError(f"'/{key}' is no lock, but something else: remove it", store=objects.url)
-        if time.monotonic() - started > _PATIENCE:
+        if _now() - watch.owned_since > _PATIENCE:
             raise StoreError(
-                f"another writer has held the lock '/{key}' for {_PATIENCE / 60:.0f} minutes ({_owner(objects, key)}): "
+                f"another writer has held the lock '/{key}' for {_PATIENCE / 60:.0f} minutes ({watch.owner}): "
                 "where it is known to be dead, delete that object",
                 store=objects.url,
             )
         time.sleep(pause * (0.5 + random.random()))
         pause = min(2 * pause, 1.0)
-    hold = Hold(objects, key, content)
+    hold = Hold(objects, key, owner, began)
     stop = threading.Event()
     renewing = threading.Thread(target=hold.renew, args=(stop,), daemon=True)
     renewing.start()
@@ -129,23 +164,18 @@ def commit_lock(objects: Objects, prefix: str) -> Iterator[Hold]:
         hold.release()
 
 
-def _content(owner: str | None = None) -> bytes:
-    owner = owner or f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}"
-    return json.dumps({"owner": owner, "expires": time.time() + LIFETIME}).encode()
-
-
-def _take_away_expired(objects: Objects, key: str) -> None:
+def _take_away_dead(objects: Objects, key: str, watch: _Watch, claims: _Watch) -> None:
     """Remove a lock whose owner is dead.
 
     Of all who wait for it one may, and looks again: another may have removed it already, and hold the next one.
     """
     content = objects.get(key)
-    if content is None or not _is_expired(content):
+    if content is None or not watch.sees_dead(content):
         return
     claim = f"{key}_expired"
-    if not objects.put_if_absent(claim, _content()):
+    if not objects.put_if_absent(claim, _content(uuid.uuid4().hex)):
         other = objects.get(claim)
-        if other is not None and _is_expired(other):  # who claimed it died as well
+        if other is not None and claims.sees_dead(other):  # who claimed it died as well
             objects.delete(claim)
         return
     try:
@@ -155,16 +185,54 @@ def _take_away_expired(objects: Objects, key: str) -> None:
         objects.delete(claim)
 
 
-def _is_expired(content: bytes) -> bool:
-    try:
-        return time.time() > float(json.loads(content)["expires"])
-    except (ValueError, KeyError, TypeError):
-        return True  # no lock of ours, or a damaged one
+def _content(owner: str, turn: int = 0) -> bytes:
+    """Return the lock of an owner; the time of day in it is for people."""
+    pid = os.getpid()
+    until = {"expires": time.time() + LIFETIME, "lifetime": LIFETIME, "renewed": turn}
+    return json.dumps({"owner": owner, **until, "machine": _machine(), "pid": pid, "began": _began(pid)}).encode()
 
 
-def _owner(objects: Objects, key: str) -> str:
-    content = objects.get(key)
+def _parse(content: bytes | None) -> dict[str, Any]:
     try:
-        return str(json.loads(content or b"{}").get("owner", "unknown"))
-    except (ValueError, AttributeError):
-        return "unknown"
+        found = json.loads(content or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _now() -> float:
+    """Return seconds of this machine that nobody sets, those in which it slept included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def _machine() -> str:
+    """Return what tells the running kernel and its process numbers from all others; empty where there is no such thing."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 - its text, not a path
+    except OSError:
+        return ""
+
+
+def _began(pid: int) -> int | None:
+    """Return when a process began, by the kernel's count; 0 where it has ended, None where that can't be known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return 0 if fields[0] in "ZX" else int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _has_ended(found: dict[str, Any]) -> bool:
+    """Tell whether a lock's owner was a process of this machine that is gone."""
+    pid, machine = found.get("pid"), found.get("machine")
+    if type(pid) is not int or pid <= 0 or not machine or machine != _machine():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's: it lives
+        return False
+    began = _began(pid)  # its number may be another's by now
+    return began is not None and found.get("began") is not None and began != found["began"]

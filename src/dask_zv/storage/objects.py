@@ -21,15 +21,22 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from dask_zv.errors import ReadOnlyError, StoreError, ZVError
-from dask_zv.storage.faults import cause_of, is_transient, says, storage_error
+from dask_zv.storage.confined import confined
+from dask_zv.storage.faults import cause_of, is_transient, says, storage_error, told_of
+from dask_zv.storage.retries import count_retry
 
-__all__ = ["MAX_REQUESTS", "BytesLike", "Objects", "Request", "ZarrObjects", "join", "wait_before_retry"]
+__all__ = ["MAX_REQUESTS", "REQUEST_TIMEOUT", "BytesLike", "Objects", "Request", "ZarrObjects", "join", "wait_before_retry"]
 
 MAX_REQUESTS = int(os.environ.get("DASK_ZV_MAX_REQUESTS", "128"))
 """Requests in flight per store and process (environment variable ``DASK_ZV_MAX_REQUESTS``)."""
 
+REQUEST_TIMEOUT = float(os.environ.get("DASK_ZV_TIMEOUT", "300"))
+"""Seconds that a store has for one object, its own retries included (environment variable ``DASK_ZV_TIMEOUT``)."""
+
 _ATTEMPTS = 4
 _BACKOFF = 0.1
+_PATIENCE = 60.0
+"""Seconds after which nothing is tried again: by then the store has made retries of its own."""
 
 BytesLike = bytes | bytearray | memoryview
 Request = tuple[str, "tuple[int, int] | None"]
@@ -59,7 +66,10 @@ class Objects(Protocol):
         """Store objects in any order; return what :meth:`identities` says of each from now on."""
 
     def put_if_absent(self, key: str, data: BytesLike) -> bool | None:
-        """Store an object where there is none, and tell whether it was; None where the store can't do that atomically."""
+        """Store an object where there is none, and tell whether it was; None where the store can't do that atomically.
+
+        `data` is the caller's alone: where it is there, it was stored by this call, whatever the store answered.
+        """
 
     def identities(self, keys: Sequence[str]) -> list[str | None]:
         """Return what tells one version of each object from the next (length and ETag or time of change), None where absent."""
@@ -108,6 +118,7 @@ class ZarrObjects:
         self.nodes_first = _innermost(store) == "IcechunkStore"
         self._secrets = tuple(s for s in secrets if s)
         self._slots: asyncio.Semaphore | None = None
+        self._gave_up: tuple[float, Exception] | None = None
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes | None:
         return sync(self._get(key, byte_range))
@@ -129,25 +140,11 @@ class ZarrObjects:
             for key, data in sequence:
                 await self._put(key, data)
 
-        async def run() -> None:
-            results = await asyncio.gather(*map(one, sequences), return_exceptions=True)
-            for result in results:  # only after all have ended: a retry of the task must not meet its own stragglers
-                if isinstance(result, BaseException):
-                    raise result
-
-        sync(run())
+        sync(_all_ended(map(one, sequences)))
 
     def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
         self._check_writable()
-
-        async def run() -> list[int]:
-            results = await asyncio.gather(*(self._put(key, data) for key, data in items), return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
-            return cast("list[int]", results)
-
-        return sync(run())
+        return sync(_all_ended(self._put(key, data) for key, data in items))
 
     def put_identified(self, items: Iterable[tuple[str, BytesLike]]) -> list[str]:
         listed = list(items)
@@ -168,7 +165,7 @@ class ZarrObjects:
                 sync(self._call("writing", key, lambda: obstore.put_async(store.store, key, content, mode="create")))
             except StoreError as error:
                 if says(error, "already exists", "AlreadyExists", "PreconditionFailed"):
-                    return False
+                    return self.get(key) == content  # by this call, where the answer to its first attempt was lost
                 if says(error, "not implemented", "NotImplemented", "NotSupported"):
                     return None
                 raise
@@ -218,14 +215,11 @@ class ZarrObjects:
         async def one(key: str) -> None:
             await self._call("deleting", key, lambda: self.store.delete(key))
 
-        async def run() -> None:
-            await asyncio.gather(*map(one, keys))
-
-        sync(run())
+        sync(_all_ended(map(one, keys)))
 
     def delete_prefix(self, prefix: str) -> None:
         self._check_writable()
-        sync(self._call("deleting", prefix, lambda: self.store.delete_dir(prefix)))
+        sync(self._call("deleting", prefix, lambda: self.store.delete_dir(prefix), bounded=False))
 
     def exists(self, key: str) -> bool:
         return bool(sync(self._call("looking up", key, lambda: self.store.exists(key))))
@@ -267,7 +261,7 @@ class ZarrObjects:
 
     async def _listed(self, prefix: str, action: Callable[[], Awaitable[T]], nothing: Any) -> T:
         try:
-            return await self._call("listing", prefix, action)
+            return await self._call("listing", prefix, action, bounded=False)
         except StoreError as error:
             if self._means_absent(error):
                 return cast(T, nothing)
@@ -289,22 +283,39 @@ class ZarrObjects:
         await self._call("writing", key, lambda: self.store.set(key, value))
         return 0
 
-    async def _call(self, doing: str, key: str, action: Callable[[], Awaitable[T]]) -> T:
+    async def _call(self, doing: str, key: str, action: Callable[[], Awaitable[T]], *, bounded: bool = True) -> T:
+        """Return what `action` returns, tried again where that may help.
+
+        Requests end, whatever the server does: those for one object (`bounded`) here, others by the timeouts of the store.
+        """
+        confined(key)
         if self._slots is None:
             self._slots = asyncio.Semaphore(MAX_REQUESTS)
+        started = time.monotonic()
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 async with self._slots:
-                    return await action()
+                    if self._gave_up is not None and self._gave_up[0] > started:
+                        # it queued while another found the storage stuck: thousands would each wait as long as that one
+                        raise self._gave_up[1]
+                    async with asyncio.timeout(REQUEST_TIMEOUT if bounded else None):
+                        return await action()
             except ZVError:
                 raise
-            except Exception as error:  # noqa: BLE001 - every store has its own; all become a StoreError
-                failure = storage_error(doing, key, error, self.url, self._secrets)
+            except Exception as raised:  # noqa: BLE001 - every store has its own; all become a StoreError
+                error, seconds = raised, time.monotonic() - started
+                if isinstance(raised, TimeoutError) and not str(raised):
+                    error = TimeoutError(f"no answer within {REQUEST_TIMEOUT:g} s")
+                failure = storage_error(doing, key, error, self.url, self._secrets, attempts=attempt, seconds=seconds)
                 cause = cause_of(error, self._secrets)
-                if not is_transient(error):
+                if not is_transient(error) or (self._gave_up is not None and error is self._gave_up[1]):
                     break
-            if attempt < _ATTEMPTS:  # jitter, so that tasks that failed together don't come back together
-                await asyncio.sleep(_BACKOFF * 2**attempt * (0.5 + random.random()))
+                if attempt == _ATTEMPTS or seconds > _PATIENCE:
+                    self._gave_up = time.monotonic(), error
+                    break
+            count_retry(f"{doing} '/{key}' of {self.url}: {told_of(error, self._secrets)}"[:300])
+            # jitter, so that tasks that failed together don't come back together
+            await asyncio.sleep(_BACKOFF * 2**attempt * (0.5 + random.random()))
         raise failure from cause  # not in the except block: an error that quotes a secret would be its context
 
     def _check_writable(self) -> None:
@@ -318,6 +329,15 @@ def _stamp_of(e_tag: str | None, changed: Any) -> int:
     """Return 63 bits of an object's ETag, or of its time of change where it has none."""
     text = e_tag or (str(changed) if changed is not None else "")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1 if text else 0
+
+
+async def _all_ended(calls: Iterable[Awaitable[T]]) -> list[T]:
+    """Return all results, or raise the first error once all have ended: a task's retry must not meet its own stragglers."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast("list[T]", results)
 
 
 def _innermost(store: Store) -> str:

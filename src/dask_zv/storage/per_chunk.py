@@ -100,10 +100,10 @@ class PerChunk:
             if self.objects.exists(key):
                 self.objects.delete(key)
 
-    def write_node(self, name: str, data: BytesLike) -> None:
+    def write_node(self, name: str, data: BytesLike, described: bytes | None = None) -> None:
         """Store a blob that is a child of the group itself, not of an array: the catalog."""
         path = self.path(name)
-        document, content = (f"{path}/{DOCUMENT}", blob_document(len(data))), (f"{path}/c/0", data)
+        document, content = (f"{path}/{DOCUMENT}", described or blob_document(len(data))), (f"{path}/c/0", data)
         # its readers ask for the content alone, so the two may arrive in any order
         self.objects.put_many([[document, content]] if self.objects.nodes_first else [[content], [document]])
 

@@ -61,6 +61,12 @@ class ShardIndexes:
             for key in keys:
                 self._forget(key)
 
+    def clear(self) -> None:
+        """Forget all indexes."""
+        with self._lock:
+            self._held.clear()
+            self._nbytes = 0
+
     def _forget(self, key: str) -> None:
         found = self._held.pop(key, None)
         if found is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import weakref
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -33,6 +34,20 @@ _S3_NAMES = {
     "endpoint_url": "endpoint",
     "anon": "skip_signature",
     "region_name": "region",
+}
+_CLIENT_OPTIONS = {"connect_timeout": "10s", "timeout": "120s"}
+_RETRIES = {"max_retries": 10, "retry_timeout": timedelta(seconds=180)}
+"""What requests through obstore may take where the caller says nothing: a server that never answers is given up after four
+minutes, and one stuck request of a healthy server is made again after two. ``timeout`` counts from the connection to the
+last byte of one request, so it must leave time for a whole shard on a slow link."""
+_CLIENT_NAMES = {
+    "allow_http",
+    "allow_invalid_certificates",
+    "connect_timeout",
+    "timeout",
+    "read_timeout",
+    "proxy_url",
+    "user_agent",
 }
 _NO_OPTIONS: Mapping[str, Any] = {}
 _MEMORY: dict[str, FsspecStore] = {}
@@ -94,7 +109,8 @@ def _resolve_path(text: str, options: dict[str, Any], read_only: bool) -> StoreH
     if scheme == "file":
         parts = urlsplit(text)
         if parts.netloc not in ("", "localhost"):
-            raise StoreError(f"'{text}' names the host {parts.netloc!r}: a local URL is file:///absolute/path")
+            host = parts.netloc.rpartition("@")[2]
+            raise StoreError(f"'file://{host}{parts.path}' names the host {host!r}: a local URL is file:///absolute/path")
         return _resolve_local(Path(unquote(parts.path)), options, read_only)
     url = f"{scheme}://{text.partition('://')[2].rstrip('/')}"
     if scheme == "memory":
@@ -200,15 +216,17 @@ def _not_opened(url: str, options: Mapping[str, Any], error: Exception) -> Store
 def _translate(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return fsspec's options by obstore's names; names that are not fsspec's pass through."""
     flat = {k: v for k, v in options.items() if k != "client_kwargs"} | dict(options.get("client_kwargs") or {})
-    if scheme not in ("s3", "s3a"):
-        return flat
-    out = {_S3_NAMES.get(k, k): v for k, v in flat.items()}
-    if str(out.get("endpoint", "")).startswith("http://"):
-        # as a client option: the same flag as a plain keyword makes a store that does not pickle
-        out["client_options"] = {"allow_http": True, **dict(out.get("client_options") or {})}
-    if "endpoint" in out:
-        out.setdefault("region", "us-east-1")
-    return out
+    # as client options: the same as plain keywords make a store that does not pickle
+    client = {k: flat.pop(k) for k in _CLIENT_NAMES & flat.keys()}
+    client = {**_CLIENT_OPTIONS, **client, **dict(flat.pop("client_options", None) or {})}
+    out = {"retry_config": _RETRIES, **flat}
+    if scheme in ("s3", "s3a"):
+        out = {_S3_NAMES.get(k, k): v for k, v in out.items()}
+        if str(out.get("endpoint", "")).startswith("http://"):
+            client.setdefault("allow_http", True)
+        if "endpoint" in out:
+            out.setdefault("region", "us-east-1")
+    return {**out, "client_options": client}
 
 
 # ---------------------------------------------------------------------------------------------- stores

@@ -28,6 +28,8 @@ from dask_zv.storage.layouts import Blobs
 __all__ = ["LevelRows", "rows_in"]
 
 _RUN_CHUNKS = 1024
+_UNSEEN_ROWS = 1 << 23
+"""Rows of a chunk that are believed without a look at its positions."""
 
 _POSITIONS: SharedCache[NDArray[Any]] = SharedCache(128 << 20, lambda p: p.nbytes + 200)
 _INDEXES: SharedCache[FragmentIndex | None] = SharedCache(32 << 20, lambda i: 32 * len(i) + 400 if i is not None else 100)
@@ -191,8 +193,11 @@ class LevelRows(RaggedColumns):
         def make(which: list[int]) -> list[FragmentIndex | None]:
             picked = chunks[which]
             keys = self._keys(picked)
-            found = fetch_chunks(self.source, self._blobs(), keys, (), positions=False, indexes=True)
             rows = self.table.rows[picked].tolist()
+            for key, n in zip(keys, rows, strict=True):
+                if n > _UNSEEN_ROWS:  # callers take memory for each, and so far they are a number in the catalog
+                    read_chunks(self.source, [key], (), rows=[n], blobs=self._blobs(), indexes=[None])
+            found = fetch_chunks(self.source, self._blobs(), keys, (), positions=False, indexes=True)
             return [decode_index(k, found.get((FRAGMENTS, k)), n) for k, n in zip(keys, rows, strict=True)]
 
         return _INDEXES.get_many(self._cache_keys(chunks), make)

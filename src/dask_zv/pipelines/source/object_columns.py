@@ -17,6 +17,7 @@ from dask_zv.format.object_documents import sentinel
 from dask_zv.geometry.schema import parse_dtype
 from dask_zv.pipelines.source.level_io import LevelSource, check_same_objects
 from dask_zv.pipelines.source.object_tables import ObjectTables
+from dask_zv.pipelines.source.object_values import parse_shape
 from dask_zv.pipelines.source.objects_index import ObjectIndex, read_groups, read_object_attributes
 from dask_zv.storage.handles import open_objects
 
@@ -68,7 +69,7 @@ def object_fields(index: ObjectIndex, family: str = "object_attributes") -> dict
         else:
             attributes = (tables.document(array) or {}).get("attributes", {})
             dtype = parse_dtype(attributes.get("dtype"), f"{array!r}")
-            shape = tuple(attributes.get("shape", (-1,)))[1:]
+            shape = parse_shape(attributes, tables.source.where(), array)[1:]
         state = array_state(tables, array)
         out[array.partition("/")[2]] = ObjectField(np.dtype(dtype), tuple(shape), _missing(np.dtype(dtype)), state)
     return out

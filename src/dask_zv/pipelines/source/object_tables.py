@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
@@ -16,15 +17,13 @@ from dask_zv.format.documents import parse_document
 from dask_zv.format.groups import decode_group_elements
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.pipelines.source.level_io import MANIFESTS_CRC32C, MEMBERS, LevelSource
-from dask_zv.storage.blobs import open_zarr_array
+from dask_zv.storage.blobs import ZARR_ERRORS, check_claim, open_zarr_array
 from dask_zv.storage.checksums import crc32c
+from dask_zv.storage.confined import confined
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import Objects, join
 
 __all__ = ["VALUES_CRC32C", "ObjectTables", "decoding", "read_attribute_tables", "values_checksum", "zarr_array_of"]
-
-_ZARR_ERRORS = (ValueError, TypeError, KeyError, RuntimeError, OSError, NotImplementedError, OverflowError)
-"""What zarr and its codecs raise over chunks that they can't make sense of."""
 
 VALUES_CRC32C = "dask_zv_values_crc32c"
 """Attribute of the small tables of ours; where the values have another, another tool edited them and they are not believed."""
@@ -44,8 +43,8 @@ def decoding(source: LevelSource, array: str, read: Callable[[], T]) -> T:
         return read()
     except ZVError:
         raise
-    except _ZARR_ERRORS as error:
-        raise FormatError(f"'{array}' can't be decoded: {error}", store=source.where(), array=array) from error
+    except ZARR_ERRORS as error:
+        raise FormatError(f"'{array}' can't be decoded: {error!s:.500}", store=source.where(), array=array) from error
 
 
 class ObjectTables:
@@ -93,7 +92,9 @@ class ObjectTables:
             document = self.document(array)
             if document is None:
                 return open_zarr_array(self._objects, self.path(array))  # says what is wrong
-            self._open[array] = zarr_array_of(self._objects, self.path(array), document)
+            found = zarr_array_of(self._objects, self.path(array), document)
+            check_claim(self._objects, self.path(array), found)
+            self._open[array] = found
         return self._open[array]
 
     @cached_property
@@ -219,7 +220,9 @@ def _read_groups(tables: ObjectTables) -> tuple[dict[int, NDArray[np.int64]], di
     elements = decoding(source, "groups", lambda: [bytes(b) for b in np.asarray(table[:]).tolist()])
     _check_chunks(source, "groups", table, np.arange(len(elements)), np.array([not b for b in elements], bool))
     try:
-        groups = dict(enumerate(decode_group_elements(elements, table.attrs.get("group_ranges", {}))))
+        ranges = table.attrs.get("group_ranges", {})
+        objects = tables.open("object_index/manifests").size if ranges and tables.has("object_index/manifests") else 0
+        groups = dict(enumerate(decode_group_elements(elements, ranges, objects=objects)))
     except FormatError as error:
         raise error.at(store=source.where(), array="groups") from None
     attributes: dict[str, NDArray[Any]] = {}
@@ -235,7 +238,11 @@ def _values(source: LevelSource, array: str, table: zarr.Array[Any], rows: NDArr
     """Return the values of an array, of some rows (ascending) where they are given; strings as numpy's fixed-length ones."""
     values = decoding(source, array, lambda: np.asarray(table[...] if rows is None else table.oindex[rows]))
     if values.dtype.kind in "OT":
-        return np.asarray(values.astype(str))
+        return decoding(source, array, lambda: np.asarray(values.astype(str)))
+    if values.dtype.kind == "U" and values.nbytes:
+        codes = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="), copy=False)).view(np.uint32)
+        if int(codes.max()) > sys.maxunicode:  # numpy takes any number for a character, and Python then stumbles over it
+            raise FormatError(f"character 0x{int(codes.max()):X} is none", store=source.where(), array=array)
     if values.dtype.kind not in "biufcmMU":
         raise FormatError(f"values of {values.dtype} are not read", store=source.where(), array=array)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
@@ -286,7 +293,8 @@ def zarr_array_of(objects: Objects, path: str, document: Mapping[str, Any]) -> z
     FormatError
         zarr can't make sense of the document.
     """
+    confined(path)
     try:
         return zarr.Array.from_dict(StorePath(objects.zarr_store(), path), dict(document))
-    except _ZARR_ERRORS as error:
-        raise FormatError(f"'/{path}' can't be opened by zarr: {error}", store=objects.url, array=path) from error
+    except ZARR_ERRORS as error:
+        raise FormatError(f"'/{path}' can't be opened by zarr: {error!s:.500}", store=objects.url, array=path) from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError
+from dask_zv.errors import FormatError, MetadataError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.groups import decode_groups
 from dask_zv.format.keys import DOCUMENT
@@ -21,7 +22,7 @@ from dask_zv.storage.per_chunk import PerChunk
 if TYPE_CHECKING:
     from dask_zv.pipelines.source.objects_index import ObjectIndex
 
-__all__ = ["read_groups", "read_object_attributes"]
+__all__ = ["parse_shape", "read_groups", "read_object_attributes"]
 
 
 def read_object_attributes(
@@ -71,6 +72,21 @@ def read_groups(
     return groups, _plain_arrays(source, "group_attributes", len(groups), None)
 
 
+def parse_shape(attributes: Mapping[str, Any], store: str, path: str) -> tuple[int, ...]:
+    """Return the shape of a table of layout ``per_chunk``, -1 for as many rows as it has.
+
+    Raises
+    ------
+    MetadataError
+        The metadata says something else.
+    """
+    shape = attributes.get("shape", [-1])
+    whole = isinstance(shape, list) and shape and all(type(n) is int and abs(n) < 1 << 53 for n in shape)
+    if not whole or any(n < 1 for n in shape[1:]):
+        raise MetadataError(f"the shape is {shape!r:.80}: a list of extents is wanted", store=store, array=path)
+    return tuple(shape)
+
+
 def _plain_arrays(
     source: LevelSource, family: str, count: int, index: ObjectIndex | None, only: str | None = None
 ) -> dict[str, NDArray[Any]]:
@@ -86,7 +102,7 @@ def _plain_arrays(
         attrs = parse_document(document, path, objects.url).get("attributes", {}) if document else {}
         dtype = parse_dtype(attrs.get("dtype"), f"{family} {name!r}")
         data = blobs.read(array, "data")
-        shape = tuple(attrs.get("shape", (-1,)))
+        shape = parse_shape(attrs, objects.url, path)
         try:
             values = np.frombuffer(data, dtype).reshape(shape)
         except (ValueError, TypeError) as error:

@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 _SLICE = 1 << 14
+_UNSEEN = 1 << 20
+"""Objects that are believed without a look at their manifests: for each id takes memory."""
 _KEPT_FRAGMENTS = 4_000_000
 _CACHE: OrderedDict[tuple[str, str, str], FragmentTable] = OrderedDict()
 _CACHE_LIMIT = 4
@@ -68,8 +70,8 @@ class ObjectIndex:
         document = self.tables.document("object_index")
         attrs: Mapping[str, Any] = {} if document is None else document.get("attributes", {})
         count = attrs.get("num_objects", 0)
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise MetadataError(f"object_index has num_objects {count!r}", store=source.where())
+        if type(count) is not int or not 0 <= count < 1 << 53:
+            raise MetadataError(f"object_index has num_objects {count!r:.80}", store=source.where())
         rank = attrs.get("sid_ndim", source.rank)
         if rank != source.rank:
             raise MetadataError(f"object_index has sid_ndim {rank!r}, chunk keys have {source.rank}", store=source.where())
@@ -84,6 +86,8 @@ class ObjectIndex:
         self._grid = grid
         self._path = path
         self._ids = IdTable(source, self.tables, count, ordered=attrs.get("object_ids_sorted") is True)
+        if count > _UNSEEN:
+            _ = self._manifests  # a number is a claim: they are compared with it
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:
@@ -195,6 +199,11 @@ class ObjectIndex:
         checksums = dict(self._manifests.attrs).get(MANIFESTS_CRC32C)
         if checksums is None:
             return
+        if not isinstance(checksums, list):
+            raise FormatError(
+                f"the checksums of the manifests are {checksums!r:.80}, no list", store=self._source.where(),
+                array="object_index/manifests",
+            )  # fmt: skip
         cells = np.unique(ids // self._manifests.chunks[0]).tolist()
         keys = [f"{self._path}/manifests/c/{c}" for c in cells]
         for cell, key, data in zip(cells, keys, self._objects.get_many([(k, None) for k in keys]), strict=True):

@@ -135,7 +135,7 @@ def convert(
     handle, prefix = open_empty(target, storage_options, overwrite=overwrite)
     check_reachable(handle)
     local = isinstance(open_objects(handle), LocalObjects) or handle.one_process
-    builder = GraphBuilder("zv-convert")
+    builder = GraphBuilder("zv-convert", watched=bool(progress))
     wanted = LevelTarget(handle, prefix, chosen, shard_chunks, codecs, local)
     levels = [add_level(builder, store.level(n), wanted) for n in store.levels]
     others = copy_others(builder, store, wanted)

@@ -29,7 +29,7 @@ from dask_zv.storage.catalog import CATALOG_NAME, Node, encode_catalog
 from dask_zv.storage.cell_reads import cell_path
 from dask_zv.storage.columns import Columns
 from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_defaults import SETTINGS, grid_of_bounds, grid_settings
+from dask_zv.storage.grid_defaults import SETTINGS, grid_of_bounds, grid_settings, parse_settings
 from dask_zv.storage.grid_inspect import object_cells
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import commit_lock
@@ -211,10 +211,7 @@ def _level_settings(level: Level, origin: Sequence[int], shape: Sequence[int]) -
     own = level.group.attrs.to_dict().get(SETTINGS)
     if not isinstance(own, Mapping) or "grid" not in own:
         return None
-    grid = own["grid"]
-    codecs = tuple(grid["codecs"])
-    shards = None if grid["shard_shape"] is None else tuple(grid["shard_shape"])
-    spec = GridSpec(tuple(grid["shape"]), tuple(grid["origin"]), shards, codecs)
+    spec = parse_settings(own["grid"], level.place.prefix, level.store.url)
     move = _plan("", spec, origin, shape)
     return None if move is None else {SETTINGS: {**own, "grid": grid_settings(move[2])}}
 

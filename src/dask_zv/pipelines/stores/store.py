@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from dask_zv.batch.forks import finish_write
 from dask_zv.batch.group import Group
 from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError
 from dask_zv.format.documents import parse_document
@@ -15,6 +16,7 @@ from dask_zv.pipelines.source.level_io import LevelSource
 from dask_zv.pipelines.stores.level import Level
 from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.icechunk_commits import commit_session
 from dask_zv.storage.layouts import Layout, layout_of
 from dask_zv.storage.nodes import read_document
 from dask_zv.storage.objects import Objects, join
@@ -22,6 +24,8 @@ from dask_zv.storage.opening import open_root
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
+
+    from dask_zv.batch.receipts import Report
 
 __all__ = ["SETTINGS", "Level", "Store", "level_of", "open"]
 
@@ -102,7 +106,7 @@ class Store:
     def levels(self) -> tuple[int, ...]:
         """Numbers of the resolution levels; 0 is the finest."""
         names = open_objects(self._handle).list_dir(self._prefix)
-        return tuple(sorted(int(n) for n in names if n.isascii() and n.isdigit() and (n == "0" or n[0] != "0")))
+        return tuple(sorted(int(n) for n in names if n.isascii() and n.isdigit() and len(n) < 10 and str(int(n)) == n))
 
     def level(self, number: int = 0) -> Level:
         """Return one resolution level.
@@ -162,6 +166,62 @@ class Store:
         if compute:
             self.reload()
         return delayed
+
+    def finish(self, result: Report) -> Report:
+        """Take the result of a write with ``compute=False``: in an Icechunk session, its changes are merged into the session.
+
+        On other stores, and for results that need nothing more, the result is returned as it is.
+
+        Parameters
+        ----------
+        result : Report
+            What the Delayed computed to, of a write to this store.
+
+        Returns
+        -------
+        Report
+
+        Raises
+        ------
+        PlanError
+            The session was committed after the write was planned, or this process does not hold it. Nothing is merged.
+        """
+        report: Report = finish_write(self._handle, result)
+        self.reload()
+        return report
+
+    def commit(self, message: str, metadata: Mapping[str, Any] | None = None, *, rebase: bool = True) -> str:
+        """Commit the Icechunk session that the store lies in, with all that was changed in it, as one snapshot.
+
+        The same as ``session.commit(message)``, except for what happens where others have committed to the branch meanwhile.
+        It ends the session: to go on writing, open a new one, and the store in it.
+
+        Parameters
+        ----------
+        message : str
+        metadata : mapping of str to JSON value, optional
+            Kept with the snapshot.
+        rebase : bool
+            Where what others have committed meanwhile changed no node and no chunk that this session has changed, put this
+            snapshot on top of theirs. Two writes to one level are never of that kind, as both change its lists of chunks.
+
+        Returns
+        -------
+        str
+            Id of the snapshot.
+
+        Raises
+        ------
+        PlanError
+            Others have committed to the branch, and the two are in conflict. Nothing is committed, and nothing discarded.
+        InputError
+            The store is in no writable session: it needs no commit.
+        ReadOnlyError
+            The session was committed before.
+        StoreError
+            There is nothing to commit, or storage failed.
+        """
+        return commit_session(self._handle, message, metadata, rebase=rebase)
 
     def reload(self) -> None:
         """Read the metadata again."""

@@ -15,7 +15,8 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ _BLOCK_CHUNKS = 1024
 _MOST_BLOCK_CHUNKS = 1 << 15
 _MOST_EDGES = 3_500
 _SPILL_BYTES = 1 << 30
+_MEMORY_PARTS = 16
+"""A task holds about five times the bytes of its block: pieces as they came, joined, sorted, encoded, packed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +85,14 @@ class BlockPlan:
         return np.searchsorted(starts, codes, side="right").astype(np.int64) - 1
 
 
-def plan_blocks(scan: Scan, row_bytes: int, shards: int | None, partitions: int, grid: GridSpec | None = None) -> BlockPlan:
+def plan_blocks(
+    scan: Scan,
+    row_bytes: int,
+    shards: int | None,
+    partitions: int,
+    grid: GridSpec | None = None,
+    memory: int | None = None,
+) -> BlockPlan:
     """Divide the chunks that have rows into blocks of whole shards, balanced by true counts.
 
     Parameters
@@ -96,6 +106,13 @@ def plan_blocks(scan: Scan, row_bytes: int, shards: int | None, partitions: int,
         Partitions of the input; where there are many, blocks are larger, so that the graph stays small.
     grid : GridSpec, optional
         The arrays' grid, in layout ``grid``.
+    memory : int, optional
+        Bytes that a task may use: blocks stay so small that a task has room for what it makes of them.
+
+    Warns
+    -----
+    UserWarning
+        A chunk (or a shard that was asked for) is larger than a block should be: it is a block of its own.
     """
     shape = BlockPlan(np.zeros(0, np.uint64), *((grid.origin, grid.shard_shape) if grid is not None else (None, None)))
     if not len(scan.coords):
@@ -108,8 +125,14 @@ def plan_blocks(scan: Scan, row_bytes: int, shards: int | None, partitions: int,
     rows = np.add.reduceat(counts, first)
     chunks = np.diff(np.r_[first, len(codes)])
     total = int(rows.sum()) * row_bytes
-    target = int(np.clip(total // 8, *_BLOCK_BYTES))
-    target = max(target, min(total * partitions // _MOST_EDGES, _MOST_BLOCK_BYTES))
+    most_bytes = _MOST_BLOCK_BYTES
+    if memory is not None:
+        most_bytes = int(np.clip(memory // _MEMORY_PARTS, _BLOCK_BYTES[0], _MOST_BLOCK_BYTES))
+    target = min(int(np.clip(total // 8, *_BLOCK_BYTES)), most_bytes)
+    target = max(target, min(total * partitions // _MOST_EDGES, most_bytes))
+    largest = int(rows.argmax())
+    if int(rows[largest]) * row_bytes > most_bytes:
+        _warn_of_large(scan, order[first[largest]], int(rows[largest]), int(rows[largest]) * row_bytes, int(chunks[largest]))
     # a pair of partition and block is a task: many partitions make blocks of many chunks
     most_chunks = max(_BLOCK_CHUNKS, min(len(codes) * partitions // _MOST_EDGES, _MOST_BLOCK_CHUNKS))
     # one cost for bytes and for chunks, cut where it passes whole numbers
@@ -117,6 +140,16 @@ def plan_blocks(scan: Scan, row_bytes: int, shards: int | None, partitions: int,
     number = np.floor(np.cumsum(cost) - cost / 2).astype(np.int64)
     starts = first[np.r_[True, number[1:] != number[:-1]]]
     return dataclasses.replace(shape, starts=units[starts])
+
+
+def _warn_of_large(scan: Scan, at: int, rows: int, nbytes: int, chunks: int) -> None:
+    key = ".".join(map(str, scan.coords[at].tolist()))
+    what = f"chunk {key}" if chunks == 1 else f"the shard of chunk {key}, of {chunks:,} chunks,"
+    warnings.warn(
+        f"{what} holds {rows:,} vertices, {nbytes / 1e6:,.0f} MB: it is written by one task, which needs several times that "
+        f"memory; {'a smaller chunk_shape' if chunks == 1 else 'smaller shards (shard_chunks=)'} would divide it",
+        stacklevel=2,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +175,10 @@ def split_part(
     spill: str | None,
     number: int,
     start: int | None,
+    wanted: Collection[int] | None,
     part: RawPart,
 ) -> dict[int, VertexRows | SpilledPiece]:
-    """Return a partition's rows as they are stored, divided by block, in input order in each."""
+    """Return a partition's rows as they are stored, divided by block, in input order in each; of the `wanted` blocks alone."""
     rows, _ = convert_part(conversion, number, part, schemas, start)
     if not len(rows):
         return {}
@@ -152,7 +186,11 @@ def split_part(
     block = plan.blocks_of(coords)[which]
     pieces: dict[int, VertexRows | SpilledPiece] = {}
     found = np.unique(block)
-    if len(found) == 1:
+    if wanted is not None:
+        found = np.intersect1d(found, np.fromiter(wanted, np.int64, len(wanted)))
+    if not len(found):
+        return {}
+    if len(found) == 1 and (wanted is None or (block == found[0]).all()):
         pieces[int(found[0])] = rows
     else:
         order = np.argsort(block, kind="stable") if len(plan) > 1 << 16 else np.argsort(block.astype(np.uint16), kind="stable")
@@ -235,18 +273,24 @@ def split_partitions(
     spill: str | None,
     *,
     numbered: bool = False,
-) -> list[Task]:
+    wanted: Collection[int] | None = None,
+) -> dict[int, Task]:
     """Add the splitting tasks; return for each block the task that gathers its rows, to be inlined where it is used.
 
-    With `numbered` every row carries its number in the whole input.
+    With `numbered` every row carries its number in the whole input. With `wanted` there are those blocks alone.
     """
     touch = Touch(plan, scan)
     starts = scan.starts().tolist()
-    sources: list[list[TaskRef]] = [[] for _ in range(len(plan))]
+    only = None if wanted is None or len(wanted) == len(plan) else frozenset(wanted)
+    sources: dict[int, list[TaskRef]] = {b: [] for b in (range(len(plan)) if only is None else sorted(only))}
     folder = builder.add(builder.key("spill"), make_spill, spill) if spill is not None else None
     for number, argument in enumerate(partitions.arguments(builder)):
         spans = scan.spans[number]
         touched = touch.blocks(spans)
+        some: tuple[int, ...] | None = None
+        if only is not None and not only.issuperset(touched):
+            some = tuple(b for b in touched if b in only)
+            touched = list(some)
         if not touched:
             continue
         split = builder.add(
@@ -258,6 +302,7 @@ def split_partitions(
             folder,
             number,
             starts[number] if numbered else None,
+            some,
             argument,
         )
         for block in touched:
@@ -265,7 +310,7 @@ def split_partitions(
                 sources[block].append(split)
             else:
                 sources[block].append(builder.add(builder.key("piece", f"{number}-{block}"), pick, split, block))
-    return [Task(None, gather, block, List(*refs)) for block, refs in enumerate(sources)]
+    return {block: Task(None, gather, block, List(*refs)) for block, refs in sources.items()}
 
 
 class Touch:

@@ -18,13 +18,14 @@ from dask_zv.geometry.blocks import encode_linked
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.stores.store import Store
 from dask_zv.pipelines.writing.inputs import partition_input
+from dask_zv.pipelines.writing.job import LinkContext
 from dask_zv.pipelines.writing.link_input import LinkInput, LinkScan, link_input, link_parts, scan_links
 from dask_zv.pipelines.writing.link_join import LinkJoin, touches
 from dask_zv.pipelines.writing.link_steps import Linked, all_objects, linked_level, name_ranges
 from dask_zv.pipelines.writing.vertex_ids import numbers_of, take_ids
-from dask_zv.pipelines.writing.write import LinkContext, Options, Write, scan_input
+from dask_zv.pipelines.writing.write import Options, Write, scan_input
 
-__all__ = ["write_graph", "write_meshes"]
+__all__ = ["prepare_linked", "write_graph", "write_meshes"]
 
 
 @overload
@@ -47,6 +48,7 @@ def write_graph(
     max_categories: int = 10_000,
     compute: Literal[True] = True,
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Report: ...
 @overload
 def write_graph(
@@ -68,6 +70,7 @@ def write_graph(
     max_categories: int = 10_000,
     compute: Literal[False],
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Delayed: ...
 def write_graph(
     store: Store,
@@ -88,6 +91,7 @@ def write_graph(
     max_categories: int = 10_000,
     compute: bool = True,
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Report | Delayed:
     """Write a graph into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -116,7 +120,7 @@ def write_graph(
         Rows of an array are those of the objects in ascending order of their ids.
     groups : mapping of group number to object ids, optional
     group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
-    mode, position_tolerance, max_categories, compute, progress
+    mode, position_tolerance, max_categories, compute, progress, resume
         As for :func:`write_points`.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
@@ -147,10 +151,12 @@ def write_graph(
     >>> graph.edges.tolist(), graph.edge_attributes["weight"].tolist()
     ([[1, 0], [2, 1]], [0.5, 2.0])
     """
-    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress)
+    started = time.perf_counter()
+    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
     about = (object_attributes, groups, group_attributes)
     links = edges, edge_attributes, vertex_ids
-    return _write_linked("graph", "write_graph", store, positions, links, attributes, object_ids, about, directed, options)
+    write = prepare_linked("graph", "write_graph", store, positions, links, attributes, object_ids, about, directed, options)
+    return write.run(started)
 
 
 @overload
@@ -172,6 +178,7 @@ def write_meshes(
     max_categories: int = 10_000,
     compute: Literal[True] = True,
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Report: ...
 @overload
 def write_meshes(
@@ -192,6 +199,7 @@ def write_meshes(
     max_categories: int = 10_000,
     compute: Literal[False],
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Delayed: ...
 def write_meshes(
     store: Store,
@@ -211,6 +219,7 @@ def write_meshes(
     max_categories: int = 10_000,
     compute: bool = True,
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Report | Delayed:
     """Write meshes into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -236,7 +245,7 @@ def write_meshes(
         Rows of an array are those of the objects in ascending order of their ids.
     groups : mapping of group number to object ids, optional
     group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
-    mode, position_tolerance, max_categories, compute, progress
+    mode, position_tolerance, max_categories, compute, progress, resume
         As for :func:`write_points`.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
@@ -267,13 +276,15 @@ def write_meshes(
     >>> len(mesh.positions), len(mesh.faces)
     (4, 2)
     """
-    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress)
+    started = time.perf_counter()
+    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
     about = (object_attributes, groups, group_attributes)
     links = faces, face_attributes, vertex_ids
-    return _write_linked("mesh", "write_meshes", store, positions, links, attributes, object_ids, about, False, options)
+    write = prepare_linked("mesh", "write_meshes", store, positions, links, attributes, object_ids, about, False, options)
+    return write.run(started)
 
 
-def _write_linked(
+def prepare_linked(
     geometry: str,
     function: str,
     store: Store,
@@ -284,8 +295,8 @@ def _write_linked(
     about: tuple[Any, Any, Any],
     directed: bool,
     options: Options,
-) -> Report | Delayed:
-    started = time.perf_counter()
+) -> Write:
+    """Check what a function that writes edges or faces was given; `links` are the table, its attributes, the vertices' ids."""
     level = linked_level(store, geometry, function, options)
     table, link_attributes, vertex_ids = links
     renumber, what = None, "edge" if geometry == "graph" else "face"
@@ -300,9 +311,7 @@ def _write_linked(
     objects = all_objects(scan, about, store.layout)
     family = LinkFamily(given.width, conversion.grid.ndim, directed=directed)
     step = TableLinks(family, given, tuple(scans), vertex_ids is not None)
-    return Write(geometry, level, partitions, conversion, scan, objects, encode_linked, options, step, numbered=True).run(
-        started
-    )
+    return Write(geometry, level, partitions, conversion, scan, objects, encode_linked, options, step, numbered=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,6 +335,11 @@ class TableLinks(Linked):
     def attributes(self) -> tuple[AttributeSchema, ...]:
         """Attributes of the links."""
         return self.links.attributes
+
+    @property
+    def digests(self) -> tuple[int, ...]:
+        """Checksums of the parts of the table."""
+        return tuple(s.digest for s in self.scans)
 
     def add(self, context: LinkContext) -> list[TaskRef]:
         """Add the tasks; return the results of those that store."""

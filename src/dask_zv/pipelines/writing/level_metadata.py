@@ -20,6 +20,7 @@ from dask_zv.pipelines.stores.creation import FEW_CHUNKS, SHARD_CHUNKS, packing
 from dask_zv.pipelines.stores.store import SETTINGS, Level, Store
 from dask_zv.pipelines.writing.manifests import ObjectPlan, old_object_nodes
 from dask_zv.pipelines.writing.scan import Conversion, Scan
+from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid_commit import GridPlan
@@ -29,17 +30,23 @@ from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, join
 
+_MOST_SHARD_BYTES = 64 << 20
+"""Before compression; a block is at least a shard, so this bounds what a task must hold."""
+
 __all__ = ["grid_plan", "level_attributes", "old_nodes", "root_attributes", "shards_of"]
 
 
-def shards_of(store: Store, objects: Objects, coords: NDArray[np.int64]) -> int | None:
+def shards_of(store: Store, objects: Objects, scan: Scan, row_bytes: int) -> int | None:
     """Return the chunks per shard, None for an object per chunk.
+
+    Where the store leaves it to us, shards are so small that the densest has a bounded number of bytes.
 
     Raises
     ------
     PlanError
         Shards were asked for, and their numbers are too large to be recorded.
     """
+    coords = scan.coords
     asked = store.settings.get("shard_chunks", "auto")
     local = isinstance(objects, LocalObjects) or store.handle.one_process
     if asked == 1 or (asked == "auto" and local and len(coords) <= FEW_CHUNKS):
@@ -52,10 +59,33 @@ def shards_of(store: Store, objects: Objects, coords: NDArray[np.int64]) -> int 
             "make the store with shard_chunks=1, choose a larger chunk_shape, or shift the positions",
             store=store.url,
         )
-    return asked if isinstance(asked, int) else SHARD_CHUNKS
+    if isinstance(asked, int):
+        return asked
+    shards, codes = SHARD_CHUNKS, morton_codes(coords)
+    if scan.rows * row_bytes > _MOST_SHARD_BYTES:
+        while shards > 1 and _densest((codes // shards).astype(np.int64)[:, None], scan.counts) * row_bytes > _MOST_SHARD_BYTES:
+            shards //= 2
+    return None if shards == 1 else shards
 
 
-def grid_plan(level: Level, scan: Scan, arrays: Sequence[str], mode: str) -> GridPlan:
+def _densest(units: NDArray[Any], counts: NDArray[np.int64]) -> int:
+    """Return the rows of the unit (a shard) that has most; units (n, D) of chunks, and the rows of each chunk."""
+    which = group_by_chunk(units)[1]
+    return int(np.bincount(which, weights=counts).max())
+
+
+def _fitting(shape: tuple[int, ...] | None, scan: Scan, low: NDArray[np.int64], row_bytes: int) -> tuple[int, ...] | None:
+    """Return the extents of a shard, halved until the densest shard is no more than a task can hold."""
+    while shape is not None and scan.rows * row_bytes > _MOST_SHARD_BYTES:
+        if _densest((scan.coords - low) // np.array(shape), scan.counts) * row_bytes <= _MOST_SHARD_BYTES:
+            break
+        axis = int(np.argmax(shape))
+        halved = tuple(max(s // 2, 1) if i == axis else s for i, s in enumerate(shape))
+        shape = None if halved == shape or max(halved) == 1 else halved
+    return shape
+
+
+def grid_plan(level: Level, scan: Scan, arrays: Sequence[str], mode: str, row_bytes: int) -> GridPlan:
     """Return the grid of the level's arrays: of the store's bounds where they were declared, and always of the data."""
     store, metadata = level.store, level.store.metadata
     corners = [scan.coords.min(axis=0), scan.coords.max(axis=0)] if len(scan.coords) else []
@@ -65,7 +95,10 @@ def grid_plan(level: Level, scan: Scan, arrays: Sequence[str], mode: str) -> Gri
     low, high = np.min(corners, axis=0), np.max(corners, axis=0)
     extents: list[int] = (high - low + 1).tolist()
     local = isinstance(open_objects(store.handle), LocalObjects) or store.handle.one_process
-    shards = packing(store.settings.get("shard_chunks", "auto"), len(scan.coords), extents, local=local)
+    asked = store.settings.get("shard_chunks", "auto")
+    shards = packing(asked, len(scan.coords), extents, local=local)
+    if asked == "auto":
+        shards = _fitting(shards, scan, low, row_bytes)
     spec = GridSpec(tuple(extents), tuple(low.tolist()), shards, codec_list(store.settings.get("codecs", "zstd")))
     catalog = load_catalog(open_objects(store.handle), level.place.prefix)
     return GridPlan(dict.fromkeys(arrays, spec), token="" if catalog is None else catalog.token, alone=mode != "overwrite")

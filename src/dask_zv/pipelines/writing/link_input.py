@@ -19,6 +19,7 @@ from dask_zv.geometry.link_records import LinkRows
 from dask_zv.geometry.schema import AttributeSchema, check_attribute_name
 from dask_zv.pipelines.writing.inputs import as_array, is_frame, numeric_dtype, series_values
 from dask_zv.pipelines.writing.scan import compact_spans, fits
+from dask_zv.storage.checksums import extend_crc32c
 
 __all__ = ["LinkInput", "LinkScan", "link_input", "link_parts", "scan_links"]
 
@@ -74,10 +75,13 @@ class LinkScan:
     rows : int
     spans : ndarray of int64, shape (s, 2)
         Ranges (both ends included) of the vertices that it names.
+    digest : int
+        CRC-32C of all that it holds.
     """
 
     rows: int
     spans: NDArray[np.int64]
+    digest: int = 0
 
 
 def link_input(links: Any, attributes: Any, what: str, renumber: Callable[[NDArray[Any]], NDArray[Any]] | None) -> LinkInput:
@@ -292,7 +296,18 @@ def scan_part(
                 f"{where}attribute {schema.name!r} is {values.dtype} {values.shape}, declared as {schema.dtype} {shape}, which "
                 "does not hold it: give the lazy array the dtype that it has, with astype or meta="
             )
-    return LinkScan(len(table), compact_spans(_distinct(table)))
+    return LinkScan(len(table), compact_spans(_distinct(table)), _digest(part))
+
+
+def _digest(part: RawLinks) -> int:
+    """Return a checksum of a part's content."""
+    crc = 0
+    for name, column in [("", part.endpoints), *sorted(part.attributes.items())]:
+        if column.dtype.kind in "mM":
+            column = column.view(np.int64)
+        crc = extend_crc32c(crc, f"{name} {column.dtype.str} {column.shape}".encode())
+        crc = extend_crc32c(crc, column.tobytes())
+    return crc
 
 
 def _distinct(table: NDArray[Any]) -> NDArray[np.int64]:

@@ -9,22 +9,23 @@ graph, neighbouring parts and partitions are taken together.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from dask.task_spec import List, Task, TaskRef
 from numpy.typing import NDArray
 
-from dask_zv.batch.graph import GraphBuilder
-from dask_zv.batch.tasks import BlockResult, BlockSpec, EncodedBlock, make_arrays, store_block
+from dask_zv.batch.graph import GraphBuilder, run_block
+from dask_zv.batch.progress import topic_of
+from dask_zv.batch.tasks import BlockResult, BlockSpec, EncodedBlock, make_arrays
 from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.link_records import LinkRecords, LinkRows, encode_links, source_coords
 from dask_zv.geometry.places import Found, Places, join_links
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.writing.exchange import BlockPlan
 
-__all__ = ["LinkJoin", "route_links", "store_links", "touches"]
+__all__ = ["LinkJoin", "add_links", "route_links", "store_links", "touches"]
 
 _MOST_PAIRS = 3_500
 
@@ -193,7 +194,7 @@ def store_links(
     """
     blocks = [(b, Task(None, encode_block_links, family, attributes, List(*found))) for b, found in enumerate(pieces) if found]
     if not nodes_first:
-        return [builder.add(builder.key("store-links", b), store_block, spec, encoded) for b, encoded in blocks]
+        return [add_links(builder, b, spec, encoded) for b, encoded in blocks]
     refs = []
     for b, encoded in blocks:
         key = builder.key("encode-links", b)
@@ -201,10 +202,14 @@ def store_links(
         refs.append(TaskRef(key))
     names = [builder.add(builder.key("segments", i), names_of, r) for i, r in enumerate(refs)]
     made = builder.add(builder.key("arrays"), make_arrays, spec, List(*names))
-    return [
-        builder.add(builder.key("store-links", b), _store_after, spec, ref, made)
-        for (b, _), ref in zip(blocks, refs, strict=True)
-    ]
+    return [add_links(builder, b, spec, ref, made) for (b, _), ref in zip(blocks, refs, strict=True)]
+
+
+def add_links(builder: GraphBuilder, number: int, spec: BlockSpec, encoded: Any, *before: TaskRef) -> TaskRef:
+    """Add the task that stores a block of links."""
+    key = builder.key("store-links", number)
+    spec = replace(spec, topic=topic_of(builder.run) if builder.watched else "")
+    return builder.add(key, run_block, "links", number, key, None, spec, encoded, *before)
 
 
 def encoded_call(task: Task) -> tuple[Any, ...]:
@@ -215,7 +220,3 @@ def encoded_call(task: Task) -> tuple[Any, ...]:
 def names_of(encoded: EncodedBlock) -> list[str]:
     """Return the arrays that a block stores into."""
     return sorted(encoded.metadata)
-
-
-def _store_after(spec: BlockSpec, payload: EncodedBlock, _: None) -> BlockResult:
-    return store_block(spec, payload)

@@ -14,10 +14,11 @@ from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.link_records import family_path, intra_segment, link_attribute_metadata
 from dask_zv.geometry.schema import LINK_FRAGMENTS, AttributeSchema
 from dask_zv.pipelines.stores.store import Level, Store
+from dask_zv.pipelines.writing.job import LinkContext
 from dask_zv.pipelines.writing.link_join import LinkJoin, store_links
 from dask_zv.pipelines.writing.manifests import ObjectPlan, plan_objects
 from dask_zv.pipelines.writing.scan import Scan
-from dask_zv.pipelines.writing.write import LinkContext, Options, level_to_write
+from dask_zv.pipelines.writing.write import Options, level_to_write
 
 __all__ = ["Linked", "all_objects", "linked_level", "name_ranges"]
 
@@ -62,6 +63,11 @@ class Linked:
     def crossings(self) -> bool:
         """False: these links were given."""
         return False
+
+    @property
+    def digests(self) -> tuple[int, ...]:
+        """None: they are part of the vertices."""
+        return ()
 
     @property
     def families(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from numcodecs.vlen import VLenBytes
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
+from dask_zv.batch.forks import makes_nodes
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.run import hold_if_large
 from dask_zv.batch.tasks import BlockResult, Place
@@ -142,7 +143,9 @@ def write_object_index(
         key = builder.key("object-index", len(checksums))
         return builder.add(key, write_manifests_document, place, plan.count, plan.chunk, List(*checksums), ids, List(*after))
 
-    before = [add_document([], None, results)] if nodes_first else []
+    before: list[TaskRef] = []
+    if nodes_first:
+        before.append(builder.add(builder.key("object-index"), _make_manifests, place, plan.count, plan.chunk, List(*results)))
     written: list[TaskRef] = []
     crossed: list[TaskRef] = []
     for i, (first, ids) in enumerate(plan.cut(step)):
@@ -251,6 +254,12 @@ def _write_manifests(
         checksums.append(crc32c(data))
         store.put(f"{path}/c/{start // chunk}", data)
     return _Written(checksums, known, lengths)
+
+
+@makes_nodes
+def _make_manifests(place: Place, count: int, chunk: int, after: Sequence[Any]) -> None:
+    """Make the array, in a store that wants it before its cells."""
+    write_manifests_document(place, count, chunk, [], None, after)
 
 
 def write_manifests_document(

@@ -16,7 +16,7 @@ from dask_zv.pipelines.writing.inputs import partition_input
 from dask_zv.pipelines.writing.manifests import plan_objects
 from dask_zv.pipelines.writing.write import Options, Write, level_to_write, scan_input
 
-__all__ = ["write_points"]
+__all__ = ["prepare_points", "write_points"]
 
 
 @overload
@@ -35,6 +35,7 @@ def write_points(
     max_categories: int = 10_000,
     compute: Literal[True] = True,
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Report: ...
 @overload
 def write_points(
@@ -52,6 +53,7 @@ def write_points(
     max_categories: int = 10_000,
     compute: Literal[False],
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Delayed: ...
 def write_points(
     store: Store,
@@ -68,6 +70,7 @@ def write_points(
     max_categories: int = 10_000,
     compute: bool = True,
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Report | Delayed:
     """Write points into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -102,7 +105,11 @@ def write_points(
     compute : bool
         False returns a Delayed, whose result is the report and which can join a larger ``dask.compute``.
     progress : bool, optional
-        Show a progress bar.
+        Show blocks, bytes and rate while it runs, in a terminal or a notebook, on any scheduler.
+    resume : bool
+        Finish what an interrupted call with the same arguments began: blocks that are whole in the store are not written again,
+        and of a write that is committed already the report is returned. From the start it may be passed, too, and small
+        writes (of less than 64 MB) can only be resumed if it was. Data, arguments or chunks that have changed are refused.
 
     Returns
     -------
@@ -130,8 +137,15 @@ def write_points(
     (1000, 8)
     """
     started = time.perf_counter()
-    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress)
+    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
     about = (object_attributes, groups, group_attributes)
+    return prepare_points(store, positions, attributes, object_ids, about, options).run(started)
+
+
+def prepare_points(
+    store: Store, positions: Any, attributes: Any, object_ids: Any, about: tuple[Any, Any, Any], options: Options
+) -> Write:
+    """Check what :func:`write_points` was given; `about` are the attributes and groups of objects, and those of groups."""
     if object_ids is None and any(given is not None for given in about):
         raise InputError("object_attributes, groups and group_attributes belong to objects: pass object_ids= as well")
     level = level_to_write(store, ("point_cloud",), "write_points", options)
@@ -139,5 +153,6 @@ def write_points(
     conversion, scan = scan_input(level, partitions, options)
     objects = None
     if partitions.has_ids:
+        object_attributes, groups, group_attributes = about
         objects = plan_objects(scan.ids, object_attributes, groups, layout=store.layout, group_attributes=group_attributes)
-    return Write("points", level, partitions, conversion, scan, objects, encode_points, options).run(started)
+    return Write("points", level, partitions, conversion, scan, objects, encode_points, options)

@@ -13,18 +13,19 @@ from dask.delayed import Delayed
 from dask.task_spec import List, Task, TaskRef
 
 from dask_zv.batch.receipts import Report
-from dask_zv.batch.tasks import BlockSpec, EncodedBlock, store_block
+from dask_zv.batch.tasks import BlockSpec, EncodedBlock
 from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.blocks import encode_polylines
 from dask_zv.geometry.link_records import LinkRecords, family_path
 from dask_zv.pipelines.stores.store import Store
 from dask_zv.pipelines.writing.inputs import partition_input
-from dask_zv.pipelines.writing.link_join import pick_records, route_links, store_links
+from dask_zv.pipelines.writing.job import LinkContext
+from dask_zv.pipelines.writing.link_join import add_links, pick_records, route_links, store_links
 from dask_zv.pipelines.writing.manifests import plan_objects
 from dask_zv.pipelines.writing.path_input import PathInput, check_paths, line_input, path_input
-from dask_zv.pipelines.writing.write import LinkContext, Options, Write, level_to_write, scan_input
+from dask_zv.pipelines.writing.write import Options, Write, level_to_write, scan_input
 
-__all__ = ["write_lines", "write_polylines"]
+__all__ = ["prepare_paths", "write_lines", "write_polylines"]
 
 _CROSS_LINKS = "cross_chunk_links/0"
 
@@ -45,6 +46,7 @@ def write_lines(
     max_categories: int = 10_000,
     compute: Literal[True] = True,
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Report: ...
 @overload
 def write_lines(
@@ -62,6 +64,7 @@ def write_lines(
     max_categories: int = 10_000,
     compute: Literal[False],
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Delayed: ...
 def write_lines(
     store: Store,
@@ -78,6 +81,7 @@ def write_lines(
     max_categories: int = 10_000,
     compute: bool = True,
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Report | Delayed:
     """Write lines, each of two endpoints, into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -98,7 +102,7 @@ def write_lines(
         Rows of an array are those of the objects in ascending order of their ids.
     groups : mapping of group number to object ids, optional
     group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
-    mode, position_tolerance, max_categories, compute, progress
+    mode, position_tolerance, max_categories, compute, progress, resume
         As for :func:`write_points`.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
@@ -127,10 +131,11 @@ def write_lines(
     >>> dzv.write_lines(store, ends).objects
     100
     """
-    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress)
+    started = time.perf_counter()
+    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
     about = (object_attributes, groups, group_attributes)
     paths = partial(line_input, endpoints, object_ids, attributes)
-    return _write_paths("write_lines", ("line",), store, paths, about, options)
+    return prepare_paths("write_lines", ("line",), store, paths, about, options).run(started)
 
 
 @overload
@@ -150,6 +155,7 @@ def write_polylines(
     max_categories: int = 10_000,
     compute: Literal[True] = True,
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Report: ...
 @overload
 def write_polylines(
@@ -168,6 +174,7 @@ def write_polylines(
     max_categories: int = 10_000,
     compute: Literal[False],
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Delayed: ...
 def write_polylines(
     store: Store,
@@ -185,6 +192,7 @@ def write_polylines(
     max_categories: int = 10_000,
     compute: bool = True,
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Report | Delayed:
     """Write polylines or streamlines into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -208,7 +216,7 @@ def write_polylines(
         Rows of an array are those of the objects in ascending order of their ids.
     groups : mapping of group number to object ids, optional
     group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
-    mode, position_tolerance, max_categories, compute, progress
+    mode, position_tolerance, max_categories, compute, progress, resume
         As for :func:`write_points`.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
@@ -238,21 +246,22 @@ def write_polylines(
     >>> report.rows, report.objects
     (300, 3)
     """
-    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress)
+    started = time.perf_counter()
+    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
     about = (object_attributes, groups, group_attributes)
     paths = partial(path_input, positions, lengths, object_ids, attributes)
-    return _write_paths("write_polylines", ("streamline", "polyline"), store, paths, about, options)
+    return prepare_paths("write_polylines", ("streamline", "polyline"), store, paths, about, options).run(started)
 
 
-def _write_paths(
+def prepare_paths(
     function: str,
     geometries: Sequence[str],
     store: Store,
     paths: Any,
     about: tuple[Any, Any, Any],
     options: Options,
-) -> Report | Delayed:
-    started = time.perf_counter()
+) -> Write:
+    """Check what a function that writes paths was given; `paths` returns them as :class:`PathInput`."""
     level = level_to_write(store, geometries, function, options)
     given: PathInput = paths()
     partitions = partition_input(given.positions, given.attributes, store.axes, object_ids=given.object_ids)
@@ -271,7 +280,7 @@ def _write_paths(
     links = PieceLinks(rank) if store.layout == "grid" else PlainPieceLinks(rank)
     encode = partial(encode_polylines, at_bins=store.layout == "per_chunk")
     name = function.partition("_")[2]
-    return Write(name, level, partitions, conversion, scan, objects, encode, options, links, numbered=True).run(started)
+    return Write(name, level, partitions, conversion, scan, objects, encode, options, links, numbered=True)
 
 
 @dataclass(frozen=True)
@@ -282,6 +291,7 @@ class PieceLinks:
     arrays: tuple[str, ...] = ()
     families: tuple[str, ...] = (family_path(),)
     crossings: bool = True
+    digests: tuple[int, ...] = ()
 
     def metadata(self) -> list[tuple[str, dict[str, Any]]]:
         """Return nothing: where no path leaves its chunk, there are no links."""
@@ -306,6 +316,7 @@ class PlainPieceLinks:
     arrays: tuple[str, ...] = (_CROSS_LINKS,)
     families: tuple[str, ...] = (_CROSS_LINKS,)
     crossings: bool = True
+    digests: tuple[int, ...] = ()
 
     def metadata(self) -> list[tuple[str, dict[str, Any]]]:
         """Return (path, attributes) of the blob's group."""
@@ -315,7 +326,7 @@ class PlainPieceLinks:
         """Add the task; return its result."""
         builder = context.builder
         encoded = Task(None, _encode_cross_links, self.rank, context.replace, List(*context.crossings))
-        return [builder.add(builder.key("store-links"), store_block, BlockSpec(context.spec.place), encoded)]
+        return [add_links(builder, 0, BlockSpec(context.spec.place), encoded)]
 
 
 def _encode_cross_links(rank: int, replace: bool, parts: Sequence[LinkRecords]) -> EncodedBlock:

@@ -7,7 +7,7 @@ and blocks are cut by true counts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from dask_zv.pipelines.writing.inputs import AttributeInput, Partitions, RawPart
 from dask_zv.spatial.grid import Box, ChunkGrid, corners
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
+from dask_zv.storage.checksums import extend_crc32c
 
 __all__ = [
     "Conversion",
@@ -83,6 +84,8 @@ class PartFacts:
     ends : tuple of int
         Object of the first and of the last row.
     n_runs : int
+    digest : int
+        CRC-32C of all that the partition holds.
     """
 
     rows: int
@@ -90,6 +93,7 @@ class PartFacts:
     runs: tuple[int, int, int, int] = (0, 0, 0, 0)
     ends: tuple[int, int] = (-1, -1)
     n_runs: int = 0
+    digest: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -242,6 +246,7 @@ def scan_part(
     coords, which = group_by_chunk(conversion.grid.chunks_of(rows.positions))
     counts = np.bincount(which, minlength=len(coords)).astype(np.int64)
     categories: dict[str, tuple[frozenset[str], bool]] = {}
+    codes: dict[str, NDArray[Any]] = {}
     for attribute in attributes:
         values = rows.attributes[attribute.name]
         if not attribute.is_dictionary:
@@ -264,6 +269,7 @@ def scan_part(
         names = frozenset(str(c) for c in encoding.categories)
         _check_categories(attribute, names, max_categories)
         categories[attribute.name] = names, encoding.fill_value is not None
+        codes["\0".join([attribute.name, *map(str, encoding.categories)])] = encoding.encode(values)
     points = rows.positions
     low, high = corners(points) if len(points) else (np.zeros(0), np.zeros(0))
     return Scan(
@@ -276,9 +282,24 @@ def scan_part(
         id_ranges(rows.object_ids) if rows.object_ids is not None else np.zeros((0, 2), np.int64),
         categories,
         {number: compact_spans(span_codes(coords))},
-        {number: _facts(rows)},
+        {number: replace(_facts(rows), digest=_digest(rows, codes))},
         {} if rows.parents is None else {number: compact_spans(rows.parents[rows.parents >= 0])},
     )
+
+
+def _digest(rows: VertexRows, codes: Mapping[str, NDArray[Any]]) -> int:
+    """Return a checksum of a partition's content: strings by their codes, named by attribute and categories."""
+    numbers = [(name, values) for name, values in rows.attributes.items() if values.dtype.kind in "biufcmM"]
+    columns = [("", rows.positions), *sorted(numbers), *sorted(codes.items())]
+    others = (("ids", rows.object_ids), ("keys", rows.keys), ("parents", rows.parents))
+    columns += [(name, values) for name, values in others if values is not None]
+    crc = 0
+    for name, column in columns:
+        if column.dtype.kind in "mM":
+            column = column.view(np.int64)
+        crc = extend_crc32c(crc, f"{name} {column.dtype.str} {column.shape}".encode())
+        crc = extend_crc32c(crc, column.tobytes())
+    return crc
 
 
 def _facts(rows: VertexRows) -> PartFacts:

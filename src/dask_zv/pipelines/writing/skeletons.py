@@ -20,13 +20,14 @@ from dask_zv.geometry.blocks import encode_skeletons
 from dask_zv.geometry.skeletons import check_forest, check_same_object
 from dask_zv.pipelines.stores.store import Store
 from dask_zv.pipelines.writing.inputs import Partitions, is_frame, partition_input
+from dask_zv.pipelines.writing.job import LinkContext
 from dask_zv.pipelines.writing.link_join import LinkJoin, touches
 from dask_zv.pipelines.writing.link_steps import Linked, all_objects, linked_level, name_ranges
 from dask_zv.pipelines.writing.scan import Scan
 from dask_zv.pipelines.writing.vertex_ids import numbers_of, take_ids
-from dask_zv.pipelines.writing.write import LinkContext, Options, Write, scan_input
+from dask_zv.pipelines.writing.write import Options, Write, scan_input
 
-__all__ = ["write_skeletons"]
+__all__ = ["prepare_skeletons", "write_skeletons"]
 
 
 @overload
@@ -47,6 +48,7 @@ def write_skeletons(
     max_categories: int = 10_000,
     compute: Literal[True] = True,
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Report: ...
 @overload
 def write_skeletons(
@@ -66,6 +68,7 @@ def write_skeletons(
     max_categories: int = 10_000,
     compute: Literal[False],
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Delayed: ...
 def write_skeletons(
     store: Store,
@@ -84,6 +87,7 @@ def write_skeletons(
     max_categories: int = 10_000,
     compute: bool = True,
     progress: bool | None = None,
+    resume: bool = False,
 ) -> Report | Delayed:
     """Write skeletons (trees of nodes) into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -109,7 +113,7 @@ def write_skeletons(
         Rows of an array are those of the objects in ascending order of their ids.
     groups : mapping of group number to object ids, optional
     group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
-    mode, position_tolerance, max_categories, compute, progress
+    mode, position_tolerance, max_categories, compute, progress, resume
         As for :func:`write_points`.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
@@ -140,8 +144,22 @@ def write_skeletons(
     [-1, 0, 1, 1]
     """
     started = time.perf_counter()
-    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress)
+    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
     about = (object_attributes, groups, group_attributes)
+    return prepare_skeletons(store, positions, parents, vertex_ids, attributes, object_ids, about, options).run(started)
+
+
+def prepare_skeletons(
+    store: Store,
+    positions: Any,
+    parents: Any,
+    vertex_ids: Any,
+    attributes: Any,
+    object_ids: Any,
+    about: tuple[Any, Any, Any],
+    options: Options,
+) -> Write:
+    """Check what :func:`write_skeletons` was given; `about` are the attributes and groups of objects, and those of groups."""
     level = linked_level(store, "skeleton", "write_skeletons", options)
     if parents is None:
         raise InputError("write_skeletons needs parents=: the parent of each node, -1 at roots")
@@ -156,7 +174,7 @@ def write_skeletons(
     objects = all_objects(scan, about, store.layout)
     step = ParentLinks(LinkFamily(2, conversion.grid.ndim), "vertex_ids" in partitions.integers)
     encode = partial(encode_skeletons, family=step.family)
-    return Write("skeletons", level, partitions, conversion, scan, objects, encode, options, step, numbered=True).run(started)
+    return Write("skeletons", level, partitions, conversion, scan, objects, encode, options, step, numbered=True)
 
 
 def _parents_by_number(positions: Any, parents: Any, vertex_ids: Any) -> tuple[Any, Any, tuple[str, ...]]:

@@ -1,41 +1,45 @@
-"""What all writing functions share: the checks before anything is stored, and the one graph that carries a write out."""
+"""What all writing functions share: the checks before anything is stored, and the plan of what will be."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from dask.delayed import Delayed
-from dask.task_spec import List, Task, TaskRef
+from dask.delayed import Delayed, delayed
 
-from dask_zv.batch.graph import GraphBuilder, build_write_graph
+from dask_zv.batch.forks import check_writable
 from dask_zv.batch.receipts import Report
-from dask_zv.batch.run import check_reachable, compute_one
-from dask_zv.batch.tasks import BlockSpec, CommitSpec, EncodedBlock
-from dask_zv.errors import InputError, ReadOnlyError, StoreError
+from dask_zv.batch.run import task_memory
+from dask_zv.batch.stamps import written_stamp
+from dask_zv.batch.tasks import BlockResult, BlockSpec, CommitSpec
+from dask_zv.errors import InputError, PlanError, ReadOnlyError, StoreError
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.geometry.blocks import GeometryBlock
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.pipelines.stores.creation import position_dtype
 from dask_zv.pipelines.stores.store import Level, Store
-from dask_zv.pipelines.writing.exchange import BlockPlan, Touch, plan_blocks, remove_spill, spill_directory, split_partitions
+from dask_zv.pipelines.writing.exchange import plan_blocks, spill_directory
 from dask_zv.pipelines.writing.inputs import AttributeInput, Partitions
+from dask_zv.pipelines.writing.job import Job, LinkStep, job_digest
+from dask_zv.pipelines.writing.journal import Journal, find_journal, whole_blocks
 from dask_zv.pipelines.writing.level_metadata import grid_plan, level_attributes, old_nodes, root_attributes, shards_of
-from dask_zv.pipelines.writing.manifests import ObjectPlan, object_blobs, object_metadata, write_object_index
-from dask_zv.pipelines.writing.object_arrays import write_edge_counts
+from dask_zv.pipelines.writing.manifests import ObjectPlan, object_metadata
+from dask_zv.pipelines.writing.running import build_job, finished, run_job
 from dask_zv.pipelines.writing.scan import Conversion, Scan, scan_partitions
 from dask_zv.spatial.grid import Box, ChunkGrid
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import join
 
-__all__ = ["LinkStep", "Options", "Write", "attribute_schema", "level_to_write", "scan_input"]
+__all__ = ["Options", "Write", "attribute_schema", "check_empty", "level_to_write", "scan_input"]
 
 _TOLERANCE = 1e-4
+_JOURNAL_BYTES = 64 << 20
+"""Writes of so much keep a journal unasked: what a crash costs is more than the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,63 +52,7 @@ class Options:
     max_categories: int = 10_000
     compute: bool = True
     progress: bool | None = None
-
-
-class LinkStep(Protocol):
-    """How a geometry's links get into the store, after its vertices."""
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """Chunk arrays of links that are there whatever the data."""
-
-    @property
-    def families(self) -> tuple[str, ...]:
-        """Groups of those whose names only the data tells."""
-
-    @property
-    def crossings(self) -> bool:
-        """True where the links are those between the pieces of objects."""
-
-    def metadata(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return (path, attributes) of the nodes that are there whatever the data."""
-
-    def add(self, context: LinkContext) -> list[TaskRef]:
-        """Add the tasks; return the results of those that store."""
-
-
-@dataclass(frozen=True, eq=False)
-class LinkContext:
-    """What the links' tasks are built from.
-
-    Attributes
-    ----------
-    builder : GraphBuilder
-    spec : BlockSpec
-    plan : BlockPlan
-    scan : Scan
-    results : list of TaskRef
-        Of the blocks of vertices.
-    crossings : list of TaskRef
-        Links between the pieces of objects, where they were asked for.
-    nodes_first : bool
-        The store wants nodes before chunks.
-    replace : bool
-        The level may hold links already.
-    """
-
-    builder: GraphBuilder
-    spec: BlockSpec
-    plan: BlockPlan
-    scan: Scan
-    results: list[TaskRef]
-    crossings: list[TaskRef]
-    nodes_first: bool
-    replace: bool
-
-    def fed(self) -> dict[int, list[int]]:
-        """Return the blocks that have rows of each partition."""
-        touch = Touch(self.plan, self.scan)
-        return {p: touch.blocks(spans) for p, spans in self.scan.spans.items()}
+    resume: bool = False
 
 
 def level_to_write(store: Store, geometries: Sequence[str], function: str, options: Options) -> Level:
@@ -129,9 +77,10 @@ def level_to_write(store: Store, geometries: Sequence[str], function: str, optio
         raise InputError(f"{store.url} is a store of {kinds[0]}: {function} wants one made with dzv.create({wanted})")
     if store.read_only:
         raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=store.url)
-    check_reachable(store.handle)
+    check_writable(store.handle)
     level = store.level(0)
-    _check_empty(level, options.mode)
+    if not options.resume:  # else when it is known which write this is
+        check_empty(level, options.mode)
     return level
 
 
@@ -192,53 +141,50 @@ class Write:
 
     def run(self, started: float) -> Report | Delayed:
         """Run the write on the active scheduler, or return it, as the options say."""
-        spill = spill_directory(self.scan.rows * self.schema.row_bytes)
-        delayed = self.build(spill)
+        job = self.job()
+        done: dict[int, BlockResult] = {}
+        journal: Journal | None = None
+        if self.options.resume:
+            if written_stamp(self.level.place) == job.digest:
+                return self._already_written(job, started)
+            job, done = self._earlier(job)
+        if self._journals(job):
+            job = job.stamped()
+            journal = Journal(self.level.place, job.digest, job.plan.starts)
+        progress = bool(self.options.progress)
         if not self.options.compute:
-            return delayed
-        try:
-            report: Report = compute_one(delayed, progress=self.options.progress)
-        finally:
-            remove_spill(spill)
+            spill = spill_directory(self.scan.rows * job.schema.row_bytes)
+            return build_job(job, done, journal, progress=progress, spill=spill)
+        report = run_job(job, done, journal, progress=progress)
         self.level.store.reload()
-        return dataclasses.replace(report, seconds=time.perf_counter() - started)
+        return finished(report, started)
 
-    def build(self, spill: str | None) -> Delayed:
-        """Build the graph; nothing runs."""
+    def job(self) -> Job:
+        """Return the write as a plan; nothing runs."""
         level, scan, schema, objects, links = self.level, self.scan, self.schema, self.objects, self.links
         store, place = level.store, level.place
         opened = open_objects(place.handle)
-        builder = GraphBuilder(f"zv-{self.name}")
         grid, shards = None, None
         if store.layout == "grid":
-            grid = grid_plan(level, scan, [*schema.arrays, *(links.arrays if links else ())], self.options.mode)
+            arrays = [*schema.arrays, *(links.arrays if links else ())]
+            grid = grid_plan(level, scan, arrays, self.options.mode, schema.row_bytes)
             if links is not None:
                 grid = dataclasses.replace(grid, families=dict.fromkeys(links.families, grid.specs["vertices"]))
             if self.replace and len(place.open().list_keys("vertices")):
-                grid = dataclasses.replace(grid, marker=builder.run)
+                grid = dataclasses.replace(grid, marker=uuid.uuid4().hex[:12])
         else:
-            shards = shards_of(store, opened, scan.coords)
+            shards = shards_of(store, opened, scan, schema.row_bytes)
         cells = None if grid is None else grid.specs["vertices"]
-        plan = plan_blocks(scan, schema.row_bytes, shards, self.partitions.count, cells)
-        gathered = split_partitions(
-            builder, self.partitions, self.conversion, schema.attributes, plan, scan, spill, numbered=self.numbered
-        )
-        block = BlockSpec(place, shard_chunks=shards, grid=grid)
-        blocks: list[tuple[BlockSpec, Any]] = [
-            (block, Task(None, _encode_block, self.encode, schema, rows)) for rows in gathered
-        ]
+        plan = plan_blocks(scan, schema.row_bytes, shards, self.partitions.count, cells, task_memory())
         metadata: list[tuple[str, Mapping[str, Any]]] = list(schema.array_metadata(grid=grid is not None))
-        arrays = [*schema.arrays]
+        names = [*schema.arrays]
         if links is not None:
             metadata += links.metadata()
-            arrays += links.arrays
+            names += links.arrays
         if objects is not None:
-            extra = object_blobs(objects) if grid is None else []
-            if extra:
-                blocks.append((BlockSpec(place), EncodedBlock({(a, k): data for a, k, data in extra})))
             described = object_metadata(objects, self.conversion.grid.ndim, store.layout)
             metadata += described
-            arrays += [a for a, _ in described]
+            names += [a for a, _ in described]
         families = links.families if links is not None else ()
         trees = store.metadata.geometry_types[:1] == ("skeleton",)
         explicit = links is not None and not links.crossings
@@ -249,7 +195,7 @@ class Write:
         spec = CommitSpec(
             place,
             tuple(metadata),
-            tuple(arrays),
+            tuple(names),
             catalog=True,
             replace=self.replace,
             remove=old_nodes(opened, place, schema, objects, families, trees=trees) if self.replace else (),
@@ -257,29 +203,64 @@ class Write:
             grid=grid,
             families=families if grid is not None else (),
         )
+        return Job(
+            self.name,
+            plan,
+            BlockSpec(place, shard_chunks=shards, grid=grid),
+            spec,
+            opened.nodes_first,
+            self.partitions,
+            self.conversion,
+            scan,
+            schema,
+            objects,
+            self.encode,
+            links,
+            self.numbered,
+            trees,
+            job_digest(spec, scan, objects, links, schema),
+        )
 
-        def after_blocks(builder: GraphBuilder, results: list[TaskRef]) -> tuple[list[TaskRef], list[TaskRef]]:
-            waiting = [builder.add(builder.key("tidy"), _tidy, spill, *results)] if spill else []
-            crossings: list[TaskRef] = []
-            if objects is not None:
-                written, crossings = write_object_index(
-                    builder, place, objects, self.conversion.grid.ndim, results, nodes_first=opened.nodes_first,
-                    crossings=links is not None and links.crossings,
-                )  # fmt: skip
-                waiting += written
-            if trees:
-                mine = List(*results[: len(plan)])
-                waiting.append(builder.add(builder.key("edge-counts"), write_edge_counts, place, mine, opened.nodes_first))
-            if links is None:
-                return waiting, []
-            context = LinkContext(builder, block, plan, scan, results[: len(plan)], crossings, opened.nodes_first, self.replace)
-            return waiting, links.add(context)
+    def _journals(self, job: Job) -> bool:
+        """Tell whether receipts go into the store: a transaction forgets them with all else, and small writes begin again."""
+        if job.nodes_first or not len(job):
+            return False
+        large = self.scan.rows * job.schema.row_bytes >= _JOURNAL_BYTES and not self.level.place.handle.one_process
+        return self.options.resume or large
 
-        then = after_blocks if objects is not None or spill or links is not None else None
-        return build_write_graph(blocks, spec, builder=builder, nodes_first=opened.nodes_first, then=then)
+    def _earlier(self, job: Job) -> tuple[Job, dict[int, BlockResult]]:
+        """Return the write as an earlier run had cut it, and the blocks that this run has left in the store.
+
+        Raises
+        ------
+        PlanError
+            The journal is of another write.
+        StoreError
+            There is no journal, and the level is not empty.
+        """
+        place = self.level.place
+        found = find_journal(place)
+        if found is None:
+            check_empty(self.level, self.options.mode)
+            return job, {}
+        if found.digest != job.digest:
+            raise PlanError(
+                "an unfinished write of other data, or into other chunks, lies in the level: its input, its arguments or the "
+                "store's settings have changed since. Finish it with what it began with, or begin anew with resume=False, "
+                "mode='overwrite'",
+                store=self.level.url,
+            )
+        job = job.cut_at(found.starts)
+        specs = None if job.block.grid is None else job.block.grid.specs
+        return job, whole_blocks(place, specs, Journal(place, found.digest, found.starts).read())
+
+    def _already_written(self, job: Job, started: float) -> Report | Delayed:
+        """Return the report of a write that the level's last commit was."""
+        report = dataclasses.replace(job.commit.report, chunks=len(self.scan.coords))
+        return finished(report, started) if self.options.compute else delayed(report)
 
 
-def _check_empty(level: Level, mode: str) -> None:
+def check_empty(level: Level, mode: str) -> None:
     if mode == "overwrite":
         if level.store.layout == "grid" and level.metadata.chunk_attribute_name is not None:
             # objects of keys with another number of parts: in directories, theirs have the names of ours
@@ -329,14 +310,3 @@ def attribute_schema(attribute: AttributeInput, scan: Scan) -> AttributeSchema:
     categories = attribute.categories if attribute.categories is not None else tuple(sorted(found))
     dictionary = DictionaryEncoding(categories, ordered, -1 if missing else None)
     return AttributeSchema(attribute.name, dictionary.dtype, None, dictionary)
-
-
-def _encode_block(
-    encode: Callable[[PointSchema, VertexRows], GeometryBlock], schema: PointSchema, rows: VertexRows
-) -> EncodedBlock:
-    made = encode(schema, rows)
-    return EncodedBlock(made.blobs, made.rows, made.extra, made.metadata, made.records)
-
-
-def _tidy(spill: str, *_: Any) -> None:
-    remove_spill(spill)

@@ -1,0 +1,314 @@
+"""Graphs that would be too large go in waves; what a write shows and logs while it runs; blocks that fit their workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+
+import dask
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+from points_reference import files, stored
+
+import dask_zv as dzv
+from dask_zv.pipelines.writing import exchange, level_metadata
+
+N = 4000
+CHUNK = (20.0, 20.0, 20.0)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(exchange, "_BLOCK_BYTES", (4000, 8000))
+
+
+def points(seed=0):
+    return np.random.default_rng(seed).uniform(0, 100, (N, 3)).astype(np.float32)
+
+
+def arguments():
+    where = da.from_array(points(), chunks=(500, 3))
+    return {"positions": where, "attributes": {"row": da.arange(N, chunks=500)}, "object_ids": da.arange(N, chunks=500) % 9}
+
+
+def comparable(target):
+    found = stored(target)
+    found.pop("zarr.json")
+    return found
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Return a list that grows with the number of tasks of each graph that is computed."""
+    from dask_zv.pipelines.writing import running
+
+    sizes = []
+
+    def note(function):
+        def noted(delayed, **options):
+            one = delayed[0] if isinstance(delayed, list) else delayed
+            sizes.append(len(one.__dask_graph__()))
+            return function(delayed, **options)
+
+        return noted
+
+    for name in ("compute_one", "compute_many"):
+        monkeypatch.setattr(running, name, note(getattr(running, name)))
+    return sizes
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads", "processes", "distributed"])
+def test_waves(scheduler, use_scheduler, graphs, tmp_path):
+    dzv.write_points(dzv.create(tmp_path / "whole.zv", chunk_shape=CHUNK), **arguments())
+    (whole,) = graphs
+    limit = 60
+    assert whole > 2 * limit
+    with use_scheduler(scheduler), dask.config.set({"dask_zv.max-graph-tasks": limit}):
+        report = dzv.write_points(dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK), **arguments(), progress=True)
+    assert len(graphs) > 4
+    assert max(graphs[1:-1]) <= limit + 2 * 8 + 2  # and the partitions themselves
+    assert report.rows == N
+    assert comparable(tmp_path / "s.zv") == comparable(tmp_path / "whole.zv")
+
+
+def test_waves_of_links(tmp_path):
+    edges = np.random.default_rng(0).integers(0, N, (300, 2))
+    given = {"positions": points(), "edges": edges}
+    dzv.write_graph(dzv.create(tmp_path / "whole.zv", geometry="graph", chunk_shape=CHUNK), **given)
+    with dask.config.set({"dask_zv.max-graph-tasks": 10}):
+        dzv.write_graph(dzv.create(tmp_path / "s.zv", geometry="graph", chunk_shape=CHUNK), **given)
+    assert comparable(tmp_path / "s.zv") == comparable(tmp_path / "whole.zv")
+
+
+def test_waves_that_were_interrupted(graphs, tmp_path, monkeypatch):
+    from dask_zv.batch import graph
+
+    store, left = graph.store_block, [6]
+
+    def failing(spec, payload):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError("power cut")
+        return store(spec, payload)
+
+    target = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
+    with dask.config.set({"dask_zv.max-graph-tasks": 60, "scheduler": "sync"}):
+        monkeypatch.setattr(graph, "store_block", failing)
+        with pytest.raises(OSError, match="power cut"):
+            dzv.write_points(target, **arguments(), resume=True)
+        monkeypatch.setattr(graph, "store_block", store)
+        report = dzv.write_points(target, **arguments(), resume=True)
+    assert report.rows == N
+    dzv.write_points(dzv.create(tmp_path / "whole.zv", chunk_shape=CHUNK), **arguments(), resume=True)
+    assert comparable(tmp_path / "s.zv") == comparable(tmp_path / "whole.zv")
+
+
+@pytest.mark.parametrize("limit", [0, -1, "many", 1.5])
+def test_a_limit_that_is_none(limit, tmp_path):
+    store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
+    with dask.config.set({"dask_zv.max-graph-tasks": limit}), pytest.raises(dzv.InputError, match="max-graph-tasks"):
+        dzv.write_points(store, **arguments())
+    assert store.level(0).metadata.vertex_count == 0
+
+
+# -------------------------------------------------------------------------------------------------- progress and log
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads", "processes", "distributed"])
+def test_progress_is_the_same_on_every_scheduler(scheduler, use_scheduler, tmp_path, capsys):
+    store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
+    with use_scheduler(scheduler):
+        report = dzv.write_points(store, **arguments(), progress=True)
+    first, last = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert re.search(rf"\[ +\] writing: 0/{report.blocks} blocks, 0\.0 MB", first)
+    assert re.search(
+        rf"\[#+\] writing: {report.blocks}/{report.blocks} blocks, {report.nbytes / 1e6:.1f} MB, [\d.]+ MB/s", last
+    )
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "distributed"])
+def test_nothing_is_shown_or_logged_on_the_cluster_unasked(scheduler, use_scheduler, tmp_path, capsys):
+    with use_scheduler(scheduler) as client:
+        dzv.write_points(dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK), **arguments())
+        if client is not None:
+            before = [t for t in client.get_events() if t.startswith("dask-zv")]
+            dzv.write_points(dzv.create(tmp_path / "t.zv", chunk_shape=CHUNK), **arguments())
+            assert [t for t in client.get_events() if t.startswith("dask-zv")] == before
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_in_a_terminal_overwrites_one_line(tmp_path):
+    code = (
+        "import pty, sys, os, numpy as np\n"
+        "import dask_zv as dzv\n"
+        f"dzv.write_points(dzv.create({str(tmp_path / 's.zv')!r}, chunk_shape=(20, 20, 20)), np.ones((50, 3)), progress=True)\n"
+    )
+    import pty
+
+    leader, follower = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=follower)
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            data = os.read(leader, 10_000)
+        except OSError:  # the other side is closed
+            break
+        if not data:
+            break
+        shown += data
+    assert process.wait(60) == 0
+    os.close(leader)
+    text = shown.decode()
+    assert text.count("\n") == 1
+    assert text.count("\r") >= 2
+    assert "1/1 blocks" in text
+
+
+def test_progress_in_a_notebook(monkeypatch, tmp_path):
+    import sys as system
+    import types
+
+    from dask_zv.batch import progress
+
+    shown = []
+    handle = types.SimpleNamespace(update=shown.append)
+    display = types.SimpleNamespace(HTML=str, display=lambda first, display_id: handle)
+
+    class ZMQInteractiveShell:
+        pass
+
+    fake = types.ModuleType("IPython")
+    fake.get_ipython = ZMQInteractiveShell
+    fake.display = display
+    monkeypatch.setitem(system.modules, "IPython", fake)
+    assert progress._in_notebook()
+    dzv.write_points(dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK), **arguments(), progress=True)
+    assert "<progress" in shown[-1]
+    assert 'value="1.0000"' in shown[-1]
+
+
+def test_progress_of_batches_and_conversions(tmp_path, capsys):
+    store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
+    dzv.write_points(store, **arguments())
+    dzv.convert(store, tmp_path / "t.zv", shard_chunks=8, progress=True)
+    assert re.search(r"writing: (\d+)/\1 blocks", capsys.readouterr().err)
+    group = dzv.open_group({}, "w")
+    with group.batched_writes(progress=True):
+        group.write_bytes("a", "0.0", b"x")
+    assert "1/1 blocks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes", "distributed"])
+def test_log(scheduler, use_scheduler, tmp_path):
+    with use_scheduler(scheduler):
+        report = dzv.write_points(dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK), **arguments())
+    log = report.log()
+    assert list(log.columns) == ["kind", "block", "start", "end", "seconds", "nbytes", "worker", "retries"]
+    assert sorted(log.block) == list(range(report.blocks))
+    assert (log.kind == "vertices").all()
+    assert int(log.nbytes.sum()) == report.nbytes
+    assert (log.end >= log.start).all()
+    assert log.start.is_monotonic_increasing
+    assert isinstance(log.start.dtype, pd.DatetimeTZDtype)
+    assert np.allclose((log.end - log.start).dt.total_seconds(), log.seconds, atol=1e-5)
+    assert (log.retries == 0).all()
+    workers = set(log.worker)
+    if scheduler == "distributed":
+        assert all(w.startswith("tcp://") for w in workers)
+    else:
+        assert (f"{os.uname().nodename}:{os.getpid()}" in workers) == (scheduler == "threads")
+
+
+def test_log_of_nothing(tmp_path):
+    store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
+    report = dzv.write_points(store, np.zeros((0, 3)))
+    assert len(report.log()) == report.blocks == 0
+
+
+def test_logging_reaches_the_client(use_scheduler, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "dask_zv")
+    with use_scheduler("distributed") as client:
+        client.run(lambda: logging.getLogger("dask_zv").setLevel(logging.INFO))
+        client.forward_logging("dask_zv", level=logging.INFO)
+        try:
+            report = dzv.write_points(dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK), **arguments())
+            for _ in range(100):  # records come on a channel of their own
+                lines = [m for r in caplog.records if (m := re.search(r"stored block (\d+) of vertices", r.getMessage()))]
+                if len(lines) >= report.blocks:
+                    break
+                time.sleep(0.05)
+        finally:
+            client.unforward_logging("dask_zv")
+    assert {int(m[1]) for m in lines} == set(range(report.blocks))
+
+
+# -------------------------------------------------------------------------------------------------- skew and memory
+
+
+def skewed():
+    """Return points of which most lie in one chunk, and the rest everywhere."""
+    rng = np.random.default_rng(0)
+    return np.concatenate([rng.uniform(20, 40, (N, 3)), rng.uniform(0, 320, (N, 3))]).astype(np.float32)
+
+
+def test_blocks_are_balanced_by_rows(tmp_path):
+    report = dzv.write_points(dzv.create(tmp_path / "s.zv", chunk_shape=(10, 10, 10), shard_chunks=1), skewed())
+    sizes = report.log().nbytes
+    assert len(sizes) > 8
+    assert sizes.max() < 4 * sizes.median()
+
+
+@pytest.mark.parametrize("layout", ["grid", "per_chunk"])
+def test_shards_are_sized_by_the_densest_region(layout, tmp_path, monkeypatch):
+    """The dense corner of a sparse level does not become one huge object."""
+    import dask_zv.pipelines.stores.creation as creation
+
+    monkeypatch.setattr(creation, "FEW_CHUNKS", 10)
+    monkeypatch.setattr(level_metadata, "FEW_CHUNKS", 10)
+    for limit in (1 << 30, 20_000):
+        monkeypatch.setattr(level_metadata, "_MOST_SHARD_BYTES", limit)
+        target = tmp_path / f"{limit}.zv"
+        dzv.write_points(dzv.create(target, chunk_shape=(10, 10, 10), layout=layout, compressor=None), skewed())
+        largest = max(len(data) for name, data in files(target).items() if "vertices/" in name and "/c/" in name)
+        if limit == 20_000:
+            assert largest < limit + 5000
+        else:
+            assert largest > 40_000
+        assert len(dzv.open(target).level(0).read().positions) == 2 * N
+
+
+def test_a_chunk_larger_than_a_block_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(exchange, "_MOST_BLOCK_BYTES", 30_000)
+    store = dzv.create(tmp_path / "s.zv", chunk_shape=(20, 20, 20))
+    with pytest.warns(UserWarning, match=r"chunk 1\.1\.1 holds 4,0\d\d vertices, 0 MB.*smaller chunk_shape"):
+        report = dzv.write_points(store, skewed())
+    assert report.rows == 2 * N
+    with pytest.warns(UserWarning, match=r"the shard of chunk .* of 8 chunks,.*smaller shards"):
+        dzv.write_points(dzv.create(tmp_path / "t.zv", chunk_shape=(10, 10, 10), shard_chunks=8), skewed())
+
+
+def test_blocks_fit_the_workers(tmp_path, monkeypatch, use_scheduler):
+    """Workers with little memory get smaller blocks; the stored bytes are the same."""
+    from dask_zv.batch import run
+    from dask_zv.pipelines.writing import write
+
+    with use_scheduler("distributed") as client:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        assert run.task_memory() == min(w["memory_limit"] // w["nthreads"] for w in workers)
+    with use_scheduler("threads"):
+        assert run.task_memory() is None
+    monkeypatch.setattr(exchange, "_BLOCK_BYTES", (1000, 1 << 20))
+    blocks = {}
+    for memory in (16 * 4000, 16 * 16000):
+        monkeypatch.setattr(write, "task_memory", lambda memory=memory: memory)
+        report = dzv.write_points(dzv.create(tmp_path / f"{memory}.zv", chunk_shape=CHUNK), points())
+        blocks[memory] = report.blocks
+    assert blocks[16 * 4000] > blocks[16 * 16000] > 1
+    assert comparable(tmp_path / f"{16 * 4000}.zv") == comparable(tmp_path / f"{16 * 16000}.zv")
