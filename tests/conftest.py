@@ -17,6 +17,7 @@ from typing import Any
 
 import dask
 import pytest
+import sampling
 import zarr
 from contract_exceptions import need
 from contract_matrix import ContractMatrix
@@ -39,7 +40,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "contract: a row of the contract matrix (columns: `store`, `scheduler`)")
-    config.pluginmanager.register(ContractMatrix(), "contract-matrix")
+    config.addinivalue_line(
+        "markers", "spread(number): without --long, that many of the cases, one with each value of a parameter"
+    )
+    config.pluginmanager.register(ContractMatrix(list(_MAKERS), list(SCHEDULERS)), "contract-matrix")
+    sampling.set_long(config.getoption("--long"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -49,6 +54,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in items:
                 if item.get_closest_marker(marker):
                     item.add_marker(pytest.mark.skip(reason=reason))
+    if not config.getoption("--long") and not any("::" in argument for argument in config.args):
+        items[:], left_out = sampling.deselect(items)
+        config.hook.pytest_deselected(items=left_out)
 
 
 # -------------------------------------------------------------------------------------------------- an S3 endpoint
@@ -61,8 +69,8 @@ def s3_endpoint() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # a process of its own: in this one it would share the interpreter lock with what it serves
-    code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
-    server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    program = [sys.executable, str(Path(__file__).with_name("moto_s3.py")), str(port)]
+    server = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
             if server.poll() is not None:

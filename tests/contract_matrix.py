@@ -2,7 +2,8 @@
 
 A test is a contract test by the marker ``contract``; its columns are its parameters ``store`` and ``scheduler``, its table is
 its parameter ``layout`` (``per_chunk`` without one). One that is skipped for a reason that :mod:`contract_exceptions` does not
-list fails the session: a hole that nobody explained.
+list fails the session: a hole that nobody explained. What a cell's tests are travels with their reports, so that they may run
+in other processes than the one that prints (pytest-xdist).
 """
 
 from __future__ import annotations
@@ -15,42 +16,40 @@ from contract_exceptions import CANNOT
 _WORST = ("FAIL", "xfail", "????", "skip", "ok")
 _AXES = {"store": "stores", "scheduler": "schedulers"}
 _LAYOUTS = ("per_chunk", "grid")
+_PROPERTY = "contract"
 _TABLES = [(axis, layout) for layout in _LAYOUTS for axis in _AXES]
 
 
 class ContractMatrix:
     """Records the outcome of every contract test and prints the tables at the end."""
 
-    def __init__(self) -> None:
-        self._columns: dict[str, dict[str, str]] = {}
-        self._layouts: dict[str, str] = {}
+    def __init__(self, stores: list[str], schedulers: list[str]) -> None:
         self._cells: dict[tuple[str, str], dict[tuple[str, str], list[str]]] = {table: {} for table in _TABLES}
-        self._order: dict[str, list[str]] = {axis: [] for axis in _AXES}
+        self._order = {"store": stores, "scheduler": schedulers}
+        self._places: dict[str, tuple[str, int]] = {}
         self._reasons: dict[str, set[str]] = {}
         self._unexplained: list[str] = []
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
-            callspec = getattr(item, "callspec", None)
             if item.get_closest_marker("contract") is None:
                 continue
+            callspec = getattr(item, "callspec", None)
             params: dict[str, Any] = callspec.params if callspec is not None else {}
-            self._layouts[item.nodeid] = str(params.get("layout", _LAYOUTS[0]))
-            self._columns[item.nodeid] = {axis: str(params[axis]) for axis in _AXES if axis in params}
-            for axis, column in self._columns[item.nodeid].items():
-                if column not in self._order[axis]:
-                    self._order[axis].append(column)
+            about = {axis: str(params[axis]) for axis in _AXES if axis in params}
+            item.user_properties.append((_PROPERTY, {"layout": str(params.get("layout", _LAYOUTS[0])), **about}))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        columns = self._columns.get(report.nodeid)
-        if columns is None or (report.passed and report.when != "call"):
+        about: Any = dict(report.user_properties).get(_PROPERTY)
+        if about is None or (report.passed and report.when != "call"):
             return
+        columns = {axis: about[axis] for axis in _AXES if axis in about}
         outcome = "ok" if report.passed else "FAIL"
         if hasattr(report, "wasxfail"):
             outcome = "xfail"
             self._unexplained.append(f"{report.nodeid}: expected to fail: {report.wasxfail}")
         elif report.skipped:
-            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple | list) else str(report.longrepr)
             reason = reason.removeprefix("Skipped: ")
             outcome = "skip" if reason in CANNOT.values() else "????"
             if outcome == "skip":
@@ -58,8 +57,9 @@ class ContractMatrix:
             else:
                 self._unexplained.append(f"{report.nodeid}: {reason}")
         name = report.nodeid.split("[")[0].rpartition("/")[2].removeprefix("test_").replace(".py::test_", ": ")
+        self._places.setdefault(name, (report.location[0], report.location[1] or 0))
         for axis, column in columns.items():
-            self._cells[axis, self._layouts[report.nodeid]].setdefault((name, column), []).append(outcome)
+            self._cells[axis, about["layout"]].setdefault((name, column), []).append(outcome)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self._unexplained and session.exitstatus == 0:
@@ -69,6 +69,8 @@ class ContractMatrix:
         for axis, layout in _TABLES:
             if self._cells[axis, layout]:
                 self._table(terminalreporter, axis, layout)
+        if any(self._cells.values()) and not terminalreporter.config.getoption("--long"):
+            terminalreporter.line("blank: no such test; on S3 also one of the two layouts, in turn (--long runs both)")
         for reason in sorted(self._reasons):
             terminalreporter.line(f"skip: {reason} ({', '.join(sorted(self._reasons[reason]))})")
         if self._unexplained:
@@ -77,9 +79,10 @@ class ContractMatrix:
                 terminalreporter.line(line)
 
     def _table(self, out: Any, axis: str, layout: str) -> None:
-        columns = self._order[axis]
         outcomes_of = self._cells[axis, layout]
-        rows = list(dict.fromkeys(name for name, _ in outcomes_of))
+        rows = sorted({name for name, _ in outcomes_of}, key=self._places.__getitem__)
+        ran = list(dict.fromkeys(column for _, column in outcomes_of))
+        columns = [c for c in self._order[axis] if c in ran] + sorted(set(ran) - set(self._order[axis]))
         out.section(f"contract matrix: {_AXES[axis]}, layout {layout}")
         width = max(map(len, rows))
         out.line(" " * width + "  " + "  ".join(columns))

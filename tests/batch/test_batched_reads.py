@@ -114,7 +114,7 @@ def test_writes_inside_are_never_served_stale(filled):
         with group.batched_writes(compute=False) as batch:
             batch.write_bytes("packed", "3.0", b"deferred")
         assert group.read_bytes("packed", "3.0") == b"packed3"
-        batch.to_delayed().compute(scheduler="sync")
+        batch.finish(batch.to_delayed().compute(scheduler="sync"))
         if filled.layout == "per_chunk":
             group.delete_subtree("plain/1.0")
         else:

@@ -9,7 +9,7 @@ from layouts import LAYOUTS
 
 import dask_zv as dzv
 
-ONE_PROCESS = ["memory_store", "dict", "memory_url", "fsspec_memory", "obstore_memory", "icechunk"]
+ONE_PROCESS = ["memory_store", "dict", "memory_url", "fsspec_memory", "obstore_memory"]
 
 
 @pytest.fixture(params=LAYOUTS)
@@ -43,9 +43,8 @@ def test_refused_in_other_processes(make_store, use_scheduler, scheduler, name):
             batch.write_blobs(delayed(block)(["1.0"]), keys=[("vertices", "1.0")])
         with pytest.raises(dzv.PlanError, match=r"process|fork"):
             dask.compute(batch.to_delayed())
-        if name != "icechunk":  # such a group does not pickle at all
-            with pytest.raises(dzv.PlanError, match="process"):
-                dask.compute(delayed(write_one)(group))
+        with pytest.raises(dzv.PlanError, match="process"):
+            dask.compute(delayed(write_one)(group))
         assert store.dump() == before
     with group.batched_writes():
         group.write_bytes("vertices", "0.0", b"after")

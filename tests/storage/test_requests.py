@@ -12,6 +12,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from sampling import examples
 
 import dask_zv as dzv
 from dask_zv.storage.local import LocalObjects
@@ -159,10 +160,10 @@ import json, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 import dask
 import dask_zv as dzv
-target, options = json.loads(sys.argv[1])
+target, options, side = json.loads(sys.argv[1])
 store = dzv.create(target, chunk_shape=(10, 10), bounds=((0, 0), (999, 999)), shard_chunks=1, storage_options=options)
 group = store.level(0).group
-keys = [f"{i}.{j}" for i in range(100) for j in range(100)]
+keys = [f"{i}.{j}" for i in range(side) for j in range(side)]
 with dask.config.set(scheduler="threads", num_workers=4):
     with group.batched_writes():
         for n, key in enumerate(keys):
@@ -178,8 +179,9 @@ print("done")
 
 @pytest.mark.parametrize("where", ["local", "s3"])
 def test_many_chunks_with_few_descriptors(where, server, tmp_path):
-    """`ulimit -n 256`, and ten thousand objects in one batch."""
+    """`ulimit -n 256`, and thousands of objects in one batch."""
     job = [str(tmp_path / "s.zv"), None] if where == "local" else ["s3://requests/many/s.zv", server.storage_options]
+    job.append(examples(50, 100))
     done = subprocess.run(
         [sys.executable, "-c", FEW_DESCRIPTORS, json.dumps(job)], capture_output=True, text=True, timeout=120, check=False
     )

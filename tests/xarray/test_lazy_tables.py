@@ -9,6 +9,7 @@ import xarray as xr
 import xarray.testing.strategies as xst
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sampling import examples
 from test_views import random_store
 
 KINDS = ("polyline", "skeleton", "graph", "mesh")
@@ -27,7 +28,13 @@ def opened(request):
     return store, view, xr.open_dataset(store, engine="zv", view=view).load()
 
 
-@settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck), derandomize=True)
+@pytest.fixture(scope="module", params=KINDS)
+def boxed(request):
+    store = random_store(request.param, shard_chunks=8)
+    return store, store.level(0).read(order="chunk").positions
+
+
+@settings(deadline=None, max_examples=examples(10, 20), suppress_health_check=list(HealthCheck), derandomize=True)
 @given(data=st.data())
 def test_any_variable_by_any_indexer(opened, data):
     store, view, eager = opened
@@ -48,10 +55,9 @@ def test_any_variable_by_any_indexer(opened, data):
 
 @settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(data=st.data())
-def test_any_box_by_label(opened, data):
-    store, _, _ = opened
+def test_any_box_by_label(boxed, data):
+    store, read = boxed
     ds = xr.open_dataset(store, engine="zv")
-    read = store.level(0).read(order="chunk").positions
     edge = st.one_of(st.none(), st.floats(-10, 120, width=32), st.sampled_from(read[:40].ravel().tolist()))
     box = {a: slice(data.draw(edge), data.draw(edge)) for a in data.draw(st.sets(st.sampled_from("xyz"), min_size=1))}
     mask = np.ones(len(read), bool)

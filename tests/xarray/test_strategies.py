@@ -11,13 +11,16 @@ import xarray as xr
 from comparing import assert_same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sampling import examples
 from test_views import KINDS, random_store
 from xarray.testing.strategies import basic_indexers, outer_array_indexers, vectorized_indexers
 
 import dask_zv as dzv
 
 VIEWS = ("spatial", "objects")
-QUICK = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+QUICK = settings(
+    deadline=None, max_examples=examples(12, 25), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 INDEXERS = {"basic": basic_indexers, "outer": outer_array_indexers, "vectorized": vectorized_indexers}
 
 
@@ -94,7 +97,7 @@ def test_whole_datasets_by_xarray_s_indexers(kind, view):
     whole = xr.open_dataset(store_of(kind), engine="zv", view=view).load()
     dims = [d for d in ("vertex", "edge", "face", "object") if d in whole.dims]
 
-    @settings(QUICK, max_examples=15)
+    @settings(QUICK, max_examples=examples(7, 15))
     @given(data=st.data())
     def check(data):
         sizes = {d: whole.sizes[d] for d in dims}

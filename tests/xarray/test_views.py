@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import sys
 from pathlib import Path
@@ -29,7 +30,12 @@ def golden(request):
 
 
 def random_store(kind, layout="grid", shard_chunks="auto"):
-    """Return a store of random objects of some geometry, with everything that it can have."""
+    """Return a store of random objects of some geometry, with everything that it can have; a copy: writing is what costs."""
+    return dzv.open(dict(_random_blobs(kind, layout, shard_chunks)), "r+")
+
+
+@functools.cache
+def _random_blobs(kind, layout, shard_chunks):
     rng = np.random.default_rng(7)
     sizes = rng.integers(2, 60, 40)
     n = int(sizes.sum())
@@ -44,7 +50,8 @@ def random_store(kind, layout="grid", shard_chunks="auto"):
 
     table = pd.DataFrame(about, index=named)
     groups = {0: named[:5].tolist(), 2: named[3:9].tolist()}
-    store = dzv.create({}, geometry=kind, chunk_shape=(10, 12, 15), layout=layout, shard_chunks=shard_chunks)
+    target = {}
+    store = dzv.create(target, geometry=kind, chunk_shape=(10, 12, 15), layout=layout, shard_chunks=shard_chunks)
     common = {"attributes": attributes, "object_attributes": table, "groups": groups}
     first = np.repeat(np.cumsum(sizes) - sizes, sizes)
     here = np.arange(n)
@@ -64,7 +71,7 @@ def random_store(kind, layout="grid", shard_chunks="auto"):
         )
     else:
         dzv.write_points(store, positions, object_ids=ids, **common)
-    return store
+    return target
 
 
 KINDS = ("point_cloud", "polyline", "skeleton", "graph", "mesh")
@@ -169,6 +176,7 @@ def test_objects_view_of_golden_stores(golden, chunks):
     check_objects(xr.open_dataset(golden.store, engine="zv", view="objects", chunks=chunks), level)
 
 
+@pytest.mark.spread(14)
 @pytest.mark.parametrize("chunks", [None, {}, {"vertex": 100, "edge": 70, "face": 33, "object": 7}])
 def test_both_views_of_what_we_write(store, chunks):
     level = store.level(0)

@@ -188,11 +188,25 @@ class WriteBatch:
     def to_delayed(self) -> Delayed:
         """Return the batch as one Delayed, whose result is the report; it joins larger ``dask.compute`` calls.
 
-        Data queued eagerly is sent to the workers now where a distributed client is active.
+        Data queued eagerly is sent to the workers now where a distributed client is active. On an Icechunk session its result
+        is passed to :meth:`finish`.
         """
         if self._delayed is None:
             self._delayed = self._plan()
         return self._delayed
+
+    def finish(self, result: Report) -> Report:
+        """Take what the Delayed computed to: in an Icechunk session, its changes are merged into the session.
+
+        On other stores the report is returned as it is.
+
+        Raises
+        ------
+        PlanError
+            The session was committed after the batch was planned, or this process does not hold it. Nothing is merged.
+        """
+        self.report = finish_write(self._place.handle, result)
+        return self.report
 
     def run(self) -> Report:
         """Run the batch on the active scheduler."""

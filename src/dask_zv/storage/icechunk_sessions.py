@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zarr.core.sync import sync
 
-from dask_zv.errors import PlanError, ReadOnlyError, StoreError
+from dask_zv.errors import InputError, PlanError, ReadOnlyError, StoreError
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.storage.handles import StoreHandle, open_now
 from dask_zv.storage.icechunk_forks import Fork, ForkSource
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["can_fork", "check_not_committed", "fork_session", "merge_into_session", "session_of"]
 
 _MERGING = threading.Lock()
+_NOWHERE = "dask_zv_nothing"
+"""No session has changed it, so whether it is there only the repository tells."""
 
 
 def session_of(handle: StoreHandle) -> Session | None:
@@ -76,7 +78,7 @@ def can_fork(handle: StoreHandle) -> bool:
     assert session is not None
     check_not_committed(session, handle.url)
     try:
-        sync(_copied(session).store.exists(DOCUMENT))
+        sync(_copied(session).store.exists(f"{_NOWHERE}/{DOCUMENT}"))
     except Exception as error:
         if "No data in memory found" in str(error):  # that repository is known to its own session alone
             return False
@@ -129,12 +131,12 @@ def merge_into_session(handle: StoreHandle, fork: Fork) -> None:
     ------
     PlanError
         This process does not hold the session, or the session is no longer what was forked.
+    InputError
+        The store is in no session.
     """
     session = session_of(handle)
     if session is None:
-        raise PlanError(
-            "changes in a fork of an Icechunk session belong to the store that they were written to", store=fork.url
-        )
+        raise InputError("this report is of a write to an Icechunk session: finish it with its own store", store=handle.url)
     if session.read_only or session.snapshot_id != fork.snapshot:
         raise PlanError(
             "the Icechunk session was committed or moved after this write was planned, so its changes can't be merged any "

@@ -185,6 +185,8 @@ class Store:
         ------
         PlanError
             The session was committed after the write was planned, or this process does not hold it. Nothing is merged.
+        InputError
+            The result is of a write to an Icechunk session, and this store is in none.
         """
         report: Report = finish_write(self._handle, result)
         self.reload()
