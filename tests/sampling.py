@@ -22,9 +22,9 @@ def set_long(long: bool) -> None:
     _LONG[0] = long
 
 
-def some(cases: Iterable[_T], every: int) -> list[_T]:
-    """Return each `every`-th of the cases, in a long run all."""
-    return list(cases) if _LONG[0] else list(cases)[::every]
+def some(cases: Iterable[_T], every: int, first: int = 0) -> list[_T]:
+    """Return each `every`-th of the cases from the `first` on (modulo `every`), in a long run all."""
+    return list(cases) if _LONG[0] else list(cases)[first % every :: every]
 
 
 def examples(short: int, long: int) -> int:

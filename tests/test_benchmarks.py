@@ -60,6 +60,7 @@ def run_grid(tmp_path: Path, *arguments: str, script: str = "compare_grid.py") -
     return run.stdout, result
 
 
+@pytest.mark.long
 def test_comparison_of_grid_runs_on_an_object_store(tmp_path: Path) -> None:
     printed, result = run_grid(tmp_path, "--store", "s3", "--rows", "blobs", "import")
     assert "| bar " in printed

@@ -205,6 +205,7 @@ def check_clipped(level, golden, keep, objects=None, **selection):
     )
 
 
+@pytest.mark.spread(14)
 def test_boxes(golden):
     level = golden.store.level(0)
     sizes = []
@@ -220,6 +221,7 @@ def test_boxes(golden):
     )
 
 
+@pytest.mark.spread(14)
 def test_chunks(golden):
     level = golden.store.level(0)
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from layouts import grid_settings, in_both_layouts
+from sampling import examples
 
 import dask_zv as dzv
 
@@ -75,7 +76,7 @@ class Reader:
         return int(seen), int(unsettled)
 
 
-VALUES = [1 + (i * 37) % 253 for i in range(240)]
+VALUES = [1 + (i * 37) % 253 for i in range(examples(120, 240))]
 
 
 def open_new(path, layout):

@@ -148,12 +148,18 @@ class Job:
         """Return the same write with a commit that says which it is."""
         return dataclasses.replace(self, commit=dataclasses.replace(self.commit, stamp=self.digest))
 
-    def pieces(self) -> NDArray[np.int64]:
-        """Return from how many partitions each block gathers rows, shape (B,)."""
-        touch, counts = Touch(self.plan, self.scan), np.zeros(len(self.plan), np.int64)
-        for spans in self.scan.spans.values():
-            counts[touch.blocks(spans)] += 1
-        return counts
+    def swept(self) -> Job:
+        """Return the same write with a commit that may have been begun before, and died."""
+        return dataclasses.replace(self, commit=dataclasses.replace(self.commit, sweep=self.commit.replace))
+
+    def sources(self) -> list[list[int]]:
+        """Return the partitions that each block gathers rows from."""
+        touch = Touch(self.plan, self.scan)
+        sources: list[list[int]] = [[] for _ in range(len(self.plan))]
+        for number, spans in self.scan.spans.items():
+            for block in touch.blocks(spans):
+                sources[block].append(number)
+        return sources
 
     def add_blocks(
         self, builder: GraphBuilder, numbers: Collection[int], *, spill: str | None = None, journal: Journal | None = None

@@ -39,15 +39,19 @@ def waves_of(job: Job, numbers: Sequence[int]) -> list[list[int]]:
     limit = dask.config.get(MAX_GRAPH_TASKS, _MOST_TASKS)
     if type(limit) is not int or limit < 1:
         raise InputError(f"the setting {MAX_GRAPH_TASKS} is a positive number of tasks, not {limit!r}")
-    cost = 2 * job.pieces() + 1
+    sources = job.sources()
     waves: list[list[int]] = [[]]
-    tasks = 0
+    tasks, read = 0, set[int]()
     for number in numbers:
-        if waves[-1] and tasks + cost[number] > limit:
+        # a task for the block and for each piece of it; two to make and to split a partition that the wave has not read yet
+        more = 1 + len(sources[number]) + 2 * sum(p not in read for p in sources[number])
+        if waves[-1] and tasks + more > limit:
             waves.append([])
-            tasks = 0
+            tasks, read = 0, set()
+            more = 1 + 3 * len(sources[number])
         waves[-1].append(number)
-        tasks += int(cost[number])
+        tasks += more
+        read.update(sources[number])
     return waves
 
 
