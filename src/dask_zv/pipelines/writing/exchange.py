@@ -1,8 +1,9 @@
 """Bringing rows together by block: every partition is split once, every block gathers its pieces.
 
 A block is a run of chunks along the Morton curve, so a partition whose points lie together feeds few blocks, and the graph has
-an edge only where a partition has rows for a block. Routing is by exact division of chunk codes, never by a hash; pieces are
-gathered in the order of the partitions, so rows keep the input's order whatever order the scheduler works in.
+an edge only where a partition has rows for a block. Small partitions are split several at a time, for fewer edges. Routing is
+by exact division of chunk codes, never by a hash; pieces are gathered in the order of the partitions, so rows keep the input's
+order whatever order the scheduler works in.
 
 On a local scheduler, where nothing spills, pieces of large inputs go through files in Dask's temporary directory.
 """
@@ -43,8 +44,11 @@ _BLOCK_CHUNKS = 1024
 _MOST_BLOCK_CHUNKS = 1 << 15
 _MOST_EDGES = 3_500
 _SPILL_BYTES = 1 << 30
-_MEMORY_PARTS = 16
-"""A task holds about five times the bytes of its block: pieces as they came, joined, sorted, encoded, packed."""
+_MEMORY_PARTS = 32
+"""A task holds about five times the bytes of its block: pieces as they came, joined, sorted, encoded, packed. Of a worker's
+memory, Dask lets results take three fifths before it spills, and interpreter and libraries take their part."""
+_LEAST_GROUPS = 32
+"""So many splitting tasks there are at least, if there are so many partitions: enough for as many threads."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,14 +62,31 @@ class BlockPlan:
     origin, unit : tuple of int, length D, optional
         In layout ``grid`` the codes are those of shards: first chunk of the grid, and chunks in a shard along each axis.
         None where they are those of chunks.
+    group_rows : int
+        Partitions of together at most so many rows are split by one task.
     """
 
     starts: NDArray[Any]
     origin: tuple[int, ...] | None = None
     unit: tuple[int, ...] | None = None
+    group_rows: int = 0
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def groups(self, scan: Scan) -> list[list[int]]:
+        """Return the partitions that one task splits, group by group: neighbours in the order of the input."""
+        groups: list[list[int]] = []
+        rows = 0
+        for number in sorted(scan.spans):
+            more = scan.parts[number].rows
+            if groups and rows + more <= self.group_rows:
+                groups[-1].append(number)
+                rows += more
+            else:
+                groups.append([number])
+                rows = more
+        return groups
 
     def codes_of(self, coords: NDArray[np.int64]) -> NDArray[Any]:
         """Return the Morton code of each chunk, or of the shard that holds it; coords (n, D) to (n,)."""
@@ -128,18 +149,20 @@ def plan_blocks(
     most_bytes = _MOST_BLOCK_BYTES
     if memory is not None:
         most_bytes = int(np.clip(memory // _MEMORY_PARTS, _BLOCK_BYTES[0], _MOST_BLOCK_BYTES))
+    group_bytes = min(total // _LEAST_GROUPS, _BLOCK_BYTES[1], most_bytes // 2)
+    splits = min(partitions, 2 * _LEAST_GROUPS + total // max(group_bytes, 1))
     target = min(int(np.clip(total // 8, *_BLOCK_BYTES)), most_bytes)
-    target = max(target, min(total * partitions // _MOST_EDGES, most_bytes))
+    target = max(target, min(total * splits // _MOST_EDGES, most_bytes))
     largest = int(rows.argmax())
     if int(rows[largest]) * row_bytes > most_bytes:
         _warn_of_large(scan, order[first[largest]], int(rows[largest]), int(rows[largest]) * row_bytes, int(chunks[largest]))
     # a pair of partition and block is a task: many partitions make blocks of many chunks
-    most_chunks = max(_BLOCK_CHUNKS, min(len(codes) * partitions // _MOST_EDGES, _MOST_BLOCK_CHUNKS))
+    most_chunks = max(_BLOCK_CHUNKS, min(len(codes) * splits // _MOST_EDGES, _MOST_BLOCK_CHUNKS))
     # one cost for bytes and for chunks, cut where it passes whole numbers
     cost = rows * (row_bytes / target) + chunks / most_chunks
     number = np.floor(np.cumsum(cost) - cost / 2).astype(np.int64)
     starts = first[np.r_[True, number[1:] != number[:-1]]]
-    return dataclasses.replace(shape, starts=units[starts])
+    return dataclasses.replace(shape, starts=units[starts], group_rows=group_bytes // row_bytes)
 
 
 def _warn_of_large(scan: Scan, at: int, rows: int, nbytes: int, chunks: int) -> None:
@@ -172,39 +195,56 @@ def split_part(
     conversion: Conversion,
     schemas: Sequence[AttributeSchema],
     plan: BlockPlan,
-    spill: str | None,
     number: int,
     start: int | None,
     wanted: Collection[int] | None,
     part: RawPart,
-) -> dict[int, VertexRows | SpilledPiece]:
+) -> dict[int, VertexRows]:
     """Return a partition's rows as they are stored, divided by block, in input order in each; of the `wanted` blocks alone."""
     rows, _ = convert_part(conversion, number, part, schemas, start)
     if not len(rows):
         return {}
     coords, which = group_by_chunk(conversion.grid.chunks_of(rows.positions))
     block = plan.blocks_of(coords)[which]
-    pieces: dict[int, VertexRows | SpilledPiece] = {}
     found = np.unique(block)
     if wanted is not None:
         found = np.intersect1d(found, np.fromiter(wanted, np.int64, len(wanted)))
     if not len(found):
         return {}
     if len(found) == 1 and (wanted is None or (block == found[0]).all()):
-        pieces[int(found[0])] = rows
-    else:
-        order = np.argsort(block, kind="stable") if len(plan) > 1 << 16 else np.argsort(block.astype(np.uint16), kind="stable")
-        ends = np.cumsum(np.bincount(block, minlength=int(found[-1]) + 1))
-        for b in found.tolist():
-            pieces[b] = rows.take(order[ends[b - 1] if b else 0 : ends[b]])
+        return {int(found[0]): rows}
+    order = np.argsort(block, kind="stable") if len(plan) > 1 << 16 else np.argsort(block.astype(np.uint16), kind="stable")
+    ends = np.cumsum(np.bincount(block, minlength=int(found[-1]) + 1))
+    return {b: rows.take(order[ends[b - 1] if b else 0 : ends[b]]) for b in found.tolist()}
+
+
+def split_group(
+    conversion: Conversion,
+    schemas: Sequence[AttributeSchema],
+    plan: BlockPlan,
+    spill: str | None,
+    numbers: Sequence[int],
+    starts: Sequence[int | None],
+    wanted: Collection[int] | None,
+    parts: Sequence[RawPart],
+) -> dict[int, VertexRows | SpilledPiece]:
+    """Return the rows of some partitions as :func:`split_part` does, in the partitions' order."""
+    divided: dict[int, list[VertexRows]] = {}
+    for number, start, part in zip(numbers, starts, parts, strict=True):
+        for block, rows in split_part(conversion, schemas, plan, number, start, wanted, part).items():
+            divided.setdefault(block, []).append(rows)
+    pieces: dict[int, VertexRows | SpilledPiece] = {}
+    for block in sorted(divided):
+        some = divided.pop(block)
+        pieces[block] = some[0] if len(some) == 1 else concatenate_rows(some)
     if spill is None or _on_distributed_worker():
         return pieces
     folder = Path(spill)
-    for b, piece in pieces.items():
-        path = folder / f"{number}-{b}.{uuid.uuid4().hex[:8]}"
+    for block, piece in pieces.items():
+        path = folder / f"{numbers[0]}-{block}.{uuid.uuid4().hex[:8]}"
         with path.open("wb") as file:
             pickle.dump(piece, file, protocol=5)
-        pieces[b] = SpilledPiece(str(path))
+        pieces[block] = SpilledPiece(str(path))
     return pieces
 
 
@@ -258,8 +298,9 @@ def remove_spill(spill: str | None) -> None:
 
 
 def make_spill(spill: str) -> str:
-    """Make the directory of spilled pieces; return it, for the tasks that wait for it."""
-    Path(spill).mkdir(parents=True)
+    """Make the directory of spilled pieces; return it, for the tasks that wait for it. A worker of a cluster needs none."""
+    if not _on_distributed_worker():
+        Path(spill).mkdir(parents=True)
     return spill
 
 
@@ -269,7 +310,7 @@ def split_partitions(
     conversion: Conversion,
     schemas: Sequence[AttributeSchema],
     plan: BlockPlan,
-    scan: Scan,
+    touch: Touch,
     spill: str | None,
     *,
     numbered: bool = False,
@@ -279,56 +320,60 @@ def split_partitions(
 
     With `numbered` every row carries its number in the whole input. With `wanted` there are those blocks alone.
     """
-    touch = Touch(plan, scan)
+    scan = touch.scan
     starts = scan.starts().tolist()
     only = None if wanted is None or len(wanted) == len(plan) else frozenset(wanted)
     sources: dict[int, list[TaskRef]] = {b: [] for b in (range(len(plan)) if only is None else sorted(only))}
     folder = builder.add(builder.key("spill"), make_spill, spill) if spill is not None else None
-    for number, argument in enumerate(partitions.arguments(builder)):
-        spans = scan.spans[number]
-        touched = touch.blocks(spans)
+    arguments = list(partitions.arguments(builder))
+    for group in plan.groups(scan):
+        blocks_of = {number: touch.blocks(number) for number in group}
+        touched = sorted({b for blocks in blocks_of.values() for b in blocks})
         some: tuple[int, ...] | None = None
         if only is not None and not only.issuperset(touched):
             some = tuple(b for b in touched if b in only)
-            touched = list(some)
+            group, touched = [n for n in group if not only.isdisjoint(blocks_of[n])], list(some)
         if not touched:
             continue
         split = builder.add(
-            builder.key("split", number),
-            split_part,
+            builder.key("split", group[0]),
+            split_group,
             conversion,
             tuple(schemas),
             plan,
             folder,
-            number,
-            starts[number] if numbered else None,
+            tuple(group),
+            tuple(starts[n] if numbered else None for n in group),
             some,
-            argument,
+            List(*(arguments[n] for n in group)),
         )
         for block in touched:
             if len(touched) == 1:
                 sources[block].append(split)
             else:
-                sources[block].append(builder.add(builder.key("piece", f"{number}-{block}"), pick, split, block))
+                sources[block].append(builder.add(builder.key("piece", f"{group[0]}-{block}"), pick, split, block))
     return {block: Task(None, gather, block, List(*refs)) for block, refs in sources.items()}
 
 
 class Touch:
-    """Tells which blocks a partition can have rows for."""
+    """Tells which blocks a partition can have rows for; what was asked once is remembered."""
 
     def __init__(self, plan: BlockPlan, scan: Scan) -> None:
         codes = span_codes(scan.coords)
         order = np.argsort(codes, kind="stable")
+        self.scan = scan
         self._codes = codes[order]
         self._blocks = plan.blocks_of(scan.coords)[order]
-        self._count = len(plan)
+        self._known: dict[int, list[int]] = {}
 
-    def blocks(self, spans: NDArray[Any]) -> list[int]:
+    def blocks(self, partition: int) -> list[int]:
         """Return the blocks of all chunks in the partition's spans, ascending."""
-        touched = np.zeros(self._count, bool)
-        if len(spans):
-            lows = np.searchsorted(self._codes, spans[:, 0], side="left")
-            highs = np.searchsorted(self._codes, spans[:, 1], side="right")
-            for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
-                touched[self._blocks[low:high]] = True
-        return np.flatnonzero(touched).tolist()
+        found = self._known.get(partition)
+        if found is None:
+            spans = self.scan.spans[partition]
+            lows = np.searchsorted(self._codes, spans[:, 0], side="left").tolist()
+            highs = np.searchsorted(self._codes, spans[:, 1], side="right").tolist()
+            parts = [self._blocks[low:high] for low, high in zip(lows, highs, strict=True)]
+            found = np.unique(np.concatenate(parts)).tolist() if parts else []
+            self._known[partition] = found
+        return found

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -90,7 +91,7 @@ class LinkContext:
     def fed(self) -> dict[int, list[int]]:
         """Return the blocks that have rows of each partition."""
         touch = Touch(self.plan, self.scan)
-        return {p: touch.blocks(spans) for p, spans in self.scan.spans.items()}
+        return {p: touch.blocks(p) for p in self.scan.spans}
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +141,11 @@ class Job:
     def __len__(self) -> int:
         return len(self.plan)
 
+    @cached_property
+    def touch(self) -> Touch:
+        """Tells which blocks each partition has rows for."""
+        return Touch(self.plan, self.scan)
+
     def cut_at(self, starts: NDArray[Any]) -> Job:
         """Return the same write in the blocks of an earlier run."""
         return dataclasses.replace(self, plan=dataclasses.replace(self.plan, starts=starts))
@@ -153,11 +159,10 @@ class Job:
         return dataclasses.replace(self, commit=dataclasses.replace(self.commit, sweep=self.commit.replace))
 
     def sources(self) -> list[list[int]]:
-        """Return the partitions that each block gathers rows from."""
-        touch = Touch(self.plan, self.scan)
+        """Return the groups of partitions (:meth:`BlockPlan.groups`) that each block gathers rows from."""
         sources: list[list[int]] = [[] for _ in range(len(self.plan))]
-        for number, spans in self.scan.spans.items():
-            for block in touch.blocks(spans):
+        for number, group in enumerate(self.plan.groups(self.scan)):
+            for block in sorted({b for p in group for b in self.touch.blocks(p)}):
                 sources[block].append(number)
         return sources
 
@@ -179,7 +184,7 @@ class Job:
         if journal is not None:
             before.append(builder.add(builder.key("journal"), journal.begin))
         gathered = split_partitions(
-            builder, self.partitions, self.conversion, self.schema.attributes, self.plan, self.scan, spill,
+            builder, self.partitions, self.conversion, self.schema.attributes, self.plan, self.touch, spill,
             numbered=self.numbered, wanted=numbers,
         )  # fmt: skip
         return {

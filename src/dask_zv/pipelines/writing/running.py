@@ -40,15 +40,16 @@ def waves_of(job: Job, numbers: Sequence[int]) -> list[list[int]]:
     if type(limit) is not int or limit < 1:
         raise InputError(f"the setting {MAX_GRAPH_TASKS} is a positive number of tasks, not {limit!r}")
     sources = job.sources()
+    size = [len(group) for group in job.plan.groups(job.scan)]
     waves: list[list[int]] = [[]]
     tasks, read = 0, set[int]()
     for number in numbers:
-        # a task for the block and for each piece of it; two to make and to split a partition that the wave has not read yet
-        more = 1 + len(sources[number]) + 2 * sum(p not in read for p in sources[number])
+        # for the block and each of its pieces; for partitions that the wave does not read yet, and to split them
+        more = 1 + len(sources[number]) + sum(1 + size[g] for g in sources[number] if g not in read)
         if waves[-1] and tasks + more > limit:
             waves.append([])
             tasks, read = 0, set()
-            more = 1 + 3 * len(sources[number])
+            more = 1 + sum(2 + size[g] for g in sources[number])
         waves[-1].append(number)
         tasks += more
         read.update(sources[number])
