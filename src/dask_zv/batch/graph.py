@@ -151,8 +151,7 @@ def build_write_graph(
 
 def add_preparation(builder: GraphBuilder, spec: CommitSpec, *, nodes_first: bool) -> list[TaskRef]:
     """Add what must be done before any block is stored; return what blocks wait for."""
-    marks = spec.grid is not None and bool(spec.grid.marker)
-    return [builder.add(builder.key("prepare"), prepare, spec)] if nodes_first or marks else []
+    return [builder.add(builder.key("prepare"), prepare, spec)] if nodes_first or spec.mark else []
 
 
 def add_block(

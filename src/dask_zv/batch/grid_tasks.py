@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dask_zv.batch.receipts import Receipt, Report, combine_receipts
 from dask_zv.batch.specs import BlockResult, BlockSpec, CommitSpec, make_report, normal_path, normalise
-from dask_zv.batch.stamps import drop_journal, journal_key
+from dask_zv.batch.stamps import drop_journal, journal_key, leave_stamp
 from dask_zv.errors import PlanError
 from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import GridSpec, grid_document
@@ -21,7 +21,7 @@ from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.cell_reads import cell_path
 from dask_zv.storage.columns import Columns
 from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_commit import CellChanges, GridPlan, catalog_objects, commit_keys, merge_arrays
+from dask_zv.storage.grid_commit import LAST, CellChanges, GridPlan, catalog_objects, commit_keys, merge_arrays
 from dask_zv.storage.grid_single import check_spatial
 from dask_zv.storage.grid_writing import StoredArray, store_cells
 from dask_zv.storage.handles import open_objects
@@ -101,9 +101,9 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
     total = combine_receipts([r.receipt for r in results])
     changes = CellChanges(total.coords, total.rows, total.arrays, total.kept, total.emptied)
     plan = plan.naming(total.arrays)
-    told = spec.told_by(results)
-    metadata = {path: attributes for path, attributes in told.items() if path in plan.specs}
-    others = [(path, attributes) for path, attributes in told.items() if path not in plan.specs]
+    attributes = spec.told_by(results)
+    metadata = {path: found for path, found in attributes.items() if path in plan.specs}
+    others = [(path, found) for path, found in attributes.items() if path not in plan.specs]
     paths = [normal_path(prefix, path) for path, _ in others]
     with commit_lock(store, prefix) as locked:
         wanted = [*commit_keys(prefix, plan.specs), *(join(p, DOCUMENT) for p in paths), journal_key(prefix)]
@@ -113,26 +113,29 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
         before = GridArrays(objects, prefix).arrays(plan.specs) if spec.replace else {}
         whole = spec.replace or plan.alone
         locked.check()
-        catalog, nodes, complete = merge_arrays(objects, prefix, plan, changes, metadata, whole=whole)
+        told = merged_documents(objects, [(path, a) for path, (_, a) in zip(paths, others, strict=True)])
+        catalog, nodes, complete = merge_arrays(objects, prefix, plan, changes, metadata, whole=whole, before_last=told)
         if not locked and not store.nodes_first:
             _verify(store, prefix, plan, changes, metadata)
         puts: list[tuple[str, bytes]] = []
         if not complete:  # what the catalog says is no longer all: refresh() makes a new one
             objects.delete_prefix(join(prefix, CATALOG_NAME))
         elif plan.specs or whole:  # a batch of nothing leaves no trace
-            puts += catalog_objects(objects, prefix, None if whole else catalog, nodes, changes, spec.stamp)
-        puts += merged_documents(objects, [(path, a) for path, (_, a) in zip(paths, others, strict=True)])
+            puts += catalog_objects(objects, prefix, None if whole else catalog, nodes, changes)
+        if LAST not in plan.specs:
+            puts += told
         locked.check()
         put_documents(objects, puts)
         if plan.marker and not store.nodes_first:
             unmark(store, prefix, None if whole else plan.marker)
     if spec.replace:
-        _remove_cells(store, prefix, plan, before, changes)
+        _remove_cells(store, prefix, plan, before, changes, found=spec.sweep)
         _remove_members(store, prefix, spec.families, plan.specs)
     for path in spec.remove:
         store.delete_prefix(normal_path(prefix, path))
     if spec.replace:
         _remove_empty_groups(store, prefix, spec.families)
+    leave_stamp(store, prefix, spec.stamp)
     drop_journal(store, prefix, objects)
     return make_report(spec, total, results, started)
 
@@ -160,8 +163,10 @@ def _verify(
     )  # fmt: skip
 
 
-def _remove_cells(objects: Objects, prefix: str, plan: GridPlan, before: Mapping[str, Any], changes: CellChanges) -> None:
-    """Remove the objects of cells that the arrays held before and this batch did not write."""
+def _remove_cells(
+    objects: Objects, prefix: str, plan: GridPlan, before: Mapping[str, Any], changes: CellChanges, *, found: bool
+) -> None:
+    """Remove the objects of cells that the arrays held before and this batch did not write; where `found`, all there are."""
     gone: list[str] = []
     for array, held in before.items():
         path = join(prefix, array)
@@ -172,8 +177,10 @@ def _remove_cells(objects: Objects, prefix: str, plan: GridPlan, before: Mapping
         kept = _object_paths(path, plan.specs[array], now)
         listed = np.array(sorted(tuple(map(int, k.split("."))) for k in held.nonempty or ()), np.int64)
         gone += _object_paths(path, held.spec, listed.reshape(-1, held.spec.rank)) - kept
+        if found:
+            gone += set(objects.list_prefix(f"{path}/c")) - kept
     if gone:
-        objects.delete_many(sorted(gone))
+        objects.delete_many(sorted(set(gone)))
 
 
 def _remove_members(objects: Objects, prefix: str, families: Sequence[str], keep: Collection[str]) -> None:

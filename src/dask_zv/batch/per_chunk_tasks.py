@@ -10,15 +10,17 @@ import numpy as np
 
 from dask_zv.batch.receipts import Receipt, Report, combine_receipts, make_receipt
 from dask_zv.batch.specs import Address, BlockResult, BlockSpec, CommitSpec, Place, make_report, normal_path, normalise
-from dask_zv.batch.stamps import drop_journal
+from dask_zv.batch.stamps import drop_journal, leave_stamp
 from dask_zv.format.keys import is_spatial_key, parse_key
 from dask_zv.format.shards import is_shard_name, shard_name
 from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, catalog_document, encode_catalog, merge_catalog
+from dask_zv.storage.grid_commit import LAST
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import drop_catalogs, ensure_groups, load_catalog, merge_attributes
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.replacing import unmark
 
 __all__ = ["by_rank", "commit_per_chunk", "shard_numbers", "store_in_per_chunk"]
 
@@ -103,20 +105,23 @@ def commit_per_chunk(spec: CommitSpec, results: Sequence[BlockResult]) -> Report
     arrays = {*spec.arrays, *touched}
     # groups above and below may have catalogs that speak of these arrays, too
     drop_catalogs(objects, [join(spec.place.prefix, a) for a in touched], keep=spec.place.prefix)
-    ensure_groups(objects, [join(spec.place.prefix, a) for a in sorted(arrays)] or [spec.place.prefix])
-    # an array's own metadata first, the level's and the root's at the end
-    told = spec.told_by(results).items()
-    for path, attributes in told:
-        if path in arrays:
-            merge_attributes(objects, join(spec.place.prefix, path), attributes, replace=spec.replace)
+    told = spec.told_by(results)
+    first = [join(spec.place.prefix, a) for a in sorted(arrays) if a != LAST or a not in told]
+    ensure_groups(objects, first or [spec.place.prefix])
+    # who finds the document of the vertices, without which nobody reads, finds all others; the catalog speaks of all
+    order = sorted(told.items(), key=lambda item: (item[0] == LAST, item[0] not in arrays))
+    for path, attributes in order:
+        own = path in arrays
+        at = join(spec.place.prefix, path) if own else normal_path(spec.place.prefix, path)
+        merge_attributes(objects, at, attributes, replace=own and spec.replace)
     _write_catalog(objects, spec, total)
-    for path, attributes in told:
-        if path not in arrays:
-            merge_attributes(objects, normal_path(spec.place.prefix, path), attributes)
+    if spec.mark and not objects.nodes_first:
+        unmark(objects, spec.place.prefix, None if spec.replace else spec.mark)
     if spec.replace:
         _remove_leftovers(objects, spec, total)
     for path in spec.remove:
         objects.delete_prefix(normal_path(spec.place.prefix, path))
+    leave_stamp(objects, spec.place.prefix, spec.stamp)
     drop_journal(objects, spec.place.prefix, objects)
     return make_report(spec, total, results, started)
 
@@ -137,7 +142,7 @@ def _write_catalog(objects: Objects, spec: CommitSpec, total: Receipt) -> None:
         return
     merged: Catalog = merge_catalog(old, total.coords, total.rows, total.arrays)
     payload = encode_catalog(merged)
-    PerChunk(objects, spec.place.prefix).write_node(CATALOG_NAME, payload, catalog_document(len(payload), spec.stamp))
+    PerChunk(objects, spec.place.prefix).write_node(CATALOG_NAME, payload, catalog_document(len(payload)))
 
 
 def _remove_leftovers(objects: Objects, spec: CommitSpec, total: Receipt) -> None:

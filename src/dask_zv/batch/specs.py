@@ -180,6 +180,10 @@ class CommitSpec:
         What is known before the run.
     stamp : str
         Says which write this is: left beside the catalog, so that the same write, begun again, finds itself done.
+    sweep : bool
+        With `replace`, an earlier run may have died in its commit: what is to be removed is found by listing the arrays.
+    marker : str
+        In layout ``per_chunk``: name of the mark that chunks are being replaced; empty where none is.
     extends_catalog : bool
         There was a catalog when the batch was planned: where it is gone at the end, somebody wrote blobs that none lists.
     grid : GridPlan, optional
@@ -197,6 +201,13 @@ class CommitSpec:
     grid: GridPlan | None = None
     families: tuple[str, ...] = ()
     stamp: str = ""
+    sweep: bool = False
+    marker: str = ""
+
+    @property
+    def mark(self) -> str:
+        """Name of the mark that chunks are being replaced, in either layout; empty where none is."""
+        return self.marker if self.grid is None else self.grid.marker
 
     def told_by(self, results: Sequence[BlockResult]) -> dict[str, dict[str, Any]]:
         """Return all attributes by path, in order: those that were known before, and what the blocks found out."""

@@ -54,8 +54,8 @@ def prepare(spec: CommitSpec) -> None:
     """Make the nodes that must exist before their chunks (stores with `nodes_first`), or mark what is to be replaced."""
     objects = open_objects(spec.place.handle)
     if not objects.nodes_first:
-        if spec.grid is not None and spec.grid.marker:
-            mark(objects, spec.place.prefix, spec.grid.marker)
+        if spec.mark:
+            mark(objects, spec.place.prefix, spec.mark)
         return
     if spec.grid is not None:
         make_nodes(objects, spec.place.prefix, spec.grid.specs)

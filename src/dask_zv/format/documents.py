@@ -146,7 +146,11 @@ def parse_document(data: bytes, path: str, store: str | None = None) -> dict[str
     try:
         document = parse_json(data)
     except ValueError as error:
-        raise MetadataError(f"the zarr.json of '/{path}' is not JSON: {error!s:.200}", store=store) from error
+        raise MetadataError(
+            f"the zarr.json of '/{path}' is not JSON: {error!s:.200}; it was cut short on its way, or is damaged: try again, "
+            "then restore it",
+            store=store,
+        ) from error
     if not isinstance(document, dict):
         raise MetadataError(f"the zarr.json of '/{path}' is not a JSON object", store=store)
     if document.get("zarr_format") != 3 or document.get("node_type") not in ("group", "array"):

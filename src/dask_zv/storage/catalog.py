@@ -28,7 +28,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, InvalidNameError
-from dask_zv.format.documents import blob_document, parse_document, parse_json
+from dask_zv.format.documents import blob_document, dump_json, parse_document, parse_json
 from dask_zv.format.keys import check_name, is_spatial_key, parse_key
 from dask_zv.spatial.grid import corners
 from dask_zv.spatial.grouping import group_by_chunk
@@ -62,9 +62,15 @@ _STORED = ("|i1", "<i2", "<i4", "<i8", "<u4", "<u8")
 """The dtypes of columns as they are stored."""
 
 
-def catalog_document(nbytes: int, stamp: str = "") -> bytes:
-    """Return the document of a catalog of `nbytes`; `stamp` says which write its commit was of."""
-    return blob_document(nbytes, {_STAMP: stamp} if stamp else None)
+def catalog_document(nbytes: int) -> bytes:
+    """Return the document of a catalog of `nbytes`."""
+    return blob_document(nbytes)
+
+
+def stamped_document(document: bytes, stamp: str, path: str, store: str | None = None) -> bytes:
+    """Return the document of a catalog with a stamp that says which write its commit was of."""
+    found = parse_document(document, path, store)
+    return dump_json({**found, "attributes": {**(found.get("attributes") or {}), _STAMP: stamp}})
 
 
 def catalog_stamp(document: bytes, path: str, store: str | None = None) -> str | None:

@@ -13,6 +13,8 @@ __all__ = ["cause_of", "is_transient", "local_error", "says", "storage_error", "
 
 _STATUS = re.compile(r"status code: (\d{3})")
 """How obstore quotes a server's answer; its errors without one are those of connections and bodies."""
+_BUSY = (errno.EBUSY, errno.EAGAIN, getattr(errno, "EREMOTEIO", errno.EIO))
+"""How s3fs says SlowDown and InternalError: it passes on neither the code nor the status."""
 _REASON = re.compile(r'kind: (\w+)|message: "([^"]{1,80})"|\b(TimedOut|Incomplete\w+)\b')
 """Where it says what was wrong with a connection: the last of these."""
 
@@ -49,7 +51,8 @@ def storage_error(
         return StoreError(
             f"{doing} '/{key}' was denied: the credentials have expired; get new ones, then {again} ({text})", store=url
         )
-    if says(error, "AccessDenied", "Forbidden", "PermissionDenied", "Unauthenticated", "InvalidAccessKeyId"):
+    refused = isinstance(error, PermissionError) and error.errno is None  # s3fs's, without the code; not the system's
+    if refused or says(error, "AccessDenied", "Forbidden", "PermissionDenied", "Unauthenticated", "InvalidAccessKeyId"):
         return StoreError(
             f"{doing} '/{key}' was denied: check the credentials in storage_options and what they allow, then {again} ({text})",
             store=url,
@@ -97,6 +100,8 @@ def is_transient(error: Exception) -> bool:
     ):  # fmt: skip
         return False
     if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    if isinstance(error, OSError) and error.errno in _BUSY:
         return True
     status = _STATUS.search(str(error))
     if status is not None:

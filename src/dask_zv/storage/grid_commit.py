@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,14 +18,17 @@ from dask_zv.storage.catalog import CATALOG_NAME, Catalog, Node, catalog_documen
 from dask_zv.storage.cell_reads import cell_path
 from dask_zv.storage.columns import COLUMNS, Columns
 from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.nodes import ensure_groups, load_catalog
+from dask_zv.storage.nodes import ensure_groups, load_catalog, put_documents
 from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.replacing import mark
 
 __all__ = ["CellChanges", "GridPlan", "catalog_objects", "commit_keys", "lists_digest", "merge_arrays"]
 
 _OF_CONTENT = ("zv_array", "dtype", "encoding", "name", "row_shape", "channel_names", "categories", "ordered", "_FillValue",
                "declared_categorical")  # fmt: skip
 """Attributes that describe what an array holds, and go with it; others, of other tools, stay when it is replaced."""
+_REFUSED = "refused"
+"""Name of the mark that a batch leaves which came too late."""
 LAST = "vertices"
 """The array whose list of chunks is written last: whoever sees a chunk in it finds the chunk in the others."""
 
@@ -102,6 +105,7 @@ def merge_arrays(
     metadata: Mapping[str, Mapping[str, Any]],
     *,
     whole: bool,
+    before_last: Sequence[tuple[str, bytes]] = (),
 ) -> tuple[Catalog | None, dict[str, Node], bool]:
     """Write the documents of a group's arrays so that they list what was stored, too.
 
@@ -115,6 +119,8 @@ def merge_arrays(
         Merged into the arrays' own; with `whole`, all that they have.
     whole : bool
         The batch is the whole content of its arrays.
+    before_last : sequence of (key, document)
+        Stored before :data:`LAST`, where the batch writes that: whoever sees the chunks in its list finds these.
 
     Returns
     -------
@@ -130,7 +136,9 @@ def merge_arrays(
     now = GridArrays(objects, prefix)
     catalog = load_catalog(objects, prefix)
     held = now.arrays(plan.specs)
-    if plan.alone and any(a is not None and a.nonempty for a in held.values()) and not _is_own(plan, changes, held, catalog):
+    meanwhile = plan.alone or (whole and catalog is not None and catalog.token != plan.token)
+    if meanwhile and any(a is not None and a.nonempty for a in held.values()) and not _is_own(plan, changes, held, catalog):
+        mark(objects, prefix, _REFUSED)  # cells of this batch may lie among theirs: who reads one is told
         raise PlanError(
             "another writer has written this level since the write was planned: one writer at a time; look at what is "
             "there, and write again with mode='overwrite'",
@@ -160,6 +168,8 @@ def merge_arrays(
     nodes = {}
     waves = [order[:-1], order[-1:]] if LAST in documents and len(order) > 1 else [order]
     for wave in waves:
+        if wave[-1:] == [LAST]:
+            put_documents(objects, before_last)
         identities = objects.put_identified((join(prefix, a, DOCUMENT), dump_json(documents[a])) for a in wave)
         for array, identity in zip(wave, identities, strict=True):
             attributes = {k: v for k, v in documents[array]["attributes"].items() if k != NONEMPTY}
@@ -202,8 +212,8 @@ def _merged(
     """Return the new document of one array."""
     added = changes.added(array)
     if held is None or whole:
-        kept = {} if held is None else {k: v for k, v in held.attributes.items() if k not in _OF_CONTENT}
-        return grid_document(spec, {**kept, **metadata}, added)
+        others = {} if held is None else {k: v for k, v in held.attributes.items() if k not in {*_OF_CONTENT, *metadata}}
+        return grid_document(spec, {**metadata, **others}, added)  # in this order: a commit that runs twice writes the same
     if replace(held.spec, shape=spec.shape) != spec:
         raise PlanError(
             "another writer made or changed this array since the batch was planned: its origin, shards or codecs are others; "
@@ -276,9 +286,8 @@ def catalog_objects(
     old: Catalog | None,
     nodes: Mapping[str, Node],
     changes: CellChanges,
-    stamp: str = "",
 ) -> list[tuple[str, bytes]]:
-    """Return the objects of the catalog of a group: what it had, and what was stored; `stamp` says by which write."""
+    """Return the objects of the catalog of a group: what it had, and what was stored."""
     arrays: dict[str, Columns] = {}
     for name in nodes:
         columns = changes.arrays.get(name)
@@ -294,7 +303,7 @@ def catalog_objects(
             merged = replace(merged, arrays={**merged.arrays, name: _without(merged.arrays[name], drop)})
     payload = encode_catalog(_tidied(merged))
     path = join(prefix, CATALOG_NAME)
-    return [(join(path, DOCUMENT), catalog_document(len(payload), stamp)), (f"{path}/c/0", payload)]
+    return [(join(path, DOCUMENT), catalog_document(len(payload))), (f"{path}/c/0", payload)]
 
 
 def _keys_of(catalog: Catalog | None, array: str) -> set[str]:

@@ -2,6 +2,9 @@
 
 A put is a temporary file beside its final place, then a rename, so that nobody ever sees half a file. Objects that nobody can
 know of yet (in a directory that the same call made, before the document that names them) are written in place.
+
+Reading follows symbolic links, as all tools do: data may lie on several disks. Nothing is written or removed through a link
+that leads out of the store: a store that somebody else packed may have any.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from dask_zv.errors import ReadOnlyError, ZVError
+from dask_zv.errors import ReadOnlyError, StoreError, ZVError
 from dask_zv.storage.confined import confined
 from dask_zv.storage.faults import local_error
 from dask_zv.storage.objects import BytesLike, Request
@@ -73,6 +77,28 @@ class LocalObjects:
 
     def _path(self, key: str) -> str:
         return f"{self.root}/{confined(key)}" if key else self.root
+
+    def _own_path(self, key: str, checked: set[str]) -> str:
+        """Return the path of what is to be written or removed; `checked` are the folders that a call has looked at already."""
+        path = self._path(key)
+        self._check_folder(key.rpartition("/")[0], checked)
+        return path
+
+    def _check_folder(self, folder: str, checked: set[str]) -> None:
+        if not folder or folder in checked:
+            return
+        self._check_folder(folder.rpartition("/")[0], checked)
+        path = f"{self.root}/{folder}"
+        if os.path.islink(path):  # noqa: PTH114
+            leads = os.path.realpath(path)
+            root = os.path.realpath(self.root)
+            if os.path.commonpath([leads, root]) != root:
+                raise StoreError(
+                    f"'/{folder}' is a symbolic link that leads out of the store: nothing is written or removed through it; "
+                    "put the folder itself there, or write to the store that it is part of",
+                    store=self.url,
+                )
+        checked.add(folder)
 
     @contextmanager
     def _errors(self, doing: str, key: str) -> Iterator[None]:
@@ -137,21 +163,22 @@ class LocalObjects:
     def put(self, key: str, data: BytesLike) -> None:
         self._check_writable()
         with self._errors("writing", key):
-            self._put(self._path(key), data)
+            self._put(self._own_path(key, set()), data)
 
     def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> None:
         self._check_writable()
         key = ""
+        checked: set[str] = set()
         try:
             for sequence in sequences:
                 for key, data in sequence[:-1]:
-                    path = self._path(key)
+                    path = self._own_path(key, checked)
                     if self._make_directories(path.rpartition("/")[0]):
-                        self._create(path, data)
+                        self._create_or_put(path, data)
                     else:
                         self._put(path, data)
                 for key, data in sequence[-1:]:
-                    self._put(self._path(key), data)
+                    self._put(self._own_path(key, checked), data)
         except ZVError:
             raise
         except OSError as error:
@@ -160,26 +187,31 @@ class LocalObjects:
     def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
         self._check_writable()
         listed = list(items)
+        checked: set[str] = set()
         if len(listed) < 64:
-            return [self._put_one(key, data) for key, data in listed]
+            return self._put_slice(listed, checked)
         with ThreadPoolExecutor(_LOCAL_THREADS) as pool:
             step = -(-len(listed) // (4 * _LOCAL_THREADS))
             slices = [listed[i : i + step] for i in range(0, len(listed), step)]
-            return [s for part in pool.map(lambda p: [self._put_one(*item) for item in p], slices) for s in part]
+            put = partial(self._put_slice, checked=checked)
+            return [s for part in pool.map(put, slices) for s in part]
 
     def put_identified(self, items: Iterable[tuple[str, BytesLike]]) -> list[str]:
         listed = list(items)
         return [f"{len(data)}-{stamp:x}" for (_, data), stamp in zip(listed, self.put_all(listed), strict=True)]
 
-    def _put_one(self, key: str, data: BytesLike) -> int:
+    def _put_slice(self, items: Sequence[tuple[str, BytesLike]], checked: set[str]) -> list[int]:
+        return [self._put_one(key, data, checked) for key, data in items]
+
+    def _put_one(self, key: str, data: BytesLike, checked: set[str]) -> int:
         with self._errors("writing", key):
-            path = self._path(key)
+            path = self._own_path(key, checked)
             self._put(path, data)
             return os.stat(path).st_mtime_ns  # noqa: PTH116
 
     def put_if_absent(self, key: str, data: BytesLike) -> bool:
         self._check_writable()
-        path = self._path(key)
+        path = self._own_path(key, set())
         temporary = f"{path}.{_token()}.partial"
         with self._errors("writing", key):
             self._make_directories(path.rpartition("/")[0])
@@ -235,6 +267,13 @@ class LocalObjects:
             os.unlink(path)  # noqa: PTH108
             raise
 
+    def _create_or_put(self, path: str, data: BytesLike) -> None:
+        """Write a new file; one that a duplicate of the same task has made meanwhile is replaced."""
+        try:
+            self._create(path, data)
+        except FileExistsError:
+            self._put(path, data)
+
     def _make_directories(self, path: str) -> bool:
         """Make a directory where it is absent, and what is above it; tell whether this call made it."""
         try:
@@ -247,22 +286,23 @@ class LocalObjects:
         return True
 
     def delete(self, key: str) -> None:
-        self._check_writable()
-        with self._errors("deleting", key):
-            Path(self._path(key)).unlink(missing_ok=True)
+        self.delete_many([key])
 
     def delete_many(self, keys: Sequence[str]) -> None:
+        checked: set[str] = set()
         for key in keys:
-            self.delete(key)
+            self._check_writable()
+            with self._errors("deleting", key):
+                Path(self._own_path(key, checked)).unlink(missing_ok=True)
 
     def delete_prefix(self, prefix: str) -> None:
         self._check_writable()
-        path = Path(self._path(prefix))
+        path = Path(self._own_path(prefix, set()))
         with self._errors("deleting", prefix):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            while path.is_dir() and not path.is_symlink():
+                with suppress(FileNotFoundError):  # another removes the same, and was faster at something in it
+                    shutil.rmtree(path)
+            path.unlink(missing_ok=True)
 
     def exists(self, key: str) -> bool:
         with self._errors("looking up", key):

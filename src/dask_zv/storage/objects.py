@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import os
 import random
 import time
@@ -18,7 +19,7 @@ from typing import Any, Protocol, TypeVar, cast
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from dask_zv.errors import ReadOnlyError, StoreError, ZVError
 from dask_zv.storage.confined import confined
@@ -155,9 +156,11 @@ class ZarrObjects:
 
     def put_if_absent(self, key: str, data: BytesLike) -> bool | None:
         self._check_writable()
-        if not isinstance(self.store, ObjectStore | MemoryStore | LocalStore):
-            return None
         store, content = self.store, bytes(data)
+        if _creates_through_s3fs(store):
+            return self._create_through_s3fs(key, content)
+        if not isinstance(store, ObjectStore | MemoryStore | LocalStore):
+            return None
         if isinstance(store, ObjectStore):
             import obstore
 
@@ -173,6 +176,20 @@ class ZarrObjects:
         value = cpu.Buffer.from_bytes(content)
         sync(self._call("writing", key, lambda: self.store.set_if_not_exists(key, value)))
         return self.get(key) == content
+
+    def _create_through_s3fs(self, key: str, content: bytes) -> bool | None:
+        store: Any = self.store
+        path = f"{store.path.rstrip('/')}/{key}"
+        try:
+            sync(self._call("writing", key, lambda: store.fs._pipe_file(path, content, mode="create")))
+        except StoreError as error:
+            found, status = self.get(key), _status_of(error)
+            if found is not None or status in (409, 412):  # it may be gone again
+                return found == content
+            if status == 501:
+                return None
+            raise
+        return True
 
     def identities(self, keys: Sequence[str]) -> list[str | None]:
         if not isinstance(self.store, ObjectStore):  # what can't be asked for is read
@@ -365,3 +382,21 @@ def join(*parts: str) -> str:
 def wait_before_retry(attempt: int) -> None:
     """Sleep a little before a reader looks again at an object that was being replaced."""
     time.sleep(0.005 * 2**attempt)
+
+
+def _creates_through_s3fs(store: Store) -> bool:
+    """Tell whether a store is s3fs's, of a release that has conditional puts; those of other packages ignore the condition."""
+    if not isinstance(store, FsspecStore) or type(store.fs).__name__ != "S3FileSystem":
+        return False
+    return "mode" in inspect.signature(store.fs._pipe_file).parameters
+
+
+def _status_of(error: BaseException | None) -> int | None:
+    """Return the status of a server's answer that botocore raised an error for, which s3fs made another of."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return status if isinstance(status, int) else None
+        error = error.__cause__
+    return None

@@ -73,6 +73,7 @@ class PerChunk:
         self.prefix = prefix
         self.catalog = catalog
         self.catalog_is_stale = False
+        self.stale_chunk: str | None = None
         self._listings: dict[str, ArrayListing] = {}
         self._whole_shards: OrderedDict[str, tuple[bytes, dict[str, ShardEntry]]] = OrderedDict()
 
@@ -271,7 +272,8 @@ class PerChunk:
                 changed.append(address)
         wanted = [(self.path(array, shard_name(number)), entries) for (array, number), entries in slices.items()]
         changed.extend(self._read_slices(wanted, out))
-        self.catalog_is_stale |= bool(changed)
+        if changed:
+            self.catalog_is_stale, self.stale_chunk = True, changed[0][1]
         return left + changed
 
     def _read_slices(

@@ -39,7 +39,7 @@ def check_not_replaced(objects: Objects, prefix: str, chunk: str | None = None) 
     found = _marks(objects, prefix)
     if found:
         raise FormatError(
-            "the chunk is being replaced, or its writer died before the commit: wait for it, or write the chunks again "
-            f"(mode='overwrite'); '/{found[0]}' marks it",
+            f"{'the chunk' if chunk else 'the level'} is being replaced, or its writer died before the commit: wait for it, or "
+            f"write it again (mode='overwrite', and resume=True where that was given); '/{found[0]}' marks it",
             store=objects.url, array=prefix, chunk=chunk,
         )  # fmt: skip

@@ -220,6 +220,8 @@ def _translate(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
     client = {k: flat.pop(k) for k in _CLIENT_NAMES & flat.keys()}
     client = {**_CLIENT_OPTIONS, **client, **dict(flat.pop("client_options", None) or {})}
     out = {"retry_config": _RETRIES, **flat}
+    if scheme == "http":
+        client.setdefault("allow_http", True)
     if scheme in ("s3", "s3a"):
         out = {_S3_NAMES.get(k, k): v for k, v in out.items()}
         if str(out.get("endpoint", "")).startswith("http://"):

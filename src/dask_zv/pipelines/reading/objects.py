@@ -18,6 +18,7 @@ from dask_zv.pipelines.source.objects_index import (
     read_object_attributes,
 )
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.replacing import check_not_replaced
 from dask_zv.storage.snapshot import together
 
 __all__ = ["Here", "ObjectFacts", "ReadObjects"]
@@ -105,6 +106,8 @@ class ReadObjects:
             lambda: self._table(index),
             lambda: self._values(index) if self.tables else {},
         )
+        if self.tables:  # no catalog has their checksums
+            check_not_replaced(objects, self.source.place.prefix)
         tables = {**values, "groups": groups[0], "group_attributes": groups[1]} if self.tables else {}
         ids = self.ids
         if ids is None and self.every:

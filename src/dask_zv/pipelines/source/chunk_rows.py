@@ -103,8 +103,7 @@ def fetch_chunks(
     found = blobs.read_many([*((array, key) for array in arrays for key in keys), *more])
     if blobs.catalog_is_stale:  # one chunk was edited in place, or all were replaced, maybe by values of other dtypes
         check_unchanged(source)
-        if isinstance(blobs, GridArrays):
-            check_not_replaced(blobs.objects, blobs.prefix, blobs.stale_chunk)
+        check_not_replaced(blobs.objects, blobs.prefix, blobs.stale_chunk)
     return found
 
 

@@ -20,6 +20,7 @@ from dask_zv.pipelines.source.object_tables import ObjectTables
 from dask_zv.pipelines.source.object_values import parse_shape
 from dask_zv.pipelines.source.objects_index import ObjectIndex, read_groups, read_object_attributes
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.replacing import check_not_replaced
 
 __all__ = ["GROUPS", "ObjectColumns", "ObjectField", "array_state", "object_fields"]
 
@@ -166,6 +167,7 @@ class ObjectColumns:
     def _check(self, array: str, state: str) -> None:
         """Raise where an array is not what it was when the level was opened, or the objects are others."""
         check_same_objects(self.source)
+        check_not_replaced(open_objects(self.source.place.handle), self.source.place.prefix)
         if array_state(ObjectTables(self.source), array) != state:
             raise FormatError(
                 f"'{array}' was written again after the level was opened: open it again", store=self.source.where(), array=array

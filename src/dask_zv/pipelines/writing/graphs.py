@@ -17,6 +17,7 @@ from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.blocks import encode_linked
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.stores.store import Store
+from dask_zv.pipelines.writing.explaining import not_begun
 from dask_zv.pipelines.writing.inputs import partition_input
 from dask_zv.pipelines.writing.job import LinkContext
 from dask_zv.pipelines.writing.link_input import LinkInput, LinkScan, link_input, link_parts, scan_links
@@ -307,7 +308,8 @@ def prepare_linked(
     partitions = partition_input(positions, attributes, store.axes, consumed, object_ids=object_ids, vertex_ids=vertex_ids)
     given = link_input(table, link_attributes, what, renumber)
     conversion, scan = scan_input(level, partitions, options)
-    scans = scan_links(given, scan.rows if vertex_ids is None else None)
+    with not_begun(level):
+        scans = scan_links(given, scan.rows if vertex_ids is None else None)
     objects = all_objects(scan, about, store.layout)
     family = LinkFamily(given.width, conversion.grid.ndim, directed=directed)
     step = TableLinks(family, given, tuple(scans), vertex_ids is not None)

@@ -69,9 +69,11 @@ class Journal:
         """Make the journal, unless it is there already; that of another write goes."""
         objects, path = open_objects(self.place.handle), join(self.place.prefix, JOURNAL)
         document = self._document()
-        if objects.get(f"{path}/{DOCUMENT}") == document:
+        found = objects.get(f"{path}/{DOCUMENT}")
+        if found == document:
             return
-        objects.delete_prefix(path)
+        if found is not None or objects.list_dir(f"{path}/c"):  # else another run of this very write may be making it
+            objects.delete_prefix(path)
         objects.put(f"{path}/{DOCUMENT}", document)
 
     def _document(self) -> bytes:

@@ -6,6 +6,7 @@ store and the receipts, which are small and can be files.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -161,7 +162,7 @@ class WritePlan:
         for number in range(len(self)):
             held = hold_if_large(whole[number], whole[number].__sizeof__())
             refs.append(builder.add(builder.key("done", number), _same, held))
-        report: Report = compute_one(self._job.add_end(builder, refs), progress=progress)
+        report: Report = compute_one(self._job.swept().add_end(builder, refs), progress=progress)
         return finished(report, started)
 
     def _check_all(self, what: str, blocks: Sequence[int]) -> None:
@@ -173,8 +174,13 @@ class WritePlan:
             )
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the plan to a file, which is there in full or not at all."""
-        _save(Path(path), _MAGIC + cloudpickle.dumps(self))
+        """Write the plan to a file, which is there in full or not at all, and which its owner alone can read.
+
+        The file holds what opens the store and the input, credentials in `storage_options` included, since the processes that
+        run the blocks may have no other. Where those find credentials in their environment, leave them out of the options: then
+        the file holds none.
+        """
+        _save(Path(path), _MAGIC + cloudpickle.dumps(self), mode=0o600)
 
 
 def _same(result: BlockResult) -> BlockResult:
@@ -185,9 +191,11 @@ def _restored(job: bytes, url: str) -> WritePlan:
     return WritePlan(cloudpickle.loads(job), url)
 
 
-def _save(path: Path, data: bytes) -> None:
+def _save(path: Path, data: bytes, mode: int = 0o666) -> None:
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data)
+    temporary.unlink(missing_ok=True)  # one that a process left which was killed has its own mode
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
     temporary.replace(path)
 
 

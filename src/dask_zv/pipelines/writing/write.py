@@ -14,7 +14,7 @@ from dask.delayed import Delayed, delayed
 from dask_zv.batch.forks import check_writable
 from dask_zv.batch.receipts import Report
 from dask_zv.batch.run import task_memory
-from dask_zv.batch.stamps import written_stamp
+from dask_zv.batch.stamps import JOURNAL, written_stamp
 from dask_zv.batch.tasks import BlockResult, BlockSpec, CommitSpec
 from dask_zv.errors import InputError, PlanError, ReadOnlyError, StoreError
 from dask_zv.format.dictionary import DictionaryEncoding
@@ -24,6 +24,7 @@ from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.pipelines.stores.creation import position_dtype
 from dask_zv.pipelines.stores.store import Level, Store
 from dask_zv.pipelines.writing.exchange import plan_blocks, spill_directory
+from dask_zv.pipelines.writing.explaining import not_begun, not_ended
 from dask_zv.pipelines.writing.inputs import AttributeInput, Partitions
 from dask_zv.pipelines.writing.job import Job, LinkStep, job_digest
 from dask_zv.pipelines.writing.journal import Journal, find_journal, whole_blocks
@@ -93,7 +94,8 @@ def scan_input(level: Level, partitions: Partitions, options: Options) -> tuple[
         It can't be stored.
     """
     conversion = _conversion(level.store, partitions, options.out_of_bounds, options.position_tolerance)
-    return conversion, scan_partitions(partitions, conversion, options.max_categories)
+    with not_begun(level):
+        return conversion, scan_partitions(partitions, conversion, options.max_categories)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +157,8 @@ class Write:
         if not self.options.compute:
             spill = spill_directory(self.scan.rows * job.schema.row_bytes)
             return build_job(job, done, journal, progress=progress, spill=spill)
-        report = run_job(job, done, journal, progress=progress)
+        with not_ended(self.level, journal=journal is not None):
+            report = run_job(job, done, journal, progress=progress)
         self.level.store.reload()
         return finished(report, started)
 
@@ -174,6 +177,7 @@ class Write:
                 grid = dataclasses.replace(grid, marker=uuid.uuid4().hex[:12])
         else:
             shards = shards_of(store, opened, scan, schema.row_bytes)
+        marker = uuid.uuid4().hex[:12] if self.replace and grid is None else ""
         cells = None if grid is None else grid.specs["vertices"]
         plan = plan_blocks(scan, schema.row_bytes, shards, self.partitions.count, cells, task_memory())
         metadata: list[tuple[str, Mapping[str, Any]]] = list(schema.array_metadata(grid=grid is not None))
@@ -202,6 +206,7 @@ class Write:
             report=Report(scan.rows, 0, objects.count if objects else 0, 0, 0, 0, 0.0, scan.dropped),
             grid=grid,
             families=families if grid is not None else (),
+            marker=marker,
         )
         return Job(
             self.name,
@@ -250,12 +255,16 @@ class Write:
                 "mode='overwrite'",
                 store=self.level.url,
             )
-        job = job.cut_at(found.starts)
+        job = job.cut_at(found.starts).swept()
         specs = None if job.block.grid is None else job.block.grid.specs
         return job, whole_blocks(place, specs, Journal(place, found.digest, found.starts).read())
 
     def _already_written(self, job: Job, started: float) -> Report | Delayed:
         """Return the report of a write that the level's last commit was."""
+        objects = open_objects(self.level.place.handle)
+        journal = join(self.level.place.prefix, JOURNAL)
+        if objects.list_dir(journal):  # it died before that, or a task that ran twice noted its block after all
+            objects.delete_prefix(journal)
         report = dataclasses.replace(job.commit.report, chunks=len(self.scan.coords))
         return finished(report, started) if self.options.compute else delayed(report)
 
