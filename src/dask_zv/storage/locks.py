@@ -3,8 +3,9 @@
 The lock is the object ``dask_zv_lock`` beside the arrays, made by exclusive creation. Its owner writes it anew every quarter of
 its lifetime. Whoever waits takes it away when it has stayed as it is for longer than that lifetime *while it was watched*, or
 at once where its owner was a process of the same machine that is gone. No machine's time of day is compared with another's,
-so clocks that differ neither break the lock nor make a dead owner's last. Stores that can't create exclusively (fsspec's, but
-for s3fs; zip) have none: there a commit looks at the end whether what it wrote is still there. Icechunk's transactions need none.
+so clocks that differ neither break the lock nor make a dead owner's last. Stores that can't create exclusively (zip, and those
+of fsspec but s3fs) have none: there a commit looks at the end whether what it wrote is still there. Icechunk's transactions
+need none.
 """
 
 from __future__ import annotations

@@ -85,6 +85,11 @@ class ObjectRows(RaggedColumns):
         return self.lengths.lengths
 
     @property
+    def where(self) -> str:
+        """URL of the level, for errors."""
+        return self.vertices.source.where()
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a stored row."""
         return self.vertices.row_bytes

@@ -62,6 +62,11 @@ class LevelRows(RaggedColumns):
         return self.source.schema.dtype if self.offset is None else np.dtype(np.float64)
 
     @property
+    def where(self) -> str:
+        """URL of the level, for errors."""
+        return self.source.where()
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a stored row."""
         return self.source.schema.row_bytes

@@ -87,6 +87,11 @@ class EdgeRows(RaggedColumns):
         return self.vertices.source
 
     @property
+    def where(self) -> str:
+        """URL of the level, for errors."""
+        return self.vertices.source.where()
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a record."""
         return 8 * (self.links.family.width + 1)
@@ -300,6 +305,11 @@ class ParentRows(RaggedColumns):
     def counts(self) -> NDArray[np.int64]:
         """Vertices of each chunk."""
         return self.vertices.counts
+
+    @property
+    def where(self) -> str:
+        """URL of the level, for errors."""
+        return self.vertices.source.where()
 
     @property
     def row_bytes(self) -> int:

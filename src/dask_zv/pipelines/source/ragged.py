@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dask_zv.errors import FormatError
+
 __all__ = ["RaggedColumns"]
 
 _RUN_CELLS = 1024
@@ -31,6 +33,11 @@ class RaggedColumns:
     @property
     def counts(self) -> NDArray[np.int64]:
         """Rows of each cell, shape (n,)."""
+        raise NotImplementedError
+
+    @property
+    def where(self) -> str:
+        """URL of the level, for errors."""
         raise NotImplementedError
 
     def _read_cells(self, name: str | int, cells: NDArray[np.intp]) -> Sequence[NDArray[Any]]:
@@ -58,6 +65,11 @@ class RaggedColumns:
         ----------
         name : int or str
         rows : slice with a positive step, or int64 array of row numbers
+
+        Raises
+        ------
+        FormatError
+            Cells hold other numbers of rows than the level says.
         """
         offsets = self.offsets
         wanted: NDArray[np.int64] | None = None
@@ -79,9 +91,23 @@ class RaggedColumns:
         for low, high in self._runs(cells):
             for values in self._read_cells(name, cells[low:high]):
                 if out is None:
-                    out = np.empty((int(base[-1]), *values.shape[1:]), values.dtype)
-                out[filled : filled + len(values)] = values
+                    out = self._room(name, int(base[-1]), values)
+                if values.shape[1:] != out.shape[1:]:
+                    raise FormatError(
+                        f"column {name!r} has {values.shape[1:] or 'one'} values a row in some cells (chunks, or objects) and "
+                        f"{out.shape[1:] or 'one'} in others: they are damaged or were exchanged; restore them",
+                        store=self.where,
+                    )
+                if filled + len(values) <= base[high]:
+                    out[filled : filled + len(values)] = values
                 filled += len(values)
+            if filled != base[high]:
+                raise FormatError(
+                    f"column {name!r} has {filled - int(base[low]):,} rows in the cells {int(cells[low]):,} to "
+                    f"{int(cells[high - 1]):,} (chunks, or objects), which hold {int(base[high] - base[low]):,}: something in "
+                    "them is damaged or was changed; open the store again, then restore it",
+                    store=self.where,
+                )
         assert out is not None
         if wanted is None:
             part: NDArray[Any] = out[start - int(offsets[first]) : stop - int(offsets[first]) : step]
@@ -89,6 +115,17 @@ class RaggedColumns:
         at = np.searchsorted(cells, of_row)
         picked: NDArray[Any] = out[base[at] + wanted - offsets[of_row]]
         return picked
+
+    def _room(self, name: str | int, rows: int, like: NDArray[Any]) -> NDArray[Any]:
+        try:
+            return np.empty((rows, *like.shape[1:]), like.dtype)
+        except MemoryError as error:
+            nbytes = rows * like.dtype.itemsize * int(np.prod(like.shape[1:]))
+            raise FormatError(
+                f"column {name!r} has {rows:,} rows by what the level says, {nbytes / 1e9:,.1f} GB, for which there is no "
+                "memory: read a part, or in chunks (chunks={}); if that is more than was written, a document is damaged",
+                store=self.where,
+            ) from error
 
     def cells_between(self, start: int, stop: int) -> tuple[int, int]:
         """Return the first cell, and the one after the last, that hold the rows from `start` to `stop`."""
