@@ -22,15 +22,13 @@ import zarr
 from contract_exceptions import need
 from contract_matrix import ContractMatrix
 from layouts import grid_settings
+from s3_account import BUCKET, S3_SECRET
 from zarr.abc.store import Store
 from zarr.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore
 
 import dask_zv as dzv
-
-S3_SECRET = "moto-secret-do-not-print"
-BUCKET = "contract"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 ONE_PROCESS = "lives in the memory of one process: other processes are refused before anything is written"
-SESSION = "a writable Icechunk session does not pickle: the schedulers of one process only, forks come later"
+SESSION = "a writable Icechunk session belongs to its process: other processes get forks of it from a write, not from a pickle"
 ICECHUNK_NODES = "Icechunk keeps parsed documents and removes what is below a node with it: no damaged or missing document"
 ICECHUNK_FIRST = "Icechunk wants a node before its chunk; its transaction gives the guarantee that the order gives elsewhere"
 ICECHUNK_WORDS = "Icechunk returns documents in its own words: the same to every reader of JSON, not the same bytes"
@@ -20,7 +20,6 @@ CANNOT: dict[tuple[str, str], str] = {
     ("memory_url", "other processes"): ONE_PROCESS,
     ("fsspec_memory", "other processes"): ONE_PROCESS,
     ("obstore_memory", "other processes"): ONE_PROCESS,
-    ("icechunk", "other processes"): SESSION,
     ("icechunk", "pickling"): SESSION,
     ("icechunk", "documents of any bytes"): ICECHUNK_NODES,
     ("icechunk", "data before its document"): ICECHUNK_FIRST,

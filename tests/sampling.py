@@ -1,7 +1,9 @@
 """What a run without ``--long`` leaves out, by rules that are the same in every run and spread what is left over everything.
 
-Tests say so themselves: by the marker ``spread`` for functions of many alike cases, by :func:`some` for cases in a loop, and by
-:func:`examples` for hypothesis. A run with ``--long``, or of tests that are named one by one, takes every case of ``spread``.
+Of a function with many cases some run, so chosen that every value of every parameter is in one; contract tests run all, as their
+matrix is what they are for. Tests may ask for another number by the marker ``spread``, take some cases of a loop by :func:`some`,
+and set the examples of hypothesis by :func:`examples`. A run with ``--long``, or of tests that are named one by one, takes every
+case.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import pytest
 
 _T = TypeVar("_T")
 _LONG = [False]
+_CASES = 8
 _S3 = ("fsspec_s3", "obstore_s3")
 
 
@@ -39,13 +42,16 @@ def deselect(items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.I
         functions.setdefault((item.path, item.nodeid.partition("[")[0]), []).append(item)
     kept: set[pytest.Item] = set()
     for cases in functions.values():
-        marker = cases[0].get_closest_marker("spread")
-        kept.update(_spread(_one_layout_of_s3(cases), *marker.args) if marker else _one_layout_of_s3(cases))
+        marker, contract = (cases[0].get_closest_marker(name) for name in ("spread", "contract"))
+        some_of = _one_layout_of_s3(cases)
+        kept.update(some_of if contract else _spread(some_of, *(marker.args if marker else (_CASES,))))
     return [item for item in items if item in kept], [item for item in items if item not in kept]
 
 
 def _spread(cases: list[pytest.Item], number: int) -> list[pytest.Item]:
     """Return one case or more with each value of each parameter, where there are several; in all `number` if that is enough."""
+    if len(cases) <= number:
+        return cases
     order = sorted(cases, key=lambda case: _hash(case.nodeid))
     chosen: list[pytest.Item] = []
     seen: set[tuple[str, int]] = set()
@@ -79,8 +85,8 @@ def _params(case: pytest.Item) -> dict[str, Any]:
 
 
 def _values(case: pytest.Item) -> set[tuple[str, int]]:
-    spec = getattr(case, "callspec", None)
-    return set() if spec is None else set(spec.indices.items())
+    """Return what tells the values of a case's parameters: the objects are those of the other cases with the same values."""
+    return {(name, id(value)) for name, value in _params(case).items()}
 
 
 def _hash(text: str) -> int:

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDES = ("docs/consumers.md", "docs/geometries.md", "docs/xarray.md")
+GUIDES = ("docs/consumers.md", "docs/geometries.md", "docs/icechunk.md", "docs/xarray.md")
 RUN = """
 import contextlib, io, json, sys
 printed, names = [], {"__name__": "__main__"}
@@ -36,7 +36,7 @@ def run_blocks(blocks: list[str], folder: Path) -> list[str]:
         env={**os.environ, "MPLBACKEND": "Agg"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    printed: list[str] = json.loads(done.stdout)
+    printed: list[str] = json.loads(done.stdout.splitlines()[-1])  # libraries that are not Python log above it
     return printed
 
 

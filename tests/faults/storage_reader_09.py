@@ -17,8 +17,10 @@ import zarr_vectors as zv
 
 def read(target: str) -> dict[str, Any]:
     found = zv.open(target).level(0).read(attributes="all")
+    if not len(found.positions):
+        return {"rows": 0, "digest": ""}
     columns = [np.asarray(found.positions, np.float64), np.asarray(found.attributes["mass"], np.float64)[:, None]]
-    table = np.concatenate(columns, axis=1) if len(found.positions) else np.zeros((0, 3))
+    table = np.concatenate(columns, axis=1)
     table = table[np.lexsort(table.T)]
     return {"rows": len(table), "digest": hashlib.sha256(table.tobytes()).hexdigest()}
 

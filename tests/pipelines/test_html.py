@@ -12,8 +12,8 @@ import dask
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import BUCKET, S3_SECRET
 from counting_store import CountingStore
+from s3_account import BUCKET, S3_SECRET
 from zarr.buffer import cpu
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore

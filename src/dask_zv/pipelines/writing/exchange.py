@@ -47,6 +47,8 @@ _SPILL_BYTES = 1 << 30
 _MEMORY_PARTS = 32
 """A task holds about five times the bytes of its block: pieces as they came, joined, sorted, encoded, packed. Of a worker's
 memory, Dask lets results take three fifths before it spills, and interpreter and libraries take their part."""
+_LEAST_LIMIT = 24 << 20
+"""Smaller blocks help no worker: there the interpreter is what takes the memory, and more tasks take longer."""
 _LEAST_GROUPS = 32
 """So many splitting tasks there are at least, if there are so many partitions: enough for as many threads."""
 
@@ -148,7 +150,7 @@ def plan_blocks(
     total = int(rows.sum()) * row_bytes
     most_bytes = _MOST_BLOCK_BYTES
     if memory is not None:
-        most_bytes = int(np.clip(memory // _MEMORY_PARTS, _BLOCK_BYTES[0], _MOST_BLOCK_BYTES))
+        most_bytes = int(np.clip(memory // _MEMORY_PARTS, _LEAST_LIMIT, _MOST_BLOCK_BYTES))
     group_bytes = min(total // _LEAST_GROUPS, _BLOCK_BYTES[1], most_bytes // 2)
     splits = min(partitions, 2 * _LEAST_GROUPS + total // max(group_bytes, 1))
     target = min(int(np.clip(total // 8, *_BLOCK_BYTES)), most_bytes)
