@@ -2,7 +2,8 @@
 
     python examples/icechunk_cluster.py
 
-Workers write into forks of the session. What they wrote is merged when the write ends, and visible when the session is committed.
+Workers write into forks of the session. What they wrote is merged when the write ends, and readers see it once the session is
+committed.
 """
 
 from __future__ import annotations

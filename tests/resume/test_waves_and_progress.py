@@ -305,10 +305,11 @@ def test_blocks_fit_the_workers(tmp_path, monkeypatch, use_scheduler):
     with use_scheduler("threads"):
         assert run.task_memory() is None
     monkeypatch.setattr(exchange, "_BLOCK_BYTES", (1000, 1 << 20))
+    monkeypatch.setattr(exchange, "_LEAST_LIMIT", 1)
     blocks = {}
-    for memory in (16 * 4000, 16 * 16000):
+    for memory in (32 * 4000, 32 * 16000):
         monkeypatch.setattr(write, "task_memory", lambda memory=memory: memory)
         report = dzv.write_points(dzv.create(tmp_path / f"{memory}.zv", chunk_shape=CHUNK), points())
         blocks[memory] = report.blocks
-    assert blocks[16 * 4000] > blocks[16 * 16000] > 1
-    assert comparable(tmp_path / f"{16 * 4000}.zv") == comparable(tmp_path / f"{16 * 16000}.zv")
+    assert blocks[32 * 4000] > blocks[32 * 16000] > 1
+    assert comparable(tmp_path / f"{32 * 4000}.zv") == comparable(tmp_path / f"{32 * 16000}.zv")
