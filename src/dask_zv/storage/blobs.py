@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from dask_zv.errors import FormatError, StoreError
+from dask_zv.errors import FormatError, StoreError, ZVError
 from dask_zv.format.documents import BlobDocument, parse_blob_document
 from dask_zv.storage.codecs import unpack_zstd
 from dask_zv.storage.confined import confined
@@ -95,7 +95,9 @@ def open_zarr_array(objects: Objects, path: str) -> zarr.Array[Any]:
     """
     confined(path)
     try:
-        array = zarr.open_array(store=objects.zarr_store(), path=path, mode="r", zarr_format=3)
+        array = zarr.open_array(store=objects.zarr_reads(), path=path, mode="r", zarr_format=3)
+    except ZVError:
+        raise
     except ZARR_ERRORS as error:
         raise FormatError(f"'/{path}' can't be opened by zarr: {error!s:.500}", store=objects.url, array=path) from error
     assert isinstance(array, zarr.Array)
@@ -116,6 +118,8 @@ def check_claim(objects: Objects, path: str, array: zarr.Array[Any]) -> None:
     """
     try:
         claimed, chunks = math.prod(array.shape) * max(1, array.dtype.itemsize), array.nchunks
+    except ZVError:
+        raise
     except ZARR_ERRORS as error:
         raise FormatError(f"'/{path}' is damaged: {error!r:.200}", store=objects.url, array=path) from error
     # Icechunk lists no chunks, and its snapshots are not edited by hand
@@ -144,6 +148,8 @@ def _decode_through_zarr(objects: Objects, path: str, array: str, chunk: str | N
         raise _missing(objects, path, int(node.shape[0]), array, chunk)
     try:
         return bytes(np.asarray(node[:]).tobytes())
+    except ZVError:
+        raise
     except ZARR_ERRORS as error:
         raise FormatError(
             f"'/{path}' can't be decoded by zarr: {error!s:.500}", store=objects.url, array=array, chunk=chunk

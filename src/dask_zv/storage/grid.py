@@ -422,6 +422,8 @@ class GridArrays:
             try:
                 value: Any = node[cell]
                 data = bytes(value.item() if hasattr(value, "item") else value)
+            except ZVError:
+                raise
             except ZARR_ERRORS as error:
                 raise FormatError(
                     f"zarr can't decode the cell: {error!s:.500}", store=self.objects.url, array=self.path(array), chunk=key

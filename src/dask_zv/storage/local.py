@@ -20,13 +20,15 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from zarr.abc.store import Store
+from zarr.abc.buffer import Buffer, BufferPrototype
+from zarr.abc.store import ByteRequest, Store
 from zarr.storage import LocalStore
 
 from dask_zv.errors import ReadOnlyError, StoreError, ZVError
 from dask_zv.storage.confined import confined
 from dask_zv.storage.faults import local_error
 from dask_zv.storage.objects import BytesLike, Request
+from dask_zv.storage.zarr_reads import ZarrReads
 
 __all__ = ["LocalObjects"]
 
@@ -333,6 +335,18 @@ class LocalObjects:
 
     def zarr_store(self) -> Store:
         return LocalStore(self.root, read_only=self.read_only)
+
+    def zarr_reads(self) -> Store:
+        store = LocalStore(self.root, read_only=True)
+
+        async def read(key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
+            confined(key)
+            try:
+                return await store.get(key, prototype, byte_range)
+            except OSError as error:
+                raise local_error("reading", key, error, self.url) from error
+
+        return ZarrReads(store, read)
 
     def _check_writable(self) -> None:
         if self.read_only:

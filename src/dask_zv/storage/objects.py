@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
+from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
@@ -25,6 +26,7 @@ from dask_zv.errors import ReadOnlyError, StoreError, ZVError
 from dask_zv.storage.confined import confined
 from dask_zv.storage.faults import cause_of, is_transient, says, storage_error, told_of
 from dask_zv.storage.retries import count_retry
+from dask_zv.storage.zarr_reads import ZarrReads
 
 __all__ = ["MAX_REQUESTS", "REQUEST_TIMEOUT", "BytesLike", "Objects", "Request", "ZarrObjects", "join", "wait_before_retry"]
 
@@ -97,7 +99,10 @@ class Objects(Protocol):
         """Tell whether a key below `prefix` ends with `suffix`; stops at the first."""
 
     def zarr_store(self) -> Store:
-        """Return the same objects as a zarr store."""
+        """Return the same objects as a zarr store, for others to use."""
+
+    def zarr_reads(self) -> Store:
+        """Return the same objects as a zarr store that reads as this class does: for arrays that are left to zarr."""
 
 
 class ZarrObjects:
@@ -256,6 +261,9 @@ class ZarrObjects:
     def zarr_store(self) -> Store:
         return self.store
 
+    def zarr_reads(self) -> Store:
+        return ZarrReads(self.store, self._get_buffer)
+
     async def _get(self, key: str, byte_range: tuple[int, int] | None) -> bytes | None:
         request: ByteRequest | None = None
         if byte_range is not None:
@@ -263,18 +271,19 @@ class ZarrObjects:
             if length == 0:  # an empty range is no valid request
                 return b""
             request = RangeByteRequest(offset, offset + length) if offset >= 0 else SuffixByteRequest(-offset)
+        buffer = await self._get_buffer(key, default_buffer_prototype(), request)
+        return None if buffer is None else buffer.to_bytes()
+
+    async def _get_buffer(self, key: str, prototype: BufferPrototype, request: ByteRequest | None) -> Buffer | None:
         try:
-            buffer = await self._call(
-                "reading", key, lambda: self.store.get(key, default_buffer_prototype(), byte_range=request)
-            )
+            return await self._call("reading", key, lambda: self.store.get(key, prototype, byte_range=request))
         except StoreError as error:
             if self._means_absent(error):
                 return None
             # some stores refuse a range that begins behind the end, others answer with nothing: the object is short
             if request is not None and says(error, "invalid range", "InvalidRange", "not satisfiable", "Error { 416"):
-                return b""
+                return prototype.buffer.from_bytes(b"")
             raise
-        return None if buffer is None else buffer.to_bytes()
 
     async def _listed(self, prefix: str, action: Callable[[], Awaitable[T]], nothing: Any) -> T:
         try:

@@ -295,6 +295,8 @@ def zarr_array_of(objects: Objects, path: str, document: Mapping[str, Any]) -> z
     """
     confined(path)
     try:
-        return zarr.Array.from_dict(StorePath(objects.zarr_store(), path), dict(document))
+        return zarr.Array.from_dict(StorePath(objects.zarr_reads(), path), dict(document))
+    except ZVError:
+        raise
     except ZARR_ERRORS as error:
         raise FormatError(f"'/{path}' can't be opened by zarr: {error!s:.500}", store=objects.url, array=path) from error
