@@ -16,7 +16,7 @@ import pytest
 
 _T = TypeVar("_T")
 _LONG = [False]
-_CASES = 8
+_CASES = 3
 _S3 = ("fsspec_s3", "obstore_s3")
 
 

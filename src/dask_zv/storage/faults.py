@@ -105,7 +105,7 @@ def is_transient(error: Exception) -> bool:
         return True
     status = _STATUS.search(str(error))
     if status is not None:
-        return status[1] in ("408", "429") or status[1][0] == "5"
+        return status[1] in ("408", "429") or (status[1][0] == "5" and status[1] != "501")  # not implemented: never will be
     return says(
         error,
         # servers that are busy, as fsspec's packages quote them
