@@ -91,6 +91,7 @@ def test_every_damaged_index_is_noticed(table, data):
 
 @QUICK
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), min_size=1, max_size=5), st.integers(0, 2**63))
+@example([(2**63, 2**63)], 2**63)
 def test_an_index_with_any_places_and_the_right_checksum(table, limit):
     """Sums that don't fit into 64 bits among them: no cell that passes lies outside of the shard."""
     body = np.array(table, "<u8").tobytes()
