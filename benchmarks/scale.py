@@ -354,6 +354,8 @@ def main() -> None:
     out = options.results / f"{'exchange' if options.exchange else 'scale'}-{now:%Y%m%dT%H%M%S}"
     out.with_suffix(".json").write_text(json.dumps(found, indent=1))
     out.with_suffix(".md").write_text(f"{about}\n{markdown(lines)}\n")
+    if any("failed" in f for f in found):
+        raise SystemExit("not all could be measured: see the table")
 
 
 if __name__ == "__main__":
