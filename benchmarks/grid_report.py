@@ -32,6 +32,15 @@ class Result:
         return statistics.median(self.values)
 
     @property
+    def cpu(self) -> tuple[float, ...]:
+        """The same in CPU seconds, which other work on the machine disturbs less, where each side is one process."""
+        if self.line.metric != "seconds" or not all("cpu_seconds" in r and one_process(r) for r in (*self.ours, *self.other)):
+            return ()
+        if self.line.other is None:
+            return tuple(r["cpu_seconds"] for r in self.ours)
+        return tuple(ratio(self.line, r, o, "cpu_seconds") for r, o in zip(self.ours, self.other, strict=True))
+
+    @property
     def bar(self) -> float | None:
         """The bar here, or None where this is only stated."""
         if self.line.only and any(r.get(self.line.only) for r in self.ours):
@@ -75,11 +84,17 @@ def matches(row: Row, line: Line, who: tuple[str, str]) -> bool:
 
 
 def value(line: Line, ours: Row, other: Row | None) -> float:
-    mine = float(ours[line.metric])
-    if other is None:
-        return mine
-    theirs = float(other[line.metric])
+    return float(ours[line.metric]) if other is None else ratio(line, ours, other, line.metric)
+
+
+def ratio(line: Line, ours: Row, other: Row, metric: str) -> float:
+    mine, theirs = float(ours[metric]), float(other[metric])
     return mine / theirs if line.kind == COST else theirs / mine
+
+
+def one_process(row: Row) -> bool:
+    """Return True if the CPU seconds are those of the whole measurement, not of a cluster's client or of the last read."""
+    return "process" not in row["scheduler"] and row["verb"] != "read one"
 
 
 def number(x: float) -> str:
@@ -107,13 +122,29 @@ def pair(result: Result, name: str, digits: int | None = None) -> str:
 
 def table(results: Sequence[Result], more: Mapping[str, str] = FIELDS) -> str:
     """Return the table as Markdown; `more` are columns and the fields that stand in them, of both sides."""
-    lines = [["what", "store", "setting", "median (spread)", "bar", "held", "seconds", *more, "codec", "scheduler"]]
+    lines = [
+        [
+            "what",
+            "store",
+            "setting",
+            "median (spread)",
+            "bar",
+            "held",
+            "CPU: median (spread)",
+            "seconds",
+            "CPU seconds",
+            *more,
+            "codec",
+            "scheduler",
+        ]
+    ]
     for r in results:
         bar, held = "", ""
         if r.bar is not None:
             bar = f"{r.line.unequal} {r.bar:g}{r.line.unit}"
             held = ("yes" if r.held else "**no**") if r.counts else f"({'yes' if r.held else 'no'}: smaller than it asks for)"
         unit = "x" if r.line.kind != VALUE else r.line.unit
+        cpu = r.cpu
         lines.append(
             [
                 r.line.what,
@@ -122,7 +153,9 @@ def table(results: Sequence[Result], more: Mapping[str, str] = FIELDS) -> str:
                 f"{spread(r.values)}{unit}",
                 bar,
                 held,
+                f"{spread(cpu)}{unit}" if cpu else "",
                 pair(r, r.line.metric if r.line.metric.endswith("seconds") else "seconds"),
+                pair(r, "cpu_seconds") if cpu else "",
                 *(pair(r, field, 0) for field in more.values()),
                 r.ours[0]["codec"],
                 r.ours[0]["scheduler"],
