@@ -17,12 +17,12 @@ from typing import Any
 
 import dask
 import pytest
-import sampling
 import zarr
 from contract_exceptions import need
 from contract_matrix import ContractMatrix
 from layouts import grid_settings
 from s3_account import BUCKET, S3_SECRET
+from sampling import Cases
 from zarr.abc.store import Store
 from zarr.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
@@ -33,28 +33,17 @@ import dask_zv as dzv
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--record", metavar="FILE", help="write how many cases ran, how long and on what to a file of Markdown")
     parser.addoption("--hpc", action="store_true", help="also run the tests that need SLURM and Open MPI (see ci/hpc)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "contract: a row of the contract matrix (columns: `store`, `scheduler`)")
     config.addinivalue_line(
-        "markers", "spread(number): without --long, that many of the cases, one with each value of a parameter"
+        "markers", "product(keep): without --long, cases with every pair ('pairs') or all ('values') of the parameters' values"
     )
     config.pluginmanager.register(ContractMatrix(list(_MAKERS), list(SCHEDULERS)), "contract-matrix")
-    sampling.set_long(config.getoption("--long"))
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    reasons = {"long": "takes minutes: needs --long", "hpc": "needs SLURM and Open MPI: run ci/hpc"}
-    for marker, reason in reasons.items():
-        if not config.getoption(f"--{marker}"):
-            for item in items:
-                if item.get_closest_marker(marker):
-                    item.add_marker(pytest.mark.skip(reason=reason))
-    if not config.getoption("--long") and not any("::" in argument for argument in config.args):
-        items[:], left_out = sampling.deselect(items)
-        config.hook.pytest_deselected(items=left_out)
+    config.pluginmanager.register(Cases(config), "cases")
 
 
 # -------------------------------------------------------------------------------------------------- an S3 endpoint

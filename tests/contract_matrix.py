@@ -69,8 +69,8 @@ class ContractMatrix:
         for axis, layout in _TABLES:
             if self._cells[axis, layout]:
                 self._table(terminalreporter, axis, layout)
-        if any(self._cells.values()) and not terminalreporter.config.getoption("--long"):
-            terminalreporter.line("blank: no such test; on S3 also one of the two layouts, in turn (--long runs both)")
+        if any(self._cells.values()):
+            terminalreporter.line("blank: no such test")
         for reason in sorted(self._reasons):
             terminalreporter.line(f"skip: {reason} ({', '.join(sorted(self._reasons[reason]))})")
         if self._unexplained:

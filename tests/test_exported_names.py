@@ -48,11 +48,14 @@ def test_the_surface_of_the_contract():
         assert issubclass(getattr(dask_zv, name), dask_zv.ZVError)
 
 
-@pytest.mark.parametrize("name", [m for m in MODULES if "._" not in m])
-def test_every_module_says_what_it_exports(name):
-    module = importlib.import_module(name)
-    for exported in getattr(module, "__all__", ()):
-        assert hasattr(module, exported), exported
+def test_every_module_says_what_it_exports():
+    public = [name for name in MODULES if "._" not in name]
+    assert len(public) > 100
+    absent = []
+    for name in public:
+        module = importlib.import_module(name)
+        absent += [f"{name}.{exported}" for exported in getattr(module, "__all__", ()) if not hasattr(module, exported)]
+    assert absent == []
 
 
 @pytest.mark.parametrize("module", ["dask_zv", "dask_zv.storage.group"])

@@ -129,7 +129,6 @@ def twice(monkeypatch):
     return begin
 
 
-@pytest.mark.spread(5)
 @pytest.mark.parametrize("how", TWICE)
 @pytest.mark.parametrize("case", TWICE_CASES)
 def test_every_task_runs_twice(case, how, twice, whole, tmp_path):

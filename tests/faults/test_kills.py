@@ -11,7 +11,7 @@ import pytest
 from kills.readers import ours
 from kills.report import faults_of, summary, table
 from kills.trials import KINDS, Bench, Kind
-from sampling import some
+from sampling import examples
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_killed_in_the_commit(bench, case):
     # all is written, and what the level held before is still there
     unlocked = [e["n"] for e in events if e["n"] in removed and e["what"].endswith("dask_zv_lock")] or removed[:1]
     kept = []
-    for number in {*some(moments[:: max(len(moments) // 12, 1)], 20), *unlocked, moments[-1]}:
+    for number in {*moments[:: max(len(moments) // examples(1, 12), 1)], *unlocked, moments[-1]}:
         record = bench.trial(_at(number), case, "sync", 0)
         assert record["told"]["outcome"] == "killed"
         assert faults_of(record) == []

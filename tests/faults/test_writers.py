@@ -18,14 +18,9 @@ def writers(writing_processes, fault_server, tmp_path):
         yield Writers(writing_processes, fault_server, tmp_path)
 
 
-CASES = [
-    pytest.param(scenario, place, marks=() if PLACES[i % 3] == place else pytest.mark.long)
-    for i, scenario in enumerate(SCENARIOS)
-    for place in PLACES
-]
-
-
-@pytest.mark.parametrize(("scenario", "place"), CASES)
+@pytest.mark.product(keep="values")
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_two_writers(scenario, place, writers):
     """See writer_trials.py for what may come of each."""
     seed = SCENARIOS.index(scenario)

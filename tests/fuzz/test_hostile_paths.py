@@ -23,7 +23,6 @@ from fuzz_cells import join_catalog, split_catalog
 from fuzz_corpus import HOSTILE_NAMES
 from fuzz_receipts import join_receipt, split_receipt
 from fuzz_stores import files_of, write_small_store
-from sampling import some
 from zarr.buffer import cpu
 
 import dask_zv as dzv
@@ -247,7 +246,7 @@ def test_reading_stays_inside_whatever_documents_say(stores, site, name):
     assert site.watch(lambda: read(site))
     changes = _documents(files, site)
     assert len(changes) > 60
-    for change in some(changes, max(1, len(changes) // 16)):
+    for change in changes:
         for path, data in change.items():
             (site.root / path).write_bytes(data)
         site.watch(lambda: read(site))
@@ -259,7 +258,7 @@ def test_reading_stays_inside_whatever_documents_say(stores, site, name):
 def test_writing_stays_inside_whatever_documents_say(stores, site, name):
     files = stores[name]
     changes = _documents(files, site)
-    for i, change in enumerate(some(changes, max(1, len(changes) // 12))):
+    for i, change in enumerate(changes):
         action = WRITES[i % len(WRITES)]
         site.put({**files, **change})
         site.watch(lambda action=action: action(site))
@@ -290,7 +289,6 @@ def test_names_in_the_catalog_stay_inside(stores, site, action):
     files = stores["skeleton-grid"]
     key = "0/dask_zv_catalog/c/0"
     names = _names(site)
-    names = names[:9] + some(names[9:], 6) if action is read else names[:3] + some(names[3:], 16)
     for name, payload in zip(names, _catalogs(files[key], names), strict=True):
         site.put({**files, key: payload})
         done = site.watch(lambda: action(site))
@@ -311,7 +309,7 @@ def test_names_in_shards_stay_inside(stores, site, action):
     path = next(p for p in files if "/vertices/__shard" in p and p.endswith("zarr.json"))
     document = json.loads(files[path])
     names = _names(site)
-    for name in names[:6] + some(names[6:], 6) if action is read else names[:2] + some(names[2:], 32):
+    for name in names:
         changed = copy.deepcopy(document)
         for attribute in ("shard_index", "shard_crc32c"):
             entries = changed["attributes"][attribute]
@@ -321,7 +319,7 @@ def test_names_in_shards_stay_inside(stores, site, action):
 
 
 def test_a_store_in_memory_with_hostile_keys_is_not_unpacked_beside_its_copy(stores, site):
-    for name in some(_names(site), 6):
+    for name in _names(site):
         files = dict(stores["polyline-per_chunk"])
         attribute = "0/vertex_attributes/mass/"
         files |= {k.replace("/mass/", f"/{name}/"): v for k, v in files.items() if k.startswith(attribute)}
@@ -437,7 +435,7 @@ def test_members_of_a_zip_file_stay_inside(stores, site):
     """Members are read where they lie: names that lead out of the archive name nothing, here and in a copy of it."""
     whole = stores["polyline-per_chunk"]
     place = site.root.with_name(site.target.name)  # a folder of ours, so that the archive itself is not beside the store
-    for name in some([n for n in _names(site) if n and len(n) < 300 and "\0" not in n], 4):
+    for name in (n for n in _names(site) if n and len(n) < 300 and "\0" not in n):
         site.put({})
         archive = _zipped(site.base / "deep" / "er" / "store.zip", {
             **whole, f"../{name}": b"x", f"{name}/zarr.json": whole["0/groups/zarr.json"], f"0/{name}/c/0": b"y",

@@ -205,7 +205,6 @@ def check_clipped(level, golden, keep, objects=None, **selection):
     )
 
 
-@pytest.mark.spread(14)
 def test_boxes(golden):
     level = golden.store.level(0)
     sizes = []
@@ -221,7 +220,6 @@ def test_boxes(golden):
     )
 
 
-@pytest.mark.spread(14)
 def test_chunks(golden):
     level = golden.store.level(0)
     rng = np.random.default_rng(0)

@@ -126,7 +126,6 @@ CASES = [
 ]
 
 
-@pytest.mark.spread(14)
 @pytest.mark.parametrize(("kind", "layout", "shards"), CASES)
 @pytest.mark.parametrize("after", [0, 3])
 def test_finishes_what_was_begun(kind, layout, shards, after, interrupt, tmp_path):

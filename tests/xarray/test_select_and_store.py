@@ -139,7 +139,6 @@ def view_for(kind):
     return "objects" if kind in PATHS else "spatial"
 
 
-@pytest.mark.spread(5)
 @pytest.mark.parametrize("chunks", [None, {"vertex": 200}])
 def test_there_and_back(store, chunks):
     kind = store.metadata.geometry_types[0]

@@ -102,7 +102,6 @@ def client(thread_cluster):
         yield client
 
 
-@pytest.mark.spread(10)
 @pytest.mark.parametrize(("kind", "change"), CASES)
 def test_persisted_results_never_answer_for_a_rewritten_store(kind, change, truth, client):
     """The target is a URL without a time of change: for xarray both opens are the same."""
@@ -127,7 +126,6 @@ def test_persisted_results_never_answer_for_a_rewritten_store(kind, change, trut
         assert refused or not expected, (v, expected)
 
 
-@pytest.mark.spread(4)
 @pytest.mark.parametrize("kind", ["point_cloud", "polyline"])
 @pytest.mark.parametrize("change", ["score", "groups", "mass", "fewer"])
 def test_the_other_layout_keeps_its_states_apart(kind, change, client):

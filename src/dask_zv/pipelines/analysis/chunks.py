@@ -15,7 +15,7 @@ from dask_zv.geometry.result import Geometry
 from dask_zv.pipelines.analysis.cutting import runs_of, take_rows
 from dask_zv.pipelines.analysis.row_numbers import RowsOfBlock, number_rows
 from dask_zv.pipelines.reading.block import BlockPlan, Part, Wanted, read_block
-from dask_zv.pipelines.reading.levels import LINKED, _choose_attributes, _select
+from dask_zv.pipelines.reading.levels import LINKED, choose_attributes, select_chunks
 from dask_zv.pipelines.reading.objects import ObjectFacts
 from dask_zv.pipelines.reading.result import Finish
 from dask_zv.pipelines.source.level_io import level_blobs
@@ -207,8 +207,8 @@ def plan_chunk_blocks(
     if objects is not None and not source.schema.has_objects:
         raise InputError(f"{level.url} has no objects: leave out objects=")
     links = level.found_links(0) if whole and level.kind in LINKED else None
-    vertex, of_links = _choose_attributes(level, attributes, links)
-    selection = _select(level, objects, bbox, chunks)
+    vertex, of_links = choose_attributes(level, attributes, links)
+    selection = select_chunks(level, objects, bbox, chunks)
     numbers, keep_whole = selection.chunks, selection.whole
     if within is not None:
         shift = 0.0 if level.offset is None else np.asarray(level.offset)

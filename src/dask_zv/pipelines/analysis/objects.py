@@ -17,7 +17,7 @@ from dask_zv.pipelines.analysis.chunks import BLOCK_BYTES, rows_limit
 from dask_zv.pipelines.analysis.cutting import runs_of
 from dask_zv.pipelines.analysis.row_numbers import number_rows
 from dask_zv.pipelines.reading.block import BlockPlan, Wanted, read_block
-from dask_zv.pipelines.reading.levels import LINKED, _choose_attributes
+from dask_zv.pipelines.reading.levels import LINKED, choose_attributes
 from dask_zv.pipelines.reading.objects import Here, ReadObjects
 from dask_zv.pipelines.reading.result import Finish
 from dask_zv.pipelines.source.columns import LevelRows
@@ -172,7 +172,7 @@ def plan_object_blocks(
     if not source.schema.has_objects:
         raise InputError(f"{level.url} has no objects: map_chunks maps over its chunks")
     links = level.found_links(0) if level.kind in LINKED else None
-    vertex, of_links = _choose_attributes(level, attributes, links)
+    vertex, of_links = choose_attributes(level, attributes, links)
     found = object_lengths(source, level.chunks, level.index)
     ids, lengths = found.ids, found.lengths
     if objects is not None:

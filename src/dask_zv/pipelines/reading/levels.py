@@ -32,7 +32,7 @@ from dask_zv.storage.snapshot import together
 if TYPE_CHECKING:
     from dask_zv.pipelines.stores.level import Level
 
-__all__ = ["read_level"]
+__all__ = ["LINKED", "PATHS", "choose_attributes", "read_level", "select_chunks"]
 
 PATHS = ("line", "polyline", "streamline")
 """Geometries whose objects are sequences of vertices."""
@@ -94,14 +94,14 @@ def read_level(
     if cuts and not clip:
         if not schema.has_objects:
             raise InputError(f"{level.url} has no objects, which clip=False is about: leave it out")
-        objects = _objects_within(level, _select(level, objects, bbox, chunks))
+        objects = _objects_within(level, select_chunks(level, objects, bbox, chunks))
         bbox, chunks, cuts = None, None, False
     kind = level.kind
     if order is None:
         order = "object" if kind in PATHS and schema.has_objects else "chunk"
     by_object = order == "object"
     links = level.found_links(0) if kind in LINKED else None
-    vertex, of_links = _choose_attributes(level, attributes, links)
+    vertex, of_links = choose_attributes(level, attributes, links)
     wanted = Wanted(
         vertex,
         None,
@@ -111,7 +111,7 @@ def read_level(
         None if links is None else links.source,
         of_links,
     )
-    return _run(level, _select(level, objects, bbox, chunks), wanted, links, compute=compute)
+    return _run(level, select_chunks(level, objects, bbox, chunks), wanted, links, compute=compute)
 
 
 def _objects_within(level: Level, selection: _Selection) -> NDArray[np.int64]:
@@ -123,7 +123,7 @@ def _objects_within(level: Level, selection: _Selection) -> NDArray[np.int64]:
     return found.ids[found.lengths > 0]
 
 
-def _select(level: Level, objects: Any, bbox: Any, chunks: Any) -> _Selection:
+def select_chunks(level: Level, objects: Any, bbox: Any, chunks: Any) -> _Selection:
     """Return what to read.
 
     Raises
@@ -256,7 +256,7 @@ def _blocks(
     return out
 
 
-def _choose_attributes(
+def choose_attributes(
     level: Level, names: Sequence[str] | None, links: FoundLinks | None
 ) -> tuple[tuple[AttributeSchema, ...], tuple[int, ...]]:
     """Return the attributes of vertices, and the numbers of those of links, that a user asks for."""

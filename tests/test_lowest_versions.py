@@ -1,0 +1,54 @@
+"""`ci/lowest.txt` pins what `ci/lowest` installs: the lowest version of everything that pyproject.toml gives a bound to."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+NOT_TRIED = {
+    "hpc": "needs the machine's MPI: ci/hpc",
+    "dev": "tools, of exactly one version",
+}
+
+
+def bounds() -> dict[str, str]:
+    """Return the lowest version of each requirement, of the package and of all its extras that ci/lowest installs."""
+    extras = PROJECT["optional-dependencies"]
+    texts = [*PROJECT["dependencies"], *(text for name in extras.keys() - NOT_TRIED.keys() for text in extras[name])]
+    found: dict[str, set[str]] = {}
+    for requirement in map(Requirement, texts):
+        if requirement.name == "dask-zv":
+            assert not requirement.extras & NOT_TRIED.keys()
+            continue
+        lowest = {s.version for s in requirement.specifier if s.operator == ">="}
+        assert len(lowest) == 1, f"{requirement} needs one lower bound"
+        found.setdefault(requirement.name, set()).update(lowest)
+    assert all(len(versions) == 1 for versions in found.values()), found
+    return {name: versions.pop() for name, versions in found.items()}
+
+
+def constraints() -> dict[str, str]:
+    lines = [line.partition("#")[0].strip() for line in (ROOT / "ci/lowest.txt").read_text(encoding="utf-8").splitlines()]
+    pins = [Requirement(line) for line in lines if line]
+    assert len({pin.name for pin in pins}) == len(pins)
+    return {pin.name: str(pin.specifier).removeprefix("==") for pin in pins}
+
+
+def test_the_constraints_are_the_bounds_of_pyproject() -> None:
+    assert constraints() == bounds()
+    assert PROJECT["requires-python"] == ">=3.11"  # what `ci/venv --lowest` takes
+
+
+def test_what_is_installed_is_what_is_pinned() -> None:
+    """In the environment of `ci/lowest`; elsewhere, that nothing is older."""
+    lowest = os.environ.get("DASK_ZV_LOWEST") == "1"
+    for name, bound in constraints().items():
+        found = Version(version(name))
+        assert found == Version(bound) if lowest else found >= Version(bound), name
