@@ -62,9 +62,8 @@ def test_modules_import_neither_the_peer_nor_private_parts() -> None:
     wrong = []
     for path in MODULES:
         module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
-        for name in imported_names(path.read_text(encoding="utf-8")):
-            if name.split(".")[0] == "zarr_vectors" or is_private(name, module):
-                wrong.append(f"{module} imports {name}")
+        names = imported_names(path.read_text(encoding="utf-8"))
+        wrong += [f"{module} imports {n}" for n in names if n.split(".")[0] == "zarr_vectors" or is_private(n, module)]
     assert wrong == []
     assert len(MODULES) > 100
 

@@ -35,8 +35,8 @@ def bounds() -> dict[str, str]:
 
 
 def constraints() -> dict[str, str]:
-    lines = [line.partition("#")[0].strip() for line in (ROOT / "ci/lowest.txt").read_text(encoding="utf-8").splitlines()]
-    pins = [Requirement(line) for line in lines if line]
+    lines = (ROOT / "ci/lowest.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#") and not line.endswith("# of none")]
     assert len({pin.name for pin in pins}) == len(pins)
     return {pin.name: str(pin.specifier).removeprefix("==") for pin in pins}
 

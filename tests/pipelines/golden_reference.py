@@ -23,12 +23,12 @@ PATHS = ("line", "polyline", "streamline")
 
 
 def golden_names(kinds: tuple[str, ...] | None = None) -> list[str]:
-    """Return the golden stores with expected arrays that are no point clouds, as ``golden_0.9/mesh``."""
+    """Return the golden stores of some kinds, by default all kinds but point clouds, as ``golden_0.9/mesh``."""
     out = []
     for generation in GENERATIONS:
         for file in sorted((DATA / generation).glob("*.expected.json")):
             kind = json.loads(file.read_text()).get("kind")
-            if kind is not None and kind != "point_cloud" and (kinds is None or kind in kinds):
+            if kind in kinds if kinds is not None else kind not in (None, "point_cloud"):
                 out.append(f"{generation}/{file.name.removesuffix('.expected.json')}")
     return out
 

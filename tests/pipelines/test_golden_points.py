@@ -1,34 +1,21 @@
-"""Point clouds that the 0.7 package wrote read exactly, whatever path of its writer made them."""
+"""Point clouds that the 0.7 and 0.9 packages wrote read exactly: compressed, sharded, binned, with objects, by every path."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
+import zarr
+from golden_reference import Golden, golden_names
 from points_reference import assert_same, in_box
 
 import dask_zv as dzv
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden_0.7"
-NAMES = sorted(
-    f.name.removesuffix(".expected.json")
-    for f in GOLDEN.glob("*.expected.json")
-    if json.loads(f.read_text())["kind"] == "point_cloud"
-)
+NAMES = golden_names(("point_cloud",))
 
 
-class Golden:
-    def __init__(self, name):
-        self.name = name
-        found = [GOLDEN / f"{name}.zarrvectors", GOLDEN / f"{name}.zarrvectors.zip"]
-        self.store = dzv.open(next(p for p in found if p.exists()))
-        self.call = json.loads((GOLDEN / f"{name}.expected.json").read_text())
-        with np.load(GOLDEN / f"{name}.expected.npz") as truth:
-            self.truth = dict(truth)
-        self.order = self.truth["reading_order"]
-
+class GoldenPoints(Golden):
     def read(self, key):
         """Return an array of the truth in reading order."""
         return self.truth[key][self.order]
@@ -44,13 +31,14 @@ class Golden:
                 out[key.removeprefix("chunk_").removeprefix("attr__")] = values
         return out
 
-    def rows(self, key, mask=slice(None)):
-        return self.truth[key][self.order][mask]
+    def groups(self):
+        ends = self.truth["groups_offsets"]
+        return {g: self.truth["groups_flat"][ends[g] : ends[g + 1]].tolist() for g in range(len(ends) - 1)}
 
 
 @pytest.fixture(params=NAMES)
 def golden(request):
-    return Golden(request.param)
+    return GoldenPoints(request.param)
 
 
 def check_vertices(geometry, golden, mask=slice(None)):
@@ -65,21 +53,6 @@ def check_vertices(geometry, golden, mask=slice(None)):
         assert geometry.object_ids is None
 
 
-def test_the_point_stores_are_there():
-    assert {
-        "points_2d",
-        "points_attr_chunked",
-        "points_bins",
-        "points_bins_negative",
-        "points_bins_negative_shard_snake",
-        "points_categorical",
-        "points_negative",
-        "points_objects",
-        "points_objects_shard_octree",
-        "points_pyramid",
-    } <= set(NAMES)
-
-
 def test_vertices_and_attributes(golden):
     check_vertices(golden.store.level(0).read(order="chunk"), golden)
     check_vertices(golden.store.level(0).read(), golden)
@@ -88,9 +61,18 @@ def test_vertices_and_attributes(golden):
 
 def test_chunk_table(golden):
     table = golden.store.level(0).chunks
-    assert (np.diff(table.coords, axis=0)[:, ::-1] != 0).any(axis=1).all()  # distinct
-    assert [tuple(c) for c in table.coords.tolist()] == sorted(map(tuple, table.coords.tolist()))
-    assert int(table.rows.sum()) == len(golden.order) == golden.store.level(0).metadata.vertex_count
+    coords = [tuple(c) for c in table.coords.tolist()]
+    expected = {}
+    arguments = golden.call["arguments"]
+    values = golden.truth.get(f"chunk_attr__{arguments.get('chunk_by_attribute')}")
+    for row, p in enumerate(golden.truth["positions"]):
+        key = tuple(int(np.floor(float(x) / s)) for x, s in zip(p, arguments["chunk_shape"], strict=True))
+        if values is not None:
+            key = (sorted(set(values.tolist())).index(values[row]), *key)
+        expected[key] = expected.get(key, 0) + 1
+    assert coords == sorted(expected)
+    assert table.rows.tolist() == [expected[c] for c in coords]
+    assert golden.store.level(0).metadata.vertex_count == len(golden.order)
 
 
 def test_each_attribute_alone(golden):
@@ -114,11 +96,15 @@ def boxes_of(positions):
 
 
 def test_boxes(golden):
+    """The peer itself loses points of boxes in `points_objects`, where bins and objects meet (FORMAT.md J.1)."""
     positions = golden.read("positions")
     for number, box in enumerate(boxes_of(positions)):
         mask = in_box(positions, box)
         assert mask.any() == (number != 4)
         check_vertices(golden.store.level(0).read(bbox=box), golden, mask)
+
+
+# -------------------------------------------------------------------------------------------------- objects
 
 
 def object_rows(golden):
@@ -139,13 +125,13 @@ def object_rows(golden):
 
 
 def test_objects(golden):
+    level = golden.store.level(0)
     if "object_ids" not in golden.truth:
         with pytest.raises(dzv.InputError, match="no objects"):
-            golden.store.level(0).read(objects=[0])
+            level.read(objects=[0])
         with pytest.raises(dzv.InputError, match="no objects"):
-            golden.store.level(0).read(order="object")
+            level.read(order="object")
         return
-    level = golden.store.level(0)
     ids = golden.read("object_ids")
     known = np.unique(ids)
     for wanted in ([int(known[0])], known[::2].tolist(), known.tolist()):
@@ -188,13 +174,15 @@ def test_object_attributes_and_groups(golden):
     names = {k.removeprefix("oattr__") for k in golden.truth if k.startswith("oattr__")}
     assert set(geometry.object_attributes) == names
     for name in names:
-        ids = golden.truth["oattr_ids"]
-        assert geometry.object_index.tolist() == list(range(int(golden.truth["object_ids"].max()) + 1))
-        assert_same(geometry.object_attributes[name][ids], golden.truth[f"oattr__{name}"], name)
+        ids = golden.truth["oattr_ids"].astype(np.int64)
+        # 0.7 has a row for every object up to the last
+        index = np.arange(golden.truth["object_ids"].max() + 1, dtype=np.int64) if golden.old else ids
+        assert_same(geometry.object_index, index)
+        values = geometry.object_attributes[name][np.searchsorted(index, ids)]
+        assert_same(np.ma.getdata(values), golden.truth[f"oattr__{name}"], name)
+        assert not np.ma.getmaskarray(values).any()
     if "groups_flat" in golden.truth:
-        ends = golden.truth["groups_offsets"]
-        expected = {g: golden.truth["groups_flat"][ends[g] : ends[g + 1]].tolist() for g in range(len(ends) - 1)}
-        assert {g: m.tolist() for g, m in geometry.groups.items()} == expected
+        assert {g: m.tolist() for g, m in geometry.groups.items()} == golden.groups()
     else:
         assert not geometry.groups
     group_names = {k.removeprefix("gattr__") for k in golden.truth if k.startswith("gattr__")}
@@ -202,11 +190,50 @@ def test_object_attributes_and_groups(golden):
     for name in group_names:
         assert_same(geometry.group_attributes[name], golden.truth[f"gattr__{name}"], name)
     if names:
-        some = golden.truth["oattr_ids"][3:7]
+        some = golden.truth["oattr_ids"][1:4]
         part = golden.store.level(0).read(objects=some)
         assert part.object_index.tolist() == some.tolist()
         for name in names:
-            assert_same(part.object_attributes[name], golden.truth[f"oattr__{name}"][3:7], name)
+            assert_same(part.object_attributes[name], golden.truth[f"oattr__{name}"][1:4], name)
+
+
+def test_sparse_ids():
+    """Ids are ids, not rows: 3, 7, 19, 41 and 100, and nothing between them."""
+    golden = GoldenPoints("golden_0.9/points_sparse_ids")
+    level = golden.store.level(0)
+    geometry = level.read()
+    assert geometry.object_index.tolist() == [3, 7, 19, 41, 100]
+    assert geometry.object_attributes["w"].tolist() == [1.5, 3.5, 9.5, 20.5, 50.0]
+    assert sorted(set(geometry.object_ids.tolist())) == [3, 7, 19, 41, 100]
+    assert {g: m.tolist() for g, m in geometry.groups.items()} == {0: [3, 100], 1: list(range(3, 20)), 2: [], 3: [41]}
+    part = level.read(objects=[100, 7])
+    assert part.object_index.tolist() == [7, 100]
+    assert part.object_attributes["w"].tolist() == [3.5, 50.0]
+    assert set(part.object_ids.tolist()) == {7, 100}
+    for unknown in (0, 4, 99, 101, 2**40):
+        with pytest.raises(dzv.NotFoundError, match=str(unknown)):
+            level.read(objects=[7, unknown])
+
+
+def test_every_manifest(golden):
+    """Of every object: its chunks in their order, and all vertices of it in each of them."""
+    if "manifest" not in golden.truth:
+        return
+    level = golden.store.level(0)
+    table = level.chunks
+    geometry = level.read()
+    key_of = np.repeat(np.arange(len(table.rows)), table.rows)
+    for oid in np.unique(golden.truth["manifest"][:, 0]).tolist():
+        mine = golden.truth["manifest"][golden.truth["manifest"][:, 0] == oid]
+        assert mine[:, 1].tolist() == list(range(len(mine)))
+        alone = level.read(objects=[oid], order="object")
+        assert alone.lengths.tolist() == [len(alone)]
+        chunks = [table.coords.tolist().index(c) for c in mine[:, 2:-1].tolist()]
+        rows = np.concatenate([np.flatnonzero((geometry.object_ids == oid) & (key_of == c)) for c in chunks])
+        assert_same(alone.positions, geometry.positions[rows])
+
+
+# -------------------------------------------------------------------------------------------------- levels, metadata, xarray
 
 
 def test_levels(golden):
@@ -226,13 +253,129 @@ def test_levels(golden):
 
 def test_metadata(golden):
     arguments, metadata = golden.call["arguments"], golden.store.metadata
+    assert metadata.zv_version == ("0.7.0" if golden.old else "0.9.2")
+    assert metadata.generation.name == ("PER_CHUNK" if golden.old else "GRID")
     assert list(metadata.chunk_shape) == arguments["chunk_shape"]
-    if "bin_shape" in arguments:
-        assert list(metadata.bin_shape) == arguments["bin_shape"]
+    assert list(metadata.bin_shape) == arguments.get("bin_shape", arguments["chunk_shape"])
     positions = golden.truth["positions"].astype(np.float64)
-    assert (positions >= np.asarray(metadata.bounds[0])).all()
-    assert (positions <= np.asarray(metadata.bounds[1])).all()
+    if "bounds" in arguments:
+        assert [list(corner) for corner in metadata.bounds] == arguments["bounds"]
+    elif golden.old:
+        assert (positions >= np.asarray(metadata.bounds[0])).all()
+        assert (positions <= np.asarray(metadata.bounds[1])).all()
+    else:
+        assert [list(corner) for corner in metadata.bounds] == [positions.min(axis=0).tolist(), positions.max(axis=0).tolist()]
     assert metadata.geometry_types == ("point_cloud",)
+    assert ("per_chunk" if golden.old else "grid") in repr(golden.store)
     assert golden.store.read_only
     with pytest.raises(dzv.ReadOnlyError, match=r"r\+"):
         dzv.write_points(golden.store, positions)
+
+
+@pytest.mark.parametrize("chunks", [None, {}])
+def test_xarray(golden, chunks):
+    ds = xr.open_dataset(golden.path, engine="zv", chunks=chunks)
+    positions = golden.read("positions")
+    for i, axis in enumerate(golden.store.axes):
+        assert_same(ds[axis].to_numpy(), positions[:, i])
+    expected = golden.vertex_attributes()
+    along = {name for name in ds.data_vars if ds[name].dims[:1] == ("vertex",)}
+    assert along - {"object_id", "object_index"} == set(expected)
+    for name, values in expected.items():
+        found = ds[name].to_numpy()
+        if values.dtype == object:  # xarray's own missing string is NaN
+            missing = [v is None for v in values]
+            assert pd.isnull(found).tolist() == missing
+            found = np.where(missing, None, found)
+        if values.dtype.kind == "U":
+            found = found.astype(values.dtype)
+        assert_same(found, values, name)
+    if "object_ids" in golden.truth:
+        assert_same(ds.object_id.to_numpy(), golden.read("object_ids"))
+    else:
+        assert "object_id" not in ds
+    box = np.percentile(positions.astype(np.float64), [20, 70], axis=0)
+    inside = in_box(positions, box)
+    selected = ds.zv.sel(bbox=box)
+    for i, axis in enumerate(golden.store.axes):
+        assert_same(selected[axis].to_numpy(), positions[inside, i])
+
+
+def test_coarser_levels_in_xarray():
+    golden = GoldenPoints("golden_0.9/points_pyramid")
+    ds = xr.open_dataset(golden.path, engine="zv", level=1)
+    assert_same(np.stack([ds[a].to_numpy() for a in "xyz"], axis=1), golden.truth["L1_positions"])
+
+
+# -------------------------------------------------------------------------------------------------- copies, and what is missing in them
+
+
+def test_directories_read_as_the_zips_do(golden, tmp_path):
+    check_vertices(dzv.open(golden.unpacked(tmp_path / "s.zarrvectors")).level(0).read(), golden)
+
+
+def test_a_refresh_changes_nothing(golden, tmp_path):
+    path = golden.unpacked(tmp_path / "s.zarrvectors")
+    documents = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    store = dzv.open(path, mode="r+").refresh()
+    check_vertices(store.level(0).read(), golden)
+    again = dzv.open(path)
+    check_vertices(again.level(0).read(), golden)
+    for number in again.levels[1:]:
+        assert_same(again.level(number).read().positions, golden.truth[f"L{number}_positions"])
+    assert {p: p.read_bytes() for p in documents} == documents
+
+
+@pytest.mark.parametrize("name", ["points_zstd", "points_sharded", "points_bins_negative"])
+def test_a_lost_cell_is_an_error_and_not_a_hole(name, tmp_path):
+    """What `nonempty_chunks` names and is not there is damage: reading around it would be silence about lost points."""
+    golden = GoldenPoints(f"golden_0.9/{name}")
+    path = golden.unpacked(tmp_path / "s.zarrvectors")
+    cells = sorted(p for p in (path / "0/vertices/c").rglob("*") if p.is_file())
+    cells[len(cells) // 2].unlink()
+    with pytest.raises(dzv.ZVError, match="vertices"):
+        dzv.open(path).level(0).read()
+
+
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+def test_cells_that_no_list_names_are_not_read(tmp_path):
+    """A writer that ended before its commit leaves such cells."""
+    golden = GoldenPoints("golden_0.9/points_bins_negative")
+    path = golden.unpacked(tmp_path / "s.zarrvectors")
+    for node in ("vertices", "vertex_fragments", "vertex_attributes/q"):
+        array = zarr.open_array(path / "0" / node, mode="r+")
+        array.attrs["nonempty_chunks"] = [k for k in array.attrs["nonempty_chunks"] if k != "0.0.0"]
+    positions = golden.read("positions")
+    outside = ~((positions >= 0) & (positions < 40)).all(axis=1)
+    assert not outside.all()
+    geometry = dzv.open(path).level(0).read()
+    assert_same(geometry.positions, positions[outside])
+    assert_same(geometry.attributes["q"], golden.read("attr__q")[outside])
+
+
+@pytest.mark.parametrize("value", ["nan", "smallest", "largest"])
+def test_object_attributes_that_the_sentinel_calls_absent(value, tmp_path):
+    """Rows of nothing but the fill value are masked; a row that has it in one component alone is not."""
+    golden = GoldenPoints("golden_0.9/points_objects")
+    path = golden.unpacked(tmp_path / "s.zarrvectors")
+    group = zarr.open_group(path / "0" / "object_attributes", mode="r+")
+    if value == "nan":
+        group["vec"][3] = [np.nan, 1.0]
+        group["vec"][5] = [np.nan, np.nan]
+        group["score"][0] = np.nan
+        masked = {"vec": [5], "score": [0], "label": []}
+    elif value == "smallest":
+        group["label"][7] = np.iinfo("i4").min
+        group["label"][8] = np.iinfo("i4").min + 1
+        masked = {"vec": [], "score": [], "label": [7]}
+    else:
+        group["label"][7] = np.iinfo("i4").max
+        masked = {"vec": [], "score": [], "label": []}
+    found = dzv.open(path).level(0).read().object_attributes
+    for name, rows in masked.items():
+        mask = np.ma.getmaskarray(found[name]).reshape(20, -1)
+        assert np.flatnonzero(mask.all(axis=1)).tolist() == rows, name
+        assert np.flatnonzero(mask.any(axis=1)).tolist() == rows, name
+        rest = [i for i in range(20) if i not in rows]
+        expected = group[name][...]
+        assert_same(np.ma.getdata(found[name])[rest], expected[rest])
