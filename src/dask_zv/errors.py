@@ -12,7 +12,7 @@ who knows nothing of this library would catch::
     ├── FormatError          (ValueError)         the bytes of a blob are not what the format says
     ├── PlanError            (RuntimeError)       a plan that would race, or that the scheduler can't run
     ├── BoundsError          (ValueError)         positions outside the bounds of the store
-    └── InputError           (ValueError)         data that can't be written as given
+    └── InputError           (ValueError)         data that can't be written as given, or is another when it is read again
 
 The message comes first and is complete; where the error is about a place in a store, ``store``, ``array``, ``chunk`` and
 ``offset`` (bytes into the blob) are attributes as well, and part of the text. All errors survive ``pickle``, so they reach
@@ -129,4 +129,4 @@ class BoundsError(ZVError, ValueError):
 
 
 class InputError(ZVError, ValueError):
-    """Data handed to a writing function can't be stored as given."""
+    """Data handed to a writing function can't be stored as given, or is not the same whenever it is read."""

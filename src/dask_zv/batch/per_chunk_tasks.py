@@ -101,11 +101,11 @@ def commit_per_chunk(spec: CommitSpec, results: Sequence[BlockResult]) -> Report
     started = time.time()
     objects = open_objects(spec.place.handle)
     total = combine_receipts([r.receipt for r in results])
+    told = spec.told_by(results)
     touched = {*total.arrays, *(a for a, _ in total.literals), *(spec.arrays if spec.replace else ())}
     arrays = {*spec.arrays, *touched}
     # groups above and below may have catalogs that speak of these arrays, too
     drop_catalogs(objects, [join(spec.place.prefix, a) for a in touched], keep=spec.place.prefix)
-    told = spec.told_by(results)
     first = [join(spec.place.prefix, a) for a in sorted(arrays) if a != LAST or a not in told]
     ensure_groups(objects, first or [spec.place.prefix])
     # who finds the document of the vertices, without which nobody reads, finds all others; the catalog speaks of all

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dask_zv.batch.receipts import BlockTime, Receipt, Report
-from dask_zv.errors import PlanError
+from dask_zv.errors import InputError, PlanError
 from dask_zv.format.keys import check_chunk_key
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_commit import GridPlan
@@ -188,6 +188,8 @@ class CommitSpec:
         There was a catalog when the batch was planned: where it is gone at the end, somebody wrote blobs that none lists.
     grid : GridPlan, optional
         The arrays' grids, in layout ``grid``.
+    rows : tuple of int, optional
+        Vertices that the scan of the input counted for each block: none may have stored others.
     """
 
     place: Place
@@ -203,6 +205,7 @@ class CommitSpec:
     stamp: str = ""
     sweep: bool = False
     marker: str = ""
+    rows: tuple[int, ...] | None = None
 
     @property
     def mark(self) -> str:
@@ -218,7 +221,28 @@ class CommitSpec:
             count = sum(result.records.get(path, 0) for result in results)
             keys = ("num_links", "num_physical_records") if path.startswith("links/") else ("num_links",)
             out.setdefault(path, {}).update(dict.fromkeys(keys, count))
+        if self.rows is not None:
+            rows = sum(self.stored_rows(results).values())
+            out[""]["zarr_vectors_level"] = {**out[""]["zarr_vectors_level"], "vertex_count": rows}
         return out
+
+    def stored_rows(self, results: Sequence[BlockResult]) -> dict[int, int]:
+        """Return the vertices that each block's receipt tells of.
+
+        Raises
+        ------
+        InputError
+            They are not as many as the scan of the input counted.
+        """
+        found = {r.number: int(r.receipt.rows[r.receipt.rows > 0].sum()) for r in results if r.kind == "vertices"}
+        for number, wanted in enumerate(self.rows or ()):
+            if found.get(number, 0) != wanted:
+                raise InputError(
+                    f"block {number} has stored {found.get(number, 0):,} vertices, the scan of the input counted {wanted:,}: "
+                    "the input is not the same whenever it is read; persist() it, or seed it, and write again",
+                    store=self.place.handle.url, array=self.place.prefix,
+                )  # fmt: skip
+        return found
 
 
 def keys_digest(addresses: Iterable[Address]) -> str:
@@ -270,6 +294,8 @@ def make_report(spec: CommitSpec, total: Receipt, results: Sequence[BlockResult]
     """Return the report of a commit that began at `started`."""
     known = spec.report
     rows = int(total.rows.sum()) if len(total.rows) and (total.rows >= 0).all() else known.rows
+    if spec.rows is not None:
+        rows = sum(spec.stored_rows(results).values())
     counts = {name: int((c.nbytes >= 0).sum()) for name, c in total.arrays.items()}
     for array, _ in total.literals:
         counts[array] = counts.get(array, 0) + 1

@@ -32,7 +32,8 @@ from dask_zv.format.grids import GridSpec
 from dask_zv.geometry.rows import VertexRows, concatenate_rows
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.writing.inputs import Partitions, RawPart
-from dask_zv.pipelines.writing.scan import Conversion, Scan, convert_part, span_codes
+from dask_zv.pipelines.writing.rereading import Seen, convert_again
+from dask_zv.pipelines.writing.scan import Conversion, Scan, span_codes
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
 
@@ -199,11 +200,18 @@ def split_part(
     plan: BlockPlan,
     number: int,
     start: int | None,
+    before: Seen,
     wanted: Collection[int] | None,
     part: RawPart,
 ) -> dict[int, VertexRows]:
-    """Return a partition's rows as they are stored, divided by block, in input order in each; of the `wanted` blocks alone."""
-    rows, _ = convert_part(conversion, number, part, schemas, start)
+    """Return a partition's rows as they are stored, divided by block, in input order in each; of the `wanted` blocks alone.
+
+    Raises
+    ------
+    InputError
+        They are not the rows that the scan saw `before`.
+    """
+    rows = convert_again(conversion, schemas, number, start, before, part)
     if not len(rows):
         return {}
     coords, which = group_by_chunk(conversion.grid.chunks_of(rows.positions))
@@ -227,13 +235,14 @@ def split_group(
     spill: str | None,
     numbers: Sequence[int],
     starts: Sequence[int | None],
+    before: Sequence[Seen],
     wanted: Collection[int] | None,
     parts: Sequence[RawPart],
 ) -> dict[int, VertexRows | SpilledPiece]:
     """Return the rows of some partitions as :func:`split_part` does, in the partitions' order."""
     divided: dict[int, list[VertexRows]] = {}
-    for number, start, part in zip(numbers, starts, parts, strict=True):
-        for block, rows in split_part(conversion, schemas, plan, number, start, wanted, part).items():
+    for number, start, seen, part in zip(numbers, starts, before, parts, strict=True):
+        for block, rows in split_part(conversion, schemas, plan, number, start, seen, wanted, part).items():
             divided.setdefault(block, []).append(rows)
     pieces: dict[int, VertexRows | SpilledPiece] = {}
     for block in sorted(divided):
@@ -346,6 +355,7 @@ def split_partitions(
             folder,
             tuple(group),
             tuple(starts[n] if numbered else None for n in group),
+            tuple(Seen(facts.rows, facts.digest, facts.dropped) for facts in (scan.parts[n] for n in group)),
             some,
             List(*(arguments[n] for n in group)),
         )

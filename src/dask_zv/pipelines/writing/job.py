@@ -158,6 +158,11 @@ class Job:
         """Return the same write with a commit that may have been begun before, and died."""
         return dataclasses.replace(self, commit=dataclasses.replace(self.commit, sweep=self.commit.replace))
 
+    def rows(self) -> tuple[int, ...]:
+        """Return the vertices that the scan counted for each block."""
+        blocks = self.plan.blocks_of(self.scan.coords)
+        return tuple(np.bincount(blocks, self.scan.counts, len(self.plan)).astype(np.int64).tolist())
+
     def sources(self) -> list[list[int]]:
         """Return the groups of partitions (:meth:`BlockPlan.groups`) that each block gathers rows from."""
         sources: list[list[int]] = [[] for _ in range(len(self.plan))]
@@ -221,7 +226,7 @@ class Job:
             return waiting, more
 
         then = after_blocks if self.objects is not None or spill or self.links is not None or self.trees else None
-        return add_commit(builder, self.commit, results, then)
+        return add_commit(builder, dataclasses.replace(self.commit, rows=self.rows()), results, then)
 
     def _add_object_blobs(self, builder: GraphBuilder, blobs: Sequence[tuple[str, str, bytes]]) -> TaskRef:
         encoded = EncodedBlock({(array, key): data for array, key, data in blobs})

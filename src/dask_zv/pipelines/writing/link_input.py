@@ -18,8 +18,9 @@ from dask_zv.format.links import MAX_WIDTH
 from dask_zv.geometry.link_records import LinkRows
 from dask_zv.geometry.schema import AttributeSchema, check_attribute_name
 from dask_zv.pipelines.writing.inputs import as_array, is_frame, numeric_dtype, series_values
+from dask_zv.pipelines.writing.rereading import Seen, check_same, owned
 from dask_zv.pipelines.writing.scan import compact_spans, fits
-from dask_zv.storage.checksums import extend_crc32c
+from dask_zv.storage.checksums import columns_crc32c
 
 __all__ = ["LinkInput", "LinkScan", "link_input", "link_parts", "scan_links"]
 
@@ -301,13 +302,7 @@ def scan_part(
 
 def _digest(part: RawLinks) -> int:
     """Return a checksum of a part's content."""
-    crc = 0
-    for name, column in [("", part.endpoints), *sorted(part.attributes.items())]:
-        if column.dtype.kind in "mM":
-            column = column.view(np.int64)
-        crc = extend_crc32c(crc, f"{name} {column.dtype.str} {column.shape}".encode())
-        crc = extend_crc32c(crc, column.tobytes())
-    return crc
+    return columns_crc32c([("", part.endpoints), *sorted(part.attributes.items())])
 
 
 def _distinct(table: NDArray[Any]) -> NDArray[np.int64]:
@@ -325,12 +320,17 @@ def _distinct(table: NDArray[Any]) -> NDArray[np.int64]:
 def link_parts(links: LinkInput, scans: Sequence[LinkScan], builder: GraphBuilder) -> list[Any]:
     """Return a task argument per part that evaluates to :class:`LinkRows`."""
     starts = np.cumsum([0, *(s.rows for s in scans)]).tolist()
-    arguments = links.arguments(builder)
+    seen = [Seen(s.rows, s.digest) for s in scans]
+    parts = zip(starts[:-1], seen, links.arguments(builder), strict=True)
     return [
-        Task(None, _convert, links.attributes, start, argument) for start, argument in zip(starts[:-1], arguments, strict=True)
+        Task(None, _convert, links.attributes, f"partition {i} of the {links.what}s", start, before, argument)
+        for i, (start, before, argument) in enumerate(parts)
     ]
 
 
-def _convert(schemas: Sequence[AttributeSchema], start: int, part: RawLinks) -> LinkRows:
+def _convert(schemas: Sequence[AttributeSchema], where: str, start: int, before: Seen, part: RawLinks) -> LinkRows:
+    """Return the links of a part, once they are found to be those that the scan saw."""
+    part = RawLinks(owned({"": part.endpoints})[""], owned(part.attributes))
+    check_same(where, before, Seen(len(part.endpoints), _digest(part)))
     values = {s.name: s.encode(part.attributes[s.name]) for s in schemas}
     return LinkRows(part.endpoints.astype(np.int64, copy=False), np.arange(start, start + len(part.endpoints)), values)

@@ -256,7 +256,7 @@ def _columns(what: str, given: Any, *, grid: bool) -> tuple[dict[str, NDArray[An
         ):
             wanted = "numbers or strings" if grid else "numbers or booleans"
             raise InputError(f"{kind} attribute {name!r} ({values.dtype} {values.shape}): {wanted}, and a name without '/'")
-        out[name] = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+        out[name] = np.array(values, values.dtype.newbyteorder("<"), order="C")  # a copy: the caller may change theirs
     return out, index
 
 

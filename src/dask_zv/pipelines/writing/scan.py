@@ -24,17 +24,20 @@ from dask_zv.pipelines.writing.inputs import AttributeInput, Partitions, RawPart
 from dask_zv.spatial.grid import Box, ChunkGrid, corners
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
-from dask_zv.storage.checksums import extend_crc32c
+from dask_zv.storage.checksums import columns_crc32c
 
 __all__ = [
     "Conversion",
     "PartFacts",
     "Scan",
+    "categories_key",
     "compact_spans",
     "convert_part",
+    "encode_attributes",
     "fits",
     "id_ranges",
     "merge_ranges",
+    "rows_crc32c",
     "scan_partitions",
     "span_codes",
 ]
@@ -86,6 +89,8 @@ class PartFacts:
     n_runs : int
     digest : int
         CRC-32C of all that the partition holds.
+    dropped : int
+        Rows that were left out.
     """
 
     rows: int
@@ -94,6 +99,7 @@ class PartFacts:
     ends: tuple[int, int] = (-1, -1)
     n_runs: int = 0
     digest: int = 0
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,10 +144,8 @@ class Scan:
         return np.cumsum([0, *(self.parts[p].rows for p in sorted(self.parts))]).astype(np.int64)
 
 
-def convert_part(
-    conversion: Conversion, number: int, part: RawPart, schemas: Sequence[AttributeSchema] | None, start: int | None = None
-) -> tuple[VertexRows, int]:
-    """Return a partition's rows as they are stored, and how many were left out as out of bounds.
+def convert_part(conversion: Conversion, number: int, part: RawPart, start: int | None = None) -> tuple[VertexRows, int]:
+    """Return a partition's rows, with attributes as they came, and how many were left out as out of bounds.
 
     Parameters
     ----------
@@ -149,8 +153,6 @@ def convert_part(
     number : int
         Of the partition, for errors.
     part : RawPart
-    schemas : sequence of AttributeSchema, optional
-        Encode attributes by these; None leaves them as they came.
     start : int, optional
         Number of the partition's first row in the whole input, where rows are to be numbered.
 
@@ -195,8 +197,6 @@ def convert_part(
     integers = {k: _integers(k, v, where) for k, v in part.integers.items()}
     if outside is not None:
         integers = {k: v[~outside] for k, v in integers.items()}
-    if schemas is not None:
-        values = {s.name: _encode(s, values[s.name], where) for s in schemas}
     numbers = None
     if start is not None:
         if outside is not None:
@@ -217,11 +217,21 @@ def _integers(name: str, values: NDArray[Any], where: str) -> NDArray[np.int64]:
     return values.astype(np.int64, copy=False)
 
 
-def _encode(schema: AttributeSchema, values: NDArray[Any], where: str) -> NDArray[Any]:
-    try:
-        return schema.encode(values)
-    except InputError as error:
-        raise InputError(f"{where}attribute {schema.name!r}: {error.message}") from None
+def encode_attributes(schemas: Sequence[AttributeSchema], rows: VertexRows, number: int) -> dict[str, NDArray[Any]]:
+    """Return the attributes of partition `number` as they are stored.
+
+    Raises
+    ------
+    InputError
+        One has values that its schema doesn't know.
+    """
+    encoded: dict[str, NDArray[Any]] = {}
+    for schema in schemas:
+        try:
+            encoded[schema.name] = schema.encode(rows.attributes[schema.name])
+        except InputError as error:
+            raise InputError(f"partition {number}: attribute {schema.name!r}: {error.message}") from None
+    return encoded
 
 
 def _check_cast(conversion: Conversion, where: str, raw: NDArray[Any], points: NDArray[Any]) -> None:
@@ -242,7 +252,7 @@ def scan_part(
 ) -> Scan:
     """Look at one partition."""
     where = f"partition {number}: "
-    rows, dropped = convert_part(conversion, number, part, None)
+    rows, dropped = convert_part(conversion, number, part)
     coords, which = group_by_chunk(conversion.grid.chunks_of(rows.positions))
     counts = np.bincount(which, minlength=len(coords)).astype(np.int64)
     categories: dict[str, tuple[frozenset[str], bool]] = {}
@@ -269,7 +279,7 @@ def scan_part(
         names = frozenset(str(c) for c in encoding.categories)
         _check_categories(attribute, names, max_categories)
         categories[attribute.name] = names, encoding.fill_value is not None
-        codes["\0".join([attribute.name, *map(str, encoding.categories)])] = encoding.encode(values)
+        codes[categories_key(attribute.name, encoding)] = encoding.encode(values)
     points = rows.positions
     low, high = corners(points) if len(points) else (np.zeros(0), np.zeros(0))
     return Scan(
@@ -282,24 +292,30 @@ def scan_part(
         id_ranges(rows.object_ids) if rows.object_ids is not None else np.zeros((0, 2), np.int64),
         categories,
         {number: compact_spans(span_codes(coords))},
-        {number: replace(_facts(rows), digest=_digest(rows, codes))},
+        {number: replace(_facts(rows), digest=rows_crc32c(rows, codes), dropped=dropped)},
         {} if rows.parents is None else {number: compact_spans(rows.parents[rows.parents >= 0])},
     )
 
 
-def _digest(rows: VertexRows, codes: Mapping[str, NDArray[Any]]) -> int:
-    """Return a checksum of a partition's content: strings by their codes, named by attribute and categories."""
+def rows_crc32c(rows: VertexRows, codes: Mapping[str, NDArray[Any]]) -> int:
+    """Return a checksum of a partition's content.
+
+    Parameters
+    ----------
+    rows : VertexRows
+        With attributes as they came.
+    codes : mapping of str to ndarray of integers, shape (n,)
+        Strings, by :func:`categories_key`, as codes of those categories.
+    """
     numbers = [(name, values) for name, values in rows.attributes.items() if values.dtype.kind in "biufcmM"]
     columns = [("", rows.positions), *sorted(numbers), *sorted(codes.items())]
     others = (("ids", rows.object_ids), ("keys", rows.keys), ("parents", rows.parents))
-    columns += [(name, values) for name, values in others if values is not None]
-    crc = 0
-    for name, column in columns:
-        if column.dtype.kind in "mM":
-            column = column.view(np.int64)
-        crc = extend_crc32c(crc, f"{name} {column.dtype.str} {column.shape}".encode())
-        crc = extend_crc32c(crc, column.tobytes())
-    return crc
+    return columns_crc32c([*columns, *((name, values) for name, values in others if values is not None)])
+
+
+def categories_key(name: str, encoding: DictionaryEncoding) -> str:
+    """Return what a checksum calls an attribute of strings: its name and its categories."""
+    return "\0".join([name, *map(str, encoding.categories)])
 
 
 def _facts(rows: VertexRows) -> PartFacts:
