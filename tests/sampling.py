@@ -157,8 +157,11 @@ def _left_out_of_products(items: Sequence[pytest.Item]) -> Iterator[pytest.Item]
 
 def _axes(cases: Sequence[pytest.Item]) -> list[tuple[str, tuple[int, ...]]]:
     """Return the parameters that vary apart from each other, with the number of each case's value of it."""
-    specs = [case.callspec for case in cases]  # type: ignore[attr-defined]
-    axes = {name: tuple(spec.indices[name] for spec in specs) for name in specs[0].indices}
+    params = [case.callspec.params for case in cases]  # type: ignore[attr-defined]
+    axes = {}
+    for name in params[0]:
+        numbers: dict[int, int] = {}  # a value is the same object in all of its cases
+        axes[name] = tuple(numbers.setdefault(id(values[name]), len(numbers)) for values in params)
     # parameters that are named together vary together: one axis; one that doesn't vary is none
     distinct = {values: name for name, values in axes.items() if len(set(values)) > 1}
     return [(name, values) for values, name in distinct.items()]
