@@ -42,7 +42,7 @@ def on_cluster(verb: Callable[[Job, Clock], dict[str, Any]]) -> Callable[[Job, C
 @functools.cache
 def client_of(workers: int) -> Client:
     """Return the client of a cluster that lives as long as this process."""
-    cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit="2GiB")
+    cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", memory_limit="2GiB")
     client = Client(cluster)
     atexit.register(cluster.close)
     atexit.register(client.close)

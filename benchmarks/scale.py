@@ -210,7 +210,7 @@ def measure(case: str, size: int, side: str, workers: int, memory: str, keep_dig
         tempfile.TemporaryDirectory(prefix="dask-zv-") as folder,
         dask.config.set({"temporary-directory": folder}),
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, memory_limit=memory, dashboard_address=None
+            n_workers=workers, threads_per_worker=1, processes=True, memory_limit=memory, dashboard_address=":0"
         ) as cluster,
         Client(cluster) as client,
     ):

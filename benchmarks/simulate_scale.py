@@ -163,7 +163,7 @@ def run_empty(builder: GraphBuilder) -> tuple[float, float, int]:
     }
     stubs["end"] = Task("end", nothing, *(TaskRef(k) for k in list(stubs) if "-store-" in k))
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         before = memory_from_now()  # a LocalCluster's scheduler lives in this process

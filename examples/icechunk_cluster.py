@@ -30,7 +30,7 @@ def main() -> None:
     """Write, overwrite on a branch, look back, and run into a conflict."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster),
     ):
         repo = icechunk.Repository.create(icechunk.local_filesystem_storage(str(Path(folder) / "repository")))

@@ -28,7 +28,7 @@ def main() -> None:
     args = parser.parse_args()
 
     # all but rank 1 stay in here until that is done
-    dask_mpi.initialize(interface=args.interface, nthreads=1, dashboard=False)
+    dask_mpi.initialize(interface=args.interface, nthreads=1, dashboard=False, dashboard_address=":0")
     with Client():
         positions, attributes = open_survey(args.side, args.points)
         report = dzv.write_points(open_or_create(args.store), positions, attributes=attributes, resume=True, progress=True)

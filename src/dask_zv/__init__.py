@@ -20,6 +20,7 @@ from dask_zv.errors import (
     ReadOnlyError,
     StoreError,
     ZVError,
+    ZVWarning,
 )
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ __all__ = [
     "StoreError",
     "WritePlan",
     "ZVError",
+    "ZVWarning",
     "__version__",
     "convert",
     "create",

@@ -14,6 +14,8 @@ who knows nothing of this library would catch::
     ├── BoundsError          (ValueError)         positions outside the bounds of the store
     └── InputError           (ValueError)         data that can't be written as given, or is another when it is read again
 
+What the library warns of is a :class:`ZVWarning`.
+
 The message comes first and is complete; where the error is about a place in a store, ``store``, ``array``, ``chunk`` and
 ``offset`` (bytes into the blob) are attributes as well, and part of the text. All errors survive ``pickle``, so they reach
 the caller from any worker.
@@ -34,6 +36,7 @@ __all__ = [
     "ReadOnlyError",
     "StoreError",
     "ZVError",
+    "ZVWarning",
 ]
 
 _PLACES = ("store", "array", "chunk", "offset")
@@ -130,3 +133,7 @@ class BoundsError(ZVError, ValueError):
 
 class InputError(ZVError, ValueError):
     """Data handed to a writing function can't be stored as given, or is not the same whenever it is read."""
+
+
+class ZVWarning(UserWarning):
+    """A write that works, but costs more than it would have to."""

@@ -632,7 +632,7 @@ def test_bad_arguments(make_store):
 def test_a_delayed_per_blob_warns_once_about_whole_blocks(make_store, monkeypatch):
     monkeypatch.setattr("dask_zv.batch.writes._MANY_DELAYED", 20)
     group = make_store("memory_store").open(rank=2)
-    with pytest.warns(UserWarning, match="write_blobs") as caught, group.batched_writes(compute=False) as batch:  # noqa: PT031 - it ends with the batch
+    with pytest.warns(dzv.ZVWarning, match="write_blobs") as caught, group.batched_writes(compute=False) as batch:  # noqa: PT031 - it ends with the batch
         for i in range(40):
             batch.write_bytes("v", f"{i}.0", delayed(bytes)(i))
     assert len(caught) == 1

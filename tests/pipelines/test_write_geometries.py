@@ -781,3 +781,28 @@ def test_lazy_unsigned_lengths():
         store, da.from_array(points, chunks=((2, 3), 3)), lengths=da.from_array(np.array([2, 3], "u8"), chunks=1)
     )
     assert store.level(0).read().lengths.tolist() == [2, 3]
+
+
+def test_links_name_vertices_by_integers_of_any_dtype(sync):
+    points = np.arange(12.0).reshape(4, 3) * 5
+    for dtype in ("u1", "u2", "u4", "u8", "i1", "i8", ">u2"):
+        names = np.array([40, 10, 30, 20], dtype)
+        store = dzv.create({}, geometry="graph", chunk_shape=CHUNK)
+        dzv.write_graph(store, points, edges=names[[[0, 1], [2, 3]]], vertex_ids=names, attributes={"name": names})
+        graph = store.level(0).read()
+        assert sorted(graph.attributes["name"][graph.edges].tolist()) == [[30, 20], [40, 10]]
+        store = dzv.create({}, geometry="mesh", chunk_shape=CHUNK)
+        dzv.write_meshes(store, points, faces=names[[[0, 1, 3]]], vertex_ids=names, attributes={"name": names})
+        mesh = store.level(0).read()
+        assert mesh.attributes["name"][mesh.faces].tolist() == [[40, 10, 20]]
+        with pytest.raises(dzv.InputError, match="no vertex 41, it is not among vertex_ids"):
+            dzv.write_graph(
+                dzv.create({}, geometry="graph", chunk_shape=CHUNK), points, edges=names[:2][None] + 1, vertex_ids=names
+            )
+        with pytest.raises(dzv.InputError, match="parents: there is no vertex 9, "):
+            dzv.write_skeletons(
+                dzv.create({}, geometry="skeleton", chunk_shape=CHUNK),
+                points,
+                parents=np.array([9, 10, 10, 10], dtype),
+                vertex_ids=names,
+            )

@@ -287,10 +287,10 @@ def test_shards_are_sized_by_the_densest_region(layout, tmp_path, monkeypatch):
 def test_a_chunk_larger_than_a_block_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(exchange, "_MOST_BLOCK_BYTES", 30_000)
     store = dzv.create(tmp_path / "s.zv", chunk_shape=(20, 20, 20))
-    with pytest.warns(UserWarning, match=r"chunk 1\.1\.1 holds 4,0\d\d vertices, 0 MB.*smaller chunk_shape"):
+    with pytest.warns(dzv.ZVWarning, match=r"chunk 1\.1\.1 holds 4,0\d\d vertices, 0 MB.*smaller chunk_shape"):
         report = dzv.write_points(store, skewed())
     assert report.rows == 2 * N
-    with pytest.warns(UserWarning, match=r"the shard of chunk .* of 8 chunks,.*smaller shards"):
+    with pytest.warns(dzv.ZVWarning, match=r"the shard of chunk .* of 8 chunks,.*smaller shards"):
         dzv.write_points(dzv.create(tmp_path / "t.zv", chunk_shape=(10, 10, 10), shard_chunks=8), skewed())
 
 

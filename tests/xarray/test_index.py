@@ -379,6 +379,20 @@ def test_copies_and_pickles_keep_the_index_and_read_nothing(grid):
             xr.testing.assert_identical(one.sel(y=slice(0, 12)).load(), part.sel(y=slice(0, 12)).load())
 
 
+def test_rows_are_selected_by_integers_of_any_dtype():
+    target = MemoryStore()
+    write_small(target, "graph", n=400)
+    ds = xr.open_dataset(target, engine="zv", chunks={})
+    assert ds.sizes["vertex"] > 127
+    for dtype in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", ">u2"):
+        rows = np.array([3, 100, 1], dtype)
+        for dim in ("vertex", "edge"):
+            found = ds.isel({dim: rows})
+            np.testing.assert_array_equal(found[dim], [3, 100, 1])
+            np.testing.assert_array_equal(found.isel({dim: rows[2:]})[dim], [100])
+            xr.testing.assert_equal(found.compute(), ds.isel({dim: [3, 100, 1]}).compute())
+
+
 # -------------------------------------------------------------------------------------------------- objects by id
 
 

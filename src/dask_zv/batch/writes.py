@@ -17,7 +17,7 @@ from dask_zv.batch.grid_plan import check_owners, cut_units, plan_grids, replace
 from dask_zv.batch.receipts import Report
 from dask_zv.batch.run import compute_one, hold_on_workers
 from dask_zv.batch.tasks import Address, BlockSpec, CommitSpec, Place, by_rank, keys_digest, shard_numbers
-from dask_zv.errors import InputError, PlanError
+from dask_zv.errors import InputError, PlanError, ZVWarning
 from dask_zv.format.documents import to_json
 from dask_zv.format.keys import check_chunk_key, is_spatial_key, parse_key
 from dask_zv.format.shards import shard_id, shard_name
@@ -107,6 +107,7 @@ class WriteBatch:
                 warnings.warn(
                     f"more than {_MANY_DELAYED:,} blobs are Delayed, a task each: let one Delayed yield a whole block and "
                     "queue it with batch.write_blobs(delayed, keys=...)",
+                    ZVWarning,
                     stacklevel=3,
                 )
             return

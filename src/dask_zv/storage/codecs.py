@@ -19,8 +19,8 @@ from numcodecs.blosc import Blosc
 from zarr.abc.codec import BytesBytesCodec
 from zarr.buffer import cpu, default_buffer_prototype
 from zarr.core.array_spec import ArrayConfig, ArraySpec
-from zarr.core.dtype import VariableLengthBytes
 from zarr.core.sync import sync
+from zarr.dtype import VariableLengthBytes
 from zarr.registry import get_codec_class
 
 from dask_zv.errors import FormatError, MetadataError

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import zarr
-from zarr.core.group import AsyncGroup, GroupMetadata
 from zarr.storage import StorePath
 
 from dask_zv.errors import NotFoundError, StoreError
@@ -152,7 +151,7 @@ class NodeGroup:
             # consolidated metadata may be older than what was written since
             return zarr.open_group(store, path=self._prefix, mode=mode, zarr_format=3, use_consolidated=False)
         except FileNotFoundError:  # a group that its writer left without a document (FORMAT.md A.1)
-            return zarr.Group(AsyncGroup(metadata=GroupMetadata(zarr_format=3), store_path=StorePath(store, self._prefix)))
+            return zarr.Group(zarr.AsyncGroup.from_dict(StorePath(store, self._prefix), {"zarr_format": 3}))
 
     @property
     def backend(self) -> Backend:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import zarr
 from zarr.abc.store import Store
+from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath, WrapperStore, ZipStore
 
 from dask_zv.errors import InputError, StoreError
@@ -163,8 +164,7 @@ def _open_zip(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
 
     path = Path(unquote(urlsplit(url).path))
     try:
-        store = ZipStore(path, mode="r", read_only=True)
-        store._sync_open()
+        store = sync(ZipStore.open(path, mode="r", read_only=True))
     except (OSError, zipfile.BadZipFile) as error:
         raise StoreError(f"'{path}' is no readable zip file: {error}") from error
     return ZarrObjects(store, url)

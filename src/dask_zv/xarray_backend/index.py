@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from xarray import IndexVariable, Variable
-from xarray.core.indexing import IndexSelResult
+from xarray import IndexSelResult, IndexVariable, Variable
 from xarray.indexes import Index, PandasIndex
 
 from dask_zv.pipelines.source.columns import LevelRows, rows_in
@@ -117,12 +116,13 @@ class RowIndex(Index):
             return slice(0, 0)
         if at.dtype == bool and len(at) == len(self):
             at = np.flatnonzero(at)
-        if at.dtype == bool or int(at.min(initial=0)) < -len(self) or int(at.max(initial=-1)) >= len(self):
+        if at.dtype == bool or int(at.min()) < -len(self) or int(at.max()) >= len(self):
             raise IndexError(f"rows are selected that the {len(self):,} along {self.dim!r} don't have")
         if not isinstance(mine, slice):
             picked: NDArray[np.int64] = mine[at]
             return picked
-        return np.asarray(np.where(at < 0, at + len(self), at).astype(np.int64) + mine.start)
+        at = at.astype(np.int64)  # a small or an unsigned dtype can't hold the sums
+        return np.where(at < 0, at + len(self), at) + mine.start
 
     def all_numbers(self) -> NDArray[np.int64]:
         """Return the numbers of all rows."""

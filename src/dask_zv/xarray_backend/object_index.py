@@ -8,8 +8,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from xarray import DataArray, IndexVariable, Variable
-from xarray.core.indexing import IndexSelResult
+from xarray import DataArray, IndexSelResult, IndexVariable, Variable
 from xarray.indexes import Index, PandasIndex
 
 from dask_zv.pipelines.reading.object_rows import ObjectRows

@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 
+from dask_zv.batch.arrays import refuse_expressions
 from dask_zv.errors import InputError
 from dask_zv.pipelines.source.objects_index import read_groups
 from dask_zv.pipelines.stores.creation import create
@@ -80,6 +81,7 @@ def to_store(
     StoreError
         There is a store and `overwrite` is False, or storage failed.
     """
+    refuse_expressions("to_store")
     shape = shape_of(ds)
     kind = geometry or shape.kind
     if chunk_shape is None:

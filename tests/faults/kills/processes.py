@@ -57,7 +57,7 @@ def run_scheduler(folder: str) -> None:
     async def serve() -> None:
         from distributed import Scheduler
 
-        async with Scheduler(host="127.0.0.1", port=0, dashboard_address=None, dashboard=False) as scheduler:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard_address=":0", dashboard=False) as scheduler:
             part = Path(folder, "address.part")
             part.write_text(scheduler.address)
             part.replace(Path(folder, "address"))

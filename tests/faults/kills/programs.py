@@ -37,7 +37,7 @@ def scheduler(name: str) -> Iterator[Any]:
     elif name == "local-cluster":
         from distributed import Client, LocalCluster
 
-        more = {"dashboard_address": None, "preload": ["kills.hooks"]}
+        more = {"dashboard_address": ":0", "preload": ["kills.hooks"]}
         cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **more)
         with cluster, Client(cluster) as client:
             yield client

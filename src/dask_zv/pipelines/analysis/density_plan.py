@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from dask.delayed import Delayed
-from dask.task_spec import DataNode, List, Task, TaskRef
+from dask.task_spec import DataNode, List, TaskRef
 from numpy.typing import NDArray
 
+from dask_zv.batch.arrays import refuse_expressions
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.run import check_reachable, compute_one
 from dask_zv.errors import InputError
@@ -224,12 +225,13 @@ class DensityPlan:
         """Return the values as a Dask array of one chunk."""
         import dask.array as da
 
+        refuse_expressions("a lazy density")
         builder, result = self.graph()
         shape = self.task.cells.shape
-        name = builder.key("values")
-        key = (name, *(0 for _ in shape))
-        builder.tasks[key] = Task(key, _values, result)
-        return da.Array(builder.tasks, name, tuple((n,) for n in shape), dtype=self.dtype)
+        whole = builder.finish(str(result.key))
+        chunks = tuple((n,) for n in shape)
+        meta = np.empty((0,) * len(shape), self.dtype)
+        return da.map_blocks(_values, whole, name=builder.key("values"), chunks=chunks, dtype=self.dtype, meta=meta)
 
     def compute(self) -> Density:
         """Return the result now: on the active scheduler, or at once where there is one block."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from dask.delayed import Delayed
-from dask.task_spec import DataNode, List, Task, TaskRef
+from dask.task_spec import DataNode, List, TaskRef
 from numpy.typing import NDArray
 
+from dask_zv.batch.arrays import refuse_expressions
 from dask_zv.batch.graph import GraphBuilder, is_future
 from dask_zv.batch.run import check_reachable, compute_one
 from dask_zv.errors import FormatError, InputError
@@ -174,8 +175,8 @@ class MapPlan:
     gather: _Gather
     handle: StoreHandle
 
-    def graph(self) -> tuple[GraphBuilder, TaskRef, list[TaskRef]]:
-        """Return a graph under construction with a task to a block: also the function in it, and the blocks' parts."""
+    def _begin(self) -> tuple[GraphBuilder, TaskRef, TaskRef]:
+        """Return a graph under construction, and the reader and the function in it."""
         builder = GraphBuilder("zv-map")
         reader = builder.key("reader")
         builder.tasks[reader] = DataNode(reader, self.reader)  # once in the graph, whatever the number of blocks
@@ -186,15 +187,14 @@ class MapPlan:
         else:
             builder.tasks[key] = DataNode(key, f)
             function = TaskRef(key)
-        parts = [
-            builder.add(builder.key("block", i), self.run_block, TaskRef(reader), function, block)
-            for i, block in enumerate(self.blocks)
-        ]
-        return builder, function, parts
+        return builder, TaskRef(reader), function
 
     def delayed(self, then: Callable[[Any], Any] | None = None) -> Delayed:
         """Return the result as a Delayed; `then` makes something else of it."""
-        builder, function, parts = self.graph()
+        builder, reader, function = self._begin()
+        parts = [
+            builder.add(builder.key("block", i), self.run_block, reader, function, block) for i, block in enumerate(self.blocks)
+        ]
         end = builder.key("gather")
         result = builder.add(end, self.gather, function, List(*parts))
         if then is not None:
@@ -212,22 +212,33 @@ class MapPlan:
         """
         import dask.array as da
 
+        refuse_expressions("lazy columns of a map")
         example = self.function.example
         if example is None or self.known is None:
             raise InputError("lazy columns need meta=, and a selection by chunks= or rows= alone", store=self.function.where)
         if not self.blocks:
             return example.empty()
-        builder, _, parts = self.graph()
-        out: dict[str, Any] = {}
-        for column, (shape, dtype) in example.specs.items():
-            name = f"{builder.key('column')}-{column}"
-            graph = dict(builder.tasks)
-            for i, (part, count) in enumerate(zip(parts, self.counts, strict=True)):
-                key = (name, i, *(0 for _ in shape))
-                graph[key] = Task(key, _column, part, column, count, self.function.where)
-            chunks = (tuple(self.counts), *((n,) for n in shape))
-            out[column] = da.Array(graph, name, chunks, dtype=dtype)
-        return out
+        builder, *refs = self._begin()
+        reader, function = (builder.finish(str(r.key)) for r in refs)
+        blocks = np.empty(len(self.blocks), object)
+        for i, planned in enumerate(zip(self.blocks, self.counts, strict=True)):
+            blocks[i] = planned
+        parts = da.from_array(blocks, chunks=1, name=builder.key("plan"), meta=blocks[:0]).map_blocks(
+            _run_planned, self.run_block, reader, function, name=builder.key("block"), dtype=object, meta=blocks[:0]
+        )
+        return {
+            column: parts.map_blocks(
+                _column,
+                column,
+                self.function.where,
+                name=f"{builder.key('column')}-{column}",
+                chunks=(tuple(self.counts), *((n,) for n in shape)),
+                new_axis=list(range(1, 1 + len(shape))),
+                dtype=dtype,
+                meta=np.empty((0,) * (1 + len(shape)), dtype),
+            )
+            for column, (shape, dtype) in example.specs.items()
+        }
 
     def compute(self) -> Mapped:
         """Return the result now: on the active scheduler, or at once where there is one block."""
@@ -239,7 +250,16 @@ class MapPlan:
         return result
 
 
-def _column(part: _Part, name: str, count: int, where: str) -> NDArray[Any]:
+def _run_planned(planned: NDArray[Any], run: Callable[..., _Part], reader: Any, function: Function) -> NDArray[Any]:
+    """Run the one block of an array of (block, labels that it has), and return its part beside that number."""
+    block, count = planned[0]
+    out = np.empty(1, object)
+    out[0] = run(reader, function, block), count
+    return out
+
+
+def _column(parts: NDArray[Any], name: str, where: str) -> NDArray[Any]:
+    part, count = parts[0]
     if len(part.rows) != count:
         raise FormatError(
             f"{len(part.rows)} chunks or objects have rows, {count} were planned: the level was changed, open it again",

@@ -28,6 +28,7 @@ from dask.task_spec import List, Task, TaskRef
 from numpy.typing import NDArray
 
 from dask_zv.batch.graph import GraphBuilder
+from dask_zv.errors import ZVWarning
 from dask_zv.format.grids import GridSpec
 from dask_zv.geometry.rows import VertexRows, concatenate_rows
 from dask_zv.geometry.schema import AttributeSchema
@@ -174,6 +175,7 @@ def _warn_of_large(scan: Scan, at: int, rows: int, nbytes: int, chunks: int) -> 
     warnings.warn(
         f"{what} holds {rows:,} vertices, {nbytes / 1e6:,.0f} MB: it is written by one task, which needs several times that "
         f"memory; {'a smaller chunk_shape' if chunks == 1 else 'smaller shards (shard_chunks=)'} would divide it",
+        ZVWarning,
         stacklevel=2,
     )
 

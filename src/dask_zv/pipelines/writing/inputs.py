@@ -15,6 +15,7 @@ from dask.base import is_dask_collection
 from dask.task_spec import List, Task
 from numpy.typing import NDArray
 
+from dask_zv.batch.arrays import block_delayeds
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.run import hold_on_workers
 from dask_zv.errors import InputError
@@ -253,7 +254,7 @@ def _declared(dtype: Any) -> tuple[str, ...] | None:
 def _from_dask_arrays(
     positions: Any, attributes: Mapping[str, Any], integers: Mapping[str, Any], axes: tuple[str, ...]
 ) -> Partitions:
-    if not (hasattr(positions, "chunks") and hasattr(positions, "to_delayed")):
+    if not hasattr(positions, "chunks"):
         raise InputError(f"positions are a {type(positions).__name__}: a dask array or a DataFrame is wanted")
     _check_positions(positions, axes)
     points = positions.rechunk({1: -1}) if len(positions.chunks[1]) > 1 else positions
@@ -312,8 +313,7 @@ def _aligned(name: str, values: Any, lengths: Sequence[float], known: bool) -> A
 
 
 def _blocks(builder: GraphBuilder, array: Any) -> list[Any]:
-    # not optimised: fusing each column by itself would compute what columns share once for every column
-    return [builder.absorb(d, inline=True) for d in array.to_delayed(optimize_graph=False).ravel()]
+    return [builder.absorb(d, inline=True) for d in block_delayeds(array)]
 
 
 def _load_arrays(number: int, positions: Any, names: Sequence[str], others: Sequence[str], columns: Sequence[Any]) -> RawPart:

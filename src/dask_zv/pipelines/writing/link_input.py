@@ -11,6 +11,7 @@ from dask.base import is_dask_collection
 from dask.task_spec import List, Task
 from numpy.typing import NDArray
 
+from dask_zv.batch.arrays import block_delayeds
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.run import compute_one, hold_on_workers
 from dask_zv.errors import InputError
@@ -167,10 +168,7 @@ def _from_dask(links: Any, named: dict[str, Any], what: str) -> LinkInput:
     schemas = tuple(_schema(name, values, what) for name, values in columns.items())
 
     def arguments(builder: GraphBuilder) -> list[Any]:
-        blocks = [
-            [builder.absorb(d, inline=True) for d in a.to_delayed(optimize_graph=False).ravel()]
-            for a in (table, *columns.values())
-        ]
+        blocks = [[builder.absorb(d, inline=True) for d in block_delayeds(a)] for a in (table, *columns.values())]
         return [Task(None, _load_arrays, tuple(columns), List(*parts)) for parts in zip(*blocks, strict=True)]
 
     return LinkInput(arguments, width, schemas, what)

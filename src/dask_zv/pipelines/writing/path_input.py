@@ -14,6 +14,7 @@ import numpy as np
 from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
+from dask_zv.batch.arrays import block_delayeds, refuse_expressions
 from dask_zv.batch.run import hold_if_large
 from dask_zv.errors import InputError
 from dask_zv.pipelines.writing.inputs import as_array, is_frame
@@ -187,6 +188,7 @@ def _repeated(ids: NDArray[np.int64], sizes: NDArray[np.int64], chunks: Sequence
     import dask.array as da
     from dask.delayed import delayed
 
+    refuse_expressions("paths of a Dask array that are told by their lengths")
     make = delayed(_object_of_rows, pure=True)
     ends = np.cumsum(sizes)
     parts: list[Any] = []
@@ -223,8 +225,9 @@ def _lazy_lengths(positions: Any, lengths: Any, object_ids: Any, attributes: Any
     ids = _ids_of_paths(None if is_dask_collection(object_ids) else object_ids, starts[-1])
     if is_dask_collection(object_ids):
         ids = _ids_of_paths(object_ids.compute(), starts[-1])
+    refuse_expressions("paths of a Dask array that are told by their lengths")
     make = delayed(_object_of_partition, pure=True)
-    blocks = zip(starts[:-1], starts[1:], lengths.to_delayed().ravel(), positions.chunks[0], strict=True)
+    blocks = zip(starts[:-1], starts[1:], block_delayeds(lengths), positions.chunks[0], strict=True)
     parts = [
         da.from_delayed(make(ids[a:b], block, a, i, None if np.isnan(size) else size), (size,), np.int64)
         for i, (a, b, block, size) in enumerate(blocks)

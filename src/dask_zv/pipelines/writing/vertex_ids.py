@@ -62,7 +62,8 @@ def numbers_of(ids: NDArray[np.int64], what: str, wanted: NDArray[Any], *, negat
     if len(twice):
         raise InputError(f"vertex_ids must be distinct: {known[twice[0]]} is given twice")
     beyond = wanted > np.iinfo(np.int64).max
-    signed = np.where(beyond, -1, wanted).astype(np.int64)  # numpy compares uint64 with int64 by way of floats
+    signed = wanted.astype(np.int64)  # numpy compares uint64 with int64 by way of floats
+    signed[beyond] = -1
     at = np.minimum(np.searchsorted(known, signed), max(len(known) - 1, 0))
     none = (signed < 0) & ~beyond if negative else np.zeros(wanted.shape, bool)
     unknown = ~none & (beyond | (known[at] != signed)) if len(known) else ~none

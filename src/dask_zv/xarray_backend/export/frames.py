@@ -13,6 +13,7 @@ import xarray as xr
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
+from dask_zv.batch.arrays import block_delayeds
 from dask_zv.errors import InputError
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import Shape, check_in_step, shape_of
@@ -161,7 +162,7 @@ def to_dask_dataframe(ds: xr.Dataset, *, object_attributes: bool = False) -> Dat
     index = _index(ds)
     bare = _bare(ds, plan.variables)
     sizes = _blocks(bare, index)
-    arrays = [a.to_delayed(optimize_graph=False).reshape(-1) for a in _in_blocks(bare, plan.variables, sizes)]
+    arrays = [block_delayeds(a) for a in _in_blocks(bare, plan.variables, sizes)]
     edges = np.cumsum([0, *sizes])
     objects, empty_objects = None, None
     if about is not None:

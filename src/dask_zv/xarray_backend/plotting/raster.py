@@ -12,6 +12,7 @@ from dask.base import compute, is_dask_collection
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
+from dask_zv.batch.arrays import block_delayeds
 from dask_zv.spatial.grid import Box
 from dask_zv.xarray_backend.content import Shape
 from dask_zv.xarray_backend.plotting.detail import Pair, blocks
@@ -143,7 +144,7 @@ def _tallied(variables: Sequence[xr.Variable], tally: Callable[[Sequence[NDArray
             parts = new if parts is None else _Tally.joined([parts, new])
         return tally([np.zeros(0)] * len(variables)) if parts is None else parts
     table = xr.Dataset({str(i): v.to_base_variable() for i, v in enumerate(variables)}).chunk().unify_chunks()
-    found = [table[str(i)].data.to_delayed().ravel() for i in range(len(variables))]
+    found = [block_delayeds(table[str(i)].data) for i in range(len(variables))]
     tasks = [delayed(tally, pure=False)(list(columns)) for columns in zip(*found, strict=True)]
     while len(tasks) > 1:
         join = delayed(_Tally.joined, pure=False)
