@@ -36,14 +36,16 @@ def examples(short: int, long: int) -> int:
 def covering(cases: Sequence[Sequence[Hashable]], size: int) -> list[int]:
     """Return the numbers of the cases that show each combination of `size` values that any shows, in their order.
 
-    A case is the values of its parameters. The one with the most combinations that are not yet shown comes first, of equals the
-    first.
+    A case is the values of its parameters. The one with the most combinations that are not yet shown comes first, of equals that
+    whose values were taken least, and of those the first.
     """
     shown_by = [set(combinations(enumerate(case), min(size, len(case)))) for case in cases]
     missing = set().union(*shown_by)
-    chosen = []
+    chosen: list[int] = []
+    taken: Counter[tuple[int, Hashable]] = Counter()
     while missing:
-        best = max(range(len(cases)), key=lambda i: len(shown_by[i] & missing))
+        best = max(range(len(cases)), key=lambda i: (len(shown_by[i] & missing), -sum(taken[v] for v in enumerate(cases[i]))))
+        taken.update(enumerate(cases[best]))
         missing -= shown_by[best]
         chosen.append(best)
     return sorted(chosen)

@@ -129,6 +129,7 @@ def twice(monkeypatch):
     return begin
 
 
+@pytest.mark.product(keep="values")
 @pytest.mark.parametrize("how", TWICE)
 @pytest.mark.parametrize("case", TWICE_CASES)
 def test_every_task_runs_twice(case, how, twice, whole, tmp_path):

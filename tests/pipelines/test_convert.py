@@ -52,6 +52,7 @@ def same(a, b):
         assert {g: m.tolist() for g, m in x.groups.items() if len(m)} == {g: m.tolist() for g, m in y.groups.items() if len(m)}
 
 
+@pytest.mark.product(keep="pairs")
 @pytest.mark.parametrize("objects", [False, True], ids=["points", "objects"])
 @pytest.mark.parametrize("layout", ["grid", "per_chunk"])
 @pytest.mark.parametrize("to", ["grid", "per_chunk"])

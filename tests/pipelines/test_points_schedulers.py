@@ -123,6 +123,7 @@ def expected(request, tmp_path_factory):
     return request.param, stored(target), report
 
 
+@pytest.mark.product(keep="values")
 @pytest.mark.parametrize("scheduler", ["threads", "processes", "distributed", "in-process cluster"])
 def test_same_objects(scheduler, expected, use_scheduler, tmp_path):
     (name, shards, bins, layout), wanted, report = expected

@@ -126,6 +126,7 @@ CASES = [
 ]
 
 
+@pytest.mark.product(keep="values")
 @pytest.mark.parametrize(("kind", "layout", "shards"), CASES)
 @pytest.mark.parametrize("after", [0, 3])
 def test_finishes_what_was_begun(kind, layout, shards, after, interrupt, tmp_path):

@@ -124,6 +124,7 @@ def test_chunk_of_a_batch(tmp_path, mode, shards, layout):
     assert dzv.open_group(tmp_path / "s.zv", "r").read_bytes("v", "0.1") == b"stays"
 
 
+@pytest.mark.product(keep="pairs")
 @in_both_layouts
 @pytest.mark.parametrize("name", ["memory_store", "fsspec_memory", "obstore_memory"])
 @pytest.mark.parametrize("shards", [None, 4])

@@ -155,6 +155,7 @@ def test_columns_have_the_types_of_the_attributes(written):
     np.testing.assert_array_equal(frame.flag, read.attributes["flag"])
 
 
+@pytest.mark.product(keep="pairs")
 @pytest.mark.parametrize("view", ["spatial", "objects"])
 @pytest.mark.parametrize("chunks", [None, {}, {"vertex": 137}])
 @pytest.mark.parametrize("kind", ["point_cloud", "polyline", "skeleton", "graph", "mesh"])

@@ -176,6 +176,7 @@ def test_objects_view_of_golden_stores(golden, chunks):
     check_objects(xr.open_dataset(golden.store, engine="zv", view="objects", chunks=chunks), level)
 
 
+@pytest.mark.product(keep="values")
 @pytest.mark.parametrize("chunks", [None, {}, {"vertex": 100, "edge": 70, "face": 33, "object": 7}])
 def test_both_views_of_what_we_write(store, chunks):
     level = store.level(0)
