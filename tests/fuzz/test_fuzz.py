@@ -5,12 +5,14 @@ This is the short profile: a few seconds, other inputs than those of the long on
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import fuzz_run
@@ -19,6 +21,7 @@ from fuzz_corpus import HOSTILE_NAMES, Mutator
 from fuzz_decoders import DECODERS, SLOW
 from fuzz_run import Outcome, fuzz
 
+import dask_zv.format
 from dask_zv.errors import FormatError
 
 INPUTS, SLOWER = 64, 8
@@ -51,6 +54,43 @@ def test_mutated_inputs_end_in_a_right_answer_or_a_zv_error(name, outcomes):
 def test_more_inputs(name, tmp_path):
     found = fuzz(DECODERS[name], 400 if name in SLOW else 5000, "longer", save=tmp_path)
     assert not found.failures, "\n".join(found.failures)
+
+
+NO_DECODERS = {
+    "_json.wrong": "makes the error",
+    "documents.dump_json": "writes",
+    "documents.parse_blob_document": "by those that read stores, in other threads",
+    "grids.codec_list": "writes",
+}
+
+
+def test_every_decoder_of_the_format_is_fed():
+    """Whatever function of the format refuses what it reads, one of DECODERS calls it: a new one has to be among them."""
+    folder = Path(dask_zv.format.__file__).parent
+    refusing = set()
+    for path in folder.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        owners = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
+        for function in (f for owner in owners for f in owner.body if isinstance(f, ast.FunctionDef)):
+            calls = {ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+            if calls & {"FormatError", "MetadataError"}:
+                refusing.add(f"{path.stem}.{function.name}")
+    called = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(str(folder)):
+            called.add(f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}")
+
+    for decoder in (decoder for name, decoder in DECODERS.items() if name not in SLOW):
+        seeds = decoder.seeds()[:12]
+        sys.setprofile(note)
+        try:
+            for seed in seeds:
+                decoder.run(seed, seed)
+        finally:
+            sys.setprofile(None)
+    assert len(refusing) > 40
+    assert refusing - called == set(NO_DECODERS)
 
 
 # -------------------------------------------------------------------------------------------------- the fuzzer itself
