@@ -20,6 +20,7 @@ import pytest
 import zarr
 from contract_exceptions import need
 from contract_matrix import ContractMatrix
+from hypothesis import settings
 from layouts import grid_settings
 from s3_account import BUCKET, S3_SECRET
 from sampling import Cases
@@ -44,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.pluginmanager.register(ContractMatrix(list(_MAKERS), list(SCHEDULERS)), "contract-matrix")
     config.pluginmanager.register(Cases(config), "cases")
+    settings.register_profile("no clock", deadline=None)  # how long an example takes is up to what else the machine does
+    settings.load_profile("no clock")
 
 
 # -------------------------------------------------------------------------------------------------- an S3 endpoint

@@ -1,8 +1,9 @@
-"""What a run leaves out: nothing but cases of marked products, and it says how many."""
+"""What a run leaves out: nothing but cases of marked products, and it says how many; and the contract matrix, in processes too."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from sampling import covering
 CONFTEST = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
+from contract_matrix import ContractMatrix
 from sampling import Cases
 
 def pytest_addoption(parser):
@@ -21,9 +23,10 @@ def pytest_addoption(parser):
     parser.addoption("--record")
 
 def pytest_configure(config):
-    for marker in ("product", "long", "hpc"):
+    for marker in ("product", "long", "hpc", "contract"):
         config.addinivalue_line("markers", f"{{marker}}: ...")
     config.pluginmanager.register(Cases(config), "cases")
+    config.pluginmanager.register(ContractMatrix(["dict", "icechunk"], ["sync"]), "contract-matrix")
 """
 TESTS = """
 import pytest
@@ -58,9 +61,10 @@ def test_every_pair_and_every_value_is_in_a_case(sizes):
 def run(folder: Path, tests: str, *options: str) -> str:
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_these.py").write_text(tests)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, str(folder)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    return done.stdout + done.stderr
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "xdist.plugin", *options, str(folder)]
+    alone = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # plugins take a second to import
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=alone)
+    return f"{done.stdout}{done.stderr}exit status {done.returncode}"
 
 
 def test_the_last_lines_say_what_ran(tmp_path):
@@ -72,3 +76,26 @@ def test_the_last_lines_say_what_ran(tmp_path):
 def test_nothing_but_products_is_left_out(tmp_path):
     alone = TESTS.replace('@pytest.mark.parametrize("b", [1, 2, 3])\n', "").replace("a, b", "a")
     assert "test_product: the marker product is for products of two parameters or more" in run(tmp_path, alone)
+
+
+CONTRACT = """
+import pytest
+from contract_exceptions import need
+
+@pytest.mark.contract
+@pytest.mark.parametrize("store", ["dict", "icechunk"])
+def test_pickling(store):
+    need(store, "pickling")
+    SKIP
+"""
+
+
+def test_the_matrix_is_that_of_all_processes(tmp_path):
+    told = run(tmp_path, CONTRACT.replace("SKIP", ""), "-n", "2")
+    assert "contract matrix: stores, layout per_chunk" in told
+    assert "1 skip, 1 ok" in told
+    assert "1 passed, 1 skipped" in told
+    told = run(tmp_path, CONTRACT.replace("SKIP", "pytest.skip('not today')"), "-n", "2")
+    assert "contract tests without an explanation" in told
+    assert "not today" in told
+    assert "exit status 1" in told
