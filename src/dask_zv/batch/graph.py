@@ -46,6 +46,11 @@ class GraphBuilder:
         What keys begin with.
     watched : bool
         Somebody shows the blocks' progress.
+
+    Attributes
+    ----------
+    lazy : bool
+        Foreign tasks were taken in: not all that is needed is there already.
     """
 
     def __init__(self, name: str = "zv", *, watched: bool = False) -> None:
@@ -53,6 +58,7 @@ class GraphBuilder:
         self.run = uuid.uuid4().hex[:12]
         self.name = name
         self.watched = watched
+        self.lazy = False
         self._absorbed: dict[int, tuple[Any, dict[Any, Any]]] = {}
 
     def sub(self, name: str) -> GraphBuilder:
@@ -82,6 +88,7 @@ class GraphBuilder:
         tasks = self._absorbed[id(graph)][1]
         node = tasks.get(delayed.key)
         if inline and isinstance(node, Task):
+            self.lazy = True
             for key in node.dependencies:
                 self._take(tasks, key)
             return node
@@ -96,6 +103,7 @@ class GraphBuilder:
             if at in self.tasks or at not in tasks:  # a future's key is in no graph
                 continue
             node = self.tasks[at] = tasks[at]
+            self.lazy = self.lazy or isinstance(node, Task | tuple)
             stack.extend(node.dependencies if isinstance(node, GraphNode) else get_dependencies(tasks, at))
 
     def payload(self, value: Any, *, inline: bool = False) -> Any:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from dask.base import compute, get_scheduler
 from dask.delayed import Delayed
+from dask.task_spec import Task
 
 from dask_zv.batch.progress import Progress, block_keys, run_of, topic_of, watch_local
 from dask_zv.storage.handles import StoreHandle, process_token
@@ -20,11 +22,13 @@ if TYPE_CHECKING:
 __all__ = [
     "active_client",
     "check_reachable",
+    "cluster_memory",
     "compute_many",
     "compute_one",
     "hold_if_large",
     "hold_on_workers",
     "keep_on_client",
+    "stays_on_client",
     "task_memory",
 ]
 
@@ -42,6 +46,11 @@ def keep_on_client() -> Iterator[None]:
         _KEEP.reset(token)
 
 
+def stays_on_client() -> bool:
+    """Return True inside :func:`keep_on_client`."""
+    return _KEEP.get()
+
+
 def task_memory() -> int | None:
     """Return the bytes that a task may use on the least of the active cluster's workers, None where that is not known."""
     client = active_client()
@@ -50,6 +59,15 @@ def task_memory() -> int | None:
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     limits = [int(w["memory_limit"]) // max(int(w["nthreads"]), 1) for w in workers if w.get("memory_limit")]
     return min(limits, default=None)
+
+
+def cluster_memory() -> int | None:
+    """Return the bytes that all tasks on the active cluster's workers may use, None where that is not known."""
+    client = active_client()
+    if client is None:
+        return None
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return sum(int(w.get("memory_limit") or 0) for w in workers) or None
 
 
 def active_client() -> Client | None:
@@ -96,7 +114,7 @@ def hold_if_large(value: Any, nbytes: int) -> Any:
     return value if nbytes < _SMALL_BYTES else hold_on_workers([value])[0]
 
 
-def compute_one(delayed: Delayed, *, progress: Progress | bool | None = None) -> Any:
+def compute_one(delayed: Delayed, *, progress: Progress | bool | None = None, begun: Callable[[], None] | None = None) -> Any:
     """Compute one ``Delayed`` on the active scheduler and return its result.
 
     Parameters
@@ -104,11 +122,19 @@ def compute_one(delayed: Delayed, *, progress: Progress | bool | None = None) ->
     delayed : Delayed
     progress : Progress or bool, optional
         Show the blocks as they are stored: on a progress of the caller's, or with True on one for this graph.
+    begun : function, optional
+        As for :func:`compute_many`.
     """
-    return compute_many([delayed], progress=progress)[0]
+    return compute_many([delayed], progress=progress, begun=begun)[0]
 
 
-def compute_many(delayed: Sequence[Delayed], *, progress: Progress | bool | None = None, hold: bool = False) -> list[Any]:
+def compute_many(
+    delayed: Sequence[Delayed],
+    *,
+    progress: Progress | bool | None = None,
+    hold: bool = False,
+    begun: Callable[[], None] | None = None,
+) -> list[Any]:
     """Compute several ``Delayed`` of one graph on the active scheduler and return their results.
 
     Parameters
@@ -118,6 +144,8 @@ def compute_many(delayed: Sequence[Delayed], *, progress: Progress | bool | None
         As for :func:`compute_one`.
     hold : bool
         With a distributed client return futures, once all are done: the results stay on the workers.
+    begun : function, optional
+        Called once a cluster's scheduler knows the graph, and keeps what its tasks need by itself.
     """
     client = active_client()
     with _shown(delayed, progress) as shown:
@@ -125,7 +153,10 @@ def compute_many(delayed: Sequence[Delayed], *, progress: Progress | bool | None
             with watch_local(shown) if shown else nullcontext():
                 return list(compute(*delayed))
         with _subscribed(client, delayed, shown):
-            futures = client.compute(list(delayed))
+            futures = client.compute([*delayed, *([_first_sign()] if begun is not None else [])])
+            sign = futures.pop() if begun is not None else None
+            if begun is not None and sign is not None:
+                sign.add_done_callback(lambda _: begun())
             try:
                 if hold:
                     from distributed import wait
@@ -139,6 +170,16 @@ def compute_many(delayed: Sequence[Delayed], *, progress: Progress | bool | None
             except BaseException:  # an interrupted write must not go on behind the user's back
                 client.cancel(futures, force=True)
                 raise
+
+
+def _first_sign() -> Delayed:
+    """Return a task of nothing: when it is done, the scheduler knows all tasks that came with it."""
+    key = f"zv-begun-{uuid.uuid4().hex[:12]}"
+    return Delayed(key, {key: Task(key, _nothing)})
+
+
+def _nothing() -> None:
+    return None
 
 
 @contextmanager

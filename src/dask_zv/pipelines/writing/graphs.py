@@ -12,6 +12,7 @@ from dask.base import is_dask_collection
 from dask.delayed import Delayed
 from dask.task_spec import TaskRef
 
+from dask_zv.batch.keeping import released_on_failure
 from dask_zv.batch.receipts import Report
 from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.blocks import encode_linked
@@ -285,6 +286,7 @@ def write_meshes(
     return write.run(started)
 
 
+@released_on_failure()
 def prepare_linked(
     geometry: str,
     function: str,
@@ -307,9 +309,9 @@ def prepare_linked(
         renumber, vertex_ids = partial(numbers_of, ids, f"{what}s", negative=False), None
     partitions = partition_input(positions, attributes, store.axes, consumed, object_ids=object_ids, vertex_ids=vertex_ids)
     given = link_input(table, link_attributes, what, renumber)
-    conversion, scan = scan_input(level, partitions, options)
+    partitions, conversion, scan = scan_input(level, partitions, options)
     with not_begun(level):
-        scans = scan_links(given, scan.rows if vertex_ids is None else None)
+        scans, given = scan_links(given, scan.rows if vertex_ids is None else None)
     objects = all_objects(scan, about, store.layout)
     family = LinkFamily(given.width, conversion.grid.ndim, directed=directed)
     step = TableLinks(family, given, tuple(scans), vertex_ids is not None)

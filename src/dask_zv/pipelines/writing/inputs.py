@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dask_zv.batch.arrays import block_delayeds
 from dask_zv.batch.graph import GraphBuilder
+from dask_zv.batch.keeping import Kept, nbytes_of
 from dask_zv.batch.run import hold_on_workers
 from dask_zv.errors import InputError
 from dask_zv.geometry.schema import check_attribute_name
@@ -55,7 +56,7 @@ class RawPart:
     integers: dict[str, NDArray[Any]]
 
     def __sizeof__(self) -> int:
-        return sum(a.nbytes for a in [self.positions, *self.attributes.values(), *self.integers.values()]) + 200
+        return nbytes_of(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,10 @@ class Partitions:
         Those of :data:`INTEGERS` that the parts have.
     whole : mapping of str to ndarray, shape (N,)
         These, where the input is in memory.
+    nbytes : int, optional
+        Of all parts, where that is known before they are made.
+    kept : Kept, optional
+        What holds the parts, where the scan has kept them.
     """
 
     arguments: Callable[[GraphBuilder], list[Any]]
@@ -107,6 +112,8 @@ class Partitions:
     attributes: tuple[AttributeInput, ...]
     integers: tuple[str, ...]
     whole: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    nbytes: int | None = None
+    kept: Kept | None = None
 
     @property
     def has_ids(self) -> bool:
@@ -278,7 +285,8 @@ def _from_dask_arrays(
             for number, point in enumerate(_blocks(builder, points))
         ]
 
-    return Partitions(arguments, len(lengths), points.dtype, tuple(specs), others)
+    nbytes = int(sum(a.nbytes for a in (points, *columns.values()))) if known else None
+    return Partitions(arguments, len(lengths), points.dtype, tuple(specs), others, nbytes=nbytes)
 
 
 def _aligned(name: str, values: Any, lengths: Sequence[float], known: bool) -> Any:

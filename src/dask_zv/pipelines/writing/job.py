@@ -158,6 +158,11 @@ class Job:
         """Return the same write with a commit that may have been begun before, and died."""
         return dataclasses.replace(self, commit=dataclasses.replace(self.commit, sweep=self.commit.replace))
 
+    def release(self) -> None:
+        """Let go of partitions that the scan has kept."""
+        if self.partitions.kept is not None:
+            self.partitions.kept.release()
+
     def rows(self) -> tuple[int, ...]:
         """Return the vertices that the scan counted for each block."""
         blocks = self.plan.blocks_of(self.scan.coords)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from dask_zv.batch.arrays import block_delayeds
 from dask_zv.batch.graph import GraphBuilder
-from dask_zv.batch.run import compute_one, hold_on_workers
+from dask_zv.batch.keeping import look_once, nbytes_of
+from dask_zv.batch.run import hold_on_workers
 from dask_zv.errors import InputError
 from dask_zv.format.links import MAX_WIDTH
 from dask_zv.geometry.link_records import LinkRows
@@ -44,7 +46,7 @@ class RawLinks:
     attributes: dict[str, NDArray[Any]]
 
     def __sizeof__(self) -> int:
-        return self.endpoints.nbytes + sum(a.nbytes for a in self.attributes.values()) + 200
+        return nbytes_of(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -245,8 +247,8 @@ def _load_frame(frame: Any, ends: Sequence[str], names: Sequence[str]) -> RawLin
     return RawLinks(table, {n: series_values(n, frame[n]) for n in names})
 
 
-def scan_links(links: LinkInput, vertices: int | None) -> list[LinkScan]:
-    """Look at all parts on the active scheduler.
+def scan_links(links: LinkInput, vertices: int | None) -> tuple[list[LinkScan], LinkInput]:
+    """Look at all parts on the active scheduler; return what was found in each, and the input, of parts that were kept if any.
 
     Parameters
     ----------
@@ -259,20 +261,18 @@ def scan_links(links: LinkInput, vertices: int | None) -> list[LinkScan]:
     InputError
         A link names a vertex that isn't there; the message names the part and the row.
     """
-    builder = GraphBuilder("zv-scan")
-    parts = [
-        builder.add(builder.key("links", i), scan_part, links.what, links.width, links.attributes, vertices, i, argument)
-        for i, argument in enumerate(links.arguments(builder))
-    ]
-    end = builder.key("all")
-    builder.add(end, list, List(*parts))
-    found: list[LinkScan] = compute_one(builder.finish(end))
-    return found
+    look = partial(scan_part, links.what, links.width, links.attributes, vertices)
+    found, arguments, _ = look_once(links.arguments, look, _all_of)
+    return found, replace(links, arguments=arguments)
+
+
+def _all_of(scans: Sequence[list[LinkScan]]) -> list[LinkScan]:
+    return [scan for some in scans for scan in some]
 
 
 def scan_part(
     what: str, width: int, schemas: Sequence[AttributeSchema], vertices: int | None, number: int, part: RawLinks
-) -> LinkScan:
+) -> list[LinkScan]:
     """Look at one part."""
     table = part.endpoints
     where = f"{what}s, part {number}: "
@@ -295,7 +295,7 @@ def scan_part(
                 f"{where}attribute {schema.name!r} is {values.dtype} {values.shape}, declared as {schema.dtype} {shape}, which "
                 "does not hold it: give the lazy array the dtype that it has, with astype or meta="
             )
-    return LinkScan(len(table), compact_spans(_distinct(table)), _digest(part))
+    return [LinkScan(len(table), compact_spans(_distinct(table)), _digest(part))]
 
 
 def _digest(part: RawLinks) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 
 from dask.delayed import Delayed
 
+from dask_zv.batch.keeping import released_on_failure
 from dask_zv.batch.receipts import Report
 from dask_zv.errors import InputError
 from dask_zv.geometry.blocks import encode_points
@@ -142,6 +143,7 @@ def write_points(
     return prepare_points(store, positions, attributes, object_ids, about, options).run(started)
 
 
+@released_on_failure()
 def prepare_points(
     store: Store, positions: Any, attributes: Any, object_ids: Any, about: tuple[Any, Any, Any], options: Options
 ) -> Write:
@@ -150,7 +152,7 @@ def prepare_points(
         raise InputError("object_attributes, groups and group_attributes belong to objects: pass object_ids= as well")
     level = level_to_write(store, ("point_cloud",), "write_points", options)
     partitions = partition_input(positions, attributes, store.axes, object_ids=object_ids)
-    conversion, scan = scan_input(level, partitions, options)
+    partitions, conversion, scan = scan_input(level, partitions, options)
     objects = None
     if partitions.has_ids:
         object_attributes, groups, group_attributes = about

@@ -12,6 +12,7 @@ import numpy as np
 from dask.delayed import Delayed
 from dask.task_spec import List, Task, TaskRef
 
+from dask_zv.batch.keeping import released_on_failure
 from dask_zv.batch.receipts import Report
 from dask_zv.batch.tasks import BlockSpec, EncodedBlock
 from dask_zv.format.links import LinkFamily
@@ -253,6 +254,7 @@ def write_polylines(
     return prepare_paths("write_polylines", ("streamline", "polyline"), store, paths, about, options).run(started)
 
 
+@released_on_failure()
 def prepare_paths(
     function: str,
     geometries: Sequence[str],
@@ -265,7 +267,7 @@ def prepare_paths(
     level = level_to_write(store, geometries, function, options)
     given: PathInput = paths()
     partitions = partition_input(given.positions, given.attributes, store.axes, object_ids=given.object_ids)
-    conversion, scan = scan_input(level, partitions, options)
+    partitions, conversion, scan = scan_input(level, partitions, options)
     check_paths(scan, lines=function == "write_lines")
     object_attributes, groups, group_attributes = about
     objects = plan_objects(

@@ -92,7 +92,8 @@ def _run_job(job: Job, done: Mapping[int, BlockResult], journal: Journal | None,
             refs = job.add_blocks(builder, wave, spill=spill, journal=journal)
             try:
                 wanted = forks.wave([builder.finish(str(refs[n].key)) for n in wave], builder.run)
-                stored = forks.took(compute_many(wanted, progress=shown, hold=True))
+                begun = job.release if wave is waves[-1] else None
+                stored = forks.took(compute_many(wanted, progress=shown, hold=True, begun=begun))
             finally:
                 remove_spill(spill)
             results |= dict(zip(wave, stored, strict=True))
@@ -112,7 +113,7 @@ def _run_at_once(
     if shown is not None:
         shown.add(len(block_keys(delayed.__dask_graph__())) + len(done) - shown.blocks)
     try:
-        report: Report = compute_one(delayed, progress=shown)
+        report: Report = compute_one(delayed, progress=shown, begun=job.release)
     finally:
         remove_spill(spill)
     return report

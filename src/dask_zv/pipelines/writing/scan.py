@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from dask.task_spec import List
 from numpy.typing import NDArray
 
-from dask_zv.batch.graph import GraphBuilder
-from dask_zv.batch.run import compute_one
+from dask_zv.batch.keeping import look_once
 from dask_zv.errors import BoundsError, InputError
 from dask_zv.format.dictionary import MAX_CATEGORIES, DictionaryEncoding
 from dask_zv.geometry.rows import VertexRows
@@ -42,7 +41,6 @@ __all__ = [
     "span_codes",
 ]
 
-_FAN_IN = 16
 _SPANS = 512
 
 
@@ -431,8 +429,14 @@ def merge_scans(scans: Sequence[Scan]) -> Scan:
     )
 
 
-def scan_partitions(partitions: Partitions, conversion: Conversion, max_categories: int) -> Scan:
+def scan_partitions(partitions: Partitions, conversion: Conversion, max_categories: int) -> tuple[Scan, Partitions]:
     """Look at all partitions on the active scheduler; results are merged on the workers.
+
+    Returns
+    -------
+    Scan
+    Partitions
+        The same; where the scan has kept them, they are not made again.
 
     Raises
     ------
@@ -441,20 +445,9 @@ def scan_partitions(partitions: Partitions, conversion: Conversion, max_categori
     """
     if not 1 <= max_categories <= MAX_CATEGORIES:
         raise InputError(f"max_categories is between 1 and {MAX_CATEGORIES:,}, not {max_categories}")
-    builder = GraphBuilder("zv-scan")
-    level = [
-        builder.add(builder.key("part", i), scan_part, conversion, partitions.attributes, max_categories, i, argument)
-        for i, argument in enumerate(partitions.arguments(builder))
-    ]
-    depth = 0
-    while len(level) > 1 or depth == 0:
-        level = [
-            builder.add(builder.key(f"merge{depth}", i), merge_scans, List(*level[i : i + _FAN_IN]))
-            for i in range(0, len(level), _FAN_IN)
-        ]
-        depth += 1
-    found: Scan = compute_one(builder.finish(str(level[0].key)))
+    look = partial(scan_part, conversion, partitions.attributes, max_categories)
+    found, arguments, kept = look_once(partitions.arguments, look, merge_scans, partitions.nbytes)
     for attribute in partitions.attributes:
         if attribute.is_dictionary:
             _check_categories(attribute, found.categories[attribute.name][0], max_categories)
-    return found
+    return found, replace(partitions, arguments=arguments, kept=kept)

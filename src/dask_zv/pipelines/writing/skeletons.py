@@ -13,6 +13,7 @@ from dask.base import is_dask_collection
 from dask.delayed import Delayed
 from dask.task_spec import TaskRef
 
+from dask_zv.batch.keeping import released_on_failure
 from dask_zv.batch.receipts import Report
 from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
@@ -149,6 +150,7 @@ def write_skeletons(
     return prepare_skeletons(store, positions, parents, vertex_ids, attributes, object_ids, about, options).run(started)
 
 
+@released_on_failure()
 def prepare_skeletons(
     store: Store,
     positions: Any,
@@ -168,7 +170,7 @@ def prepare_skeletons(
         positions, attributes, store.axes, consumed, object_ids=object_ids, vertex_ids=vertex_ids, parents=parents
     )
     _check_trees(partitions)
-    conversion, scan = scan_input(level, partitions, options)
+    partitions, conversion, scan = scan_input(level, partitions, options)
     if "vertex_ids" not in partitions.integers:
         _check_parents(scan)
     objects = all_objects(scan, about, store.layout)

@@ -85,8 +85,8 @@ def level_to_write(store: Store, geometries: Sequence[str], function: str, optio
     return level
 
 
-def scan_input(level: Level, partitions: Partitions, options: Options) -> tuple[Conversion, Scan]:
-    """Look at the data once, on the active scheduler.
+def scan_input(level: Level, partitions: Partitions, options: Options) -> tuple[Partitions, Conversion, Scan]:
+    """Look at the data once, on the active scheduler; return the partitions, too, which may be kept from then on.
 
     Raises
     ------
@@ -95,7 +95,8 @@ def scan_input(level: Level, partitions: Partitions, options: Options) -> tuple[
     """
     conversion = _conversion(level.store, partitions, options.out_of_bounds, options.position_tolerance)
     with not_begun(level):
-        return conversion, scan_partitions(partitions, conversion, options.max_categories)
+        scan, partitions = scan_partitions(partitions, conversion, options.max_categories)
+        return partitions, conversion, scan
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +158,11 @@ class Write:
         if not self.options.compute:
             spill = spill_directory(self.scan.rows * job.schema.row_bytes)
             return build_job(job, done, journal, progress=progress, spill=spill)
-        with not_ended(self.level, journal=journal is not None):
-            report = run_job(job, done, journal, progress=progress)
+        try:
+            with not_ended(self.level, journal=journal is not None):
+                report = run_job(job, done, journal, progress=progress)
+        finally:  # not with the traceback of an error
+            job.release()
         self.level.store.reload()
         return finished(report, started)
 
