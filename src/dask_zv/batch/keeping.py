@@ -218,10 +218,8 @@ def _merge(merge: Callable[..., Any], found: Sequence[Any]) -> Any:
 
 
 def _look_here(builder: GraphBuilder, kept: Kept, parts: Sequence[Any], look: Any, merge: Any) -> Any:
-    level = [
-        builder.add(builder.key("look", i), _look_and_hand_on, kept.run, kept.room, look, i, part)
-        for i, part in enumerate(parts)
-    ]
+    task = partial(_look_and_hand_on, kept.run, kept.room, look)
+    level = [_look(builder, task, i, part) for i, part in enumerate(parts)]
     total = [0]
 
     def posttask(key: Any, result: Any, dsk: Any, state: Any, worker: Any) -> None:
