@@ -1,8 +1,8 @@
 """A costly source computed once: a write whose scan keeps the input, beside one that makes it a second time.
 
 Two workers of one thread each (``LocalCluster``, processes) write points that tasks make, each row for so many microseconds
-of CPU. The sides take turns on one warm cluster, which of them begins changes from round to round; *twice* is the same code with the
-setting ``dask_zv.keep-input`` at 0. What is stored is compared, object by object::
+of CPU. The sides take turns on one warm cluster, which of them begins changes from round to round; *twice* is the same
+code with the setting ``dask_zv.keep-input`` at 0. What is stored is compared, object by object::
 
     python benchmarks/compute_once.py                            # 3M points, 0, 1 and 5 µs a row, 5 rounds: about 5 minutes
     python benchmarks/compute_once.py --rows 300000 --micros 1 --rounds 1

@@ -253,7 +253,7 @@ def _look_and_hand_on(run: str, room: int, look: Callable[..., Any], number: int
 def _look_on_workers(client: Client, builder: GraphBuilder, kept: Kept, parts: Sequence[Any], look: Any, merge: Any) -> Any:
     refs = [builder.add(builder.key("part", i), owned_part, part) for i, part in enumerate(parts)]
     end = _merged(builder, [_look(builder, look, i, ref) for i, ref in enumerate(refs)], merge)
-    futures: list[Future] = list(client.get(builder.tasks, [end, *(ref.key for ref in refs)], sync=False))
+    futures: list[Future[Any]] = list(client.get(builder.tasks, [end, *(ref.key for ref in refs)], sync=False))
     last = futures.pop(0)
     for number, future in enumerate(futures):
         kept.add(number, future)
@@ -273,7 +273,7 @@ def _look_on_workers(client: Client, builder: GraphBuilder, kept: Kept, parts: S
     return found
 
 
-def _pending(future: Future) -> bool:
+def _pending(future: Future[Any]) -> bool:
     """Wait for a future for a moment; return True if it is not done."""
     from distributed import TimeoutError as NotYet
     from distributed import wait
@@ -285,7 +285,7 @@ def _pending(future: Future) -> bool:
     return False
 
 
-def _learn_sizes(client: Client, sizes: dict[Any, int], futures: Sequence[Future]) -> dict[Any, int]:
+def _learn_sizes(client: Client, sizes: dict[Any, int], futures: Sequence[Future[Any]]) -> dict[Any, int]:
     """Add the bytes of those parts that are there by now."""
     new = [f.key for f in futures if f.status == "finished" and f.key not in sizes]
     if new:
@@ -347,4 +347,4 @@ def nbytes_of(part: Any) -> int:
 
 def _bytes_of_objects(column: NDArray[Any]) -> int:
     some = column.reshape(-1)[:: max(column.size // _SAMPLE, 1)]
-    return sum(value.__sizeof__() for value in some.tolist()) * column.size // max(len(some), 1)
+    return int(sum(value.__sizeof__() for value in some.tolist())) * column.size // max(len(some), 1)

@@ -76,8 +76,10 @@ def write_points(
     """Write points into level 0 of a store, as one Dask graph on the active scheduler.
 
     The data is looked at once when the function is called (bounds, chunks, categories, ids, whether it can be stored); then
-    the graph reads it a second time, brings rows together by block, stores each block and commits. Rows of a chunk are in the
-    order of the input, whatever the scheduler.
+    the graph takes what was kept of it or reads it again, brings rows together by block, stores each block and commits.
+    Rows of a chunk are in the order of the input, whatever the scheduler. Lazy input is kept where it fits into half of the
+    workers' memory, or into what the setting ``dask_zv.keep-input`` says (bytes, 0 for none). Input that is not the same when
+    it is read again is an error.
 
     Parameters
     ----------
