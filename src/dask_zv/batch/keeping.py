@@ -28,7 +28,7 @@ from dask.utils import parse_bytes
 from numpy.typing import NDArray
 
 from dask_zv.batch.graph import GraphBuilder
-from dask_zv.batch.run import active_client, cluster_memory, compute_one, stays_on_client
+from dask_zv.batch.run import active_client, cluster_memory, compute_one, seceded, stays_on_client
 from dask_zv.errors import InputError
 
 if TYPE_CHECKING:
@@ -259,11 +259,12 @@ def _look_on_workers(client: Client, builder: GraphBuilder, kept: Kept, parts: S
         kept.add(number, future)
     sizes: dict[Any, int] = {}
     try:
-        while _pending(last):
-            if kept.room and sum(_learn_sizes(client, sizes, futures).values()) > kept.room:
-                kept.release()
-                futures.clear()
-        found = last.result()
+        with seceded():
+            while _pending(last):
+                if kept.room and sum(_learn_sizes(client, sizes, futures).values()) > kept.room:
+                    kept.release()
+                    futures.clear()
+            found = last.result()
     except BaseException:  # an interrupted look must not go on behind the user's back
         client.cancel([last, *futures], force=True)
         raise

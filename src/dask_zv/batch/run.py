@@ -28,6 +28,7 @@ __all__ = [
     "hold_if_large",
     "hold_on_workers",
     "keep_on_client",
+    "seceded",
     "stays_on_client",
     "task_memory",
 ]
@@ -170,6 +171,22 @@ def compute_many(
             except BaseException:  # an interrupted write must not go on behind the user's back
                 client.cancel(futures, force=True)
                 raise
+
+
+@contextmanager
+def seceded() -> Iterator[None]:
+    """Where this is a task itself, give its thread to other tasks inside: those that are waited for may have no other."""
+    from distributed import rejoin, secede
+
+    try:
+        secede()
+    except (ValueError, KeyError, AttributeError):  # no task, or one that has seceded already
+        yield
+        return
+    try:
+        yield
+    finally:
+        rejoin()
 
 
 def _first_sign() -> Delayed:
