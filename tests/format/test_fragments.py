@@ -260,3 +260,13 @@ def test_views_and_arrays_are_blobs_too():
     for blob in (padded, bytearray(EXAMPLE), np.frombuffer(EXAMPLE, np.uint8)):
         assert decode_fragments(blob).all_rows().tolist() == [0, 1, 2, 2, 0, 3]
     assert repr(decode_fragments(EXAMPLE)) == "FragmentIndex(3 fragments, 1 of them explicit)"
+
+
+def test_more_than_the_format_counts_is_refused(monkeypatch):
+    """Counts and offsets have 32 bits."""
+    monkeypatch.setattr("dask_zv.format.fragments._MAX_FRAGMENTS", 3)
+    assert len(decode_fragments(encode_fragments([(0, 1)] * 3))) == 3
+    with pytest.raises(InputError, match="4 fragments in one chunk; the format holds 3"):
+        encode_fragments([(0, 1)] * 4)
+    with pytest.raises(InputError, match="4 explicit rows in one chunk; the format holds 3"):
+        encode_fragments([np.array([0, 7]), np.array([3, 9])])

@@ -227,3 +227,8 @@ def test_mutated_blobs_end_in_an_answer_or_an_error(data):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 100 * len(blob) + 4_000_000  # other threads of the session allocate meanwhile
+
+
+def test_fewer_objects_than_none_are_refused():
+    with pytest.raises(InputError, match="-1 objects"):
+        encode_manifests([], np.zeros((0, 3), int), [], first=0, count=-1)
