@@ -26,7 +26,8 @@ from dask_zv.batch.receipts import Report
 from dask_zv.batch.run import check_reachable
 from dask_zv.storage.handles import StoreHandle, opened_as
 from dask_zv.storage.icechunk_forks import Fork, ForkObjects, ForkSource, merge_forks
-from dask_zv.storage.icechunk_sessions import can_fork, fork_session, merge_into_session, session_of
+from dask_zv.storage.icechunk_merging import merge_into_session
+from dask_zv.storage.icechunk_sessions import can_fork, fork_session, session_of
 
 __all__ = [
     "UncommittedReport",
@@ -114,7 +115,7 @@ class WaveForks:
             objects = ForkObjects(fork, guarded=False)
             with opened_as(handle, objects):
                 prepare()
-            self._source = ForkSource(fork.written(objects, nodes=True), shared=False)
+            self._source = ForkSource(fork.written(objects), shared=False)
 
     def wave(self, delayed: Sequence[Delayed], run: str) -> list[Delayed]:
         """Return what is to be computed in place of some tasks of one graph."""
@@ -264,15 +265,15 @@ def _run_in_fork(
     objects = ForkObjects(fork, guarded=not nodes)
     with opened_as(handle, objects):
         value = function(*args, **kwargs)
-    return _InFork(value, fork.written(objects, nodes=nodes))
+    return _InFork(value, fork.written(objects))
 
 
 def _run_last(handle: StoreHandle, fork: Fork, function: Callable[..., Report], *args: Any, **kwargs: Any) -> UncommittedReport:
-    objects = ForkObjects(fork, guarded=False)
+    objects = ForkObjects(fork, guarded=False, last=True)
     with opened_as(handle, objects):
         report = function(*args, **kwargs)
     known: Mapping[str, Any] = {f.name: getattr(report, f.name) for f in dataclasses.fields(Report)}
-    return UncommittedReport(**known, fork=fork.written(objects, nodes=False))
+    return UncommittedReport(**known, fork=fork.written(objects))
 
 
 def _value_of(result: _InFork) -> Any:

@@ -3,13 +3,10 @@
 A session does not pickle and a fork of it can't commit. So tasks write into forks and return them, forks are merged, and the
 process that holds the session merges what comes of that. Until then the session knows of nothing.
 
-Merging is a union, in which the fork that comes later wins: also with what it merely had from the fork that it was made of. So
-that nothing new is lost to something old,
-
-- forks are merged in the order of their tasks;
-- documents that a fork was given and its task wrote again are written again after a merge that brought the old ones back;
-- a task in another process that would replace or remove a chunk, or remove a node, which the *session* has changed without a
-  commit is refused.
+Icechunk merges chunks of different forks. Of a document that two forks have changed it takes one (Icechunk 1), refuses both
+(Icechunk 2), or drops the change where the session made the node and has not committed it (Icechunk 2). So a fork holds nodes
+and chunks; a change of the attributes of a node that is there travels beside it (:class:`Changes`), and is put into the session
+after the merge (:mod:`dask_zv.storage.icechunk_merging`).
 
 In the session's own process all tasks share one fork, and there is nothing to merge.
 """
@@ -18,14 +15,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import pickle
 import uuid
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dask_zv.errors import PlanError
+from zarr.abc.buffer import Buffer, BufferPrototype
+from zarr.abc.store import ByteRequest
+from zarr.buffer import default_buffer_prototype
+
+from dask_zv.errors import PlanError, StoreError
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.storage.handles import process_token
 from dask_zv.storage.objects import BytesLike, ZarrObjects
@@ -34,10 +36,16 @@ if TYPE_CHECKING:
     from icechunk.session import ForkSession
 
 __all__ = [
+    "Changes",
     "Fork",
     "ForkObjects",
     "ForkSource",
+    "SessionState",
+    "ancestors",
+    "content_digest",
     "merge_forks",
+    "node_of",
+    "same_structure",
 ]
 
 _LIVE: weakref.WeakValueDictionary[str, _Live] = weakref.WeakValueDictionary()
@@ -48,11 +56,100 @@ class _Live:
 
     def __init__(self, session: ForkSession) -> None:
         self.session = session
+        self.changes = Changes()
         self.key = f"{process_token()}-{uuid.uuid4().hex}"
         _LIVE[self.key] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _LIVE.get, (self.key,)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """What a session had changed at some moment, since its snapshot.
+
+    Attributes
+    ----------
+    chunks : mapping of path to set of chunk coordinates
+    nodes, new, deleted : frozenset of str
+        Paths of nodes that are new or have another document, that are new, and that were removed.
+    """
+
+    chunks: Mapping[str, frozenset[tuple[int, ...]]] = field(default_factory=dict)
+    nodes: frozenset[str] = frozenset()
+    new: frozenset[str] = frozenset()
+    deleted: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, session: Any) -> SessionState:
+        """Return the state of a session or a fork."""
+        diff = session.status()
+        new, updated, deleted = (
+            frozenset(path.strip("/") for path in {*getattr(diff, f"{kind}_groups"), *getattr(diff, f"{kind}_arrays")})
+            for kind in ("new", "updated", "deleted")
+        )
+        chunks = {path.strip("/"): frozenset(tuple(c) for c in found) for path, found in diff.updated_chunks.items()}
+        return cls(chunks, new | updated, new, deleted)
+
+    def since(self, before: SessionState) -> SessionState:
+        """Return what has been changed, and was not `before`."""
+        chunks = {path: found - before.chunks.get(path, frozenset()) for path, found in self.chunks.items()}
+        return SessionState(
+            {path: found for path, found in chunks.items() if found},
+            self.nodes - before.nodes, self.new - before.new, self.deleted - before.deleted,
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a task did in a fork that merging forks would lose.
+
+    Attributes
+    ----------
+    documents : dict of key to bytes or None
+        Documents that it wrote of nodes that were there; None of a node that it removed then.
+    before : dict of key to bytes
+        What those were.
+    replaced : dict of key to str or None
+        Digest of what the other objects were that a commit wrote.
+    removed : dict of str
+        Prefixes that it removed.
+    chunks : set of str
+        Keys that it wrote over chunks that the session had changed.
+    given : dict of key to bytes or None
+        Documents of the tasks before it.
+    """
+
+    documents: dict[str, bytes | None] = field(default_factory=dict)
+    before: dict[str, bytes] = field(default_factory=dict)
+    replaced: dict[str, str | None] = field(default_factory=dict)
+    removed: dict[str, None] = field(default_factory=dict)
+    chunks: set[str] = field(default_factory=set)
+    given: dict[str, bytes | None] = field(default_factory=dict)
+
+    def next(self) -> Changes:
+        """Return the changes of a task that is given these, and has done nothing yet."""
+        return Changes(given={**self.given, **self.documents})
+
+    def joined(self, later: Changes) -> Changes:
+        """Return these changes and later ones."""
+        return Changes(
+            {**self.documents, **later.documents},
+            {**later.before, **self.before},
+            {**later.replaced, **self.replaced},
+            {**self.removed, **later.removed},
+            self.chunks | later.chunks,
+            {**self.given, **later.given},
+        )
+
+    def find(self, key: str) -> tuple[bool, bytes | None]:
+        """Tell whether a document was written, and return it."""
+        known = self.documents if key in self.documents else self.given
+        return key in known, known.get(key)
+
+    def __sizeof__(self) -> int:
+        held = (*self.documents.values(), *self.before.values(), *self.given.values())
+        return sum(len(data or b"") + 100 for data in held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +166,24 @@ class Fork:
         What to call its store.
     snapshot : str
         That the session is based on.
-    state : str
-        Digest of what the session had changed when it was forked; empty where that was nothing.
-    held : mapping of path to set of chunk coordinates
-        The chunks that the session had changed.
-    carried : frozenset of str
-        Paths of the nodes whose documents every task of the graph is given.
-    rewritten : frozenset of str
-        Those of them whose documents tasks wrote again.
+    base : SessionState
+        What the session had changed when it was forked.
+    whole : bool
+        The fork has these changes as its own, too (Icechunk 1).
+    changes : Changes
+        What travels beside it.
     """
 
-    data: bytes = dataclasses.field(repr=False)  # with the credentials of its storage
+    data: bytes = field(repr=False)  # with the credentials of its storage
     live: _Live | None
     url: str
     snapshot: str
-    state: str = ""
-    held: Mapping[str, frozenset[tuple[int, ...]]] = dataclasses.field(default_factory=dict, repr=False)
-    carried: frozenset[str] = dataclasses.field(default=frozenset(), repr=False)
-    rewritten: frozenset[str] = frozenset()
+    base: SessionState = field(default_factory=SessionState, repr=False)
+    whole: bool = False
+    changes: Changes = field(default_factory=Changes, repr=False)
 
     def __sizeof__(self) -> int:
-        return len(self.data) + 500  # what the scheduler's memory management counts
+        return len(self.data) + self.changes.__sizeof__() + 500  # what the scheduler's memory management counts
 
     def open(self) -> ForkSession:
         """Return the fork to write into: a copy, unless it is shared."""
@@ -100,67 +194,112 @@ class Fork:
         session: ForkSession = pickle.loads(self.data)
         return session
 
-    def written(self, objects: ForkObjects, *, nodes: bool) -> Fork:
-        """Return the fork after a task wrote through `objects`; `nodes` that it made are carried on."""
+    def done(self) -> Changes:
+        """Return what was done in it, beside its chunks."""
+        return self.changes if self.live is None else self.live.changes
+
+    def written(self, objects: ForkObjects) -> Fork:
+        """Return the fork after a task wrote through `objects`."""
         if self.live is not None:
             return self
-        again = objects.documents & self.carried
-        carried = self.carried | objects.documents if nodes else self.carried
-        return dataclasses.replace(self, data=pickle.dumps(objects.fork), carried=carried, rewritten=self.rewritten | again)
+        return dataclasses.replace(self, data=pickle.dumps(objects.fork), changes=objects.changes)
 
 
 class ForkObjects(ZarrObjects):
-    """The objects of a fork, noting which documents are written.
+    """The objects of a fork.
 
     Parameters
     ----------
     fork : Fork
     guarded : bool
         Refuse what a merge with other forks would undo.
+    last : bool
+        For the task that comes after all others: its changes are those of all.
     """
 
-    def __init__(self, fork: Fork, *, guarded: bool) -> None:
+    def __init__(self, fork: Fork, *, guarded: bool, last: bool = False) -> None:
         self.fork = fork.open()
         super().__init__(self.fork.store, fork.url)
-        self.documents: frozenset[str] = frozenset()
-        self._about = fork
-        self._guarded = guarded and fork.live is None and bool(fork.state)
+        if fork.live is not None:
+            self.changes = fork.live.changes
+        else:
+            # copies: a task that is run again begins with what it was given
+            self.changes = Changes().joined(fork.changes) if last else fork.changes.next()
+        self._base = fork.base
+        self._above: set[str] = set()
+        for key in (*self.changes.given, *self.changes.documents):
+            self._above.update(ancestors(node_of(key) or ""))
+        self._last = last
+        self._guarded = guarded and fork.live is None
+
+    async def _get_buffer(self, key: str, prototype: BufferPrototype, request: ByteRequest | None) -> Buffer | None:
+        known, data = self.changes.find(key)
+        if known and data is not None and request is None:
+            return prototype.buffer.from_bytes(data)
+        return await super()._get_buffer(key, prototype, request)
 
     async def _put(self, key: str, data: BytesLike) -> int:
-        if key == DOCUMENT or key.endswith(f"/{DOCUMENT}"):
-            self.documents |= {key[: -len(DOCUMENT)].rstrip("/")}
-        elif self._guarded:
-            self._check_chunk(key)
+        if node_of(key) is not None:
+            return await self._put_document(key, bytes(data))
+        if self._last and key not in self.changes.replaced:
+            self.changes.replaced[key] = content_digest(await self._get(key, None))
+        self._check_chunk(key)
+        return await super()._put(key, data)
+
+    async def _put_document(self, key: str, data: bytes) -> int:
+        found = await super()._get_buffer(key, default_buffer_prototype(), None)
+        held = None if found is None else found.to_bytes()
+        changes = self.changes
+        if held is not None or changes.find(key)[0]:
+            if held is not None and not changes.find(key)[0]:
+                changes.before.setdefault(key, held)
+            changes.documents[key] = data
+            self._above.update(ancestors(node_of(key) or ""))
+        if held is not None and same_structure(held, data):
+            return 0
         return await super()._put(key, data)
 
     def delete(self, key: str) -> None:
-        self._check_removal([key])
-        super().delete(key)
+        self.delete_many([key])
 
     def delete_many(self, keys: Sequence[str]) -> None:
         self._check_removal(keys)
+        for key in keys:
+            if (path := node_of(key)) is not None:
+                self._note_removed(path)
         super().delete_many(keys)
 
     def delete_prefix(self, prefix: str) -> None:
         if self._guarded:
-            for path in (*self._about.held, *self._about.carried):
-                if path == prefix or path.startswith(f"{prefix}/") or not prefix:
+            for path in (*self._base.chunks, *self._base.nodes):
+                if prefix in ancestors(path):
                     raise self._refused(path)
+        self._note_removed(prefix)
         super().delete_prefix(prefix)
 
+    def _note_removed(self, prefix: str) -> None:
+        changes = self.changes
+        changes.removed[prefix] = None
+        if prefix in self._above:
+            for key in (*changes.given, *changes.documents):
+                if prefix in ancestors(node_of(key) or ""):
+                    changes.documents[key] = None
+
     def _check_removal(self, keys: Iterable[str]) -> None:
-        if self._guarded:
-            for key in keys:
-                self._check_chunk(key)
-                if key.removesuffix(DOCUMENT).rstrip("/") in self._about.carried:
-                    raise self._refused(key)
+        for key in keys:
+            self._check_chunk(key)
+            if self._guarded and node_of(key) in self._base.nodes:
+                raise self._refused(key)
 
     def _check_chunk(self, key: str) -> None:
+        """Note that a chunk is replaced which the session had changed, or refuse it."""
         path, found, place = key.rpartition("/c")
         if not found or (place and not place.replace("/", "").isdigit()):
             return
-        if tuple(int(n) for n in place.split("/") if n) in self._about.held.get(path, ()):
-            raise self._refused(path)
+        if tuple(int(n) for n in place.split("/") if n) in self._base.chunks.get(path, ()):
+            if self._guarded:
+                raise self._refused(path)
+            self.changes.chunks.add(key)
 
     def _refused(self, path: str) -> PlanError:
         return PlanError(
@@ -206,19 +345,45 @@ def _sent(fork: Fork) -> ForkSource:
 
 
 def merge_forks(forks: Sequence[Fork]) -> Fork:
-    """Return one fork with the changes of all; of two that changed one thing, the later wins."""
+    """Return one fork with the changes of all, in the order of their tasks.
+
+    Raises
+    ------
+    StoreError
+        Icechunk does not merge them.
+    """
     first, *rest = forks
     if first.live is not None or not rest:
         return forks[-1]
-    session = first.open()
-    rewritten, carried = first.rewritten, first.carried
+    session, changes = first.open(), first.changes
     for fork in rest:
-        keys = [f"{path}/{DOCUMENT}".lstrip("/") for path in sorted(rewritten - fork.rewritten)]
-        before = ZarrObjects(session.store, fork.url).get_many([(key, None) for key in keys])
-        session.merge(fork.open())
-        objects = ZarrObjects(session.store, fork.url)
-        for key, was, now in zip(keys, before, objects.get_many([(key, None) for key in keys]), strict=True):
-            if was is not None and was != now:
-                objects.put(key, was)
-        rewritten, carried = rewritten | fork.rewritten, carried | fork.carried
-    return dataclasses.replace(first, data=pickle.dumps(session), rewritten=rewritten, carried=carried)
+        try:
+            session.merge(fork.open())
+        except Exception as error:
+            raise StoreError(
+                f"Icechunk does not merge what two tasks wrote: {error}; nothing has come into the session", store=fork.url
+            ) from error
+        changes = changes.joined(fork.changes)
+    return dataclasses.replace(first, data=pickle.dumps(session), changes=changes)
+
+
+def node_of(key: str) -> str | None:
+    """Return the path of the node whose document a key is, None of other keys."""
+    return key[: -len(DOCUMENT)].rstrip("/") if key == DOCUMENT or key.endswith(f"/{DOCUMENT}") else None
+
+
+def ancestors(path: str) -> list[str]:
+    """Return the paths of a node and of all above it."""
+    parts = path.split("/") if path else []
+    return ["/".join(parts[:i]) for i in range(len(parts) + 1)]
+
+
+def same_structure(one: bytes, other: bytes) -> bool:
+    """Return True if two documents differ in nothing but attributes."""
+    a, b = json.loads(one), json.loads(other)
+    return {**a, "attributes": None} == {**b, "attributes": None}
+
+
+def content_digest(data: bytes | None) -> str | None:
+    """Return a digest of an object, None of one that is absent."""
+    return None if data is None else hashlib.sha256(data).hexdigest()

@@ -1,27 +1,23 @@
-"""Writable Icechunk sessions: what forks are made of, and what gets their changes in the end."""
+"""Writable Icechunk sessions, and what forks are made of."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import pickle
-import threading
 from typing import TYPE_CHECKING, Any
 
 from zarr.core.sync import sync
 
-from dask_zv.errors import InputError, PlanError, ReadOnlyError, StoreError
+from dask_zv.errors import ReadOnlyError, StoreError
 from dask_zv.format.keys import DOCUMENT
-from dask_zv.storage.handles import StoreHandle, open_now
-from dask_zv.storage.icechunk_forks import Fork, ForkSource
-from dask_zv.storage.shard_indexes import shard_indexes
+from dask_zv.storage.faults import says
+from dask_zv.storage.handles import StoreHandle
+from dask_zv.storage.icechunk_forks import Fork, ForkSource, SessionState
 
 if TYPE_CHECKING:
     from icechunk.session import ForkSession, Session
 
-__all__ = ["can_fork", "check_not_committed", "fork_session", "merge_into_session", "session_of"]
+__all__ = ["can_fork", "check_not_committed", "copy_session", "fork_session", "is_in_memory", "session_of"]
 
-_MERGING = threading.Lock()
 _NOWHERE = "dask_zv_nothing"
 """No session has changed it, so whether it is there only the repository tells."""
 
@@ -60,30 +56,45 @@ def fork_session(handle: StoreHandle) -> ForkSource | None:
     session = session_of(handle) if can_fork(handle) else None
     if session is None:
         return None
-    about = Fork(b"", None, handle.url, session.snapshot_id)
-    if session.has_uncommitted_changes:
-        fork = _copied(session)
-        held, nodes, state = _changes(session)
-        about = dataclasses.replace(about, state=state, held=held, carried=nodes)
-    else:
-        fork = session.fork()
-    return ForkSource(dataclasses.replace(about, data=pickle.dumps(fork)))
+    base = SessionState.of(session) if session.has_uncommitted_changes else SessionState()
+    fork, whole = copy_session(session)
+    return ForkSource(Fork(pickle.dumps(fork), None, handle.url, session.snapshot_id, base, whole))
 
 
 def can_fork(handle: StoreHandle) -> bool:
-    """Tell whether :func:`fork_session` makes forks of a handle's store; raises as that does."""
+    """Return True if :func:`fork_session` makes forks of a handle's store; raises as that does."""
     if not handle.is_session or type(handle.live_store()).__name__ != "IcechunkStore":
         return False
     session = session_of(handle)
     assert session is not None
     check_not_committed(session, handle.url)
+    return not _is_in_memory(session, handle.url)
+
+
+def is_in_memory(handle: StoreHandle) -> bool:
+    """Return True if the objects of a handle's store lie in the memory of one process."""
+    session = session_of(handle)
+    if session is None:
+        return handle.one_process
+    return not session.read_only and _is_in_memory(session, handle.url)
+
+
+def _is_in_memory(session: Session, url: str) -> bool:
     try:
-        sync(_copied(session).store.exists(f"{_NOWHERE}/{DOCUMENT}"))
+        sync(pickle.loads(pickle.dumps(copy_session(session)[0])).store.exists(f"{_NOWHERE}/{DOCUMENT}"))
     except Exception as error:
-        if "No data in memory found" in str(error):  # that repository is known to its own session alone
-            return False
-        raise StoreError(f"the session's repository can't be read: {error}", store=handle.url) from error
-    return True
+        if _is_absent(error):  # a copy finds nothing: the storage is in the memory of the session itself
+            return True
+        raise StoreError(f"the session's repository can't be read: {error}", store=url) from error
+    return False
+
+
+def _is_absent(error: Exception) -> bool:
+    """Return True if an error of Icechunk says that its snapshot is not in the storage."""
+    kind = getattr(error, "kind", None)  # of releases from 2.1.2 on
+    if kind is not None:
+        return str(kind) == "object-not-found"
+    return says(error, "No data in memory found", "object not found") and not says(error, "NoSuchBucket")
 
 
 def check_not_committed(session: Session, url: str) -> None:
@@ -95,77 +106,14 @@ def check_not_committed(session: Session, url: str) -> None:
         )
 
 
-def _copied(session: Session) -> ForkSession:
-    """Return a fork with the session's changes.
-
-    Icechunk's own `fork` refuses a session with changes, since its users would merge into one that has them already. Ours are
-    merged by `merge_into_session`, which knows.
-    """
-    from icechunk.session import ForkSession
-
-    inner: Any = session._session
-    return ForkSession(type(inner).from_bytes(inner.as_bytes()))
-
-
-def _changes(session: Session) -> tuple[dict[str, frozenset[tuple[int, ...]]], frozenset[str], str]:
-    """Return what a session has changed: chunks by path, paths of nodes, and a digest of all that."""
-    diff = session.status()
-    chunks = {path.strip("/"): frozenset(tuple(c) for c in found) for path, found in diff.updated_chunks.items()}
-    kinds = (
-        diff.new_groups,
-        diff.new_arrays,
-        diff.updated_groups,
-        diff.updated_arrays,
-        diff.deleted_groups,
-        diff.deleted_arrays,
-    )
-    text = repr([sorted(kind) for kind in kinds] + [(path, sorted(chunks[path])) for path in sorted(chunks)])
-    nodes = frozenset(path.strip("/") for kind in kinds[:4] for path in kind)
-    return chunks, nodes, hashlib.sha256(text.encode()).hexdigest()
-
-
-def merge_into_session(handle: StoreHandle, fork: Fork) -> None:
-    """Give the session what a graph wrote in forks of it. All or nothing.
-
-    Raises
-    ------
-    PlanError
-        This process does not hold the session, or the session is no longer what was forked.
-    InputError
-        The store is in no session.
-    """
-    session = session_of(handle)
-    if session is None:
-        raise InputError("this report is of a write to an Icechunk session: finish it with its own store", store=handle.url)
-    if session.read_only or session.snapshot_id != fork.snapshot:
-        raise PlanError(
-            "the Icechunk session was committed or moved after this write was planned, so its changes can't be merged any "
-            "more: write again in a new session",
-            store=handle.url,
-        )
-    with _MERGING:
-        try:
-            _merge(session, fork)
-        except PlanError:
-            raise
-        except Exception as error:
-            raise StoreError(f"the changes of the write can't be merged into the session: {error}", store=handle.url) from error
-    for objects in open_now(handle):  # what is kept of its shards is old
-        shard_indexes(objects).clear()
-
-
-def _merge(session: Session, fork: Fork) -> None:
-    changed = session.has_uncommitted_changes
-    if not changed or not fork.state or _changes(session)[2] != fork.state:
-        # a union is right, where what the session has was not there when it was forked
-        session.merge(fork.open())
-        return
-    # the fork has all that the session has, and a union would bring back what it removed of that
-    backup = _copied(session)
-    session.discard_changes()
+def copy_session(session: Session) -> tuple[ForkSession, bool]:
+    """Return a fork that sees the session's changes, and whether it has them as its own, too."""
     try:
-        session.merge(fork.open())
-    except BaseException:
-        session.discard_changes()
-        session.merge(backup)
-        raise
+        return session.fork(), False
+    except ValueError:
+        # Icechunk 1 forks no session with changes, since its users would merge into one that has them already, and has no
+        # public way to do it: `icechunk_merging` knows what it merges
+        from icechunk.session import ForkSession
+
+        inner: Any = session._session
+        return ForkSession(type(inner).from_bytes(inner.as_bytes())), True

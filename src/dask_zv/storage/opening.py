@@ -10,11 +10,13 @@ from dask_zv.format.documents import group_document, parse_document
 from dask_zv.format.generations import detect_generation
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.icechunk_sessions import is_in_memory
+from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.snapshot import together
 from dask_zv.storage.targets import resolve_target
 
-__all__ = ["Mode", "open_empty", "open_root"]
+__all__ = ["Mode", "objects_are_cheap", "open_empty", "open_root"]
 
 Mode = Literal["r", "r+", "a", "w", "w-"]
 _V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
@@ -150,3 +152,11 @@ def _refuse_other_things(objects: Objects, prefix: str, mode: str) -> None:
         )
     if mode in ("w", "w-"):
         raise StoreError("nodes are here without a root group: empty the target by hand first", store=where)
+
+
+def objects_are_cheap(handle: StoreHandle) -> bool:
+    """Return True if a store takes many small objects as fast as few large ones: a local directory, or memory.
+
+    An Icechunk repository does not, wherever it lies: every chunk is an object and an entry of its manifests.
+    """
+    return isinstance(open_objects(handle), LocalObjects) or is_in_memory(handle)

@@ -21,9 +21,8 @@ from dask_zv.pipelines.stores.store import SETTINGS, Store, open
 from dask_zv.storage.codecs import cell_codec
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layouts import Layout, check_layout
-from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.nodes import merge_attributes
-from dask_zv.storage.opening import open_empty
+from dask_zv.storage.opening import objects_are_cheap, open_empty
 
 __all__ = ["convert"]
 
@@ -134,7 +133,7 @@ def convert(
     check_reachable(store.handle)
     handle, prefix = open_empty(target, storage_options, overwrite=overwrite)
     check_reachable(handle)
-    local = isinstance(open_objects(handle), LocalObjects) or handle.one_process
+    local = objects_are_cheap(handle)
     builder = GraphBuilder("zv-convert", watched=bool(progress))
     wanted = LevelTarget(handle, prefix, chosen, shard_chunks, codecs, local)
     levels = [add_level(builder, store.level(n), wanted) for n in store.levels]

@@ -23,10 +23,9 @@ from dask_zv.storage.codecs import cell_codec
 from dask_zv.storage.grid_defaults import grid_of_bounds, grid_settings, shard_shape_of
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layouts import check_layout
-from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.nodes import ensure_groups, put_documents
 from dask_zv.storage.objects import join
-from dask_zv.storage.opening import open_empty
+from dask_zv.storage.opening import objects_are_cheap, open_empty
 
 __all__ = ["FEW_CHUNKS", "SHARD_CHUNKS", "create", "packing", "position_dtype"]
 
@@ -85,8 +84,8 @@ def create(
         (ZV 0.7): an array per chunk.
     shard_chunks : int, sequence of int, or "auto"
         Chunks packed into one object per array, or (layout ``grid``) the extents of such a shard in chunks; 1 keeps an object
-        per chunk. "auto": 1 for at most 4,096 chunks on a local file system, else 256. Packing is what makes many chunks
-        fast; other tools read single objects faster than shards.
+        per chunk. "auto": 1 for at most 4,096 chunks on a local file system or in memory, else 256. Packing is what makes many
+        chunks fast; other tools read single objects faster than shards.
     compressor : {"auto", "zstd", "blosc", None}, or a list of Zarr codecs
         Of the chunks. "auto" is "zstd" in layout ``grid``; layout ``per_chunk`` stores raw bytes.
     storage_options : mapping, optional
@@ -137,7 +136,7 @@ def create(
         settings["codecs"] = [dict(c) for c in codecs]
         if bounds is not None:
             origin, shape = grid_of_bounds(metadata.chunk_shape, *metadata.bounds)
-            local = isinstance(open_objects(handle), LocalObjects) or handle.one_process
+            local = objects_are_cheap(handle)
             shards = packing(shard_chunks, math.prod(shape), shape, local=local)
             own[SETTINGS]["grid"] = grid_settings(GridSpec(tuple(shape), tuple(origin), shards, codecs))
     name = (prefix or urlsplit(handle.url).path).rstrip("/").rpartition("/")[2]

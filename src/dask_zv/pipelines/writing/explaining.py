@@ -30,5 +30,7 @@ def not_begun(level: Level) -> AbstractContextManager[None]:
 
 def not_ended(level: Level, *, journal: bool) -> AbstractContextManager[None]:
     """Say of errors inside how the write is finished."""
+    if level.place.handle.is_session:
+        return _noted(f"nothing of the write to {level.url} is in the Icechunk session: the same call can be made again")
     again = "resume=True, which keeps the blocks that are stored" if journal else "mode='overwrite'"
     return _noted(f"the write to {level.url} did not come to its end: the same call finishes it with {again}")

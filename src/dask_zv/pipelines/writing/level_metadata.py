@@ -26,9 +26,9 @@ from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid_commit import GridPlan
 from dask_zv.storage.grid_defaults import grid_of_bounds, grid_settings
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.opening import objects_are_cheap
 
 _MOST_SHARD_BYTES = 64 << 20
 """Before compression; a block is at least a shard, so this bounds what a task must hold."""
@@ -36,7 +36,7 @@ _MOST_SHARD_BYTES = 64 << 20
 __all__ = ["grid_plan", "level_attributes", "old_nodes", "root_attributes", "shards_of"]
 
 
-def shards_of(store: Store, objects: Objects, scan: Scan, row_bytes: int) -> int | None:
+def shards_of(store: Store, scan: Scan, row_bytes: int) -> int | None:
     """Return the chunks per shard, None for an object per chunk.
 
     Where the store leaves it to us, shards are so small that the densest has a bounded number of bytes.
@@ -48,7 +48,7 @@ def shards_of(store: Store, objects: Objects, scan: Scan, row_bytes: int) -> int
     """
     coords = scan.coords
     asked = store.settings.get("shard_chunks", "auto")
-    local = isinstance(objects, LocalObjects) or store.handle.one_process
+    local = objects_are_cheap(store.handle)
     if asked == 1 or (asked == "auto" and local and len(coords) <= FEW_CHUNKS):
         return None
     if len(coords) and int(morton_codes(coords).max()) > np.iinfo(np.int64).max:
@@ -94,7 +94,7 @@ def grid_plan(level: Level, scan: Scan, arrays: Sequence[str], mode: str, row_by
         corners += [np.array(origin, np.int64), np.array(origin, np.int64) + np.array(shape, np.int64) - 1]
     low, high = np.min(corners, axis=0), np.max(corners, axis=0)
     extents: list[int] = (high - low + 1).tolist()
-    local = isinstance(open_objects(store.handle), LocalObjects) or store.handle.one_process
+    local = objects_are_cheap(store.handle)
     asked = store.settings.get("shard_chunks", "auto")
     shards = packing(asked, len(scan.coords), extents, local=local)
     if asked == "auto":

@@ -180,7 +180,7 @@ class Write:
             if self.replace and len(place.open().list_keys("vertices")):
                 grid = dataclasses.replace(grid, marker=uuid.uuid4().hex[:12])
         else:
-            shards = shards_of(store, opened, scan, schema.row_bytes)
+            shards = shards_of(store, scan, schema.row_bytes)
         marker = uuid.uuid4().hex[:12] if self.replace and grid is None else ""
         cells = None if grid is None else grid.specs["vertices"]
         plan = plan_blocks(scan, schema.row_bytes, shards, self.partitions.count, cells, task_memory())
