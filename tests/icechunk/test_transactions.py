@@ -96,7 +96,7 @@ def test_one_snapshot_whatever_the_scheduler(scheduler, repo, kind):
     session = repo.writable_session("main")
     store = dzv.create(session, geometry=kind, chunk_shape=CHUNK, layout=KINDS[kind]) if kind != "point_cloud" else None
     if store is None:
-        store = dzv.create(session, chunk_shape=CHUNK)
+        store = dzv.create(session, chunk_shape=CHUNK, shard_chunks=8)
         assert dzv.write_points(store, **arguments()).blocks > 3
     else:
         write(store, data)
@@ -148,7 +148,7 @@ def test_two_writes_in_one_session(scheduler, use_scheduler, repo):
 def test_waves_are_one_snapshot(scheduler, use_scheduler, repo):
     data = some_data(np.random.default_rng(5), "mesh", 90, CHUNK)
     session = repo.writable_session("main")
-    store = dzv.create(session, geometry="mesh", chunk_shape=CHUNK)
+    store = dzv.create(session, geometry="mesh", chunk_shape=CHUNK, shard_chunks=1)
     with use_scheduler(scheduler), dask.config.set({"dask_zv.max-graph-tasks": 8}):
         assert write(store, data).blocks > 3
     assert messages(repo) == []

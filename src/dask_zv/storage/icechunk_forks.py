@@ -231,6 +231,7 @@ class ForkObjects(ZarrObjects):
             self._above.update(ancestors(node_of(key) or ""))
         self._last = last
         self._guarded = guarded and fork.live is None
+        self._whole = fork.whole
 
     async def _get_buffer(self, key: str, prototype: BufferPrototype, request: ByteRequest | None) -> Buffer | None:
         known, data = self.changes.find(key)
@@ -297,7 +298,7 @@ class ForkObjects(ZarrObjects):
         if not found or (place and not place.replace("/", "").isdigit()):
             return
         if tuple(int(n) for n in place.split("/") if n) in self._base.chunks.get(path, ()):
-            if self._guarded:
+            if self._guarded and self._whole:  # other forks have it as it was, and of two that have it the later wins
                 raise self._refused(path)
             self.changes.chunks.add(key)
 

@@ -162,7 +162,7 @@ class _Merge:
     def _check_chunks(self) -> None:
         """Raise where the session has changed, since it was forked, chunks and nodes that the graph wrote or removed, too."""
         for key, digest in self.changes.replaced.items():
-            if content_digest(self.here.get(key)) != digest and key.rpartition("/c")[0] not in self.mine.new:
+            if content_digest(self.here.get(key)) != digest and not self._is_made(key.rpartition("/c")[0]):
                 raise self._conflict(key)
         both = [p for p in self.mine.new & self.since.new if p not in self._alike()]
         both += [p for p, found in self.mine.chunks.items() if found & self.since.chunks.get(p, frozenset())]
@@ -172,6 +172,10 @@ class _Merge:
         both += [p for p in touched if _is_in(p, self.since.deleted)]
         if both:
             raise self._conflict(min(both))
+
+    def _is_made(self, path: str) -> bool:
+        """Return True if the graph made a node, or made it again."""
+        return path in self.mine.new or _is_in(path, self.changes.removed)
 
     def _alike(self) -> set[str]:
         """Return the groups without attributes that both have made: one is as good as the other."""
