@@ -150,7 +150,7 @@ class _Merge:
         out: dict[str, bytes] = {}
         for key, data in written.items():
             path = node_of(key) or ""
-            if path in self.mine.new or now[key] == self.changes.before.get(key):
+            if self._is_made(path) or now[key] == self.changes.before.get(key):
                 out[key] = data
             else:
                 merged = _merged(self.changes.before.get(key), data, now[key])
