@@ -23,6 +23,7 @@ the caller from any worker.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 __all__ = [
@@ -40,6 +41,24 @@ __all__ = [
 ]
 
 _PLACES = ("store", "array", "chunk", "offset")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What changes a terminal or the order of a line, and the halves of characters, which can't be printed."""
+
+
+def has_control(text: str) -> bool:
+    """Return True if a text has characters that no name may have."""
+    return _CONTROL.search(text) is not None
+
+
+def escaped(text: str) -> str:
+    """Return a text with its control characters as Python writes them.
+
+    Examples
+    --------
+    >>> print(escaped("x\\x1b[2J"))
+    x\\x1b[2J
+    """
+    return _CONTROL.sub(lambda c: c[0].encode("unicode_escape").decode(), text)
 
 
 def _rebuild(cls: type[ZVError], message: str, places: dict[str, Any]) -> ZVError:
@@ -68,6 +87,7 @@ class ZVError(Exception):
         chunk: str | None = None,
         offset: int | None = None,
     ) -> None:
+        message = escaped(message)  # names in it may come of a store that somebody else made
         super().__init__(message)
         self.message = message
         self.store = store
@@ -79,7 +99,7 @@ class ZVError(Exception):
         places = self._places()
         if not places:
             return self.message
-        return f"{self.message} [{', '.join(f'{k} {v}' for k, v in places.items())}]"
+        return escaped(f"{self.message} [{', '.join(f'{k} {v}' for k, v in places.items())}]")
 
     def _places(self) -> dict[str, Any]:
         return {k: v for k in _PLACES if (v := getattr(self, k)) is not None}

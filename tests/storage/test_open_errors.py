@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import logging
+import os
 import pickle
 import sys
 import traceback
+import unicodedata
 import uuid
 import zipfile
 
 import fsspec
+import numpy as np
 import pytest
+import xarray as xr
 import zarr
+from s3_account import BUCKET
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath, ZipStore
 
 import dask_zv as dzv
@@ -402,3 +408,172 @@ def test_wrapped_icechunk_wants_nodes_first(make_store):
         group.write_bytes("0/w", "0", b"34")
     assert group.read_bytes("0/v", "0") == b"12"
     assert group.read_bytes("0/w", "0") == b"34"
+
+
+# -------------------------------------------------------------------------------------------------- names that are taken as they are
+
+
+def test_characters_of_urls_in_keys(s3_options, s3_endpoint):
+    import boto3
+
+    client = boto3.client(
+        "s3", endpoint_url=s3_endpoint, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
+    )
+    base = f"chars-{uuid.uuid4().hex}"
+    names = ["a", "a#b", "a#c", "a%20b", "a b", "a%23b", "100%", "ä+&=;@:~", "a#b/c#d"]
+    for i, name in enumerate(names):
+        url = f"s3://{BUCKET}/{base}/{name}"
+        store = dzv.create(url, chunk_shape=(1, 1), crs={"number": i}, storage_options=s3_options)
+        assert store.url == url
+    for i, name in enumerate(names):
+        url = f"s3://{BUCKET}/{base}/{name}"
+        assert dzv.open(url, storage_options=s3_options).metadata.crs == {"number": i}, name
+        # the keys are those that fsspec has for the URL
+        assert client.head_object(Bucket=BUCKET, Key=fsspec.core.url_to_fs(url, anon=True)[1].partition("/")[2] + "/zarr.json")
+
+
+def test_keys_that_libraries_disagree_on_are_refused(monkeypatch):
+    for url in ("s3://bucket/a?b", "gs://bucket/a?x=1", "az://c/a?sig=s3cr3t", "abfs://c/x/a?b"):
+        with pytest.raises(dzv.InputError, match=r"/a\?…' has a '\?'") as caught:
+            dzv.create(url, chunk_shape=(1, 1))
+        assert "s3cr3t" not in str(caught.value)
+    with pytest.raises(dzv.InputError, match="has a '#'"):
+        dzv.open("https://host/a#b")
+    with pytest.raises(dzv.InputError, match="control characters"):
+        dzv.create("memory://a\nb", chunk_shape=(1, 1))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(dzv.InputError, match="has a query"):
+        dzv.open("https://host/a?x=1")
+
+
+def test_file_urls_have_no_fragment_and_no_query(tmp_path):
+    for name in ("a", "a#b", "a?b"):
+        dzv.create(tmp_path / name, chunk_shape=(1, 1), crs={"name": name})
+    for name in ("a", "a#b", "a?b"):
+        assert dzv.open(f"file://{tmp_path}/{name}").metadata.crs == {"name": name}
+        assert dzv.open((tmp_path / name).as_uri()).metadata.crs == {"name": name}
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    names = [os.fsdecode(b"s\xff.zv"), os.fsdecode(b"s\xfe.zv"), "s\ufffd.zv"]
+    for i, name in enumerate(names):
+        dzv.create(tmp_path / name, chunk_shape=(1, 1), crs={"number": i})
+    dzv.create(tmp_path / names[0], chunk_shape=(1, 1), crs={"number": 7}, overwrite=True)
+    dzv.write_points(dzv.open(tmp_path / names[0], "r+"), np.zeros((3, 2)))
+    for name, number in zip(names, (7, 1, 2), strict=True):
+        store = dzv.open(tmp_path / name)
+        assert store.metadata.crs == {"number": number}
+        assert dzv.open(store.url).metadata.crs == {"number": number}
+        repr(store).encode()
+    assert len(dzv.open(str(tmp_path / names[0])).level(0).read().positions) == 3
+    with pytest.raises(dzv.NotFoundError) as caught:
+        dzv.open(tmp_path / os.fsdecode(b"\xff"))
+    str(caught.value).encode()
+
+
+class Upath:
+    """What dask-zv looks at in a UPath."""
+
+    def __init__(self, protocol, path, **options):
+        self.protocol, self.path, self.storage_options = protocol, path, options
+        self.fs, self.root, self.parts = None, "/", ()
+
+    def joinpath(self, *_):
+        raise NotImplementedError
+
+    def __str__(self):
+        return f"{self.protocol}://{self.path}" if self.protocol else self.path
+
+
+def test_upaths(tmp_path, s3_options):
+    try:
+        from upath import UPath
+    except ImportError:
+        makers = {"local": lambda p: Upath("", str(p)), "file": lambda p: Upath("file", str(p))}
+        remote = Upath("s3", f"{BUCKET}/upath.zv", **s3_options)
+        memory = Upath("memory", "/upath.zv")
+    else:
+        makers = {"local": UPath, "file": lambda p: UPath(f"file://{p}")}
+        remote, memory = UPath(f"s3://{BUCKET}/upath.zv", **s3_options), UPath("memory:///upath.zv")
+    for kind, make in makers.items():
+        path = tmp_path / f"{kind} #1.zv"
+        dzv.create(make(path), chunk_shape=(1, 1))
+        assert dzv.open(path).url == path.as_uri()
+    dzv.create(remote, chunk_shape=(1, 1), overwrite=True)
+    assert dzv.open(f"s3://{BUCKET}/upath.zv", storage_options=s3_options).axes == ("x", "y")
+    dzv.create(memory, chunk_shape=(1, 1), overwrite=True)
+    assert dzv.open(memory).axes == ("x", "y")
+    assert not list(tmp_path.glob("zarr.json"))
+
+
+def test_mappers_are_told_by_their_type(tmp_path):
+    class Looks:
+        fs, root = fsspec.filesystem("file"), str(tmp_path)
+
+    with pytest.raises(dzv.InputError, match="a Looks is no target"):
+        dzv.create(Looks(), chunk_shape=(1, 1))
+
+
+def test_overwriting_a_link_replaces_what_it_points_to(tmp_path):
+    (tmp_path / "disk").mkdir()
+    there, link = tmp_path / "disk" / "s.zv", tmp_path / "link.zv"
+    link.symlink_to(there)
+    for overwrite in (False, True, True):  # the first finds nothing where the link leads
+        store = dzv.create(link, chunk_shape=(1, 1), overwrite=overwrite)
+        dzv.write_points(store, np.zeros((3, 2)))
+        assert link.is_symlink()
+        assert len(dzv.open(there).level(0).read().positions) == 3
+    dzv.open_group(link, "w").write_bytes("a", "0.0", b"1")
+    assert link.is_symlink()
+    assert sorted(p.name for p in there.iterdir()) == ["a", "zarr.json"]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for folder in ("/proc/nothing", "/proc/nothing/below/it", tmp_path / "file" / "below"):
+        with pytest.raises(dzv.StoreError, match="failed"):
+            dzv.create(f"{folder}/s.zv", chunk_shape=(1, 1))
+
+
+ODD = ["a\nb", "a\x1b[2J", "a\x07", "a\x7f", "a\x9b", "a\u2028b", "a\u202eb", "a\ud800"]
+
+
+def test_control_characters_are_refused_where_names_are_given(tmp_path):
+    points = np.zeros((2, 2))
+    ends = [[0, 1]]
+    for layout in ("grid", "per_chunk"):
+        options = {"chunk_shape": (1, 1), "layout": layout}
+        for odd in ODD:
+            for axis in ({"name": odd}, {"name": "c", "unit": odd}, {"name": "c", "type": odd}):
+                with pytest.raises(dzv.InputError, match=r"control characters") as caught:
+                    dzv.create({}, axes=[axis, "x", "y"], **{**options, "chunk_shape": (1, 1, 1)})
+                assert odd not in str(caught.value)
+            for given in ({"attributes": {odd: [1, 2]}}, {"object_ids": [0, 0], "object_attributes": {odd: [1]}}):
+                with pytest.raises(dzv.InputError, match=r"control characters") as caught:
+                    dzv.write_points(dzv.create({}, **options), points, **given)
+                assert odd not in str(caught.value)
+    for odd in ODD:
+        graph = dzv.create({}, geometry="graph", chunk_shape=(1, 1))
+        with pytest.raises(dzv.InputError, match=r"control characters"):
+            dzv.write_graph(graph, points, edges=ends, edge_attributes={odd: [1]})
+        groups = {"object_ids": [0, 0], "groups": {0: [0]}, "group_attributes": {odd: [1]}}
+        with pytest.raises(dzv.InputError, match=r"control characters"):
+            dzv.write_points(dzv.create({}, chunk_shape=(1, 1)), points, **groups)
+
+
+def test_control_characters_of_others_are_escaped(tmp_path):
+    path = tmp_path / "s.zv"
+    store = dzv.create(path, chunk_shape=(1, 1), axes=[{"name": "qqq", "unit": "uuu"}, "y"])
+    dzv.write_points(store, np.zeros((2, 2)), attributes={"www": [1, 2]})
+    text = (path / "zarr.json").read_text()
+    for odd in ODD:
+        code = json.dumps(odd)[1:-1]
+        (path / "zarr.json").write_text(text.replace("qqq", code).replace("uuu", f"{code}u"))
+        found = dzv.open(path)
+        level = found.level(0)
+        ds = xr.open_dataset(path, engine="zv")
+        shown = [found, level, level.read(), ds.zv, ds.zv.density(spacing=1).attrs, dzv.InputError(odd, store=odd)]
+        texts = [*map(repr, shown), found._repr_html_(), level._repr_html_(), ds.zv._repr_html_(), str(shown[-1])]
+        for each in texts:
+            assert odd not in each
+            assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl") for c in each if c != "\n"), each

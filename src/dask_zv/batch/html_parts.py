@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from dask_zv.errors import escaped
+
 __all__ = ["count", "error", "faint", "frame", "heading", "pairs", "size", "table", "text"]
 
 _LONGEST = 200
@@ -20,7 +22,7 @@ _CELL = "padding:2px 14px 2px 0;vertical-align:top;white-space:normal;max-width:
 
 def text(value: object, longest: int = _LONGEST) -> str:
     """Return a value as escaped text, cut off where it is long."""
-    whole = str(value)
+    whole = escaped(str(value))
     return escape(whole if len(whole) <= longest else f"{whole[: longest - 1]}…")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dask_zv.errors import escaped
+
 __all__ = ["Geometry", "Links"]
 
 
@@ -73,7 +75,7 @@ class Geometry:
                 lines.append(f"  {len(links):,} {name}")
         if self.object_ids is not None:
             lines.append(f"  of {len(np.unique(self.object_ids[self.object_ids >= 0])):,} objects")
-        return "\n".join(lines)
+        return "\n".join(map(escaped, lines))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError, InputError, MetadataError
+from dask_zv.errors import FormatError, InputError, MetadataError, has_control
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.spatial.grid import ChunkGrid
 
@@ -56,7 +56,7 @@ def check_attribute_name(name: object, axes: tuple[str, ...]) -> str:
     """
     if not isinstance(name, str) or not name:
         raise InputError(f"attribute names are non-empty strings, not {name!r}")
-    if "/" in name or "\\" in name or name in (".", "..", "zarr.json") or any(ord(c) < 32 or ord(c) == 127 for c in name):
+    if "/" in name or "\\" in name or name in (".", "..", "zarr.json") or has_control(name):
         raise InputError(f"attribute {name!r}: a name can't hold '/', '\\' or control characters, nor be '.' or 'zarr.json'")
     if name in axes:
         raise InputError(f"attribute {name!r} has the name of an axis: rename one of them")

@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
-from urllib.parse import urlsplit, urlunsplit
 
 from zarr.abc.store import Store
 
@@ -158,11 +157,12 @@ def secrets_in(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def public_url(url: str) -> str:
-    """Return a URL without what may be secret in it: user, password, query (signatures) and fragment."""
-    parts = urlsplit(url)
-    if parts.scheme in ("file", "memory"):
+    """Return a URL without what may be secret in it: user, password and query (signatures)."""
+    scheme, mark, rest = url.partition("://")
+    if scheme in ("file", "memory"):
         return url
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def handle_for_url(url: str, options: Mapping[str, Any], opener: Opener, *, read_only: bool) -> StoreHandle:

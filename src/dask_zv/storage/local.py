@@ -281,10 +281,18 @@ class LocalObjects:
         try:
             os.mkdir(path)  # noqa: PTH102
         except FileExistsError:
-            return False
+            if path != self.root or os.path.exists(path):  # noqa: PTH110
+                return False
+            os.makedirs(os.path.realpath(path), exist_ok=True)  # noqa: PTH103 - the store's own link leads to what is not there yet
         except FileNotFoundError:
-            self._make_directories(path.rpartition("/")[0])
-            return self._make_directories(path)
+            above = path.rpartition("/")[0]
+            if not above:
+                raise
+            self._make_directories(above)
+            try:
+                os.mkdir(path)  # noqa: PTH102 - once: where nothing can be made, as in /proc, the folder above is there
+            except FileExistsError:
+                return False
         return True
 
     def delete(self, key: str) -> None:
@@ -299,7 +307,7 @@ class LocalObjects:
 
     def delete_prefix(self, prefix: str) -> None:
         self._check_writable()
-        path = Path(self._own_path(prefix, set()))
+        path = Path(self._own_path(prefix, set()) if prefix else os.path.realpath(self.root))  # a link to the store stays
         with self._errors("deleting", prefix):
             while path.is_dir() and not path.is_symlink():
                 with suppress(FileNotFoundError):  # another removes the same, and was faster at something in it

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import zarr
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath, WrapperStore, ZipStore
 
-from dask_zv.errors import InputError, StoreError
+from dask_zv.errors import InputError, StoreError, has_control
 from dask_zv.storage.handles import ICECHUNK_SESSION, StoreHandle, handle_for_store, handle_for_url, public_url, secrets_in
 from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.objects import Objects, ZarrObjects, join
@@ -62,9 +62,9 @@ def resolve_target(
 
     Parameters
     ----------
-    target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
+    target : str, Path, UPath, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
     storage_options : mapping, optional
-        Options of a URL.
+        Options of a URL, beside those of a UPath.
     read_only : bool
         Never write through this handle.
 
@@ -76,6 +76,9 @@ def resolve_target(
         Something that is no target, or options for a target that takes none.
     """
     options = dict(storage_options or _NO_OPTIONS)
+    if all(hasattr(target, name) for name in ("protocol", "storage_options", "path", "joinpath")):  # a UPath
+        path: Any = target
+        return _resolve_upath(path, {**path.storage_options, **options}, read_only), ""
     if isinstance(target, str | Path):
         return _resolve_path(str(target), options, read_only), ""
     if options:
@@ -88,7 +91,7 @@ def resolve_target(
         return _resolve_store(target, read_only), ""
     if isinstance(target, dict):
         return _resolve_store(_dict_store(target), read_only), ""
-    if hasattr(target, "fs") and hasattr(target, "root"):
+    if _is_mapper(target):
         return _resolve_mapper(target, read_only)
     if hasattr(target, "store") and isinstance(target.store, Store):  # an Icechunk session
         return _resolve_store(target.store, read_only), ""
@@ -108,11 +111,12 @@ def _resolve_path(text: str, options: dict[str, Any], read_only: bool) -> StoreH
     if not found:
         return _resolve_local(Path(text).expanduser(), options, read_only)
     if scheme == "file":
-        parts = urlsplit(text)
-        if parts.netloc not in ("", "localhost"):
-            host = parts.netloc.rpartition("@")[2]
-            raise StoreError(f"'file://{host}{parts.path}' names the host {host!r}: a local URL is file:///absolute/path")
-        return _resolve_local(Path(unquote(parts.path)), options, read_only)
+        host, _, rest = text.partition("://")[2].partition("/")  # "#" and "?" are characters as any, to fsspec as well
+        if host not in ("", "localhost"):
+            host = host.rpartition("@")[2]
+            raise StoreError(f"'file://{host}/…' names the host {host!r}: a local URL is file:///absolute/path")
+        return _resolve_local(_path_of_url(f"/{rest}"), options, read_only)
+    _check_key(scheme, text)
     url = f"{scheme}://{text.partition('://')[2].rstrip('/')}"
     if scheme == "memory":
         if url not in _MEMORY:
@@ -129,6 +133,37 @@ def _resolve_path(text: str, options: dict[str, Any], read_only: bool) -> StoreH
         )
     _require_fsspec(scheme, text)
     return handle_for_url(url, options, _open_fsspec, read_only=read_only)
+
+
+def _path_of_url(text: str) -> Path:
+    """Return the path in a ``file`` URL; bytes that are no UTF-8 are those of the file's name, as :mod:`os` holds them."""
+    return Path(unquote(text, errors="surrogateescape"))
+
+
+def _check_key(scheme: str, text: str) -> None:
+    """Raise :class:`InputError` where libraries would take a URL for another key than the one that is meant."""
+    key = text.partition("://")[2]
+    start, mark, _ = key.partition("?")
+    shown = public_url(f"{scheme}://{start}")
+    if has_control(key):
+        raise InputError(f"'{shown}' has control characters, which no key of a store has")
+    if scheme in ("http", "https"):
+        if "#" in key:
+            raise InputError(f"'{shown}' has a '#', which no server is sent: write it as %23 if the name has one")
+        if mark and importlib.util.find_spec("obstore") is None:
+            raise InputError(f"'{shown}?…' has a query, which fsspec would put before the names of objects: install obstore")
+    elif mark and scheme in _OBSTORE_SCHEMES:
+        raise InputError(
+            f"'{shown}?…' has a '?', which is part of the key to some libraries and begins a query to others: give credentials "
+            "by storage_options, and the store a key without '?'"
+        )
+
+
+def _resolve_upath(path: Any, options: dict[str, Any], read_only: bool) -> StoreHandle:
+    if path.protocol in ("", "file", "local"):
+        options.pop("auto_mkdir", None)  # of fsspec's own; folders are made here, too
+        return _resolve_local(Path(path.path), options, read_only)
+    return _resolve_path(str(path), options, read_only)
 
 
 def _require_fsspec(scheme: str, text: str) -> None:
@@ -156,13 +191,13 @@ def _resolve_local(path: Path, options: dict[str, Any], read_only: bool) -> Stor
 
 
 def _open_local(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
-    return LocalObjects(Path(unquote(urlsplit(url).path)), read_only=read_only, **options)
+    return LocalObjects(_path_of_url(urlsplit(url).path), read_only=read_only, **options)
 
 
 def _open_zip(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
     import zipfile
 
-    path = Path(unquote(urlsplit(url).path))
+    path = _path_of_url(urlsplit(url).path)
     try:
         store = sync(ZipStore.open(path, mode="r", read_only=True))
     except (OSError, zipfile.BadZipFile) as error:
@@ -193,8 +228,12 @@ def _obstore_from_url(url: str, options: Mapping[str, Any]) -> Any:
     import obstore.store
     from obstore.exceptions import BaseError
 
+    scheme, _, place = url.partition("://")
+    if scheme not in ("http", "https"):
+        host, slash, key = place.partition("/")
+        url = f"{scheme}://{host}{slash}{quote(key)}"  # it unquotes keys, and ends them at "#"; to fsspec they are plain text
     try:
-        return obstore.store.from_url(url, **_translate(url.partition("://")[0], options))
+        return obstore.store.from_url(url, **_translate(scheme, options))
     except (BaseError, TypeError, ValueError, OSError) as error:
         failure = _not_opened(url, options, error)
     raise failure  # as in _open_fsspec_store
@@ -292,6 +331,13 @@ def _describe(store: Store) -> str:
         prefix = getattr(inner_store, "prefix", None)
         return f"{name}({join(str(bucket or ''), str(prefix or ''))})"
     return f"{type(store).__name__}"
+
+
+def _is_mapper(target: object) -> bool:
+    """Return True for a mapper of fsspec's."""
+    import fsspec
+
+    return isinstance(target, fsspec.FSMap)
 
 
 def _resolve_mapper(mapper: Any, read_only: bool) -> tuple[StoreHandle, str]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from xarray import IndexSelResult, IndexVariable, Variable
 from xarray.indexes import Index, PandasIndex
 
+from dask_zv.errors import escaped
 from dask_zv.pipelines.source.columns import LevelRows, rows_in
 from dask_zv.pipelines.source.edge_rows import EdgeRows
 from dask_zv.xarray_backend.arrays import lazy_variable
@@ -353,7 +354,7 @@ class AxisIndex(Index):
         return f"AxisIndex ({self.rows._about()})"[:max_width]
 
     def __repr__(self) -> str:
-        return f"<AxisIndex {', '.join(self.names)}: {self.rows!r}>"
+        return escaped(f"<AxisIndex {', '.join(self.names)}: {self.rows!r}>")
 
 
 def _number(name: Any, label: Any) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dask_zv.batch.arrays import refuse_expressions
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.run import check_reachable, compute_one
-from dask_zv.errors import InputError
+from dask_zv.errors import InputError, escaped
 from dask_zv.pipelines.analysis.cells import CellGrid, corners_of, make_cells
 from dask_zv.pipelines.analysis.chunks import ChunkBlock, ChunkReader, plan_chunk_blocks
 from dask_zv.storage.handles import StoreHandle
@@ -60,7 +60,7 @@ class Density:
     def __repr__(self) -> str:
         what = self.statistic if self.weights is None else f"{self.statistic} of {self.weights}"
         sizes = " x ".join(f"{n:,} {name}" for name, n in zip(self.dims, self.values.shape, strict=True))
-        return f"<dask_zv.Density: {what} in {sizes} cells>"
+        return escaped(f"<dask_zv.Density: {what} in {sizes} cells>")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

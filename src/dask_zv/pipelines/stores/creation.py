@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import DTypeLike
 
-from dask_zv.errors import InputError, MetadataError
+from dask_zv.errors import InputError, MetadataError, has_control
 from dask_zv.format.axes import Axis, parse_axes
 from dask_zv.format.documents import dump_json, group_document, to_json
 from dask_zv.format.grids import GridSpec, codec_list
@@ -228,6 +228,9 @@ def _root_metadata(
 ) -> RootMetadata:
     chunk = _edges(chunk_shape, "chunk_shape", None)
     parsed = parse_axes(axes, len(chunk))
+    odd = next((t for a in parsed for t in (a.name, a.type, a.unit or "") if has_control(t)), None)
+    if odd is not None:
+        raise InputError(f"names, types and units of axes have no control characters: {odd!r:.80}")
     bins = None if bin_shape is None else _edges(bin_shape, "bin_shape", len(chunk))
     low = high = (0.0,) * len(chunk)
     if bounds is not None:

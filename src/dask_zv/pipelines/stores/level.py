@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from dask_zv.batch.group import Group
 from dask_zv.batch.tasks import Place
-from dask_zv.errors import MetadataError
+from dask_zv.errors import MetadataError, escaped
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, chunk_table, find_source
@@ -249,7 +249,7 @@ class Level:
         lines.append(f"  positions: {s.dtype} x {s.grid.ndim}")
         if parts:
             lines.append(f"  attributes: {', '.join(parts)}")
-        return "\n".join(lines)
+        return "\n".join(map(escaped, lines))
 
     def _repr_html_(self) -> str:
         from dask_zv.pipelines.stores.html import level_summary_html

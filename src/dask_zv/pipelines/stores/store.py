@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dask_zv.batch.forks import finish_write
 from dask_zv.batch.group import Group
-from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError
+from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, escaped
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.metadata import RootMetadata
@@ -240,7 +240,7 @@ class Store:
             unit = f" {axis.unit}" if axis.unit else ""
             lines.append(f"  {axis.name}: {a:g} … {b:g}{unit}, chunks of {c:g}")
         lines += [f"  level {n}: {self.level(n).metadata.vertex_count:,} vertices" for n in self.levels]
-        return "\n".join(lines)
+        return "\n".join(map(escaped, lines))
 
     def _repr_html_(self) -> str:
         from dask_zv.pipelines.stores.html import store_summary_html

@@ -11,7 +11,7 @@ import numpy as np
 from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
-from dask_zv.errors import InputError
+from dask_zv.errors import InputError, has_control
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.object_documents import sentinel
 from dask_zv.pipelines.writing.inputs import series_values
@@ -251,11 +251,12 @@ def _columns(what: str, given: Any, *, grid: bool) -> tuple[dict[str, NDArray[An
             or "/" in name
             or "\\" in name
             or name in (".", "..", DOCUMENT)
+            or has_control(name)
             or values.dtype.kind not in ("iufU" if grid else "biuf")
             or not values.ndim
         ):
-            wanted = "numbers or strings" if grid else "numbers or booleans"
-            raise InputError(f"{kind} attribute {name!r} ({values.dtype} {values.shape}): {wanted}, and a name without '/'")
+            wanted = f"numbers or {'strings' if grid else 'booleans'}, and a name without '/' and control characters"
+            raise InputError(f"{kind} attribute {name!r} ({values.dtype} {values.shape}): {wanted}")
         out[name] = np.array(values, values.dtype.newbyteorder("<"), order="C")  # a copy: the caller may change theirs
     return out, index
 
