@@ -251,6 +251,8 @@ def parse_grid_document(document: Mapping[str, Any], path: str, store: str | Non
     if listed is not None:
         if not isinstance(listed, list) or not all(isinstance(k, str) for k in listed):
             raise wrong(f"{NONEMPTY} is not a list of chunk keys")
+        if len(listed) > math.prod(shape):
+            raise wrong(f"{NONEMPTY} has {len(listed):,} keys, and the grid {math.prod(shape):,} cells")
         listed = frozenset(listed)
         odd = next((k for k in listed if k.count(".") + 1 != len(shape) or not is_spatial_key(k)), None)
         if odd is not None:

@@ -6,12 +6,13 @@ an event loop around it, costs several times what the compression does.
 
 from __future__ import annotations
 
+import bz2
 import json
 import lzma
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import zstandard
@@ -35,6 +36,8 @@ _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _LEAST = 64 << 20
 _MOST_RATIO = 1 << 16
 """No frame unpacks to more than `_LEAST` plus this times its own length: what claims more is damaged."""
+_MOST_STREAM = 64
+"""The same of streams and frames that don't tell the length of their content."""
 
 _HAS_CHECKSUM = 0x04
 """Bit of a Zstandard frame's descriptor, its fifth byte."""
@@ -125,7 +128,7 @@ def unpack_zstd(data: bytes, nbytes: int | None = None) -> bytes:
         if size < 0:
             # into as much as a frame of its length may fill; by a decompressor of its own, which takes memory for the window
             # that the frame claims, up to 128 MB, and keeps it
-            limit = _LEAST + 64 * len(data)
+            limit = _LEAST + _MOST_STREAM * len(data)
             out: bytes = zstandard.ZstdDecompressor().decompress(data, max_output_size=limit, allow_extra_data=False)
         else:
             unpacker = getattr(_local, "unpacker", None) or _new_unpacker()
@@ -179,17 +182,62 @@ def _blosc(configuration: Mapping[str, Any]) -> Step:
     codec = Blosc(cname=name, shuffle=_SHUFFLES[configuration["shuffle"]], **numbers)
 
     def decode(data: bytes) -> bytes:
-        # Blosc's header: versions, flags, type size, then uint32 sizes of the content, of a block, and of the whole
-        if len(data) < 16 or int.from_bytes(data[12:16], "little") != len(data):
-            raise FormatError("the cell is no Blosc buffer: its header does not tell its length")
-        if int.from_bytes(data[4:8], "little") > _LEAST + _MOST_RATIO * len(data):
-            raise FormatError("the cell is a damaged Blosc buffer: its header claims more than it can hold")
         try:
-            return bytes(codec.decode(data))
+            return bytes(_unpack_blosc(codec.decode, data))
+        except FormatError:
+            raise
         except (RuntimeError, ValueError) as error:
             raise FormatError(f"the cell is no Blosc buffer: {error}") from error
 
     return lambda data: bytes(codec.encode(data)), decode
+
+
+def _unpack_stream(make: Callable[[], Any], data: bytes) -> bytes:
+    """Return the content of one or more streams after each other, unpacked into no more than they may fill."""
+    limit = _LEAST + _MOST_STREAM * len(data)
+    parts: list[bytes] = []
+    while data:
+        unpacker = make()
+        parts.append(unpacker.decompress(data, limit + 1))
+        limit -= len(parts[-1])
+        if limit < 0:
+            raise FormatError("the cell unpacks to far more than its length allows: it is damaged, or hostile")
+        if not unpacker.eof:
+            raise FormatError("the cell is short: its stream has no end")
+        data = unpacker.unused_data
+    return b"".join(parts)
+
+
+def _unpack_lz4(codec: Callable[[bytes], bytes], data: bytes) -> bytes:
+    if len(data) < 4 or int.from_bytes(data[:4], "little") > _LEAST + 256 * len(data):
+        raise FormatError("the cell is a damaged LZ4 buffer: its header claims more than it can hold")
+    return codec(data)
+
+
+def _unpack_blosc(codec: Callable[[bytes], bytes], data: bytes) -> bytes:
+    # Blosc's header: versions, flags, type size, then uint32 sizes of the content, of a block, and of the whole
+    if len(data) < 16 or int.from_bytes(data[12:16], "little") != len(data):
+        raise FormatError("the cell is no Blosc buffer: its header does not tell its length")
+    if int.from_bytes(data[4:8], "little") > _LEAST + _MOST_RATIO * len(data):
+        raise FormatError("the cell is a damaged Blosc buffer: its header claims more than it can hold")
+    return codec(data)
+
+
+def _bounded(name: str, codec: Callable[[bytes], bytes], configuration: Mapping[str, Any]) -> Callable[[bytes], bytes]:
+    """Return what a codec of zarr's or numcodecs' does to decode, in bounded memory; those that don't pack as they are."""
+    if name in ("gzip", "numcodecs.gzip", "numcodecs.zlib"):
+        return partial(_unpack_stream, partial(zlib.decompressobj, 47))  # either header
+    if name == "numcodecs.bz2":
+        return partial(_unpack_stream, bz2.BZ2Decompressor)
+    if name == "numcodecs.lzma" and not configuration.get("filters"):
+        return partial(_unpack_stream, lzma.LZMADecompressor)
+    if name == "numcodecs.lz4":
+        return partial(_unpack_lz4, codec)
+    if name == "numcodecs.zstd":
+        return unpack_zstd
+    if name in ("blosc", "numcodecs.blosc"):
+        return partial(_unpack_blosc, codec)
+    return codec
 
 
 def _through_zarr(document: Mapping[str, Any]) -> Step:
@@ -207,10 +255,14 @@ def _through_zarr(document: Mapping[str, Any]) -> Step:
         result: bytes = out.to_bytes()
         return result
 
+    unpack = _bounded(document["name"], partial(run, codec.decode), document.get("configuration") or {})
+
     def decode(data: bytes) -> bytes:
         try:
-            return run(codec.decode, data)
-        except (RuntimeError, ValueError, TypeError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            return unpack(data)
+        except FormatError:
+            raise
+        except (RuntimeError, ValueError, TypeError, OSError, EOFError, MemoryError, zlib.error, lzma.LZMAError) as error:
             raise FormatError(f"codec {document['name']!r} can't decode the cell: {error}") from error
 
     return lambda data: run(codec.encode, data), decode

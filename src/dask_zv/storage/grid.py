@@ -8,6 +8,7 @@ kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -184,6 +185,13 @@ class GridArrays:
             parts = name.removeprefix(base + "/").split("/")
             if len(parts) == found.spec.rank and all(p.isascii() and p.isdigit() and len(p) < 19 for p in parts):
                 cells.append(tuple(map(int, parts)))
+        widths = found.spec.shard_shape or (1,) * found.spec.rank
+        most = math.prod(-(-n // w) for n, w in zip(found.spec.shape, widths, strict=True))
+        if len(cells) > most:
+            raise FormatError(
+                f"{len(cells):,} objects are stored, and its grid has room for {most:,}: they are not its own",
+                store=self.objects.url, array=self.path(array),
+            )  # fmt: skip
         if found.spec.shard_shape is not None:
             indexes = load_indexes(self.objects, self.path(array), found.spec.shard_cells, cells)
             inside: list[tuple[int, ...]] = []

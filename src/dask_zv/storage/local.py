@@ -51,6 +51,9 @@ if hasattr(os, "register_at_fork"):
 
 _LOCAL_THREADS = 4
 _LONG = 1 << 24
+_FREE = 64 << 20
+_MOST_RATIO = 1 << 10
+"""A file has at most `_FREE` bytes and this times what the file system stores of it."""
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial\Z")
 """Ends of the names of half-written files, ours and those of zarr's LocalStore."""
@@ -121,29 +124,42 @@ class LocalObjects:
             raise local_error("reading", key, error, self.url) from error
         try:
             if byte_range is None:
-                return self._read_all(fd)
+                return self._read_all(fd, key)
             offset, length = byte_range
             if offset < 0:
                 offset = max(0, os.fstat(fd).st_size + offset)
             if length > _LONG:  # as a damaged index may claim: memory is taken before the file is read
+                self._check_holes(os.fstat(fd), key)
                 length = min(length, max(0, os.fstat(fd).st_size - offset))
             return os.pread(fd, length, offset) if length <= 1 << 30 else self._read_long(fd, offset, length)
         except IsADirectoryError:
             return None
+        except MemoryError as error:
+            raise StoreError(
+                f"there is no memory for the {os.fstat(fd).st_size:,} bytes of '/{key}'", store=self.url
+            ) from error
         except OSError as error:
             raise local_error("reading", key, error, self.url) from error
         finally:
             os.close(fd)
 
-    @staticmethod
-    def _read_all(fd: int) -> bytes:
+    def _read_all(self, fd: int, key: str) -> bytes:
         data = os.read(fd, 1 << 16)
         if len(data) < 1 << 16:  # a short read of a regular file is its end
             return data
+        self._check_holes(os.fstat(fd), key)
         parts = [data]
         while data := os.read(fd, 1 << 24):
             parts.append(data)
         return b"".join(parts)
+
+    def _check_holes(self, found: os.stat_result, key: str) -> None:
+        """Raise :class:`StoreError` where a file is next to nothing but holes: nobody writes such, but file systems compress."""
+        if found.st_size > _FREE + _MOST_RATIO * found.st_blocks * 512:
+            raise StoreError(
+                f"'/{key}' claims {found.st_size:,} bytes, of which next to nothing is stored: it is damaged, or hostile",
+                store=self.url,
+            )
 
     @staticmethod
     def _read_long(fd: int, offset: int, length: int) -> bytes:
@@ -348,8 +364,10 @@ class LocalObjects:
         store = LocalStore(self.root, read_only=True)
 
         async def read(key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
-            confined(key)
+            path = self._path(key)
             try:
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    self._check_holes(os.stat(path), key)  # noqa: PTH116
                 return await store.get(key, prototype, byte_range)
             except OSError as error:
                 raise local_error("reading", key, error, self.url) from error

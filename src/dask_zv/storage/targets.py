@@ -24,6 +24,8 @@ from dask_zv.errors import InputError, StoreError, has_control
 from dask_zv.storage.handles import ICECHUNK_SESSION, StoreHandle, handle_for_store, handle_for_url, public_url, secrets_in
 from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.objects import Objects, ZarrObjects, join
+from dask_zv.storage.zarr_reads import ZarrReads
+from dask_zv.storage.zip_reads import ZipReads
 
 __all__ = ["resolve_target"]
 
@@ -200,9 +202,10 @@ def _open_zip(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
     path = _path_of_url(urlsplit(url).path)
     try:
         store = sync(ZipStore.open(path, mode="r", read_only=True))
+        read = ZipReads(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise StoreError(f"'{path}' is no readable zip file: {error}") from error
-    return ZarrObjects(store, url)
+    return ZarrObjects(ZarrReads(store, read), url)
 
 
 def _open_fsspec(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
