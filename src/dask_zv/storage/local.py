@@ -154,7 +154,7 @@ class LocalObjects:
         return b"".join(parts)
 
     def _check_holes(self, found: os.stat_result, key: str) -> None:
-        """Raise :class:`StoreError` where a file is next to nothing but holes: nobody writes such, but file systems compress."""
+        """Raise :class:`StoreError` where a file is little but holes: nobody writes such, but file systems compress."""
         if found.st_size > _FREE + _MOST_RATIO * found.st_blocks * 512:
             raise StoreError(
                 f"'/{key}' claims {found.st_size:,} bytes, of which next to nothing is stored: it is damaged, or hostile",
