@@ -265,7 +265,8 @@ def _column(parts: NDArray[Any], name: str, where: str) -> NDArray[Any]:
             f"{len(part.rows)} chunks or objects have rows, {count} were planned: the level was changed, open it again",
             store=where,
         )
-    return part.columns.values[name]
+    values: NDArray[Any] = part.columns.values[name]
+    return values
 
 
 def _is_lazy(value: Any) -> bool:
