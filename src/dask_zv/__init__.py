@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from dask_zv._version import __version__
+from dask_zv._xarray_hook import register_accessors as _register_accessors
 from dask_zv.errors import (
     BoundsError,
     FormatError,
@@ -129,3 +130,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+_register_accessors()

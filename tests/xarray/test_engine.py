@@ -63,7 +63,8 @@ def test_leaves_other_things_to_others(name):
 
 def test_names_dims_dtypes_and_values(written):
     ds = written.open()
-    assert set(ds.data_vars) == {*written.attributes, "object_id", "object_index"}
+    assert set(ds.data_vars) == {*written.attributes}
+    assert {"object_id", "object_index"} <= set(ds.coords)
     assert set(ds.coords) == {"vertex", "x", "y", "z", "colour_channel", "object"}
     for number, axis in enumerate("xyz"):
         assert ds[axis].dims == ("vertex",)
@@ -116,7 +117,7 @@ def test_crs_and_time_axis(tmp_path):
     store = dzv.create(tmp_path / "t.zv", chunk_shape=(5, 5, 5), axes=axes, crs={"name": "EPSG:3857"})
     dzv.write_points(store, np.random.default_rng(0).uniform(0, 9, (50, 3)))
     ds = xr.open_dataset(tmp_path / "t.zv")
-    assert [c for c in ds.coords if c != "vertex"] == ["time", "y", "x"]
+    assert [c for c in ds.coords if c not in ("vertex", "crs")] == ["time", "y", "x"]
     assert ds.time.attrs["axis"] == "T"
     assert json.loads(ds.attrs["crs"]) == {"name": "EPSG:3857"}
     assert "units" not in ds.x.attrs
@@ -174,13 +175,14 @@ def test_errors_say_what_is_wrong(written, tmp_path):
         written.open(colour="red")
 
 
-def test_an_attribute_with_the_name_of_an_axis_can_be_left_out(tmp_path):
+def test_an_attribute_with_the_name_of_an_axis_is_shown_by_another(tmp_path):
     store = dzv.create(tmp_path / "p.zv", chunk_shape=(5, 5))
     dzv.write_points(store, np.random.default_rng(0).uniform(0, 9, (50, 2)), attributes={"mass": np.ones(50)})
     (tmp_path / "p.zv/0/vertex_attributes/mass").rename(tmp_path / "p.zv/0/vertex_attributes/x")
     store.refresh()
-    with pytest.raises(dzv.InputError, match="'x' has the name of an axis"):
-        xr.open_dataset(tmp_path / "p.zv")
+    ds = xr.open_dataset(tmp_path / "p.zv")
+    np.testing.assert_array_equal(ds.vertex_x, np.ones(50))
+    assert ds.vertex_x.attrs["zv_name"] == "x"
 
 
 # -------------------------------------------------------------------------------------------------- reference stores

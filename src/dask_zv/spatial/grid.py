@@ -7,6 +7,7 @@ clipped into the chunk, so that chunk and bin never disagree about a point on an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 
-__all__ = ["Box", "ChunkGrid", "as_box", "corners"]
+__all__ = ["Box", "ChunkGrid", "as_box", "corners", "stored_box"]
 
 _LIMIT = float(2**53)
 
@@ -32,26 +33,74 @@ def corners(points: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     return np.array([c.min() for c in columns], points.dtype), np.array([c.max() for c in columns], points.dtype)
 
 
-def as_box(bbox: object, ndim: int) -> Box:
-    """Return `bbox`, a pair of corners, as two float64 arrays of shape (ndim,).
+def as_box(bbox: object, ndim: int, what: str = "bbox") -> Box:
+    """Return `bbox`, a pair of corners, as two float64 arrays of shape (ndim,); a None in a corner leaves that side open.
+
+    Parameters
+    ----------
+    bbox : pair of sequences of (float or None)
+    ndim : int
+    what : str
+        The argument's name, for errors.
 
     Raises
     ------
     InputError
-        Not two corners of `ndim` numbers, a NaN, or a least corner above the greatest.
+        Not two corners of `ndim` numbers, a NaN, a least corner above the greatest, or no width along an axis, which is what
+        a range an axis, ``((x0, x1), (y0, y1))``, looks like when it is taken for two corners.
     """
+    form = _form(ndim)
     try:
-        corners = np.asarray(bbox, np.float64)
+        given = np.asarray(bbox, object)
+        corners = given.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"bbox must be two corners of {ndim} numbers: {error}") from error
+        raise InputError(f"{what} must be two corners, {form}, not {bbox!r:.80}: {error}") from error
     if corners.shape != (2, ndim):
-        raise InputError(f"bbox must be two corners of {ndim} numbers, shape (2, {ndim}), not {corners.shape}")
+        raise InputError(f"{what} must be two corners of {ndim} numbers, {form}, not {bbox!r:.80}")
+    for corner, numbers, open_end in zip(given, corners, (-np.inf, np.inf), strict=True):
+        numbers[[value is None for value in corner]] = open_end
     if np.isnan(corners).any():
-        raise InputError("bbox has a NaN; use -inf or inf for an open side")
+        raise InputError(f"{what} has a NaN; use None, -inf or inf for an open side")
     low, high = corners
-    if (low > high).any():
-        raise InputError(f"bbox has a least corner above its greatest: {low.tolist()} and {high.tolist()}")
+    if not (low < high).all():
+        is_ranges = ndim == 2 and (corners[:, 0] < corners[:, 1]).all()
+        meant = f" (ranges along the axes are written {_plain(corners.T)})" if is_ranges else ""
+        fault = "has a least corner above its greatest" if (low > high).any() else "has no width along an axis"
+        raise InputError(f"{what} {fault}: {_plain(corners)}; it is given as two corners, {form}{meant}")
     return low, high
+
+
+def _form(ndim: int) -> str:
+    low, high = (", ".join(f"{name}{i}" for name in "xyzw"[:ndim]) for i in (0, 1))
+    return f"(({low}), ({high}))" if ndim > 1 else f"(({low},), ({high},))"
+
+
+def _plain(corners: NDArray[np.float64]) -> str:
+    return str(tuple(map(tuple, corners.tolist())))
+
+
+def stored_box(box: Box, dtype: np.dtype[Any], offset: Sequence[float] | None = None) -> Box:
+    """Return a box of coordinates as users see them as a box of stored ones, to be compared with them in float64.
+
+    Labels are cast to the dtype of the positions: 0.1 is the side of a box at the float32 position that was written as 0.1.
+
+    Parameters
+    ----------
+    box : Box
+    dtype : dtype
+        Of the stored positions.
+    offset : sequence of float, optional
+        Added to the stored positions when they are read, in float64.
+    """
+    low, high = box
+    if offset is not None:  # half a unit in the last place further out are the stored positions whose sum rounds to the side
+        shift = np.asarray(offset, np.longdouble)
+        reach = [np.where(np.isfinite(c), np.spacing(np.where(np.isfinite(c), c, 0)), 0) / 2 for c in (low, high)]
+        return (low - shift - abs(reach[0])).astype(np.float64), (high - shift + abs(reach[1])).astype(np.float64)
+    if dtype.kind != "f":
+        return box
+    with np.errstate(over="ignore"):
+        return low.astype(dtype).astype(np.float64), high.astype(dtype).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,18 @@ class StoreHandle:
         payload = self._payload[:2] if self.kind == "process" else self._payload
         return _restore, (self.kind, self.url, self.read_only, self.identity, payload)
 
+    def same_store(self, other: StoreHandle) -> bool:
+        """Return True if both are one store: by identity, and where a URL says where it is by that and the server.
+
+        Stores in memory and Icechunk sessions are known by themselves alone: another branch is another store.
+        """
+        if self.identity == other.identity:
+            return True
+        if self.kind == "process" or other.kind == "process" or "Icechunk" in self.url:
+            return self.url == other.url and self.url.startswith("memory:")
+        ends = [_endpoint(h) for h in (self, other)]
+        return self.url.rstrip("/") == other.url.rstrip("/") and (ends[0] == ends[1] or None in ends)
+
     def check_process(self) -> None:
         """Raise :class:`PlanError` where the store lives in another process."""
         if self.kind == "process" and self._payload[0] != process_token():
@@ -131,6 +143,19 @@ class StoreHandle:
         if self.read_only == read_only:
             return self
         return StoreHandle(self.kind, self.url, read_only, self.identity, self._payload)
+
+
+def _endpoint(handle: StoreHandle) -> str | None:
+    """Return the server that a handle's options name, None where they name none."""
+    options: Any = handle._payload[1] if handle.kind == "url" else {}
+    if handle.kind == "pickled" and handle._payload[1] is not None:
+        store = handle._payload[1]
+        options = getattr(getattr(store, "fs", None), "storage_options", None) or getattr(
+            getattr(store, "store", None), "config", {}
+        )
+    flat = {**options, **(options.get("client_kwargs") or {})}
+    found = next((flat[k] for k in ("endpoint_url", "endpoint", "aws_endpoint") if flat.get(k)), None)
+    return None if found is None else str(found).rstrip("/")
 
 
 def _restore(kind: Any, url: str, read_only: bool, identity: str, payload: Any) -> StoreHandle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -11,6 +12,7 @@ import xarray as xr
 from dask_zv.errors import InputError, ZVError
 from dask_zv.xarray_backend import selection
 from dask_zv.xarray_backend.exporting import Exports
+from dask_zv.xarray_backend.roles import by_roles
 from dask_zv.xarray_backend.spatial import chunk_variables
 
 if TYPE_CHECKING:
@@ -53,12 +55,24 @@ class ObjectGetter:
         return "<ds.zv.objects[id]>" if n is None else f"<ds.zv.objects[id]: {n:,} objects>"
 
 
-@xr.register_dataset_accessor("zv")
 class ZVDatasetAccessor(Exports):
     """Zarr Vectors verbs of a Dataset that ``engine="zv"`` opened."""
 
     def __init__(self, ds: xr.Dataset) -> None:
-        self._ds = ds
+        self._given = ds
+
+    @cached_property
+    def _found(self) -> tuple[xr.Dataset, dict[str, str]]:
+        return by_roles(self._given)
+
+    @property
+    def _ds(self) -> xr.Dataset:
+        """The Dataset with the names that the views give to what says how the others belong together."""
+        return self._found[0]
+
+    def _named(self, ds: xr.Dataset) -> xr.Dataset:
+        """Return a part of the Dataset with the names that it was given with."""
+        return ds.rename_vars({k: v for k, v in self._found[1].items() if k in ds.variables})
 
     def sel(
         self,
@@ -66,7 +80,8 @@ class ZVDatasetAccessor(Exports):
         *,
         objects: int | Sequence[int] | None = None,
         groups: int | Sequence[int] | None = None,
-        clip: bool = True,
+        clip: bool | str = True,
+        **positions: Any,
     ) -> xr.Dataset:
         """Return exactly the vertices inside a closed box, and of some objects, with the links between them.
 
@@ -76,15 +91,20 @@ class ZVDatasetAccessor(Exports):
         Parameters
         ----------
         bbox : pair of corners, optional
-            ``((x0, y0, z0), (x1, y1, z1))`` in the units and the order of the store's axes; both sides belong to the box,
-            infinities leave a side open.
+            ``((x0, y0, z0), (x1, y1, z1))`` in the units and the order of the store's axes; both sides belong to the box, None
+            or infinity leaves one open. Sides are cast to the dtype of the positions, as labels are.
         objects : int or sequence of int, optional
             Ids of objects.
         groups : int or sequence of int, optional
             Numbers of groups: only their members. With `objects`, those that are in both.
-        clip : bool
+        clip : bool or "cut"
             In the objects view: True cuts objects at the box (a path that leaves and comes back is then several entries along
-            ``object``, of one id); False keeps whole every object that has a vertex inside.
+            ``object``, of one id); False keeps whole every object that has a vertex inside;
+            "cut" puts a vertex where a path crosses a side of the box, with positions on that side and numbers with fractions
+            and times in between those of its neighbours (all other attributes are the nearer one's). Everything is then read,
+            and the result is in memory.
+        **positions : slice
+            The box by the names of its axes, ``x=slice(x0, x1)``; of what is in `bbox`, too.
 
         Raises
         ------
@@ -93,7 +113,7 @@ class ZVDatasetAccessor(Exports):
         NotFoundError
             There is no such object or group.
         """
-        return selection.select(self._ds, bbox, objects, groups, clip=clip)
+        return self._named(selection.select(self._ds, bbox, objects, groups, clip=clip, positions=positions))
 
     def chunks_in(self, bbox: Any) -> xr.Dataset:
         """Return all vertices of the chunks that a closed box touches; nothing is read.
@@ -109,7 +129,7 @@ class ZVDatasetAccessor(Exports):
         InputError
             The box is malformed, or rows were picked from the Dataset so that its chunks are no longer whole.
         """
-        return selection.chunks_in(self._ds, bbox)
+        return self._named(selection.chunks_in(self._ds, bbox))
 
     @property
     def objects(self) -> ObjectGetter:
@@ -122,14 +142,22 @@ class ZVDatasetAccessor(Exports):
         """Call a function with the vertices of every chunk, as one graph of few tasks; its results along ``chunk``.
 
         `func` gets a :class:`dask_zv.Geometry` and returns a number, an array of fixed shape, or a dict of these. Options are
-        those of :func:`dask_zv.xarray_backend.analysis.map_chunks`; after a selection it gets the selected vertices alone. What
-        it gets are the store's values: variables that were changed or added in memory are not seen.
+        those of :func:`dask_zv.xarray_backend.analysis.map_chunks`; after a selection it gets the selected vertices alone.
+
+        It sees one chunk at a time, with the links between the vertices of that chunk: a link from chunk to chunk is in none,
+        so a sum of lengths over chunks is too short. :meth:`map_objects` gives whole objects.
+
+        Raises
+        ------
+        InputError
+            A variable was changed or added in memory: the function gets the store's values.
         """
         from dask_zv.xarray_backend.analysis import map_chunks
 
         level, rows, ids = selection.where_from(self._ds)
         if ids is not None:
             raise InputError("chunks are of the spatial view: open the level with view='spatial'")
+        selection.check_stored(self._ds, level, "map_chunks", options.get("attributes"))
         return map_chunks(level, func, rows=rows, **options)
 
     def map_objects(self, func: Callable[..., Any], **options: Any) -> xr.Dataset | xr.DataArray | Delayed:
@@ -141,6 +169,7 @@ class ZVDatasetAccessor(Exports):
         from dask_zv.xarray_backend.analysis import map_objects
 
         level, rows, ids = selection.where_from(self._ds)
+        selection.check_stored(self._ds, level, "map_objects", options.get("attributes"), objects=True)
         if ids is not None:
             options = {"objects": ids, **options}
         return map_objects(level, func, rows=rows, **options)
@@ -154,6 +183,7 @@ class ZVDatasetAccessor(Exports):
         from dask_zv.xarray_backend.analysis import density
 
         level, rows, ids = selection.where_from(self._ds)
+        selection.check_stored(self._ds, level, "density", [options.get("weights") or ""])
         if ids is not None:
             options = {"objects": ids, **options}
         return density(level, rows=rows, **options)

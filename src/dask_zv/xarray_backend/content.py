@@ -13,28 +13,17 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.xarray_backend import conventions as names
+from dask_zv.xarray_backend.index import AxisIndex
 from dask_zv.xarray_backend.object_index import ObjectIdIndex
+from dask_zv.xarray_backend.plain import position_names
+from dask_zv.xarray_backend.roles import kind_of
 
-__all__ = ["Content", "Shape", "check_in_step", "read_content", "shape_of"]
+__all__ = ["Content", "Shape", "check_in_step", "read_content", "shape_of", "vertex_numbers"]
 
 PATHS = ("line", "polyline", "streamline")
 """Geometries whose objects are sequences of vertices."""
 
-_OWN = frozenset(
-    {
-        "vertex",
-        "edge",
-        "face",
-        "object",
-        "in_group",
-        names.OBJECT_ID,
-        names.OBJECT_INDEX,
-        names.PARENT,
-        names.COUNT,
-        names.EDGES,
-    }
-    | {names.FACES, names.TOPOLOGY, names.CONTAINER, names.CRS}
-)
+_OWN = frozenset({*names.DIMS, *names.ROLES})
 """Variables of the views that are no attributes."""
 
 
@@ -159,12 +148,13 @@ def shape_of(ds: xr.Dataset) -> Shape:
 
 
 def _axes(ds: xr.Dataset) -> tuple[str, ...]:
+    index = next((i for i in ds.xindexes.values() if isinstance(i, AxisIndex)), None)
+    if index is not None:  # also where they were renamed
+        return tuple(sorted(index.names, key=index.names.__getitem__))
     named = ds.attrs.get("zv_axes")
     if named is not None:
         return tuple(str(n) for n in np.atleast_1d(named))
-    by_axis = {str(v.attrs.get("axis", "")).upper(): str(k) for k, v in ds.variables.items() if v.dims == ("vertex",)}
-    found = [by_axis[a] for a in "XYZ" if a in by_axis]
-    return tuple(found or [n for n in "xyz" if n in ds.variables and ds[n].dims == ("vertex",)])
+    return position_names(ds, "vertex")
 
 
 def _is_by_object(ds: xr.Dataset) -> bool:
@@ -174,9 +164,8 @@ def _is_by_object(ds: xr.Dataset) -> bool:
 
 
 def _kind(ds: xr.Dataset) -> str:
-    named = ds.attrs.get("geometry_types")
-    if named is not None and len(np.atleast_1d(named)):
-        return str(np.atleast_1d(named)[0])
+    if (named := kind_of(ds)) is not None:
+        return named
     marks = ((names.FACES, "mesh"), (names.PARENT, "skeleton"), (names.EDGES, "graph"), (names.CONTAINER, "polyline"))
     return next((kind for mark, kind in marks if mark in ds.variables), "point_cloud")
 
@@ -184,7 +173,17 @@ def _kind(ds: xr.Dataset) -> str:
 def _along(ds: xr.Dataset, dim: str, own: set[str]) -> dict[str, str]:
     """Return the variables along a dimension that are attributes, by the names that the store has for them."""
     found = [str(k) for k, v in ds.variables.items() if v.dims[:1] == (dim,) and k not in own]
-    return {str(ds[k].attrs.get("zv_name", k)): k for k in found}
+    named = {k: _own_name(k, ds.variables[k].attrs) for k in found}
+    several = [k for k in found if list(named.values()).count(named[k]) > 1]
+    if several:
+        raise InputError(f"{' and '.join(several)} are both the attribute {named[several[0]]!r} of the store: drop one")
+    return {named[k]: k for k in found}
+
+
+def _own_name(variable: str, attrs: Mapping[str, Any]) -> str:
+    """Return what an attribute is called in a store: another name than its variable's where that one is the view's."""
+    own = str(attrs.get("zv_name", variable))
+    return own if variable == own or variable.endswith(f"_{own}") else variable  # renamed since
 
 
 def read_content(ds: xr.Dataset, *, attributes: bool = True) -> Content:
@@ -216,9 +215,10 @@ def read_content(ds: xr.Dataset, *, attributes: bool = True) -> Content:
 
     positions = np.stack([column(a) for a in shape.axes], axis=1)
     n = len(positions)
-    numbers = column("vertex") if "vertex" in values.variables else np.arange(n)
-    for name in (names.EDGES, names.FACES, names.PARENT):
-        if "vertex" not in values.variables and name in values.variables and (column(name) >= n).any():
+    linked = {names.EDGES, names.FACES, names.PARENT} & {*map(str, values.variables)}
+    numbers = vertex_numbers(ds) if linked else np.arange(n)
+    for name in linked:
+        if "vertex" not in values.variables and (column(name) >= n).any() and len(numbers) == n == int(numbers[-1:].sum()) + 1:
             raise InputError(f"{name} name vertices that are not there: keep the coordinate 'vertex', which has their numbers")
     ids = lengths = None
     owners = column(names.OBJECT_ID) if names.OBJECT_ID in values.variables else None
@@ -252,6 +252,28 @@ def read_content(ds: xr.Dataset, *, attributes: bool = True) -> Content:
         parents=parents,
         **found,
     )
+
+
+def vertex_numbers(ds: xr.Dataset) -> NDArray[np.int64]:
+    """Return the numbers that links name the vertices by.
+
+    Raises
+    ------
+    InputError
+        The Dataset is a part of a level, and has lost them.
+    """
+    if "vertex" in ds.variables:
+        return np.asarray(ds["vertex"].to_numpy(), np.int64)
+    n = ds.sizes["vertex"]
+    index = next((i for i in ds.xindexes.values() if isinstance(i, AxisIndex)), None)
+    if index is not None and index.rows.rows is not None:
+        return index.rows.all_numbers()
+    if ds.attrs.get("zv_url") is not None and ds.attrs.get("vertex_count", n) != n:
+        raise InputError(
+            "the Dataset is a part of a level without its coordinate 'vertex', whose numbers its links name: keep it when you "
+            "select"
+        )
+    return np.arange(n, dtype=np.int64)
 
 
 def check_in_step(ds: xr.Dataset) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import xarray as xr
@@ -22,16 +22,21 @@ __all__ = [
     "CONTAINER",
     "COUNT",
     "CRS",
+    "DIMS",
     "EDGES",
     "FACES",
+    "IN_GROUP",
     "OBJECT_ID",
     "OBJECT_INDEX",
     "PARENT",
+    "ROLES",
     "TOPOLOGY",
     "attribute_attrs",
     "axis_attrs",
+    "channel_dim",
     "check_names",
     "dataset_attrs",
+    "free_name",
     "grid_mapping",
     "link_names",
     "node_coordinates",
@@ -41,6 +46,10 @@ __all__ = [
 EDGES, FACES, TOPOLOGY = "edges", "faces", "topology"
 OBJECT_ID, OBJECT_INDEX, PARENT = "object_id", "object_index", "parent"
 COUNT, CONTAINER, CRS = "node_count", "geometry", "crs"
+DIMS = ("vertex", "edge", "face", "object", "group")
+IN_GROUP, RANGE = "in_group", "vertex_range"
+ROLES = (OBJECT_ID, OBJECT_INDEX, PARENT, COUNT, EDGES, FACES, TOPOLOGY, CONTAINER, CRS, IN_GROUP, RANGE)
+"""Variables that say how the others belong together. They are no data, so they are coordinates."""
 _CF_AXIS = {"x": "X", "y": "Y", "z": "Z", "t": "T", "time": "T"}
 _VERSIONS = "CF-1.11 UGRID-1.0"
 
@@ -67,6 +76,8 @@ def attribute_attrs(attribute: AttributeSchema) -> dict[str, Any]:
     attrs: dict[str, Any] = {"long_name": attribute.name.replace("_", " ")}
     if attribute.dictionary is not None:
         attrs["categories"] = [str(c) for c in attribute.dictionary.categories]
+        if attribute.dictionary.ordered:
+            attrs["ordered"] = 1  # netCDF has no booleans
     return attrs
 
 
@@ -110,14 +121,40 @@ def grid_mapping(crs: Mapping[str, Any]) -> xr.Variable:
     elif isinstance(code, int | str):
         text = str(code)
         attrs["epsg_code"] = text if ":" in text else f"{crs.get('type') or 'EPSG'}:{text}".upper()
-    if importlib.util.find_spec("pyproj") is not None and (known := attrs.get("crs_wkt") or attrs.get("epsg_code")):
+    if importlib.util.find_spec("pyproj") is not None:
         import pyproj
 
+        known = attrs.get("crs_wkt") or attrs.get("epsg_code") or dict(crs)  # else PROJJSON, or PROJ's parameters
         try:
             attrs |= {k: v for k, v in pyproj.CRS.from_user_input(known).to_cf().items() if isinstance(v, str | int | float)}
         except pyproj.exceptions.CRSError:
             attrs["comment"] = "pyproj does not know this reference system"
     return xr.Variable((), 0, attrs)
+
+
+def free_name(name: str, dim: str, taken: Collection[str]) -> tuple[str, dict[str, str]]:
+    """Return what an attribute is called in a Dataset, and what tells its own name there.
+
+    It has its own name unless the view uses that: then the dimension comes before it, ``vertex_parent``.
+
+    Parameters
+    ----------
+    name : str
+    dim : str
+    taken : collection of str
+        Names of dimensions and variables.
+    """
+    shown = name
+    while shown in taken:
+        shown = f"{dim}_{shown}"
+    return shown, {"zv_name": name} if shown != name or name in (*ROLES, *DIMS) else {}
+
+
+def channel_dim(name: str, taken: Collection[str]) -> str:
+    """Return the name of a further dimension of an attribute that no variable has."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def check_names(taken: Mapping[Any, Any], names: Mapping[str, str]) -> None:

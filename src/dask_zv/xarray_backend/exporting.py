@@ -24,7 +24,9 @@ __all__ = ["Exports"]
 class Exports:
     """Methods that give a Dataset to other libraries, in the variant that each accepts."""
 
-    _ds: xr.Dataset
+    @property
+    def _ds(self) -> xr.Dataset:
+        raise NotImplementedError
 
     def to_dataframe(self, *, object_attributes: bool = False) -> pd.DataFrame:
         """Return a row to a vertex; see :func:`dask_zv.xarray_backend.export.frames.to_dataframe`."""

@@ -22,7 +22,7 @@ from dask_zv.pipelines.source.columns import LevelRows, rows_in
 from dask_zv.pipelines.source.edge_rows import EdgeRows
 from dask_zv.xarray_backend.arrays import lazy_variable
 
-__all__ = ["AxisIndex", "RowIndex", "Rows", "select_rows"]
+__all__ = ["AxisIndex", "RowIndex", "Rows", "position_label", "select_rows"]
 
 Table = LevelRows | EdgeRows
 Rows = slice | NDArray[np.int64]
@@ -299,10 +299,10 @@ class AxisIndex(Index):
             if isinstance(label, slice):
                 if label.step is not None:
                     raise ValueError(f"the slice of {name} has a step, which means nothing for vertices")
-                low[axis] = -np.inf if label.start is None else _number(name, label.start)
-                high[axis] = np.inf if label.stop is None else _number(name, label.stop)
+                low[axis] = -np.inf if label.start is None else position_label(name, label.start)
+                high[axis] = np.inf if label.stop is None else position_label(name, label.stop)
             else:
-                low[axis] = high[axis] = _number(name, label)
+                low[axis] = high[axis] = position_label(name, label)
         empty = bool((low > high).any())
         found = slice(0, 0) if empty else select_rows(self.rows, rows_in(level, (low, high), None))
         exact = [n for n, label in labels.items() if not isinstance(label, slice)]
@@ -357,7 +357,8 @@ class AxisIndex(Index):
         return escaped(f"<AxisIndex {', '.join(self.names)}: {self.rows!r}>")
 
 
-def _number(name: Any, label: Any) -> float:
+def position_label(name: Any, label: Any) -> float:
+    """Return the number that a position along an axis is selected by."""
     try:
         number = float(label)
     except (TypeError, ValueError):

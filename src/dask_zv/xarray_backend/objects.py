@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.pipelines.reading.object_rows import PARENT, ObjectRows
@@ -20,6 +21,7 @@ from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import lazy_variable
 from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.spatial import merged_runs, object_attributes, vertex_attributes
+from dask_zv.xarray_backend.step_index import in_step
 
 __all__ = ["objects_dataset"]
 
@@ -62,7 +64,21 @@ def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
         )
         for i, axis in enumerate(level.store.metadata.axes)
     }
-    data, more = vertex_attributes(level, rows, n, chunks, dropped)
+    taken = {
+        "vertex",
+        "object",
+        "vertex_end",
+        names.COUNT,
+        names.RANGE,
+        *([names.PARENT] if trees else []),
+        *([names.CONTAINER] if paths else []),
+    }
+    taken |= {names.CRS} if crs is not None else set()
+    groups = read_groups(level.source, level.index.tables)
+    taken |= {"group", names.IN_GROUP} if groups[0] else set()
+    names.check_names(taken, dict.fromkeys(coords, "the axis"))
+    taken |= {*coords}
+    data, more = vertex_attributes(level, rows, n, chunks, dropped, taken)
     for variable in data.values():  # a container is claimed of what lies along objects, and the topology is not in this view
         for key in ("mesh", "location"):
             variable.attrs.pop(key, None)
@@ -70,20 +86,23 @@ def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
     data[names.COUNT] = xr.Variable(("object",), lengths.lengths, about, {"preferred_chunks": {"object": object_chunks}})
     if trees:
         parent = {"long_name": "number of the vertex' parent in this view", "comment": "-1: a root", "valid_min": 0}
+        parent["zv_role"] = names.PARENT
         data[names.PARENT] = lazy_variable(("vertex",), rows, PARENT, (n,), np.dtype(np.int64), parent, chunks)
     columns = ObjectColumns(level.source, object_fields(level.index), 0, level.index)
-    data |= object_attributes(columns, count, object_chunks, {*coords, *data, *more}, dropped)
-    data |= _groups(level, columns, count, object_chunks, {*coords, *data, *more})
+    data |= object_attributes(columns, count, object_chunks, {*taken, *data, *more}, dropped)
+    data |= _groups(level, columns, count, object_chunks, {*taken, *data, *more}, *groups)
     if paths:
         data[names.CONTAINER] = _container(level, data)
     if crs is not None:
-        data.setdefault(names.CRS, names.grid_mapping(crs))
+        data[names.CRS] = names.grid_mapping(crs)
+    more |= {k: v for k, v in data.items() if k in taken}  # how the rest belongs together: no data
     kept = {k: v for k, v in {**data, **coords, **more}.items() if k not in dropped}
     ds = xr.Dataset(kept, attrs=names.dataset_attrs(level, "objects"))
     ds = ds.set_coords([k for k in {**coords, **more} if k in kept])
     ds = ds.assign_coords(vertex=xr.IndexVariable("vertex", pd.RangeIndex(n), {"long_name": "row number in this view"}))
     index = ObjectIdIndex(rows, lengths.ids)
-    return ds.assign_coords(xr.Coordinates(index.create_variables(), indexes={"object": index}))
+    ds = ds.assign_coords(xr.Coordinates(index.create_variables(), indexes={"object": index}))
+    return in_step(ds, lengths.lengths)
 
 
 def _container(level: Level, data: dict[str, xr.Variable]) -> xr.Variable:
@@ -103,20 +122,25 @@ def _container(level: Level, data: dict[str, xr.Variable]) -> xr.Variable:
 
 
 def _groups(
-    level: Level, columns: ObjectColumns, count: int, chunks: tuple[int, ...], taken: Collection[str]
+    level: Level,
+    columns: ObjectColumns,
+    count: int,
+    chunks: tuple[int, ...],
+    taken: Collection[str],
+    groups: Mapping[int, Any],
+    attributes: Mapping[str, NDArray[Any]],
 ) -> dict[str, xr.Variable]:
     """Return which groups each object is in, and the attributes of the groups."""
-    groups, attributes = read_groups(level.source, level.index.tables)
     if not groups:
         return {}
     columns.group_count = max(groups) + 1
     columns.group_state = array_state(level.index.tables, "groups")
-    about = {"long_name": "object is in the group"}
+    about = {"long_name": "object is in the group", "zv_role": names.IN_GROUP}
     shape = (count, columns.group_count)
     out = {"in_group": lazy_variable(("object", "group"), columns, GROUPS, shape, np.dtype(bool), about, chunks)}
     for name, values in attributes.items():
-        shown = f"group_{name}" if name in taken or name in ("group", "in_group") else name
-        attrs = {"long_name": name.replace("_", " "), **({"zv_name": name} if shown != name else {})}
+        shown, own = names.free_name(name, "group", {*taken, *out})
+        attrs = {"long_name": name.replace("_", " "), **own}
         plain = np.ma.filled(values)
         out[shown] = xr.Variable(("group", *(f"{shown}_{i}" for i in range(plain.ndim - 1))), plain, attrs)
     return out

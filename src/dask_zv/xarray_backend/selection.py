@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ from dask_zv.pipelines.source.edge_rows import EdgeRows
 from dask_zv.pipelines.source.objects_index import ObjectIndex, chosen_ids, fragment_owners, read_groups
 from dask_zv.pipelines.stores.level import Level
 from dask_zv.pipelines.stores.store import level_of
-from dask_zv.spatial.grid import Box, as_box
+from dask_zv.spatial.grid import Box, as_box, stored_box
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import Shape, check_in_step, shape_of
-from dask_zv.xarray_backend.index import AxisIndex, RowIndex, select_rows
+from dask_zv.xarray_backend.cutting import cut_paths
+from dask_zv.xarray_backend.index import AxisIndex, RowIndex, position_label, select_rows
 from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.objects import objects_dataset
+from dask_zv.xarray_backend.step_index import isel_in_step
 
 __all__ = ["chunks_in", "objects_of", "row_index", "select", "select_objects", "where_from"]
 
@@ -69,18 +71,62 @@ def where_from(ds: xr.Dataset) -> tuple[Level, slice | NDArray[np.int64] | None,
     )
 
 
+def check_stored(ds: xr.Dataset, level: Level, what: str, wanted: Sequence[str] | None, *, objects: bool = False) -> None:
+    """Refuse variables that were changed or added, where values are read from the store on the workers.
+
+    Parameters
+    ----------
+    ds : Dataset
+    level : Level
+    what : str
+        What reads them, for errors.
+    wanted : sequence of str, optional
+        Attributes of vertices that it reads; all where None.
+    objects : bool
+        It reads attributes of objects, too.
+    """
+    shape = shape_of(ds)
+    tables = [shape.attributes, *([shape.object_attributes] if objects else [])]
+    for own, name in (item for table in tables for item in table.items()):
+        if _is_wanted(own, wanted) and "preferred_chunks" not in ds.variables[name].encoding:
+            raise InputError(
+                f"{name!r} was changed or added since the level was opened, and {what} reads the store: write the Dataset with "
+                f"ds.zv.to_store(...) and map that, leave it out with ds.drop_vars({name!r}), or name what the function "
+                "needs, attributes=[...]",
+                store=level.url,
+            )
+
+
+def _is_wanted(name: str, wanted: Sequence[str] | None) -> bool:
+    return wanted is None or name in ([wanted] if isinstance(wanted, str) else wanted)
+
+
 def _has_store_positions(ds: xr.Dataset, shape: Shape) -> bool:
     """Tell whether the positions are those of the store: their index goes when others are put in their place."""
     return all(isinstance(ds.xindexes.get(a), AxisIndex) for a in shape.axes if a in ds.variables)
 
 
 def select(
-    ds: xr.Dataset, bbox: Any, objects: int | Sequence[int] | None, groups: int | Sequence[int] | None, *, clip: bool
+    ds: xr.Dataset,
+    bbox: Any,
+    objects: int | Sequence[int] | None,
+    groups: int | Sequence[int] | None,
+    *,
+    clip: bool | str,
+    positions: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Return the vertices inside a box that are of some objects; see :meth:`ZVDatasetAccessor.sel`."""
     shape = shape_of(ds)
     box = None if bbox is None else as_box(bbox, len(shape.axes))
+    if positions:
+        box = _narrowed(shape, box, positions)
     ids = _wanted(ds, objects, groups)
+    if clip not in (True, False, "cut"):
+        raise InputError(f"clip is True, False or 'cut', not {clip!r:.80}")
+    if clip == "cut":
+        if ids is not None:
+            ds = _select_by_object(ds, shape, None, ids, clip=True) if shape.view == "objects" else ds
+        return ds if box is None else cut_paths(ds, shape, box)
     if shape.view == "objects":
         return _select_by_object(ds, shape, box, ids, clip=clip)
     if not clip:
@@ -93,6 +139,28 @@ def select(
     if box is None and ids is None:
         return ds
     return _with_links(ds, ds.isel(vertex=select_rows(index, rows_in(index.level, box, ids))))
+
+
+def _narrowed(shape: Shape, box: Box | None, positions: Mapping[str, Any]) -> Box:
+    """Return what is in a box and in slices along axes.
+
+    Raises
+    ------
+    InputError
+        No such axis, no slice, a step, or a start after the stop.
+    """
+    low, high = (np.full(len(shape.axes), s) for s in (-np.inf, np.inf)) if box is None else (c.copy() for c in box)
+    for name, label in positions.items():
+        if name not in shape.axes or not isinstance(label, slice) or label.step is not None:
+            form = ", ".join(f"{a}=slice(low, high)" for a in shape.axes)
+            raise InputError(f"{name}={label!r:.80}: a box is given by slices along its axes, {form}")
+        axis = shape.axes.index(name)
+        ends = [position_label(name, end) if end is not None else None for end in (label.start, label.stop)]
+        if None not in ends and ends[0] > ends[1]:  # type: ignore[operator]
+            raise InputError(f"{name}={label!r:.80} begins after its end: slice(low, high) is meant")
+        low[axis] = low[axis] if ends[0] is None else max(low[axis], ends[0])
+        high[axis] = high[axis] if ends[1] is None else min(high[axis], ends[1])
+    return low, high
 
 
 def _wanted(ds: xr.Dataset, objects: Any, groups: Any) -> list[int] | None:
@@ -135,7 +203,9 @@ def _loaded_rows(ds: xr.Dataset, shape: Shape, box: Box | None, ids: list[int] |
 def _inside(ds: xr.Dataset, shape: Shape, box: Box) -> NDArray[np.bool_]:
     mask = np.ones(ds.sizes["vertex"], bool)
     for name, low, high in zip(shape.axes, *box, strict=True):
-        values = ds[name].to_numpy().astype(np.float64, copy=False)
+        values = ds[name].to_numpy()
+        low, high = stored_box((low, high), values.dtype)
+        values = values.astype(np.float64, copy=False)
         mask &= (values >= low) & (values <= high)
     return mask
 
@@ -195,8 +265,7 @@ def _run(numbers: NDArray[np.int64]) -> slice | NDArray[np.int64]:
 def _touched(rows: LevelRows, box: Box) -> NDArray[np.intp]:
     """Return the numbers of the chunks that a box touches."""
     grid = rows.source.schema.grid
-    if rows.offset is not None:
-        box = box[0] - np.asarray(rows.offset), box[1] - np.asarray(rows.offset)
+    box = stored_box(box, rows.source.schema.dtype, rows.offset)
     return np.flatnonzero(grid.touches(rows.table.coords[:, rows.source.rank - grid.ndim :], box))
 
 
@@ -216,10 +285,10 @@ def select_objects(ds: xr.Dataset, at: NDArray[np.intp]) -> xr.Dataset:
     rows: slice | NDArray[np.int64] = take_ranges(starts[at], lengths[at])
     if len(at) and (np.diff(at) == 1).all():
         rows = slice(int(starts[at[0]]), int(starts[at[-1]] + lengths[at[-1]]))
-    return ds.isel(object=at, vertex=rows)
+    return isel_in_step(ds, at, rows, lengths[at])
 
 
-def _select_by_object(ds: xr.Dataset, shape: Shape, box: Box | None, ids: list[int] | None, *, clip: bool) -> xr.Dataset:
+def _select_by_object(ds: xr.Dataset, shape: Shape, box: Box | None, ids: list[int] | None, *, clip: bool | str) -> xr.Dataset:
     if ids is not None:
         ds = select_objects(ds, _places(ds, np.asarray(ids, np.int64)))
     if box is None:
@@ -238,10 +307,9 @@ def _select_by_object(ds: xr.Dataset, shape: Shape, box: Box | None, ids: list[i
     if shape.is_path:  # each unbroken run is a path of its own: nothing is drawn where the box was left
         begins[1:] |= np.diff(rows) != 1
     first = np.flatnonzero(begins)
-    out = ds.isel(object=owner[rows[first]], vertex=rows)
-    counts = np.diff(np.r_[first, len(rows)])
-    out[names.COUNT] = xr.Variable(("object",), counts.astype(np.int64), ds[names.COUNT].attrs)
-    return out
+    counts = np.diff(np.r_[first, len(rows)]).astype(np.int64)
+    out = isel_in_step(ds, owner[rows[first]], rows, counts)
+    return out.assign_coords({names.COUNT: xr.Variable(("object",), counts, ds[names.COUNT].attrs)})
 
 
 def _places(ds: xr.Dataset, ids: NDArray[np.int64]) -> NDArray[np.intp]:
@@ -278,7 +346,9 @@ def objects_of(ds: xr.Dataset, key: Any) -> xr.Dataset:
                 )
             return select(ds, None, ids.tolist(), None, clip=True)
         level = level_of(index.level.source)
-        ds = objects_dataset(level, [v for v in level.attributes if v not in ds.variables])
+        whole_view = objects_dataset(level)
+        kept = shape_of(ds).attributes
+        ds = whole_view.drop_vars([v for k, v in shape_of(whole_view).attributes.items() if k not in kept])
     known = np.asarray(ds["object"].to_numpy())
     return select_objects(ds, _places(ds, _chosen(key, known)))
 

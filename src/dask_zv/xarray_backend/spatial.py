@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.geometry.schema import AttributeSchema
-from dask_zv.pipelines.source.columns import LevelRows
+from dask_zv.pipelines.source.columns import OBJECT_ID, OBJECT_INDEX, LevelRows
 from dask_zv.pipelines.source.edge_rows import CONNECTIVITY, EdgeRows, ParentRows, count_links
 from dask_zv.pipelines.source.link_source import LinkSource
 from dask_zv.pipelines.source.object_columns import ObjectColumns, object_fields
@@ -53,23 +53,37 @@ def spatial_dataset(level: Level, dropped: Collection[str] = (), *, chunk_table:
         )
         for i, axis in enumerate(axes)
     }
-    data, more = _vertex_data(level, rows, chunks, dropped)
+    table = chunk_variables(level) if chunk_table else {}
+    taken = {"vertex", *_used(level), *table, *(["chunk"] if table else [])}
+    names.check_names(taken, dict.fromkeys(coords, "the axis"))
+    taken |= {*coords}
+    data, more = _vertex_data(level, rows, chunks, dropped, taken)
     links_index: list[RowIndex] = []
     if level.kind in _LINKED and (links := level.found_links(0)) is not None:
-        new, table = _link_data(level, rows, links.source, dropped)
-        if table is not None:
+        new, edges = _link_data(level, rows, links.source, dropped, {*taken, *data, *more})
+        if edges is not None:
             dim = names.link_names(links.source)[1]
-            links_index.append(RowIndex(table, slice(0, len(table)), dim, dim))
-        names.check_names({**coords, **data, **more}, dict.fromkeys(new, "a variable of links"))
+            links_index.append(RowIndex(edges, slice(0, len(edges)), dim, dim))
         data |= new
     if level.source.schema.has_objects:
-        new, ids = _object_data(level, {*coords, *data, *more}, dropped)
+        new, ids = _object_data(level, {*taken, *data, *more}, dropped)
         data, more = {**data, **new}, {**more, **ids}
     if level.store.metadata.crs is not None:
-        data.setdefault(names.CRS, names.grid_mapping(level.store.metadata.crs))
-    if chunk_table:
-        data |= chunk_variables(level)
+        data[names.CRS] = names.grid_mapping(level.store.metadata.crs)
+    data |= table
+    more |= {k: v for k, v in data.items() if k in taken}  # how the rest belongs together: no data
     return _assembled(level, [RowIndex(rows, slice(0, len(rows))), *links_index], chunks, coords, more, data, dropped)
+
+
+def _used(level: Level) -> set[str]:
+    """Return the names that the view itself uses, but for those of the axes."""
+    used: set[str] = set()
+    if level.source.schema.has_objects:
+        used |= {"object", names.OBJECT_ID, names.OBJECT_INDEX}
+    if level.kind in _LINKED and (links := level.found_links(0)) is not None:
+        name, dim = names.link_names(links.source)
+        used |= {name, dim, f"{dim}_node", names.TOPOLOGY, *([names.PARENT] if level.kind == "skeleton" else [])}
+    return used if level.store.metadata.crs is None else {*used, names.CRS}
 
 
 def _assembled(
@@ -101,7 +115,7 @@ def _assembled(
 
 
 def vertex_attributes(
-    level: Level, rows: Any, length: int, chunks: tuple[int, ...], dropped: Collection[str]
+    level: Level, rows: Any, length: int, chunks: tuple[int, ...], dropped: Collection[str], taken: Collection[str]
 ) -> tuple[Variables, Variables]:
     """Return the attributes of vertices, and the coordinates of their channels.
 
@@ -112,33 +126,38 @@ def vertex_attributes(
         Has the attributes by name.
     length : int
     chunks : tuple of int
-    dropped : collection of str
+    dropped, taken : collection of str
     """
     data: Variables = {}
     coords: Variables = {}
-    taken = dict.fromkeys([*level.store.axes, "vertex", names.OBJECT_ID])
-    known = {a.name: f"attribute of {a.value_dtype}" for a in level.source.schema.attributes if a.name not in dropped}
-    names.check_names(taken, known)
+    taken = {*taken}
     for attribute in level.source.schema.attributes:
-        if attribute.name in dropped:
+        shown, own = names.free_name(attribute.name, "vertex", taken)
+        taken.add(shown)
+        if shown in dropped:
             continue
-        dims, shape = _shape("vertex", length, attribute)
+        dims, shape = _shape("vertex", length, attribute, shown, {*taken, *level.attributes})
         if len(dims) > 1:
+            taken.add(dims[1])
             labels = attribute.channel_names or tuple(f"ch{i}" for i in range(shape[1]))
             coords[dims[1]] = xr.Variable(dims[1:], np.asarray(labels))
-        attrs = {**names.attribute_attrs(attribute), **_located(level, "node")}
-        data[attribute.name] = lazy_variable(dims, rows, attribute.name, shape, attribute.value_dtype, attrs, chunks)
-    if level.source.chunk_attribute is not None and level.source.chunk_attribute[0] not in dropped:
+        attrs = {**names.attribute_attrs(attribute), **_located(level, "node"), **own}
+        data[shown] = lazy_variable(dims, rows, attribute.name, shape, attribute.value_dtype, attrs, chunks)
+    if level.source.chunk_attribute is not None:
         name, values = level.source.chunk_attribute
-        attrs = {"long_name": f"{name} (part of the chunk key)"}
-        data[name] = lazy_variable(("vertex",), rows, name, (length,), np.asarray(values).dtype, attrs, chunks)
+        shown, own = names.free_name(name, "vertex", taken)
+        attrs = {"long_name": f"{name} (part of the chunk key)", **own}
+        if shown not in dropped:
+            data[shown] = lazy_variable(("vertex",), rows, name, (length,), np.asarray(values).dtype, attrs, chunks)
     return data, coords
 
 
-def _shape(dim: str, n: int, attribute: AttributeSchema) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _shape(
+    dim: str, n: int, attribute: AttributeSchema, shown: str, taken: Collection[str]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
     if attribute.channels is None:
         return (dim,), (n,)
-    return (dim, f"{attribute.name}_channel"), (n, attribute.channels)
+    return (dim, names.channel_dim(f"{shown}_channel", taken)), (n, attribute.channels)
 
 
 def _located(level: Level, where: str) -> dict[str, Any]:
@@ -151,20 +170,20 @@ def _located(level: Level, where: str) -> dict[str, Any]:
 
 
 def _vertex_data(
-    level: Level, rows: LevelRows, chunks: tuple[int, ...], dropped: Collection[str]
+    level: Level, rows: LevelRows, chunks: tuple[int, ...], dropped: Collection[str], taken: Collection[str]
 ) -> tuple[Variables, Variables]:
-    data, coords = vertex_attributes(level, rows, len(rows), chunks, dropped)
+    data, coords = vertex_attributes(level, rows, len(rows), chunks, dropped, taken)
     if level.source.schema.has_objects:
         n = (len(rows),)
-        attrs = {"long_name": "object of each vertex", "comment": "-1: of none, -2: shared"}
-        data[names.OBJECT_ID] = lazy_variable(("vertex",), rows, names.OBJECT_ID, n, np.dtype(np.int64), attrs, chunks)
+        attrs = {"long_name": "object of each vertex", "comment": "-1: of none, -2: shared", "zv_role": names.OBJECT_ID}
+        data[names.OBJECT_ID] = lazy_variable(("vertex",), rows, OBJECT_ID, n, np.dtype(np.int64), attrs, chunks)
         place: dict[str, Any] = {
             "long_name": "place of each vertex' object along the dimension object",
             "instance_dimension": "object",
             "comment": "-1: of none, -2: shared",
             "valid_min": 0,
         }
-        data[names.OBJECT_INDEX] = lazy_variable(("vertex",), rows, names.OBJECT_INDEX, n, np.dtype(np.int64), place, chunks)
+        data[names.OBJECT_INDEX] = lazy_variable(("vertex",), rows, OBJECT_INDEX, n, np.dtype(np.int64), place, chunks)
     return data, coords
 
 
@@ -184,21 +203,23 @@ def object_attributes(
 ) -> Variables:
     """Return the attributes of objects; one that has the name of something else gets ``object_`` before it."""
     data: Variables = {}
+    taken = {*taken}
     for name, f in columns.fields.items():
-        shown = f"object_{name}" if name in taken or name in ("object", "vertex") else name
+        shown, own = names.free_name(name, "object", taken)
+        taken.add(shown)
         if shown in dropped:
             continue
-        attrs: dict[str, Any] = {"long_name": name.replace("_", " ")}
-        if shown != name:
-            attrs["zv_name"] = name
+        attrs: dict[str, Any] = {"long_name": name.replace("_", " "), **own}
         if f.missing is not None and f.dtype.kind in "iu":
             attrs["missing_value"] = f.missing
-        dims = ("object", *(f"{shown}_{i}" for i in range(len(f.shape))))
+        dims = ("object", *(names.channel_dim(f"{shown}_{i}", {*taken, *columns.fields}) for i in range(len(f.shape))))
         data[shown] = lazy_variable(dims, columns, name, (n, *f.shape), f.dtype, attrs, chunks)
     return data
 
 
-def _link_data(level: Level, rows: LevelRows, links: LinkSource, dropped: Collection[str]) -> tuple[Variables, EdgeRows | None]:
+def _link_data(
+    level: Level, rows: LevelRows, links: LinkSource, dropped: Collection[str], taken: Collection[str]
+) -> tuple[Variables, EdgeRows | None]:
     """Return connectivity, attributes of links, topology, and parents of skeletons; and the table that they are read from."""
     name, dim = names.link_names(links)
     trees = level.kind == "skeleton"
@@ -215,9 +236,9 @@ def _link_data(level: Level, rows: LevelRows, links: LinkSource, dropped: Collec
     made = _counts(level, rows, links, trees=trees)
     table = None if made is None else EdgeRows(rows, links, made, trees=trees)
     if table is None:
-        out = _loaded(level, dims, attrs, name)
+        out = _loaded(level, dims, attrs, name, taken)
     else:
-        out = _lazy_links(level, table, dims, attrs, name)
+        out = _lazy_links(level, table, dims, attrs, name, taken)
         if trees:
             chunks = tuple(np.diff(merged_runs(level.chunks.rows)[1]).tolist())
             out[names.PARENT] = lazy_variable(
@@ -228,7 +249,7 @@ def _link_data(level: Level, rows: LevelRows, links: LinkSource, dropped: Collec
 
 
 def _parent_attrs() -> dict[str, Any]:
-    return {"long_name": "number of the vertex' parent", "comment": "-1: a root", "valid_min": 0}
+    return {"long_name": "number of the vertex' parent", "comment": "-1: a root", "valid_min": 0, "zv_role": names.PARENT}
 
 
 def _counts(level: Level, rows: LevelRows, links: LinkSource, *, trees: bool) -> NDArray[np.int64] | None:
@@ -238,25 +259,32 @@ def _counts(level: Level, rows: LevelRows, links: LinkSource, *, trees: bool) ->
     return count_links(rows, links, trees=trees)
 
 
-def _lazy_links(level: Level, table: EdgeRows, dims: tuple[str, str], attrs: dict[str, Any], name: str) -> Variables:
+def _lazy_links(
+    level: Level, table: EdgeRows, dims: tuple[str, str], attrs: dict[str, Any], name: str, taken: Collection[str]
+) -> Variables:
     n = len(table)
     runs = tuple(np.diff(merged_runs(table.counts)[1]).tolist())
     width = table.links.family.width
     out = {name: lazy_variable(dims, table, CONNECTIVITY, (n, width), np.dtype(np.int64), attrs, runs)}
+    taken = {*taken}
+    every = {a.schema.name for a in table.links.attributes}
     for attribute in () if table.trees else table.links.attributes:
         schema = attribute.schema
+        shown, about = names.free_name(schema.name, dims[0], taken)
+        taken.add(shown)
+        channel = names.channel_dim(f"{shown}_channel", {*taken, *every})
         if schema.any_width and schema.channels is None:
             values = table.value_width(schema.name)
             shape: tuple[int, ...] = (n,) if values == 1 else (n, values)
         else:
-            shape = _shape(dims[0], n, schema)[1]
-        own = (dims[0], *(f"{schema.name}_channel" for _ in shape[1:]))
-        about = {**names.attribute_attrs(schema), **_located(level, dims[0])}
-        out[schema.name] = lazy_variable(own, table, schema.name, shape, schema.value_dtype, about, runs)
+            shape = (n,) if schema.channels is None else (n, schema.channels)
+        own = (dims[0], *(channel for _ in shape[1:]))
+        about = {**names.attribute_attrs(schema), **_located(level, dims[0]), **about}
+        out[shown] = lazy_variable(own, table, schema.name, shape, schema.value_dtype, about, runs)
     return out
 
 
-def _loaded(level: Level, dims: tuple[str, str], attrs: dict[str, Any], name: str) -> Variables:
+def _loaded(level: Level, dims: tuple[str, str], attrs: dict[str, Any], name: str, taken: Collection[str]) -> Variables:
     """Return the links as they are read with the whole level: other tools' stores don't tell how many there are."""
     found = level.read(order="chunk", attributes=_of_links(level))
     ends = found.faces if name == names.FACES else found.edges
@@ -266,8 +294,9 @@ def _loaded(level: Level, dims: tuple[str, str], attrs: dict[str, Any], name: st
         out[name] = xr.Variable(dims, ends, attrs)
         for key, column in values.items():
             plain = _plain(column)
-            extra = tuple(f"{key}_channel" for _ in plain.shape[1:])
-            out[key] = xr.Variable((dims[0], *extra), plain, _located(level, dims[0]))
+            shown, about = names.free_name(key, dims[0], {*taken, *out})
+            extra = tuple(names.channel_dim(f"{shown}_channel", {*taken, *values}) for _ in plain.shape[1:])
+            out[shown] = xr.Variable((dims[0], *extra), plain, {**_located(level, dims[0]), **about})
     if found.parents is not None:
         runs = tuple(np.diff(merged_runs(level.chunks.rows)[1]).tolist())  # as the other variables of vertices are cut
         out[names.PARENT] = xr.Variable(("vertex",), found.parents, _parent_attrs(), {"preferred_chunks": {"vertex": runs}})

@@ -21,7 +21,7 @@ from dask_zv.pipelines.writing.polylines import write_lines, write_polylines
 from dask_zv.pipelines.writing.skeletons import write_skeletons
 from dask_zv.storage.targets import resolve_target
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.content import Shape, check_in_step, shape_of
+from dask_zv.xarray_backend.content import Shape, check_in_step, shape_of, vertex_numbers
 from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.selection import row_index
 
@@ -53,7 +53,8 @@ def to_store(
     """Write a Dataset into a new store: vertices, attributes, objects, groups, links; one graph on the active scheduler.
 
     Paths are written from the objects view, graphs and meshes from the spatial view; points and skeletons from either. Links
-    that lead out of the Dataset are left out, and a node whose parent is not there becomes a root.
+    that lead out of a selection are left out, and a node whose parent is not in it becomes a root; in a Dataset that is no
+    selection of a level they are errors. UGRID and CF Datasets of other makers are written, too.
 
     Parameters
     ----------
@@ -144,7 +145,7 @@ def _check_target(ds: xr.Dataset, target: Any, storage_options: Mapping[str, Any
         return
     handle, prefix = resolve_target(target, storage_options, read_only=True)
     place = level.source.place
-    if handle.url.rstrip("/") == place.handle.url.rstrip("/") and prefix == place.prefix.rpartition("/")[0]:
+    if handle.same_store(place.handle) and prefix == place.prefix.rpartition("/")[0]:
         raise InputError(
             "the target is the store that the Dataset is read from: write another one, and move it into place when it is whole"
         )
@@ -157,8 +158,11 @@ def _axis_type(ds: xr.Dataset, name: str) -> str:
 def _column(ds: xr.Dataset, name: str) -> Any:
     """Return a variable as an array that writing takes: a missing string is None there, not NaN."""
     values = ds[name].data
-    if values.dtype == object:
-        return values.map_blocks(_without_nan, dtype=object) if hasattr(values, "map_blocks") else _without_nan(values)
+    if values.dtype.kind in "OUT" and hasattr(values, "map_blocks"):
+        values = values.map_blocks(_without_nan, dtype=object)
+        values.attrs = {k: v for k, v in ds[name].attrs.items() if k in ("categories", "ordered")}
+    elif values.dtype == object:
+        return _without_nan(values)
     return values
 
 
@@ -192,7 +196,7 @@ def _objects(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[
     if ids is None:
         return out
     # objects without vertices are told of where nothing was selected
-    whole = shape.view == "objects" or not _is_part(ds)
+    whole = shape.view == "objects" or (row_index(ds) is not None and not _is_part(ds))
     present = ids if whole else np.unique(np.asarray(ds[names.OBJECT_ID].to_numpy()))
     if shape.object_attributes:
         table = {k: np.asarray(ds[v].to_numpy()) for k, v in shape.object_attributes.items()}
@@ -234,7 +238,9 @@ def _links(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[st
         return {}
     if name not in ds.variables:
         raise InputError(f"the Dataset has no {name!r}, which a {kind} needs")
-    numbers = ds["vertex"].to_numpy() if "vertex" in ds.variables else np.arange(ds.sizes["vertex"])
+    if other := {"mesh": shape.edge_attributes, "graph": shape.face_attributes}.get(kind):
+        raise InputError(f"a {kind} holds no {', '.join(other)}: leave them out with ds.drop_vars({[*other.values()]!r})")
+    numbers = vertex_numbers(ds)
     known = np.sort(numbers)
     links = lazy[name].data
     of = {
@@ -243,7 +249,7 @@ def _links(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[st
     }
     vertex_ids = da.from_array(np.asarray(numbers, np.int64), chunks=(lazy.chunksizes["vertex"],))
     if kind == "skeleton":
-        parents = links.map_blocks(_known_or_none, known, dtype=np.int64)
+        parents = links.map_blocks(_known_or_none, known, dtype=np.int64) if _is_part(ds) else links
         return {"parents": parents, "vertex_ids": vertex_ids}
     given, about, columns = of[kind]
     values = {k: _column(lazy, v) for k, v in columns.items()}
@@ -260,9 +266,11 @@ def _links(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[st
 
 
 def _is_part(ds: xr.Dataset) -> bool:
-    """Tell whether links may lead out of the Dataset: unless it has all vertices of a level."""
-    index = row_index(ds)
-    return index is None or len(index) != len(index.level)
+    """Return True if links may lead out of the Dataset: it is a selection of the vertices of a level."""
+    index, objects = row_index(ds), ds.xindexes.get("object")
+    if isinstance(objects, ObjectIdIndex) and objects.rows is not None:
+        return ds.sizes["vertex"] != len(objects.rows)
+    return index is not None and len(index) != len(index.level)
 
 
 def _known_or_none(parents: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:

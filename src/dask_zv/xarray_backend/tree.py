@@ -9,7 +9,6 @@ import xarray as xr
 __all__ = ["ZVTreeAccessor"]
 
 
-@xr.register_datatree_accessor("zv")
 class ZVTreeAccessor:
     """Zarr Vectors verbs of a tree that ``xr.open_datatree(..., engine="zv")`` opened."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.spatial.grid import as_box
+from dask_zv.spatial.grid import as_box, stored_box
 
 __all__ = ["CellGrid", "corners_of", "make_cells"]
 
@@ -62,7 +62,8 @@ class CellGrid:
         inside = np.ones(len(positions), bool)
         for axis, edges in zip(self.axes, self.edges, strict=True):
             column = positions[:, axis]
-            inside &= (column >= edges[0]) & (column <= edges[-1])  # not a NaN
+            (low,), (high,) = stored_box((edges[:1], edges[-1:]), positions.dtype)
+            inside &= (column >= low) & (column <= high)  # not a NaN
         out = np.zeros(int(inside.sum()), np.int64)
         for axis, edges in zip(self.axes, self.edges, strict=True):
             out *= len(edges) - 1
@@ -78,7 +79,7 @@ def _cells(x: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int
     np.clip(at, 0, n - 1, out=at)
     wrong = np.flatnonzero((x < edges[at]) | ((x >= edges[at + 1]) & (at < n - 1)))
     if len(wrong):  # rounding: next to an edge
-        at[wrong] = np.minimum(np.searchsorted(edges, x[wrong], side="right") - 1, n - 1)
+        at[wrong] = np.clip(np.searchsorted(edges, x[wrong], side="right") - 1, 0, n - 1)
     return at
 
 
@@ -166,7 +167,4 @@ def corners_of(bounds: Any, names: Sequence[str]) -> tuple[NDArray[np.float64], 
     InputError
         Not two corners, or not of these axes.
     """
-    try:
-        return as_box(bounds, len(names))
-    except InputError as error:
-        raise InputError(f"bounds of the axes {', '.join(names)}: {error.message}") from None
+    return as_box(bounds, len(names), f"bounds of the axes {', '.join(names)}")

@@ -22,7 +22,7 @@ from dask_zv.pipelines.source.level_io import level_blobs
 from dask_zv.pipelines.source.link_reading import plan_cells
 from dask_zv.pipelines.source.link_source import FoundLinks
 from dask_zv.pipelines.source.objects_index import fragment_owners
-from dask_zv.spatial.grid import Box
+from dask_zv.spatial.grid import Box, stored_box
 
 if TYPE_CHECKING:
     from dask_zv.pipelines.stores.level import Level
@@ -211,10 +211,8 @@ def plan_chunk_blocks(
     selection = select_chunks(level, objects, bbox, chunks)
     numbers, keep_whole = selection.chunks, selection.whole
     if within is not None:
-        shift = 0.0 if level.offset is None else np.asarray(level.offset)
-        near = source.schema.grid.touches(
-            table.coords[numbers][:, source.rank - source.schema.grid.ndim :], (within[0] - shift, within[1] - shift)
-        )
+        inside = stored_box(within, source.schema.dtype, level.offset)
+        near = source.schema.grid.touches(table.coords[numbers][:, source.rank - source.schema.grid.ndim :], inside)
         numbers, keep_whole = numbers[near], keep_whole[near]
     wanted_rows = None if rows is None else number_rows(rows, table.rows)
     known = None if bbox is not None or objects is not None else table.rows

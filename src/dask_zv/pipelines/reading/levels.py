@@ -25,7 +25,7 @@ from dask_zv.pipelines.source.level_io import level_blobs
 from dask_zv.pipelines.source.link_reading import CellPlan, check_sources, plan_cells
 from dask_zv.pipelines.source.link_source import FoundLinks
 from dask_zv.pipelines.source.objects_index import FragmentTable, chosen_ids
-from dask_zv.spatial.grid import Box, as_box
+from dask_zv.spatial.grid import Box, as_box, stored_box
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.snapshot import together
 
@@ -141,9 +141,7 @@ def select_chunks(level: Level, objects: Any, bbox: Any, chunks: Any) -> _Select
     whole = np.zeros(len(table), bool)
     box = None
     if bbox is not None:
-        box = as_box(bbox, grid.ndim)
-        if (offset := level.offset) is not None:
-            box = box[0] - np.asarray(offset), box[1] - np.asarray(offset)
+        box = stored_box(as_box(bbox, grid.ndim), source.schema.dtype, level.offset)
         spatial = table.coords[:, source.rank - grid.ndim :]
         keep = grid.touches(spatial, box)
         whole = grid.inside(spatial, box)

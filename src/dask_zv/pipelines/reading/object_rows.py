@@ -25,7 +25,8 @@ from dask_zv.storage.catalog import Catalog
 
 __all__ = ["ObjectRows"]
 
-PARENT = "parent"
+PARENT = "/parent"
+"""A column's name that no attribute can have."""
 _BLOCK_CHUNKS = 1024
 _POSITIONS: SharedCache[NDArray[Any]] = SharedCache(128 << 20, lambda p: p.nbytes + 200)
 

@@ -21,11 +21,14 @@ from dask_zv.pipelines.source.chunk_rows import fetch_chunks, read_chunks
 from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, check_same_objects, chunk_table, level_blobs
 from dask_zv.pipelines.source.objects_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.pipelines.source.ragged import RaggedColumns
-from dask_zv.spatial.grid import Box
+from dask_zv.spatial.grid import Box, stored_box
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.layouts import Blobs
 
-__all__ = ["LevelRows", "rows_in"]
+__all__ = ["OBJECT_ID", "OBJECT_INDEX", "LevelRows", "rows_in"]
+
+OBJECT_ID, OBJECT_INDEX = "/object_id", "/object_index"
+"""Names of columns that no attribute can have."""
 
 _RUN_CHUNKS = 1024
 _UNSEEN_ROWS = 1 << 23
@@ -38,7 +41,8 @@ _INDEXES: SharedCache[FragmentIndex | None] = SharedCache(32 << 20, lambda i: 32
 class LevelRows(RaggedColumns):
     """The rows of one level, read when asked for; small to pickle where the store has a catalog.
 
-    Columns are the axes by number, and by name the attributes, "object_id", and "object_index" (its place among the ids).
+    Columns are the axes by number, and by name the attributes, :data:`OBJECT_ID`, and :data:`OBJECT_INDEX`, its
+    place among the ids.
 
     Parameters
     ----------
@@ -102,7 +106,7 @@ class LevelRows(RaggedColumns):
     def _empty(self, name: str | int) -> NDArray[Any]:
         if isinstance(name, int):
             return np.zeros(0, self.dtype)
-        if name in ("object_id", "object_index"):
+        if name in (OBJECT_ID, OBJECT_INDEX):
             return np.zeros(0, np.int64)
         attribute = self._attribute(name)
         if attribute is None:
@@ -133,11 +137,11 @@ class LevelRows(RaggedColumns):
             shift = None if self.offset is None else self.offset[name]
             return [p[:, name] if shift is None else p[:, name].astype(np.float64) + shift for p in self.positions(chunks)]
         keys, rows = self._keys(chunks), self.table.rows[chunks].tolist()
-        if name == "object_index":
-            ids, owners = np.sort(self.index.ids), self._read_cells("object_id", chunks)
+        if name == OBJECT_INDEX:
+            ids, owners = np.sort(self.index.ids), self._read_cells(OBJECT_ID, chunks)
             check_same_objects(self.source)
             return [np.where(o < 0, o, np.searchsorted(ids, o)) for o in owners]
-        if name == "object_id":
+        if name == OBJECT_ID:
             table = fragment_owners(self.source, keys, self.index)
             counts = self.fragment_rows(chunks)
             fragments = np.array([len(c) for c in counts], np.int64)
@@ -237,8 +241,8 @@ def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> 
         A slice where the rows are one run.
     """
     source, table = rows.source, rows.table
-    if box is not None and rows.offset is not None:
-        box = box[0] - np.asarray(rows.offset), box[1] - np.asarray(rows.offset)
+    if box is not None:
+        box = stored_box(box, source.schema.dtype, rows.offset)
     keep = np.ones(len(table), bool)
     whole = np.ones(len(table), bool)
     if box is not None:

@@ -31,7 +31,8 @@ from dask_zv.storage.layouts import Blobs
 
 __all__ = ["CONNECTIVITY", "EDGE_COUNTS", "EdgeRows", "ParentRows", "count_links", "count_parents"]
 
-CONNECTIVITY = "connectivity"
+CONNECTIVITY = "/connectivity"
+"""A column's name that no attribute can have."""
 _AT_ONCE = 4096
 EDGE_COUNTS = "dask_zv_edges"
 """Array (n, K + 1) of int64 in a level of skeletons: coordinates of each chunk, and how many of its nodes have a parent."""

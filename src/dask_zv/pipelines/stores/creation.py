@@ -52,7 +52,7 @@ def create(
     bounds: tuple[Sequence[float], Sequence[float]] | None = None,
     bin_shape: Sequence[float] | None = None,
     axes: Sequence[str | Mapping[str, object] | Axis] | None = None,
-    crs: Mapping[str, Any] | None = None,
+    crs: Any = None,
     dtype: DTypeLike | None = None,
     layout: str | None = None,
     shard_chunks: int | Sequence[int] | Literal["auto"] = "auto",
@@ -75,8 +75,9 @@ def create(
         Edges of a bin; `chunk_shape` must be a multiple of it. One bin per chunk where None.
     axes : sequence of str or of {"name", "type", "unit"}, optional
         2 to 4 axes; x, y, z, w where None.
-    crs : mapping, optional
-        Coordinate reference system, stored as it is.
+    crs : mapping, or whatever :meth:`pyproj.CRS.from_user_input` takes, optional
+        Coordinate reference system. A mapping is stored as it is; a code, WKT, a pyproj CRS or what else pyproj takes (with
+        pyproj installed, the extra ``geo``) as its authority and code where it has them, else as WKT.
     dtype : dtype, optional
         Of the stored positions; that of the first positions written where None.
     layout : {"grid", "per_chunk"}, optional
@@ -223,7 +224,7 @@ def _root_metadata(
     bounds: tuple[Sequence[float], Sequence[float]] | None,
     bin_shape: Sequence[float] | None,
     axes: Sequence[str | Mapping[str, object] | Axis] | None,
-    crs: Mapping[str, Any] | None,
+    crs: Any,
     layout: str,
 ) -> RootMetadata:
     chunk = _edges(chunk_shape, "chunk_shape", None)
@@ -234,7 +235,7 @@ def _root_metadata(
     bins = None if bin_shape is None else _edges(bin_shape, "bin_shape", len(chunk))
     low = high = (0.0,) * len(chunk)
     if bounds is not None:
-        box = as_box(bounds, len(chunk))
+        box = as_box(bounds, len(chunk), "bounds")
         if not np.isfinite(np.stack(box)).all():
             raise InputError("bounds must be finite: leave them out to take those of the data")
         low, high = tuple(box[0].tolist()), tuple(box[1].tolist())
@@ -256,13 +257,33 @@ def _root_metadata(
     return metadata
 
 
-def _plain_crs(crs: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _plain_crs(crs: Any) -> dict[str, Any] | None:
     if crs is not None and not isinstance(crs, Mapping):
-        raise InputError(f'crs is a mapping, such as {{"type": "EPSG", "code": 4326}}, not {crs!r:.80}')
+        crs = _described(crs)
     try:
         return None if crs is None else {str(k): v for k, v in to_json(crs, "crs").items()}
     except TypeError as error:
         raise InputError(str(error)) from None
+
+
+def _described(crs: Any) -> dict[str, str]:
+    """Return what pyproj takes as a mapping: by authority and code where that is the very system, else its WKT."""
+    try:
+        import pyproj
+    except ImportError:
+        raise InputError(
+            f'crs={crs!r:.80} needs pyproj to be understood: pip install "dask-zv[geo]", or give a mapping, such as '
+            '{"type": "EPSG", "code": 4326}'
+        ) from None
+    try:
+        found = pyproj.CRS.from_user_input(crs)
+    except (pyproj.exceptions.CRSError, TypeError, ValueError) as error:
+        raise InputError(f"crs is a mapping or what pyproj.CRS.from_user_input takes, not {crs!r:.80}: {error}") from None
+    authority = found.to_authority(min_confidence=100)
+    if authority is None or pyproj.CRS.from_authority(*authority) != found:
+        return {"crs_wkt": found.to_wkt()}
+    code: Any = int(authority[1]) if authority[1].isdecimal() else authority[1]
+    return {"type": authority[0], "code": code}
 
 
 def _edges(values: Sequence[float], what: str, ndim: int | None) -> tuple[float, ...]:

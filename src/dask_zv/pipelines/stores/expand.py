@@ -54,10 +54,7 @@ def expand_store(store: Store, bounds: Any, *, compute: bool = True) -> Delayed 
     if store.read_only:
         raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=store.url)
     metadata = store.metadata
-    try:
-        low, high = as_box(bounds, metadata.ndim)
-    except InputError as error:
-        raise InputError(error.message.replace("bbox", "bounds")) from None
+    low, high = as_box(bounds, metadata.ndim, "bounds")
     if not np.isfinite(np.stack([low, high])).all():
         raise InputError("bounds must be finite")
     check_reachable(store.handle)

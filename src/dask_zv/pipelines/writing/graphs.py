@@ -14,6 +14,7 @@ from dask.task_spec import TaskRef
 
 from dask_zv.batch.keeping import released_on_failure
 from dask_zv.batch.receipts import Report
+from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.blocks import encode_linked
 from dask_zv.geometry.schema import AttributeSchema
@@ -352,4 +353,9 @@ class TableLinks(Linked):
         parts = link_parts(self.links, self.scans, context.builder)
         named = [touches(self.scans[i].spans, low, high) for i in some]
         what = self.links.what
+        lost = next((self.scans[i].spans for i, found in zip(some, named, strict=True) if not found), None)
+        if lost is not None:  # no pair of tables would meet, so no task would see it
+            raise InputError(
+                f"{self.links.what}s name vertices {lost[0, 0]} to {lost[-1, 1]}, none of which is among the vertices"
+            )
         return self.store(context, LinkJoin(self.family, [parts[i] for i in some], named, what, fed=context.fed()))

@@ -245,11 +245,15 @@ def _check_column(name: str, dtype: np.dtype[Any], ndim: int, shape: tuple[Any, 
 def _describe(name: str, column: Any, original: Any) -> AttributeInput:
     dtype = column.dtype if column.dtype.kind in _KINDS else np.dtype(object)
     channels = int(column.shape[1]) if column.ndim == 2 else None
-    return AttributeInput(name, dtype, channels, _declared(getattr(original, "dtype", None)))
+    return AttributeInput(name, dtype, channels, _declared(original))
 
 
-def _declared(dtype: Any) -> tuple[str, ...] | None:
-    """Return the categories of an ordered pandas dtype."""
+def _declared(column: Any) -> tuple[str, ...] | None:
+    """Return the categories of an ordered pandas dtype, or of attributes that say so (as a Dataset of a store has them)."""
+    attrs = getattr(column, "attrs", None) or {}
+    if attrs.get("ordered") and "categories" in attrs:
+        return tuple(str(c) for c in np.atleast_1d(attrs["categories"]))
+    dtype = getattr(column, "dtype", column)
     if getattr(dtype, "ordered", False) and hasattr(dtype, "categories") and dtype.categories is not None:
         return tuple(str(c) for c in dtype.categories)
     return None

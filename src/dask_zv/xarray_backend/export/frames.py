@@ -38,7 +38,7 @@ class _Columns:
     variables : tuple of str
     columns : tuple of list of str
         Names of the columns of each.
-    categories : mapping of str to list of str
+    categories : mapping of str to CategoricalDtype
         Of the variables that have them.
     missing : mapping of str to int
         What stands for "none" in a variable of integers.
@@ -46,7 +46,7 @@ class _Columns:
 
     variables: tuple[str, ...]
     columns: tuple[list[str], ...]
-    categories: Mapping[str, list[str]]
+    categories: Mapping[str, pd.CategoricalDtype]
     missing: Mapping[str, int]
 
     @classmethod
@@ -59,7 +59,11 @@ class _Columns:
         return cls(
             tuple(variables),
             columns,
-            {k: list(dict.fromkeys(a["categories"])) for k, a in about.items() if "categories" in a},
+            {
+                k: pd.CategoricalDtype(list(dict.fromkeys(np.atleast_1d(a["categories"]))), bool(a.get("ordered", 0)))
+                for k, a in about.items()
+                if "categories" in a
+            },
             {
                 k: int(a["missing_value"])
                 for k, a in about.items()
@@ -83,9 +87,9 @@ class _Columns:
         return out
 
 
-def _held(values: NDArray[Any], variable: str, categories: list[str] | None) -> Any:
+def _held(values: NDArray[Any], variable: str, categories: pd.CategoricalDtype | None) -> Any:
     if categories is not None:
-        made = pd.Categorical(values, categories=categories)
+        made = pd.Categorical(values, dtype=categories)
         if ((made.codes < 0) & ~pd.isnull(values)).any():
             raise InputError(
                 f"{variable!r} has values that are not among its attribute 'categories': delete that attribute, or correct it"

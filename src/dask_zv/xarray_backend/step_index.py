@@ -1,0 +1,106 @@
+"""What holds the two dimensions of the objects view together: a selection along ``object`` alone would keep all vertices."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from xarray import Variable
+from xarray.indexes import Index
+
+from dask_zv.errors import InputError
+from dask_zv.xarray_backend import conventions as names
+
+__all__ = ["InStepIndex", "in_step", "isel_in_step"]
+
+_WAYS = (
+    "ds.zv.objects[id] and ds.zv.sel(objects=ids) select objects with their vertices; of one variable, "
+    "ds['name'].sel(object=id) does"
+)
+
+
+class InStepIndex(Index):
+    """On the ranges of vertices of each object: it lets nobody select, sort or align objects without them.
+
+    The ranges have a dimension of their own, so a DataArray along ``object`` or ``vertex`` does not have them, and is free.
+
+    Parameters
+    ----------
+    ids : ndarray of int64
+        Of the objects.
+    dim : str
+    """
+
+    def __init__(self, ids: NDArray[np.int64], dim: str = "object") -> None:
+        self.ids = ids
+        self.dim = dim
+
+    def create_variables(self, variables: Mapping[Any, Variable] | None = None) -> dict[Hashable, Variable]:
+        """Return the variables that are there."""
+        return dict(variables or {})
+
+    def isel(self, indexers: Mapping[Any, Any]) -> Self | None:
+        """Refuse what selects objects.
+
+        Raises
+        ------
+        InputError
+            Only objects are selected.
+        """
+        if self.dim in indexers:
+            raise InputError(f"a selection along {self.dim!r} alone would keep the vertices of all objects: {_WAYS}")
+        return None
+
+    def equals(self, other: Index, *, exclude: frozenset[Hashable] | None = None) -> bool:
+        """Return True if both are of the same objects."""
+        return isinstance(other, InStepIndex) and bool(np.array_equal(self.ids, other.ids))
+
+    def join(self, other: Self, how: str = "inner") -> Self:
+        """Refuse: one of both has objects that the other has not.
+
+        Raises
+        ------
+        InputError
+            Always.
+        """
+        raise InputError(f"Datasets of different objects can't be aligned, as their vertices are not: {_WAYS}")
+
+    def rename(self, name_dict: Mapping[Any, Hashable], dims_dict: Mapping[Any, Hashable]) -> Self:
+        """Return the index under other names."""
+        return type(self)(self.ids, str(dims_dict.get(self.dim, self.dim)))
+
+    @classmethod
+    def concat(cls, indexes: Sequence[Self], dim: Hashable, positions: Any = None) -> Self:
+        """Refuse: the vertices would not follow.
+
+        Raises
+        ------
+        InputError
+            Always.
+        """
+        raise InputError(f"objects can't be concatenated, as their vertices would not be: {_WAYS}")
+
+    def __repr__(self) -> str:
+        return f"<InStepIndex: {len(self.ids):,} objects with their vertices>"
+
+    def _repr_inline_(self, max_width: int) -> str:
+        return f"InStepIndex ({len(self.ids):,} objects)"[:max_width]
+
+
+def in_step(ds: xr.Dataset, lengths: NDArray[np.int64]) -> xr.Dataset:
+    """Return a Dataset with the range of vertices of each object, and the index on it."""
+    ends = np.cumsum(lengths)
+    about = {"long_name": "first vertex of each object, and the first after it", "zv_role": names.RANGE}
+    ranges = xr.Variable(("object", "vertex_end"), np.stack([ends - lengths, ends], axis=1), about)
+    ids = np.asarray(ds["object"].to_numpy()) if "object" in ds.variables else np.arange(len(lengths))
+    return ds.assign_coords(xr.Coordinates({names.RANGE: ranges}, indexes={names.RANGE: InStepIndex(ids)}))
+
+
+def isel_in_step(ds: xr.Dataset, objects: Any, vertices: Any, lengths: NDArray[np.int64]) -> xr.Dataset:
+    """Return some objects and vertices: `lengths` are the vertices of each object that are left."""
+    held = names.RANGE in ds.variables
+    out = ds.drop_vars(names.RANGE, errors="ignore").isel(object=objects, vertex=vertices)
+    return in_step(out, lengths) if held else out

@@ -1,0 +1,400 @@
+"""Roles of variables go by dimensions and marks, not by names; xarray's own idioms never answer wrongly in silence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import dask_zv as dzv
+
+NAMES = [
+    "parent",
+    "geometry",
+    "crs",
+    "object",
+    "edge",
+    "face",
+    "edges",
+    "faces",
+    "in_group",
+    "topology",
+    "node_count",
+    "vertex",
+    "object_index",
+    "chunk",
+    "level",
+    "connectivity",
+    "group",
+    "edge_node",
+    "face_node",
+    "a",
+    "a_channel",
+    "chunk_x",
+    "chunk_rows",
+    "positions",
+    "vertices",
+    "vertex_range",
+    "vertex_parent",
+]
+LOW, HIGH = (-1, -1, -1), (15, 21, 21)
+rng = np.random.default_rng(0)
+POINTS = rng.uniform(0, 20, (30, 3)).astype("f4")
+OWNERS = np.repeat([3, 5, 9], 10)
+ABOUT = {name: rng.normal(size=30) for name in NAMES} | {"a": rng.normal(size=(30, 2))}
+OF_OBJECTS = pd.DataFrame({name: rng.normal(size=3) for name in NAMES}, index=[3, 5, 9])
+
+
+def write(kind: str, **options: object) -> dzv.Store:
+    store = dzv.create({}, chunk_shape=(7, 7, 7), geometry=kind, **options)
+    common = {"attributes": ABOUT, "object_attributes": OF_OBJECTS}
+    ends = np.c_[np.arange(29), np.arange(1, 30)]
+    of_links = {name: np.arange(29.0) for name in NAMES}
+    if kind == "point_cloud":
+        dzv.write_points(store, POINTS, object_ids=OWNERS, groups={0: [3, 5]}, **common)
+    elif kind == "polyline":
+        dzv.write_polylines(store, POINTS, lengths=[10, 10, 10], object_ids=[3, 5, 9], **common)
+    elif kind == "skeleton":
+        parents = np.where(np.arange(30) % 10, np.arange(30) - 1, -1)
+        dzv.write_skeletons(store, POINTS, parents=parents, object_ids=OWNERS, **common)
+    elif kind == "graph":
+        dzv.write_graph(store, POINTS, edges=ends, object_ids=OWNERS, edge_attributes=of_links, **common)
+    else:
+        faces = np.c_[ends, (ends[:, 1] + 1) % 30]
+        dzv.write_meshes(store, POINTS, faces=faces, object_ids=OWNERS, face_attributes=of_links, **common)
+    return store
+
+
+@pytest.mark.parametrize("kind", ["point_cloud", "polyline", "skeleton", "graph", "mesh"])
+def test_attributes_of_any_name_survive(kind: str) -> None:
+    store = write(kind, crs=4326)
+    level = store.level(0)
+    for view in ("spatial", "objects"):
+        ds = xr.open_dataset(store, engine="zv", view=view, chunks={})
+        if view == "spatial":
+            xr.open_dataset(store, engine="zv", chunk_table=True).load()
+        frame = ds.zv.to_dataframe()
+        assert len(frame) == 30
+        assert {"vertex_vertex", "positions", "level"} <= set(frame.columns)
+        if (kind, view) in (("polyline", "spatial"), ("graph", "objects"), ("mesh", "objects")):
+            continue
+        part = ds.zv.sel(bbox=(LOW, HIGH), **({"clip": False} if kind == "polyline" else {}))
+        for given, options in ((ds, {}), (part, {"bbox": (LOW, HIGH)})):
+            out: dict[str, object] = {}
+            given.zv.to_store(out)
+            if kind == "polyline" and options:
+                options["clip"] = False
+            found, want = dzv.open(out).level(0).read(order="chunk"), level.read(order="chunk", **options)
+            order, other = np.lexsort(found.positions.T), np.lexsort(want.positions.T)
+            np.testing.assert_array_equal(found.positions[order], want.positions[other])
+            assert set(found.attributes) == set(ABOUT)
+            for name in ABOUT:
+                np.testing.assert_array_equal(found.attributes[name][order], want.attributes[name][other], err_msg=name)
+            assert set(found.object_attributes) == set(NAMES)
+            for links in ("edge", "face"):
+                one, two = getattr(found, f"{links}_attributes"), getattr(want, f"{links}_attributes")
+                assert {k: sorted(v) for k, v in one.items()} == {k: sorted(v) for k, v in two.items()}
+            assert found.parents is None or (found.parents >= 0).sum() == (want.parents >= 0).sum()
+
+
+def test_variables_of_a_users_own_are_attributes_and_renamed_roles_are_roles() -> None:
+    points = xr.open_dataset(write("point_cloud"), engine="zv")
+    numbers = np.arange(30)
+    out: dict[str, object] = {}
+    new = points.drop_vars("parent").assign(parent=("vertex", numbers), node_count=("vertex", numbers))
+    new.zv.to_store(out)
+    found = dzv.open(out).level(0).read()
+    assert sorted(found.attributes["parent"]) == sorted(found.attributes["node_count"]) == numbers.tolist()
+    assert "parent" in new.zv.sel(objects=[3]).data_vars
+    renamed = points.rename(object_id="who", x="lon")
+    assert renamed.zv.sel(objects=[3]).sizes["vertex"] == 10
+    assert "who" in renamed.zv.sel(objects=[3]).coords
+    tree = xr.open_dataset(write("skeleton"), engine="zv").rename(edges="links", parent="mother", vertex_parent="mine")
+    out = {}
+    tree.zv.to_store(out)
+    found = dzv.open(out).level(0).read()
+    assert (found.parents >= 0).sum() == 27
+    assert {"mine"} == set(found.attributes) - set(ABOUT)
+
+
+def test_selections_of_xarray_cut_both_dimensions_or_say_what_does() -> None:
+    by_object = xr.open_dataset(write("polyline"), engine="zv", view="objects")
+    for cut in (
+        lambda ds: ds.sel(object=5),
+        lambda ds: ds.sel(object=[5]),
+        lambda ds: ds.isel(object=0),
+        lambda ds: ds.sortby("object_level"),
+        lambda ds: ds.groupby("object").mean(),
+        lambda ds: ds.drop_sel(object=5),
+        lambda ds: ds.head(object=1),
+        lambda ds: xr.concat([ds, ds], "object", data_vars="minimal"),
+        lambda ds: xr.align(ds, ds.zv.objects[[3]]),
+    ):
+        with pytest.raises(dzv.InputError, match=r"ds\.zv\.objects"):
+            cut(by_object)
+    assert float(by_object["object_level"].sel(object=5)) == OF_OBJECTS.level[5]
+    one = by_object.assign(twice=by_object.level * 2).zv.objects[5]
+    np.testing.assert_array_equal(one.twice, ABOUT["level"][10:20] * 2)
+    with pytest.raises(dzv.InputError, match=r"ds\.zv\.objects"):
+        one.isel(object=0)
+    roles = {"node_count", "geometry", "vertex_range", "edges", "topology", "object_id", "object_index", "in_group", "crs"}
+    for kind in ("polyline", "graph", "mesh", "skeleton", "point_cloud"):
+        for view in ("spatial", "objects"):
+            ds = xr.open_dataset(write(kind, crs=4326), engine="zv", view=view)
+            used = {str(k) for k in ds.coords}
+            assert not {k for k in ds.data_vars if k in roles and "zv_name" not in ds[k].attrs}
+            assert roles & used
+    spread = xr.open_dataset(write("graph"), engine="zv")
+    with pytest.raises(dzv.InputError, match="isel"):
+        spread.where(spread.level > 0).zv.to_dataframe()
+    part = spread.isel(vertex=slice(5, 20)).drop_indexes(["x", "y", "z"]).drop_vars("vertex")
+    with pytest.raises(dzv.InputError, match="coordinate 'vertex'"):
+        part.zv.to_store({})
+
+
+def test_changed_variables_are_refused_where_the_store_is_read() -> None:
+    store = write("polyline")
+    for view in ("spatial", "objects"):
+        ds = xr.open_dataset(store, engine="zv", view=view, chunks={})
+        uses = [lambda d: d.zv.map_objects(len), lambda d: d.zv.density(shape=2, weights="level")]
+        uses += [lambda d: d.zv.map_chunks(len)] if view == "spatial" else []
+        for same in (ds, ds.load(), ds.isel(vertex=slice(None)) if view == "spatial" else ds.zv.objects[[3, 5]]):
+            for use in uses:
+                use(same)
+        for use in uses:
+            with pytest.raises(dzv.InputError, match="'level' was changed or added"):
+                use(ds.assign(level=ds.level * 2))
+        with pytest.raises(dzv.InputError, match="'new' was changed or added"):
+            ds.assign(new=ds.level * 2).zv.map_objects(len)
+        ds.assign(new=ds.level * 2).zv.map_objects(len, attributes=["level"])
+
+
+def test_paths_are_cut_on_the_faces_of_a_box() -> None:
+    x = np.array([-5.0, 5, 15, 5, -1, 11, 2, 3, 20, 30], "f4")  # in and out; across without a vertex inside; a lone point
+    points = np.c_[x, np.full(10, 0.1, "f4"), np.zeros(10, "f4")]
+    store = dzv.create({}, chunk_shape=(4, 4, 4), geometry="polyline")
+    when = np.arange(10).astype("M8[s]")
+    about = {"t": x * 2.0, "n": np.arange(10), "when": when, "pair": np.c_[x, -x]}
+    dzv.write_polylines(store, points, lengths=[4, 2, 1, 3], object_ids=[4, 7, 8, 9], attributes=about)
+    ds = xr.open_dataset(store, engine="zv", view="objects")
+    cut = ds.zv.sel(bbox=((0, 0, -1), (10, 0.1, 1)), clip="cut")
+    assert cut.object.values.tolist() == [4, 4, 7, 8, 9]
+    assert cut.node_count.values.tolist() == [3, 2, 2, 1, 2]
+    assert cut.x.values.tolist() == [0, 5, 10, 10, 5, 0, 10, 2, 3, 10]
+    assert cut.x.dtype == np.float32
+    np.testing.assert_allclose(cut.t, cut.x * 2)
+    np.testing.assert_allclose(cut.pair, np.c_[cut.x, -cut.x])
+    assert cut.n.dtype.kind == "i"
+    assert set(cut.n.values) <= set(range(10))
+    pieces = cut.x.values[1:] - cut.x.values[:-1]
+    inner = np.setdiff1d(np.arange(9), np.cumsum(cut.node_count.values)[:-1] - 1)
+    assert np.abs(pieces[inner]).sum() == 10 + 5 + 10 + 7
+    out: dict[str, object] = {}
+    cut.drop_vars("object").assign_coords(object=range(5)).zv.to_store(out, chunk_shape=(4, 4, 4))
+    assert len(dzv.open(out).level(0).read()) == 10
+    with pytest.raises(dzv.InputError, match="clip=True"):
+        xr.open_dataset(store, engine="zv").zv.sel(bbox=((0, 0, -1), (10, 1, 1)), clip="cut")
+
+
+def read_back(ds: xr.Dataset, **options: object) -> dzv.Geometry:
+    out: dict[str, object] = {}
+    ds.zv.to_store(out, chunk_shape=(5, 5), **options)
+    return dzv.open(out).level(0).read()
+
+
+def ugrid(faces: object, **attrs: object) -> xr.Dataset:
+    topology = {
+        "cf_role": "mesh_topology",
+        "topology_dimension": 2,
+        "node_coordinates": "lon lat",
+        "face_node_connectivity": "fn",
+    }
+    return xr.Dataset(
+        {
+            "Mesh2": ((), 0, topology),
+            "fn": (("nf", "three"), faces, {"cf_role": "face_node_connectivity", **attrs}),
+            "h": ("nn", np.arange(4.0)),
+            "area": ("nf", [1.0, 2.0]),
+        },
+        coords={"lon": ("nn", [0.0, 1, 0, 1]), "lat": ("nn", [0.0, 0, 1, 1])},
+    )
+
+
+def test_plain_ugrid_counts_from_where_it_says_and_dangles_nowhere() -> None:
+    faces = np.array([[0, 1, 2], [1, 2, 3]])
+    for ds in (
+        ugrid(faces),
+        ugrid(faces + 1, start_index=1),
+        ugrid(faces + 1, start_index=1, _FillValue=-1),
+        ugrid((faces + 1).astype(float), start_index=1),
+        ugrid(faces).transpose().assign_attrs(),
+    ):
+        if ds.fn.dims[0] == "three":
+            ds.Mesh2.attrs["face_dimension"] = "nf"
+        found = read_back(ds)
+        np.testing.assert_array_equal(found.positions[found.faces], np.c_[[0, 1, 0, 1], [0, 0, 1, 1]][faces])
+        np.testing.assert_array_equal(found.face_attributes["area"], [1, 2])
+    with pytest.raises(dzv.InputError, match="fill value"):
+        read_back(ugrid(np.array([[0, 1, 2], [1, 2, -1]]), _FillValue=-1))
+    for wrong in (faces + 2, faces + 50):
+        with pytest.raises(dzv.InputError, match="among the vertices"):
+            read_back(ugrid(wrong))
+    places = {"x": ("vertex", [0.0, 1, 2]), "y": ("vertex", [0.0, 1, 2])}
+    edges = xr.Dataset({"edges": (("edge", "two"), [[1, 2], [2, 3]], {"start_index": 1})}, coords=places)
+    assert read_back(edges).edges.tolist() == [[0, 1], [1, 2]]
+    for role, dims, values in (("edges", ("edge", "two"), [[0, 1], [1, 3]]), ("parent", ("vertex",), [-1, 0, 7])):
+        with pytest.raises(dzv.InputError, match="among the vertices"):
+            read_back(xr.Dataset({role: (dims, values)}, coords=places))
+
+
+def test_plain_cf_geometries_and_ragged_arrays() -> None:
+    nodes = {"lat": ("node", [0.0, 0, 1, 5, 6], {"axis": "Y"}), "lon": ("node", [0.0, 1, 2, 0, 1], {"axis": "X"})}
+    about = {"geometry_type": "line", "node_count": "n", "node_coordinates": "lat lon"}
+    lines = read_back(xr.Dataset({"shape": ((), 0, about), "n": ("i", [3, 2]), "s": ("i", [1.0, 2])}, coords=nodes))
+    assert lines.lengths.tolist() == [3, 2]
+    assert lines.positions[1].tolist() == [1, 0]
+    with pytest.raises(dzv.InputError, match="polygon"):
+        read_back(xr.Dataset({"shape": ((), 0, {**about, "geometry_type": "polygon"}), "n": ("i", [3, 2])}, coords=nodes))
+    ids = {"id": ("traj", [70, 80], {"cf_role": "trajectory_id"})}
+    along = {"lon": ("obs", [0.0, 1, 2]), "lat": ("obs", [0.0, 1, 2])}
+    contiguous = read_back(xr.Dataset({"rowsize": ("traj", [2, 1], {"sample_dimension": "obs"}), **ids}, coords=along))
+    assert (contiguous.ids.tolist(), contiguous.lengths.tolist()) == ([70, 80], [2, 1])
+    indexed = read_back(xr.Dataset({"of": ("obs", [0, 1, 0], {"instance_dimension": "traj"}), **ids}, coords=along))
+    assert indexed.object_ids.tolist() == [70, 70, 80] or sorted(indexed.object_ids.tolist()) == [70, 70, 80]
+
+
+@pytest.mark.parametrize("first", ["dask_zv", "xarray"])
+def test_the_accessor_is_there_from_the_import_on(first: str) -> None:
+    second = {"dask_zv": "xarray", "xarray": "dask_zv"}[first]
+    code = f"""
+import sys, {first}
+lazy = {first!r} == "dask_zv" and "xarray" in sys.modules
+import {second}
+import numpy, xarray as xr
+ds = xr.Dataset({{"node_count": ("object", [2])}}, coords={{"x": ("vertex", [0.0, 1]), "y": ("vertex", [0.0, 1])}})
+print(lazy, type(ds.zv).__name__, type(xr.DataTree(ds).zv).__name__)
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "ZVDatasetAccessor", "ZVTreeAccessor"]
+
+
+def test_boxes_are_of_the_stores_dtype_at_chunk_edges_too() -> None:
+    labels = np.arange(100) / 10
+    points = np.c_[labels, labels, labels].astype("f4")
+    store = dzv.create({}, chunk_shape=(0.1, 0.3, 0.7))
+    dzv.write_points(store, points, object_ids=np.arange(100))
+    level = store.level(0)
+    ds, by_object = (xr.open_dataset(store, engine="zv", view=v) for v in ("spatial", "objects"))
+    for i, x in enumerate(labels):
+        assert ds.sel(x=slice(x, x)).sizes["vertex"] == 1, x
+        assert int(ds.sel(x=x).object_id[0]) == i
+        assert ds.zv.sel(x=slice(x, x)).sizes["vertex"] == 1
+        box = ((x, -1, -1), (x + 5, 20, 20))
+        want = int((labels >= x).sum() if x > 4.95 else ((labels >= x) & (labels <= x + 5 + 1e-9)).sum())
+        assert len(level.read(bbox=box)) == want, x
+        if i % 10 == 0:
+            assert by_object.zv.sel(bbox=box).sizes["vertex"] == want
+            assert ds.zv.chunks_in(box).sizes["vertex"] >= want
+            assert int(ds.zv.density(shape=1, bbox=box, bounds=((-1,) * 3, (20,) * 3)).sum()) == want
+            assert int(ds.zv.density(shape=2, bounds=((x,), (x + 5,)), dims="x").sum()) == want
+
+
+def test_boxes_that_may_be_ranges_are_refused_with_the_form_that_is_meant() -> None:
+    ranges = ((0, 50), (0, 100))
+    store = dzv.create({}, chunk_shape=(10, 10), bounds=((0, 0), (100, 100)))
+    dzv.write_points(store, np.random.default_rng(0).uniform(0, 100, (50, 2)))
+    ds = xr.open_dataset(store, engine="zv")
+    for use in (
+        lambda box: dzv.create({}, chunk_shape=(10, 10), bounds=box),
+        lambda box: store.level(0).read(bbox=box),
+        lambda box: ds.zv.sel(bbox=box),
+        lambda box: ds.zv.chunks_in(box),
+        lambda box: ds.zv.density(shape=4, bounds=box),
+        lambda box: ds.zv.density(shape=4, bbox=box),
+        lambda box: ds.zv.map_chunks(len, bbox=box),
+        lambda box: store.expand(box),
+    ):
+        with pytest.raises(dzv.InputError, match=r"\(\(x0, y0\), \(x1, y1\)\).*\(\(0\.0, 0\.0\), \(50\.0, 100\.0\)\)"):
+            use(ranges)
+        for box in (((5, 5), (1, 9)), ((5, 5), (5, 9)), (1, 2, 3, 4)):
+            with pytest.raises(dzv.InputError, match=r"\(\(x0, y0\), \(x1, y1\)\)"):
+                use(box)
+    want = ds.isel(vertex=((ds.x <= 50) & (ds.y >= 20)).to_numpy())
+    xr.testing.assert_identical(ds.zv.sel(x=slice(None, 50), y=slice(20, None)), want)
+    xr.testing.assert_identical(ds.zv.sel(bbox=((None, 20), (50, None))), want)
+    assert len(store.level(0).read(bbox=((None, 20), (50, None)))) == want.sizes["vertex"]
+    for wrong in ({"x": slice(5, 2)}, {"z": slice(0, 1)}, {"x": 5}, {"x": slice(0, 5, 2)}):
+        with pytest.raises(dzv.InputError, match="slice"):
+            ds.zv.sel(**wrong)
+
+
+def test_stores_without_a_place_are_told_apart(tmp_path) -> None:
+    icechunk = pytest.importorskip("icechunk")
+    import obstore.store
+    from zarr.storage import MemoryStore, ObjectStore
+
+    def session(repo, branch="main"):
+        return repo.writable_session(branch)
+
+    places = [icechunk.local_filesystem_storage(str(tmp_path / name)) for name in ("one", "two")]
+    repos = [icechunk.Repository.create(place) for place in places]
+    source = session(repos[0])
+    dzv.write_points(dzv.create(source.store, chunk_shape=(7, 7, 7)), POINTS)
+    snapshot = source.commit("points")
+    repos[0].create_branch("other", snapshot)
+    ds = xr.open_dataset(repos[0].readonly_session("main").store, engine="zv")
+    for other in (session(repos[1]), session(repos[0], "other")):
+        ds.zv.to_store(other.store, overwrite=True)
+        assert dzv.open(other.store).level(0).metadata.vertex_count == 30
+    stores = [ObjectStore(obstore.store.MemoryStore()) for _ in range(2)], [MemoryStore(), MemoryStore()]
+    for one, two in stores:
+        dzv.write_points(dzv.create(one, chunk_shape=(7, 7, 7)), POINTS)
+        xr.open_dataset(one, engine="zv").zv.to_store(two)
+        with pytest.raises(dzv.InputError, match="the target is the store"):
+            xr.open_dataset(one, engine="zv").zv.to_store(one, overwrite=True)
+    path = tmp_path / "a.zv"
+    dzv.write_points(dzv.create(path, chunk_shape=(7, 7, 7)), POINTS)
+    with pytest.raises(dzv.InputError, match="the target is the store"):
+        xr.open_dataset(path, engine="zv").zv.to_store(f"file://{path}", overwrite=True)
+
+
+def test_ordered_categories_come_back() -> None:
+    kinds = pd.Categorical(["b", "a", "c", None], categories=["c", "b", "a"], ordered=True)
+    frame = pd.DataFrame({"x": [0.0, 1, 2, 3], "y": [0.0, 1, 2, 3], "k": kinds})
+    store = dzv.create({}, chunk_shape=(9, 9))
+    dzv.write_points(store, frame)
+    out: dict[str, object] = {}
+    xr.open_dataset(store, engine="zv", chunks={}).zv.to_store(out)
+    for opened in (store, dzv.open(out)):
+        ds = xr.open_dataset(opened, engine="zv")
+        for made in (ds.zv.to_dataframe(), ds.zv.to_dask_dataframe().compute()):
+            assert made.k.dtype == kinds.dtype
+            assert made.k.tolist()[:3] == ["b", "a", "c"]
+
+
+def test_reference_systems_are_what_pyproj_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pyproj = pytest.importorskip("pyproj")
+    mine = "+proj=laea +lat_0=52 +lon_0=10"
+    given = (
+        25832,
+        "EPSG:25832",
+        ("EPSG", 25832),
+        pyproj.CRS(25832),
+        pyproj.CRS(25832).to_wkt(),
+        pyproj.CRS(25832).to_json_dict(),
+    )
+    for crs, same in [*((g, 25832) for g in given), (mine, mine), ({"proj": "longlat"}, {"proj": "longlat"})]:
+        store = dzv.create({}, chunk_shape=(9, 9), crs=crs)
+        dzv.write_points(store, np.zeros((1, 2)))
+        found = pyproj.CRS(xr.open_dataset(store, engine="zv").crs.attrs["crs_wkt"])
+        assert found == pyproj.CRS.from_user_input(same)
+    for wrong in ("nonsense", 3.5, object()):
+        with pytest.raises(dzv.InputError, match="from_user_input"):
+            dzv.create({}, chunk_shape=(9, 9), crs=wrong)
+    monkeypatch.setitem(sys.modules, "pyproj", None)
+    with pytest.raises(dzv.InputError, match=r"dask-zv\[geo\]"):
+        dzv.create({}, chunk_shape=(9, 9), crs=4326)
