@@ -23,7 +23,7 @@ from dask.delayed import Delayed
 from dask.task_spec import GraphNode, List, Task, TaskRef
 
 from dask_zv.batch.receipts import Report
-from dask_zv.batch.run import check_reachable
+from dask_zv.batch.run import as_delayed, check_reachable
 from dask_zv.storage.handles import StoreHandle, opened_as
 from dask_zv.storage.icechunk_forks import Fork, ForkObjects, ForkSource, merge_forks
 from dask_zv.storage.icechunk_merging import merge_into_session
@@ -93,7 +93,7 @@ def _with_commit(delayed: Delayed, run: str, handle: StoreHandle, source: ForkSo
     end = str(delayed.key)
     rewriting = _Rewriting(delayed, run, handle, source)
     rewriting.commit_in(end, rewriting.store_in_forks([end], {end}, earlier))
-    return Delayed(end, rewriting.graph)
+    return as_delayed(end, rewriting.graph, run)
 
 
 class WaveForks:
@@ -124,7 +124,7 @@ class WaveForks:
         ends = [str(d.key) for d in delayed]
         rewriting = _Rewriting(delayed[0], run, self._handle, self._source)
         merged = rewriting.store_in_forks(ends, set(), [])
-        return [Delayed(key, rewriting.graph) for key in (*ends, merged.key)]
+        return [as_delayed(key, rewriting.graph, run) for key in (*ends, str(merged.key))]
 
     def took(self, results: Sequence[Any]) -> list[Any]:
         """Return the results of those tasks, of what was computed in their place."""

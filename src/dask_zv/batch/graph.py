@@ -21,6 +21,7 @@ from dask.task_spec import GraphNode, List, Task, TaskRef
 
 from dask_zv.batch.progress import tell, topic_of
 from dask_zv.batch.receipts import Report
+from dask_zv.batch.run import as_delayed
 from dask_zv.batch.tasks import BlockResult, BlockSpec, CommitSpec, commit, prepare, store_block
 from dask_zv.storage.retries import counted_retries
 
@@ -120,7 +121,7 @@ class GraphBuilder:
 
     def finish(self, key: str) -> Delayed:
         """Return the ``Delayed`` of the task at `key`."""
-        return Delayed(key, self.tasks)
+        return as_delayed(key, self.tasks, self.run)
 
 
 def _as_tuple(*values: Any) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ from dask.utils import parse_bytes
 from numpy.typing import NDArray
 
 from dask_zv.batch.graph import GraphBuilder
-from dask_zv.batch.run import active_client, cluster_memory, compute_one, seceded, stays_on_client
+from dask_zv.batch.run import WorkersAwaited, active_client, cluster_memory, compute_one, seceded, stays_on_client
 from dask_zv.errors import InputError
 
 if TYPE_CHECKING:
@@ -258,9 +258,11 @@ def _look_on_workers(client: Client, builder: GraphBuilder, kept: Kept, parts: S
     for number, future in enumerate(futures):
         kept.add(number, future)
     sizes: dict[Any, int] = {}
+    awaited = WorkersAwaited(client)
     try:
         with seceded():
             while _pending(last):
+                awaited.check()
                 if kept.room and sum(_learn_sizes(client, sizes, futures).values()) > kept.room:
                     kept.release()
                     futures.clear()

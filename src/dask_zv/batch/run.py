@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from dask.base import compute, get_scheduler
+import dask
+from dask.base import get_annotations, get_scheduler
 from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.task_spec import Task
 
+from dask_zv.batch.local_pools import compute_locally
 from dask_zv.batch.progress import Progress, block_keys, run_of, topic_of, watch_local
+from dask_zv.errors import InputError, PlanError
 from dask_zv.storage.handles import StoreHandle, process_token
 
 if TYPE_CHECKING:
     from distributed import Client
 
 __all__ = [
+    "WORKERS_TIMEOUT",
+    "WorkersAwaited",
     "active_client",
+    "as_delayed",
     "check_reachable",
     "cluster_memory",
     "compute_many",
@@ -33,7 +41,12 @@ __all__ = [
     "task_memory",
 ]
 
+WORKERS_TIMEOUT = "dask_zv.workers-timeout"
+"""Name of the setting (``dask.config``): seconds that a call waits where the cluster has no worker at all."""
+_WORKERS_SECONDS = 30
 _SMALL_BYTES = 1 << 18
+_INTERPRETER_BYTES = 128 << 20
+"""What a worker's memory holds beside its tasks: the interpreter, libraries, connections to other workers."""
 _KEEP: ContextVar[bool] = ContextVar("dask_zv_keep_on_client", default=False)
 
 
@@ -54,30 +67,46 @@ def stays_on_client() -> bool:
 
 def task_memory() -> int | None:
     """Return the bytes that a task may use on the least of the active cluster's workers, None where that is not known."""
-    client = active_client()
-    if client is None:
-        return None
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    limits = [int(w["memory_limit"]) // max(int(w["nthreads"]), 1) for w in workers if w.get("memory_limit")]
-    return min(limits, default=None)
+    return min((memory // threads for memory, threads in _workers()), default=None)
 
 
 def cluster_memory() -> int | None:
     """Return the bytes that all tasks on the active cluster's workers may use, None where that is not known."""
+    return sum(memory for memory, _ in _workers()) or None
+
+
+def _workers() -> list[tuple[int, int]]:
+    """Return the memory that tasks have, and the threads, of each worker of the active cluster that has a limit."""
     client = active_client()
     if client is None:
-        return None
+        return []
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return sum(int(w.get("memory_limit") or 0) for w in workers) or None
+    limits = [(int(w["memory_limit"]), max(int(w["nthreads"]), 1)) for w in workers if w.get("memory_limit")]
+    return [(max(limit - _INTERPRETER_BYTES, limit // 4), threads) for limit, threads in limits]
 
 
 def active_client() -> Client | None:
-    """Return the distributed client that ``dask.compute`` would use now, None for a local scheduler."""
+    """Return the distributed client that ``dask.compute`` would use now, None for a local scheduler.
+
+    Raises
+    ------
+    PlanError
+        The client is asynchronous, and this is its event loop: waiting for a result here would wait for ever.
+    """
     if "distributed" not in sys.modules:
         return None
     from distributed import Client
 
-    owner = getattr(get_scheduler(), "__self__", None)
+    try:
+        owner = getattr(get_scheduler(), "__self__", None)
+    except RuntimeError as error:
+        if "asynchronous" not in str(error):
+            raise
+        raise PlanError(
+            "the active client is asynchronous, and this call would stop its event loop: await it in a thread, such as "
+            "'await asyncio.to_thread(dzv.write_points, store, positions)'; with compute=False, what that returns is then "
+            "computed by 'await client.compute(delayed)'"
+        ) from error
     return owner if isinstance(owner, Client) else None
 
 
@@ -105,7 +134,7 @@ def hold_on_workers(pieces: Sequence[Any]) -> list[Any]:
     they are in reach as they are.
     """
     client = active_client()
-    if client is None or not pieces or _KEEP.get():
+    if client is None or not pieces or _KEEP.get() or not client.nthreads():  # workers may come once there is work
         return list(pieces)
     return list(client.scatter(list(pieces), hash=False))
 
@@ -113,6 +142,19 @@ def hold_on_workers(pieces: Sequence[Any]) -> list[Any]:
 def hold_if_large(value: Any, nbytes: int) -> Any:
     """Return what tasks take in place of a value of the client's: itself where it is small, else as :func:`hold_on_workers`."""
     return value if nbytes < _SMALL_BYTES else hold_on_workers([value])[0]
+
+
+def as_delayed(key: str, tasks: Mapping[Any, Any], run: str) -> Delayed:
+    """Return the ``Delayed`` of a task. What ``dask.annotate`` says now holds for the tasks whose keys name the `run`."""
+    annotations = get_annotations()
+    if not annotations:
+        return Delayed(key, tasks)
+    own = {k: task for k, task in tasks.items() if isinstance(k, str) and run in k}
+    others = {k: task for k, task in tasks.items() if k not in own}
+    name, given = f"zv-{run}", f"zv-{run}-given"
+    layers = {name: MaterializedLayer(own, annotations=annotations), given: MaterializedLayer(others)}
+    layers[given].annotations = None  # else those of now
+    return Delayed(key, HighLevelGraph(layers, {name: {given}, given: set()}), layer=name)
 
 
 def compute_one(delayed: Delayed, *, progress: Progress | bool | None = None, begun: Callable[[], None] | None = None) -> Any:
@@ -152,22 +194,21 @@ def compute_many(
     with _shown(delayed, progress) as shown:
         if client is None:
             with watch_local(shown) if shown else nullcontext():
-                return list(compute(*delayed))
+                return compute_locally(delayed)
         with _subscribed(client, delayed, shown):
             futures = client.compute([*delayed, *([_first_sign()] if begun is not None else [])])
             sign = futures.pop() if begun is not None else None
             if begun is not None and sign is not None:
                 sign.add_done_callback(lambda _: begun())
             try:
-                if hold:
-                    from distributed import wait
-
-                    wait(futures)
-                    for future in futures:
-                        if future.status != "finished":
-                            future.result()  # raises
-                    return list(futures)
-                return [future.result() for future in futures]
+                with seceded():
+                    _wait(client, futures)
+                    if hold:
+                        for future in futures:
+                            if future.status != "finished":
+                                future.result()  # raises
+                        return list(futures)
+                    return [future.result() for future in futures]
             except BaseException:  # an interrupted write must not go on behind the user's back
                 client.cancel(futures, force=True)
                 raise
@@ -197,6 +238,43 @@ def _first_sign() -> Delayed:
 
 def _nothing() -> None:
     return None
+
+
+def _wait(client: Client, futures: Sequence[Any]) -> None:
+    """Wait until all futures are done, failed or not; raises as :meth:`WorkersAwaited.check`."""
+    from distributed import wait
+
+    awaited = WorkersAwaited(client)
+    while True:
+        try:
+            wait(futures, timeout=min(awaited.limit / 4, 5))
+        except TimeoutError:
+            awaited.check()
+        else:
+            return
+
+
+class WorkersAwaited:
+    """Asked from time to time while something is waited for: are there workers that could do it?"""
+
+    def __init__(self, client: Client) -> None:
+        self.limit = dask.config.get(WORKERS_TIMEOUT, _WORKERS_SECONDS)
+        if not isinstance(self.limit, int | float) or not self.limit > 0:
+            raise InputError(f"the setting {WORKERS_TIMEOUT} is a number of seconds above 0, not {self.limit!r}")
+        self._client = client
+        self._last = monotonic()
+
+    def check(self) -> None:
+        """Raise :class:`PlanError` where the cluster has had no workers for as long as the setting says."""
+        # or some were asked for, as jobs in a queue
+        if self._client.nthreads() or getattr(self._client.cluster, "plan", None):
+            self._last = monotonic()
+        elif monotonic() - self._last >= self.limit:
+            raise PlanError(
+                f"the cluster {self._client.scheduler_info(n_workers=0)['address']} has had no workers for {self.limit:g} s: "
+                "start some (cluster.scale(n)), wait for those that are on their way (client.wait_for_workers(n)), or let this "
+                f"call wait longer with the setting {WORKERS_TIMEOUT}"
+            )
 
 
 @contextmanager

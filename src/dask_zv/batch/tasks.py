@@ -11,6 +11,7 @@ from dask_zv.batch.per_chunk_tasks import by_rank, commit_per_chunk, shard_numbe
 from dask_zv.batch.receipts import Report
 from dask_zv.batch.specs import Address, BlockResult, BlockSpec, CommitSpec, EncodedBlock, Place, keys_digest
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.local import sweep
 from dask_zv.storage.nodes import ensure_groups
 from dask_zv.storage.objects import join
 from dask_zv.storage.replacing import mark
@@ -65,4 +66,6 @@ def prepare(spec: CommitSpec) -> None:
 
 def commit(spec: CommitSpec, results: Sequence[BlockResult]) -> Report:
     """Write the metadata that makes the stored blocks the group's content, and return the report."""
-    return commit_per_chunk(spec, results) if spec.grid is None else commit_grid(spec, spec.grid, results)
+    report = commit_per_chunk(spec, results) if spec.grid is None else commit_grid(spec, spec.grid, results)
+    sweep(open_objects(spec.place.handle), spec.place.prefix)
+    return report

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,29 +54,42 @@ class VertexRows:
 
     def __sizeof__(self) -> int:
         # what the scheduler's memory management counts
-        integers = [a for a in (self.object_ids, self.numbers, self.keys, self.parents) if a is not None]
-        return sum(a.nbytes for a in [self.positions, *self.attributes.values(), *integers]) + 200
+        return sum(a.nbytes for a in self.columns()) + 200
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> VertexRows:
         """Return a selection of rows."""
-        integers = [None if a is None else a[rows] for a in (self.object_ids, self.numbers, self.keys, self.parents)]
-        return VertexRows(self.positions[rows], {k: v[rows] for k, v in self.attributes.items()}, *integers)
+        return self.with_columns([values[rows] for values in self.columns()])
+
+    def columns(self) -> list[NDArray[Any]]:
+        """Return all columns that there are, in an order that all rows of one write share."""
+        integers = [a for a in (self.object_ids, self.numbers, self.keys, self.parents) if a is not None]
+        return [self.positions, *self.attributes.values(), *integers]
+
+    def with_columns(self, columns: Sequence[NDArray[Any]]) -> VertexRows:
+        """Return rows that have these in the place of :meth:`columns`."""
+        left = iter(columns)
+        names = ("object_ids", "numbers", "keys", "parents")
+        return VertexRows(
+            next(left),
+            {name: next(left) for name in self.attributes},
+            *(None if getattr(self, name) is None else next(left) for name in names),
+        )
 
 
-def concatenate_rows(pieces: Sequence[VertexRows]) -> VertexRows:
-    """Return the rows of all pieces, in the order given."""
-    if len(pieces) == 1:
-        return pieces[0]
-
-    def join(parts: list[NDArray[np.int64] | None]) -> NDArray[np.int64] | None:
-        given = [p for p in parts if p is not None]
-        return np.concatenate(given) if given else None
-
-    return VertexRows(
-        np.concatenate([p.positions for p in pieces]),
-        {k: np.concatenate([p.attributes[k] for p in pieces]) for k in pieces[0].attributes},
-        join([p.object_ids for p in pieces]),
-        join([p.numbers for p in pieces]),
-        join([p.keys for p in pieces]),
-        join([p.parents for p in pieces]),
-    )
+def concatenate_rows(pieces: Iterable[VertexRows], total: int) -> VertexRows:
+    """Return the rows of all pieces, `total` together, in the order given; an iterator's pieces are held one at a time."""
+    joined: list[NDArray[Any]] = []
+    first: VertexRows | None = None
+    start = 0
+    for piece in pieces:
+        if len(piece) == total:
+            return piece
+        if first is None:
+            joined = [np.empty((total, *values.shape[1:]), values.dtype) for values in piece.columns()]
+            first = piece.take(slice(0, 0))
+        for column, values in zip(joined, piece.columns(), strict=True):
+            column[start : start + len(piece)] = values
+        start += len(piece)
+    assert first is not None
+    assert start == total
+    return first.with_columns(joined)

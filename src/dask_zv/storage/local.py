@@ -9,11 +9,8 @@ that leads out of the store: a store that somebody else packed may have any.
 
 from __future__ import annotations
 
-import itertools
 import os
-import re
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -27,27 +24,11 @@ from zarr.storage import LocalStore
 from dask_zv.errors import ReadOnlyError, StoreError, ZVError
 from dask_zv.storage.confined import confined
 from dask_zv.storage.faults import local_error
-from dask_zv.storage.objects import BytesLike, Request
+from dask_zv.storage.objects import BytesLike, Objects, Request
+from dask_zv.storage.partials import is_partial, partial_name, remove_leftovers
 from dask_zv.storage.zarr_reads import ZarrReads
 
-__all__ = ["LocalObjects"]
-
-_counter = itertools.count()
-_process = uuid.uuid4().hex[:20]
-
-
-def _token() -> str:
-    """Return 32 hex digits that no other put has: a new uuid for each would cost as much as a small write."""
-    return f"{_process}{next(_counter):012x}"
-
-
-def _after_fork() -> None:
-    global _process
-    _process = uuid.uuid4().hex[:20]
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+__all__ = ["LocalObjects", "sweep"]
 
 _LOCAL_THREADS = 4
 _LONG = 1 << 24
@@ -55,8 +36,6 @@ _FREE = 64 << 20
 _MOST_RATIO = 1 << 10
 """A file has at most `_FREE` bytes and this times what the file system stores of it."""
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial\Z")
-"""Ends of the names of half-written files, ours and those of zarr's LocalStore."""
 
 
 class LocalObjects:
@@ -230,7 +209,7 @@ class LocalObjects:
     def put_if_absent(self, key: str, data: BytesLike) -> bool:
         self._check_writable()
         path = self._own_path(key, set())
-        temporary = f"{path}.{_token()}.partial"
+        temporary = partial_name(path)
         with self._errors("writing", key):
             self._make_directories(path.rpartition("/")[0])
             self._create(temporary, data)
@@ -257,7 +236,7 @@ class LocalObjects:
         return [None if s is None else f"{s[0]}-{s[1]:x}" for s in self.stamps(keys)]
 
     def _put(self, path: str, data: BytesLike) -> None:
-        temporary = f"{path}.{_token()}.partial"
+        temporary = partial_name(path)
         try:
             self._create(temporary, data)
         except FileNotFoundError:
@@ -330,6 +309,12 @@ class LocalObjects:
                     shutil.rmtree(path)
             path.unlink(missing_ok=True)
 
+    def sweep(self, prefix: str) -> None:
+        """Remove half-written files that no living writer owns."""
+        path = self._own_path(prefix, set())
+        with self._errors("deleting", prefix):
+            remove_leftovers(path)
+
     def exists(self, key: str) -> bool:
         with self._errors("looking up", key):
             return Path(self._path(key)).is_file()
@@ -337,7 +322,7 @@ class LocalObjects:
     def list_dir(self, prefix: str) -> list[str]:
         with self._errors("listing", prefix):
             try:
-                return sorted(n for n in os.listdir(self._path(prefix)) if not _TEMPORARY.search(n))  # noqa: PTH208
+                return sorted(n for n in os.listdir(self._path(prefix)) if not is_partial(n))  # noqa: PTH208
             except (FileNotFoundError, NotADirectoryError):
                 return []
 
@@ -352,7 +337,7 @@ class LocalObjects:
                 folders.sort()
                 base = os.path.relpath(folder, self.root)
                 base = "" if base == "." else f"{base}/"
-                yield from (f"{base}{name}" for name in sorted(files) if not _TEMPORARY.search(name))
+                yield from (f"{base}{name}" for name in sorted(files) if not is_partial(name))
 
     def any_below(self, prefix: str, suffix: str) -> bool:
         return any(key.endswith(suffix) for key in self.list_prefix(prefix))
@@ -377,3 +362,9 @@ class LocalObjects:
     def _check_writable(self) -> None:
         if self.read_only:
             raise ReadOnlyError("the store was opened read-only: open it with mode='r+' to write", store=self.url)
+
+
+def sweep(objects: Objects, prefix: str) -> None:
+    """Remove what killed writers left half-written below a path; only local directories have such files."""
+    if isinstance(objects, LocalObjects) and not objects.read_only:
+        objects.sweep(prefix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from dask_zv.errors import InputError, MetadataError, NotFoundError, ReadOnlyError, StoreError
@@ -19,6 +19,11 @@ from dask_zv.storage.targets import resolve_target
 __all__ = ["Mode", "objects_are_cheap", "open_empty", "open_root"]
 
 Mode = Literal["r", "r+", "a", "w", "w-"]
+_LEVEL_NAMES = frozenset(
+    {"vertices", "vertex_fragments", "vertex_attributes", "object_index", "object_attributes", "groups", "group_attributes",
+     "links", "link_fragments", "link_attributes", "cross_chunk_links", "cross_chunk_link_attributes", "edges", "parametric"}
+)  # fmt: skip
+"""What a level holds."""
 _V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 
@@ -75,7 +80,7 @@ def open_root(
         raise StoreError("the target holds a Zarr hierarchy already: use mode='r+' to add to it, 'w' to replace it",
                          store=join(objects.url, prefix))  # fmt: skip
     if document is not None and mode == "w":
-        objects.delete_prefix(prefix)
+        _remove_all(objects, prefix)
         document = None
     if document is not None:
         parsed = parse_document(document, prefix, objects.url)
@@ -105,7 +110,9 @@ def open_empty(
     if objects.read_only:
         raise ReadOnlyError("this store can only be read: a new one can't be made in it", store=objects.url)
     document, names = together(objects, lambda: objects.get(join(prefix, DOCUMENT)), lambda: objects.list_dir(prefix))
-    if document is None:
+    if document is None and overwrite and _is_cut(objects, prefix, names):
+        objects.delete_prefix(prefix)
+    elif document is None:
         _refuse_other_things(objects, prefix, "w-" if names else "w")
     else:
         attributes = parse_document(document, prefix, objects.url).get("attributes", {})
@@ -115,8 +122,30 @@ def open_empty(
                 store=join(handle.url, prefix),
             )
         if overwrite:
-            objects.delete_prefix(prefix)
+            _remove_all(objects, prefix)
     return handle, prefix
+
+
+def _remove_all(objects: Objects, prefix: str) -> None:
+    """Remove a store, its root document last: where that is cut, what is left is a store still, and can be removed again."""
+    if not objects.nodes_first:  # a transaction is not cut
+        for name in objects.list_dir(prefix):
+            if name != DOCUMENT:
+                objects.delete_prefix(join(prefix, name))
+    objects.delete_prefix(prefix)
+
+
+def _is_cut(objects: Objects, prefix: str, names: Sequence[str]) -> bool:
+    """Return True if what is here are levels of a store whose root is gone, as a deletion that was cut leaves them."""
+    if not names or not all(name.isdecimal() for name in names):
+        return False
+    for name in names:
+        found = {n for n in objects.list_dir(join(prefix, name)) if not n.startswith("dask_zv_")} - {DOCUMENT}
+        document = objects.get(join(prefix, name, DOCUMENT)) or b""
+        told = b'"zarr_vectors_level"' in document or found & {"vertices", "vertex_fragments", "vertex_attributes"}
+        if not told or not found <= _LEVEL_NAMES:
+            return False
+    return True
 
 
 def _check_version(attributes: Mapping[str, Any], store: str) -> None:

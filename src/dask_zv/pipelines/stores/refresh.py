@@ -18,6 +18,7 @@ from dask_zv.pipelines.stores.refresh_tables import rebuild_tables
 from dask_zv.pipelines.stores.store import Level, Store
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.local import sweep
 from dask_zv.storage.per_chunk import PerChunk
 
 __all__ = ["rebuild_catalogs"]
@@ -34,6 +35,7 @@ def rebuild_catalogs(store: Store) -> None:
         A blob is damaged; the message names it, and the old catalog is gone.
     """
     check_reachable(store.handle)
+    sweep(open_objects(store.handle), store.prefix)
     store.reload()
     for number in store.levels:
         _rebuild(store.level(number))

@@ -5,7 +5,8 @@ an edge only where a partition has rows for a block. Small partitions are split 
 by exact division of chunk codes, never by a hash; pieces are gathered in the order of the partitions, so rows keep the input's
 order whatever order the scheduler works in.
 
-On a local scheduler, where nothing spills, pieces of large inputs go through files in Dask's temporary directory.
+Pieces of inputs that memory has no room for go through files: on a cluster those of each worker (:mod:`.worker_files`), on a
+local scheduler in Dask's temporary directory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import shutil
-import sys
 import tempfile
 import uuid
 import warnings
@@ -28,6 +28,7 @@ from dask.task_spec import List, Task, TaskRef
 from numpy.typing import NDArray
 
 from dask_zv.batch.graph import GraphBuilder
+from dask_zv.batch.run import cluster_memory
 from dask_zv.errors import ZVWarning
 from dask_zv.format.grids import GridSpec
 from dask_zv.geometry.rows import VertexRows, concatenate_rows
@@ -35,6 +36,7 @@ from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.writing.inputs import Partitions, RawPart
 from dask_zv.pipelines.writing.rereading import Seen, convert_again
 from dask_zv.pipelines.writing.scan import Conversion, Scan, span_codes
+from dask_zv.pipelines.writing.worker_files import FiledPiece, current_worker, in_file, note_worker
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
 
@@ -46,10 +48,14 @@ _BLOCK_CHUNKS = 1024
 _MOST_BLOCK_CHUNKS = 1 << 15
 _MOST_EDGES = 3_500
 _SPILL_BYTES = 1 << 30
-_MEMORY_PARTS = 32
-"""A task holds about five times the bytes of its block: pieces as they came, joined, sorted, encoded, packed. Of a worker's
-memory, Dask lets results take three fifths before it spills, and interpreter and libraries take their part."""
-_LEAST_LIMIT = 24 << 20
+_SPILL_PARTS = 4
+"""Input that takes more than this part of the workers' memory is not kept in it between two tasks."""
+_MEMORY_PARTS = 16
+"""A block takes this part of a task's memory at the most, so that tasks are many enough to share."""
+_ROW_COPIES, _ROW_NUMBERS = 3, 128
+"""What storing a block holds for a row: its bytes joined, as blobs, and (in part) sorted or encoded; and besides, whatever the
+row's bytes, its chunk, its place in it, its order, its object and fragment, integers of 8 bytes."""
+_LEAST_LIMIT = 4 << 20
 """Smaller blocks help no worker: there the interpreter is what takes the memory, and more tasks take longer."""
 _LEAST_GROUPS = 32
 """So many splitting tasks there are at least, if there are so many partitions: enough for as many threads."""
@@ -152,7 +158,8 @@ def plan_blocks(
     total = int(rows.sum()) * row_bytes
     most_bytes = _MOST_BLOCK_BYTES
     if memory is not None:
-        most_bytes = int(np.clip(memory // _MEMORY_PARTS, _LEAST_LIMIT, _MOST_BLOCK_BYTES))
+        room = memory // 2 * row_bytes // (_ROW_COPIES * row_bytes + _ROW_NUMBERS)
+        most_bytes = int(np.clip(min(memory // _MEMORY_PARTS, room), _LEAST_LIMIT, _MOST_BLOCK_BYTES))
     group_bytes = min(total // _LEAST_GROUPS, _BLOCK_BYTES[1], most_bytes // 2)
     splits = min(partitions, 2 * _LEAST_GROUPS + total // max(group_bytes, 1))
     target = min(int(np.clip(total // 8, *_BLOCK_BYTES)), most_bytes)
@@ -185,6 +192,10 @@ class SpilledPiece:
     """A piece in a file instead of in memory."""
 
     path: str
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
 
     def load(self) -> VertexRows:
         """Read the piece."""
@@ -193,7 +204,8 @@ class SpilledPiece:
         return rows
 
 
-Pieces = Mapping[int, "VertexRows | SpilledPiece"]
+Piece = VertexRows | SpilledPiece | FiledPiece
+Pieces = Mapping[int, Piece]
 
 
 def split_part(
@@ -240,58 +252,51 @@ def split_group(
     before: Sequence[Seen],
     wanted: Collection[int] | None,
     parts: Sequence[RawPart],
-) -> dict[int, VertexRows | SpilledPiece]:
+) -> dict[int, Piece]:
     """Return the rows of some partitions as :func:`split_part` does, in the partitions' order."""
     divided: dict[int, list[VertexRows]] = {}
     for number, start, seen, part in zip(numbers, starts, before, parts, strict=True):
         for block, rows in split_part(conversion, schemas, plan, number, start, seen, wanted, part).items():
             divided.setdefault(block, []).append(rows)
-    pieces: dict[int, VertexRows | SpilledPiece] = {}
+    on_worker = spill is not None and note_worker()
+    pieces: dict[int, Piece] = {}
     for block in sorted(divided):
         some = divided.pop(block)
-        pieces[block] = some[0] if len(some) == 1 else concatenate_rows(some)
-    if spill is None or _on_distributed_worker():
-        return pieces
-    folder = Path(spill)
-    for block, piece in pieces.items():
-        path = folder / f"{numbers[0]}-{block}.{uuid.uuid4().hex[:8]}"
-        with path.open("wb") as file:
-            pickle.dump(piece, file, protocol=5)
-        pieces[block] = SpilledPiece(str(path))
+        piece = concatenate_rows(some, sum(map(len, some)))
+        if spill is None:
+            pieces[block] = piece
+        elif on_worker:
+            pieces[block] = in_file(piece)
+        else:
+            path = Path(spill) / f"{numbers[0]}-{block}.{uuid.uuid4().hex[:8]}"
+            with path.open("wb") as file:
+                pickle.dump(piece, file, protocol=5)
+            pieces[block] = SpilledPiece(str(path), len(piece))
     return pieces
 
 
-def _on_distributed_worker() -> bool:
-    """Tell whether this task's results are kept by a distributed worker, which spills them itself."""
-    if "distributed" not in sys.modules:
-        return False
-    from distributed import get_worker
-
-    try:
-        get_worker()
-    except ValueError:
-        return False
-    return True
-
-
-def pick(pieces: Pieces, block: int) -> VertexRows | SpilledPiece | None:
+def pick(pieces: Pieces, block: int) -> Piece | None:
     """Return one block's piece of a split partition, None where it has no rows for the block."""
     return pieces.get(block)
 
 
-def gather(block: int, pieces: Sequence[VertexRows | SpilledPiece | Pieces | None]) -> VertexRows:
+def gather(block: int, pieces: Sequence[Piece | Pieces | None]) -> VertexRows:
     """Return a block's rows from its pieces, in the order of the partitions."""
-    rows: list[VertexRows] = []
-    for piece in pieces:
-        found = pick(piece, block) if isinstance(piece, Mapping) else piece
-        if found is not None:
-            rows.append(found.load() if isinstance(found, SpilledPiece) else found)
-    return concatenate_rows(rows)
+    note_worker()
+    found = [pick(piece, block) if isinstance(piece, Mapping) else piece for piece in pieces]
+    held = [p for p in found if p is not None]
+    rows = (p.load() if isinstance(p, SpilledPiece | FiledPiece) else p for p in held)
+    return concatenate_rows(rows, sum(map(len, held)))
 
 
 def spill_directory(total_bytes: int) -> str | None:
-    """Return where pieces of a large input go on a local scheduler, None where they stay in memory."""
-    if total_bytes < _SPILL_BYTES:
+    """Return where pieces of a large input go, None where they stay in memory.
+
+    The directory is that of a local scheduler. On a cluster pieces go into files of the workers where the input would fill
+    more than a part of what memory they have for tasks.
+    """
+    memory = cluster_memory()
+    if total_bytes < (_SPILL_BYTES if memory is None else memory // _SPILL_PARTS):
         return None
     parent = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
     return str(Path(parent) / f"dask-zv-{uuid.uuid4().hex[:12]}")
@@ -312,7 +317,7 @@ def remove_spill(spill: str | None) -> None:
 
 def make_spill(spill: str) -> str:
     """Make the directory of spilled pieces; return it, for the tasks that wait for it. A worker of a cluster needs none."""
-    if not _on_distributed_worker():
+    if current_worker() is None:
         Path(spill).mkdir(parents=True)
     return spill
 

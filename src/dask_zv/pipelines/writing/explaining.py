@@ -18,7 +18,7 @@ def _noted(text: str) -> Iterator[None]:
         yield
     except ZVError:
         raise
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         error.add_note(text)
         raise
 

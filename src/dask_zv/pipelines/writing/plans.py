@@ -27,6 +27,7 @@ from dask_zv.pipelines.writing.job import Job
 from dask_zv.pipelines.writing.journal import whole_blocks
 from dask_zv.pipelines.writing.receipt_files import decode_receipt, encode_receipt
 from dask_zv.pipelines.writing.running import finished
+from dask_zv.storage.partials import partial_name
 
 __all__ = ["BlockReceipt", "WritePlan", "load_plan", "load_receipt"]
 
@@ -192,11 +193,15 @@ def _restored(job: bytes, url: str) -> WritePlan:
 
 
 def _save(path: Path, data: bytes, mode: int = 0o666) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.unlink(missing_ok=True)  # one that a process left which was killed has its own mode
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
-    temporary.replace(path)
+    """Write a file in full, then rename it: of several processes that save the same, one's file is there in the end."""
+    temporary = Path(partial_name(str(path)))
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def load_plan(path: str | PathLike[str]) -> WritePlan:

@@ -34,6 +34,7 @@ from dask_zv.pipelines.writing.running import build_job, finished, run_job
 from dask_zv.pipelines.writing.scan import Conversion, Scan, scan_partitions
 from dask_zv.spatial.grid import Box, ChunkGrid
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.local import sweep
 from dask_zv.storage.objects import join
 
 __all__ = ["Options", "Write", "attribute_schema", "check_empty", "level_to_write", "scan_input"]
@@ -148,6 +149,7 @@ class Write:
         done: dict[int, BlockResult] = {}
         journal: Journal | None = None
         if self.options.resume:
+            sweep(open_objects(self.level.place.handle), self.level.place.prefix)
             if written_stamp(self.level.place) == job.digest:
                 return self._already_written(job, started)
             job, done = self._earlier(job)

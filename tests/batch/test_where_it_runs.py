@@ -1,0 +1,183 @@
+"""Calls from inside tasks, from event loops, on clusters without workers; and calls that fail, after which nothing runs on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+import dask_zv as dzv
+from dask_zv.batch.graph import GraphBuilder
+from dask_zv.pipelines.writing import exchange
+
+N = 4000
+CHUNK = (10.0, 10.0, 10.0)
+
+
+def points():
+    return np.random.default_rng(0).uniform(0, 40, (N, 3))
+
+
+def lazy():
+    return da.from_array(points(), chunks=(500, 3))
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """A client of one worker with one thread, in this process."""
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def many_blocks(monkeypatch):
+    monkeypatch.setattr(exchange, "_BLOCK_BYTES", (8000, 16000))
+
+
+@pytest.mark.timeout(120)
+def test_every_call_that_waits_inside_a_task(narrow, tmp_path):
+    def write(path):
+        store = dzv.create(path, chunk_shape=CHUNK)
+        written = dzv.write_points(store, lazy(), object_ids=da.arange(N, chunks=500) % 7)
+        store.refresh()
+        group = dzv.open_group(f"{path}-group", "w", layout="per_chunk")
+        with group.batched_writes() as batch:
+            batch.write_bytes("blobs", "0.0.0", b"x")
+        dzv.convert(path, f"{path}-7", layout="per_chunk")
+        found = dzv.open(path).level(0).read(bbox=((0, 0, 0), (20, 20, 20)))
+        return written.rows, len(found.positions), len(dzv.open(f"{path}-7").level(0).read().positions)
+
+    inside = int((points() <= 20).all(axis=1).sum())
+    # two at once: each waits for tasks that need the only thread
+    futures = narrow.map(write, [str(tmp_path / "a.zv"), str(tmp_path / "b.zv")])
+    assert narrow.gather(futures) == [(N, inside, N)] * 2
+
+
+@pytest.mark.timeout(120)
+def test_blocks_of_a_plan_as_tasks(narrow, many_blocks, tmp_path):
+    plan = dzv.plan_points(dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK), lazy())
+    assert len(plan) > 3
+    receipts = narrow.gather(narrow.map(plan.run, range(len(plan))))
+    assert plan.commit(receipts).rows == N
+
+
+@pytest.mark.timeout(120)
+def test_a_task_that_has_seceded_already(narrow, tmp_path):
+    def write(path):
+        from distributed import rejoin, secede
+
+        secede()
+        rows = dzv.write_points(dzv.create(path, chunk_shape=CHUNK), lazy()).rows
+        rejoin()
+        return rows
+
+    assert narrow.submit(write, str(tmp_path / "s.zv")).result() == N
+
+
+@pytest.mark.timeout(120)
+def test_asynchronous_clients(tmp_path):
+    async def main():
+        async with (
+            LocalCluster(n_workers=1, processes=False, dashboard_address=":0", asynchronous=True) as cluster,
+            Client(cluster, asynchronous=True) as client,
+        ):
+            store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
+            with pytest.raises(dzv.PlanError, match="await asyncio.to_thread"):
+                dzv.write_points(store, lazy())
+            report = await asyncio.to_thread(dzv.write_points, store, lazy())
+            delayed = await asyncio.to_thread(dzv.write_points, store, lazy(), mode="overwrite", compute=False)
+            return report, await client.compute(delayed)
+
+    one, other = asyncio.run(main())
+    assert one.rows == other.rows == N
+
+
+@pytest.mark.timeout(120)
+def test_a_cluster_without_workers_is_told(tmp_path):
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster),
+        dask.config.set({"dask_zv.workers-timeout": 0.4}),
+    ):
+        store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
+        for positions in (lazy(), points()):
+            with pytest.raises(dzv.PlanError, match=r"no workers for 0\.4 s: start some \(cluster.scale"):
+                dzv.write_points(store, positions)
+        with dask.config.set({"dask_zv.workers-timeout": -1}), pytest.raises(dzv.InputError, match="above 0"):
+            dzv.write_points(store, lazy())
+        with dask.config.set({"dask_zv.workers-timeout": 60}):  # workers that come late
+            later = threading.Timer(0.5, cluster.scale, [1])
+            later.start()
+            assert dzv.write_points(store, lazy()).rows == N
+            later.join()
+
+
+def test_annotations_hold_for_our_tasks_wherever_they_are_computed(narrow, tmp_path):
+    store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
+    with dask.annotate(priority=7, retries=3):
+        delayed = dzv.write_points(store, lazy(), compute=False)
+    graph = delayed.__dask_graph__()
+    annotated = {k for layer in graph.layers.values() if layer.annotations == {"priority": 7, "retries": 3} for k in layer}
+    assert {k for k in graph if isinstance(k, str) and k.startswith("zv-points-")} == annotated
+    assert delayed.compute().rows == N
+    assert not hasattr(dzv.write_points(store, lazy(), mode="overwrite", compute=False).__dask_graph__(), "layers")
+
+
+class Slow:
+    """Blocks that take a while, one of which fails; counts those that run."""
+
+    def __init__(self, fail):
+        self.fail = fail
+        self.begun = self.running = 0
+        self.lock = threading.Lock()
+
+    def __call__(self, block, block_info=None):
+        if not block_info or not len(block):
+            return block
+        with self.lock:
+            self.begun += 1
+            self.running += 1
+            number = self.begun
+        try:
+            if number == 10:  # the scan has looked at all eight, this is the write
+                raise self.fail
+            time.sleep(0.2)
+            return block
+        finally:
+            with self.lock:
+                self.running -= 1
+
+
+@pytest.mark.parametrize("pool", ["own", "pool", "scheduler"])
+@pytest.mark.parametrize("error", [OSError("disk on fire"), KeyboardInterrupt()])
+def test_a_threaded_write_that_fails_is_over(pool, error, tmp_path):
+    slow = Slow(error)
+    positions = da.from_array(points(), chunks=(500, 3), name=False).map_blocks(slow, meta=np.zeros((0, 3)))
+    with ThreadPoolExecutor(4) as executor:
+        settings = {"own": {"scheduler": "threads", "num_workers": 4}, "pool": {"pool": executor, "scheduler": "threads"}}
+        with (
+            dask.config.set(settings.get(pool, {"scheduler": executor})),
+            pytest.raises(type(error)) as caught,
+        ):
+            dzv.write_points(dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK), positions)
+        assert slow.running == 0
+        begun = slow.begun
+        time.sleep(0.3)
+        assert slow.begun == begun
+    assert "mode='overwrite'" in "".join(caught.value.__notes__)
+
+
+def test_keys_of_a_builder_name_its_run():
+    """Annotations go by it."""
+    builder = GraphBuilder("zv-x")
+    assert builder.run in builder.key("store", 3)
