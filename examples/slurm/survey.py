@@ -2,7 +2,8 @@
 
 Each tile is made from its number, by the process that asks for it; in your own copy, `read_tile` opens a file instead. Tiles
 are squares beside each other, so a block of the store needs few of them. For trying out what takes long, the environment
-variable SURVEY_SECONDS makes every tile take so long to read.
+variable SURVEY_SECONDS makes every tile take so long to read; tiles from number SURVEY_FROM on (0) wait while the file
+SURVEY_HOLD is there.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ def height(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64
 def read_tile(number: int, side: int, points: int) -> NDArray[np.float64]:
     """Return x, y, z, intensity and class (2 ground, 5 tree, 9 water) of a tile's points, shape (points, 5)."""
     time.sleep(float(os.environ.get("SURVEY_SECONDS", "0")))
+    hold = os.environ.get("SURVEY_HOLD")
+    while hold and number >= int(os.environ.get("SURVEY_FROM", "0")) and Path(hold).exists():
+        time.sleep(0.1)
     rng = np.random.default_rng((20_26, number))
     x = EDGE * (number % side + rng.random(points))
     y = EDGE * (number // side + rng.random(points))

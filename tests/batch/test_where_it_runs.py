@@ -124,8 +124,9 @@ def test_a_cluster_without_workers_is_told(tmp_path):
 
 def test_annotations_hold_for_our_tasks_wherever_they_are_computed(narrow, tmp_path):
     store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
+    positions = lazy()
     with dask.annotate(priority=7, retries=3):
-        delayed = dzv.write_points(store, lazy(), compute=False)
+        delayed = dzv.write_points(store, positions, compute=False)
     graph = delayed.__dask_graph__()
     annotated = {k for layer in graph.layers.values() if layer.annotations == {"priority": 7, "retries": 3} for k in layer}
     assert {k for k in graph if isinstance(k, str) and k.startswith("zv-points-")} == annotated

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,9 @@ class Slurm:
         self.store = folder / "survey.zv"
         self.receipts = folder / "job" / "receipts"
 
-    def call(self, *command: str, **variables: str) -> str:
+    def call(self, *command: str, seconds: float = 120, **variables: str) -> str:
         done = subprocess.run(
-            command, cwd=self.folder, env=environment(**variables), capture_output=True, text=True, timeout=120, check=False
+            command, cwd=self.folder, env=environment(**variables), capture_output=True, text=True, timeout=seconds, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -101,8 +102,13 @@ def test_array_stores_what_one_graph_does(slurm, reference):
 def test_array_killed_by_its_walltime_is_submitted_again(slurm, reference):
     python = environment()["DASK_ZV_PYTHON"]
     slurm.call(python, str(SLURM / "plan.py"), "survey.zv", "job")
-    jobs = slurm.submit(SURVEY_SECONDS="6", SBATCH_TIMELIMIT="1", SBATCH_NO_REQUEUE="1")
-    assert slurm.wait(*jobs) == [{"COMPLETED"}, {"TIMEOUT"}, {"CANCELLED"}], slurm.logs()
+    # the later half of the tiles is never there: however fast the machine is, there is work left at the walltime
+    hold = slurm.folder / "hold"
+    hold.touch()
+    held = {"SURVEY_HOLD": str(hold), "SURVEY_FROM": "8"}
+    jobs = slurm.submit(**held, SBATCH_TIMELIMIT="1", SBATCH_NO_REQUEUE="1")
+    wait_until(slurm.stored, 150, slurm.logs)
+    assert slurm.wait(*jobs, seconds=300) == [{"COMPLETED"}, {"TIMEOUT"}, {"CANCELLED"}], slurm.logs()
     kept = slurm.stored()
     blocks = int(re.findall(r"([\d,]+) blocks", slurm.log("zv-plan*"))[0])
     assert 0 < len(kept) < blocks, slurm.logs()
@@ -137,9 +143,21 @@ def workers(slurm: Slurm, before: dict[str, str]) -> list[str]:
 def test_workers_that_leave_before_their_walltime_are_replaced(slurm, reference):
     before = slurm.jobs()
     options = ["--interface", "lo", "--lifetime", "26s", "--stagger", "12s"]
-    slurm.call(
-        "bash", "-c", 'exec "$DASK_ZV_PYTHON" "$SCRIPTS/write_on_slurm.py" survey.zv "$@"', "write", *options, SURVEY_SECONDS="1.5"
-    )  # fmt: skip
+    hold = slurm.folder / "hold"
+    hold.touch()
+
+    def release() -> None:
+        """Let the work go on once workers have left, and others have come."""
+        wait_until(lambda: len(workers(slurm, before)) > 2 and "worker-lifetime-reached" in slurm.log("*.err"), 240, slurm.logs)
+        hold.unlink()
+
+    with ThreadPoolExecutor(1) as pool:
+        released = pool.submit(release)
+        slurm.call(
+            "bash", "-c", 'exec "$DASK_ZV_PYTHON" "$SCRIPTS/write_on_slurm.py" survey.zv "$@"', "write", *options,
+            seconds=400, SURVEY_SECONDS="0.5", SURVEY_HOLD=str(hold),
+        )  # fmt: skip
+        released.result()
     assert_same_store(slurm.store, reference)
     assert "worker-lifetime-reached" in slurm.log("*.err")
     states = workers(slurm, before)
