@@ -76,7 +76,7 @@ def check_cluster(tmp_path, n, shards, timeout):
     assert told["rows"] == n
     assert told["nbytes"] >= n * ROW_BYTES > out_of_core_write.WORKERS * limit
     assert told["same_workers"], "a worker was restarted: it held more than it may"
-    assert max(told["peaks"]) < limit
+    assert max(told["peaks"]) <= 0.8 * limit
     check_every_point(tmp_path / "s.zv", n)
     # memory that was spilled is gone, with the workers' directories
     assert not [p for p in (tmp_path / "local").rglob("*") if p.is_file() and "storage" in p.parts]

@@ -301,7 +301,9 @@ def test_blocks_fit_the_workers(tmp_path, monkeypatch, use_scheduler):
 
     with use_scheduler("distributed") as client:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        assert run.task_memory() == min(w["memory_limit"] // w["nthreads"] for w in workers)
+        room = [(w["memory_limit"] - run._INTERPRETER_BYTES, w["nthreads"]) for w in workers]
+        assert run.task_memory() == min(memory // threads for memory, threads in room)
+        assert run.cluster_memory() == sum(memory for memory, _ in room)
     with use_scheduler("threads"):
         assert run.task_memory() is None
     monkeypatch.setattr(exchange, "_BLOCK_BYTES", (1000, 1 << 20))
