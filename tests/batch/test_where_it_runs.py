@@ -167,7 +167,7 @@ def test_a_threaded_write_that_fails_is_over(pool, error, tmp_path):
     with ThreadPoolExecutor(4) as executor:
         settings = {"own": {"scheduler": "threads", "num_workers": 4}, "pool": {"pool": executor, "scheduler": "threads"}}
         with (
-            dask.config.set(settings.get(pool, {"scheduler": executor})),
+            dask.config.set({**settings.get(pool, {"scheduler": executor}), "dask_zv.keep-input": 0}),
             pytest.raises(type(error)) as caught,
         ):
             dzv.write_points(dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK), positions)
