@@ -289,7 +289,7 @@ def _from_dask_arrays(
             for number, point in enumerate(_blocks(builder, points))
         ]
 
-    nbytes = int(sum(a.nbytes for a in (points, *columns.values()))) if known else None
+    nbytes = int(sum(a.size * a.dtype.itemsize for a in (points, *columns.values()))) if known else None
     return Partitions(arguments, len(lengths), points.dtype, tuple(specs), others, nbytes=nbytes)
 
 
