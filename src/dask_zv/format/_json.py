@@ -6,12 +6,12 @@ Each function returns a value of one type, or raises a MetadataError that names 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dask_zv.errors import MetadataError
 
-__all__ = ["boolean", "floats", "integer", "mapping", "number", "require", "string", "strings"]
+__all__ = ["boolean", "floats", "integer", "known_capabilities", "mapping", "number", "require", "string", "strings"]
 
 
 def require(document: Mapping[str, Any], key: str, where: str) -> Any:
@@ -33,6 +33,17 @@ def string(value: object, key: str) -> str:
     if not isinstance(value, str):
         raise wrong(value, key, "a string")
     return value
+
+
+def known_capabilities(document: Mapping[str, Any], where: str, known: Sequence[str]) -> None:
+    """Raise :class:`MetadataError` where a document requires what is not known: what it means can't be guessed."""
+    required = strings(document.get("required_capabilities") or [], f"{where}.required_capabilities")
+    unknown = [token for token in required if token not in known]
+    if unknown:
+        raise MetadataError(
+            f"{where} requires {', '.join(unknown)} of who reads it, which this release does not know: read it with a newer "
+            "one, or with the tool that wrote it"
+        )
 
 
 def strings(value: object, key: str) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def detect_generation(zarr_vectors: Mapping[str, Any]) -> Generation:
     Returns
     -------
     Generation
-        ``PER_CHUNK`` for 0.7, ``GRID`` from 0.9.0 on.
+        ``PER_CHUNK`` for 0.7, ``GRID`` for 0.9.
 
     Raises
     ------
@@ -51,6 +51,6 @@ def detect_generation(zarr_vectors: Mapping[str, Any]) -> Generation:
     parts = tuple(int(part) for part in version.split("."))
     if (0, 7) <= parts < (0, 8):
         return Generation.PER_CHUNK
-    if parts >= (0, 9):
+    if (0, 9) <= parts < (0, 10):
         return Generation.GRID
-    raise MetadataError(f"Zarr Vectors version {version} is not read; versions 0.7 and from 0.9.0 on are")
+    raise MetadataError(f"Zarr Vectors version {version} is not read; versions 0.7 and 0.9 are")

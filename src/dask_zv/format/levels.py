@@ -46,11 +46,11 @@ class LevelMetadata:
     chunk_shape : tuple of float, optional
         Edges of the level's chunks where they differ from the root's.
     chunk_dims : tuple of str, optional
-        Names of the chunk key's parts, where an attribute leads it.
+        Names of the chunk key's parts, where one leads it that is no axis.
     chunk_attribute_name : str, optional
-        That attribute.
+        The attribute that it comes of.
     chunk_attribute_values : tuple, optional
-        Its values; the key's first part is an index into them.
+        Its values; the key's first part is an index into them, if :meth:`exact_values`.
     preserves_object_ids : bool
         Whether object ids are the parent's (objects that were dropped have empty manifests).
     inherited_num_objects : int, optional
@@ -119,6 +119,30 @@ class LevelMetadata:
                 raise MetadataError(f"{text} of the root's {root_chunk_shape}")
         return own
 
+    def leading_part(self, ndim: int) -> str | None:
+        """Return the name of the part that leads the chunk keys, None where they have one part for each of the `ndim` axes.
+
+        Raises
+        ------
+        MetadataError
+            `chunk_dims` names neither as many parts as there are axes, nor one more.
+        """
+        if self.chunk_dims is None:
+            return self.chunk_attribute_name
+        if len(self.chunk_dims) not in (ndim, ndim + 1):
+            raise _json.wrong(list(self.chunk_dims), "chunk_dims", f"{ndim} names, or {ndim + 1}")
+        return self.chunk_dims[0] if len(self.chunk_dims) > ndim else None
+
+    def exact_values(self) -> bool:
+        """Return True if the first part of the chunk keys tells the exact value of an attribute.
+
+        Where a store was cut by bins of numbers, or may have been (tools then call the part "attribute"),
+        `chunk_attribute_values` are the first value that was found in each bin.
+        """
+        return self.chunk_attribute_name is not None and (
+            self.chunk_dims is None or self.chunk_dims[:1] == (self.chunk_attribute_name,)
+        )
+
     @classmethod
     def from_attributes(cls, attrs: Mapping[str, Any]) -> LevelMetadata:
         """Read the attributes of a level's group.
@@ -129,6 +153,12 @@ class LevelMetadata:
             If ``zarr_vectors_level`` is absent, or a value in it is absent or wrong; the message names the key.
         """
         doc = _json.mapping(_json.require(attrs, "zarr_vectors_level", "the level's group"), "zarr_vectors_level")
+        _json.known_capabilities(doc, "zarr_vectors_level", ())
+        if doc.get("refinement") not in (None, "replace"):
+            raise MetadataError(
+                f"refinement of the level is {doc['refinement']!r:.80}: it does not hold all vertices by itself, which this "
+                "release can't read"
+            )
         level = _json.require(doc, "level", "zarr_vectors_level")
         count = _json.require(doc, "vertex_count", "zarr_vectors_level")
         arrays = _json.require(doc, "arrays_present", "zarr_vectors_level")

@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 GEOMETRY_TYPES = ("point_cloud", "line", "polyline", "streamline", "skeleton", "graph", "mesh")
+CAPABILITIES = ("fragment_index", "preserved_object_ids", "shared_fragments", "multiscale_links")
+"""Features of stores that are read, by the tokens that name them."""
 LINKS_CONVENTIONS = ("explicit", "implicit_sequential", "implicit_sequential_with_branches")
 _CHOICES = {
     "links_convention": LINKS_CONVENTIONS,
@@ -234,6 +236,7 @@ class RootMetadata:
             raise MetadataError(f"not a Zarr Vectors store: the root has no attribute zarr_vectors; it has {found}")
         zv = _json.mapping(attrs["zarr_vectors"], "zarr_vectors")
         generation = detect_generation(zv)
+        _json.known_capabilities(zv, "zarr_vectors", CAPABILITIES)
         first, *others = _multiscales(attrs)
         try:
             axes = parse_axes(_json.require(first, "axes", "multiscales[0]"))

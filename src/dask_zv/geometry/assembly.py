@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Paths", "RowMap", "follow_copies", "input_order", "parents_of", "take_ranges"]
+__all__ = ["Paths", "RowMap", "follow_copies", "input_order", "parents_of", "parents_of_edges", "take_ranges"]
 
 
 def take_ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -122,6 +122,13 @@ def parents_of(
     parents[child[mine]] = parent[mine]
     told[child[mine]] = mine
     return parents, told
+
+
+def parents_of_edges(edges: NDArray[np.int64], n: int) -> NDArray[np.int64] | None:
+    """Return the parent of each of n rows, -1 at roots, from edges (child, parent); None where a row has several parents."""
+    parents = np.full(n, -1, np.int64)
+    parents[edges[:, 0]] = edges[:, 1]
+    return parents if np.count_nonzero(parents >= 0) == len(edges) else None
 
 
 def follow_copies(

@@ -30,7 +30,8 @@ class Geometry:
         Row numbers into `positions`, the ends of each in the order that the input gave them; of skeletons (child, parent),
         ascending by child.
     parents : ndarray of int64, shape (N,), optional
-        Row number of each vertex's parent, -1 at roots and where the parent was not read.
+        Row number of each vertex's parent, -1 at roots and where the parent was not read. None for skeletons that were
+        edited into graphs, in which a node has several.
     faces : ndarray of int64, shape (F, k), optional
         Row numbers into `positions`, winding and first vertex as in the input.
     ids, lengths : ndarray of int64, shape (O,), optional

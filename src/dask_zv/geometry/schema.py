@@ -23,17 +23,27 @@ ATTRIBUTES = "vertex_attributes"
 LINK_FRAGMENTS = "link_fragments"
 
 _KINDS = "biufcmM"
+VALUE_KINDS = _KINDS + "US"
+"""Kinds of dtypes of values: other tools store strings of one length as they are, too."""
 _DTYPE = re.compile(r"[<>=|]?[A-Za-z][A-Za-z0-9_]{0,15}(\[[A-Za-z0-9]{1,8}\])?")
 """Names of dtypes, such as float32, <f8 and datetime64[ns]; numpy takes more for one, and evaluates some of it."""
 
 
-def parse_dtype(text: object, what: str) -> np.dtype[Any]:
+def parse_dtype(text: object, what: str, kinds: str = _KINDS) -> np.dtype[Any]:
     """Return the dtype that a store's metadata names.
+
+    Parameters
+    ----------
+    text : object
+    what : str
+        What has it, for errors.
+    kinds : str
+        The kinds that it may be of; numbers, booleans and dates where they are left out.
 
     Raises
     ------
     MetadataError
-        Not the name of a numeric, boolean or date dtype.
+        Not the name of such a dtype.
     """
     if not isinstance(text, str) or not _DTYPE.fullmatch(text):
         raise MetadataError(f"{what} has the dtype {text!r:.80}: a name such as 'float32' is wanted")
@@ -41,8 +51,9 @@ def parse_dtype(text: object, what: str) -> np.dtype[Any]:
         dtype: np.dtype[Any] = np.dtype(text)
     except (TypeError, ValueError, OverflowError) as error:
         raise MetadataError(f"{what} has the dtype {text!r}, which numpy does not know") from error
-    if dtype.kind not in _KINDS or not dtype.itemsize:
-        raise MetadataError(f"{what} has the dtype {text!r}: attributes are numbers, booleans or dates")
+    if dtype.kind not in kinds or not dtype.itemsize:
+        strings = ", strings of one length" if "U" in kinds else ""
+        raise MetadataError(f"{what} has the dtype {text!r}: numbers, booleans, dates{strings} can be read")
     return dtype
 
 
@@ -142,7 +153,8 @@ class AttributeSchema:
             It is damaged.
         """
         what = f"attribute {name!r}"
-        dtype = parse_dtype(attrs.get("dtype", "float32"), what)
+        dtype = parse_dtype(attrs.get("dtype", "float32"), what, VALUE_KINDS)
+        any_width = any_width or not {"dtype", "row_shape"} & attrs.keys()  # a writer that notes nothing takes channels, too
         names = attrs.get("channel_names")
         if names is not None and not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
             raise MetadataError(f"{what} has the channel_names {names!r}: a list of strings is wanted")

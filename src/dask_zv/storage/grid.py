@@ -9,7 +9,7 @@ kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -293,9 +293,40 @@ class GridArrays:
             runs += self._catalogued_runs(array, of_keys, coords, rows, found.spec, left)
         bad = fetch_runs(self.objects, self.prefix, runs, codecs, out, stored=stored)
         if bad:
+            self._refuse_damage([address for address, error in bad if error is not None], known)
             self.catalog_is_stale = True
             self.stale_chunk = bad[0][0][1]
         return left + [address for address, _ in bad]
+
+    def _refuse_damage(self, addresses: Sequence[Address], known: Mapping[str, GridArray]) -> None:
+        """Raise where bytes are not those of the last commit though nobody has stored any since: no edit, but damage.
+
+        The object's length and stamp, and the identity of the array's document, are those that the commit noted.
+
+        Raises
+        ------
+        FormatError
+        """
+        assert self.catalog is not None
+        if not addresses:
+            return
+        arrays = list(dict.fromkeys(array for array, _ in addresses))
+        found = self.objects.identities([self.path(a, DOCUMENT) for a in arrays])
+        same = {a for a, i in zip(arrays, found, strict=True) if i == self.catalog.nodes[a].identity}
+        checked = [address for address in addresses if address[0] in same]
+        paths, noted = [], []
+        for array, key in checked:
+            spec, row = known[array].spec, int(self.catalog.find(np.array([parse_key(key)], np.int64))[0])
+            where, _ = object_runs(spec.cells_of(np.array([parse_key(key)], np.int64)), spec)[0]
+            paths.append(cell_path(self.path(array), where))
+            noted.append(int(self.catalog.arrays[array]["stamp"][row]))
+        for (array, key), before, stamp in zip(checked, noted, self.objects.stamps(paths), strict=True):
+            if before and stamp is not None and stamp[1] == before:
+                raise FormatError(
+                    "the stored bytes are not those of the last commit, though the object is as old: it is damaged; restore "
+                    "it, or write the chunk again",
+                    store=self.objects.url, array=self.path(array), chunk=key,
+                )  # fmt: skip
 
     def _catalogued_runs(
         self,

@@ -194,10 +194,14 @@ def _of_root(root: Mapping[str, Any], level: Mapping[str, Any], path: str, store
         low, high = zv["bounds"]
         origin, shape = grid_of_bounds(chunk_shape, low, high)
         values = own.get("chunk_attribute_values")
+        dims = own.get("chunk_dims")
+        known = dims is None or len(dims) == len(origin) or values is not None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MetadataError(
             f"the bounds or chunk_shape of the store are damaged: {error!r}", store=store, array=path
         ) from error
+    if not known:  # bins, groups or objects lead the keys, and nothing says how many there are
+        return None
     if values is not None:
         origin, shape = [0, *origin], [len(values), *shape]
     return GridSpec(tuple(shape), tuple(origin))

@@ -49,7 +49,7 @@ class _Shown:
     @classmethod
     def of(cls, level: Level, func: Callable[..., Any], dim: str) -> _Shown:
         given = getattr(func, "__name__", VALUE)
-        own = () if level.source.chunk_attribute is None else (level.source.chunk_attribute[0],)
+        own = () if level.source.leading is None else (level.source.leading,)
         axes = (*own, *level.store.axes) if dim == "chunk" else ()
         return cls(dim, axes, given if given.isidentifier() else VALUE, _attrs(level))
 

@@ -52,6 +52,7 @@ def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
         lengths,
         links,
         chunked=level.is_chunked_skeleton,
+        implied=level.has_implied_edges,
     )
     cells, edges = merged_runs(lengths.lengths)
     chunks, object_chunks = tuple(np.diff(edges).tolist()), tuple(np.diff(cells).tolist())

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dask_zv.errors import InputError, NotFoundError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import take_ranges
+from dask_zv.pipelines.source.chunk_boxes import check_some_boxes
 from dask_zv.pipelines.source.columns import LevelRows, rows_in
 from dask_zv.pipelines.source.edge_rows import EdgeRows
 from dask_zv.pipelines.source.objects_index import ObjectIndex, chosen_ids, fragment_owners, read_groups
@@ -265,6 +266,7 @@ def _run(numbers: NDArray[np.int64]) -> slice | NDArray[np.int64]:
 def _touched(rows: LevelRows, box: Box) -> NDArray[np.intp]:
     """Return the numbers of the chunks that a box touches."""
     grid = rows.source.schema.grid
+    check_some_boxes(rows.source, rows.table)
     box = stored_box(box, rows.source.schema.dtype, rows.offset)
     return np.flatnonzero(grid.touches(rows.table.coords[:, rows.source.rank - grid.ndim :], box))
 

@@ -222,15 +222,15 @@ def _link_data(
 ) -> tuple[Variables, EdgeRows | None]:
     """Return connectivity, attributes of links, topology, and parents of skeletons; and the table that they are read from."""
     name, dim = names.link_names(links)
-    trees = level.kind == "skeleton"
-    if links.family.width == 1 or {name, names.PARENT} <= {*dropped, *([] if trees else [names.PARENT])}:
+    trees, with_parents = level.has_implied_edges, level.kind == "skeleton" or level.has_implied_edges
+    if links.family.width == 1 or {name, names.PARENT} <= {*dropped, *([] if with_parents else [names.PARENT])}:
         return {}, None
     attrs = {
         "cf_role": f"{dim}_node_connectivity",
         "long_name": "numbers of the vertices of each link" if dim == "edge" else "numbers of the vertices around each face",
         "start_index": 0,
     }
-    if trees:
+    if with_parents:
         attrs["long_name"] = "number of each vertex, and of its parent"
     dims = (dim, f"{dim}_node")
     made = _counts(level, rows, links, trees=trees)
@@ -239,11 +239,11 @@ def _link_data(
         out = _loaded(level, dims, attrs, name, taken)
     else:
         out = _lazy_links(level, table, dims, attrs, name, taken)
-        if trees:
+        if with_parents:
             chunks = tuple(np.diff(merged_runs(level.chunks.rows)[1]).tolist())
-            out[names.PARENT] = lazy_variable(
-                ("vertex",), ParentRows(rows, links), names.PARENT, (len(rows),), np.dtype(np.int64), _parent_attrs(), chunks
-            )
+            parents, n = ParentRows(rows, links, implied=trees), (len(rows),)
+            about = _parent_attrs()
+            out[names.PARENT] = lazy_variable(("vertex",), parents, names.PARENT, n, np.dtype(np.int64), about, chunks)
     out[names.TOPOLOGY] = names.topology(links, level.store.axes)
     return {k: v for k, v in out.items() if k not in dropped}, table
 
@@ -319,7 +319,7 @@ def _plain(values: NDArray[Any]) -> NDArray[Any]:
 def chunk_variables(level: Level) -> Variables:
     """Return the table of chunks: coordinates, rows and first row of each, along ``chunk``."""
     table = level.chunks
-    own = [] if level.source.chunk_attribute is None else [level.source.chunk_attribute[0]]
+    own = [] if level.source.leading is None else [level.source.leading]
     out = {
         f"chunk_{axis}": xr.Variable(("chunk",), table.coords[:, i], {"long_name": f"chunk coordinate along {axis}"})
         for i, axis in enumerate([*own, *level.store.axes])

@@ -222,11 +222,13 @@ def plan_chunk_blocks(
         numbers, keep_whole = numbers[some], keep_whole[some]
     elif known is not None:  # others' stores may have chunks of no rows
         numbers, keep_whole = numbers[known[numbers] > 0], keep_whole[known[numbers] > 0]
-    trees = whole and level.kind == "skeleton"
+    trees = whole and level.has_implied_edges
+    parents = whole and level.kind == "skeleton" and not trees
     if links is not None and not trees:
         # what leads from chunk to chunk is left out in the end, so it is not read
         links = replace(links, source=replace(links.source, crossing=None))
-    wanted = Wanted(vertex, selection.box, trees=trees, links=None if links is None else links.source, link_attributes=of_links)
+    of_level = None if links is None else links.source
+    wanted = Wanted(vertex, selection.box, trees=trees, parents=parents, links=of_level, link_attributes=of_links)
     crossing = links is not None and links.source.crossing is not None
     reader = ChunkReader(
         wanted, whole, table.coords if crossing else None, level.is_chunked_skeleton, level.offset

@@ -183,7 +183,8 @@ def plan_object_blocks(
     wanted = Wanted(
         vertex,
         by_object=True,
-        trees=level.kind == "skeleton",
+        trees=level.has_implied_edges,
+        parents=level.kind == "skeleton" and not level.has_implied_edges,
         links=None if links is None else links.source,
         link_attributes=of_links,
     )

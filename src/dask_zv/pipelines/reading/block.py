@@ -14,6 +14,7 @@ from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import RowMap
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.source.block_rows import BlockRows, decode_block
+from dask_zv.pipelines.source.chunk_boxes import check_positions, note_strays
 from dask_zv.pipelines.source.chunk_rows import fetch_chunks
 from dask_zv.pipelines.source.level_io import LevelSource, level_blobs
 from dask_zv.pipelines.source.link_reading import CellPlan, LinkCells, cell_addresses, decode_cells
@@ -40,6 +41,8 @@ class Wanted:
         Where paths are cut must be told.
     trees : bool
         Rows are linked to the rows before them.
+    parents : bool
+        Links that are all stored are (child, parent).
     links : LinkSource, optional
     link_attributes : tuple of int
         Numbers of those of `links` to read.
@@ -50,6 +53,7 @@ class Wanted:
     by_object: bool = False
     places: bool = False
     trees: bool = False
+    parents: bool = False
     links: LinkSource | None = None
     link_attributes: tuple[int, ...] = ()
 
@@ -135,6 +139,9 @@ def read_block(plan: BlockPlan, wanted: Wanted) -> Part:
     more = [] if cells is None or wanted.links is None else cell_addresses(wanted.links, wanted.link_attributes, cells)
     found = fetch_chunks(source, blobs, keys, wanted.attributes, positions=True, indexes=True, more=more)
     block = decode_block(source, blobs, keys, wanted.attributes, found)
+    if not source.catalogued or blobs.catalog_is_stale:
+        look = note_strays if wanted.box is None else check_positions
+        look(source, plan.coords, block.rows, block.positions)
     links = None
     if cells is not None and wanted.links is not None:
         links = decode_cells(source, wanted.links, wanted.link_attributes, cells, found)

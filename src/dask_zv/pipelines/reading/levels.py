@@ -21,6 +21,7 @@ from dask_zv.pipelines.reading.block import BlockPlan, Wanted, read_block
 from dask_zv.pipelines.reading.objects import Here, ObjectFacts, ReadObjects
 from dask_zv.pipelines.reading.result import Finish
 from dask_zv.pipelines.source.chosen_chunks import chosen_chunks
+from dask_zv.pipelines.source.chunk_boxes import check_some_boxes
 from dask_zv.pipelines.source.level_io import level_blobs
 from dask_zv.pipelines.source.link_reading import CellPlan, check_sources, plan_cells
 from dask_zv.pipelines.source.link_source import FoundLinks
@@ -107,7 +108,8 @@ def read_level(
         None,
         by_object,
         by_object and cuts and kind in PATHS,
-        kind == "skeleton",
+        level.has_implied_edges,
+        kind == "skeleton" and not level.has_implied_edges,
         None if links is None else links.source,
         of_links,
     )
@@ -141,6 +143,7 @@ def select_chunks(level: Level, objects: Any, bbox: Any, chunks: Any) -> _Select
     whole = np.zeros(len(table), bool)
     box = None
     if bbox is not None:
+        check_some_boxes(source, table)
         box = stored_box(as_box(bbox, grid.ndim), source.schema.dtype, level.offset)
         spatial = table.coords[:, source.rank - grid.ndim :]
         keep = grid.touches(spatial, box)

@@ -42,21 +42,31 @@ class ObjectRows(RaggedColumns):
         Of skeletons, for their parents.
     chunked : bool
         Skeletons of one path a fragment.
+    implied : bool
+        Neighbours on a fragment are linked; False where all links are stored.
     """
 
     def __init__(
-        self, vertices: LevelRows, lengths: ObjectLengths, links: FoundLinks | None = None, *, chunked: bool = False
+        self,
+        vertices: LevelRows,
+        lengths: ObjectLengths,
+        links: FoundLinks | None = None,
+        *,
+        chunked: bool = False,
+        implied: bool = True,
     ) -> None:
         super().__init__()
         self.vertices = vertices
         self.links = links
         self.chunked = chunked
+        self.implied = implied
         self._lengths: ObjectLengths | None = lengths
         self._index: ObjectIndex | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         lengths = None if self.vertices.source.catalogued else self._lengths
-        return {"vertices": self.vertices, "links": self.links, "chunked": self.chunked, "_lengths": lengths}
+        kept = {name: getattr(self, name) for name in ("vertices", "links", "chunked", "implied")}
+        return {**kept, "_lengths": lengths}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -64,7 +74,8 @@ class ObjectRows(RaggedColumns):
         self._offsets = None
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return (type(self).__name__, self.vertices.__dask_tokenize__(), repr(self.links and self.links.source), self.chunked)
+        links = repr(self.links and self.links.source)
+        return (type(self).__name__, self.vertices.__dask_tokenize__(), links, self.chunked, self.implied)
 
     @property
     def index(self) -> ObjectIndex:
@@ -116,7 +127,10 @@ class ObjectRows(RaggedColumns):
     def _parents(self, objects: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return the numbers of parents among the rows of all objects."""
         parents = self.read(objects, (), trees=True).parents
-        assert parents is not None
+        if parents is None:
+            raise FormatError(
+                "a node has several parents: links of this level are those of a graph, read its edges", store=self.where
+            )
         counts = self.counts[objects]
         shift = np.repeat(self.offsets[objects] - (np.cumsum(counts) - counts), counts)
         return np.where(parents < 0, -1, parents + shift)
@@ -155,7 +169,13 @@ class ObjectRows(RaggedColumns):
                 store=source.where(), array="object_index", chunk=".".join(map(str, lost.tolist())),
             )  # fmt: skip
         links = self.links if trees else None
-        wanted = Wanted(attributes, None, by_object=True, trees=trees, links=None if links is None else links.source)
+        wanted = Wanted(
+            attributes,
+            by_object=True,
+            trees=trees and self.implied,
+            parents=trees and not self.implied,
+            links=None if links is None else links.source,
+        )
         mask = others = None
         if links is not None:
             mask, others = plan_cells(links, level_blobs(source).catalog, level, numbers, source.where(), incident=False)

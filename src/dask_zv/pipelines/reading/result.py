@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
 from dask_zv.format.keys import coords_to_keys
-from dask_zv.geometry.assembly import Paths, RowMap, follow_copies, parents_of
+from dask_zv.geometry.assembly import Paths, RowMap, follow_copies, parents_of, parents_of_edges
 from dask_zv.geometry.result import Geometry
 from dask_zv.pipelines.reading.block import Part, Wanted
 from dask_zv.pipelines.reading.links import Endpoints, resolve_links
@@ -130,10 +130,14 @@ class Finish:
                 parents, told = parents_of(linked, first, records, either_way=self.chunked)
                 child = np.flatnonzero(parents >= 0)
                 return np.stack([child, parents[child]], axis=1), parents, told[child]
+        if links is None and self.wanted.parents:
+            return np.zeros((0, 2), np.int64), np.full(sum(map(len, parts)), -1, np.int64), nothing
         if links is None or links.rows.shape[1] == 1:
             return None, None, nothing
         kept = np.flatnonzero((links.rows >= 0).all(axis=1))
-        return links.rows[kept], None, kept
+        edges = links.rows[kept]
+        wanted = self.wanted.parents and edges.shape[1] == 2
+        return edges, parents_of_edges(edges, sum(map(len, parts))) if wanted else None, kept
 
     def _by_object(self, parts: Sequence[Part], objects: ObjectFacts) -> Paths:
         """Return the rows in the order of the manifests; a fragment that several objects share appears in each."""

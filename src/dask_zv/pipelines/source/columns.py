@@ -16,6 +16,7 @@ from dask_zv.errors import FormatError
 from dask_zv.format.fragments import FragmentIndex
 from dask_zv.geometry.points import decode_index
 from dask_zv.geometry.schema import FRAGMENTS, AttributeSchema
+from dask_zv.pipelines.source.chunk_boxes import check_some_boxes, note_strays
 from dask_zv.pipelines.source.chunk_cache import SharedCache
 from dask_zv.pipelines.source.chunk_rows import fetch_chunks, read_chunks
 from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, check_same_objects, chunk_table, level_blobs
@@ -175,7 +176,10 @@ class LevelRows(RaggedColumns):
             picked = chunks[which]
             rows, indexes = self.table.rows[picked].tolist(), self.indexes(picked)
             found = read_chunks(self.source, self._keys(picked), (), rows=rows, blobs=self._blobs(), indexes=indexes)
-            return [c.positions for c in found]
+            positions = [c.positions for c in found]
+            if not self.source.catalogued:
+                note_strays(self.source, self.table.coords[picked], np.array(rows, np.int64), np.concatenate(positions))
+            return positions
 
         return _POSITIONS.get_many(self._cache_keys(chunks), make)
 
@@ -246,6 +250,7 @@ def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> 
     keep = np.ones(len(table), bool)
     whole = np.ones(len(table), bool)
     if box is not None:
+        check_some_boxes(source, table)
         spatial = table.coords[:, source.rank - source.schema.grid.ndim :]
         keep = source.schema.grid.touches(spatial, box)
         whole = source.schema.grid.inside(spatial, box)

@@ -135,7 +135,7 @@ class EdgeRows(RaggedColumns):
 
     def _trees(self, chunks: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return (child, parent) of the nodes of some chunks."""
-        parents = _read_parents(self.vertices, self.links, chunks)
+        parents = _read_parents(self.vertices, self.links, chunks, implied=True)
         rows = self.vertices.counts[chunks]
         child = np.arange(len(parents)) + np.repeat(self.vertices.offsets[chunks] - (np.cumsum(rows) - rows), rows)
         linked = parents >= 0
@@ -279,7 +279,7 @@ def count_parents(vertices: LevelRows, links: LinkSource) -> NDArray[np.int64]:
     counts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     for start in range(0, len(vertices.table), _AT_ONCE):
         chunks = np.arange(start, min(start + _AT_ONCE, len(vertices.table)))
-        linked = _read_parents(vertices, links, chunks) >= 0
+        linked = _read_parents(vertices, links, chunks, implied=True) >= 0
         ends = np.cumsum(vertices.counts[chunks])
         counts.append(np.diff(np.append(0, np.cumsum(linked))[np.append(0, ends)]))
     return np.concatenate(counts)
@@ -292,15 +292,18 @@ class ParentRows(RaggedColumns):
     ----------
     vertices : LevelRows
     links : LinkSource
+    implied : bool
+        Neighbours on a fragment are linked; False where all links are stored.
     """
 
-    def __init__(self, vertices: LevelRows, links: LinkSource) -> None:
+    def __init__(self, vertices: LevelRows, links: LinkSource, *, implied: bool = True) -> None:
         super().__init__()
         self.vertices = vertices
         self.links = links
+        self.implied = implied
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return (type(self).__name__, self.vertices.__dask_tokenize__(), repr(self.links))
+        return (type(self).__name__, self.vertices.__dask_tokenize__(), repr(self.links), self.implied)
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -321,10 +324,10 @@ class ParentRows(RaggedColumns):
         return np.zeros(0, np.int64)
 
     def _read_cells(self, name: str | int, chunks: NDArray[np.intp]) -> list[NDArray[Any]]:
-        return [_read_parents(self.vertices, self.links, chunks)]
+        return [_read_parents(self.vertices, self.links, chunks, implied=self.implied)]
 
 
-def _read_parents(vertices: LevelRows, links: LinkSource, chunks: NDArray[np.intp]) -> NDArray[np.int64]:
+def _read_parents(vertices: LevelRows, links: LinkSource, chunks: NDArray[np.intp], *, implied: bool) -> NDArray[np.int64]:
     """Return the level-wide number of the parent of every vertex of some chunks, -1 at roots.
 
     Parameters
@@ -333,6 +336,8 @@ def _read_parents(vertices: LevelRows, links: LinkSource, chunks: NDArray[np.int
     links : LinkSource
     chunks : ndarray of intp, shape (n,)
         Ascending numbers of chunks.
+    implied : bool
+        Neighbours on a fragment are linked, but where a record says otherwise.
 
     Returns
     -------
@@ -341,7 +346,7 @@ def _read_parents(vertices: LevelRows, links: LinkSource, chunks: NDArray[np.int
     Raises
     ------
     FormatError
-        A record leads to a chunk or a row that isn't there.
+        A record leads to a chunk or a row that isn't there; or records alone tell, and a node has several parents.
     """
     source, table = vertices.source, vertices.table
     blobs = level_blobs(source)
@@ -356,11 +361,17 @@ def _read_parents(vertices: LevelRows, links: LinkSource, chunks: NDArray[np.int
     start = np.cumsum(rows) - rows
     out: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     for begin, n, sizes in zip(first.tolist(), rows.tolist(), vertices.fragment_rows(chunks), strict=True):
-        of_chunk = np.arange(begin - 1, begin - 1 + n)
+        of_chunk = np.arange(begin - 1, begin - 1 + n) if implied else np.full(n, -1, np.int64)
         of_chunk[(np.cumsum(sizes) - sizes)[sizes > 0]] = -1
         out.append(of_chunk)
     parents = np.concatenate(out)
     at = np.searchsorted(first, child, side="right") - 1
     mine = (at >= 0) & (child < first[at] + rows[at])
-    parents[start[at[mine]] + child[mine] - first[at[mine]]] = parent[mine]
+    places = start[at[mine]] + child[mine] - first[at[mine]]
+    parents[places] = parent[mine]
+    if not implied and len(np.unique(places)) != len(places):
+        raise FormatError(
+            "a node has several parents: links of this level are those of a graph, read its edges",
+            store=source.where(), array=links.array,
+        )  # fmt: skip
     return parents

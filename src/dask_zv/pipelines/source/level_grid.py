@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +19,13 @@ from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.cell_reads import cell_path, object_runs
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_inspect import object_cells
+from dask_zv.storage.layouts import Blobs
 from dask_zv.storage.objects import Objects, join
 
 if TYPE_CHECKING:
     from dask_zv.pipelines.source.level_io import LevelSource
 
-__all__ = ["LINKS", "grid_attributes", "grid_rows"]
+__all__ = ["LINKS", "check_siblings", "grid_attributes", "grid_rows"]
 
 _FRAGMENT_BATCH = 4096
 LINKS = ("links/", "link_attributes/", "link_fragments")
@@ -110,16 +111,7 @@ def grid_rows(source: LevelSource, blobs: GridArrays, row_bytes: int) -> tuple[N
     if len(coords) and coords.shape[1] != source.rank:
         raise FormatError(f"chunk keys of rank {coords.shape[1]} in a level whose keys have rank {source.rank}",
                           store=source.where(), array=VERTICES, chunk=keys[0])  # fmt: skip
-    for array in source.schema.arrays[1:]:
-        listed = set(blobs.list_keys(array))
-        # levels of others may lack fragments or attributes altogether
-        if listed and listed != set(keys):
-            odd = min(listed ^ set(keys), key=parse_key)
-            here, there = (VERTICES, array) if odd in set(keys) else (array, VERTICES)
-            raise FormatError(
-                f"the chunk is in {here!r} and not in {there!r}: it was lost, or is being written",
-                store=source.where(), array=there, chunk=odd,
-            )  # fmt: skip
+    check_siblings(source, blobs, set(keys), {a: set(blobs.list_keys(a)) for a in source.schema.arrays[1:]})
     rows = _rows_by_fragments(source, blobs, keys)
     if rows is None:
         sizes = blobs.sizes(VERTICES)
@@ -132,6 +124,47 @@ def grid_rows(source: LevelSource, blobs: GridArrays, row_bytes: int) -> tuple[N
             )  # fmt: skip
         rows = nbytes // row_bytes
     return coords.reshape(len(keys), source.rank), rows
+
+
+def check_siblings(source: LevelSource, blobs: Blobs, keys: Set[str], listed: Mapping[str, Set[str]]) -> None:
+    """Compare the chunks that have positions with those of other arrays: without a catalog nothing else tells of a loss.
+
+    Levels of others may have no fragments or values at all. A chunk that an edit emptied has an index of fragments without
+    rows, and maybe values that nothing names.
+
+    Parameters
+    ----------
+    source : LevelSource
+    blobs : Blobs
+    keys : set of str
+        Chunks that have positions.
+    listed : mapping of str to set of str
+        The chunks of each other array.
+
+    Raises
+    ------
+    FormatError
+        A chunk is in one of them alone.
+    """
+    more = listed.get(FRAGMENTS, set()) - keys
+    found = blobs.read_many([(FRAGMENTS, k) for k in more]) if more else {}
+    emptied = {k for (_, k), data in found.items() if not _fragment_rows(source, k, data)}
+    for array, chunks in listed.items():
+        odd = (chunks ^ keys) - emptied if chunks else set()
+        if odd:
+            first = min(odd, key=parse_key)
+            here, there = (VERTICES, array) if first in keys else (array, VERTICES)
+            raise FormatError(
+                f"the chunk is in {here!r} and not in {there!r}: it was lost, or is being written",
+                store=source.where(), array=there, chunk=first,
+            )  # fmt: skip
+
+
+def _fragment_rows(source: LevelSource, key: str, data: bytes) -> int:
+    try:
+        return int(decode_fragments(data).counts.sum())
+    except FormatError as error:
+        raise error.at(store=source.where(), array=FRAGMENTS, chunk=key) from None
 
 
 def _rows_by_fragments(source: LevelSource, blobs: GridArrays, keys: list[str]) -> NDArray[np.int64] | None:

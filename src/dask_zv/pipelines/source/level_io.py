@@ -19,7 +19,7 @@ from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
 from dask_zv.format.metadata import LevelMetadata, RootMetadata
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema, PointSchema, parse_dtype
-from dask_zv.pipelines.source.level_grid import grid_attributes, grid_rows
+from dask_zv.pipelines.source.level_grid import check_siblings, grid_attributes, grid_rows
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog
 from dask_zv.storage.grid import GridArrays
@@ -27,7 +27,6 @@ from dask_zv.storage.group import load_catalog
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layouts import Blobs, open_blobs
 from dask_zv.storage.objects import Objects, join
-from dask_zv.storage.per_chunk import PerChunk
 from dask_zv.storage.replacing import check_not_replaced
 from dask_zv.storage.snapshot import snapshot, together
 
@@ -81,7 +80,7 @@ class LevelSource:
         The level's group.
     schema : PointSchema
     chunk_attribute : tuple of (name, values), optional
-        The attribute that leads the chunk keys, where there is one.
+        The attribute that leads the chunk keys, where there is one whose values they tell.
     token : str
         State of the store when it was looked at: the digest of the catalog, or of the metadata without one.
     catalogued : bool
@@ -90,6 +89,8 @@ class LevelSource:
         Digest of the manifests that our writer left; empty for levels of others.
     links_compared : bool
         The documents of links were compared with the catalog as well.
+    leading : str, optional
+        Name of the part that leads the chunk keys, where there is one: that attribute, or what bins or groups are of.
     """
 
     place: Place
@@ -99,11 +100,12 @@ class LevelSource:
     catalogued: bool
     index_token: str = ""
     links_compared: bool = False
+    leading: str | None = None
 
     @property
     def rank(self) -> int:
         """Rank K of the chunk keys."""
-        return self.schema.grid.ndim + (self.chunk_attribute is not None)
+        return self.schema.grid.ndim + (self.leading is not None)
 
     def where(self) -> str:
         """Return the level's URL."""
@@ -198,8 +200,12 @@ def find_source(
         index is not None,
     )
     chunk_attribute = None
-    if level.chunk_attribute_name is not None:
-        chunk_attribute = (level.chunk_attribute_name, tuple(level.chunk_attribute_values or ()))
+    if level.exact_values() and level.chunk_attribute_name not in names:  # where it is stored as well, that is read
+        chunk_attribute = (str(level.chunk_attribute_name), tuple(level.chunk_attribute_values or ()))
+    try:
+        leading = level.leading_part(root.ndim)
+    except MetadataError as error:
+        raise error.at(store=place.handle.url, array=place.prefix) from None
     source = LevelSource(
         place,
         schema,
@@ -208,6 +214,7 @@ def find_source(
         catalog is not None,
         _index_token(manifests),
         links_compared=place.layout == "grid" and root.links_convention != "implicit_sequential",
+        leading=leading,
     )
     if catalog is not None:
         _remember(source, catalog)
@@ -303,22 +310,6 @@ def check_same_objects(source: LevelSource) -> None:
         )
 
 
-def _check_siblings(source: LevelSource, blobs: PerChunk, chunks: set[tuple[int, ...]]) -> None:
-    """Compare the chunks that have positions with those that have fragments: without a catalog nothing else tells of a loss.
-
-    Levels of others may have no fragments at all.
-    """
-    listing = blobs.listing(FRAGMENTS)
-    fragments = {parse_key(k) for k in (*listing.plain, *listing.entries) if is_spatial_key(k)}
-    if fragments and fragments != chunks:
-        odd = min(fragments ^ chunks)
-        here, there = (VERTICES, FRAGMENTS) if odd in chunks else (FRAGMENTS, VERTICES)
-        raise FormatError(
-            f"the chunk is in {here!r} and not in {there!r}: it was lost, or is being written",
-            store=source.where(), array=there, chunk=".".join(map(str, odd)),
-        )  # fmt: skip
-
-
 def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
     """Return the level's chunks with their rows: from the catalog, or from the documents of the vertices' blobs.
 
@@ -348,8 +339,11 @@ def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
         blobs = source.place.open()
         if isinstance(blobs, GridArrays):
             return ChunkTable(*grid_rows(source, blobs, row_bytes))
-        by_key = {parse_key(k): n for k, n in blobs.sizes(VERTICES).items() if is_spatial_key(k)}
-        _check_siblings(source, blobs, set(by_key))
+        sizes_by_key = {k: n for k, n in blobs.sizes(VERTICES).items() if is_spatial_key(k)}
+        listing = blobs.listing(FRAGMENTS)
+        listed = {k for k in (*listing.plain, *listing.entries) if is_spatial_key(k)}
+        check_siblings(source, blobs, sizes_by_key.keys(), {FRAGMENTS: listed})
+        by_key = {parse_key(k): n for k, n in sizes_by_key.items()}
     order = sorted(by_key)
     odd = [c for c in order if len(c) != source.rank]
     if odd:

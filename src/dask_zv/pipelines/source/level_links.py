@@ -23,7 +23,7 @@ from dask_zv.storage.grid import GridArrays
 if TYPE_CHECKING:
     from dask_zv.pipelines.stores.level import Level
 
-__all__ = ["has_path_fragments", "links_of", "offset_of", "read_links"]
+__all__ = ["edges_are_implied", "has_path_fragments", "links_of", "offset_of", "read_links"]
 
 _AT_ONCE = 4096
 """Cells that are fetched together."""
@@ -44,6 +44,20 @@ def _ratio(level: Level) -> tuple[int, ...]:
     base = level.store.metadata.chunk_shape
     edges = tuple(round(a / b) for a, b in zip(level.metadata.chunk_shape_in(base), base, strict=True))
     return (1,) * (level.source.rank - len(edges)) + edges
+
+
+def edges_are_implied(level: Level) -> bool:
+    """Return True if each row of a fragment is linked to the row before it, but where a stored link says otherwise.
+
+    The store's ``links_convention`` says so of graphs and skeletons: edits change it. Where it is absent, or that of points or
+    paths (the first writer of a store sets it), the kind decides.
+    """
+    convention = level.store.metadata.links_convention
+    if level.kind not in ("graph", "skeleton"):
+        return False
+    if convention in (None, "implicit_sequential"):
+        return level.kind == "skeleton"
+    return convention == "implicit_sequential_with_branches"
 
 
 def has_path_fragments(level: Level) -> bool:

@@ -364,7 +364,9 @@ def _find_per_chunk(source: LevelSource, blobs: PerChunk, delta: int) -> FoundLi
     attributes = [_attributes(source, a, d) for a, d in zip((base, crossing), documents, strict=True)]
     if attributes[0] is None and listed:
         raise _lost(source, base)
-    told = [a for a in attributes if a is not None]
+    # made before there is a record across chunks, with a width of 2 whatever the links are
+    unused = attributes[0] is not None and attributes[1] is not None and "num_links" not in attributes[1]
+    told = [a for a in (attributes[:1] if unused else attributes) if a is not None]
     if not told:
         return None
     try:
@@ -393,7 +395,7 @@ def _find_per_chunk(source: LevelSource, blobs: PerChunk, delta: int) -> FoundLi
     ]
     for sibling in [_FRAGMENTS, *(a.arrays[0] for a in schemas if a.arrays)] if delta == 0 else []:
         _check_sibling(source, blobs, base, listed, sibling)
-    crossings = families[-1].count if attributes[1] is not None else 0
+    crossings = families[-1].count if attributes[1] is not None and not unused else 0
     family = LinkFamily(width, source.rank, delta, directed=delta != 0, count=crossings)
     ones = (1,) * source.rank
     # between levels a cell of 0.7 is about chunks of the same key, whatever their edges

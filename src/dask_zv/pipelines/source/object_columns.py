@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.object_documents import sentinel
-from dask_zv.geometry.schema import parse_dtype
+from dask_zv.geometry.schema import VALUE_KINDS, parse_dtype
 from dask_zv.pipelines.source.level_io import LevelSource, check_same_objects
 from dask_zv.pipelines.source.object_tables import ObjectTables
 from dask_zv.pipelines.source.object_values import parse_shape
@@ -69,7 +69,7 @@ def object_fields(index: ObjectIndex, family: str = "object_attributes") -> dict
             dtype, shape = np.dtype(object) if table.dtype.kind in "OT" else table.dtype.newbyteorder("="), table.shape[1:]
         else:
             attributes = (tables.document(array) or {}).get("attributes", {})
-            dtype = parse_dtype(attributes.get("dtype"), f"{array!r}")
+            dtype = parse_dtype(attributes.get("dtype"), f"{array!r}", VALUE_KINDS)
             shape = parse_shape(attributes, tables.source.where(), array)[1:]
         state = array_state(tables, array)
         out[array.partition("/")[2]] = ObjectField(np.dtype(dtype), tuple(shape), _missing(np.dtype(dtype)), state)

@@ -12,7 +12,7 @@ from dask_zv.errors import FormatError, MetadataError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.groups import decode_groups
 from dask_zv.format.keys import DOCUMENT
-from dask_zv.geometry.schema import parse_dtype
+from dask_zv.geometry.schema import VALUE_KINDS, parse_dtype
 from dask_zv.pipelines.source.level_io import LevelSource
 from dask_zv.pipelines.source.object_tables import ObjectTables, read_attribute_tables
 from dask_zv.storage.handles import open_objects
@@ -100,7 +100,7 @@ def _plain_arrays(
         path = join(source.place.prefix, array)
         document = objects.get(join(path, DOCUMENT))
         attrs = parse_document(document, path, objects.url).get("attributes", {}) if document else {}
-        dtype = parse_dtype(attrs.get("dtype"), f"{family} {name!r}")
+        dtype = parse_dtype(attrs.get("dtype"), f"{family} {name!r}", VALUE_KINDS)
         data = blobs.read(array, "data")
         shape = parse_shape(attrs, objects.url, path)
         try:

@@ -27,9 +27,9 @@ from dask_zv.storage.nodes import ensure_groups, put_documents
 from dask_zv.storage.objects import join
 from dask_zv.storage.opening import objects_are_cheap, open_empty
 
-__all__ = ["FEW_CHUNKS", "SHARD_CHUNKS", "create", "packing", "position_dtype"]
+__all__ = ["CONVENTIONS", "FEW_CHUNKS", "SHARD_CHUNKS", "create", "packing", "position_dtype"]
 
-_CONVENTIONS = {
+CONVENTIONS = {
     "point_cloud": "implicit_sequential",
     "line": "implicit_sequential",
     "polyline": "implicit_sequential",
@@ -113,8 +113,8 @@ def create(
     ('x', 'y')
     """
     chosen = check_layout(layout, "grid")
-    if geometry not in _CONVENTIONS:
-        raise InputError(f"geometry {geometry!r}: one of {', '.join(_CONVENTIONS)}")
+    if geometry not in CONVENTIONS:
+        raise InputError(f"geometry {geometry!r}: one of {', '.join(CONVENTIONS)}")
     if chosen == "per_chunk" and geometry in ("skeleton", "graph", "mesh"):
         raise InputError(
             f"layout per_chunk (ZV 0.7) can't hold a {geometry} soundly: its writers and readers lose or mix up the links of "
@@ -247,7 +247,7 @@ def _root_metadata(
             axes=parsed,
             geometry_types=(geometry,),
             base_bin_shape=bins,
-            links_convention=_CONVENTIONS[geometry],
+            links_convention=CONVENTIONS[geometry],
             object_index_convention="standard",
             cross_chunk_strategy="explicit_links",
             crs=_plain_crs(crs),

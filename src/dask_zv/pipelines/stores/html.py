@@ -147,7 +147,7 @@ def _map(known: LevelFacts) -> str:
         return ""
     others = [a.name for k, a in enumerate(m.axes) if k not in (i, j)]
     if lead:
-        others.insert(0, known.level.metadata.chunk_attribute_name or "the attribute that leads the keys")
+        others.insert(0, known.level.metadata.leading_part(m.ndim) or "the part that leads the keys")
     shown = chunks.coords[:, [lead + i, lead + j]]
     return occupancy_html(shown, chunks.rows, (m.axes[i], m.axes[j]), (edges[i], edges[j]), others)
 
@@ -263,7 +263,7 @@ def _links(level: Level, family: LinkFamily) -> str:
     ends = f"of {family.width} vertices each{', directed' if family.directed else ''}"
     if family.count is None:
         return f"{ends} {faint('(not counted)')}"
-    if level.store.metadata.links_convention != "explicit":  # the others are between rows that follow each other
+    if level.has_implied_edges:  # the others are between rows that follow each other
         return f"{count(family.count)} stored {faint(f'{ends}; the others follow from the order of the rows')}"
     return f"{count(family.count)} {'faces' if level.kind == 'mesh' else 'edges'} {faint(ends)}"
 

@@ -14,7 +14,7 @@ from dask_zv.errors import MetadataError, escaped
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, chunk_table, find_source
-from dask_zv.pipelines.source.level_links import has_path_fragments, links_of, offset_of, read_links
+from dask_zv.pipelines.source.level_links import edges_are_implied, has_path_fragments, links_of, offset_of, read_links
 from dask_zv.pipelines.source.link_source import FoundLinks
 from dask_zv.pipelines.source.objects_index import ObjectIndex
 from dask_zv.storage.catalog import Catalog
@@ -119,6 +119,11 @@ class Level:
         if delta not in self._links:
             self._links[delta] = links_of(self, delta)
         return self._links[delta]
+
+    @property
+    def has_implied_edges(self) -> bool:
+        """True where rows that follow each other in a fragment are linked: most skeletons, and graphs that were made so."""
+        return edges_are_implied(self)
 
     @cached_property
     def is_chunked_skeleton(self) -> bool:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from dask.task_spec import List
 
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.receipts import Receipt, Report, make_receipt
 from dask_zv.batch.run import check_reachable, compute_one
 from dask_zv.batch.tasks import BlockResult, CommitSpec, Place, commit
-from dask_zv.format.keys import is_spatial_key
+from dask_zv.format.keys import is_spatial_key, parse_key
 from dask_zv.format.shards import shard_id
+from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import VERTICES
+from dask_zv.pipelines.source.chunk_boxes import check_positions
+from dask_zv.pipelines.source.level_io import LevelSource
 from dask_zv.pipelines.stores.refresh_grid import rebuild_grid_catalog
 from dask_zv.pipelines.stores.refresh_tables import rebuild_tables
 from dask_zv.pipelines.stores.store import Level, Store
@@ -56,14 +60,13 @@ def _rebuild(level: Level) -> None:
     wanted = sorted({k for found in keys.values() for k in found})
     if any(_has_foreign_shards(place, a) for a in arrays):
         return  # such shards are read through their own index; a catalog without them would hide their chunks
-    row_bytes = level.source.schema.grid.ndim * level.source.schema.dtype.itemsize
     builder = GraphBuilder("zv-refresh")
     have = {a: frozenset(found) for a, found in keys.items()}
     receipts = []
     for start in range(0, len(wanted), _BLOCK_CHUNKS):
         block = wanted[start : start + _BLOCK_CHUNKS]
         addresses = [(a, k) for k in block for a in arrays if k in have[a]]
-        receipts.append(builder.add(builder.key("block", start), _look, place, addresses, row_bytes))
+        receipts.append(builder.add(builder.key("block", start), _look, level.source, addresses))
     end = builder.key("commit")
     spec = CommitSpec(place, (), (), catalog=True, replace=False, remove=(), report=Report(-1, 0, 0, 0, 0, 0, 0.0))
     builder.add(end, _commit, spec, List(*receipts))
@@ -79,8 +82,8 @@ def _has_foreign_shards(place: Place, array: str) -> bool:
     return any(crc is None or shard_id(name) is None for name, (_, _, crc) in entries)
 
 
-def _look(place: Place, addresses: Sequence[tuple[str, str]], row_bytes: int) -> Receipt:
-    blobs = _blobs(place)
+def _look(source: LevelSource, addresses: Sequence[tuple[str, str]]) -> Receipt:
+    blobs = _blobs(source.place)
     found = blobs.read_many(addresses)
     places: dict[tuple[str, str], tuple[int, int, int]] = {}
     for array in {a for a, _ in addresses}:
@@ -89,7 +92,12 @@ def _look(place: Place, addresses: Sequence[tuple[str, str]], row_bytes: int) ->
             number = shard_id(name)
             if (array, key) in found and key not in listing.plain and number is not None and crc is not None:
                 places[array, key] = (number, offset, crc)
-    rows = {k: len(data) // row_bytes for (a, k), data in found.items() if a == VERTICES}
+    rows: dict[str, int] = {}
+    for (array, key), data in found.items():
+        if array == VERTICES:
+            positions = decode_positions(source.schema, key, data)
+            rows[key] = len(positions)
+            check_positions(source, np.array([parse_key(key)]), np.array([rows[key]]), positions)  # the catalog vouches for it
     return make_receipt(found, rows, places, 0)
 
 

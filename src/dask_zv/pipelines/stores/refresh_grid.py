@@ -16,9 +16,12 @@ from dask_zv.batch.tasks import Place
 from dask_zv.errors import FormatError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import NONEMPTY, GridArray
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.keys import DOCUMENT, format_key
+from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import VERTICES
+from dask_zv.pipelines.source.chunk_boxes import check_positions
 from dask_zv.pipelines.source.level_grid import LINKS
+from dask_zv.pipelines.source.level_io import LevelSource
 from dask_zv.pipelines.stores.hierarchy import find_nodes
 from dask_zv.pipelines.stores.store import Level
 from dask_zv.storage.catalog import CATALOG_NAME, Node, encode_catalog, merge_catalog
@@ -58,10 +61,9 @@ def rebuild_grid_catalog(level: Level) -> None:
     identities, found = _documents(place, [*level.source.schema.arrays, *links], blobs)
     if any(not a.plain for a in found.values()):
         return  # cells that only zarr can find have no place to note
-    row_bytes = level.source.schema.grid.ndim * level.source.schema.dtype.itemsize
     builder = GraphBuilder("zv-refresh")
     objects = [(a, d, group) for a, d in found.items() for group in object_cells(d.spec, blobs.list_coords(a))]
-    receipts = [builder.add(builder.key("look", i), _look, place, part, row_bytes) for i, part in enumerate(_parts(objects))]
+    receipts = [builder.add(builder.key("look", i), _look, level.source, part) for i, part in enumerate(_parts(objects))]
     end = builder.key("commit")
     builder.add(end, _write, place, tuple(found), identities, List(*receipts))
     compute_one(builder.finish(end))
@@ -89,22 +91,22 @@ def _parts(objects: Sequence[Located]) -> list[list[tuple[str, GridArray, list[A
     return parts
 
 
-def _look(place: Place, part: Sequence[tuple[str, GridArray, list[Any]]], row_bytes: int) -> Receipt:
-    return combine_receipts([_look_at(place, array, found, groups, row_bytes) for array, found, groups in part])
+def _look(source: LevelSource, part: Sequence[tuple[str, GridArray, list[Any]]]) -> Receipt:
+    return combine_receipts([_look_at(source, array, found, groups) for array, found, groups in part])
 
 
-def _look_at(place: Place, array: str, found: GridArray, groups: Sequence[Any], row_bytes: int) -> Receipt:
+def _look_at(source: LevelSource, array: str, found: GridArray, groups: Sequence[Any]) -> Receipt:
+    place = source.place
     coords, columns, payloads = inspect_cells(open_objects(place.handle), place.prefix, array, found, groups)
     rows = np.full(len(coords), -1, np.int64)
     if array == VERTICES:
-        sizes = np.array([len(payloads[tuple(c)]) for c in coords.tolist()], np.int64)
-        if (sizes % row_bytes).any():
-            at = int(np.flatnonzero(sizes % row_bytes)[0])
-            raise FormatError(
-                f"the blob has {sizes[at]} bytes, no whole number of rows of {row_bytes}",
-                store=place.handle.url, array=array, chunk=".".join(map(str, coords[at].tolist())),
-            )  # fmt: skip
-        rows = sizes // row_bytes
+        for i, at in enumerate(coords.tolist()):
+            try:
+                positions = decode_positions(source.schema, format_key(at), payloads[tuple(at)])
+            except FormatError as error:
+                raise error.at(store=source.where()) from None
+            rows[i] = len(positions)
+            check_positions(source, coords[i : i + 1], rows[i : i + 1], positions)  # the catalog vouches for it
     return Receipt(coords, rows, {array: columns}, (), (coords.shape[1],) if len(coords) else (), 0, 0)
 
 

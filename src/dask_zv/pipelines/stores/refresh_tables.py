@@ -34,7 +34,7 @@ def rebuild_tables(level: Level) -> None:
     if level.source.schema.has_objects:
         found = count_lengths(level.source, level.chunks, level.index)
         write_lengths(place, [(found.ids, found.lengths)], objects.nodes_first)
-    links = level.found_links(0) if level.kind == "skeleton" else None
+    links = level.found_links(0) if level.has_implied_edges else None
     if links is not None and not level.is_chunked_skeleton and links.source.crossing is None:
         rows = LevelRows(level.source, level.chunks)
         counts = count_parents(rows, links.source)

@@ -16,7 +16,7 @@ from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.pipelines.source.edge_rows import EDGE_COUNTS
-from dask_zv.pipelines.stores.creation import FEW_CHUNKS, SHARD_CHUNKS, packing
+from dask_zv.pipelines.stores.creation import CONVENTIONS, FEW_CHUNKS, SHARD_CHUNKS, packing
 from dask_zv.pipelines.stores.store import SETTINGS, Level, Store
 from dask_zv.pipelines.writing.manifests import ObjectPlan, old_object_nodes
 from dask_zv.pipelines.writing.scan import Conversion, Scan
@@ -134,7 +134,7 @@ def level_attributes(
         present.append("links")
     if objects:
         present.append("object_index")
-    # what another writer's level said of its chunk keys and fragments does not hold for ours
+    # what was said of the level's content before does not hold for ours, whatever it is (keys of other tools are in `extra`)
     metadata: LevelMetadata = dataclasses.replace(
         level.metadata,
         vertex_count=scan.rows,
@@ -143,6 +143,11 @@ def level_attributes(
         chunk_attribute_name=None,
         chunk_attribute_values=None,
         shared_fragments=False,
+        preserves_object_ids=False,
+        inherited_num_objects=None,
+        object_sparsity=1.0,
+        coarsening_method="none",
+        extra={},
         fragments_tile=cells is not None,  # true of all that is written here; 0.7 has no such word
     )
     if cells is None:
@@ -153,6 +158,8 @@ def level_attributes(
 def root_attributes(store: Store, scan: Scan, conversion: Conversion, shards: int | None) -> dict[str, Any]:
     """Return the attributes of the store: its bounds are now those of the data, where they were not declared."""
     metadata = store.metadata
+    told = CONVENTIONS.get(next(iter(metadata.geometry_types), ""))  # another tool's edit may have changed it
+    metadata = metadata if told is None else dataclasses.replace(metadata, links_convention=told)
     if conversion.box is None and scan.rows:
         low, high = np.asarray(scan.low, np.float64), np.asarray(scan.high, np.float64)
         if store.settings.get("bounds", "declared") == "declared":  # expanded

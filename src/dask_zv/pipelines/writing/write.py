@@ -277,10 +277,11 @@ class Write:
 
 def check_empty(level: Level, mode: str) -> None:
     if mode == "overwrite":
-        if level.store.layout == "grid" and level.metadata.chunk_attribute_name is not None:
+        leading = level.metadata.leading_part(level.store.metadata.ndim)
+        if level.store.layout == "grid" and leading is not None:
             # objects of keys with another number of parts: in directories, theirs have the names of ours
             raise StoreError(
-                f"level 0 is chunked by the attribute {level.metadata.chunk_attribute_name!r}, which can't be overwritten: "
+                f"level 0 is chunked by {leading!r}, which can't be overwritten: "
                 "make the store anew, dzv.create(..., overwrite=True)",
                 store=level.url,
             )
