@@ -17,7 +17,7 @@ from dask_zv.pipelines.source.link_reading import LinkCells, join_cells, read_cr
 from dask_zv.pipelines.source.link_source import LinkSource
 from dask_zv.storage.catalog import Catalog
 
-__all__ = ["Endpoints", "resolve_links", "without_values"]
+__all__ = ["Endpoints", "check_count", "resolve_links", "without_values"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +47,7 @@ def resolve_links(
     *,
     every: bool,
     counted: bool,
+    exact: bool,
 ) -> Endpoints:
     """Look up the endpoints of records.
 
@@ -66,7 +67,9 @@ def resolve_links(
     every : bool
         All chunks were read: every one that a record names must be among them.
     counted : bool
-        The family's count of its records holds.
+        All records of the family were read: there are no fewer than it counts.
+    exact : bool
+        Nor more.
 
     Raises
     ------
@@ -93,14 +96,20 @@ def resolve_links(
         more = _crossing(source, links, rows, read, level)
         found = np.concatenate([found, more])
         values = {name: without_values(v, len(more)) for name, v in values.items()}
+    if counted:
+        check_count(source, links, len(found), exact=exact)
+    return Endpoints(found, values)
+
+
+def check_count(source: LevelSource, links: LinkSource, found: int, *, exact: bool) -> None:
+    """Raise :class:`FormatError` where a family has fewer records than it counts; with `exact`, where it has more as well."""
     expected = links.family.count if links.family.store == "duplicate" else (links.family.physical or links.family.count)
-    if counted and links.crossing is None and expected is not None and expected != len(found):
+    if links.crossing is None and expected is not None and (found != expected if exact else found < expected):
         raise FormatError(
-            f"{len(found)} links are stored, the metadata counts {expected}: some were lost, or another tool added some; "
+            f"{found} links are stored, the metadata counts {expected}: some were lost, or another tool added some; "
             "store.refresh() takes the level as it is",
             store=source.where(), array=links.array,
         )  # fmt: skip
-    return Endpoints(found, values)
 
 
 def without_values(values: NDArray[Any], more: int) -> NDArray[Any]:

@@ -104,7 +104,7 @@ class Finish:
             return None
         rows = RowMap.join([p.rows for p in parts if p.rows is not None], [len(p) for p in parts])
         cells = [p.links for p in parts if p.links is not None]
-        expected = self.whole and self.source.catalogued and not any(p.edited for p in parts)
+        exact = self.source.catalogued and not any(p.edited for p in parts)
         return resolve_links(
             self.source,
             links,
@@ -114,7 +114,8 @@ class Finish:
             self.coords,
             self.level,
             every=self.every,
-            counted=expected,
+            counted=self.whole,
+            exact=exact,
         )
 
     def _edges(

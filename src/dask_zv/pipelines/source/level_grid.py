@@ -96,8 +96,8 @@ def _changed(blobs: GridArrays, known: Mapping[str, GridArray], *, stamps: bool)
     return False
 
 
-def grid_rows(source: LevelSource, blobs: GridArrays, row_bytes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the chunks of a grid level without a catalog, shape (n, K), and their rows, shape (n,).
+def grid_rows(source: LevelSource, blobs: GridArrays, row_bytes: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Return the chunks of a grid level without a catalog, shape (n, K), their rows, shape (n,), and how many were emptied.
 
     The chunks are those of the list in the document, which its siblings must have too.
 
@@ -111,7 +111,7 @@ def grid_rows(source: LevelSource, blobs: GridArrays, row_bytes: int) -> tuple[N
     if len(coords) and coords.shape[1] != source.rank:
         raise FormatError(f"chunk keys of rank {coords.shape[1]} in a level whose keys have rank {source.rank}",
                           store=source.where(), array=VERTICES, chunk=keys[0])  # fmt: skip
-    check_siblings(source, blobs, set(keys), {a: set(blobs.list_keys(a)) for a in source.schema.arrays[1:]})
+    emptied = check_siblings(source, blobs, set(keys), {a: set(blobs.list_keys(a)) for a in source.schema.arrays[1:]})
     rows = _rows_by_fragments(source, blobs, keys)
     if rows is None:
         sizes = blobs.sizes(VERTICES)
@@ -123,10 +123,10 @@ def grid_rows(source: LevelSource, blobs: GridArrays, row_bytes: int) -> tuple[N
                 store=source.where(), array=VERTICES, chunk=keys[bad],
             )  # fmt: skip
         rows = nbytes // row_bytes
-    return coords.reshape(len(keys), source.rank), rows
+    return coords.reshape(len(keys), source.rank), rows, emptied
 
 
-def check_siblings(source: LevelSource, blobs: Blobs, keys: Set[str], listed: Mapping[str, Set[str]]) -> None:
+def check_siblings(source: LevelSource, blobs: Blobs, keys: Set[str], listed: Mapping[str, Set[str]]) -> int:
     """Compare the chunks that have positions with those of other arrays: without a catalog nothing else tells of a loss.
 
     Levels of others may have no fragments or values at all. A chunk that an edit emptied has an index of fragments without
@@ -140,6 +140,11 @@ def check_siblings(source: LevelSource, blobs: Blobs, keys: Set[str], listed: Ma
         Chunks that have positions.
     listed : mapping of str to set of str
         The chunks of each other array.
+
+    Returns
+    -------
+    int
+        How many chunks were emptied.
 
     Raises
     ------
@@ -158,6 +163,7 @@ def check_siblings(source: LevelSource, blobs: Blobs, keys: Set[str], listed: Ma
                 f"the chunk is in {here!r} and not in {there!r}: it was lost, or is being written",
                 store=source.where(), array=there, chunk=first,
             )  # fmt: skip
+    return len(emptied)
 
 
 def _fragment_rows(source: LevelSource, key: str, data: bytes) -> int:

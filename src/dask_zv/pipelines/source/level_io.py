@@ -53,10 +53,13 @@ class ChunkTable:
         Chunk coordinates, ascending; K is the number of axes, one more where an attribute leads the key.
     rows : ndarray of int64, shape (n,)
         Vertices in each chunk.
+    emptied : int
+        Chunks of which an edit has left an index of fragments without rows.
     """
 
     coords: NDArray[np.int64]
     rows: NDArray[np.int64]
+    emptied: int = 0
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -319,6 +322,7 @@ def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
         A blob of positions is no whole number of rows, or a chunk lacks its sibling.
     """
     row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize
+    emptied = 0
     if catalog is not None and VERTICES in catalog.arrays:
         have = catalog.chunks_of(VERTICES)
         sizes = catalog.arrays[VERTICES].nbytes[have]
@@ -342,7 +346,7 @@ def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
         sizes_by_key = {k: n for k, n in blobs.sizes(VERTICES).items() if is_spatial_key(k)}
         listing = blobs.listing(FRAGMENTS)
         listed = {k for k in (*listing.plain, *listing.entries) if is_spatial_key(k)}
-        check_siblings(source, blobs, sizes_by_key.keys(), {FRAGMENTS: listed})
+        emptied = check_siblings(source, blobs, sizes_by_key.keys(), {FRAGMENTS: listed})
         by_key = {parse_key(k): n for k, n in sizes_by_key.items()}
     order = sorted(by_key)
     odd = [c for c in order if len(c) != source.rank]
@@ -359,4 +363,4 @@ def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
             f"the blob has {nbytes[bad]} bytes, no whole number of rows of {row_bytes}",
             store=source.where(), array=VERTICES, chunk=".".join(map(str, order[bad])),
         )  # fmt: skip
-    return ChunkTable(table, nbytes // row_bytes)
+    return ChunkTable(table, nbytes // row_bytes, emptied)

@@ -12,7 +12,7 @@ from dask_zv.errors import InputError, MetadataError, NotFoundError
 from dask_zv.format.links import delta_name
 from dask_zv.geometry.assembly import input_order
 from dask_zv.geometry.result import Links
-from dask_zv.pipelines.reading.links import without_values
+from dask_zv.pipelines.reading.links import check_count, without_values
 from dask_zv.pipelines.source.chosen_chunks import chosen_chunks
 from dask_zv.pipelines.source.level_io import level_blobs
 from dask_zv.pipelines.source.link_reading import CellPlan, LinkCells, cell_addresses, decode_cells, join_cells, read_crossing
@@ -111,6 +111,8 @@ def read_links(level: Level, delta: int, *, chunks: Any) -> Links:
         part = CellPlan(cells.segments[start : start + _AT_ONCE], cells.coords[start : start + _AT_ONCE])
         parts.append(decode_cells(source, links, names, part, blobs.read_many(cell_addresses(links, names, part))))
     joined = join_cells(links, names, parts, source.where())
+    if selected is None:
+        check_count(source, links, len(joined), exact=False)
     targets = np.repeat(links.targets(joined.cells.coords, joined.cells.segments), joined.counts, axis=0)
     rows = input_order(joined.rows, joined.order)
     if joined.order is not None:

@@ -80,6 +80,8 @@ class ObjectIndex:
         if grid and count and layout not in (ROWS_ARE_IDS, ROWS_HAVE_IDS):
             raise MetadataError(f"object_index has the layout {layout!r}, which is not read", store=source.where())
         self.count = count
+        told = attrs.get("num_present")
+        self._present = told if type(told) is int else None
         # an appender leaves the table of ids in place when it goes over to rows as ids: the layout alone is to be trusted
         self._has_table = layout == ROWS_HAVE_IDS
         self._legacy = layout is None and not grid
@@ -152,10 +154,24 @@ class ObjectIndex:
         return array
 
     def slices(self) -> Iterator[FragmentTable]:
-        """Yield the table of all objects, a bounded number of rows at a time."""
+        """Yield the table of all objects, a bounded number of rows at a time.
+
+        Raises
+        ------
+        FormatError
+            A manifest is damaged, or fewer objects have one than `object_index` counts.
+        """
+        present = 0
         for first in range(0, self.count, _SLICE):
             rows = np.arange(first, min(first + _SLICE, self.count))
-            yield self._table(rows, self.ids[rows] if self._has_table else rows)
+            table = self._table(rows, self.ids[rows] if self._has_table else rows)
+            present += len(np.unique(table.objects))
+            yield table
+        if self._present is not None and present < self._present:
+            raise FormatError(
+                f"{present:,} objects have vertices, object_index counts {self._present:,} (num_present): manifests were lost",
+                store=self._source.where(), array="object_index",
+            )  # fmt: skip
 
     def select(self, ids: NDArray[np.int64]) -> FragmentTable:
         """Return the table of the objects `ids` (distinct, ascending), in their order.

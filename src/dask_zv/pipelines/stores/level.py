@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from dask_zv.batch.group import Group
 from dask_zv.batch.tasks import Place
-from dask_zv.errors import MetadataError, escaped
+from dask_zv.errors import FormatError, MetadataError, escaped
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, chunk_table, find_source
@@ -82,8 +82,23 @@ class Level:
 
     @cached_property
     def chunks(self) -> ChunkTable:
-        """The level's chunks and their rows: from the catalog, without one from a document per chunk."""
-        return chunk_table(self.source, self._found[1])
+        """The level's chunks and their rows: from the catalog, without one from a document per chunk.
+
+        Raises
+        ------
+        FormatError
+            Without a catalog: the level counts more vertices than it has.
+        """
+        table = chunk_table(self.source, self._found[1])
+        have, told = int(table.rows.sum()), self.metadata.vertex_count
+        # edits leave the count as it was where they empty chunks; some writers never count
+        if have < told and not self.source.catalogued and not table.emptied:
+            raise FormatError(
+                f"the level has {have:,} vertices in {len(table):,} chunks, its metadata counts {told:,}: chunks were lost; "
+                "restore them, or correct vertex_count",
+                store=self.url, array=VERTICES,
+            )  # fmt: skip
+        return table
 
     @property
     def is_packed(self) -> bool:
