@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 import dask_zv as dzv
 
@@ -152,3 +156,146 @@ def test_vertices_outside_of_the_boxes_of_their_chunks_are_found(release, open_k
         dzv.open(store.url, mode="r+").refresh()
     assert not store.level(0).source.catalogued
     assert not dzv.open(store.url).level(0).source.catalogued
+
+
+# -------------------------------------------------------------------------------------------------- damage, counts, guards
+
+
+@pytest.fixture(params=[("grid", 1), ("grid", 8), ("per_chunk", 1)], ids=["grid", "packed", "per_chunk"])
+def ours(request, tmp_path):
+    layout, shards = request.param
+    path = tmp_path / "ours.zv"
+    store = dzv.create(
+        path, chunk_shape=(10, 10, 10), shard_chunks=shards, layout=layout, compressor=None if layout == "grid" else "auto"
+    )
+    rng = np.random.default_rng(0)
+    dzv.write_points(store, rng.uniform(0, 30, (500, 3)).astype("f4"), attributes={"mass": np.arange(500)})
+    return path
+
+
+def rot(path):
+    """Zero bytes inside of a stored object of positions, which keeps its length and time; return the object."""
+    files = sorted(p for p in (path / "0" / "vertices").rglob("*") if p.is_file() and "c" in p.parts and p.stat().st_size > 60)
+    times = files[0].stat()
+    data = bytearray(files[0].read_bytes())
+    data[20:32] = bytes(12)
+    files[0].write_bytes(data)
+    os.utime(files[0], ns=(times.st_atime_ns, times.st_mtime_ns))
+    return files[0]
+
+
+def test_a_blob_that_rotted_is_damage(ours):
+    """Nobody has stored it since: length and time are those of the commit."""
+    rot(ours)
+    with pytest.raises(dzv.FormatError, match="damaged"):
+        dzv.open(ours).level(0).read()
+    with pytest.raises(dzv.FormatError, match="damaged"):
+        xr.open_dataset(ours, engine="zv").x.load()
+
+
+def test_check_objects_says_so_where_times_can_not_tell(ours, tmp_path):
+    copy = shutil.copytree(ours, tmp_path / "copy.zv", copy_function=shutil.copyfile)
+    assert len(dzv.open(copy, check_objects=True).level(0).read()) == 500
+    os.utime(rot(copy))
+    with pytest.warns(UserWarning, match="other bytes than at the last commit"):
+        dzv.open(copy, check_objects=True)
+
+
+def test_check_objects_tells_at_opening_what_is_missing_or_short(ours):
+    lost = rot(ours)
+    data = lost.read_bytes()
+    lost.write_bytes(data[: len(data) - 8])
+    with pytest.raises(dzv.ZVError):
+        dzv.open(ours, check_objects=True)
+    lost.unlink()
+    with pytest.raises(dzv.ZVError):
+        dzv.open(ours, check_objects=True)
+    with pytest.raises(dzv.ZVError):
+        xr.open_dataset(ours, engine="zv", check_objects=True)
+
+
+def test_an_attribute_that_is_gone_is_an_error(ours):
+    shutil.rmtree(ours / "0" / "vertex_attributes" / "mass")
+    with pytest.raises(dzv.MetadataError, match="mass"):
+        xr.open_dataset(ours, engine="zv")
+    with pytest.raises(dzv.MetadataError, match="mass"):
+        dzv.open(ours).level(0).read()
+
+
+def change(path, function):
+    document = json.loads((path / "zarr.json").read_text())
+    function(document)
+    (path / "zarr.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("release", BOTH)
+def test_what_a_newer_version_requires_is_refused_by_name(release, open_kind):
+    store, _ = open_kind("strings", release)
+    path = Path(store.url.removeprefix("file://"))
+    original = (path / "zarr.json").read_text()
+    of_root = lambda key, value: lambda d: d["attributes"]["zarr_vectors"].update({key: value})  # noqa: E731
+    for key, value, words in [
+        ("required_capabilities", ["sparse_levels"], "sparse_levels"),
+        ("zv_version", "0.10.0", "0.10.0"),
+        ("zv_version", "1.0", "1.0"),
+    ]:
+        change(path, of_root(key, value))
+        with pytest.raises(dzv.MetadataError, match=words):
+            dzv.open(path)
+        (path / "zarr.json").write_text(original)
+    change(path, of_root("required_capabilities", ["shared_fragments"]))
+    dzv.open(path)
+    change(path / "0", lambda d: d["attributes"]["zarr_vectors_level"].update(refinement="add"))
+    with pytest.raises(dzv.MetadataError, match="refinement"):
+        dzv.open(path).level(0)
+
+
+def test_claims_about_a_level_go_with_its_content(open_kind, tmp_path):
+    """Overwriting makes them untrue, a copy keeps them."""
+    store, _ = open_kind("rechunked_category", mode="r+")
+    store, _ = open_kind("strays", mode="r+")
+    path = Path(store.url.removeprefix("file://"))
+    change(path / "0", lambda d: d["attributes"]["zarr_vectors_level"].update(fragment_link_groups=True))
+    dzv.convert(path, tmp_path / "copy.zv")
+    assert dzv.open(tmp_path / "copy.zv").level(0).metadata.extra == {"fragment_link_groups": True}
+    dzv.write_points(dzv.open(path, mode="r+"), np.full((5, 3), 7.0), mode="overwrite", out_of_bounds="expand")
+    assert dzv.open(path).level(0).metadata.extra == {}
+
+
+def test_a_store_that_has_less_than_it_counts_is_an_error(open_kind):
+    store, truth = open_kind("graph_implicit")
+    path = Path(store.url.removeprefix("file://"))
+    originals = {p: p.read_text() for p in path.rglob("zarr.json")}
+
+    def fails(node, match, key, value, read):
+        def told(document):
+            found = document["attributes"]
+            (found["zarr_vectors_level"] if key == "vertex_count" else found)[key] = value
+
+        change(path / node, told)
+        with pytest.raises(dzv.FormatError, match=match):
+            read(dzv.open(path).level(0))
+        for file, text in originals.items():
+            file.write_text(text)
+
+    fails("0", "counts 99", "vertex_count", 99, lambda level: level.read())
+    fails("0/links/0", "counts 99", "num_physical_records", 99, lambda level: level.read())
+    fails("0/links/0", "counts 99", "num_physical_records", 99, lambda level: level.links())
+    fails("0/object_index", "counts 9", "num_present", 9, lambda level: level.read(order="object"))
+    assert len(dzv.open(path).level(0).read()) == len(truth["positions"])
+
+
+@pytest.mark.parametrize("layout", ["grid", "per_chunk"])
+def test_consolidated_metadata_goes_when_what_it_copies_changes(layout, tmp_path):
+    """Other tools read the copies."""
+    path = tmp_path / "s.zv"
+    store = dzv.create(path, chunk_shape=(10, 10, 10), bounds=((0, 0, 0), (30, 30, 30)), layout=layout)
+    dzv.write_points(store, np.full((1, 3), 5.0))
+    for overwrite in (True, False):
+        zarr.consolidate_metadata(path)
+        assert json.loads((path / "zarr.json").read_text()).get("consolidated_metadata")
+        if overwrite:
+            dzv.write_points(dzv.open(path, mode="r+"), np.random.default_rng(0).uniform(0, 30, (80, 3)), mode="overwrite")
+        else:
+            dzv.open(path, mode="r+").level(0).group.write_bytes("vertices", "0.0.0", np.full((2, 3), 5.0).tobytes())
+        assert not json.loads((path / "zarr.json").read_text()).get("consolidated_metadata")

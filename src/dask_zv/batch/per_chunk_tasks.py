@@ -72,17 +72,18 @@ def store_in_per_chunk(spec: BlockSpec, payload: Any) -> BlockResult:
             plain.append((array, key, data))
         else:
             shards.setdefault((array, number), {})[key] = data
-    target.write(plain)
+    stamps = target.write(plain)
     kept = {at: _kept_members(target, spec, *at, members) for at, members in shards.items()}
     places: dict[Address, tuple[int, int, int]] = {}
-    stored = target.write_shards({at: {**kept[at], **members} for at, members in shards.items()})
+    stored, of_shards = target.write_shards({at: {**kept[at], **members} for at, members in shards.items()})
     for (array, number), entries in stored.items():
         told = [key for key in entries if (array, key) not in spec.beside]
+        stamps.update(((array, key), of_shards.get((array, number), 0)) for key in told)
         places.update({(array, key): (number, entries[key][0], entries[key][2]) for key in told})
         blobs.update({(array, key): data for key, data in kept[array, number].items() if key in told})
     for array, key in spec.superseded:
         target.objects.delete_prefix(target.path(array, key))
-    return BlockResult.of(payload, make_receipt(blobs, rows, places, len(plain) + len(shards)), started)
+    return BlockResult.of(payload, make_receipt(blobs, rows, places, len(plain) + len(shards), stamps), started)
 
 
 def _kept_members(target: PerChunk, spec: BlockSpec, array: str, number: int, members: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -60,6 +60,7 @@ def make_receipt(
     rows: Mapping[str, int],
     shards: Mapping[tuple[str, str], tuple[int, int, int]],
     stored_objects: int,
+    stamps: Mapping[tuple[str, str], int] | None = None,
 ) -> Receipt:
     """Return the receipt of a block.
 
@@ -70,6 +71,8 @@ def make_receipt(
     shards : mapping of (array, chunk key) to (shard, offset, CRC-32C)
         Absent for blobs that are arrays of their own.
     stored_objects : int
+    stamps : mapping of (array, chunk key) to int, optional
+        Of the objects that hold the blobs.
     """
     coordinates = {k: parse_key(k) for k in {k for _, k in blobs} if is_spatial_key(k)}
     ranks = tuple(sorted({len(c) for c in coordinates.values()}))
@@ -89,6 +92,7 @@ def make_receipt(
         if columns is None:
             columns = raw[array] = Columns.empty(n)
         columns["nbytes"][row] = columns["stored"][row] = len(data)
+        columns["stamp"][row] = (stamps or {}).get((array, key), 0)
         place_in_shard = shards.get((array, key))
         if place_in_shard is None:
             columns["crc"][row] = crc32c(data)

@@ -22,7 +22,7 @@ from dask_zv.format.grids import GridArray, GridSpec, parse_grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, keys_to_coords, parse_key
 from dask_zv.storage.blobs import ZARR_ERRORS, open_zarr_array
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.cell_reads import Address, CellRun, StoredCell, cell_path, fetch_runs, object_runs
+from dask_zv.storage.cell_reads import DAMAGED, Address, CellRun, StoredCell, cell_path, fetch_runs, object_runs
 from dask_zv.storage.codecs import CellCodec, cell_codec
 from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, join, wait_before_retry
@@ -322,11 +322,7 @@ class GridArrays:
             noted.append(int(self.catalog.arrays[array]["stamp"][row]))
         for (array, key), before, stamp in zip(checked, noted, self.objects.stamps(paths), strict=True):
             if before and stamp is not None and stamp[1] == before:
-                raise FormatError(
-                    "the stored bytes are not those of the last commit, though the object is as old: it is damaged; restore "
-                    "it, or write the chunk again",
-                    store=self.objects.url, array=self.path(array), chunk=key,
-                )  # fmt: skip
+                raise FormatError(DAMAGED, store=self.objects.url, array=self.path(array), chunk=key)
 
     def _catalogued_runs(
         self,

@@ -162,24 +162,31 @@ class LocalObjects:
         with self._errors("writing", key):
             self._put(self._own_path(key, set()), data)
 
-    def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> None:
+    def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> list[list[int]]:
         self._check_writable()
         key = ""
         checked: set[str] = set()
+        out: list[list[int]] = []
         try:
             for sequence in sequences:
+                stamps: list[int] = []
                 for key, data in sequence[:-1]:
                     path = self._own_path(key, checked)
                     if self._make_directories(path.rpartition("/")[0]):
                         self._create_or_put(path, data)
                     else:
                         self._put(path, data)
+                    stamps.append(os.stat(path).st_mtime_ns)  # noqa: PTH116
                 for key, data in sequence[-1:]:
-                    self._put(self._own_path(key, checked), data)
+                    path = self._own_path(key, checked)
+                    self._put(path, data)
+                    stamps.append(os.stat(path).st_mtime_ns)  # noqa: PTH116
+                out.append(stamps)
         except ZVError:
             raise
         except OSError as error:
             raise local_error("writing", key, error, self.url) from error
+        return out
 
     def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
         self._check_writable()

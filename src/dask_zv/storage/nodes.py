@@ -27,6 +27,9 @@ __all__ = [
     "read_document",
 ]
 
+CONSOLIDATED = "consolidated_metadata"
+"""In the document of a group: copies of the documents of all nodes below it, which nothing keeps up to date."""
+
 
 def as_bytes(data: object, array: str, chunk: str) -> bytes:
     """Return a blob's payload as bytes.
@@ -64,19 +67,32 @@ def holds_nodes(objects: Objects, path: str) -> bool:
     return objects.any_below(path, f"/{DOCUMENT}")
 
 
+def _alone(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document without what it says of the nodes below."""
+    return {k: v for k, v in document.items() if k != CONSOLIDATED}
+
+
 def ensure_groups(objects: Objects, paths: Iterable[str]) -> None:
-    """Give every path, and all above it, the document of a group where there is none."""
+    """Give every path, and all above it, the document of a group where there is none.
+
+    What these have of consolidated metadata is dropped: it is about to be of another state than the nodes below.
+    """
     wanted: dict[str, None] = {}
     for path in paths:
         parts = path.split("/") if path else []
         wanted.update(dict.fromkeys("/".join(parts[:i]) for i in range(len(parts) + 1)))
     documents = objects.get_many([(join(p, DOCUMENT), None) for p in wanted])
     missing: dict[int, list[str]] = {}
+    stale: dict[str, dict[str, Any]] = {}
     for path, document in zip(wanted, documents, strict=True):
         if document is None:
             missing.setdefault(path.count("/") + bool(path), []).append(path)
-        elif parse_document(document, path, objects.url)["node_type"] != "group":
+        elif (parsed := parse_document(document, path, objects.url))["node_type"] != "group":
             raise StoreError(f"'/{path}' is an Array: a group can't be made there", store=objects.url)
+        elif parsed.get(CONSOLIDATED) is not None:
+            stale[path] = parsed
+    for path, parsed in stale.items():
+        objects.put(join(path, DOCUMENT), dump_json(_alone(parsed)))
     if not objects.nodes_first:  # a group without a document counts as one, so the order is of no concern
         missing = {0: [path for paths in missing.values() for path in paths]} if missing else {}
     for depth in sorted(missing):  # parents before their children
@@ -94,7 +110,7 @@ def merge_attributes(objects: Objects, path: str, attributes: Mapping[str, Any],
         objects.put(join(path, DOCUMENT), group_document(attributes))
         return
     document["attributes"] = {**({} if replace else document.get("attributes", {})), **attributes}
-    objects.put(join(path, DOCUMENT), dump_json(document))
+    objects.put(join(path, DOCUMENT), dump_json(_alone(document)))
 
 
 def merged_documents(objects: Objects, changes: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, bytes]]:
@@ -108,7 +124,7 @@ def merged_documents(objects: Objects, changes: Iterable[tuple[str, Mapping[str,
         if document is None:
             ensure_groups(objects, [path.rpartition("/")[0]] if path else [])
             document = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-        merged[path] = {**document, "attributes": {**document.get("attributes", {}), **attributes}}
+        merged[path] = {**_alone(document), "attributes": {**document.get("attributes", {}), **attributes}}
     return [(join(path, DOCUMENT), dump_json(document)) for path, document in merged.items()]
 
 
@@ -131,6 +147,8 @@ def load_catalog(objects: Objects, prefix: str) -> Catalog | None:
 def drop_catalogs(objects: Objects, nodes: Iterable[str], *, keep: str | None = None) -> None:
     """Remove the catalogs that speak of any of these nodes: of all groups above them, and of themselves.
 
+    Consolidated metadata of these groups goes as well.
+
     Parameters
     ----------
     objects : Objects
@@ -143,9 +161,15 @@ def drop_catalogs(objects: Objects, nodes: Iterable[str], *, keep: str | None = 
     for node in nodes:
         parts = node.split("/") if node else []
         above.update("/".join(parts[:i]) for i in range(len(parts) + 1))
+    groups = sorted(above)
+    for path, found in zip(groups, objects.get_many([(join(p, DOCUMENT), None) for p in groups]), strict=True):
+        if found is not None and CONSOLIDATED.encode() in found:
+            document = parse_document(found, path, objects.url)
+            if document["node_type"] == "group" and document.get(CONSOLIDATED) is not None:
+                objects.put(join(path, DOCUMENT), dump_json(_alone(document)))
     paths = [join(group, CATALOG_NAME) for group in sorted(above - {keep})]
-    for path, document in zip(paths, objects.get_many([(f"{p}/{DOCUMENT}", None) for p in paths]), strict=True):
-        if document is not None:
+    for path, kept in zip(paths, objects.get_many([(f"{p}/{DOCUMENT}", None) for p in paths]), strict=True):
+        if kept is not None:
             objects.delete(f"{path}/c/0")  # first: this is the object that readers ask for
             objects.delete_prefix(path)
 

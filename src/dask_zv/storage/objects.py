@@ -59,8 +59,8 @@ class Objects(Protocol):
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes | None: ...
     def get_many(self, requests: Sequence[Request]) -> list[bytes | None]: ...
     def put(self, key: str, data: BytesLike) -> None: ...
-    def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> None:
-        """Store every sequence's objects in its order, the sequences in any."""
+    def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> list[list[int]]:
+        """Store every sequence's objects in its order, the sequences in any; return their stamps, as :meth:`put_all` does."""
 
     def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
         """Store objects in any order; return the stamp of each: of its ETag or time of change, 0 where there is neither."""
@@ -139,14 +139,13 @@ class ZarrObjects:
         self._check_writable()
         sync(self._put(key, data))
 
-    def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> None:
+    def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> list[list[int]]:
         self._check_writable()
 
-        async def one(sequence: Sequence[tuple[str, BytesLike]]) -> None:
-            for key, data in sequence:
-                await self._put(key, data)
+        async def one(sequence: Sequence[tuple[str, BytesLike]]) -> list[int]:
+            return [await self._put(key, data) for key, data in sequence]
 
-        sync(_all_ended(map(one, sequences)))
+        return sync(_all_ended(map(one, sequences)))
 
     def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
         self._check_writable()

@@ -15,12 +15,15 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from dask_zv.errors import FormatError, NotFoundError, StoreError
 from dask_zv.format.documents import blob_document, parse_blob_document, parse_document
-from dask_zv.format.keys import DOCUMENT, sort_keys
+from dask_zv.format.keys import DOCUMENT, parse_key, sort_keys
 from dask_zv.format.shards import ShardEntry, is_shard_name, parse_shard_index, shard_attributes, shard_name
 from dask_zv.storage.blobs import decode_blob, open_zarr_array
 from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.cell_reads import DAMAGED, Address
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.objects import BytesLike, Objects, Request, join, wait_before_retry
 
@@ -29,9 +32,6 @@ __all__ = ["ArrayListing", "PerChunk"]
 _ATTEMPTS = 7
 _SHARD_CACHE_BYTES = 64 << 20
 _COALESCE_GAP = 64 << 10
-
-Address = tuple[str, str]
-"""(array, chunk key)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ class PerChunk:
 
     # ------------------------------------------------------------------------------------------ writing
 
-    def write(self, blobs: Sequence[tuple[str, str, BytesLike]]) -> None:
-        """Store (array, chunk key, payload) blobs, each as its own array."""
+    def write(self, blobs: Sequence[tuple[str, str, BytesLike]]) -> dict[Address, int]:
+        """Store (array, chunk key, payload) blobs, each as its own array; return the stamps of their objects."""
         sequences: list[list[tuple[str, BytesLike]]] = []
         emptied: list[str] = []
         for array, key, data in blobs:
@@ -95,11 +95,12 @@ class PerChunk:
             else:
                 emptied.append(f"{path}/c/0")
             sequences.append(steps)
-        if sequences:
-            self.objects.put_many(sequences)
+        stamps = self.objects.put_many(sequences) if sequences else []
         for key in emptied:  # after the document says "empty": a reader in between reads b""
             if self.objects.exists(key):
                 self.objects.delete(key)
+        data_at = 1 if self.objects.nodes_first else 0
+        return {(a, k): s[data_at] for (a, k, _), s in zip(blobs, stamps, strict=True) if len(s) > 1}
 
     def write_node(self, name: str, data: BytesLike, described: bytes | None = None) -> None:
         """Store a blob that is a child of the group itself, not of an array: the catalog."""
@@ -110,10 +111,10 @@ class PerChunk:
 
     def write_shards(
         self, shards: Mapping[tuple[str, int], Mapping[str, BytesLike]]
-    ) -> dict[tuple[str, int], dict[str, tuple[int, int, int]]]:
+    ) -> tuple[dict[tuple[str, int], dict[str, tuple[int, int, int]]], dict[tuple[str, int], int]]:
         """Store shards by (array, number), all at once, the blobs of each in ascending order of their keys.
 
-        Returns (offset, length, CRC-32C) by key for each.
+        Returns (offset, length, CRC-32C) by key for each, and the stamps of their objects.
         """
         stored: dict[tuple[str, int], dict[str, tuple[int, int, int]]] = {}
 
@@ -131,9 +132,9 @@ class PerChunk:
                     steps.insert(len(steps) if self.objects.nodes_first else 0, (f"{path}/c/0", data))
                 yield steps
 
-        if shards:
-            self.objects.put_many(sequences())
-        return stored
+        stamps = self.objects.put_many(sequences()) if shards else []
+        data_at = 1 if self.objects.nodes_first else 0
+        return stored, {at: s[data_at] for at, s in zip(shards, stamps, strict=True) if len(s) > 1}
 
     def forget(self, array: str | None = None) -> None:
         """Drop what is remembered of an array's listing and shards (of all arrays where None)."""
@@ -273,8 +274,29 @@ class PerChunk:
         wanted = [(self.path(array, shard_name(number)), entries) for (array, number), entries in slices.items()]
         changed.extend(self._read_slices(wanted, out))
         if changed:
+            self._refuse_damage(changed)
             self.catalog_is_stale, self.stale_chunk = True, changed[0][1]
         return left + changed
+
+    def _refuse_damage(self, addresses: Sequence[Address]) -> None:
+        """Raise where bytes are not those of the last commit though their object is as old: no edit, but damage.
+
+        Raises
+        ------
+        FormatError
+        """
+        assert self.catalog is not None
+        noted: list[tuple[Address, str, int]] = []
+        for array, key in addresses:
+            place = self.catalog.locate(array, key)
+            assert place is not None
+            row = int(self.catalog.find(np.array([parse_key(key)], np.int64))[0])
+            name = key if place.shard < 0 else shard_name(place.shard)
+            noted.append(((array, key), f"{self.path(array, name)}/c/0", int(self.catalog.arrays[array]["stamp"][row])))
+        known = [item for item in noted if item[2]]
+        for ((array, key), _, before), stamp in zip(known, self.objects.stamps([p for _, p, _ in known]), strict=True):
+            if stamp is not None and stamp[1] == before:
+                raise FormatError(DAMAGED, store=self.objects.url, array=self.path(array), chunk=key)
 
     def _read_slices(
         self, shards: Sequence[tuple[str, list[tuple[Address, ShardEntry]]]], out: dict[Address, bytes]

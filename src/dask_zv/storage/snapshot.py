@@ -40,10 +40,11 @@ class Snapshot:
         self._objects.put(key, data)
         self._held[key] = bytes(data)
 
-    def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> None:
+    def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> list[list[int]]:
         listed = [list(s) for s in sequences]
-        self._objects.put_many(listed)
+        stamps = self._objects.put_many(listed)
         self._held.update((key, bytes(data)) for s in listed for key, data in s)
+        return stamps
 
     def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
         listed = list(items)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from dask_zv.format.grids import GridArray
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, parse_key
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.cell_reads import cell_path, object_runs
+from dask_zv.storage.cell_reads import Address, cell_path, object_runs
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_inspect import object_cells
 from dask_zv.storage.layouts import Blobs
@@ -25,17 +26,20 @@ from dask_zv.storage.objects import Objects, join
 if TYPE_CHECKING:
     from dask_zv.pipelines.source.level_io import LevelSource
 
-__all__ = ["LINKS", "check_siblings", "grid_attributes", "grid_rows"]
+__all__ = ["LINKS", "check_siblings", "grid_attributes", "grid_rows", "warn_of_other_bytes"]
 
 _FRAGMENT_BATCH = 4096
+_COMPARED = 512
 LINKS = ("links/", "link_attributes/", "link_fragments")
 """How the names of arrays of links begin."""
 
 
 def grid_attributes(
     objects: Objects, place: Place, catalog: Catalog | None, arrays: list[str], *, check_objects: bool, links: bool
-) -> tuple[Catalog | None, list[Mapping[str, Any] | None], str]:
-    """Return the catalog where it agrees with the store, the arrays' attributes, and a digest of their state.
+) -> tuple[Catalog | None, list[Mapping[str, Any] | None], str, str | None]:
+    """Return the catalog where it agrees with the store, the arrays' attributes, a digest of their state, and what is gone.
+
+    Gone is an array that the last commit knew, and that has no document any more.
 
     Parameters
     ----------
@@ -58,15 +62,17 @@ def grid_attributes(
         looks = all(found is None for found in unknown.values())
         # tools that edit cells write the list of chunks again; in a copied store it is as new as everything else
         if looks and not ((check_objects or blobs.rewritten) and _changed(blobs, known, stamps=check_objects)):
-            return catalog, [known[a].attributes if a in known else None for a in arrays], ""
+            return catalog, [known[a].attributes if a in known else None for a in arrays], "", None
+    gone = None
     if catalog is not None:
         blobs.forget()
+        gone = next((a for a, d in blobs.arrays([a for a in named if a not in known]).items() if d is None), None)
     found = blobs.arrays(arrays)
     paths = [join(place.prefix, a, DOCUMENT) for a in arrays]
     if check_objects:
         paths += [p for a in arrays for p in _object_paths(blobs, a, found[a])]
     state = "".join(map(str, objects.identities(paths)))
-    return None, [None if (a := found[name]) is None else a.attributes for name in arrays], state
+    return None, [None if (a := found[name]) is None else a.attributes for name in arrays], state, gone
 
 
 def _object_paths(blobs: GridArrays, array: str, found: GridArray | None) -> list[str]:
@@ -77,23 +83,44 @@ def _object_paths(blobs: GridArrays, array: str, found: GridArray | None) -> lis
 
 
 def _changed(blobs: GridArrays, known: Mapping[str, GridArray], *, stamps: bool) -> bool:
-    """Tell whether an object has another length than the catalog noted, or with `stamps` another stamp."""
+    """Tell whether an object has another length than the catalog noted, or with `stamps` another stamp and other bytes.
+
+    A copied store has other stamps; where only these differ, the bytes are compared. An edit can't be told from damage then.
+    """
     assert blobs.catalog is not None
+    suspects: list[Address] = []
     for array, found in known.items():
         columns = blobs.catalog.arrays[array]
         have = np.flatnonzero(columns.have)
         cells = found.spec.cells_of(blobs.catalog.coords[have])
-        paths, lengths, noted = [], [], []
+        paths, lengths, noted, members = [], [], [], []
         index = 0 if found.spec.shard_shape is None else index_nbytes(found.spec.shard_cells)
         for where, run in object_runs(cells, found.spec):
             rows = have[run]
             paths.append(cell_path(blobs.path(array), where))
+            members.append(rows)
             lengths.append(int((columns["offset"][rows] + columns["stored"][rows]).max()) + index)
             noted.append(int(columns["stamp"][rows[0]]))
-        for stamp, length, before in zip(blobs.objects.stamps(paths), lengths, noted, strict=True):
-            if stamp is None or stamp[0] != length or (stamps and before and stamp[1] and stamp[1] != before):
+        for stamp, length, before, run in zip(blobs.objects.stamps(paths), lengths, noted, members, strict=True):
+            if stamp is None or stamp[0] != length:
                 return True
+            if stamps and before and stamp[1] and stamp[1] != before:
+                suspects += [(array, key) for key in coords_to_keys(blobs.catalog.coords[run])]
+    for start in range(0, len(suspects), _COMPARED):
+        blobs.read_stored(suspects[start : start + _COMPARED])
+        if blobs.catalog_is_stale:
+            warn_of_other_bytes(join(blobs.objects.url, blobs.prefix), blobs.stale_chunk)
+            return True
     return False
+
+
+def warn_of_other_bytes(where: str, chunk: str | None) -> None:
+    """Warn that a chunk has other bytes than at the last commit."""
+    warnings.warn(
+        f"chunk {chunk} has other bytes than at the last commit: another tool edited it, or it is damaged, which can't be told "
+        f"here; compare it with what it should be, then store.refresh() takes the level as it is [{where}]",
+        stacklevel=2,
+    )
 
 
 def grid_rows(source: LevelSource, blobs: GridArrays, row_bytes: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:

@@ -19,7 +19,7 @@ from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
 from dask_zv.format.metadata import LevelMetadata, RootMetadata
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema, PointSchema, parse_dtype
-from dask_zv.pipelines.source.level_grid import check_siblings, grid_attributes, grid_rows
+from dask_zv.pipelines.source.level_grid import LINKS, check_siblings, grid_attributes, grid_rows
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog
 from dask_zv.storage.grid import GridArrays
@@ -166,7 +166,9 @@ def find_source(
     if place.layout == "grid":
         wanted = [*arrays, FRAGMENTS]
         links = root.links_convention != "implicit_sequential"  # paths are read from their manifests
-        catalog, found, state = grid_attributes(objects, place, catalog, wanted, check_objects=check_objects, links=links)
+        catalog, found, state, gone = grid_attributes(objects, place, catalog, wanted, check_objects=check_objects, links=links)
+        if gone is not None and gone != VERTICES and not gone.startswith(LINKS):  # of links who reads them says so
+            raise _lost(place, gone)
         if catalog is None:  # nothing tells its replaced chunks from the others
             check_not_replaced(objects, place.prefix)
         token = hashlib.sha256(f"{token} {state}".encode()).hexdigest()
@@ -246,7 +248,8 @@ def _attributes(
 
 def _lost(place: Place, array: str) -> MetadataError:
     return MetadataError(
-        f"the document of {array!r} is missing, which says how to read it: restore it, or write the level again",
+        f"the document of {array!r} is missing, which says how to read it: restore it, or write the level again; where another "
+        "tool removed the array on purpose, store.refresh() takes the level as it is",
         store=place.handle.url, array=join(place.prefix, array),
     )  # fmt: skip
 

@@ -13,11 +13,13 @@ from dask_zv.batch.tasks import Place
 from dask_zv.errors import FormatError, MetadataError, escaped
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.geometry.schema import VERTICES
+from dask_zv.pipelines.source.level_check import check_chunks
 from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, chunk_table, find_source
 from dask_zv.pipelines.source.level_links import edges_are_implied, has_path_fragments, links_of, offset_of, read_links
 from dask_zv.pipelines.source.link_source import FoundLinks
 from dask_zv.pipelines.source.objects_index import ObjectIndex
 from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.objects import join
 
 if TYPE_CHECKING:
@@ -87,17 +89,20 @@ class Level:
         Raises
         ------
         FormatError
-            Without a catalog: the level counts more vertices than it has.
+            The level is another tool's, and counts more vertices than it has.
         """
         table = chunk_table(self.source, self._found[1])
         have, told = int(table.rows.sum()), self.metadata.vertex_count
-        # edits leave the count as it was where they empty chunks; some writers never count
-        if have < told and not self.source.catalogued and not table.emptied:
+        # some writers never count, edits that empty chunks leave the count; what was in ours the catalog has told
+        foreign = not self.source.catalogued and SETTINGS not in self._attributes
+        if foreign and have < told and not table.emptied:
             raise FormatError(
                 f"the level has {have:,} vertices in {len(table):,} chunks, its metadata counts {told:,}: chunks were lost; "
                 "restore them, or correct vertex_count",
                 store=self.url, array=VERTICES,
             )  # fmt: skip
+        if self.store.check_objects and not self.source.catalogued:
+            check_chunks(self.source, table)
         return table
 
     @property

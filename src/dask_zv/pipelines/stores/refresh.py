@@ -84,6 +84,8 @@ def _has_foreign_shards(place: Place, array: str) -> bool:
 
 def _look(source: LevelSource, addresses: Sequence[tuple[str, str]]) -> Receipt:
     blobs = _blobs(source.place)
+    # first: what changes in between has another stamp than is noted
+    seen = blobs.objects.stamps([f"{blobs.path(*a)}/c/0" for a in addresses])
     found = blobs.read_many(addresses)
     places: dict[tuple[str, str], tuple[int, int, int]] = {}
     for array in {a for a, _ in addresses}:
@@ -98,7 +100,8 @@ def _look(source: LevelSource, addresses: Sequence[tuple[str, str]]) -> Receipt:
             positions = decode_positions(source.schema, key, data)
             rows[key] = len(positions)
             check_positions(source, np.array([parse_key(key)]), np.array([rows[key]]), positions)  # the catalog vouches for it
-    return make_receipt(found, rows, places, 0)
+    stamps = {a: s[1] for a, s in zip(addresses, seen, strict=True) if s is not None}
+    return make_receipt(found, rows, places, 0, stamps)
 
 
 def _commit(spec: CommitSpec, receipts: Sequence[Receipt]) -> Report:

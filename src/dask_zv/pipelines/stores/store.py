@@ -286,9 +286,12 @@ def open(
     storage_options : mapping, optional
         Options of a URL, in fsspec's dialect.
     check_objects : bool
-        Compare every stored object's length and ETag (or time of change) with the catalog when a level is first looked at.
-        Another tool's edit of a chunk in place is found whenever that chunk is read; this finds it before, at the price of a
-        request for each object, so that counts of rows and Dask's keys are those of the edited store.
+        Compare every stored object's length and ETag (or time of change) with the catalog now. Another tool's edit of a chunk
+        in place is found whenever that chunk is read; this finds it before, at the price of a request for each object, so that
+        counts of rows and Dask's keys are those of the edited store. A level that has no catalog, or another than its
+        objects, is read: what is missing, short, outside of its chunk's box or at odds with its siblings is an error
+        here. Where only times differ, as in copied stores, bytes are compared, and others than those of the last
+        commit are a warning: an edit can't be told from damage then.
 
     Returns
     -------
@@ -317,4 +320,6 @@ def open(
     if first[0] is not None:  # most readers go on with level 0
         document = parse_document(first[0], join(prefix, "0"), handle.url)
         store._levels[0] = Level(store, 0, document.get("attributes", {}))
+    for number in store.levels if check_objects else ():
+        _ = store.level(number).chunks
     return store
