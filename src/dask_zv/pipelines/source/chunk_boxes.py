@@ -69,7 +69,8 @@ def _first_stray(
     grid = source.schema.grid
     spatial = coords[:, coords.shape[1] - grid.ndim :]
     for axis, edge in enumerate(grid.chunk_shape):
-        cells = positions[:, axis].astype(np.float64) / edge - np.repeat(spatial[:, axis], rows)
+        with np.errstate(invalid="ignore", over="ignore"):  # whatever the bytes are
+            cells = positions[:, axis].astype(np.float64) / edge - np.repeat(spatial[:, axis], rows)
         slack = _SLACK + 1e-15 * np.abs(spatial[:, axis]).max(initial=0)
         out = np.flatnonzero(~((cells >= -slack) & (cells <= 1 + slack)))
         if len(out):
