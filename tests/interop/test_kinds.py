@@ -299,3 +299,18 @@ def test_consolidated_metadata_goes_when_what_it_copies_changes(layout, tmp_path
         else:
             dzv.open(path, mode="r+").level(0).group.write_bytes("vertices", "0.0.0", np.full((2, 3), 5.0).tobytes())
         assert not json.loads((path / "zarr.json").read_text()).get("consolidated_metadata")
+
+
+@pytest.mark.parametrize("release", BOTH)
+def test_a_composite_level_says_what_is_not_shown(release, open_kind):
+    store, truth = open_kind("composite", release)
+    with pytest.warns(UserWarning, match="not shown: graph"):
+        found = store.level(0).read()
+    np.testing.assert_array_equal(found.positions, truth["positions"])
+
+
+def test_a_copy_of_a_store_with_wrong_boxes_has_no_catalog_that_vouches_for_them(open_kind, tmp_path):
+    store, _ = open_kind("strays")
+    dzv.convert(store, tmp_path / "copy.zv")
+    with pytest.raises(dzv.FormatError, match="outside of its box"):
+        dzv.open(tmp_path / "copy.zv").level(0).read(bbox=((90, 90, 90), (95, 99, 99)))

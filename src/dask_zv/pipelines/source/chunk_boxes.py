@@ -21,7 +21,7 @@ from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, level_blobs
 
-__all__ = ["check_boxes", "check_positions", "check_some_boxes", "note_strays"]
+__all__ = ["boxes_hold", "check_boxes", "check_positions", "check_some_boxes", "note_strays"]
 
 _ALL = 16
 """Chunks of a level that are all looked at before a box is answered; of larger levels the outermost ones are."""
@@ -97,37 +97,54 @@ def check_boxes(source: LevelSource, table: ChunkTable) -> None:
         A vertex is outside of its chunk's box.
     """
     for start in range(0, len(table), _AT_ONCE):
-        _look(source, table, np.arange(start, min(start + _AT_ONCE, len(table))))
+        stray = _look(source, table, np.arange(start, min(start + _AT_ONCE, len(table))))
+        if stray is not None:
+            raise _stray_error(source, stray)
 
 
 def check_some_boxes(source: LevelSource, table: ChunkTable) -> None:
-    """Look at the vertices of a few chunks, the outermost, before a box is answered; once for a level that has no catalog.
-
-    A level that was cut by other edges shows it there: chunks lie the farther from their boxes the farther out they are.
+    """Look at the vertices of a few chunks before a box is answered, see :func:`boxes_hold`.
 
     Raises
     ------
     FormatError
         A vertex is outside of its chunk's box.
     """
+    stray = _some_stray(source, table)
+    if stray is not None:
+        raise _stray_error(source, stray)
+
+
+def boxes_hold(source: LevelSource, table: ChunkTable) -> bool:
+    """Return True if the vertices of a few chunks, the outermost, lie in their boxes; looked at once where there is no catalog.
+
+    A level that was cut by other edges shows it there: chunks lie the farther from their boxes the farther out they are.
+    """
+    return _some_stray(source, table) is None
+
+
+def _some_stray(source: LevelSource, table: ChunkTable) -> NDArray[np.int64] | None:
     if source.catalogued or not len(table):
-        return
+        return None
     key = (source.place.handle.identity, source.place.prefix, source.token)
     with _LOCK:
         if key in _KNOWN:
-            return
+            return None
     some: Sequence[int] | NDArray[np.intp] = range(len(table))
     if len(table) > _ALL:
         spatial = table.coords[:, source.rank - source.schema.grid.ndim :]
         some = np.unique(np.r_[spatial.argmin(axis=0), spatial.argmax(axis=0)])
-    _look(source, table, np.asarray(some, np.intp))
-    with _LOCK:
-        _KNOWN[key] = True
-        while len(_KNOWN) > _MOST_KNOWN:
-            _KNOWN.popitem(last=False)
+    stray = _look(source, table, np.asarray(some, np.intp))
+    if stray is None:
+        with _LOCK:
+            _KNOWN[key] = True
+            while len(_KNOWN) > _MOST_KNOWN:
+                _KNOWN.popitem(last=False)
+    return stray
 
 
-def _look(source: LevelSource, table: ChunkTable, numbers: NDArray[np.intp]) -> None:
+def _look(source: LevelSource, table: ChunkTable, numbers: NDArray[np.intp]) -> NDArray[np.int64] | None:
+    """Return the first of some chunks that has a vertex outside of its box, None where there is none."""
     blobs = level_blobs(source)
     keys = coords_to_keys(table.coords[numbers])
     found = blobs.read_many([(VERTICES, key) for key in keys])
@@ -135,5 +152,11 @@ def _look(source: LevelSource, table: ChunkTable, numbers: NDArray[np.intp]) -> 
         data = found.get((VERTICES, key))
         if data is None:
             raise FormatError("the chunk has no positions", store=source.where(), array=VERTICES, chunk=key)
-        positions = decode_positions(source.schema, key, data)
-        check_positions(source, table.coords[number : number + 1], np.array([len(positions)]), positions)
+        try:
+            positions = decode_positions(source.schema, key, data)
+        except FormatError as error:
+            raise error.at(store=source.where()) from None
+        if _first_stray(source, table.coords[number : number + 1], np.array([len(positions)]), positions) is not None:
+            chunk: NDArray[np.int64] = table.coords[number]
+            return chunk
+    return None

@@ -85,10 +85,12 @@ def _object_paths(blobs: GridArrays, array: str, found: GridArray | None) -> lis
 def _changed(blobs: GridArrays, known: Mapping[str, GridArray], *, stamps: bool) -> bool:
     """Tell whether an object has another length than the catalog noted, or with `stamps` another stamp and other bytes.
 
-    A copied store has other stamps; where only these differ, the bytes are compared. An edit can't be told from damage then.
+    A copied store has other stamps; where only these differ, the bytes are compared. An edit can't be told from damage
+    where all stamps are others.
     """
     assert blobs.catalog is not None
     suspects: list[Address] = []
+    copied = True
     for array, found in known.items():
         columns = blobs.catalog.arrays[array]
         have = np.flatnonzero(columns.have)
@@ -104,12 +106,14 @@ def _changed(blobs: GridArrays, known: Mapping[str, GridArray], *, stamps: bool)
         for stamp, length, before, run in zip(blobs.objects.stamps(paths), lengths, noted, members, strict=True):
             if stamp is None or stamp[0] != length:
                 return True
+            copied &= stamp[1] != before
             if stamps and before and stamp[1] and stamp[1] != before:
                 suspects += [(array, key) for key in coords_to_keys(blobs.catalog.coords[run])]
     for start in range(0, len(suspects), _COMPARED):
         blobs.read_stored(suspects[start : start + _COMPARED])
-        if blobs.catalog_is_stale:
+        if blobs.catalog_is_stale and copied:
             warn_of_other_bytes(join(blobs.objects.url, blobs.prefix), blobs.stale_chunk)
+        if blobs.catalog_is_stale:
             return True
     return False
 

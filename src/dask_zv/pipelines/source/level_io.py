@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -223,7 +224,23 @@ def find_source(
     )
     if catalog is not None:
         _remember(source, catalog)
+    else:
+        _say_what_is_hidden(objects, place)
     return source, catalog
+
+
+def _say_what_is_hidden(objects: Objects, place: Place) -> None:
+    """Warn of the other geometries of a composite level: which of their rows a link names can't be told any more."""
+    path = join(place.prefix, "geometry_index")
+    data = objects.get(join(path, DOCUMENT))
+    found = {} if data is None else parse_document(data, path, objects.url).get("attributes", {})
+    hidden = [str(k) for k, v in found.items() if isinstance(v, Mapping) and v.get("array", VERTICES) != VERTICES]
+    if hidden:
+        warnings.warn(
+            f"the level holds several geometries; not shown: {', '.join(sorted(hidden))}, whose vertices lie in arrays of "
+            f"their own [{join(objects.url, place.prefix)}]",
+            stacklevel=2,
+        )
 
 
 def _attributes(

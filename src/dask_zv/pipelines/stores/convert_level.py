@@ -22,6 +22,7 @@ from dask_zv.format.object_documents import sentinel
 from dask_zv.geometry.encoding import Fragments
 from dask_zv.geometry.places import BlockExtra
 from dask_zv.geometry.schema import VERTICES
+from dask_zv.pipelines.source.chunk_boxes import boxes_hold
 from dask_zv.pipelines.source.objects_index import ObjectIndex, read_groups, read_object_attributes
 from dask_zv.pipelines.stores.creation import FEW_CHUNKS, SHARD_CHUNKS, packing
 from dask_zv.pipelines.stores.hierarchy import Hierarchy, find_nodes
@@ -29,6 +30,7 @@ from dask_zv.pipelines.stores.store import SETTINGS, Level, Store
 from dask_zv.pipelines.writing.manifests import ObjectPlan, object_blobs, object_metadata, plan_objects, write_object_index
 from dask_zv.pipelines.writing.scan import id_ranges
 from dask_zv.spatial.morton import morton_codes, morton_order
+from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_commit import GridPlan
 from dask_zv.storage.grid_defaults import grid_settings
@@ -146,6 +148,7 @@ def add_level(builder: GraphBuilder, level: Level, target: LevelTarget) -> TaskR
     else:
         metadata = [(p, a) for p, a in level.source.schema.array_metadata(grid=target.layout == "grid") if p in coords]
     own_attributes = _level_attributes(level, target, grids)
+    without = () if boxes_hold(level.source, level.chunks) else (CATALOG_NAME,)  # which would vouch for the boxes
 
     def along(builder: GraphBuilder, results: list[TaskRef]) -> list[TaskRef]:
         if not same:
@@ -173,7 +176,7 @@ def add_level(builder: GraphBuilder, level: Level, target: LevelTarget) -> TaskR
     nodes_first = open_objects(target.handle).nodes_first
     graph = build_write_graph(blocks, spec, builder=builder, nodes_first=nodes_first, then=lambda _, r: ([*waiting], []))
     # the level's own attributes make a level of the group, so they come after all that is in it
-    return builder.add(builder.key("level", level.number), _finish_level, place, own_attributes, TaskRef(graph.key))
+    return builder.add(builder.key("level", level.number), _finish_level, place, own_attributes, without, TaskRef(graph.key))
 
 
 def copy_others(builder: GraphBuilder, store: Store, target: LevelTarget) -> list[TaskRef]:
@@ -273,8 +276,11 @@ def _level_attributes(level: Level, target: LevelTarget, grids: GridPlan | None)
     return attributes
 
 
-def _finish_level(place: Place, attributes: Mapping[str, Any], report: Report) -> Report:
-    merge_attributes(open_objects(place.handle), place.prefix, attributes)
+def _finish_level(place: Place, attributes: Mapping[str, Any], without: Sequence[str], report: Report) -> Report:
+    objects = open_objects(place.handle)
+    for node in without:
+        objects.delete_prefix(join(place.prefix, node))
+    merge_attributes(objects, place.prefix, attributes)
     return report
 
 
