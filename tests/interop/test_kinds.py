@@ -285,6 +285,25 @@ def test_a_store_that_has_less_than_it_counts_is_an_error(open_kind):
     assert len(dzv.open(path).level(0).read()) == len(truth["positions"])
 
 
+def test_integers_become_floats_unless_integers_are_asked_for(tmp_path):
+    """Other tools take positions for floats."""
+    for given, asked, stored in [
+        ("i2", None, "f4"),
+        ("i8", None, "f8"),
+        ("u4", None, "f8"),
+        ("i8", "i8", "i8"),
+        ("f4", None, "f4"),
+    ]:
+        positions = np.arange(30).reshape(10, 3).astype(given)
+        store = dzv.create(tmp_path / f"{given}-{asked}.zv", chunk_shape=(10, 10, 10), dtype=asked)
+        dzv.write_points(store, positions)
+        found = dzv.open(store.url).level(0).read().positions
+        assert found.dtype == stored
+        np.testing.assert_array_equal(np.sort(found, axis=0), positions)
+    with pytest.raises(dzv.InputError, match="dtype"):
+        dzv.write_points(dzv.create({}, chunk_shape=(1e18, 1e18)), np.array([[2**60 + 1, 5]]), position_tolerance=0)
+
+
 @pytest.mark.parametrize("layout", ["grid", "per_chunk"])
 def test_consolidated_metadata_goes_when_what_it_copies_changes(layout, tmp_path):
     """Other tools read the copies."""

@@ -79,7 +79,7 @@ def create(
         Coordinate reference system. A mapping is stored as it is; a code, WKT, a pyproj CRS or what else pyproj takes (with
         pyproj installed, the extra ``geo``) as its authority and code where it has them, else as WKT.
     dtype : dtype, optional
-        Of the stored positions; that of the first positions written where None.
+        Of the stored positions. Where None, that of the first positions written; integers become floats that hold them.
     layout : {"grid", "per_chunk"}, optional
         "grid" (ZV 0.9, the default): one array per logical array, a cell per chunk, read by current tools. "per_chunk"
         (ZV 0.7): an array per chunk.

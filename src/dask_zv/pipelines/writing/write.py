@@ -307,7 +307,9 @@ def _conversion(store: Store, partitions: Partitions, out_of_bounds: str, positi
     metadata = store.metadata
     grid = ChunkGrid(metadata.chunk_shape, metadata.bins_per_chunk)
     declared = store.settings.get("dtype")
-    dtype = position_dtype(np.dtype(declared) if isinstance(declared, str) else partitions.dtype)
+    # other tools take positions for floats; integers that a float can't hold are moved by the cast, which is refused
+    given = np.result_type(partitions.dtype, np.float32) if partitions.dtype.kind in "iu" else partitions.dtype
+    dtype = position_dtype(np.dtype(declared) if isinstance(declared, str) else given)
     tolerance = _TOLERANCE * min(metadata.bin_shape) if position_tolerance is None else float(position_tolerance)
     if not tolerance >= 0:
         raise InputError(f"position_tolerance is a distance of at least 0, not {position_tolerance!r}")
