@@ -571,6 +571,9 @@ def test_dtypes_of_positions(dtype, target):
     points = np.random.default_rng(0).integers(0, 100, (150, 3)).astype(dtype)
     store = dzv.create(target, chunk_shape=CHUNK)
     dzv.write_points(store, points)
+    check_read(target, points.astype(dtype if dtype[0] == "f" else np.result_type(dtype, "f4")))
+    asked = dzv.create(target, chunk_shape=CHUNK, dtype=dtype, overwrite=True)
+    dzv.write_points(asked, points)
     check_read(target, points)
 
 
