@@ -139,10 +139,10 @@ def test_channels_that_no_document_names_are_read(release, open_kind):
 def test_vertices_outside_of_the_boxes_of_their_chunks_are_found(release, open_kind):
     """Boxes would come back short: they are refused, and so is a catalog; what is read whole is right, with a warning."""
     store, truth = open_kind("strays", release)
-    with pytest.warns(UserWarning, match="outside of its box"):
+    with pytest.warns(dzv.ZVWarning, match="outside of its box"):
         found = store.level(0).read()
     np.testing.assert_array_equal(found.positions, truth["positions"])
-    with pytest.warns(UserWarning, match="outside of its box"):
+    with pytest.warns(dzv.ZVWarning, match="outside of its box"):
         in_xarray(store)
     box = ((90, 90, 90), (95, 99, 99))
     with pytest.raises(dzv.FormatError, match="outside of its box"):
@@ -197,7 +197,7 @@ def test_check_objects_says_so_where_times_can_not_tell(ours, tmp_path):
     copy = shutil.copytree(ours, tmp_path / "copy.zv", copy_function=shutil.copyfile)
     assert len(dzv.open(copy, check_objects=True).level(0).read()) == 500
     os.utime(rot(copy))
-    with pytest.warns(UserWarning, match="other bytes than at the last commit"):
+    with pytest.warns(dzv.ZVWarning, match="other bytes than at the last commit"):
         dzv.open(copy, check_objects=True)
 
 
@@ -323,7 +323,7 @@ def test_consolidated_metadata_goes_when_what_it_copies_changes(layout, tmp_path
 @pytest.mark.parametrize("release", BOTH)
 def test_a_composite_level_says_what_is_not_shown(release, open_kind):
     store, truth = open_kind("composite", release)
-    with pytest.warns(UserWarning, match="not shown: graph"):
+    with pytest.warns(dzv.ZVWarning, match="not shown: graph"):
         found = store.level(0).read()
     np.testing.assert_array_equal(found.positions, truth["positions"])
 

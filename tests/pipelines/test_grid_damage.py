@@ -170,7 +170,7 @@ def check(path, whole, *, allowed=(), only=None):
             continue
         try:
             found = ask()
-        except (dzv.ZVError, UserWarning) as error:  # a warning: a vertex is outside of its chunk
+        except (dzv.ZVError, dzv.ZVWarning) as error:  # a warning: a vertex is outside of its chunk
             errors[question] = error
             continue
         if found != whole.answers[question] and question not in allowed:
@@ -265,7 +265,7 @@ def test_flipped_bits(catalog, whole, copy):
                 geometry = dzv.open(path).level(0).read()
                 found = answer(geometry)
                 read = blobs(path, whole.table)
-            except (dzv.ZVError, UserWarning):  # a warning says that a vertex is outside of its chunk
+            except (dzv.ZVError, dzv.ZVWarning):  # a warning says that a vertex is outside of its chunk
                 noticed += 1
                 continue
             finally:

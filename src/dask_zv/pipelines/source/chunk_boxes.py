@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError
+from dask_zv.errors import FormatError, ZVWarning
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import VERTICES
@@ -59,7 +59,7 @@ def note_strays(source: LevelSource, coords: NDArray[np.int64], rows: NDArray[np
     """
     stray = _first_stray(source, coords, rows, positions)
     if stray is not None:
-        warnings.warn(str(_stray_error(source, coords[stray])), stacklevel=2)
+        warnings.warn(str(_stray_error(source, coords[stray])), ZVWarning, stacklevel=2)
 
 
 def _first_stray(

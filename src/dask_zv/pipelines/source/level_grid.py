@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.batch.tasks import Place
-from dask_zv.errors import FormatError
+from dask_zv.errors import FormatError, ZVWarning
 from dask_zv.format.cells import index_nbytes
 from dask_zv.format.fragments import decode_fragments
 from dask_zv.format.grids import GridArray
@@ -123,6 +123,7 @@ def warn_of_other_bytes(where: str, chunk: str | None) -> None:
     warnings.warn(
         f"chunk {chunk} has other bytes than at the last commit: another tool edited it, or it is damaged, which can't be told "
         f"here; compare it with what it should be, then store.refresh() takes the level as it is [{where}]",
+        ZVWarning,
         stacklevel=2,
     )
 

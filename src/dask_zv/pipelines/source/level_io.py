@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.batch.tasks import Place
-from dask_zv.errors import FormatError, MetadataError
+from dask_zv.errors import FormatError, MetadataError, ZVWarning
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
 from dask_zv.format.metadata import LevelMetadata, RootMetadata
@@ -239,6 +239,7 @@ def _say_what_is_hidden(objects: Objects, place: Place) -> None:
         warnings.warn(
             f"the level holds several geometries; not shown: {', '.join(sorted(hidden))}, whose vertices lie in arrays of "
             f"their own [{join(objects.url, place.prefix)}]",
+            ZVWarning,
             stacklevel=2,
         )
 
