@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import numpy as np
 
-from dask_zv.geometry.schema import VERTICES
+from dask_zv.errors import FormatError
+from dask_zv.format.fragments import decode_fragments
+from dask_zv.geometry.schema import FRAGMENTS, VERTICES
 from dask_zv.pipelines.source.chunk_boxes import check_boxes
 from dask_zv.pipelines.source.chunk_rows import read_chunks
 from dask_zv.pipelines.source.level_grid import warn_of_other_bytes
-from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource
+from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, level_blobs
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.per_chunk import PerChunk
 
-__all__ = ["check_chunks"]
+__all__ = ["check_chunks", "has_emptied_fragments"]
 
 _AT_ONCE = 256
+
+
+def has_emptied_fragments(source: LevelSource, table: ChunkTable) -> bool:
+    """Return True if a level of objects has fragments without rows: an edit removed these, and left the count of vertices."""
+    if not source.schema.has_objects:
+        return False  # of others they are empty bins
+    blobs = level_blobs(source)
+    for start in range(0, len(table), _AT_ONCE):
+        keys = table.keys[start : start + _AT_ONCE]
+        found = blobs.read_many([(FRAGMENTS, key) for key in keys])
+        for (_, key), data in found.items():
+            try:
+                counts = decode_fragments(data).counts
+            except FormatError as error:
+                raise error.at(store=source.where(), array=FRAGMENTS, chunk=key) from None
+            if (counts == 0).any():
+                return True
+    return False
 
 
 def check_chunks(source: LevelSource, table: ChunkTable) -> None:

@@ -13,7 +13,7 @@ from dask_zv.batch.tasks import Place
 from dask_zv.errors import FormatError, MetadataError, escaped
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.geometry.schema import VERTICES
-from dask_zv.pipelines.source.level_check import check_chunks
+from dask_zv.pipelines.source.level_check import check_chunks, has_emptied_fragments
 from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, chunk_table, find_source
 from dask_zv.pipelines.source.level_links import edges_are_implied, has_path_fragments, links_of, offset_of, read_links
 from dask_zv.pipelines.source.link_source import FoundLinks
@@ -95,7 +95,7 @@ class Level:
         have, told = int(table.rows.sum()), self.metadata.vertex_count
         # some writers never count, edits that empty chunks leave the count; what was in ours the catalog has told
         foreign = not self.source.catalogued and SETTINGS not in self._attributes
-        if foreign and have < told and not table.emptied:
+        if foreign and have < told and not table.emptied and not has_emptied_fragments(self.source, table):
             raise FormatError(
                 f"the level has {have:,} vertices in {len(table):,} chunks, its metadata counts {told:,}: chunks were lost; "
                 "restore them, or correct vertex_count",
