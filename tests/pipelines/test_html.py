@@ -344,7 +344,11 @@ def test_levels_that_were_looked_at():
 def test_checked_stores_are_not_compared_for_it(positions):
     counted = CountingStore(MemoryStore())
     write_graph(counted, positions)
-    store = dzv.open(counted, check_objects=True)
+    store = dzv.open(counted, check_objects=True)  # which looks at all levels
+    for shown in (store, store.level(0)):
+        found, keys, _ = asked(counted, shown)
+        assert "not looked at yet" not in found.text
+    store.reload()
     for shown in (store, store.level(0)):
         found, keys, _ = asked(counted, shown)
         assert "not looked at yet: store.level(0).chunks compares every object" in found.text
