@@ -333,3 +333,9 @@ def test_a_copy_of_a_store_with_wrong_boxes_has_no_catalog_that_vouches_for_them
     dzv.convert(store, tmp_path / "copy.zv")
     with pytest.raises(dzv.FormatError, match="outside of its box"):
         dzv.open(tmp_path / "copy.zv").level(0).read(bbox=((90, 90, 90), (95, 99, 99)))
+
+
+def test_positions_in_voxel_millimetres_are_told_of(tmp_path):
+    dzv.create(tmp_path / "s.zv", chunk_shape=(10, 10), crs={"input_space": "voxmm"})
+    with pytest.warns(dzv.ZVWarning, match="voxmm"):
+        dzv.open(tmp_path / "s.zv")

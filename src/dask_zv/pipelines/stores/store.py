@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from dask_zv.batch.forks import finish_write
 from dask_zv.batch.group import Group
-from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, escaped
+from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, ZVWarning, escaped
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.metadata import RootMetadata
@@ -320,6 +321,13 @@ def open(
     if first[0] is not None:  # most readers go on with level 0
         document = parse_document(first[0], join(prefix, "0"), handle.url)
         store._levels[0] = Level(store, 0, document.get("attributes", {}))
+    if (store.metadata.crs or {}).get("input_space") == "voxmm":
+        warnings.warn(
+            "the positions are in voxel millimetres (crs.input_space is 'voxmm'), not in a scanner's or an atlas' space: "
+            f"transform them before they meet others [{store.url}]",
+            ZVWarning,
+            stacklevel=2,
+        )
     for number in store.levels if check_objects else ():
         _ = store.level(number).chunks
     return store
