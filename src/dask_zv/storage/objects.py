@@ -38,6 +38,8 @@ REQUEST_TIMEOUT = float(os.environ.get("DASK_ZV_TIMEOUT", "300"))
 
 _ATTEMPTS = 4
 _BACKOFF = 0.1
+_PAST_THE_END = ("invalid range", "InvalidRange", "not satisfiable", "Error { 416", "out of bounds for chunk")
+"""How stores refuse a range that ends or begins behind the end of an object; the last is Icechunk 2's."""
 _PATIENCE = 60.0
 """Seconds after which nothing is tried again: by then the store has made retries of its own."""
 
@@ -280,7 +282,7 @@ class ZarrObjects:
             if self._means_absent(error):
                 return None
             # some stores refuse a range that begins behind the end, others answer with nothing: the object is short
-            if request is not None and says(error, "invalid range", "InvalidRange", "not satisfiable", "Error { 416"):
+            if request is not None and says(error, *_PAST_THE_END):
                 return prototype.buffer.from_bytes(b"")
             raise
 
