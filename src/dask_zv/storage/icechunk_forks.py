@@ -168,6 +168,8 @@ class Fork:
         That the session is based on.
     base : SessionState
         What the session had changed when it was forked.
+    merges : int
+        How many writes had been merged into sessions of the snapshot: a state does not show that chunks were replaced again.
     whole : bool
         The fork has these changes as its own, too (Icechunk 1).
     changes : Changes
@@ -179,6 +181,7 @@ class Fork:
     url: str
     snapshot: str
     base: SessionState = field(default_factory=SessionState, repr=False)
+    merges: int = 0
     whole: bool = False
     changes: Changes = field(default_factory=Changes, repr=False)
 

@@ -12,7 +12,7 @@ from dask_zv.format.documents import dump_json
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.storage.handles import StoreHandle, open_now
 from dask_zv.storage.icechunk_forks import Changes, Fork, SessionState, ancestors, content_digest, node_of
-from dask_zv.storage.icechunk_sessions import copy_session, session_of
+from dask_zv.storage.icechunk_sessions import MERGES, copy_session, session_of
 from dask_zv.storage.objects import ZarrObjects, join
 from dask_zv.storage.shard_indexes import shard_indexes
 
@@ -47,7 +47,8 @@ def merge_into_session(handle: StoreHandle, fork: Fork) -> None:
             store=handle.url,
         )
     with _MERGING:
-        _Merge(session, fork, handle.url).run()
+        _Merge(session, fork, handle).run()
+        MERGES[session.snapshot_id] += 1
     for objects in open_now(handle):  # what is kept of its shards is old
         shard_indexes(objects).clear()
 
@@ -55,16 +56,16 @@ def merge_into_session(handle: StoreHandle, fork: Fork) -> None:
 class _Merge:
     """One merge of a fork into a session."""
 
-    def __init__(self, session: Session, fork: Fork, url: str) -> None:
+    def __init__(self, session: Session, fork: Fork, handle: StoreHandle) -> None:
         self.session = session
         self.fork = fork
-        self.url = url
+        self.url = url = handle.url
         self.forked: ForkSession = fork.open()
         self.here = ZarrObjects(session.store, url)
         self.there = ZarrObjects(self.forked.store, url)
         self.changes: Changes = fork.done()
         now = SessionState.of(session)
-        self.same = now == fork.base
+        self.same = now == fork.base and MERGES[session.snapshot_id] == fork.merges
         self.since = now.since(fork.base)
         state = SessionState.of(self.forked)
         self.mine = state.since(fork.base) if fork.whole else state

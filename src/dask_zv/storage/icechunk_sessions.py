@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from zarr.core.sync import sync
@@ -16,8 +17,10 @@ from dask_zv.storage.icechunk_forks import Fork, ForkSource, SessionState
 if TYPE_CHECKING:
     from icechunk.session import ForkSession, Session
 
-__all__ = ["can_fork", "check_not_committed", "copy_session", "fork_session", "is_in_memory", "session_of"]
+__all__ = ["MERGES", "can_fork", "check_not_committed", "copy_session", "fork_session", "is_in_memory", "session_of"]
 
+MERGES: Counter[str] = Counter()
+"""How many writes were merged into the sessions of a snapshot in this process."""
 _NOWHERE = "dask_zv_nothing"
 """No session has changed it, so whether it is there only the repository tells."""
 
@@ -58,7 +61,7 @@ def fork_session(handle: StoreHandle) -> ForkSource | None:
         return None
     base = SessionState.of(session) if session.has_uncommitted_changes else SessionState()
     fork, whole = copy_session(session)
-    return ForkSource(Fork(pickle.dumps(fork), None, handle.url, session.snapshot_id, base, whole))
+    return ForkSource(Fork(pickle.dumps(fork), None, handle.url, session.snapshot_id, base, MERGES[session.snapshot_id], whole))
 
 
 def can_fork(handle: StoreHandle) -> bool:
