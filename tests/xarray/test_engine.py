@@ -65,7 +65,7 @@ def test_names_dims_dtypes_and_values(written):
     ds = written.open()
     assert set(ds.data_vars) == {*written.attributes}
     assert {"object_id", "object_index"} <= set(ds.coords)
-    assert set(ds.coords) == {"vertex", "x", "y", "z", "colour_channel", "object"}
+    assert set(ds.coords) == {"vertex", "x", "y", "z", "colour_channel", "object", "object_id", "object_index"}
     for number, axis in enumerate("xyz"):
         assert ds[axis].dims == ("vertex",)
         np.testing.assert_array_equal(ds[axis], written.positions[:, number], strict=True)
