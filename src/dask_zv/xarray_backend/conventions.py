@@ -36,6 +36,7 @@ __all__ = [
     "channel_dim",
     "check_names",
     "dataset_attrs",
+    "described",
     "free_name",
     "grid_mapping",
     "link_names",
@@ -71,9 +72,23 @@ def axis_attrs(axis: Axis, crs: bool) -> dict[str, Any]:
     return attrs
 
 
-def attribute_attrs(attribute: AttributeSchema) -> dict[str, Any]:
-    """Return the attributes of a variable: of categories, which there are."""
-    attrs: dict[str, Any] = {"long_name": attribute.name.replace("_", " ")}
+def described(level: Level, scope: str, name: str) -> dict[str, Any]:
+    """Return what the store's root says (units, long_name, flags ...) of an attribute of a "vertex", "link" and so on."""
+    attrs: dict[str, Any] = {"long_name": name.replace("_", " ")}
+    specs = level.store.metadata.extra.get("attribute_specs", {})
+    named = specs.get(scope) if isinstance(specs, Mapping) else None
+    spec = named.get(name) if isinstance(named, Mapping) else None
+    if not isinstance(spec, Mapping):
+        return attrs
+    for word, ours in (("description", "long_name"), ("unit", "units")):
+        if isinstance(spec.get(word), str) and spec[word]:
+            attrs[ours] = spec[word]
+    return attrs | (dict(spec["attrs"]) if isinstance(spec.get("attrs"), Mapping) else {})
+
+
+def attribute_attrs(attribute: AttributeSchema, level: Level, scope: str = "vertex") -> dict[str, Any]:
+    """Return the attributes of a variable: what was said of it, and of categories, which there are."""
+    attrs = described(level, scope, attribute.name)
     if attribute.dictionary is not None:
         attrs["categories"] = [str(c) for c in attribute.dictionary.categories]
         if attribute.dictionary.ordered:

@@ -61,11 +61,11 @@ class Exports:
 
         return to_cf_geometries(self._ds, *args, **options)
 
-    def to_clouddrift(self) -> xr.Dataset:
+    def to_clouddrift(self, *, sort_by: str | None = None) -> xr.Dataset:
         """Return rows and observations; see :func:`dask_zv.xarray_backend.export.ragged.to_clouddrift`."""
         from dask_zv.xarray_backend.export.ragged import to_clouddrift
 
-        return to_clouddrift(self._ds)
+        return to_clouddrift(self._ds, sort_by=sort_by)
 
     def to_awkward(self) -> ak.Array:
         """Return a record to an object; see :func:`dask_zv.xarray_backend.export.ragged.to_awkward`."""

@@ -90,7 +90,7 @@ def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
         parent["zv_role"] = names.PARENT
         data[names.PARENT] = lazy_variable(("vertex",), rows, PARENT, (n,), np.dtype(np.int64), parent, chunks)
     columns = ObjectColumns(level.source, object_fields(level.index), 0, level.index)
-    data |= object_attributes(columns, count, object_chunks, {*taken, *data, *more}, dropped)
+    data |= object_attributes(level, columns, count, object_chunks, {*taken, *data, *more}, dropped)
     data |= _groups(level, columns, count, object_chunks, {*taken, *data, *more}, *groups)
     if paths:
         data[names.CONTAINER] = _container(level, data)
@@ -141,7 +141,7 @@ def _groups(
     out = {"in_group": lazy_variable(("object", "group"), columns, GROUPS, shape, np.dtype(bool), about, chunks)}
     for name, values in attributes.items():
         shown, own = names.free_name(name, "group", {*taken, *out})
-        attrs = {"long_name": name.replace("_", " "), **own}
+        attrs = {**names.described(level, "group", name), **own}
         plain = np.ma.filled(values)
         out[shown] = xr.Variable(("group", *(f"{shown}_{i}" for i in range(plain.ndim - 1))), plain, attrs)
     return out

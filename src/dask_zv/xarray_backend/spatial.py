@@ -141,7 +141,7 @@ def vertex_attributes(
             taken.add(dims[1])
             labels = attribute.channel_names or tuple(f"ch{i}" for i in range(shape[1]))
             coords[dims[1]] = xr.Variable(dims[1:], np.asarray(labels))
-        attrs = {**names.attribute_attrs(attribute), **_located(level, "node"), **own}
+        attrs = {**names.attribute_attrs(attribute, level), **_located(level, "node"), **own}
         data[shown] = lazy_variable(dims, rows, attribute.name, shape, attribute.value_dtype, attrs, chunks)
     if level.source.chunk_attribute is not None:
         name, values = level.source.chunk_attribute
@@ -195,11 +195,11 @@ def _object_data(level: Level, taken: Collection[str], dropped: Collection[str])
     chunks = _even(n)
     # a coordinate of its own dimension is in memory: xarray makes it so
     ids = xr.Variable(("object",), object_ids(level.source, level.index), {"long_name": "id of the object"})
-    return object_attributes(columns, n, chunks, taken, dropped), {"object": ids}
+    return object_attributes(level, columns, n, chunks, taken, dropped), {"object": ids}
 
 
 def object_attributes(
-    columns: ObjectColumns, n: int, chunks: tuple[int, ...], taken: Collection[str], dropped: Collection[str]
+    level: Level, columns: ObjectColumns, n: int, chunks: tuple[int, ...], taken: Collection[str], dropped: Collection[str]
 ) -> Variables:
     """Return the attributes of objects; one that has the name of something else gets ``object_`` before it."""
     data: Variables = {}
@@ -209,7 +209,7 @@ def object_attributes(
         taken.add(shown)
         if shown in dropped:
             continue
-        attrs: dict[str, Any] = {"long_name": name.replace("_", " "), **own}
+        attrs = {**names.described(level, "object", name), **own}
         if f.missing is not None and f.dtype.kind in "iu":
             attrs["missing_value"] = f.missing
         dims = ("object", *(names.channel_dim(f"{shown}_{i}", {*taken, *columns.fields}) for i in range(len(f.shape))))
@@ -279,7 +279,7 @@ def _lazy_links(
         else:
             shape = (n,) if schema.channels is None else (n, schema.channels)
         own = (dims[0], *(channel for _ in shape[1:]))
-        about = {**names.attribute_attrs(schema), **_located(level, dims[0]), **about}
+        about = {**names.attribute_attrs(schema, level, "link"), **_located(level, dims[0]), **about}
         out[shown] = lazy_variable(own, table, schema.name, shape, schema.value_dtype, about, runs)
     return out
 
@@ -296,7 +296,8 @@ def _loaded(level: Level, dims: tuple[str, str], attrs: dict[str, Any], name: st
             plain = _plain(column)
             shown, about = names.free_name(key, dims[0], {*taken, *out})
             extra = tuple(names.channel_dim(f"{shown}_channel", {*taken, *values}) for _ in plain.shape[1:])
-            out[shown] = xr.Variable((dims[0], *extra), plain, {**_located(level, dims[0]), **about})
+            about = {**names.described(level, "link", key), **_located(level, dims[0]), **about}
+            out[shown] = xr.Variable((dims[0], *extra), plain, about)
     if found.parents is not None:
         runs = tuple(np.diff(merged_runs(level.chunks.rows)[1]).tolist())  # as the other variables of vertices are cut
         out[names.PARENT] = xr.Variable(("vertex",), found.parents, _parent_attrs(), {"preferred_chunks": {"vertex": runs}})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
-import pandas as pd
 import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 
@@ -15,6 +15,7 @@ from dask_zv.batch.arrays import refuse_expressions
 from dask_zv.errors import InputError
 from dask_zv.pipelines.source.objects_index import read_groups
 from dask_zv.pipelines.stores.creation import create
+from dask_zv.pipelines.writing.containers import with_attrs
 from dask_zv.pipelines.writing.graphs import write_graph, write_meshes
 from dask_zv.pipelines.writing.points import write_points
 from dask_zv.pipelines.writing.polylines import write_lines, write_polylines
@@ -156,20 +157,14 @@ def _axis_type(ds: xr.Dataset, name: str) -> str:
 
 
 def _column(ds: xr.Dataset, name: str) -> Any:
-    """Return a variable as an array that writing takes: a missing string is None there, not NaN."""
-    values = ds[name].data
+    """Return a variable as writing takes it: with what its attributes say of it, but for a name that says nothing more."""
+    column = ds[name].variable
+    plain = str(column.attrs.get("zv_name", name)).replace("_", " ")
+    about = {k: v for k, v in column.attrs.items() if k != "long_name" or v != plain}
+    values = column.data
     if values.dtype.kind in "OUT" and hasattr(values, "map_blocks"):
-        values = values.map_blocks(_without_nan, dtype=object)
-        values.attrs = {k: v for k, v in ds[name].attrs.items() if k in ("categories", "ordered")}
-    elif values.dtype == object:
-        return _without_nan(values)
-    return values
-
-
-def _without_nan(values: NDArray[Any]) -> NDArray[Any]:
-    out = np.asarray(values, object).copy()
-    out[np.asarray(pd.isnull(out), bool)] = None
-    return out
+        values = values.map_blocks(np.asarray, object, dtype=object)
+    return xr.Variable(column.dims, values, about)
 
 
 def _objects(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[str, Any]:
@@ -199,13 +194,9 @@ def _objects(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[
     whole = shape.view == "objects" or (row_index(ds) is not None and not _is_part(ds))
     present = ids if whole else np.unique(np.asarray(ds[names.OBJECT_ID].to_numpy()))
     if shape.object_attributes:
-        table = {k: np.asarray(ds[v].to_numpy()) for k, v in shape.object_attributes.items()}
         kept = np.flatnonzero(np.isin(ids, present))
-        if all(v.ndim == 1 for v in table.values()):
-            out["object_attributes"] = pd.DataFrame({k: v[kept] for k, v in table.items()}, index=ids[kept])
-        else:  # a frame has no columns of several values; the rows of arrays are the objects in ascending order
-            kept = kept[np.argsort(ids[kept], kind="stable")]
-            out["object_attributes"] = {k: v[kept] for k, v in table.items()}
+        table = {k: _column(ds, v)[kept] for k, v in shape.object_attributes.items()}
+        out["object_attributes"] = xr.Dataset(table, coords={"object": ids[kept]})
     groups, about = _groups(ds, present)
     if groups:
         out["groups"] = groups
@@ -219,16 +210,18 @@ def _groups(ds: xr.Dataset, present: NDArray[np.int64]) -> tuple[dict[int, list[
     if "in_group" in ds.variables:
         table, ids = np.asarray(ds["in_group"].to_numpy()), np.asarray(ds["object"].to_numpy())
         groups = {g: ids[table[:, g]].tolist() for g in range(table.shape[1])}
-        along = {str(ds[k].attrs.get("zv_name", k)): ds[k].to_numpy() for k, v in ds.variables.items() if v.dims == ("group",)}
+        named = [str(k) for k, v in ds.variables.items() if v.dims == ("group",)]
+        along = {str(ds[k].attrs.get("zv_name", k)): _column(ds, k) for k in named}
         along.pop("group", None)
-        return groups, pd.DataFrame(along) if along else None
+        return groups, along or None
     index = row_index(ds)
     if index is None or not index.level.source.schema.has_objects:
         return {}, None
     known, about = read_groups(index.level.source)
     groups = {g: np.intersect1d(m, present).tolist() for g, m in known.items()}
-    flat = {k: np.asarray(np.ma.getdata(v)) for k, v in about.items() if v.ndim == 1}
-    return groups, pd.DataFrame(flat) if flat else None
+    specs = json.loads(ds.attrs.get("zarr_vectors", "{}")).get("attribute_specs", {}).get("group", {})
+    columns = {k: with_attrs(np.asarray(np.ma.getdata(v)), specs.get(k, {}).get("attrs", {})) for k, v in about.items()}
+    return groups, columns or None
 
 
 def _links(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[str, Any]:
@@ -255,7 +248,7 @@ def _links(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[st
     values = {k: _column(lazy, v) for k, v in columns.items()}
     if _is_part(ds):
         kept = links.map_blocks(_all_known, known, dtype=bool, drop_axis=1)
-        links, values = links[kept], {k: v[kept] for k, v in values.items()}
+        links, values = links[kept], {k: with_attrs(v.data[kept], v.attrs) for k, v in values.items()}
     out: dict[str, Any] = {given: links, "vertex_ids": vertex_ids}
     if values:
         out[about] = values
@@ -283,5 +276,5 @@ def _all_known(links: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np
 
 def _pairs(options: dict[str, Any]) -> dict[str, Any]:
     """Return arguments for lines: attributes a row to a line, not to an endpoint."""
-    attributes = {k: v.reshape((-1, 2, *v.shape[1:])) for k, v in options["attributes"].items()}
+    attributes = {k: with_attrs(v.data.reshape((-1, 2, *v.shape[1:])), v.attrs) for k, v in options["attributes"].items()}
     return {**options, "attributes": attributes}

@@ -19,6 +19,7 @@ from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.blocks import encode_linked
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.stores.store import Store
+from dask_zv.pipelines.writing.containers import as_table
 from dask_zv.pipelines.writing.explaining import not_begun
 from dask_zv.pipelines.writing.inputs import partition_input
 from dask_zv.pipelines.writing.job import LinkContext
@@ -305,7 +306,8 @@ def prepare_linked(
     table, link_attributes, vertex_ids = links
     renumber, what = None, "edge" if geometry == "graph" else "face"
     consumed: tuple[str, ...] = ()
-    if vertex_ids is not None and not (is_dask_collection(positions) or is_dask_collection(table)):
+    positions, table = as_table(positions), as_table(table)
+    if vertex_ids is not None and not any(is_dask_collection(v) for v in (positions, table, vertex_ids)):
         ids, consumed = take_ids(positions, vertex_ids)
         renumber, vertex_ids = partial(numbers_of, ids, f"{what}s", negative=False), None
     partitions = partition_input(positions, attributes, store.axes, consumed, object_ids=object_ids, vertex_ids=vertex_ids)
@@ -340,6 +342,11 @@ class TableLinks(Linked):
     def attributes(self) -> tuple[AttributeSchema, ...]:
         """Attributes of the links."""
         return self.links.attributes
+
+    @property
+    def described(self) -> tuple[tuple[AttributeSchema, Mapping[str, Any]], ...]:
+        """The attributes of links, each with its units and the like."""
+        return tuple((a, self.links.attrs.get(a.name, {})) for a in self.links.attributes)
 
     @property
     def digests(self) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """What users hand to a writing function, as partitions of one shape.
 
-numpy arrays and pandas frames are cut into slices; dask arrays and dataframes keep their partitions. Each partition becomes
-an argument for a task that evaluates to a :class:`RawPart`. pandas is only touched where a frame was given.
+What is in memory is cut into slices; dask arrays and dataframes keep their partitions. Each partition becomes an argument for
+a task that evaluates to a :class:`RawPart`. What may be given is the matter of :mod:`.containers`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,26 @@ from dask_zv.batch.keeping import Kept, nbytes_of
 from dask_zv.batch.run import hold_on_workers
 from dask_zv.errors import InputError
 from dask_zv.geometry.schema import check_attribute_name
+from dask_zv.pipelines.writing.containers import (
+    KINDS,
+    as_array,
+    as_integers,
+    as_table,
+    attrs_of,
+    column_of,
+    frame_arrays,
+    in_memory,
+    is_frame,
+    numeric_dtype,
+    series_values,
+    stacked,
+)
 
-__all__ = [
-    "INTEGERS",
-    "AttributeInput",
-    "Partitions",
-    "RawPart",
-    "is_frame",
-    "numeric_dtype",
-    "partition_input",
-    "series_values",
-]
+__all__ = ["INTEGERS", "AttributeInput", "Partitions", "RawPart", "partition_input"]
 
 INTEGERS = ("object_ids", "vertex_ids", "parents")
 """What a vertex can have besides its attributes: its object, its name, the name of its parent."""
 _PARTITION_BYTES = 32 << 20
-_KINDS = "biufcmM"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,17 +75,20 @@ class AttributeInput:
     channels : int, optional
     categories : tuple of str, optional
         Declared in an order that means something (an ordered pandas category).
+    attrs : mapping
+        Units and the like, as JSON values.
     """
 
     name: str
     dtype: np.dtype[Any]
     channels: int | None = None
     categories: tuple[str, ...] | None = None
+    attrs: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def is_dictionary(self) -> bool:
         """True for strings, which are stored as codes."""
-        return self.dtype.kind not in _KINDS
+        return self.dtype.kind not in KINDS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,57 +135,83 @@ def partition_input(
 
     Parameters
     ----------
-    positions : ndarray (N, D), dask array (N, D), pandas or dask DataFrame with the axes as columns
-    attributes : mapping, DataFrame, sequence of column names, or None
-        A mapping of name to array (N,) or (N, C). Where `positions` is a frame: names of its columns; all others than the
-        axes and the ids where None.
+    positions : array_like or dask array (N, D), or a table (pandas, dask, pyarrow) with the axes as columns
+    attributes : mapping of name to column (N,) or (N, C), table, sequence of column names, or None
+        Where `positions` is a table: names of its columns, or None for all others than the axes and the ids.
     axes : tuple of str
     consumed : sequence of str
         Columns of a frame that the caller has made use of: no attributes, unless they are named.
-    **integers : array (N,), or a column's name, or None
+    **integers : column (N,), or a column's name, or None
         Any of :data:`INTEGERS`.
 
     Raises
     ------
     InputError
-        Shapes, lengths or columns don't fit.
+        Shapes, lengths or columns don't fit, or values are missing that their dtype can't call missing.
     """
+    positions, attributes = as_table(positions), as_table(attributes)
     given = {k: v for k, v in integers.items() if v is not None}
     if is_frame(positions):
-        return _from_frame(positions, attributes, given, axes, consumed)
-    if is_frame(attributes):
-        raise InputError(
-            "attributes are a DataFrame and positions are not: pass the frame as positions, or a mapping of arrays"
-        )
-    if attributes is not None and not isinstance(attributes, Mapping):
+        beside = is_frame(attributes) or isinstance(attributes, Mapping)
+        names = _check_frame(positions, [] if beside else attributes, given, axes, consumed)
+        if not beside and is_dask_collection(positions):
+            return _from_frame(positions, names, given, axes)
+        if is_frame(attributes):
+            _check_same_rows(positions, attributes)
+        named: Any = attributes if beside else frame_arrays(positions, {n: n for n in names})
+        columns = {k: v for k, v in given.items() if isinstance(v, str)}
+        given |= frame_arrays(positions, columns)
+        positions = stacked(frame_arrays(positions, {a: a for a in axes}))
+    elif attributes is not None and not (isinstance(attributes, Mapping) or is_frame(attributes)):
         raise InputError("attributes are a mapping of name to array where positions are an array")
-    for name, value in given.items():
-        if isinstance(value, str):
-            raise InputError(f"{name}={value!r} names a column, but positions are no DataFrame: pass the array")
-    named = {check_attribute_name(k, axes): v for k, v in (attributes or {}).items()}
-    if is_dask_collection(positions):
-        return _from_dask_arrays(positions, named, given, axes)
+    else:
+        named = attributes
+        for name, value in given.items():
+            if isinstance(value, str):
+                raise InputError(f"{name}={value!r} names a column, but positions are no DataFrame: pass the array")
+    if is_frame(named):
+        named = frame_arrays(named, {n: n for n in named.columns})
+    named = {check_attribute_name(k, axes): v for k, v in (named or {}).items()}
+    points = as_array("positions", positions)
+    if is_dask_collection(points):
+        return _from_dask_arrays(points, named, given, axes)
     lazy = [k for k, v in {**named, **given}.items() if is_dask_collection(v)]
     if lazy:
         raise InputError(f"{lazy[0]!r} is lazy and positions are not: make positions a dask array, or compute it first")
-    return _from_numpy(positions, named, given, axes)
+    return _from_numpy(points, named, given, axes)
 
 
-def is_frame(value: Any) -> bool:
-    """Tell whether a value is a pandas or a dask DataFrame."""
-    return hasattr(value, "columns") and hasattr(value, "dtypes") and hasattr(value, "iloc")
+def _check_same_rows(positions: Any, attributes: Any) -> None:
+    """Refuse two frames that pandas would align."""
+    if is_dask_collection(positions) != is_dask_collection(attributes):
+        raise InputError("positions and attributes are both DataFrames of Dask, or both of pandas: compute one of them")
+    repeated = [c for c in attributes.columns if list(attributes.columns).count(c) > 1]
+    if repeated:
+        raise InputError(f"several columns of attributes have the name {repeated[0]!r}: rename or drop all but one")
+    same = (
+        positions.divisions == attributes.divisions
+        if is_dask_collection(positions)
+        else positions.index.equals(attributes.index)
+    )
+    if not same:
+        raise InputError(
+            "the rows of positions and of attributes have different indexes: bring both into one order, such as with "
+            "attributes.reindex(positions.index), or drop both indexes with reset_index(drop=True)"
+        )
 
 
-# ---------------------------------------------------------------------------------------------- numpy
+# ---------------------------------------------------------------------------------------------- in memory
 
 
 def _from_numpy(
-    positions: Any, attributes: Mapping[str, Any], integers: Mapping[str, Any], axes: tuple[str, ...]
+    points: NDArray[Any], attributes: Mapping[str, Any], integers: Mapping[str, Any], axes: tuple[str, ...]
 ) -> Partitions:
-    points = _check_positions(as_array("positions", positions), axes)
+    if points.ndim == 1 and not points.size:
+        points = np.zeros((0, len(axes)), points.dtype if points.dtype.kind in "iuf" else float)
+    points = _check_positions(points, axes)
     n = len(points)
     values = {k: _as_column(k, v) for k, v in attributes.items()}
-    whole = {k: _check_integers(k, as_array(k, v)) for k, v in integers.items()}
+    whole = {k: _check_ids(k, as_array(k, v)) for k, v in integers.items()}
     for name, column in [*values.items(), *whole.items()]:
         if len(column) != n:
             raise InputError(f"{name!r} has {len(column):,} rows, positions have {n:,}")
@@ -191,20 +224,6 @@ def _from_numpy(
     return Partitions(lambda builder: [builder.payload(h) for h in held], len(parts), points.dtype, specs, tuple(whole), whole)
 
 
-def as_array(name: str, values: Any) -> NDArray[Any]:
-    """Return values in memory as an array.
-
-    Raises
-    ------
-    InputError
-        Lists in lists are of several lengths.
-    """
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise InputError(f"{name}: rows of several lengths are no array ({error})") from None
-
-
 def _check_positions(points: Any, axes: tuple[str, ...]) -> Any:
     if points.ndim != 2 or points.shape[1] != len(axes):
         raise InputError(f"positions must have the shape (N, {len(axes)}) for the axes {', '.join(axes)}, not {points.shape}")
@@ -213,28 +232,23 @@ def _check_positions(points: Any, axes: tuple[str, ...]) -> Any:
     return points
 
 
-def _check_integers(name: str, values: Any) -> Any:
+def _check_ids(name: str, values: NDArray[Any]) -> NDArray[np.int64]:
+    """Return ids in memory; the scan looks at their range."""
     if values.ndim != 1:
         raise InputError(f"{name} must have the shape (N,), not {values.shape}")
-    if values.dtype.kind not in "iu":
-        raise InputError(f"{name} are integers, not {values.dtype}{_hint(name)}")
-    return values
+    return as_integers(name, values, _hint(name))
 
 
 def _as_column(name: str, values: Any) -> NDArray[Any]:
-    if hasattr(values, "cat") or type(values).__name__ == "Categorical":
-        values = np.asarray(values.astype(object), object)
-    elif hasattr(values, "to_numpy"):
-        values = series_values(name, values)
     column = as_array(f"attribute {name!r}", values)
     _check_column(name, column.dtype, column.ndim, column.shape)
-    return column
+    return np.asarray(column)
 
 
 def _check_column(name: str, dtype: np.dtype[Any], ndim: int, shape: tuple[Any, ...]) -> None:
     if ndim not in (1, 2) or (ndim == 2 and not shape[1] >= 1):
         raise InputError(f"attribute {name!r} has the shape {shape}: one value (N,) or C channels (N, C) per vertex are wanted")
-    if dtype.kind not in _KINDS + "OUST":
+    if dtype.kind not in KINDS + "OUST":
         raise InputError(f"attribute {name!r} has the dtype {dtype}: numbers, booleans, dates and strings can be stored")
     if dtype.kind in "OUST" and ndim != 1:
         raise InputError(f"attribute {name!r} holds strings with {ndim} dimensions: categories are one per vertex")
@@ -243,9 +257,10 @@ def _check_column(name: str, dtype: np.dtype[Any], ndim: int, shape: tuple[Any, 
 
 
 def _describe(name: str, column: Any, original: Any) -> AttributeInput:
-    dtype = column.dtype if column.dtype.kind in _KINDS else np.dtype(object)
+    dtype = column.dtype if column.dtype.kind in KINDS else np.dtype(object)
     channels = int(column.shape[1]) if column.ndim == 2 else None
-    return AttributeInput(name, dtype, channels, _declared(original))
+    attrs = attrs_of(f"attribute {name!r}", original)
+    return AttributeInput(name, dtype, channels, _declared(original), attrs)
 
 
 def _declared(column: Any) -> tuple[str, ...] | None:
@@ -265,17 +280,18 @@ def _declared(column: Any) -> tuple[str, ...] | None:
 def _from_dask_arrays(
     positions: Any, attributes: Mapping[str, Any], integers: Mapping[str, Any], axes: tuple[str, ...]
 ) -> Partitions:
-    if not hasattr(positions, "chunks"):
-        raise InputError(f"positions are a {type(positions).__name__}: a dask array or a DataFrame is wanted")
     _check_positions(positions, axes)
     points = positions.rechunk({1: -1}) if len(positions.chunks[1]) > 1 else positions
     lengths = points.chunks[0]
     known = not any(np.isnan(c) for c in lengths)
     columns: dict[str, Any] = {}
     for name, values in {**attributes, **integers}.items():
-        columns[name] = _aligned(name, values, lengths, known)
+        columns[name] = _aligned(name, as_array(name, values), lengths, known)
     for name in integers:
-        _check_integers(name, columns[name])
+        if columns[name].ndim != 1:
+            raise InputError(f"{name} must have the shape (N,), not {columns[name].shape}")
+        if columns[name].dtype.kind not in "iu":
+            raise InputError(f"{name} are integers, not {columns[name].dtype}{_hint(name)}")
     specs = []
     for name in attributes:
         _check_column(name, columns[name].dtype, columns[name].ndim, columns[name].shape)
@@ -303,12 +319,11 @@ def _aligned(name: str, values: Any, lengths: Sequence[float], known: bool) -> A
             )
         import dask.array as da
 
-        values = _as_column(name, values)
-        if len(values) != sum(lengths):
-            raise InputError(f"{name!r} has {len(values):,} rows, positions have {int(sum(lengths)):,}")
+        if name in INTEGERS:
+            values = _check_ids(name, values)
+        if not values.ndim or len(values) != sum(lengths):
+            raise InputError(f"{name!r} has {len(values) if values.ndim else 1:,} rows, positions have {int(sum(lengths)):,}")
         return da.from_array(values, chunks=(tuple(lengths), *values.shape[1:]))
-    if not hasattr(values, "chunks"):
-        raise InputError(f"{name!r} is a {type(values).__name__}: a dask array is wanted beside an array of positions")
     if values.ndim == 2 and len(values.chunks[1]) > 1:
         values = values.rechunk({1: -1})
     mine = values.chunks[0]
@@ -329,24 +344,27 @@ def _blocks(builder: GraphBuilder, array: Any) -> list[Any]:
 
 
 def _load_arrays(number: int, positions: Any, names: Sequence[str], others: Sequence[str], columns: Sequence[Any]) -> RawPart:
-    points = np.asarray(positions)
-    values = {n: np.asarray(c) for n, c in zip((*names, *others), columns, strict=True)}
+    where = f"partition {number}: "
+    points = in_memory(f"{where}positions", positions)
+    values = {n: in_memory(f"{where}{n!r}", c) for n, c in zip((*names, *others), columns, strict=True)}
     for name, column in values.items():
-        if len(column) != len(points):
-            raise InputError(f"partition {number}: {name!r} has {len(column):,} rows, positions have {len(points):,}")
-    return RawPart(points, {n: values[n] for n in names}, {n: values[n] for n in others})
+        if not column.ndim or len(column) != len(points):
+            raise InputError(f"{where}{name!r} has {len(column) if column.ndim else 1:,} rows, positions have {len(points):,}")
+    integers = {n: as_integers(f"{where}{n}", values[n], _hint(n)) for n in others}
+    return RawPart(points, {n: values[n] for n in names}, integers)
 
 
 # ---------------------------------------------------------------------------------------------- frames
 
 
-def _from_frame(
+def _check_frame(
     frame: Any, attributes: Any, given: Mapping[str, Any], axes: tuple[str, ...], consumed: Sequence[str]
-) -> Partitions:
+) -> list[str]:
+    """Return the columns that are attributes, of a frame that has all that it is said to have."""
     integers = {name: column for name, column in given.items() if isinstance(column, str)}
-    arrays = {name: values for name, values in given.items() if name not in integers}
-    if arrays and (is_dask_collection(frame) or any(is_dask_collection(v) for v in arrays.values())):
-        raise InputError(f"{next(iter(arrays))} is the name of a column where positions are a Dask DataFrame")
+    arrays = [name for name in given if name not in integers]
+    if arrays and (is_dask_collection(frame) or any(is_dask_collection(given[name]) for name in arrays)):
+        raise InputError(f"{arrays[0]} is the name of a column where positions are a Dask DataFrame")
     columns = [c for c in frame.columns if isinstance(c, str)]
     repeated = sorted({c for c in columns if columns.count(c) > 1})
     if repeated:
@@ -362,47 +380,37 @@ def _from_frame(
             raise InputError(f"unknown column {column!r} for {name}: the columns are {', '.join(columns)}")
     if attributes is None:
         names = [c for c in columns if c not in axes and c not in integers.values() and c not in consumed]
-    elif isinstance(attributes, Mapping) or is_frame(attributes) or isinstance(attributes, str):
+    elif isinstance(attributes, str):
         raise InputError("attributes is a list of column names where positions are a DataFrame")
     else:
         names = list(dict.fromkeys(str(n) for n in attributes))
     unknown = [n for n in names if n not in columns]
     if unknown:
         raise InputError(f"unknown column {unknown[0]!r}: the columns are {', '.join(columns)}")
+    for axis in axes:
+        _position_column(axis, frame.dtypes[axis])
+    for name, column in integers.items():
+        if numeric_dtype(frame.dtypes[column]).kind not in "iu" and (is_dask_collection(frame) or len(frame)):
+            raise InputError(f"{name} {column!r} are integers, not {frame.dtypes[column]}{_hint(name)}")
+    return names
+
+
+def _from_frame(frame: Any, names: Sequence[str], given: Mapping[str, str], axes: tuple[str, ...]) -> Partitions:
+    """Return the partitions of a dask DataFrame."""
     specs = tuple(_describe_column(check_attribute_name(n, axes), frame.dtypes[n]) for n in names)
     dtype = np.result_type(*(_position_column(a, frame.dtypes[a]) for a in axes))
-    for name, column in integers.items():
-        if numeric_dtype(frame.dtypes[column]).kind not in "iu":
-            raise InputError(f"{name} {column!r} are integers, not {frame.dtypes[column]}{_hint(name)}")
-    if not is_dask_collection(frame):
-        part = _load_frame(0, frame, axes, specs, integers)
-        made = _from_numpy(part.positions, part.attributes, {**part.integers, **arrays}, axes)
-        return Partitions(made.arguments, made.count, dtype, specs, made.integers, made.whole)
     delayed = frame.to_delayed()
 
     def arguments(builder: GraphBuilder) -> list[Any]:
         return [
-            Task(None, _load_frame, i, builder.absorb(d, inline=True), axes, specs, dict(integers))
-            for i, d in enumerate(delayed)
+            Task(None, _load_frame, i, builder.absorb(d, inline=True), axes, specs, dict(given)) for i, d in enumerate(delayed)
         ]
 
-    return Partitions(arguments, len(delayed), dtype, specs, tuple(integers))
+    return Partitions(arguments, len(delayed), dtype, specs, tuple(given))
 
 
 def _hint(name: str) -> str:
     return ": roots are -1, so fill what is missing, such as with .fillna(-1).astype(int)" if name == "parents" else ""
-
-
-def numeric_dtype(dtype: Any) -> np.dtype[Any]:
-    """Return the numpy dtype of a pandas one; object for strings, categories and the like."""
-    if isinstance(dtype, np.dtype):
-        return dtype
-    if getattr(dtype, "tz", None) is not None:
-        raise InputError(f"dates with a time zone ({dtype}) can't be stored: convert with .dt.tz_convert(None) first")
-    numpy_dtype = getattr(dtype, "numpy_dtype", None)
-    if isinstance(numpy_dtype, np.dtype) and not hasattr(dtype, "categories"):
-        return numpy_dtype
-    return np.dtype(object)
 
 
 def _position_column(name: str, dtype: Any) -> np.dtype[Any]:
@@ -418,34 +426,21 @@ def _describe_column(name: str, dtype: Any) -> AttributeInput:
     except InputError as error:
         raise InputError(f"attribute {name!r}: {error.message}") from None
     _check_column(name, found, 1, (0,))
-    return AttributeInput(name, found if found.kind in _KINDS else np.dtype(object), None, _declared(dtype))
+    return AttributeInput(name, found if found.kind in KINDS else np.dtype(object), None, _declared(dtype))
 
 
 def _load_frame(
     number: int, frame: Any, axes: Sequence[str], specs: Sequence[AttributeInput], integers: Mapping[str, str]
 ) -> RawPart:
+    where = f"partition {number}: "
+
+    def column(name: str) -> NDArray[Any]:
+        return series_values(name, column_of(frame, name, ""))
+
     try:
         # not cast to what was declared: the scan looks whether a cast would move them
-        points = np.stack([series_values(a, frame[a]) for a in axes], axis=1)
-        values = {s.name: series_values(s.name, frame[s.name]) for s in specs}
-        return RawPart(points, values, {k: series_values(c, frame[c]) for k, c in integers.items()})
+        points = np.stack([column(a) for a in axes], axis=1)
+        values = {s.name: column(s.name) for s in specs}
+        return RawPart(points, values, {k: as_integers(k, column(c), _hint(k)) for k, c in integers.items()})
     except InputError as error:
-        raise InputError(f"partition {number}: {error.message}") from None
-
-
-def series_values(name: str, series: Any) -> NDArray[Any]:
-    """Return the values of a pandas column as numpy ones; strings and categories as objects.
-
-    Raises
-    ------
-    InputError
-        Values are missing where numpy's dtype has none to say so.
-    """
-    wanted = numeric_dtype(series.dtype)
-    if wanted.kind not in _KINDS:
-        return np.asarray(series.astype(object).to_numpy(), object)
-    if not isinstance(series.dtype, np.dtype) and wanted.kind not in "f" and bool(series.isna().any()):
-        raise InputError(f"column {name!r} ({series.dtype}) has missing values, which {wanted} can't hold: fill or drop them")
-    if not isinstance(series.dtype, np.dtype) and wanted.kind == "f":
-        return np.asarray(series.to_numpy(dtype=wanted, na_value=np.nan))
-    return np.asarray(series.to_numpy(dtype=wanted))
+        raise InputError(f"{where}{error.message}") from None

@@ -22,7 +22,7 @@ from dask_zv.batch.graph import GraphBuilder, add_block, add_commit, add_prepara
 from dask_zv.batch.tasks import BlockResult, BlockSpec, CommitSpec, EncodedBlock
 from dask_zv.geometry.blocks import GeometryBlock
 from dask_zv.geometry.rows import VertexRows
-from dask_zv.geometry.schema import PointSchema
+from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.pipelines.writing.exchange import BlockPlan, Touch, remove_spill, split_partitions
 from dask_zv.pipelines.writing.inputs import Partitions
 from dask_zv.pipelines.writing.journal import Journal
@@ -51,6 +51,10 @@ class LinkStep(Protocol):
     @property
     def digests(self) -> tuple[int, ...]:
         """Checksums of links that were given beside the vertices."""
+
+    @property
+    def described(self) -> tuple[tuple[AttributeSchema, Mapping[str, Any]], ...]:
+        """The attributes of links, each with its units and the like."""
 
     def metadata(self) -> list[tuple[str, dict[str, Any]]]:
         """Return (path, attributes) of the nodes that are there whatever the data."""

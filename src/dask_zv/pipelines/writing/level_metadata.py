@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,19 @@ from dask_zv.storage.opening import objects_are_cheap
 _MOST_SHARD_BYTES = 64 << 20
 """Before compression; a block is at least a shard, so this bounds what a task must hold."""
 
-__all__ = ["grid_plan", "level_attributes", "old_nodes", "root_attributes", "shards_of"]
+AttributeSpecs = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""What a store's root says of attributes: by scope ("vertex", "object", "link", "group") and name."""
+
+__all__ = [
+    "AttributeSpecs",
+    "attribute_spec",
+    "grid_plan",
+    "level_attributes",
+    "merge_specs",
+    "old_nodes",
+    "root_attributes",
+    "shards_of",
+]
 
 
 def shards_of(store: Store, scan: Scan, row_bytes: int) -> int | None:
@@ -155,9 +167,24 @@ def level_attributes(
     return {**metadata.to_attributes(), SETTINGS: {"layout": "grid", "grid": grid_settings(cells)}}
 
 
-def root_attributes(store: Store, scan: Scan, conversion: Conversion, shards: int | None) -> dict[str, Any]:
-    """Return the attributes of the store: its bounds are now those of the data, where they were not declared."""
-    metadata = store.metadata
+def root_attributes(
+    store: Store, scan: Scan, conversion: Conversion, shards: int | None, specs: AttributeSpecs | None = None
+) -> dict[str, Any]:
+    """Return the attributes of the store: its bounds are now those of the data, where they were not declared.
+
+    Parameters
+    ----------
+    store : Store
+    scan : Scan
+    conversion : Conversion
+    shards : int, optional
+    specs : mapping of scope to name to mapping, optional
+        Units and the like of all attributes that are written, see :func:`merge_specs`.
+    """
+    extra = {**store.metadata.extra}
+    if merged := merge_specs(extra.pop("attribute_specs", {}), specs or {}):
+        extra["attribute_specs"] = merged
+    metadata = dataclasses.replace(store.metadata, extra=extra)
     told = CONVENTIONS.get(next(iter(metadata.geometry_types), ""))  # another tool's edit may have changed it
     metadata = metadata if told is None else dataclasses.replace(metadata, links_convention=told)
     if conversion.box is None and scan.rows:
@@ -171,6 +198,33 @@ def root_attributes(store: Store, scan: Scan, conversion: Conversion, shards: in
         if shards is not None:
             attributes["shard_size"] = shards
     return attributes
+
+
+def merge_specs(old: AttributeSpecs, new: AttributeSpecs) -> dict[str, dict[str, Any]]:
+    """Return the root's ``attribute_specs``; what is written without any loses its old ones, other attributes keep theirs."""
+    out: dict[str, dict[str, Any]] = {}
+    for scope in dict.fromkeys([*old, *new]):
+        written = new.get(scope, {})
+        named = {n: dict(spec) for n, spec in old.get(scope, {}).items() if n not in written}
+        named |= {n: dict(spec) for n, spec in written.items() if spec}
+        if named:
+            out[scope] = named
+    return out
+
+
+def attribute_spec(dtype: np.dtype[Any], channels: int | None, categorical: bool, attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the root says of an attribute: in the format's words, and all of `attrs` beside them; nothing for none."""
+    if not attrs:
+        return {}
+    out: dict[str, Any] = {"dtype": dtype.name, "attrs": dict(attrs)}
+    if channels is not None:
+        out["channels"] = channels
+    if categorical:
+        out["categorical"] = True
+    for word, name in (("unit", "units"), ("description", "long_name")):
+        if isinstance(attrs.get(name), str):
+            out[word] = attrs[name]
+    return out
 
 
 def old_nodes(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,20 @@ from dask_zv.errors import InputError
 from dask_zv.format.links import MAX_WIDTH
 from dask_zv.geometry.link_records import LinkRows
 from dask_zv.geometry.schema import AttributeSchema, check_attribute_name
-from dask_zv.pipelines.writing.inputs import as_array, is_frame, numeric_dtype, series_values
+from dask_zv.pipelines.writing.containers import (
+    KINDS,
+    as_array,
+    as_integers,
+    as_table,
+    attrs_of,
+    column_of,
+    frame_arrays,
+    in_memory,
+    is_frame,
+    numeric_dtype,
+    series_values,
+    stacked,
+)
 from dask_zv.pipelines.writing.rereading import Seen, check_same, owned
 from dask_zv.pipelines.writing.scan import compact_spans, fits
 from dask_zv.storage.checksums import columns_crc32c
@@ -28,7 +41,6 @@ from dask_zv.storage.checksums import columns_crc32c
 __all__ = ["LinkInput", "LinkScan", "link_input", "link_parts", "scan_links"]
 
 _PARTITION_BYTES = 32 << 20
-_KINDS = "biufcmM"
 EDGE_COLUMNS = ("source", "target")
 
 
@@ -62,12 +74,15 @@ class LinkInput:
     attributes : tuple of AttributeSchema
     what : str
         What a link is to the user: ``"edge"`` or ``"face"``.
+    attrs : mapping of str to mapping
+        Units and the like of the attributes.
     """
 
     arguments: Callable[[GraphBuilder], list[Any]]
     width: int
     attributes: tuple[AttributeSchema, ...]
     what: str
+    attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,21 +121,27 @@ def link_input(links: Any, attributes: Any, what: str, renumber: Callable[[NDArr
     InputError
         Shapes, lengths or columns don't fit.
     """
-    if is_frame(links):
+    links, attributes = as_table(links), as_table(attributes)
+    if is_frame(links) and not (is_frame(attributes) or isinstance(attributes, Mapping)):
         return _from_frame(links, attributes, what, renumber)
-    if attributes is not None and not hasattr(attributes, "items"):
+    if is_frame(links):
+        links = _ends_of(links, _end_columns(links, what), what)
+    if is_frame(attributes):
+        attributes = frame_arrays(attributes, {c: c for c in attributes.columns})
+    if attributes is not None and not isinstance(attributes, Mapping):
         raise InputError(f"{what}_attributes are a mapping of name to array where {what}s are an array")
     named = {check_attribute_name(k, ()): v for k, v in (attributes or {}).items()}
-    if is_dask_collection(links):
-        return _from_dask(links, named, what)
-    lazy = [k for k, v in named.items() if is_dask_collection(v)]
+    table = as_array(f"{what}s", links)
+    columns = {k: as_array(f"{what} attribute {k!r}", v) for k, v in named.items()}
+    attrs = {k: attrs_of(f"{what} attribute {k!r}", v) for k, v in named.items()}
+    if is_dask_collection(table):
+        return replace(_from_dask(table, columns, what), attrs=attrs)
+    lazy = [k for k, v in columns.items() if is_dask_collection(v)]
     if lazy:
         raise InputError(f"{what} attribute {lazy[0]!r} is lazy and {what}s are not: compute it first")
-    table = as_array(f"{what}s", links)
     if table.size == 0 and table.ndim == 1:
         table = np.zeros((0, 2 if what == "edge" else 3), np.int64)
-    columns = {k: as_array(f"{what} attribute {k!r}", v) for k, v in named.items()}
-    return _from_memory(table, columns, what, renumber)
+    return replace(_from_memory(table, columns, what, renumber), attrs=attrs)
 
 
 def _from_memory(
@@ -131,6 +152,7 @@ def _from_memory(
     for name, values in columns.items():
         if len(values) != len(table):
             raise InputError(f"{what} attribute {name!r} has {len(values):,} rows for {len(table):,} {what}s")
+    table = as_integers(f"{what}s", table)
     if renumber is not None:
         table = renumber(table)
     row_bytes = 8 * width + sum(s.row_bytes for s in schemas) + 8
@@ -147,13 +169,13 @@ def _check_table(table: Any, what: str) -> int:
     width = int(table.shape[1])
     if what == "face" and not 3 <= width <= MAX_WIDTH:
         raise InputError(f"faces have 3 to {MAX_WIDTH} vertices each, not {width}")
-    if table.dtype.kind not in "iu":
+    if table.dtype.kind not in "iu" and table.size:
         raise InputError(f"{what}s are integers, numbers of vertices, not {table.dtype}")
     return width
 
 
 def _schema(name: str, values: Any, what: str) -> AttributeSchema:
-    if values.dtype.kind not in _KINDS or values.ndim not in (1, 2) or (values.ndim == 2 and not values.shape[1] >= 1):
+    if values.dtype.kind not in KINDS or values.ndim not in (1, 2) or (values.ndim == 2 and not values.shape[1] >= 1):
         raise InputError(
             f"{what} attribute {name!r} ({values.dtype} {values.shape}): numbers, booleans or dates, one or C for each {what}; "
             "number strings with numpy.unique(..., return_inverse=True)"
@@ -171,7 +193,8 @@ def _from_dask(links: Any, named: dict[str, Any], what: str) -> LinkInput:
 
     def arguments(builder: GraphBuilder) -> list[Any]:
         blocks = [[builder.absorb(d, inline=True) for d in block_delayeds(a)] for a in (table, *columns.values())]
-        return [Task(None, _load_arrays, tuple(columns), List(*parts)) for parts in zip(*blocks, strict=True)]
+        parts = enumerate(zip(*blocks, strict=True))
+        return [Task(None, _load_arrays, i, what, tuple(columns), List(*part)) for i, part in parts]
 
     return LinkInput(arguments, width, schemas, what)
 
@@ -187,7 +210,6 @@ def _aligned(name: str, values: Any, lengths: Sequence[float], what: str) -> Any
                 f"{what} attribute {name!r} is in memory and the {what}s' partitions have unknown lengths: call "
                 "compute_chunk_sizes()"
             )
-        values = as_array(f"{what} attribute {name!r}", values)
         values = da.from_array(values, chunks=(-1,) * values.ndim)
     _schema(name, values, what)
     if values.ndim == 2 and len(values.chunks[1]) > 1:
@@ -205,21 +227,38 @@ def _aligned(name: str, values: Any, lengths: Sequence[float], what: str) -> Any
     return values
 
 
-def _load_arrays(names: Sequence[str], parts: Sequence[Any]) -> RawLinks:
-    table, *values = (np.asarray(p) for p in parts)
+def _load_arrays(number: int, what: str, names: Sequence[str], parts: Sequence[Any]) -> RawLinks:
+    where = f"{what}s, part {number}"
+    table = as_integers(where, in_memory(where, parts[0]))
+    values = [in_memory(f"{where}: attribute {n!r}", p) for n, p in zip(names, parts[1:], strict=True)]
     return RawLinks(table, dict(zip(names, values, strict=True)))
 
 
-def _from_frame(frame: Any, attributes: Any, what: str, renumber: Callable[[NDArray[Any]], NDArray[Any]] | None) -> LinkInput:
+def _end_columns(frame: Any, what: str) -> tuple[str, ...]:
+    """Return the columns of a frame that name vertices."""
     columns = [c for c in frame.columns if isinstance(c, str)]
     ends = EDGE_COLUMNS if what == "edge" else tuple(f"v{i}" for i in range(MAX_WIDTH) if f"v{i}" in columns)
     missing = [c for c in ends if c not in columns]
     if missing or len(ends) < 2 or ends != (EDGE_COLUMNS if what == "edge" else tuple(f"v{i}" for i in range(len(ends)))):
         wanted = "source and target" if what == "edge" else "v0, v1, v2, …"
         raise InputError(f"a DataFrame of {what}s has the columns {wanted}; these are {', '.join(columns)}")
+    return ends
+
+
+def _ends_of(frame: Any, ends: Sequence[str], what: str) -> Any:
+    """Return the table of links in a frame; columns of several integer dtypes are never brought together as floats."""
+    columns = frame_arrays(frame, {c: c for c in ends})
+    if not is_dask_collection(frame):
+        columns = {c: as_integers(f"{what}s, column {c!r}", as_array(f"{what}s, column {c!r}", v)) for c, v in columns.items()}
+    return stacked(columns)
+
+
+def _from_frame(frame: Any, attributes: Any, what: str, renumber: Callable[[NDArray[Any]], NDArray[Any]] | None) -> LinkInput:
+    ends = _end_columns(frame, what)
+    columns = [c for c in frame.columns if isinstance(c, str)]
     if attributes is None:
         names = [c for c in columns if c not in ends]
-    elif hasattr(attributes, "items") or isinstance(attributes, str):
+    elif isinstance(attributes, str):
         raise InputError(f"{what}_attributes is a list of column names where {what}s are a DataFrame")
     else:
         names = list(dict.fromkeys(str(n) for n in attributes))
@@ -229,22 +268,28 @@ def _from_frame(frame: Any, attributes: Any, what: str, renumber: Callable[[NDAr
     for name in names:
         check_attribute_name(name, ())
     if not is_dask_collection(frame):
-        part = _load_frame(frame, ends, names)
-        return _from_memory(part.endpoints, part.attributes, what, renumber)
-    table = np.zeros((0, len(ends)), np.result_type(*(numeric_dtype(frame.dtypes[c]) for c in ends)))
-    width = _check_table(table, what)
+        table = _ends_of(frame, ends, what)
+        return _from_memory(table, {n: as_array(f"{what} attribute {n!r}", frame[n]) for n in names}, what, renumber)
+    for column in ends:
+        if numeric_dtype(frame.dtypes[column]).kind not in "iu":
+            raise InputError(f"{what}s are integers, numbers of vertices, not {frame.dtypes[column]} (column {column!r})")
+    width = _check_table(np.zeros((0, len(ends)), np.int64), what)
     schemas = tuple(_schema(n, np.zeros(0, numeric_dtype(frame.dtypes[n])), what) for n in names)
     delayed = frame.to_delayed()
 
     def arguments(builder: GraphBuilder) -> list[Any]:
-        return [Task(None, _load_frame, builder.absorb(d, inline=True), ends, names) for d in delayed]
+        return [Task(None, _load_frame, i, what, builder.absorb(d, inline=True), ends, names) for i, d in enumerate(delayed)]
 
     return LinkInput(arguments, width, schemas, what)
 
 
-def _load_frame(frame: Any, ends: Sequence[str], names: Sequence[str]) -> RawLinks:
-    table = np.stack([series_values(c, frame[c]) for c in ends], axis=1)
-    return RawLinks(table, {n: series_values(n, frame[n]) for n in names})
+def _load_frame(number: int, what: str, frame: Any, ends: Sequence[str], names: Sequence[str]) -> RawLinks:
+    where = f"{what}s, part {number}"
+    try:
+        table = np.stack([as_integers(c, series_values(c, column_of(frame, c, ""))) for c in ends], axis=1)
+        return RawLinks(table, {n: series_values(n, column_of(frame, n, "")) for n in names})
+    except InputError as error:
+        raise InputError(f"{where}: {error.message}") from None
 
 
 def scan_links(links: LinkInput, vertices: int | None) -> tuple[list[LinkScan], LinkInput]:

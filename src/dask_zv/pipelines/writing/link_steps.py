@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,11 @@ class Linked:
     def crossings(self) -> bool:
         """False: these links were given."""
         return False
+
+    @property
+    def described(self) -> tuple[tuple[AttributeSchema, Mapping[str, Any]], ...]:
+        """None: there are no attributes."""
+        return ()
 
     @property
     def digests(self) -> tuple[int, ...]:

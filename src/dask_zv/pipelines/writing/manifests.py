@@ -149,7 +149,7 @@ def write_object_index(
     written: list[TaskRef] = []
     crossed: list[TaskRef] = []
     for i, (first, ids) in enumerate(plan.cut(step)):
-        low, high = int(ids[0, 0]), int(ids[-1, 1])
+        low, high = int(ids[0, 0]), int((ids[-1:, 1] - 1)[0])
         pieces = [
             builder.add(builder.key("fragments", f"{b}-{i}"), _fragments_between, r, low, high) for b, r in enumerate(results)
         ]
@@ -165,12 +165,12 @@ def write_object_index(
 
 
 def _fragments_between(result: BlockResult | BlockExtra, first: int, last: int) -> Fragments | None:
-    """Return the fragments of the objects in [first, last), None of a block without vertices."""
+    """Return the fragments of the objects from first to last, None of a block without vertices."""
     extra: BlockExtra | None = result.extra if isinstance(result, BlockResult) else result
     if extra is None or extra.fragments is None:
         return None
     found = extra.fragments
-    return found.take((found.objects >= first) & (found.objects < last))
+    return found.take((found.objects >= first) & (found.objects <= last))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from dask_zv.errors import InputError, has_control
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.object_documents import sentinel
-from dask_zv.pipelines.writing.inputs import series_values
+from dask_zv.pipelines.writing.containers import (
+    as_integers,
+    as_table,
+    attrs_of,
+    from_objects,
+    in_memory,
+    is_frame,
+    missing_error,
+    split_missing,
+)
 from dask_zv.pipelines.writing.scan import id_ranges, merge_ranges
 
 __all__ = ["ObjectPlan", "expand_ranges", "plan_objects", "rows_of_ranges"]
@@ -41,6 +50,8 @@ class ObjectPlan:
         Objects with vertices.
     group_attributes : mapping of str to ndarray, shape (G, ...)
         Row = number of the group.
+    attrs, group_attrs : mapping of str to mapping
+        Units and the like of the attributes.
     """
 
     count: int
@@ -49,6 +60,8 @@ class ObjectPlan:
     ids: NDArray[np.int64]
     present: int
     group_attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    group_attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def group_count(self) -> int:
@@ -69,8 +82,8 @@ class ObjectPlan:
             last = min(first + step, self.count)
             low, high = int(np.searchsorted(ends, first, "right")), int(np.searchsorted(starts, last, "left"))
             part = self.ids[low:high].copy()
-            part[0, 0] += first - starts[low]
-            part[-1, 1] -= ends[high - 1] - last
+            part[:1, 0] += first - starts[low]
+            part[-1:, 1] -= ends[high - 1] - last  # as an array: it may wrap, see id_ranges
             out.append((first, part))
         return out
 
@@ -101,7 +114,7 @@ def rows_of_ranges(ranges: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray
     lengths = ranges[:, 1] - ranges[:, 0]
     before = np.cumsum(lengths) - lengths
     at = np.searchsorted(ranges[:, 0], ids, "right") - 1
-    inside = (at >= 0) & (ids < ranges[at, 1])
+    inside = (at >= 0) & (ids - ranges[at, 0] < lengths[at])
     return np.where(inside, before[at] + ids - ranges[at, 0], -1)
 
 
@@ -141,12 +154,13 @@ def plan_objects(
     if empty is not None:
         ids = merge_ranges([ids, empty])
     grid = layout == "grid"
-    columns, index = _columns("object_attributes", object_attributes, grid=grid)
+    table = _columns("object_attributes", object_attributes, grid=grid)
+    index = table.index
     if index is not None:
         ids = merge_ranges([ids, id_ranges(index)])
     if grid:
-        if len(ids) and (int(ids[0, 0]) < 0 or int(ids[-1, 1]) <= int(ids[-1, 0])):
-            raise InputError(f"object ids are 0 to {2**63 - 2}, not {int(ids[0 if int(ids[0, 0]) < 0 else -1, 0])}")
+        if len(ids) and int(ids[0, 0]) < 0:
+            raise InputError(f"object ids are 0 to {2**63 - 1}, not {int(ids[0, 0])}")
     elif len(ids) > 1 or (len(ids) == 1 and int(ids[0, 0]) != 0):
         first_gap = 0 if int(ids[0, 0]) else int(ids[0, 1])
         raise InputError(
@@ -156,39 +170,67 @@ def plan_objects(
         )
     count = int((ids[:, 1] - ids[:, 0]).sum())
     attributes: dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]] = {}
-    for name, values in columns.items():
+    for name, (values, missing) in table.columns.items():
+        present_rows = np.ones(len(values), bool) if missing is None else ~missing
         if index is None:
             if len(values) != count:
                 raise InputError(
                     f"object attribute {name!r} has {len(values):,} rows for {count:,} objects "
                     f"({'one for each, by ascending id' if grid else 'row = object id'})"
                 )
-            attributes[name] = values, None
-            continue
-        rows = rows_of_ranges(ids, index)
-        full = np.full((count, *values.shape[1:]), sentinel(values.dtype) if grid else 0, values.dtype)
-        full[rows] = values
+            rows = np.arange(count)
+        else:
+            rows = rows_of_ranges(ids, index)
         mask = np.zeros(count, bool)
-        mask[rows] = True
+        mask[rows] = present_rows
+        if grid or not mask.all():
+            values = _beside_sentinel(f"object attribute {name!r}", values, present_rows)
+        full = np.full((count, *values.shape[1:]), sentinel(values.dtype) if grid else 0, values.dtype)
+        full[rows[present_rows]] = values[present_rows]
         attributes[name] = full, None if grid or mask.all() else mask
     members = _check_groups(groups, ids, count, grid=grid)
-    return ObjectPlan(count, attributes, members, ids, present, _group_columns(group_attributes, members, grid=grid))
+    about = _columns("group_attributes", group_attributes, grid=grid)
+    groups_of = _group_columns(about, members)
+    return ObjectPlan(count, attributes, members, ids, present, groups_of, table.attrs, about.attrs)
 
 
-def _group_columns(group_attributes: Any, groups: Mapping[int, Any], *, grid: bool) -> dict[str, NDArray[Any]]:
+def _beside_sentinel(what: str, values: NDArray[Any], present: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return integers in a dtype whose sentinel is none of them.
+
+    Raises
+    ------
+    InputError
+        One of 64 bits is the sentinel.
+    """
+    if values.dtype.kind not in "iu":
+        return values  # NaN and "" are what they mean
+    same = (values == sentinel(values.dtype)).reshape(len(values), -1).all(axis=1) & present
+    if not same.any():
+        return values
+    row, size = int(np.flatnonzero(same)[0]), values.dtype.itemsize
+    if size == 8:
+        raise InputError(
+            f"{what}: row {row} is {sentinel(values.dtype)}, which says 'none' in {values.dtype}: store another, or floats"
+        )
+    return values.astype(f"<{values.dtype.kind}{2 * size}")
+
+
+def _group_columns(table: _Table, groups: Mapping[int, Any]) -> dict[str, NDArray[Any]]:
     """Return the attributes of groups, a row to each number up to the greatest."""
-    columns, index = _columns("group_attributes", group_attributes, grid=grid)
     count = max(groups, default=-1) + 1
     out: dict[str, NDArray[Any]] = {}
-    for name, values in columns.items():
-        if index is None:
+    for name, (values, missing) in table.columns.items():
+        if missing is not None:
+            raise missing_error(f"group attribute {name!r}", values.dtype, missing)
+        if table.index is None:
             if len(values) != count:
                 raise InputError(f"group attribute {name!r} has {len(values):,} rows for {count:,} groups (row = group number)")
             out[name] = values
             continue
-        missing = sorted(set(groups).difference(index.tolist()))
-        if missing or (len(index) and int(index.max()) >= count):
-            odd = missing[0] if missing else int(index.max())
+        index = table.index
+        absent = sorted(set(groups).difference(index.tolist()))
+        if absent or (len(index) and int(index.max()) >= count):
+            odd = absent[0] if absent else int(index.max())
             raise InputError(f"group_attributes are indexed by the numbers of the groups: group {odd} is in only one of both")
         full = np.full((count, *values.shape[1:]), sentinel(values.dtype) if values.dtype.kind != "b" else 0, values.dtype)
         full[index] = values
@@ -208,12 +250,10 @@ def _check_groups(
             raise InputError(f"groups are numbered from 0, not {group!r}")
         if group >= _MOST_GROUPS:  # a number is a place in an array: every gap is an empty group
             raise InputError(f"group {group:d} is beyond {_MOST_GROUPS - 1:,}: number the groups from 0 without wide gaps")
-        ids = np.asarray(members)
+        ids = in_memory(f"group {group}", members)
         if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
             raise InputError(f"group {group} names its objects by a sequence of integer ids, not by {members!r:.80}")
-        if ids.dtype.kind == "u" and len(ids) and int(ids.max()) >= 2**63:
-            raise InputError(f"group {group} names object {ids.max()}, which is no object")
-        ids = ids.astype(np.int64)
+        ids = as_integers(f"group {group}", ids)
         wrong = rows_of_ranges(known, ids) < 0
         if wrong.any():
             others = f"one of the {count:,} objects" if grid else f"ids are 0 to {count - 1}"
@@ -222,30 +262,32 @@ def _check_groups(
     return out
 
 
-def _columns(what: str, given: Any, *, grid: bool) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64] | None]:
-    """Return the columns of a table about objects or groups, and its index where it has one."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """A table about objects or groups: columns (and which of their rows have no value), ids of the rows, units and the like."""
+
+    columns: dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]]
+    index: NDArray[np.int64] | None
+    attrs: dict[str, dict[str, Any]]
+
+
+def _columns(what: str, given: Any, *, grid: bool) -> _Table:
     kind = what.partition("_")[0]
     if given is None:
-        return {}, None
+        return _Table({}, None, {})
+    given = as_table(given)
     if is_dask_collection(given):
         given = given.compute()
-    index = None
-    if hasattr(given, "columns") and hasattr(given, "index"):
-        index = np.asarray(given.index)
-        if index.dtype.kind not in "iu" or len(np.unique(index)) != len(index) or (len(index) and int(index.min()) < 0):
-            numbers = "object ids" if kind == "object" else "group numbers"
-            raise InputError(f"{what} must be indexed by distinct {numbers}")
-        if len(index) and int(index.max()) >= 2**63 - 1:
-            raise InputError(f"object ids are 0 to {2**63 - 2}, not {index.max()}")
-        items = [(str(c), series_values(str(c), given[c])) for c in given.columns]
-        index = index.astype(np.int64)
-    elif isinstance(given, Mapping):
-        items = [(str(k), np.asarray(v)) for k, v in given.items()]
-    else:
-        raise InputError(f"{what} is a DataFrame indexed by {kind} id, or a mapping of name to array")
-    out: dict[str, NDArray[Any]] = {}
-    for name, column in items:
-        values = _grid_values(f"{kind} attribute {name!r}", column) if grid else column
+    index, items = _items(what, given)
+    out: dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]] = {}
+    attrs: dict[str, dict[str, Any]] = {}
+    for name, column in items.items():
+        called = f"{kind} attribute {name!r}"
+        attrs[name] = attrs_of(called, column)
+        values, missing = split_missing(called, _undecoded(column, attrs[name]))
+        values, missing = _whole_rows(called, values, missing)
+        values = from_objects(called, values)
+        values = _grid_values(called, values) if grid else values
         if (
             not name
             or "/" in name
@@ -256,9 +298,54 @@ def _columns(what: str, given: Any, *, grid: bool) -> tuple[dict[str, NDArray[An
             or not values.ndim
         ):
             wanted = f"numbers or {'strings' if grid else 'booleans'}, and a name without '/' and control characters"
-            raise InputError(f"{kind} attribute {name!r} ({values.dtype} {values.shape}): {wanted}")
-        out[name] = np.array(values, values.dtype.newbyteorder("<"), order="C")  # a copy: the caller may change theirs
-    return out, index
+            raise InputError(f"{called} ({values.dtype} {values.shape}): {wanted}")
+        out[name] = np.array(values, values.dtype.newbyteorder("<"), order="C"), missing  # a copy: they may change theirs
+        if index is not None and len(values) != len(index):
+            raise InputError(f"{called} has {len(values):,} rows for {len(index):,} ids")
+    return _Table(out, index, attrs)
+
+
+def _items(what: str, given: Any) -> tuple[NDArray[np.int64] | None, dict[str, Any]]:
+    """Return the index of a table, where it has one, and its columns."""
+    kind = what.partition("_")[0]
+    if is_frame(given):
+        if len({str(c) for c in given.columns}) < len(given.columns):
+            raise InputError(f"several columns of {what} have one name: rename or drop all but one")
+        ids, items = given.index, {str(c): given[c] for c in given.columns}
+    elif isinstance(given, Mapping):
+        ids, items = None, {str(k): v for k, v in given.items()}
+        if coords := getattr(given, "coords", None):  # a Dataset, whose index says which rows these are
+            first = {v.dims[0] for v in items.values() if v.dims}
+            ids = coords.get(next(iter(first))) if len(first) == 1 else None
+    else:
+        raise InputError(f"{what} is a DataFrame indexed by {kind} id, or a mapping of name to array")
+    if ids is None:
+        return None, items
+    index = in_memory(f"{what}: the index", ids)
+    numbers = "object ids" if kind == "object" else "group numbers"
+    distinct = index.ndim == 1 and (not len(index) or index.dtype.kind in "iu") and len(np.unique(index)) == len(index)
+    if not distinct or (len(index) and int(index.min()) < 0):
+        raise InputError(f"{what} must be indexed by distinct {numbers}")
+    return as_integers(f"{what}: the index", index), items
+
+
+def _undecoded(column: Any, attrs: dict[str, Any]) -> Any:
+    """Return a column without the values that its attributes call missing, as a Dataset has it that no one decoded."""
+    fills = [f for k in ("missing_value", "_FillValue") for f in np.ravel(attrs.pop(k, [])).tolist()]
+    values = in_memory("object attribute", column) if fills else np.zeros(0)
+    return column if not fills else np.ma.MaskedArray(values, np.any([values == f for f in fills], axis=0))
+
+
+def _whole_rows(
+    what: str, values: NDArray[Any], missing: NDArray[np.bool_] | None
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return values, and which rows have none; NaN and None say so by themselves."""
+    if missing is None or values.dtype.kind not in "biu":
+        return in_memory(what, np.ma.MaskedArray(values, missing) if missing is not None else values), None
+    rows = missing.reshape(len(missing), -1).all(axis=1)
+    if (missing.reshape(len(missing), -1).any(axis=1) != rows).any():
+        raise missing_error(what, values.dtype, missing)  # a part of a row can't be absent
+    return values, rows
 
 
 def _grid_values(name: str, values: NDArray[Any]) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dask_zv.batch.arrays import block_delayeds, refuse_expressions
 from dask_zv.batch.run import hold_if_large
 from dask_zv.errors import InputError
-from dask_zv.pipelines.writing.inputs import as_array, is_frame
+from dask_zv.pipelines.writing.containers import as_array, as_integers, as_table, attrs_of, in_memory, is_frame, with_attrs
 from dask_zv.pipelines.writing.scan import Scan, id_ranges
 
 __all__ = ["PathInput", "check_paths", "line_input", "path_input"]
@@ -50,6 +50,7 @@ def path_input(positions: Any, lengths: Any, object_ids: Any, attributes: Any) -
     InputError
         Lengths, ids and positions don't fit each other.
     """
+    positions = as_table(positions)
     if is_frame(positions):
         if lengths is not None:
             raise InputError(
@@ -58,18 +59,19 @@ def path_input(positions: Any, lengths: Any, object_ids: Any, attributes: Any) -
         if object_ids is None:
             raise InputError("polylines in a DataFrame need object_ids=, the name of the column that says whose each vertex is")
         return PathInput(positions, attributes, object_ids, None)
-    if isinstance(positions, list | tuple):
-        positions, attributes, lengths = _concatenate(positions, attributes, lengths)
+    if (paths := _listed(positions)) is not None:
+        positions, attributes, lengths = _concatenate(paths, attributes, lengths)
+    positions = as_array("positions", positions)
     if lengths is None:
         if object_ids is None:
             raise InputError("say where polylines end: lengths= (vertices of each), or object_ids= (one for each vertex)")
         return PathInput(positions, attributes, object_ids, None)
+    lengths = as_array("lengths", lengths)
     if is_dask_collection(lengths):
         return _lazy_lengths(positions, lengths, object_ids, attributes)
-    sizes = np.asarray(lengths)
-    if sizes.ndim != 1 or (len(sizes) and sizes.dtype.kind not in "iu"):
-        raise InputError(f"lengths are integers of the shape (O,), not {sizes.dtype} {sizes.shape}")
-    sizes = sizes.astype(np.int64)
+    if lengths.ndim != 1:
+        raise InputError(f"lengths are integers of the shape (O,), not {lengths.dtype} {lengths.shape}")
+    sizes = as_integers("lengths", lengths)
     if len(sizes) and int(sizes.min()) < 0:
         raise InputError(f"polyline {int(np.argmin(sizes))} has the length {sizes.min()}")
     ids = _ids_of_paths(object_ids, len(sizes))
@@ -97,18 +99,26 @@ def line_input(endpoints: Any, object_ids: Any, attributes: Any) -> PathInput:
     InputError
         Not pairs of points.
     """
+    endpoints = as_table(endpoints)
     if is_frame(endpoints):
         if object_ids is None:
             raise InputError("lines in a DataFrame need object_ids=, the name of the column that says whose each endpoint is")
         return PathInput(endpoints, attributes, object_ids, None)
-    lazy = is_dask_collection(endpoints)
-    points: Any = endpoints if lazy else as_array("endpoints", endpoints)
+    points: Any = as_array("endpoints", endpoints)
+    lazy = is_dask_collection(points)
+    if points.ndim == 1 and not points.size and not lazy:
+        points = points.reshape(0, 2, 0)
     if points.ndim != 3 or points.shape[1] != 2:
         raise InputError(f"lines are pairs of points, shape (N, 2, D), not {points.shape}")
     flat = {name: _flat_ends(name, values) for name, values in _named(attributes).items()}
     if not lazy:
         ids = _ids_of_paths(object_ids, len(points))
-        return PathInput(points.reshape(-1, points.shape[2]), flat, np.repeat(ids, 2), id_ranges(ids))
+        return PathInput(
+            points.reshape(2 * len(points), points.shape[2]) if len(points) else points.ravel(),
+            flat,
+            np.repeat(ids, 2),
+            id_ranges(ids),
+        )
     if any(np.isnan(c) for c in points.chunks[0]):
         raise InputError("the lines' partitions have unknown lengths: call endpoints.compute_chunk_sizes()")
     ids = _ids_of_paths(object_ids, points.shape[0])
@@ -127,55 +137,67 @@ def _named(attributes: Any) -> Mapping[str, Any]:
 
 
 def _flatten(block: NDArray[Any]) -> NDArray[Any]:
-    return block.reshape(-1, *block.shape[2:])
+    return block.reshape(2 * len(block), *block.shape[2:])
 
 
 def _flat_ends(name: str, values: Any) -> Any:
     """Return an attribute of endpoints, (N, 2) or (N, 2, C), as one of vertices."""
-    if not is_dask_collection(values):
-        values = np.asarray(values)
+    attrs = attrs_of(f"attribute {name!r}", values)
+    values = as_array(f"attribute {name!r}", values)
+    if values.shape == (0,):
+        return values
     if values.ndim not in (2, 3) or values.shape[1] != 2:
         raise InputError(f"attribute {name!r} has the shape {values.shape}: one value for each endpoint, (N, 2) or (N, 2, C)")
     if not is_dask_collection(values):
-        return values.reshape(-1, *values.shape[2:])
+        return with_attrs(values.reshape(-1, *values.shape[2:]), attrs)
     rest = tuple((n,) for n in values.shape[2:])
     whole = values.rechunk(dict.fromkeys(range(1, values.ndim), -1))
     chunks = (tuple(2 * c for c in values.chunks[0]), *rest)
-    return whole.map_blocks(_flatten, dtype=values.dtype, drop_axis=1, chunks=chunks)
+    return with_attrs(whole.map_blocks(_flatten, dtype=values.dtype, drop_axis=1, chunks=chunks), attrs)
+
+
+def _listed(positions: Any) -> list[Any] | None:
+    """Return paths that come one by one: in a list, an array of arrays, or an ArraySequence (nibabel, trx, dipy)."""
+    if isinstance(positions, list | tuple) or getattr(positions, "is_array_sequence", False):
+        return list(positions)
+    kind = getattr(getattr(positions, "dtype", None), "kind", "")
+    nested = kind == "O" and getattr(positions, "ndim", 0) == 1 and not is_dask_collection(positions)
+    return list(positions) if nested else None
 
 
 def _concatenate(paths: Sequence[Any], attributes: Any, lengths: Any) -> tuple[Any, Any, Any]:
     """Return a list of paths, each (n, D), as one table; attributes may be lists of the same form."""
     if lengths is not None:
         raise InputError("lengths are those of the listed polylines: leave them out, or pass one array of positions")
-    parts = [as_array(f"polyline {i}", p) for i, p in enumerate(paths)]
-    odd = next((i for i, p in enumerate(parts) if p.ndim != 2 or p.shape[1] != parts[0].shape[-1]), None)
+    parts = [in_memory(f"polyline {i}", p) for i, p in enumerate(paths)]
+    width = next((p.shape[-1] for p in parts if p.size), 0)
+    odd = next((i for i, p in enumerate(parts) if p.size and (p.ndim != 2 or p.shape[1] != width)), None)
     if odd is not None:
         raise InputError(f"polyline {odd} has the shape {parts[odd].shape}: each is a table of points, (n, D)")
-    if not parts:
-        raise InputError("no polylines: pass positions of the shape (0, D) and lengths=[]")
     named: dict[str, Any] = {}
     for name, values in _named(attributes).items():
-        if isinstance(values, list | tuple):
-            pieces = [np.asarray(v) for v in values]
-            wrong = next((i for i, (v, p) in enumerate(zip(pieces, parts, strict=False)) if len(v) != len(p)), None)
+        if (listed := _listed(values)) and hasattr(listed[0], "__len__") and not isinstance(listed[0], str | bytes):
+            pieces = [in_memory(f"attribute {name!r} of polyline {i}", v) for i, v in enumerate(listed)]
+            wrong = next((i for i, (v, p) in enumerate(zip(pieces, parts, strict=False)) if v.shape[:1] != p.shape[:1]), None)
             if len(pieces) != len(parts) or wrong is not None:
                 at = "" if wrong is None else f" at polyline {wrong}"
                 raise InputError(f"attribute {name!r} does not fit the listed polylines{at}: one value for each vertex")
-            values = np.concatenate(pieces)
+            attrs = attrs_of(f"attribute {name!r}", listed[0])
+            values = with_attrs(np.concatenate([p for p in pieces if p.size] or pieces[:1]), attrs)
         named[name] = values
-    return np.concatenate(parts), named, [len(p) for p in parts]
+    filled = [p for p in parts if p.size]
+    return np.concatenate(filled) if filled else np.zeros(0), named, [len(p) for p in parts]
 
 
 def _ids_of_paths(object_ids: Any, count: int) -> NDArray[np.int64]:
     if object_ids is None:
         return np.arange(count, dtype=np.int64)
-    ids = np.asarray(object_ids)
-    if ids.shape != (count,) or (count and ids.dtype.kind not in "iu"):
-        raise InputError(f"object_ids are {count:,} integers, one for each, not {ids.dtype} {ids.shape}")
-    if count and (int(ids.min()) < 0 or int(ids.max()) >= 2**63 - 1):
-        raise InputError(f"object ids are between 0 and 2**63 - 2, found {ids.min()} to {ids.max()}")
-    ids = ids.astype(np.int64)
+    given = in_memory("object_ids", object_ids)
+    if given.shape != (count,) or (count and given.dtype.kind not in "iu"):
+        raise InputError(f"object_ids are {count:,} integers, one for each, not {given.dtype} {given.shape}")
+    ids = as_integers("object_ids", given)
+    if count and int(ids.min()) < 0:
+        raise InputError(f"object ids are between 0 and 2**63 - 1, found {ids.min()} to {ids.max()}")
     ordered = np.sort(ids)
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(twice):
@@ -222,9 +244,7 @@ def _lazy_lengths(positions: Any, lengths: Any, object_ids: Any, attributes: Any
             "has the lengths of the polylines in a partition of the other"
         )
     starts = np.cumsum([0, *lengths.chunks[0]]).tolist()
-    ids = _ids_of_paths(None if is_dask_collection(object_ids) else object_ids, starts[-1])
-    if is_dask_collection(object_ids):
-        ids = _ids_of_paths(object_ids.compute(), starts[-1])
+    ids = _ids_of_paths(object_ids, starts[-1])
     refuse_expressions("paths of a Dask array that are told by their lengths")
     make = delayed(_object_of_partition, pure=True)
     blocks = zip(starts[:-1], starts[1:], block_delayeds(lengths), positions.chunks[0], strict=True)
@@ -239,6 +259,8 @@ def _object_of_partition(
     ids: NDArray[np.int64], lengths: NDArray[Any], first: int, partition: int, rows: int | None
 ) -> NDArray[np.int64]:
     """Return the object of each row of a partition, whose polylines from number `first` on have these lengths."""
+    what = f"partition {partition}: lengths"
+    lengths = as_integers(what, in_memory(what, lengths))
     if len(lengths) and int(lengths.min()) < 0:
         raise InputError(f"polyline {first + int(np.argmin(lengths))} has the length {lengths.min()}")
     if rows is not None and int(lengths.sum()) != rows:
@@ -247,7 +269,7 @@ def _object_of_partition(
         )
     if len(lengths) != len(ids):
         raise InputError(f"partition {partition}: {len(lengths):,} lengths where the dask array declares {len(ids):,}")
-    return np.repeat(ids, lengths.astype(np.int64))
+    return np.repeat(ids, lengths)
 
 
 def check_paths(scan: Scan, lines: bool) -> None:
@@ -266,7 +288,7 @@ def check_paths(scan: Scan, lines: bool) -> None:
     if runs != distinct:
         raise InputError(
             f"the vertices of {distinct:,} objects come in {runs:,} runs: those of one polyline must follow each other, in the "
-            "order of its path; sort the table by its ids first (stably)"
+            "order of its path; sort the table by its ids first (stably), or pass sort_by= (such as the column of time)"
         )
     if not lines:
         return

@@ -88,6 +88,7 @@ def plan_polylines(
     positions: Any,
     *,
     lengths: Any = None,
+    sort_by: Any = None,
     attributes: Any = None,
     object_ids: Any = None,
     object_attributes: Any = None,
@@ -102,7 +103,7 @@ def plan_polylines(
 
     Parameters
     ----------
-    store, positions, lengths, attributes, object_ids, object_attributes, groups, group_attributes
+    store, positions, lengths, sort_by, attributes, object_ids, object_attributes, groups, group_attributes
         As for :func:`write_polylines`.
     mode, out_of_bounds, position_tolerance, max_categories
         As for :func:`write_polylines`.
@@ -120,7 +121,7 @@ def plan_polylines(
     about = (object_attributes, groups, group_attributes)
     paths = partial(path_input, positions, lengths, object_ids, attributes)
     with keep_on_client():
-        return _plan(prepare_paths("write_polylines", ("streamline", "polyline"), store, paths, about, options))
+        return _plan(prepare_paths("write_polylines", ("streamline", "polyline"), store, paths, about, options, sort_by))
 
 
 def plan_skeletons(

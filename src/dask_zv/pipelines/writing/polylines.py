@@ -18,12 +18,14 @@ from dask_zv.batch.tasks import BlockSpec, EncodedBlock
 from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.blocks import encode_polylines
 from dask_zv.geometry.link_records import LinkRecords, family_path
+from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.stores.store import Store
 from dask_zv.pipelines.writing.inputs import partition_input
 from dask_zv.pipelines.writing.job import LinkContext
 from dask_zv.pipelines.writing.link_join import add_links, pick_records, route_links, store_links
 from dask_zv.pipelines.writing.manifests import plan_objects
 from dask_zv.pipelines.writing.path_input import PathInput, check_paths, line_input, path_input
+from dask_zv.pipelines.writing.path_order import sort_paths
 from dask_zv.pipelines.writing.write import Options, Write, level_to_write, scan_input
 
 __all__ = ["prepare_paths", "write_lines", "write_polylines"]
@@ -145,6 +147,7 @@ def write_polylines(
     positions: Any,
     *,
     lengths: Any = None,
+    sort_by: Any = None,
     attributes: Any = None,
     object_ids: Any = None,
     object_attributes: Any = None,
@@ -164,6 +167,7 @@ def write_polylines(
     positions: Any,
     *,
     lengths: Any = None,
+    sort_by: Any = None,
     attributes: Any = None,
     object_ids: Any = None,
     object_attributes: Any = None,
@@ -182,6 +186,7 @@ def write_polylines(
     positions: Any,
     *,
     lengths: Any = None,
+    sort_by: Any = None,
     attributes: Any = None,
     object_ids: Any = None,
     object_attributes: Any = None,
@@ -205,10 +210,14 @@ def write_polylines(
     store : Store
         Opened for writing, and made with ``geometry="polyline"`` or ``"streamline"``.
     positions : ndarray or dask array (N, D), list of arrays (n, D), or a pandas or dask DataFrame with a row to a vertex
-        Vertices of one path after the other, in the order of the paths.
+        Vertices of one path after the other, in the order of the paths. (``dask.dataframe.from_pandas`` sorts the rows by the
+        index of the frame, unless it is told ``sort=False``.)
     lengths : integer array (O,), optional
         Vertices of each path; 0 is a path without vertices. May be a dask array, cut so that its partitions have the lengths of
         the paths in the partitions of `positions`. Where None, `object_ids` says whose each vertex is.
+    sort_by : str or array (N,), optional
+        Where the rows are not in the order of the paths, as in a table in order of time: the column, axis or attribute that the
+        vertices of each object are sorted by. Its rows may then lie anywhere in the table.
     attributes : mapping of name to array (N,) or (N, C), or a list of column names, optional
         Of the vertices, as for :func:`write_points`; beside a list of paths, also lists of arrays.
     object_ids : integer array, or a column's name, optional
@@ -251,7 +260,7 @@ def write_polylines(
     options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
     about = (object_attributes, groups, group_attributes)
     paths = partial(path_input, positions, lengths, object_ids, attributes)
-    return prepare_paths("write_polylines", ("streamline", "polyline"), store, paths, about, options).run(started)
+    return prepare_paths("write_polylines", ("streamline", "polyline"), store, paths, about, options, sort_by).run(started)
 
 
 @released_on_failure()
@@ -262,10 +271,13 @@ def prepare_paths(
     paths: Any,
     about: tuple[Any, Any, Any],
     options: Options,
+    sort_by: Any = None,
 ) -> Write:
     """Check what a function that writes paths was given; `paths` returns them as :class:`PathInput`."""
     level = level_to_write(store, geometries, function, options)
     given: PathInput = paths()
+    if sort_by is not None:
+        given = sort_paths(given, sort_by, store.axes)
     partitions = partition_input(given.positions, given.attributes, store.axes, object_ids=given.object_ids)
     partitions, conversion, scan = scan_input(level, partitions, options)
     check_paths(scan, lines=function == "write_lines")
@@ -294,6 +306,7 @@ class PieceLinks:
     families: tuple[str, ...] = (family_path(),)
     crossings: bool = True
     digests: tuple[int, ...] = ()
+    described: tuple[tuple[AttributeSchema, Mapping[str, Any]], ...] = ()
 
     def metadata(self) -> list[tuple[str, dict[str, Any]]]:
         """Return nothing: where no path leaves its chunk, there are no links."""
@@ -319,6 +332,7 @@ class PlainPieceLinks:
     families: tuple[str, ...] = (_CROSS_LINKS,)
     crossings: bool = True
     digests: tuple[int, ...] = ()
+    described: tuple[tuple[AttributeSchema, Mapping[str, Any]], ...] = ()
 
     def metadata(self) -> list[tuple[str, dict[str, Any]]]:
         """Return (path, attributes) of the blob's group."""

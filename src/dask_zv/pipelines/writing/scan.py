@@ -357,7 +357,10 @@ def _check_categories(attribute: AttributeInput, names: frozenset[str], limit: i
 
 
 def id_ranges(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return ids as disjoint ranges [start, stop), ascending, shape (m, 2)."""
+    """Return ids as disjoint ranges [start, stop), ascending, shape (m, 2).
+
+    The stop after 2**63 - 1 wraps to -2**63: lengths, ``stop - start``, wrap back, and only they may be compared.
+    """
     distinct = np.unique(ids)
     if not len(distinct):
         return np.zeros((0, 2), np.int64)
@@ -371,9 +374,9 @@ def merge_ranges(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     if len(ranges) < 2:
         return ranges
     ranges = ranges[np.argsort(ranges[:, 0], kind="stable")]
-    reach = np.maximum.accumulate(ranges[:, 1])
-    first = np.r_[0, np.flatnonzero(ranges[1:, 0] > reach[:-1]) + 1]
-    return np.stack([ranges[first, 0], reach[np.r_[first[1:] - 1, len(ranges) - 1]]], axis=1)
+    reach = np.maximum.accumulate(ranges[:, 1] - 1)  # the last of each: stops may have wrapped, see id_ranges
+    first = np.r_[0, np.flatnonzero(ranges[1:, 0] - 1 > reach[:-1]) + 1]
+    return np.stack([ranges[first, 0], reach[np.r_[first[1:] - 1, len(ranges) - 1]] + 1], axis=1)
 
 
 def span_codes(coords: NDArray[np.int64]) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import Any, Literal, overload
 import numpy as np
 from dask.base import is_dask_collection
 from dask.delayed import Delayed
-from dask.task_spec import TaskRef
+from dask.task_spec import Task, TaskRef
 
+from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.keeping import released_on_failure
 from dask_zv.batch.receipts import Report
 from dask_zv.errors import InputError
@@ -20,12 +22,13 @@ from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.blocks import encode_skeletons
 from dask_zv.geometry.skeletons import check_forest, check_same_object
 from dask_zv.pipelines.stores.store import Store
-from dask_zv.pipelines.writing.inputs import Partitions, is_frame, partition_input
+from dask_zv.pipelines.writing.containers import as_table
+from dask_zv.pipelines.writing.inputs import Partitions, RawPart, partition_input
 from dask_zv.pipelines.writing.job import LinkContext
 from dask_zv.pipelines.writing.link_join import LinkJoin, touches
 from dask_zv.pipelines.writing.link_steps import Linked, all_objects, linked_level, name_ranges
 from dask_zv.pipelines.writing.scan import Scan
-from dask_zv.pipelines.writing.vertex_ids import numbers_of, take_ids
+from dask_zv.pipelines.writing.vertex_ids import numbers_of, take_ids, take_integers
 from dask_zv.pipelines.writing.write import Options, Write, scan_input
 
 __all__ = ["prepare_skeletons", "write_skeletons"]
@@ -105,7 +108,8 @@ def write_skeletons(
         Parent of each node, negative at roots. Parents that lead round in a cycle are refused where they are in memory; in lazy
         input, only where the cycle is short enough to be seen in one chunk.
     vertex_ids : integer array (N,), or a column's name, optional
-        What `parents` call the vertices, distinct and not negative; their places in the input, from 0, where None.
+        What `parents` call the vertices, not negative; their places in the input, from 0, where None. Distinct, or, beside
+        `object_ids`, distinct among the vertices of each object.
     attributes : mapping of name to array (N,) or (N, C), or a list of column names, optional
         Of the vertices, as for :func:`write_points`.
     object_ids : integer array (N,), or a column's name, optional
@@ -165,12 +169,15 @@ def prepare_skeletons(
     level = linked_level(store, "skeleton", "write_skeletons", options)
     if parents is None:
         raise InputError("write_skeletons needs parents=: the parent of each node, -1 at roots")
-    parents, vertex_ids, consumed = _parents_by_number(positions, parents, vertex_ids)
+    positions = as_table(positions)
+    parents, vertex_ids, consumed = _parents_by_number(positions, parents, vertex_ids, object_ids)
     partitions = partition_input(
         positions, attributes, store.axes, consumed, object_ids=object_ids, vertex_ids=vertex_ids, parents=parents
     )
     _check_trees(partitions)
     partitions, conversion, scan = scan_input(level, partitions, options)
+    if (renamed := _by_object(partitions, scan)) is not None:
+        partitions, conversion, scan = scan_input(level, renamed, options)
     if "vertex_ids" not in partitions.integers:
         _check_parents(scan)
     objects = all_objects(scan, about, store.layout)
@@ -179,16 +186,48 @@ def prepare_skeletons(
     return Write("skeletons", level, partitions, conversion, scan, objects, encode, options, step, numbered=True)
 
 
-def _parents_by_number(positions: Any, parents: Any, vertex_ids: Any) -> tuple[Any, Any, tuple[str, ...]]:
+def _parents_by_number(positions: Any, parents: Any, vertex_ids: Any, object_ids: Any) -> tuple[Any, Any, tuple[str, ...]]:
     """Return (parents, vertex ids, columns that these were), with parents by number where all is in memory."""
-    if vertex_ids is None or is_dask_collection(positions) or is_dask_collection(parents):
+    if vertex_ids is None or any(is_dask_collection(v) for v in (positions, parents, vertex_ids, object_ids)):
         return parents, vertex_ids, ()
     ids, consumed = take_ids(positions, vertex_ids)
-    if isinstance(parents, str):
-        if not is_frame(positions) or parents not in positions.columns:
-            raise InputError(f"unknown column {parents!r} for parents")
-        consumed, parents = (*consumed, parents), positions[parents]
-    return numbers_of(ids, "parents", np.asarray(parents), negative=True), None, consumed
+    wanted, of_parents = take_integers(positions, parents, "parents")
+    objects = None if object_ids is None else take_integers(positions, object_ids, "object_ids")[0]
+    return numbers_of(ids, "parents", wanted, negative=True, objects=objects), None, (*consumed, *of_parents)
+
+
+def _by_object(partitions: Partitions, scan: Scan) -> Partitions | None:
+    """Return lazy vertices under names that are distinct in the whole input, where theirs are in each object only; else None.
+
+    More rows than there are numbers between the least and the greatest id show that some come twice.
+    """
+    if not {"vertex_ids", "object_ids"} <= set(partitions.integers) or not scan.rows:
+        return None
+    named = [p.names for p in scan.parts.values() if p.rows]
+    low, high = min(n[0] for n in named), max(n[1] for n in named)
+    if scan.rows <= high - low + 1:
+        return None
+    stride, last = high + 1, int((scan.ids[-1:, 1] - 1)[0])
+    if (last + 1) * stride > 2**63:
+        raise InputError(
+            f"vertex_ids are distinct in each object only, and ids to {high} of objects to {last} together are beyond 2**63: "
+            "number the vertices, or the objects, from 0"
+        )
+
+    def arguments(builder: GraphBuilder) -> list[Any]:
+        return [Task(None, _rename, stride, part) for part in partitions.arguments(builder)]
+
+    return dataclasses.replace(partitions, arguments=arguments)
+
+
+def _rename(stride: int, part: RawPart) -> RawPart:
+    first = part.integers["object_ids"] * stride
+    parents = part.integers["parents"]
+    wild = np.flatnonzero(parents >= stride)
+    if len(wild):
+        raise InputError(f"parents: there is no vertex {parents[wild[0]]}, it is not among vertex_ids")
+    names = {"vertex_ids": first + part.integers["vertex_ids"], "parents": np.where(parents < 0, parents, first + parents)}
+    return dataclasses.replace(part, integers={**part.integers, **names})
 
 
 def _check_trees(partitions: Partitions) -> None:

@@ -28,7 +28,15 @@ from dask_zv.pipelines.writing.explaining import not_begun, not_ended
 from dask_zv.pipelines.writing.inputs import AttributeInput, Partitions
 from dask_zv.pipelines.writing.job import Job, LinkStep, job_digest
 from dask_zv.pipelines.writing.journal import Journal, find_journal, whole_blocks
-from dask_zv.pipelines.writing.level_metadata import grid_plan, level_attributes, old_nodes, root_attributes, shards_of
+from dask_zv.pipelines.writing.level_metadata import (
+    AttributeSpecs,
+    attribute_spec,
+    grid_plan,
+    level_attributes,
+    old_nodes,
+    root_attributes,
+    shards_of,
+)
 from dask_zv.pipelines.writing.manifests import ObjectPlan, object_metadata
 from dask_zv.pipelines.writing.running import build_job, finished, run_job
 from dask_zv.pipelines.writing.scan import Conversion, Scan, scan_partitions
@@ -200,7 +208,7 @@ class Write:
         explicit = links is not None and not links.crossings
         metadata += [
             ("", level_attributes(level, scan, schema, cells, objects=objects is not None, links=explicit)),
-            ("..", root_attributes(store, scan, self.conversion, shards)),
+            ("..", root_attributes(store, scan, self.conversion, shards, self._specs(schema))),
         ]
         spec = CommitSpec(
             place,
@@ -231,6 +239,28 @@ class Write:
             trees,
             job_digest(spec, scan, objects, links, schema),
         )
+
+    def _specs(self, schema: PointSchema) -> AttributeSpecs:
+        """Return what the root says of all attributes that are written."""
+        given = {a.name: a.attrs for a in self.partitions.attributes}
+        vertex = {
+            a.name: attribute_spec(a.dtype, a.channels, a.dictionary is not None, given[a.name]) for a in schema.attributes
+        }
+        specs = {"vertex": vertex}
+        if self.objects is not None:
+            plan = self.objects
+            tables = {
+                "object": ({n: v for n, (v, _) in plan.attributes.items()}, plan.attrs),
+                "group": (plan.group_attributes, plan.group_attrs),
+            }
+            for scope, (columns, attrs) in tables.items():
+                specs[scope] = {
+                    n: attribute_spec(v.dtype, v.shape[1] if v.ndim > 1 else None, False, attrs.get(n, {}))
+                    for n, v in columns.items()
+                }
+        if self.links is not None:
+            specs["link"] = {a.name: attribute_spec(a.dtype, a.channels, False, attrs) for a, attrs in self.links.described}
+        return specs
 
     def _journals(self, job: Job) -> bool:
         """Tell whether receipts go into the store: a transaction forgets them with all else, and small writes begin again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
+from dask_zv.pipelines.writing.path_order import row_order
 from dask_zv.xarray_backend.content import Content, read_content, shape_of
 from dask_zv.xarray_backend.export.columns import add_columns, flat, numbers_of, object_table, time_axes
 from dask_zv.xarray_backend.export.optional import library
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["to_awkward", "to_clouddrift"]
 
 
-def to_clouddrift(ds: xr.Dataset) -> xr.Dataset:
+def to_clouddrift(ds: xr.Dataset, *, sort_by: str | None = None) -> xr.Dataset:
     """Return a Dataset that clouddrift works with, in memory; clouddrift itself is not needed for it.
 
     ``clouddrift.ragged.apply_ragged(func, [d.x, d.y], d.rowsize)`` and ``clouddrift.RaggedArray.from_xarray(d)`` take it.
@@ -29,6 +31,9 @@ def to_clouddrift(ds: xr.Dataset) -> xr.Dataset:
     ----------
     ds : Dataset
         In the objects view.
+    sort_by : str, optional
+        Sort the vertices of each object by this axis or attribute. Points are kept by chunk, whatever their order was when they
+        were written: they are no track before.
 
     Returns
     -------
@@ -39,9 +44,10 @@ def to_clouddrift(ds: xr.Dataset) -> xr.Dataset:
     Raises
     ------
     InputError
-        The Dataset is in the spatial view, or two variables would have the same name.
+        The Dataset is in the spatial view, or two variables would have the same name; or the points of an object are in no
+        order of time, and there is no `sort_by`.
     """
-    content = _by_object(ds)
+    content = _in_order(ds, _by_object(ds), sort_by)
     assert content.ids is not None
     rows: dict[str, NDArray[Any]] = {"id": content.ids, "rowsize": np.asarray(content.lengths)}
     add_columns(rows, object_table(ds, content))
@@ -112,6 +118,30 @@ def _by_object(ds: xr.Dataset) -> Content:
     if shape.view != "objects":
         raise InputError("objects are rows of ragged arrays in the objects view: open the store with view='objects'")
     return read_content(ds)
+
+
+def _in_order(ds: xr.Dataset, content: Content, sort_by: str | None) -> Content:
+    """Return the vertices of each object in an order that makes a track of them."""
+    shape = content.shape
+    known = {a: content.positions[:, i] for i, a in enumerate(shape.axes)}
+    known |= {n: content.attributes[k] for k, v in shape.attributes.items() for n in (k, v)}
+    owners = np.repeat(np.arange(len(content.lengths)), content.lengths) if content.lengths is not None else np.zeros(0, int)
+    if sort_by is None:
+        if shape.kind != "point_cloud" or len(np.unique(owners)) == len(owners):
+            return content
+        times = [known[a] for a in time_axes(ds, shape)] + [v for v in content.attributes.values() if v.dtype.kind == "M"]
+        same = owners[1:] == owners[:-1]
+        if any((t[1:] >= t[:-1])[same].all() for t in times if t.ndim == 1):
+            return content
+        raise InputError(
+            "the points of an object are in the order of their chunks, which is no track: sort_by= names the axis or attribute "
+            "that orders them, such as the time; tracks are written with write_polylines(sort_by=...)"
+        )
+    if sort_by not in known:
+        raise InputError(f"sort_by={sort_by!r} is no axis or attribute of vertices: these are {', '.join(known)}")
+    order = row_order(known[sort_by], owners, f"sort_by={sort_by!r}")
+    attributes = {k: v[order] for k, v in content.attributes.items()}
+    return replace(content, positions=content.positions[order], attributes=attributes)
 
 
 def _held(ak: Any, values: NDArray[Any]) -> Any:
