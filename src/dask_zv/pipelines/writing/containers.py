@@ -156,14 +156,14 @@ def split_missing(what: str, values: Any) -> tuple[NDArray[Any], NDArray[np.bool
     except (TypeError, ValueError) as error:
         raise InputError(f"{what}: rows of several lengths, or a {type(values).__name__}, are no array ({error})") from None
     if table.dtype.names is not None:
-        raise InputError(f"{what}: an array of records ({', '.join(table.dtype.names)}): pass its fields one by one")
+        raise InputError(f"{what} has the dtype {table.dtype}, one of records: pass its fields one by one")
     if not masked:
         return table, None
     missing = np.ma.getmaskarray(table)
     return np.asarray(np.ma.getdata(table)), missing if missing.any() else None
 
 
-def as_integers(what: str, values: NDArray[Any], hint: str = "") -> NDArray[np.int64]:
+def as_integers(what: str, values: NDArray[Any]) -> NDArray[np.int64]:
     """Return ids or numbers of vertices as int64, from any integers.
 
     Raises
@@ -174,10 +174,10 @@ def as_integers(what: str, values: NDArray[Any], hint: str = "") -> NDArray[np.i
     if not values.size:
         return values.astype(np.int64)  # an empty list is one of floats to numpy
     if values.dtype.kind not in "iu":
-        raise InputError(f"{what} are integers, not {values.dtype}{hint}")
+        raise InputError(f"{what} are integers, not {values.dtype}")
     if values.dtype.kind == "u" and int(values.max()) > _LAST_ID:
         row = int(np.argwhere(values > _LAST_ID)[0][0])
-        raise InputError(f"{what}: row {row} has {int(values[row].max())}, and ids go up to 2**63 - 1")
+        raise InputError(f"{what}: row {row} has {int(values[row].max())}: ids are between 0 and 2**63 - 1")
     return values.astype(np.int64, copy=False)
 
 
@@ -338,7 +338,7 @@ def _split_pandas(what: str, column: Any) -> tuple[NDArray[Any], NDArray[np.bool
     if wanted.kind == "M" and hasattr(column.dtype, "pyarrow_dtype"):
         column = column.astype(wanted)
         return np.asarray(column), None
-    none = {"f": np.nan, "m": np.timedelta64("NaT"), "M": np.datetime64("NaT")}.get(wanted.kind, 0)
+    none = {"f": np.nan, "m": np.timedelta64("NaT", "s"), "M": np.datetime64("NaT", "s")}.get(wanted.kind, 0)
     if not missing.any():
         return np.asarray(column.to_numpy(dtype=wanted)), None
     return np.asarray(column.to_numpy(dtype=wanted, na_value=none)), missing

@@ -211,7 +211,7 @@ def _from_numpy(
     points = _check_positions(points, axes)
     n = len(points)
     values = {k: _as_column(k, v) for k, v in attributes.items()}
-    whole = {k: _check_ids(k, as_array(k, v)) for k, v in integers.items()}
+    whole = {k: _ids(k, k, v) for k, v in integers.items()}
     for name, column in [*values.items(), *whole.items()]:
         if len(column) != n:
             raise InputError(f"{name!r} has {len(column):,} rows, positions have {n:,}")
@@ -232,11 +232,15 @@ def _check_positions(points: Any, axes: tuple[str, ...]) -> Any:
     return points
 
 
-def _check_ids(name: str, values: NDArray[Any]) -> NDArray[np.int64]:
+def _ids(what: str, name: str, values: Any) -> NDArray[np.int64]:
     """Return ids in memory; the scan looks at their range."""
-    if values.ndim != 1:
-        raise InputError(f"{name} must have the shape (N,), not {values.shape}")
-    return as_integers(name, values, _hint(name))
+    try:
+        given = as_array(what, values)
+        if given.ndim != 1:
+            raise InputError(f"{what} must have the shape (N,), not {given.shape}")
+        return as_integers(what, given)
+    except InputError as error:
+        raise InputError(f"{error.message}{_hint(name)}") from None
 
 
 def _as_column(name: str, values: Any) -> NDArray[Any]:
@@ -320,7 +324,7 @@ def _aligned(name: str, values: Any, lengths: Sequence[float], known: bool) -> A
         import dask.array as da
 
         if name in INTEGERS:
-            values = _check_ids(name, values)
+            values = _ids(name, name, values)
         if not values.ndim or len(values) != sum(lengths):
             raise InputError(f"{name!r} has {len(values) if values.ndim else 1:,} rows, positions have {int(sum(lengths)):,}")
         return da.from_array(values, chunks=(tuple(lengths), *values.shape[1:]))
@@ -346,12 +350,12 @@ def _blocks(builder: GraphBuilder, array: Any) -> list[Any]:
 def _load_arrays(number: int, positions: Any, names: Sequence[str], others: Sequence[str], columns: Sequence[Any]) -> RawPart:
     where = f"partition {number}: "
     points = in_memory(f"{where}positions", positions)
-    values = {n: in_memory(f"{where}{n!r}", c) for n, c in zip((*names, *others), columns, strict=True)}
+    values = {n: in_memory(f"{where}{n!r}", c) for n, c in zip(names, columns, strict=False)}
+    values |= {n: _ids(f"{where}{n}", n, c) for n, c in zip(others, columns[len(names) :], strict=True)}
     for name, column in values.items():
         if not column.ndim or len(column) != len(points):
             raise InputError(f"{where}{name!r} has {len(column) if column.ndim else 1:,} rows, positions have {len(points):,}")
-    integers = {n: as_integers(f"{where}{n}", values[n], _hint(n)) for n in others}
-    return RawPart(points, {n: values[n] for n in names}, integers)
+    return RawPart(points, {n: values[n] for n in names}, {n: values[n] for n in others})
 
 
 # ---------------------------------------------------------------------------------------------- frames
@@ -441,6 +445,8 @@ def _load_frame(
         # not cast to what was declared: the scan looks whether a cast would move them
         points = np.stack([column(a) for a in axes], axis=1)
         values = {s.name: column(s.name) for s in specs}
-        return RawPart(points, values, {k: as_integers(k, column(c), _hint(k)) for k, c in integers.items()})
+        return RawPart(
+            points, values, {k: _ids(f"{k} (column {c!r})", k, column_of(frame, c, "")) for k, c in integers.items()}
+        )
     except InputError as error:
         raise InputError(f"{where}{error.message}") from None

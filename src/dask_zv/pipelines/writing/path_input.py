@@ -170,7 +170,7 @@ def _concatenate(paths: Sequence[Any], attributes: Any, lengths: Any) -> tuple[A
     if lengths is not None:
         raise InputError("lengths are those of the listed polylines: leave them out, or pass one array of positions")
     parts = [in_memory(f"polyline {i}", p) for i, p in enumerate(paths)]
-    width = next((p.shape[-1] for p in parts if p.size), 0)
+    width = next((p.shape[1] for p in parts if p.size and p.ndim == 2), 0)
     odd = next((i for i, p in enumerate(parts) if p.size and (p.ndim != 2 or p.shape[1] != width)), None)
     if odd is not None:
         raise InputError(f"polyline {odd} has the shape {parts[odd].shape}: each is a table of points, (n, D)")
