@@ -55,11 +55,7 @@ def _is_delayed(value: Any) -> bool:
 
 
 def as_table(value: Any) -> Any:
-    """Return a table of another library (pyarrow, polars), or without partitions, in pandas; anything else as it is."""
-    if is_frame(value) and is_dask_collection(value) and not value.npartitions:
-        import pandas as pd
-
-        return pd.DataFrame({name: pd.Series([], dtype=dtype) for name, dtype in value.dtypes.items()})
+    """Return a table of another library (pyarrow, polars) as a pandas DataFrame, anything else as it is."""
     if is_frame(value) or _is_delayed(value) or not (hasattr(value, "column_names") or hasattr(value, "columns")):
         return value
     if not hasattr(value, "__arrow_c_stream__"):

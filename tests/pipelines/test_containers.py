@@ -1,0 +1,445 @@
+"""Whatever holds a column is taken as what it says, or refused with the place: masks, nullable dtypes, other libraries' containers."""
+
+from __future__ import annotations
+
+import dask
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import xarray as xr
+
+import dask_zv as dzv
+
+N = 6
+POINTS = np.random.default_rng(0).uniform(0, 20, (N, 3))
+LAZY = da.from_array(POINTS, chunks=(2, 3))
+MASK = np.arange(N) == 2
+CREATE = {"chunk_shape": (10, 10, 10)}
+NONE = np.zeros((0, 3))
+
+
+@pytest.fixture(autouse=True)
+def _sync():
+    with dask.config.set(scheduler="sync"):
+        yield
+
+
+def new(geometry="point_cloud", layout="grid"):
+    return dzv.create({}, geometry=geometry, layout=layout, **CREATE)
+
+
+def stored(values, positions=POINTS):
+    """Return an attribute as it is read back, in the order of the input."""
+    store = new()
+    dzv.write_points(store, positions, attributes={"a": values, "row": np.arange(N)})
+    found = store.level(0).read().attributes
+    return found["a"][np.argsort(found["row"])]
+
+
+def masked(values):
+    return np.ma.masked_array(values, MASK)
+
+
+def lazily_masked(values):
+    return da.ma.masked_array(da.from_array(np.asarray(values), chunks=2), da.from_array(MASK, chunks=2))
+
+
+def same(found, wanted):
+    found, wanted = np.asarray(found), np.asarray(wanted)
+    if wanted.dtype.kind == "f":
+        return np.array_equal(found, wanted, equal_nan=True)
+    if wanted.dtype.kind == "M":
+        return np.array_equal(np.isnat(found), np.isnat(wanted)) and (found == wanted)[~np.isnat(wanted)].all()
+    return found.tolist() == wanted.tolist()
+
+
+NAN = np.where(MASK, np.nan, np.arange(N))
+DAYS = np.where(MASK, np.datetime64("NaT", "D"), np.datetime64("2020-01-01") + np.arange(N))
+WORDS = np.array(["a", "b", None, "d", "e", "f"], object)
+
+
+class Sparse:
+    """As scipy.sparse's arrays: dense when it is told to be."""
+
+    def toarray(self):
+        return np.eye(N)
+
+
+TAKEN = {
+    "masked floats": (masked(np.arange(N, dtype=float)), NAN),
+    "masked dates": (masked(np.datetime64("2020-01-01T00", "s") + 86400 * np.arange(N)), DAYS),
+    "masked strings": (masked(list("abcdef")), WORDS),
+    "masked integers, none missing": (np.ma.masked_array(np.arange(N), np.zeros(N, bool)), np.arange(N)),
+    "masked channels": (np.ma.masked_array(np.ones((N, 2)), np.tile([False, True], (N, 1))), np.tile([1, np.nan], (N, 1))),
+    "a list of masked rows": ([np.ma.masked_array([1.0, 2], [0, 1])] * N, np.tile([1, np.nan], (N, 1))),
+    "Int64": (pd.array(np.arange(N), "Int64"), np.arange(N)),
+    "Float64": (pd.array([*NAN[:2], None, *NAN[3:]], "Float64"), NAN),
+    "string": (pd.array(WORDS, "string"), WORDS),
+    "str": (pd.Series(WORDS.tolist()), WORDS),
+    "an index of str": (pd.Index(list("abcdef")), np.array(list("abcdef"))),
+    "a categorical": (pd.Categorical(WORDS.tolist()), WORDS),
+    "dates of pandas": (pd.Series(DAYS.astype("M8[ns]")), DAYS),
+    "sparse": (pd.arrays.SparseArray([0, 0, 3, 0, 0, 1]), np.array([0, 0, 3, 0, 0, 1])),
+    "a sparse column": (pd.Series(pd.arrays.SparseArray(NAN)), NAN),
+    "a sparse matrix": (Sparse(), np.eye(N)),
+    "pyarrow integers": (pa.array(range(N)), np.arange(N)),
+    "pyarrow floats": (pa.array([*NAN[:2], None, *NAN[3:]]), NAN),
+    "pyarrow strings": (pa.array(WORDS.tolist()), WORDS),
+    "pyarrow chunks": (pa.chunked_array([[0, 1, 2], [3, 4, 5]]), np.arange(N)),
+    "no pyarrow chunks": (pa.chunked_array([pa.array(range(N))]).cast(pa.int16()), np.arange(N)),
+    "pyarrow dates": (pa.array([None if m else d for d, m in zip(DAYS.tolist(), MASK, strict=True)], pa.date32()), DAYS),
+    "pyarrow dictionary": (pa.array(WORDS.tolist()).dictionary_encode(), WORDS),
+    "pyarrow pairs": (pa.array([[1.0, 2.0]] * N, pa.list_(pa.float64(), 2)), np.tile([1.0, 2], (N, 1))),
+    "floats and None": (np.array([0.0, 1, None, 3, 4, 5], object), NAN),
+    "a list with None": ([0.0, 1.0, None, 3.0, 4.0, 5.0], NAN),
+    "a list with NA": ([0.0, 1.0, pd.NA, 3.0, 4.0, 5.0], NAN),
+    "a list of dates": ([None if m else pd.Timestamp(d) for d, m in zip(DAYS, MASK, strict=True)], DAYS),
+    "objects that are integers": (np.arange(N).astype(object), np.arange(N)),
+    "xarray": (xr.DataArray(NAN, dims="v"), NAN),
+    "strings of xarray": (xr.DataArray(WORDS, dims="v"), WORDS),
+}
+
+
+def test_taken():
+    for name, (values, wanted) in TAKEN.items():
+        assert same(stored(values), wanted), name
+
+
+def test_taken_lazily():
+    lazy = {
+        "masked floats": (lazily_masked(np.arange(N, dtype=float)), NAN),
+        "masked dates": (lazily_masked(np.datetime64("2020-01-01", "s") + 86400 * np.arange(N)), DAYS),
+        "masked integers, none missing": (da.ma.masked_greater(da.arange(N, chunks=2), 99), np.arange(N)),
+        "a series": (dd.from_pandas(pd.Series(range(N), dtype="Int64"), npartitions=3), np.arange(N)),
+        "strings": (dd.from_pandas(pd.Series(WORDS.tolist()), npartitions=3), WORDS),
+        "chunked xarray": (xr.DataArray(NAN, dims="v").chunk(v=2), NAN),
+        "pyarrow beside dask": (pa.array(range(N)), np.arange(N)),
+        "masked beside dask": (masked(np.arange(N, dtype=float)), NAN),
+    }
+    for name, (values, wanted) in lazy.items():
+        assert same(stored(values, LAZY), wanted), name
+        assert same(stored(values, xr.DataArray(LAZY, dims=("v", "axis"))), wanted), name
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        (masked(np.arange(N)), "row 2 .*int64"),
+        (masked(np.ones(N, bool)), "row 2 .*bool"),
+        (lazily_masked(np.arange(N)), "partition 1: 'a': row 0 .*int64"),
+        (lazily_masked(np.ones(N, bool)), "partition 1: 'a': row 0 .*bool"),
+        (pd.array([0, 1, None, 3, 4, 5], "Int64"), "row 2 .*int64"),
+        (pd.array([True, None] * 3, "boolean"), "row 1 .*bool"),
+        (pa.array([0, 1, None, 3, 4, 5]), "row 2 .*int64"),
+        ([0, 1, None, 3, 4, 5], "row 2 .*integer"),
+        ([0, 1, pd.NA, 3, 4, 5], "row 2 .*integer"),
+        (pd.date_range("2020", periods=N, tz="UTC"), "time zone"),
+        (pd.array(pd.date_range("2020", periods=N, tz="UTC"), pd.ArrowDtype(pa.timestamp("us", "UTC"))), "time zone"),
+        (pa.array([[1], [1, 2]] * 3), "no array"),
+        (pa.array([{"k": 1}] * N), "no array"),
+        (pd.period_range("2020", periods=N), "not a string"),
+        (pd.interval_range(0, N), "not a string"),
+        ([2**70] * N, "1180591620717411303424"),
+        ([{}] * N, "strings"),
+        ({1, 2}, "one value"),
+        ((x for x in range(N)), "one value"),
+        (None, "one value"),
+        (xr.Dataset({"a": ("v", NAN)}), "no array"),
+        (dask.delayed([1] * N), "Delayed"),
+    ],
+    ids=str,
+)
+def test_refused(values, match):
+    store = new()
+    lazy = dask.is_dask_collection(values)
+    with pytest.raises(dzv.InputError, match=match):
+        dzv.write_points(store, LAZY if lazy else POINTS, attributes={"a": values})
+    assert store.level(0).metadata.vertex_count == 0
+
+
+def test_masks_and_missing_values_of_every_argument():
+    ids = np.ma.masked_array(np.arange(N) % 2, MASK)
+    one = np.ma.masked_array([[0, 1], [2, 3]], [[0, 0], [1, 0]])
+    edge_values = {"w": np.ma.masked_array([1, 2], [0, 1])}
+    table = pd.DataFrame(POINTS, columns=list("xyz")).assign(cell=pd.array([0, 1, None, 0, 0, 0], "Int64"))
+    lazy_table = dd.from_pandas(table, npartitions=3, sort=False)
+    lines = np.ma.masked_array(POINTS.reshape(3, 2, 3), POINTS.reshape(3, 2, 3) > 15)
+    cases = [
+        ("point_cloud", dzv.write_points, np.ma.masked_array(POINTS, POINTS > 15), {}, r"position 1 is .*nan"),
+        ("point_cloud", dzv.write_points, da.ma.masked_greater(LAZY, 15), {}, r"partition \d: position \d is .*nan"),
+        ("point_cloud", dzv.write_points, np.ma.masked_array(POINTS.astype(int), POINTS > 15), {}, "positions: row 1"),
+        ("point_cloud", dzv.write_points, POINTS, {"object_ids": ids}, "object_ids: row 2"),
+        (
+            "point_cloud",
+            dzv.write_points,
+            LAZY,
+            {"object_ids": lazily_masked(np.zeros(N, int))},
+            "partition 1: object_ids: row 0",
+        ),
+        ("point_cloud", dzv.write_points, table, {"object_ids": "cell"}, "object_ids: row 2"),
+        ("point_cloud", dzv.write_points, lazy_table, {"object_ids": "cell"}, r"partition 1: .*'cell'\): row 0"),
+        ("point_cloud", dzv.write_points, POINTS, {"object_ids": [0] * N, "groups": {0: ids}}, "group 0: row 2"),
+        ("polyline", dzv.write_polylines, POINTS, {"lengths": np.ma.masked_array([2, 4], [0, 1])}, "lengths: row 1"),
+        ("polyline", dzv.write_polylines, POINTS, {"lengths": [2, 4], "object_ids": pd.array([1, None], "Int64")}, "row 1"),
+        ("polyline", dzv.write_polylines, [np.ma.masked_array(POINTS, POINTS > 15)], {}, "position 1 is .*nan"),
+        ("line", dzv.write_lines, lines, {}, "position 1 is .*nan"),
+        ("skeleton", dzv.write_skeletons, POINTS, {"parents": ids}, "parents: row 2 .*roots are -1"),
+        ("skeleton", dzv.write_skeletons, POINTS, {"parents": [-1] * N, "vertex_ids": ids}, "vertex_ids: row 2"),
+        ("graph", dzv.write_graph, POINTS, {"edges": one}, "edges: row 1"),
+        ("graph", dzv.write_graph, LAZY, {"edges": da.ma.masked_equal(da.from_array(one.data), 2)}, "edges, part 0: row 1"),
+        ("graph", dzv.write_graph, POINTS, {"edges": one.data, "edge_attributes": edge_values}, "'w': row 1"),
+        ("mesh", dzv.write_meshes, POINTS, {"faces": np.ma.masked_array([[0, 1, 2]], [[0, 0, 1]])}, "faces: row 0"),
+    ]
+    for geometry, write, positions, options, match in cases:
+        with pytest.raises(dzv.InputError, match=match):
+            write(new(geometry), positions, **options)
+
+
+def test_masks_of_object_tables_are_objects_without_a_value():
+    columns = {
+        "masked": np.ma.masked_array([1, 2, 3], [0, 1, 0]),
+        "nullable": pd.array([1, None, 3], "UInt8"),
+        "arrow": pa.array([1, None, 3]),
+        "floats": [1.0, None, 3.0],
+        "lazy": da.ma.masked_equal(da.from_array([1, 2, 3]), 2),
+    }
+    for layout in ("grid", "per_chunk"):
+        store = new(layout=layout)
+        dzv.write_points(store, POINTS, object_ids=[0, 0, 1, 1, 2, 2], object_attributes=columns)
+        found = store.level(0).read().object_attributes
+        for name in columns:
+            values = np.ma.masked_invalid(found[name])
+            assert np.ma.getmaskarray(values).tolist() == [False, True, False], (layout, name)
+            assert values.compressed().tolist() == [1, 3], (layout, name)
+    with pytest.raises(dzv.InputError, match=r"'a': row 1"):  # a part of a row can't be absent
+        dzv.write_points(
+            new(),
+            POINTS,
+            object_ids=[0] * 3 + [1] * 3,
+            object_attributes={"a": np.ma.masked_array([[1, 2]] * 2, [[0, 0], [0, 1]])},
+        )
+
+
+def test_values_that_say_missing_in_their_dtype_are_widened_or_refused():
+    ids = [0, 0, 1, 1, 2, 2]
+    for dtype, wider in (("u1", "u2"), ("i1", "i2"), ("u2", "u4"), ("i2", "i4"), ("u4", "u8"), ("i4", "i8")):
+        limits = np.iinfo(dtype)
+        values = np.array([1, limits.max if dtype[0] == "u" else limits.min, 3], dtype)
+        frame = pd.DataFrame({"a": values[1:2]}, index=[1])
+        for given in (values, da.from_array(values), dd.from_pandas(pd.DataFrame({"a": values}), npartitions=1), frame):
+            store = new()
+            table = {"a": given} if not hasattr(given, "columns") else given
+            dzv.write_points(store, POINTS, object_ids=ids, object_attributes=table)
+            found = store.level(0).read().object_attributes["a"]
+            assert found.dtype == np.dtype(wider)
+            assert found[1] == values[1]
+            assert np.ma.count_masked(found) == (2 if given is frame else 0)
+            shown = xr.open_dataset(store, engine="zv")["a"]
+            assert shown.values[1] == values[1] != shown.attrs["missing_value"]
+    for value in (np.uint64(2**64 - 1), np.int64(-(2**63))):
+        with pytest.raises(dzv.InputError, match=rf"'a': row 1 is {value}"):
+            dzv.write_points(new(), POINTS, object_ids=ids, object_attributes={"a": np.array([1, value, 3], value.dtype)})
+
+
+def test_object_without_a_value_goes_through_a_dataset():
+    store = new()
+    table = pd.DataFrame({"a": pd.array([1, None, 255], "UInt8")})
+    dzv.write_points(store, POINTS, object_ids=[0, 0, 1, 1, 2, 2], object_attributes=table)
+    target = {}
+    xr.open_dataset(store, engine="zv").zv.to_store(target)
+    found = dzv.open(target).level(0).read().object_attributes["a"]
+    assert found.tolist() == [1, None, 255]
+
+
+def test_tables_and_attributes_beside_each_other():
+    frame = pd.DataFrame(POINTS, columns=list("xyz"))
+    more = pd.DataFrame({"a": pd.array(np.arange(N), "Int64"), "s": list("abcdef")})
+    lazy, lazy_more = (dd.from_pandas(t, npartitions=3, sort=False) for t in (frame, more))
+    cases = {
+        "two frames": (frame, more),
+        "a frame and a mapping": (frame, {"a": np.arange(N), "s": more.s}),
+        "an array and a frame": (POINTS, more),
+        "two lazy frames": (lazy, lazy_more),
+        "a lazy frame and arrays": (lazy, {"a": da.arange(N, chunks=2), "s": lazy_more.s}),
+        "a dask array and a lazy frame": (LAZY, lazy_more),
+        "two Arrow tables": (pa.Table.from_pandas(frame), pa.Table.from_pandas(more)),
+        "an Arrow table": (pa.Table.from_pandas(pd.concat([frame, more], axis=1)), None),
+        "a record batch": (pa.RecordBatch.from_pandas(pd.concat([frame, more], axis=1)), ["a", "s"]),
+        "Datasets": (
+            xr.DataArray(POINTS, dims=("v", "axis")),
+            xr.Dataset({"a": ("v", np.arange(N)), "s": ("v", list("abcdef"))}),
+        ),
+    }
+    for name, (positions, attributes) in cases.items():
+        store = new()
+        dzv.write_points(store, positions, attributes=attributes)
+        found = store.level(0).read()
+        order = np.argsort(found.attributes["a"])
+        assert found.attributes["a"][order].tolist() == list(range(N)), name
+        assert "".join(found.attributes["s"][order]) == "abcdef", name
+        assert np.allclose(found.positions[order], POINTS), name
+    for positions, attributes, match in (
+        (frame, more.set_index(np.arange(1, N + 1)), "different indexes"),
+        (lazy, more, "both"),
+        (frame, pd.concat([more, more], axis=1), "several columns"),
+        (frame, {"a": np.arange(N + 1)}, "'a' has 7 rows"),
+    ):
+        with pytest.raises(dzv.InputError, match=match):
+            dzv.write_points(new(), positions, attributes=attributes)
+
+
+def test_a_partition_that_lacks_a_column_is_named():
+    frame = pd.DataFrame(POINTS, columns=list("xyz")).assign(a=1, cell=0)
+    for lacking in ("a", "z", "cell"):
+        parts = [dask.delayed(frame), dask.delayed(frame.drop(columns=lacking))]
+        table = dd.from_delayed(parts, meta=frame.iloc[:0], verify_meta=False)
+        with pytest.raises(dzv.InputError, match=f"partition 1: there is no column '{lacking}'"):
+            dzv.write_points(new(), table, object_ids="cell")
+    edges = pd.DataFrame({"source": [0], "target": [1]})
+    table = dd.from_delayed([dask.delayed(edges[["source"]])], meta=edges.iloc[:0], verify_meta=False)
+    with pytest.raises(dzv.InputError, match="edges, part 0: there is no column 'target'"):
+        dzv.write_graph(new("graph"), POINTS, edges=table)
+
+
+class Streamlines:
+    """As nibabel's and trx's ArraySequence: an iterable of arrays that no array can be made of."""
+
+    is_array_sequence = True
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    def __len__(self):
+        return len(self.parts)
+
+    def __iter__(self):
+        return iter(self.parts)
+
+
+def test_streamlines_one_by_one():
+    parts, values = [POINTS[:2], POINTS[2:]], [np.arange(2.0)[:, None], np.arange(4.0)[:, None]]
+    both = np.empty(2, object)
+    both[:] = parts
+    for given, attribute in (
+        (Streamlines(parts), Streamlines(values)),
+        (both, values),
+        (pd.Series(parts), np.concatenate(values)),
+    ):
+        store = new("streamline")
+        dzv.write_polylines(store, given, attributes={"fa": attribute})
+        found = store.level(0).read()
+        assert found.lengths.tolist() == [2, 4]
+        assert np.allclose(found.positions, POINTS)
+        assert found.attributes["fa"].ravel().tolist() == [0, 1, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("layout", ["grid", "per_chunk"])
+@pytest.mark.parametrize("bounds", [None, ((0, 0, 0), (20, 20, 20))], ids=["of the data", "declared"])
+def test_nothing_is_an_empty_level(layout, bounds):
+    frame = pd.DataFrame(NONE, columns=list("xyz")).assign(cell=np.zeros(0, int), up=np.zeros(0, int))
+    some = dd.from_pandas(pd.DataFrame(POINTS, columns=list("xyz")).assign(cell=0, up=-1), npartitions=2, sort=False)
+    filtered, lazy, no_ids = some[some.x > 99], da.zeros((0, 3)), da.zeros((0,), dtype=int)
+    table = pa.table({k: pa.array([], pa.float64()) for k in "xyz"})
+    points, paths = dzv.write_points, dzv.write_polylines
+    cases = [
+        ("point_cloud", points, [[], NONE, lazy, table], {}),
+        ("point_cloud", points, [frame, filtered], {"object_ids": "cell"}),
+        (
+            "point_cloud",
+            points,
+            [[], NONE],
+            {"attributes": {"a": [], "s": np.array([], object)}, "object_ids": [], "groups": {}},
+        ),
+        ("polyline", paths, [[], Streamlines([])], {"attributes": {"a": []}}),
+        ("streamline", paths, [[], [NONE, NONE], [[], NONE]], {}),
+        ("polyline", paths, [NONE, []], {"object_ids": []}),
+        ("polyline", paths, [NONE], {"lengths": []}),
+        ("polyline", paths, [lazy], {"lengths": no_ids}),
+        ("polyline", paths, [frame, filtered], {"object_ids": "cell", "sort_by": "x"}),
+        ("line", dzv.write_lines, [[], np.zeros((0, 2, 3)), da.zeros((0, 2, 3))], {}),
+        ("line", dzv.write_lines, [[]], {"attributes": {"a": []}}),
+        ("skeleton", dzv.write_skeletons, [[], NONE, lazy], {"parents": []}),
+        ("skeleton", dzv.write_skeletons, [frame, filtered], {"parents": "up", "object_ids": "cell"}),
+        ("graph", dzv.write_graph, [[], NONE, lazy, filtered], {"edges": [], "edge_attributes": {"w": []}}),
+        ("graph", dzv.write_graph, [[]], {"edges": pd.DataFrame({"source": [], "target": []})}),
+        ("graph", dzv.write_graph, [lazy], {"edges": da.zeros((0, 2), dtype=int)}),
+        ("mesh", dzv.write_meshes, [[], lazy], {"faces": []}),
+        ("mesh", dzv.write_meshes, [NONE], {"faces": np.zeros((0, 3)), "face_attributes": {"c": np.zeros((0, 2))}}),
+    ]
+    for geometry, write, nothings, options in cases:
+        if layout == "per_chunk" and geometry in ("skeleton", "graph", "mesh"):
+            continue
+        for nothing in nothings:
+            store = dzv.create({}, geometry=geometry, layout=layout, bounds=bounds, **CREATE)
+            assert write(store, nothing, **options).rows == 0
+            level = dzv.open(store).level(0) if not isinstance(store, dzv.Store) else store.level(0)
+            assert level.read().positions.shape == (0, 3)
+            assert xr.open_dataset(store, engine="zv").sizes["vertex"] == 0
+
+
+ATTRS = {"units": "m", "long_name": "the depth", "flag_values": np.array([0, 1], "i1"), "flag_meanings": "good bad"}
+KEPT = {**ATTRS, "flag_values": [0, 1]}
+
+
+def told(values, *dims):
+    return xr.DataArray(values, dims=dims or ("v",), attrs=ATTRS)
+
+
+def told_by(store, view):
+    shown = xr.open_dataset(store, engine="zv", view=view)
+    return {k: {a: v.attrs.get(a) for a in KEPT} for k, v in shown.variables.items() if "flag_meanings" in v.attrs}
+
+
+def test_units_and_flags_come_back():
+    def points(store, lazy=False):
+        cut = (lambda v: v.chunk(v=2)) if lazy else (lambda v: v)
+        dzv.write_points(
+            store,
+            LAZY if lazy else POINTS,
+            attributes={"d": cut(told(np.arange(N))), "two": cut(told(np.ones((N, 2)), "v", "c"))},
+            object_ids=np.arange(N) // 2,
+            object_attributes={"q": told(np.arange(3.0))},
+            groups={0: [1], 1: [2]},
+            group_attributes={"g": told(np.arange(2.0))},
+        )
+
+    listed = [told(np.arange(2.0)), told(np.arange(4.0))]
+    cases = [
+        ("point_cloud", "spatial", points, {"d", "two", "q"}),
+        ("point_cloud", "objects", lambda s: points(s, lazy=True), {"d", "two", "q", "g"}),
+        (
+            "graph",
+            "spatial",
+            lambda s: dzv.write_graph(s, POINTS, edges=[[0, 1], [2, 5]], edge_attributes={"w": told([1.0, 2])}),
+            {"w"},
+        ),
+        (
+            "line",
+            "objects",
+            lambda s: dzv.write_lines(s, POINTS.reshape(3, 2, 3), attributes={"w": told(np.ones((3, 2)), "l", "e")}),
+            {"w"},
+        ),
+        ("polyline", "objects", lambda s: dzv.write_polylines(s, [POINTS[:2], POINTS[2:]], attributes={"w": listed}), {"w"}),
+    ]
+    for geometry, view, write, wanted in cases:
+        for layout in ("grid", "per_chunk"):
+            if layout == "per_chunk" and geometry == "graph":
+                continue
+            store, copy, converted = new(geometry, layout), {}, {}
+            write(store)
+            assert told_by(store, view) == dict.fromkeys(wanted, KEPT), (geometry, layout)
+            xr.open_dataset(store, engine="zv", view=view).zv.to_store(copy)
+            assert told_by(dzv.open(copy), view) == dict.fromkeys(wanted, KEPT), (geometry, layout)
+            if geometry == "point_cloud":
+                dzv.convert(store, converted, layout={"grid": "per_chunk", "per_chunk": "grid"}[layout])
+                assert told_by(dzv.open(converted), view) == dict.fromkeys(wanted, KEPT), layout
+    store = new()
+    dzv.write_points(store, POINTS, attributes={"d": told(np.arange(N))})
+    assert store.metadata.extra["attribute_specs"]["vertex"]["d"]["unit"] == "m"
+    dzv.write_points(store, POINTS, attributes={"d": np.arange(N)}, mode="overwrite")
+    assert xr.open_dataset(store, engine="zv").d.attrs == {"long_name": "d"}
+    with pytest.raises(dzv.InputError, match="'d' has the attribute 'x'"):
+        dzv.write_points(new(), POINTS, attributes={"d": xr.DataArray(np.arange(N), dims="v", attrs={"x": object()})})
