@@ -389,7 +389,7 @@ def in_order(fragments):
     return fragments[np.lexsort((fragments[:, 4], *fragments[:, 3:0:-1].T, fragments[:, 0]))]
 
 
-ID = st.one_of(st.integers(0, 30), st.integers(0, 2**63 - 2))
+ID = st.one_of(st.integers(0, 30), st.integers(0, 2**63 - 1))
 
 
 @given(ids=st.lists(ID, min_size=1, max_size=30, unique=True), seed=st.integers(0, 99), data=st.data())
@@ -552,7 +552,6 @@ ONE = np.array([[3, 4]])
     ("ids", "attributes", "groups", "match"),
     [
         ([[-1, 2]], None, None, "not -1"),
-        ([[2**63 - 1, -(2**63)]], None, None, f"not {2**63 - 1}"),
         (ONE, {"a": np.zeros(2)}, None, "2 rows for 1 objects"),
         (ONE, {"a": np.array([True])}, None, "astype"),
         (ONE, {"a": np.array([1j])}, None, "numbers or strings"),

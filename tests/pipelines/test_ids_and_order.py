@@ -263,8 +263,12 @@ def test_points_are_no_tracks_before_they_are_sorted():
     assert rows(opened(DRIFTERS[DRIFTERS.x < 4].assign(y=1.0)).zv.to_clouddrift(sort_by="x")) == {3: [1, 3], 7: [0, 2]}
     in_time = opened(DRIFTERS.sort_values("time", kind="stable").assign(x=0.0, y=0.0))  # one chunk: as it was written
     assert in_time.zv.to_clouddrift().sizes["obs"] == 12
-    with pytest.raises(dzv.InputError, match="sort_by="):  # nothing tells the order
+    seconds = DRIFTERS.assign(time_s=HOURS * 3600.0)
+    with pytest.raises(dzv.InputError, match="'time_s' is out of order"):
+        opened(seconds, attributes=["time_s"]).zv.to_clouddrift()
+    with pytest.warns(UserWarning, match="sort_by=") as caught:  # nothing tells of time
         opened(DRIFTERS, attributes=[]).zv.to_clouddrift()
+    assert caught[0].filename == __file__
 
 
 def test_dask_sorts_frames_by_their_index_unless_told():

@@ -217,7 +217,7 @@ def _by_object(partitions: Partitions, scan: Scan) -> Partitions | None:
     def arguments(builder: GraphBuilder) -> list[Any]:
         return [Task(None, _rename, stride, part) for part in partitions.arguments(builder)]
 
-    return dataclasses.replace(partitions, arguments=arguments)
+    return dataclasses.replace(partitions, arguments=arguments, kept=None)
 
 
 def _rename(stride: int, part: RawPart) -> RawPart:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     import awkward as ak
 
 __all__ = ["to_awkward", "to_clouddrift"]
+
+_TIME = re.compile(r"(^|_)(t|times?|timestamp|date|datetime|epoch|hours?|days?|frame|step)($|_)", re.IGNORECASE)
+"""Names of attributes that tell the time."""
 
 
 def to_clouddrift(ds: xr.Dataset, *, sort_by: str | None = None) -> xr.Dataset:
@@ -127,21 +133,32 @@ def _in_order(ds: xr.Dataset, content: Content, sort_by: str | None) -> Content:
     known |= {n: content.attributes[k] for k, v in shape.attributes.items() for n in (k, v)}
     owners = np.repeat(np.arange(len(content.lengths)), content.lengths) if content.lengths is not None else np.zeros(0, int)
     if sort_by is None:
-        if shape.kind != "point_cloud" or len(np.unique(owners)) == len(owners):
-            return content
-        times = [known[a] for a in time_axes(ds, shape)] + [v for v in content.attributes.values() if v.dtype.kind == "M"]
-        same = owners[1:] == owners[:-1]
-        if any((t[1:] >= t[:-1])[same].all() for t in times if t.ndim == 1):
-            return content
-        raise InputError(
-            "the points of an object are in the order of their chunks, which is no track: sort_by= names the axis or attribute "
-            "that orders them, such as the time; tracks are written with write_polylines(sort_by=...)"
-        )
+        if shape.kind == "point_cloud" and len(np.unique(owners)) < len(owners):
+            _check_time(known, time_axes(ds, shape), owners)
+        return content
     if sort_by not in known:
         raise InputError(f"sort_by={sort_by!r} is no axis or attribute of vertices: these are {', '.join(known)}")
     order = row_order(known[sort_by], owners, f"sort_by={sort_by!r}")
     attributes = {k: v[order] for k, v in content.attributes.items()}
     return replace(content, positions=content.positions[order], attributes=attributes)
+
+
+def _check_time(known: dict[str, NDArray[Any]], axes: set[str], owners: NDArray[Any]) -> None:
+    """Refuse points of an object that are in no order of time; warn where nothing tells of time."""
+    times = {n: v for n, v in known.items() if n in axes or v.dtype.kind == "M" or (_TIME.search(n) and v.dtype.kind in "iuf")}
+    same = owners[1:] == owners[:-1]
+    if any((t[1:] >= t[:-1])[same].all() for t in times.values() if t.ndim == 1):
+        return
+    message = (
+        "the points of an object are in the order of their chunks, which is no track: sort_by= names the axis or attribute "
+        "that orders them, such as the time; tracks are written with write_polylines(sort_by=...)"
+    )
+    if times:
+        raise InputError(f"{next(iter(times))!r} is out of order: {message}")
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("dask_zv."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level - 1)
 
 
 def _held(ak: Any, values: NDArray[Any]) -> Any:
