@@ -105,7 +105,7 @@ def _check_column(frame: Any, column: str) -> None:
 def _shuffled(frame: Any, ids: str, sort_by: str) -> Any:
     """Return a dask DataFrame with all rows of an object in one partition, sorted."""
     import dask.dataframe as dd
-    from dask.dataframe.utils import make_meta
+    from dask.dataframe.dispatch import make_meta
     from dask.delayed import delayed
 
     if ids not in frame.columns:

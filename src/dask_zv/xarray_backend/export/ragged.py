@@ -158,7 +158,7 @@ def _check_time(known: dict[str, NDArray[Any]], axes: set[str], owners: NDArray[
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("dask_zv."):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level - 1)
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def _held(ak: Any, values: NDArray[Any]) -> Any:
