@@ -15,6 +15,7 @@ import numpy as np
 from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
+from dask_zv.batch.arrays import refuse_expressions
 from dask_zv.errors import InputError
 
 __all__ = [
@@ -85,7 +86,7 @@ def as_array(what: str, values: Any) -> Any:
         raise InputError(f"{what}: a Delayed says nothing of its shape: make a dask array of it, with dask.array.from_delayed")
     if not is_dask_collection(values):
         return from_objects(what, in_memory(what, values))
-    if hasattr(values, "chunks") and hasattr(values, "to_delayed"):
+    if hasattr(values, "chunks") and hasattr(values, "dtype"):
         return values
     if hasattr(values, "divisions") and hasattr(values, "dtype"):  # a Series or an Index
         return _lazy_column(what, values.to_delayed(), values.dtype, None)
@@ -352,6 +353,7 @@ def _lazy_column(what: str, parts: Any, dtype: Any, column: str | None) -> Any:
     import dask.array as da
     from dask.delayed import delayed
 
+    refuse_expressions(f"{what}, of a Dask DataFrame beside arrays")
     wanted, take = numeric_dtype(dtype), delayed(_column_of, pure=True)
     blocks = [da.from_delayed(take(what, i, part, column), (np.nan,), wanted) for i, part in enumerate(parts)]
     return da.concatenate(blocks, allow_unknown_chunksizes=True) if blocks else da.zeros((0,), dtype=wanted)

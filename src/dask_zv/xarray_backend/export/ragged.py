@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -144,21 +142,14 @@ def _in_order(ds: xr.Dataset, content: Content, sort_by: str | None) -> Content:
 
 
 def _check_time(known: dict[str, NDArray[Any]], axes: set[str], owners: NDArray[Any]) -> None:
-    """Refuse points of an object that are in no order of time; warn where nothing tells of time."""
+    """Refuse points of an object that are in no order of time, by all that tells of it."""
     times = {n: v for n, v in known.items() if n in axes or v.dtype.kind == "M" or (_TIME.search(n) and v.dtype.kind in "iuf")}
     same = owners[1:] == owners[:-1]
-    if any((t[1:] >= t[:-1])[same].all() for t in times.values() if t.ndim == 1):
-        return
-    message = (
-        "the points of an object are in the order of their chunks, which is no track: sort_by= names the axis or attribute "
-        "that orders them, such as the time; tracks are written with write_polylines(sort_by=...)"
-    )
-    if times:
-        raise InputError(f"{next(iter(times))!r} is out of order: {message}")
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("dask_zv."):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level)
+    if times and not any((t[1:] >= t[:-1])[same].all() for t in times.values() if t.ndim == 1):
+        raise InputError(
+            f"{next(iter(times))!r} is out of order: points are kept by chunk, which makes no track. sort_by= names the axis "
+            "or attribute that orders those of each object; tracks are written with write_polylines(sort_by=...)"
+        )
 
 
 def _held(ak: Any, values: NDArray[Any]) -> Any:
