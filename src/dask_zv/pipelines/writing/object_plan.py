@@ -253,7 +253,7 @@ def _check_groups(
         ids = in_memory(f"group {group}", members)
         if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
             raise InputError(f"group {group} names its objects by a sequence of integer ids, not by {members!r:.80}")
-        ids = as_integers(f"group {group}", ids)
+        ids = as_integers(f"group {group}", ids).copy()  # the caller may change theirs
         wrong = rows_of_ranges(known, ids) < 0
         if wrong.any():
             others = f"one of the {count:,} objects" if grid else f"ids are 0 to {count - 1}"
