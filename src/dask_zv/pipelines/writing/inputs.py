@@ -309,7 +309,8 @@ def _from_dask_arrays(
             for number, point in enumerate(_blocks(builder, points))
         ]
 
-    nbytes = int(sum(a.size * a.dtype.itemsize for a in (points, *columns.values()))) if known else None
+    total = sum(float(a.size * a.dtype.itemsize) for a in (points, *columns.values()))
+    nbytes = None if np.isnan(total) else int(total)  # a column's lengths may be unknown where those of positions are not
     return Partitions(arguments, len(lengths), points.dtype, tuple(specs), others, nbytes=nbytes)
 
 
