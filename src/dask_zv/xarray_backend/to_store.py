@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["to_store"]
 
+_ID = "id of the object, to write"
+
 
 def to_store(
     ds: xr.Dataset,
@@ -195,8 +197,12 @@ def _objects(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[
     present = ids if whole else np.unique(np.asarray(ds[names.OBJECT_ID].to_numpy()))
     if shape.object_attributes:
         kept = np.flatnonzero(np.isin(ids, present))
-        table = {k: _column(ds, v)[kept] for k, v in shape.object_attributes.items()}
-        out["object_attributes"] = xr.Dataset(table, coords={"object": ids[kept]})
+        columns = {k: _column(ds, v)[kept] for k, v in shape.object_attributes.items()}
+        # names of dimensions that no attribute has: one may be called "object"
+        table = {
+            k: xr.Variable((_ID, *(f"{_ID} {k} {i}" for i in range(1, v.ndim))), v.data, v.attrs) for k, v in columns.items()
+        }
+        out["object_attributes"] = xr.Dataset(table, coords={_ID: ids[kept]})
     groups, about = _groups(ds, present)
     if groups:
         out["groups"] = groups
