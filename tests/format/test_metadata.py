@@ -111,7 +111,9 @@ def test_0_9_is_grid(version):
     assert detect_generation({"zv_version": version}) is Generation.GRID
 
 
-@pytest.mark.parametrize("version", ["0.6.9", "0.8.0", "0.8", "0.10", "0.10.1", "1.0", "0.07.0a", "", "v0.7", "0.7.", "0..7", "9" * 5000, "0.٧"])
+@pytest.mark.parametrize(
+    "version", ["0.6.9", "0.8.0", "0.8", "0.10", "0.10.1", "1.0", "0.07.0a", "", "v0.7", "0.7.", "0..7", "9" * 5000, "0.٧"]
+)
 def test_other_versions_are_refused_by_name(version):
     with pytest.raises(MetadataError) as caught:
         detect_generation({"zv_version": version})

@@ -295,6 +295,8 @@ def _resolve_store(store: Store, read_only: bool) -> StoreHandle:
     if isinstance(store, ZipStore):
         if not store.read_only:
             raise StoreError("a writable ZipStore is not supported: write to a directory and zip that")
+        if store.path is None:
+            raise StoreError("a ZipStore over an open file is not supported: pass the path of the archive")
         return handle_for_url(Path(store.path).absolute().as_uri(), {}, _open_zip, read_only=True)
     return handle_for_store(store, _describe(store), one_process=_one_process(store), read_only=read_only)
 

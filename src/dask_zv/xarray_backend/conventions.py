@@ -172,13 +172,13 @@ def channel_dim(name: str, taken: Collection[str]) -> str:
     return name
 
 
-def check_names(taken: Mapping[Any, Any], names: Mapping[str, str]) -> None:
+def check_names(taken: Collection[Any], names: Mapping[str, str]) -> None:
     """Refuse variables that would come twice.
 
     Parameters
     ----------
-    taken : mapping
-        By the names that the view itself uses.
+    taken : collection
+        The names that the view itself uses.
     names : mapping of str to str
         Names of the level's own, and what each is.
 

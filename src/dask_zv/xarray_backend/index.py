@@ -123,7 +123,8 @@ class RowIndex(Index):
             picked: NDArray[np.int64] = mine[at]
             return picked
         at = at.astype(np.int64)  # a small or an unsigned dtype can't hold the sums
-        return np.where(at < 0, at + len(self), at) + mine.start
+        rows: NDArray[np.int64] = np.where(at < 0, at + len(self), at) + mine.start
+        return rows
 
     def all_numbers(self) -> NDArray[np.int64]:
         """Return the numbers of all rows."""

@@ -191,5 +191,5 @@ def _with_ids(ds: xr.Dataset) -> xr.Dataset:
         if v.dims == ("object",) and "cf_role" in v.attrs and v.dtype.kind in "iu" and "object" not in ds.variables:
             ids = v.to_numpy().astype(np.int64)
             if len(np.unique(ids)) == len(ids) and (not len(ids) or ids.min() >= 0):
-                return ds.assign_coords(object=("object", ids)).drop_vars(name)
+                return ds.assign_coords(object=("object", ids)).drop_vars([name])
     return ds

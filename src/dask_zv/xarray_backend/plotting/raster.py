@@ -86,8 +86,8 @@ class _Tally:
         return _Tally(
             tuple(np.sum(c, axis=0) for c in zip(*(p.counts for p in parts), strict=True)),
             tuple(np.sum(s, axis=0) for s in zip(*(p.sums for p in parts), strict=True)),
-            np.min([p.low for p in parts], axis=0),
-            np.max([p.high for p in parts], axis=0),
+            np.stack([p.low for p in parts]).min(axis=0),
+            np.stack([p.high for p in parts]).max(axis=0),
             sum(p.outside for p in parts),
         )
 
