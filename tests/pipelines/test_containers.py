@@ -150,7 +150,7 @@ def test_taken_lazily():
         (xr.Dataset({"a": ("v", NAN)}), "no array"),
         (dask.delayed([1] * N), "Delayed"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_refused(values, match):
     store = new()
