@@ -104,10 +104,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def comparable(folder: Path) -> dict[str, bytes]:
-    """Return every file that depends on nothing but the content: in layout ``grid`` the catalog holds times of change."""
-    found = files(folder)
-    grid = b'"variable_length_bytes"' in found.get("0/vertices/zarr.json", b"")
-    return {name: data for name, data in found.items() if not (grid and "dask_zv_catalog" in name)}
+    """Return every file that depends on nothing but the content: the catalog holds times of change."""
+    return {name: data for name, data in files(folder).items() if "dask_zv_catalog" not in name}
 
 
 def put_down(objects: Mapping[str, bytes], folder: Path) -> Path:

@@ -22,10 +22,8 @@ def files(root: Any) -> dict[str, bytes]:
 
 
 def stored(root: Any) -> dict[str, bytes]:
-    """Return every file that depends on nothing but the content: in layout ``grid`` the catalog holds times of change."""
-    found = files(root)
-    grid = b'"variable_length_bytes"' in found.get("0/vertices/zarr.json", b"")
-    return {name: data for name, data in found.items() if not (grid and CATALOG in name)}
+    """Return every file that depends on nothing but the content: the catalog holds times of change."""
+    return {name: data for name, data in files(root).items() if CATALOG not in name}
 
 
 def directories(root: Any) -> set[str]:
