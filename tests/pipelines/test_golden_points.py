@@ -348,6 +348,10 @@ def test_cells_that_no_list_names_are_not_read(tmp_path):
     positions = golden.read("positions")
     outside = ~((positions >= 0) & (positions < 40)).all(axis=1)
     assert not outside.all()
+    with pytest.raises(dzv.FormatError, match="its metadata counts"):  # unless the level says that it has them
+        dzv.open(path).level(0).read()
+    level = zarr.open_group(path / "0", mode="r+")
+    level.attrs["zarr_vectors_level"] = {**level.attrs["zarr_vectors_level"], "vertex_count": int(outside.sum())}
     geometry = dzv.open(path).level(0).read()
     assert_same(geometry.positions, positions[outside])
     assert_same(geometry.attributes["q"], golden.read("attr__q")[outside])

@@ -22,7 +22,7 @@ from dask_zv.format.documents import blob_document, parse_blob_document, parse_d
 from dask_zv.format.keys import DOCUMENT, parse_key, sort_keys
 from dask_zv.format.shards import ShardEntry, is_shard_name, parse_shard_index, shard_attributes, shard_name
 from dask_zv.storage.blobs import decode_blob, open_zarr_array
-from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.catalog import Catalog, Place
 from dask_zv.storage.cell_reads import DAMAGED, Address
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.objects import BytesLike, Objects, Request, join, wait_before_retry
@@ -237,19 +237,20 @@ class PerChunk:
     def read_many(self, addresses: Sequence[Address]) -> dict[Address, bytes]:
         """Return the blobs at `addresses`, all fetched concurrently; absent ones are left out."""
         out: dict[Address, bytes] = {}
-        todo = list(dict.fromkeys(addresses))
+        todo, changed = list(dict.fromkeys(addresses)), list[Address]()
         if self.catalog is not None:
-            todo = self._read_by_catalog(todo, out)
+            todo, changed = self._read_by_catalog(todo, out)
         for attempt in range(_ATTEMPTS):
             if attempt:
                 wait_before_retry(attempt)
             todo, problems = self._read_by_listing(todo, out, fresh=attempt > 0)
             if not todo:
+                self._judge(changed, out)
                 return out
         raise problems[0]
 
-    def _read_by_catalog(self, addresses: list[Address], out: dict[Address, bytes]) -> list[Address]:
-        """Fetch what the catalog knows, fill `out`, and return what must be looked up in the store itself."""
+    def _read_by_catalog(self, addresses: list[Address], out: dict[Address, bytes]) -> tuple[list[Address], list[Address]]:
+        """Fetch what the catalog knows, fill `out`, and return what to look up in the store, and what of it it knows."""
         assert self.catalog is not None
         left: list[Address] = []
         plain: list[tuple[Address, int]] = []
@@ -273,10 +274,26 @@ class PerChunk:
                 changed.append(address)
         wanted = [(self.path(array, shard_name(number)), entries) for (array, number), entries in slices.items()]
         changed.extend(self._read_slices(wanted, out))
+        return left + changed, changed
+
+    def _judge(self, addresses: Sequence[Address], found: Mapping[Address, bytes]) -> None:
+        """Note that the catalog is stale where blobs, once unpacked, are not those of the last commit.
+
+        Raises
+        ------
+        FormatError
+            A blob is another and its object as old as it was.
+        """
+        changed = [a for a in addresses if a not in found or crc32c(found[a]) != self._noted(a).crc]
         if changed:
-            self._refuse_damage(changed)
+            self._refuse_damage([a for a in changed if a in found])
             self.catalog_is_stale, self.stale_chunk = True, changed[0][1]
-        return left + changed
+
+    def _noted(self, address: Address) -> Place:
+        assert self.catalog is not None
+        place = self.catalog.locate(*address)
+        assert place is not None
+        return place
 
     def _refuse_damage(self, addresses: Sequence[Address]) -> None:
         """Raise where bytes are not those of the last commit though their object is as old: no edit, but damage.
@@ -288,8 +305,7 @@ class PerChunk:
         assert self.catalog is not None
         noted: list[tuple[Address, str, int]] = []
         for array, key in addresses:
-            place = self.catalog.locate(array, key)
-            assert place is not None
+            place = self._noted((array, key))
             row = int(self.catalog.find(np.array([parse_key(key)], np.int64))[0])
             name = key if place.shard < 0 else shard_name(place.shard)
             noted.append(((array, key), f"{self.path(array, name)}/c/0", int(self.catalog.arrays[array]["stamp"][row])))

@@ -106,8 +106,8 @@ def check_count(source: LevelSource, links: LinkSource, found: int, *, exact: bo
     expected = links.family.count if links.family.store == "duplicate" else (links.family.physical or links.family.count)
     if links.crossing is None and expected is not None and (found != expected if exact else found < expected):
         raise FormatError(
-            f"{found} links are stored, the metadata counts {expected}: some were lost, or another tool added some; "
-            "store.refresh() takes the level as it is",
+            f"{found} links are stored, the metadata counts {expected}: some were lost, or another tool added or removed some "
+            "without counting them; restore them, or correct the counts of this group",
             store=source.where(), array=links.array,
         )  # fmt: skip
 
