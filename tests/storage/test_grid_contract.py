@@ -272,8 +272,10 @@ def test_damaged_objects_are_errors(make_store, shards, catalog, no_waiting):
         for damaged in (None, b"", data[:-1], data[:10], data + b"x", bytes(len(data))):
             if damaged is None:
                 store.delete(path)
-            else:
+            elif damaged or name != "icechunk":
                 store.put(path, damaged)
+            else:
+                continue  # Icechunk 2 takes no chunk without a byte
             for reader in (group, store.open("r")):
                 # the catalog knows where the bytes are, and their checksum: what surrounds them is not looked at
                 around = damaged == data + b"x" or (shards is not None and damaged == data[:-1])

@@ -16,7 +16,7 @@ from dask_zv.batch.receipts import Report
 from dask_zv.batch.tasks import BlockSpec, CommitSpec, EncodedBlock, Place
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.grids import GridArray, GridSpec, codec_list
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, parse_key
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, format_key, is_spatial_key, parse_key
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.format.object_documents import sentinel
 from dask_zv.geometry.encoding import Fragments
@@ -213,6 +213,12 @@ def _coords(place: Place, array: str) -> NDArray[np.int64]:
     if isinstance(blobs, GridArrays):
         return blobs.list_coords(array)
     coords = [parse_key(k) for k in blobs.list_keys(array) if is_spatial_key(k)]
+    odd = next((c for c in coords if len(c) != len(coords[0])), None)
+    if odd is not None:
+        raise FormatError(
+            f"chunk keys of rank {len(odd)} beside those of rank {len(coords[0])}: one of them is not this array's; remove it",
+            store=blobs.objects.url, array=join(place.prefix, array), chunk=format_key(odd),
+        )  # fmt: skip
     return np.array(coords, np.int64) if coords else np.zeros((0, 0), np.int64)
 
 
