@@ -240,6 +240,14 @@ def zarr_group(session, name):
 # -------------------------------------------------------------------------------------------------- failures
 
 
+@pytest.fixture
+def read_twice():
+    """Partitions are made again by the write, so that they can fail in it."""
+    with dask.config.set({"dask_zv.keep-input": 0}):
+        yield
+
+
+@pytest.mark.usefixtures("read_twice")
 @pytest.mark.parametrize("created", ["before", "in the session"])
 def test_a_failed_graph_leaves_no_trace(scheduler, repo, tmp_path, created):
     if scheduler == "processes" and created == "before":
@@ -260,6 +268,7 @@ def test_a_failed_graph_leaves_no_trace(scheduler, repo, tmp_path, created):
     check_points(repo.readonly_session("main"), 7)
 
 
+@pytest.mark.usefixtures("read_twice")
 def test_a_failed_graph_in_memory(tmp_path):
     """Such a session can't be forked: tasks write into it, and a failure discards that."""
     repo = icechunk.Repository.create(icechunk.in_memory_storage())
@@ -295,6 +304,7 @@ def deadly(block, folder):
     return block
 
 
+@pytest.mark.usefixtures("read_twice")
 def test_a_killed_worker(repo, tmp_path):
     """Its forks go with it, and their tasks run again elsewhere: still one snapshot, with each row once."""
     from distributed import Client, LocalCluster
