@@ -124,6 +124,8 @@ def write(path):
     for coords in kept:
         arrays.write_chunk_vertices(level, coords, [kept[coords]], dtype="f4")
         arrays.write_chunk_attributes(level, "mass", coords, [mass[coords]], dtype="f8")
+    total = sum(map(len, kept.values()))
+    count(level, total)
     missing = ["vertices/0.0.0", f"vertex_attributes/mass/{'.'.join(map(str, other))}"]
     assert not any((path / name / "0" / p / "c" / "0").exists() for p in missing), "Zarr stored a chunk of zeros"
     order = sorted(kept)
@@ -137,6 +139,7 @@ def write(path):
         for coords in kept:
             arrays.write_chunk_vertices(level, coords, [kept[coords]], dtype="f4")
             arrays.write_chunk_attributes(level, "mass", coords, [mass[coords]], dtype="f8")
+        count(level, total)
         shard_store(
             str(path / sharded), ShardLayout(layout), 4, arrays=["vertices", "vertex_fragments", "vertex_attributes/mass"]
         )
@@ -146,6 +149,11 @@ def write(path):
     write_points(str(path / name), zeros, chunk_shape=(40.0, 40.0, 40.0), vertex_attributes={"mass": np.zeros(7)})
     shard_store(str(path / name), ShardLayout("octree"), 4, arrays=["vertices", "vertex_attributes/mass"])
     dump(name, positions=zeros, attr__mass=np.zeros(7))
+
+
+def count(level, vertices):
+    """Correct the number of a level's vertices, which the writers of single chunks leave as it was."""
+    level.attrs["zarr_vectors_level"] = {**level.attrs["zarr_vectors_level"], "vertex_count": vertices}
 
 
 def edit(job):
