@@ -173,6 +173,57 @@ def test_changed_variables_are_refused_where_the_store_is_read() -> None:
         ds.assign(new=ds.level * 2).zv.map_objects(len, attributes=["level"])
 
 
+def test_values_that_change_in_place_are_not_ignored() -> None:
+    def through_values(ds: xr.Dataset, name: str) -> None:
+        ds.load()
+        ds[name].values[...] = 0
+
+    def one(ds: xr.Dataset, name: str) -> None:
+        ds[name][0] = 100
+
+    def added(ds: xr.Dataset, name: str) -> None:
+        ds[name] += 1
+
+    def other(ds: xr.Dataset, name: str) -> None:
+        ds[name].data = ds[name].data[::-1]
+
+    def set_values(ds: xr.Dataset, name: str) -> None:
+        ds[name].values = np.ones(ds[name].shape)
+
+    store = dzv.create({}, chunk_shape=(7, 7, 7), geometry="polyline")
+    about = {"level": POINTS[:, 0] + 1, "name": np.array(["a", "b", "c"] * 10)}
+    dzv.write_polylines(store, POINTS, lengths=[10] * 3, attributes=about, object_attributes={"object_level": [4.0, 2, 3]})
+    for view, chunks in (("spatial", None), ("spatial", {}), ("objects", None), ("objects", {})):
+        for change in (through_values, one, added, other, set_values):
+            for name in ("level", "object_level"):
+                ds = xr.open_dataset(store, engine="zv", view=view, chunks=chunks)
+                ds.zv.map_objects(len)
+                change(ds, name)
+                with pytest.raises(dzv.InputError, match=f"'{name}' was changed or added"):
+                    ds.zv.map_objects(len)
+                if name == "level":
+                    with pytest.raises(dzv.InputError, match="'level' was changed or added"):
+                        ds.zv.density(shape=2, weights="level")
+                    out: dict[str, object] = {}
+                    if view == "objects":
+                        ds.zv.to_store(out)
+                        found = dzv.open(out).level(0).read().attributes["level"]
+                        np.testing.assert_array_equal(np.sort(found), np.sort(ds.level.values))
+        ds = xr.open_dataset(store, engine="zv", view=view, chunks=chunks)
+        ds.x.data = ds.x.data * 2
+        with pytest.raises(dzv.InputError, match="'x' was changed or added"):
+            ds.zv.density(shape=2)
+        ds = xr.open_dataset(store, engine="zv", view=view, chunks=chunks)
+        ds = ds.rename(x="lon") if view == "spatial" else ds
+        for same in (ds.compute(), ds.persist(), ds.copy(deep=True).load()):
+            assert len(same.zv.map_objects(len)) == 3
+    part = xr.open_dataset(write("graph"), engine="zv", chunks={}).zv.sel(bbox=(LOW, HIGH)).load()
+    part.zv.map_chunks(len)
+    part.edges.values[0] = 0
+    with pytest.raises(dzv.InputError, match="'edges' was changed or added"):
+        part.zv.map_chunks(len)
+
+
 def test_paths_are_cut_on_the_faces_of_a_box() -> None:
     x = np.array([-5.0, 5, 15, 5, -1, 11, 2, 3, 20, 30], "f4")  # in and out; across without a vertex inside; a lone point
     points = np.c_[x, np.full(10, 0.1, "f4"), np.zeros(10, "f4")]

@@ -47,6 +47,8 @@ class Geometry:
     groups : mapping of int to ndarray of int64
         Object ids of each group.
     group_attributes : mapping of str to ndarray, shape (G, ...)
+    halo : int
+        So many of the last rows are far ends of links, vertices of other chunks: with ``map_chunks(halo="links")``.
     """
 
     positions: NDArray[Any]
@@ -63,6 +65,7 @@ class Geometry:
     object_attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     groups: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
     group_attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    halo: int = 0
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -74,6 +77,8 @@ class Geometry:
         for name, links in (("edges", self.edges), ("faces", self.faces)):
             if links is not None:
                 lines.append(f"  {len(links):,} {name}")
+        if self.halo:
+            lines.append(f"  the last {self.halo:,} vertices are of other chunks")
         if self.object_ids is not None:
             lines.append(f"  of {len(np.unique(self.object_ids[self.object_ids >= 0])):,} objects")
         return "\n".join(map(escaped, lines))

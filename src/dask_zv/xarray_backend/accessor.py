@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -61,9 +60,9 @@ class ZVDatasetAccessor(Exports):
     def __init__(self, ds: xr.Dataset) -> None:
         self._given = ds
 
-    @cached_property
+    @property
     def _found(self) -> tuple[xr.Dataset, dict[str, str]]:
-        return by_roles(self._given)
+        return by_roles(self._given)  # anew each time: variables of a Dataset change in place
 
     @property
     def _ds(self) -> xr.Dataset:
@@ -145,7 +144,9 @@ class ZVDatasetAccessor(Exports):
         those of :func:`dask_zv.xarray_backend.analysis.map_chunks`; after a selection it gets the selected vertices alone.
 
         It sees one chunk at a time, with the links between the vertices of that chunk: a link from chunk to chunk is in none,
-        so a sum of lengths over chunks is too short. :meth:`map_objects` gives whole objects.
+        and paths have no links at all, so a sum of lengths over chunks is too short. ``halo="links"`` gives each chunk the far
+        ends of its links (the last ``geometry.halo`` vertices), and each link, or segment of a path, to one chunk.
+        :meth:`map_objects` gives whole objects.
 
         Raises
         ------

@@ -16,10 +16,9 @@ from dask_zv.pipelines.analysis.density_plan import Density, plan_density
 from dask_zv.pipelines.analysis.map_plan import MappedChunks, MappedObjects, MapPlan, plan_map_chunks, plan_map_objects
 from dask_zv.pipelines.analysis.objects import objects_of_rows
 from dask_zv.pipelines.analysis.results import VALUE
-from dask_zv.pipelines.source.columns import LevelRows, rows_in
+from dask_zv.pipelines.analysis.row_numbers import looked_up
 from dask_zv.pipelines.source.objects_index import chosen_ids
 from dask_zv.pipelines.stores.level import Level
-from dask_zv.spatial.grid import as_box
 from dask_zv.xarray_backend.conventions import axis_attrs
 
 __all__ = ["density", "map_chunks", "map_objects"]
@@ -98,11 +97,12 @@ def map_chunks(
     kwargs: Mapping[str, Any] | None = None,
     meta: Any = None,
     rows_per_task: int | None = None,
+    halo: str | None = None,
     compute: bool = True,
 ) -> xr.Dataset | xr.DataArray | Delayed:
     """Call a function for every chunk that holds a vertex of a selection.
 
-    Parameters are those of :func:`dask_zv.pipelines.analysis.mapping.map_chunks`.
+    Parameters are those of :func:`dask_zv.pipelines.analysis.mapping.map_chunks`, which says what the function sees.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def map_chunks(
         looked up now); a Delayed of the whole where it doesn't.
     """
     if not compute and meta is not None:
-        rows, bbox, objects = _looked_up(level, rows, bbox, objects), None, None
+        rows, bbox, objects = looked_up(level, rows, bbox, objects), None, None
     plan = plan_map_chunks(
         level,
         func,
@@ -125,6 +125,7 @@ def map_chunks(
         kwargs=kwargs,
         meta=meta,
         rows_per_task=rows_per_task,
+        halo=halo,
     )
     return _shown(plan, _Shown.of(level, func, "chunk"), compute=compute)
 
@@ -176,22 +177,6 @@ def _shown(plan: MapPlan, shown: _Shown, *, compute: bool) -> xr.Dataset | xr.Da
     if example is None or plan.known is None:
         return plan.delayed(shown)
     return shown.show(plan.labels, plan.known, plan.arrays(), single=example.single)
-
-
-def _looked_up(level: Level, rows: Rows | None, bbox: Any, objects: Any) -> Rows | None:
-    """Return the rows that are in a box and of some objects, too; positions of the chunks that the box cuts are read."""
-    if bbox is None and objects is None:
-        return rows
-    if objects is not None and not level.source.schema.has_objects:
-        raise InputError(f"{level.url} has no objects: leave out objects=")
-    columns = LevelRows(level.source, level.chunks, level.offset)
-    box = None if bbox is None else as_box(bbox, level.source.schema.grid.ndim)
-    found = rows_in(columns, box, None if objects is None else chosen_ids(objects).tolist())
-    if rows is None:
-        return found
-    numbers = np.arange(len(columns), dtype=np.int64)
-    given = numbers[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64)
-    return given[np.isin(given, numbers[found])]
 
 
 def density(

@@ -14,7 +14,15 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 from xarray.core.indexing import LazilyIndexedArray
 
-__all__ = ["ColumnArray", "Columns", "StatefulVariable", "lazy_variable"]
+__all__ = ["MARK", "ColumnArray", "Columns", "StatefulVariable", "lazy_variable"]
+
+
+MARK = "preferred_chunks"
+"""The encoding that variables lose when others are computed from them."""
+
+
+def _dask_name(data: Any) -> str | None:
+    return getattr(data, "name", None) if hasattr(data, "__dask_graph__") else None
 
 
 class Columns(Protocol):
@@ -93,13 +101,32 @@ def _outer(values: NDArray[Any], rest: tuple[Any, ...]) -> NDArray[Any]:
 
 
 class StatefulVariable(xr.Variable):
-    """A variable whose Dask keys name the state of the store.
+    """A variable whose Dask keys name the state of the store, and that knows when it is no longer the store's.
+
+    Lazy values that a user puts in their place take its mark (``preferred_chunks``) from it; those in memory may change without
+    a sign, so they are compared where it counts.
 
     xarray makes the keys of ``open_dataset(chunks=...)`` from the path and the time of the directory's last change, which a URL
     does not have: two opens of a store, rewritten in between, would share their keys, and Dask would answer one with the other.
     """
 
     __slots__ = ()
+
+    @property
+    def data(self) -> Any:
+        """The values, as a numpy or a Dask array."""
+        return super().data
+
+    @data.setter
+    def data(self, data: Any) -> None:
+        before = _dask_name(self._data)
+        xr.Variable.data.fset(self, data)  # type: ignore[attr-defined]
+        if _dask_name(self._data) not in (None, before):  # what was computed or persisted is as it was
+            self.encoding.pop(MARK, None)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.encoding.pop(MARK, None)
 
     def chunk(self, *args: Any, **kwargs: Any) -> Any:
         """Return the variable as a Dask array, see :meth:`xarray.Variable.chunk`."""
@@ -134,4 +161,4 @@ def lazy_variable(
     """
     preferred: dict[str, Any] = {dims[0]: chunks, **dict(zip(dims[1:], shape[1:], strict=True))}
     data = LazilyIndexedArray(ColumnArray(rows, name, shape, dtype))
-    return StatefulVariable(tuple(dims), data, dict(attrs), {"preferred_chunks": preferred})
+    return StatefulVariable(tuple(dims), data, dict(attrs), {MARK: preferred})

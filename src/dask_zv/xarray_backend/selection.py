@@ -20,11 +20,14 @@ from dask_zv.pipelines.stores.level import Level
 from dask_zv.pipelines.stores.store import level_of
 from dask_zv.spatial.grid import Box, as_box, stored_box
 from dask_zv.xarray_backend import conventions as names
+from dask_zv.xarray_backend.arrays import MARK, StatefulVariable
 from dask_zv.xarray_backend.content import Shape, check_in_step, shape_of
 from dask_zv.xarray_backend.cutting import cut_paths
 from dask_zv.xarray_backend.index import AxisIndex, RowIndex, position_label, select_rows
 from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.objects import objects_dataset
+from dask_zv.xarray_backend.roles import by_roles
+from dask_zv.xarray_backend.spatial import spatial_dataset
 from dask_zv.xarray_backend.step_index import isel_in_step
 
 __all__ = ["chunks_in", "objects_of", "row_index", "select", "select_objects", "where_from"]
@@ -88,14 +91,54 @@ def check_stored(ds: xr.Dataset, level: Level, what: str, wanted: Sequence[str] 
     """
     shape = shape_of(ds)
     tables = [shape.attributes, *([shape.object_attributes] if objects else [])]
-    for own, name in (item for table in tables for item in table.items()):
-        if _is_wanted(own, wanted) and "preferred_chunks" not in ds.variables[name].encoding:
-            raise InputError(
-                f"{name!r} was changed or added since the level was opened, and {what} reads the store: write the Dataset with "
-                f"ds.zv.to_store(...) and map that, leave it out with ds.drop_vars({name!r}), or name what the function "
-                "needs, attributes=[...]",
-                store=level.url,
-            )
+    read = [*(a for a in shape.axes if a in ds.variables)]
+    read += [name for table in tables for own, name in table.items() if _is_wanted(own, wanted)]
+    changed = [name for name in read if MARK not in ds.variables[name].encoding]
+    # how the rest belongs together is in memory from the start where no table tells of it
+    held = [r for r in (names.OBJECT_ID, names.OBJECT_INDEX, names.PARENT, names.EDGES, names.FACES) if r in ds.variables]
+    changed += [r for r in held if isinstance(v := ds.variables[r], StatefulVariable) and MARK not in v.encoding]
+    read += [r for r in held if isinstance(ds.variables[r], StatefulVariable)]
+    if not changed and (doubtful := [name for name in read if not _is_lazy(ds.variables[name])]):
+        stored = _as_stored(ds, level, shape, doubtful)
+        changed = [n for n in doubtful if n not in stored or not stored[n].equals(ds.variables[n].to_base_variable())]
+    if changed:
+        name = changed[0]
+        raise InputError(
+            f"{name!r} was changed or added since the level was opened, and {what} reads the store: write the Dataset with "
+            f"ds.zv.to_store(...) and map that, leave it out with ds.drop_vars({name!r}), or name what the function "
+            "needs, attributes=[...]",
+            store=level.url,
+        )
+
+
+def _is_lazy(variable: xr.Variable) -> bool:
+    return isinstance(variable, StatefulVariable) and not variable._in_memory
+
+
+def _as_stored(ds: xr.Dataset, level: Level, shape: Shape, wanted: list[str]) -> dict[str, xr.Variable]:
+    """Return variables as the store has them, where it has them; they are read."""
+    index, by_id = row_index(ds), ds.xindexes.get("object")
+    if shape.view == "objects":
+        assert isinstance(by_id, ObjectIdIndex)
+        fresh = objects_dataset(level)
+        fresh = select_objects(fresh, _places(fresh, by_id.ids))
+    else:
+        assert index is not None
+        fresh = spatial_dataset(level)
+        rows = {"vertex": index.numbers}
+        for dim in ("edge", "face", "object"):
+            links = ds.xindexes.get(dim)
+            if isinstance(links, RowIndex) and dim in fresh.dims:
+                rows[dim] = links.numbers
+        fresh = fresh.isel(rows)
+    fresh = by_roles(fresh)[0]
+    # axes and attributes that were renamed are what they were
+    before, now = shape_of(fresh), shape
+    back = dict(zip(now.axes, before.axes, strict=True))
+    for old, new in ((before.attributes, now.attributes), (before.object_attributes, now.object_attributes)):
+        back |= {new[own]: old[own] for own in new if own in old}
+    there = {name: back.get(name, name) for name in wanted}
+    return {k: fresh.variables[v].to_base_variable().load() for k, v in there.items() if v in fresh.variables}
 
 
 def _is_wanted(name: str, wanted: Sequence[str] | None) -> bool:

@@ -19,8 +19,10 @@ from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.result import Geometry
 from dask_zv.pipelines.analysis.chunks import ChunkBlock, ChunkReader, plan_chunk_blocks
 from dask_zv.pipelines.analysis.cutting import cut_by_rows
+from dask_zv.pipelines.analysis.halo import HaloBlock, HaloReader, halo_blocks, halo_reader
 from dask_zv.pipelines.analysis.objects import ObjectReader, plan_object_blocks
 from dask_zv.pipelines.analysis.results import Columns, Example, Function, join_parts
+from dask_zv.pipelines.analysis.row_numbers import looked_up
 from dask_zv.storage.handles import StoreHandle
 
 if TYPE_CHECKING:
@@ -106,6 +108,14 @@ def _map_chunk_block(reader: ChunkReader, function: Function, block: ChunkBlock)
             yield f"chunk {key}", piece
 
     return _Part(coords, counts, function.columns(pieces()))
+
+
+def _map_halo_block(reader: HaloReader, function: Function, block: HaloBlock) -> _Part:
+    geometries, counts = reader.read(block)
+    there = np.flatnonzero(counts)
+    coords = block.chunks.plan.coords[there]
+    keys = (f"chunk {key}" for key in coords_to_keys(coords))
+    return _Part(coords, counts[there], function.columns(zip(keys, geometries, strict=True)))
 
 
 def _map_object_block(reader: ObjectReader, function: Function, ids: NDArray[np.int64]) -> _Part:
@@ -293,15 +303,29 @@ def plan_map_chunks(
     kwargs: Mapping[str, Any] | None = None,
     meta: Any = None,
     rows_per_task: int | None = None,
+    halo: str | None = None,
 ) -> MapPlan:
     """Return the plan of :func:`map_chunks`."""
     function = _function(level, func, args, kwargs, meta)
+    if halo not in (None, "links"):
+        raise InputError(f"halo is None or 'links', not {halo!r:.80}")
+    more: dict[str, Any] = {}
+    halo_of = None
+    if halo is not None:
+        rows, bbox, objects = looked_up(level, rows, bbox, objects), None, None
+        halo_of = halo_reader(level, attributes, rows)
+        attributes, more = halo_of.attributes, {"whole": False}
     found = plan_chunk_blocks(
-        level, bbox=bbox, chunks=chunks, objects=objects, rows=rows, attributes=attributes, rows_per_task=rows_per_task
+        level, bbox=bbox, chunks=chunks, objects=objects, rows=rows, attributes=attributes, rows_per_task=rows_per_task, **more
     )
     counts = [len(b.plan.coords) for b in found.blocks]
     source = level.source
     gather = _Gather(MappedChunks, source.rank)
+    if halo_of is not None:
+        reader, blocks = halo_blocks(level, halo_of, found.blocks)
+        return MapPlan(
+            function, _map_halo_block, reader, blocks, found.coords, found.known, counts, gather, source.place.handle
+        )
     return MapPlan(
         function, _map_chunk_block, found.reader, found.blocks, found.coords, found.known, counts, gather, source.place.handle
     )

@@ -31,6 +31,7 @@ def map_chunks(
     kwargs: Mapping[str, Any] | None = None,
     meta: Any = None,
     rows_per_task: int | None = None,
+    halo: str | None = None,
     compute: Literal[True] = True,
 ) -> MappedChunks: ...
 @overload
@@ -47,6 +48,7 @@ def map_chunks(
     kwargs: Mapping[str, Any] | None = None,
     meta: Any = None,
     rows_per_task: int | None = None,
+    halo: str | None = None,
     compute: Literal[False],
 ) -> Delayed: ...
 def map_chunks(
@@ -62,6 +64,7 @@ def map_chunks(
     kwargs: Mapping[str, Any] | None = None,
     meta: Any = None,
     rows_per_task: int | None = None,
+    halo: str | None = None,
     compute: bool = True,
 ) -> MappedChunks | Delayed:
     """Call a function for every chunk that holds a vertex of a selection.
@@ -74,7 +77,8 @@ def map_chunks(
     level : Level
     func : callable
         Gets a :class:`~dask_zv.geometry.result.Geometry` of one chunk, as ``level.read(chunks=[key], order="chunk")`` gives it
-        but without the tables of objects and groups, and returns a number, a numpy array, or a dict of these: of the same
+        but without the tables of objects and groups: its selected vertices, their attributes and object ids, and the links
+        between them (see `halo` for those that lead out). It returns a number, a numpy array, or a dict of these: of the same
         shapes and dtypes for all chunks.
     bbox : pair of corners, optional
         Only vertices inside the closed box ``(least corner, greatest corner)``, in the units of the axes.
@@ -95,6 +99,14 @@ def map_chunks(
     rows_per_task : int, optional
         About how many vertices a task handles; by memory (32 MB) where None. Fewer make more tasks, for functions that take
         long.
+    halo : {"links"}, optional
+        "links": each chunk gets the far ends of its links, and each link between selected vertices is in one chunk, so that a
+        sum over links is right. The vertices of other chunks come last: ``geometry.halo`` of them, with positions, attributes
+        and object ids; they are the chunk's own up to ``len(geometry) - geometry.halo``. `edges` of skeletons are those
+        from the chunk's nodes to their parents, of graphs (and `faces` of meshes) what is filed under the chunk, and of lines,
+        polylines and streamlines the segments that begin in the chunk, as (row, row that follows it). `chunks` picks the
+        calls: their links may lead to other chunks. Box and objects are looked up now. None: what leads out of the chunk is
+        left out, so a sum of lengths is too small; there are no edges of lines, polylines and streamlines.
     compute : bool
         False returns a Delayed of the same.
 
@@ -127,6 +139,7 @@ def map_chunks(
         kwargs=kwargs,
         meta=meta,
         rows_per_task=rows_per_task,
+        halo=halo,
     )
     if not compute:
         return plan.delayed()

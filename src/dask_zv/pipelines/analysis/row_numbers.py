@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
+from dask_zv.pipelines.source.columns import LevelRows, rows_in
+from dask_zv.pipelines.source.objects_index import chosen_ids
+from dask_zv.spatial.grid import as_box
 
-__all__ = ["RowNumbers", "RowsOfBlock", "number_rows"]
+if TYPE_CHECKING:
+    from dask_zv.pipelines.stores.level import Level
+
+__all__ = ["RowNumbers", "RowsOfBlock", "looked_up", "number_rows"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,3 +131,21 @@ def number_rows(rows: slice | NDArray[np.int64], of_chunks: NDArray[np.int64]) -
         numbers, chunk = numbers[order], chunk[order]
     counts = np.bincount(chunk, minlength=len(of_chunks)).astype(np.int64)
     return RowNumbers(counts, offsets, numbers, np.cumsum(counts) - counts)
+
+
+def looked_up(
+    level: Level, rows: slice | NDArray[np.int64] | None, bbox: Any, objects: Any
+) -> slice | NDArray[np.int64] | None:
+    """Return the rows that are in a box and of some objects, too; positions of the chunks that the box cuts are read."""
+    if bbox is None and objects is None:
+        return rows
+    if objects is not None and not level.source.schema.has_objects:
+        raise InputError(f"{level.url} has no objects: leave out objects=")
+    columns = LevelRows(level.source, level.chunks, level.offset)
+    box = None if bbox is None else as_box(bbox, level.source.schema.grid.ndim)
+    found = rows_in(columns, box, None if objects is None else chosen_ids(objects).tolist())
+    if rows is None:
+        return found
+    numbers = np.arange(len(columns), dtype=np.int64)
+    given = numbers[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64)
+    return given[np.isin(given, numbers[found])]

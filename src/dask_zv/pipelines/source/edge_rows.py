@@ -29,7 +29,16 @@ from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.cell_reads import Address
 from dask_zv.storage.layouts import Blobs
 
-__all__ = ["CONNECTIVITY", "EDGE_COUNTS", "EdgeRows", "ParentRows", "count_links", "count_parents"]
+__all__ = [
+    "CONNECTIVITY",
+    "EDGE_COUNTS",
+    "EdgeRows",
+    "ParentRows",
+    "count_links",
+    "count_parents",
+    "filed_links",
+    "read_parents",
+]
 
 CONNECTIVITY = "/connectivity"
 """A column's name that no attribute can have."""
@@ -126,7 +135,7 @@ class EdgeRows(RaggedColumns):
         if self.trees:
             return [self._trees(chunks)]
         numbers = [] if name == CONNECTIVITY else [self._attribute(str(name))]
-        cells, of_chunk = self._cells(chunks, numbers)
+        cells, of_chunk = _cells(self.vertices, self.links, chunks, numbers)
         self._check(chunks, np.bincount(of_chunk, cells.counts, len(chunks)).astype(np.int64))
         if name == CONNECTIVITY:
             return [_record_rows(self.vertices, self.links, cells)]
@@ -135,7 +144,7 @@ class EdgeRows(RaggedColumns):
 
     def _trees(self, chunks: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return (child, parent) of the nodes of some chunks."""
-        parents = _read_parents(self.vertices, self.links, chunks, implied=True)
+        parents = read_parents(self.vertices, self.links, chunks, implied=True)
         rows = self.vertices.counts[chunks]
         child = np.arange(len(parents)) + np.repeat(self.vertices.offsets[chunks] - (np.cumsum(rows) - rows), rows)
         linked = parents >= 0
@@ -155,15 +164,51 @@ class EdgeRows(RaggedColumns):
     def _key(self, chunk: int) -> str:
         return coords_to_keys(self.vertices.table.coords[chunk : chunk + 1])[0]
 
-    def _cells(self, chunks: NDArray[np.intp], attributes: list[int]) -> tuple[LinkCells, NDArray[np.intp]]:
-        """Return the records that are filed under some chunks, and which of these each cell is of."""
-        source = self.vertices.source
-        blobs = level_blobs(source)
-        coords = self.vertices.table.coords[chunks]
-        mask = FoundLinks(self.links).present(coords, blobs.catalog)
-        plan = CellPlan.of(mask, coords)
-        found = _fetch(source, blobs, cell_addresses(self.links, attributes, plan))
-        return decode_cells(source, self.links, attributes, plan, found), np.nonzero(mask.T)[0]
+
+def _cells(
+    vertices: LevelRows, links: LinkSource, chunks: NDArray[np.intp], attributes: Sequence[int]
+) -> tuple[LinkCells, NDArray[np.intp]]:
+    """Return the records that are filed under some chunks, and which of these each cell is of."""
+    source = vertices.source
+    blobs = level_blobs(source)
+    coords = vertices.table.coords[chunks]
+    mask = FoundLinks(links).present(coords, blobs.catalog)
+    plan = CellPlan.of(mask, coords)
+    found = _fetch(source, blobs, cell_addresses(links, attributes, plan))
+    return decode_cells(source, links, attributes, plan, found), np.nonzero(mask.T)[0]
+
+
+def filed_links(
+    vertices: LevelRows, links: LinkSource, chunks: NDArray[np.intp], attributes: Sequence[int]
+) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]], NDArray[np.intp]]:
+    """Return the links that are filed under some chunks, chunk by chunk: each link of a level is filed under one.
+
+    Parameters
+    ----------
+    vertices : LevelRows
+    links : LinkSource
+        Without records across chunks in an array of their own.
+    chunks : ndarray of intp, shape (n,)
+        Ascending numbers of chunks.
+    attributes : sequence of int
+
+    Returns
+    -------
+    ends : ndarray of int64, shape (m, L)
+        Level-wide numbers of vertices.
+    values : dict of str to ndarray, shape (m, ...)
+    of_chunk : ndarray of intp, shape (m,)
+        Places in `chunks`.
+
+    Raises
+    ------
+    FormatError
+        A record names a chunk or a row that isn't there.
+    """
+    cells, of_chunk = _cells(vertices, links, chunks, attributes)
+    schemas = [links.attributes[a].schema for a in attributes]
+    values = {s.name: s.values(cells.attributes[s.name]) for s in schemas}
+    return _record_rows(vertices, links, cells), values, np.repeat(of_chunk, cells.counts)
 
 
 def _fetch(source: LevelSource, blobs: Blobs, addresses: Sequence[Address]) -> dict[Address, bytes]:
@@ -279,7 +324,7 @@ def count_parents(vertices: LevelRows, links: LinkSource) -> NDArray[np.int64]:
     counts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     for start in range(0, len(vertices.table), _AT_ONCE):
         chunks = np.arange(start, min(start + _AT_ONCE, len(vertices.table)))
-        linked = _read_parents(vertices, links, chunks, implied=True) >= 0
+        linked = read_parents(vertices, links, chunks, implied=True) >= 0
         ends = np.cumsum(vertices.counts[chunks])
         counts.append(np.diff(np.append(0, np.cumsum(linked))[np.append(0, ends)]))
     return np.concatenate(counts)
@@ -324,10 +369,10 @@ class ParentRows(RaggedColumns):
         return np.zeros(0, np.int64)
 
     def _read_cells(self, name: str | int, chunks: NDArray[np.intp]) -> list[NDArray[Any]]:
-        return [_read_parents(self.vertices, self.links, chunks, implied=self.implied)]
+        return [read_parents(self.vertices, self.links, chunks, implied=self.implied)]
 
 
-def _read_parents(vertices: LevelRows, links: LinkSource, chunks: NDArray[np.intp], *, implied: bool) -> NDArray[np.int64]:
+def read_parents(vertices: LevelRows, links: LinkSource, chunks: NDArray[np.intp], *, implied: bool) -> NDArray[np.int64]:
     """Return the level-wide number of the parent of every vertex of some chunks, -1 at roots.
 
     Parameters
