@@ -173,6 +173,21 @@ def test_changed_variables_are_refused_where_the_store_is_read() -> None:
         ds.assign(new=ds.level * 2).zv.map_objects(len, attributes=["level"])
 
 
+def test_axes_have_no_names_of_the_views() -> None:
+    from dask_zv.xarray_backend.conventions import DIMS, ROLES
+
+    refused = {*NAMES, *DIMS, *ROLES} - {"level", "connectivity", "a", "a_channel", "positions", "vertices", "vertex_parent"}
+    for name in refused:
+        with pytest.raises(dzv.InputError, match=f"an axis called '{name}'"):
+            dzv.create({}, chunk_shape=(7, 7, 7), axes=["x", "y", name])
+    for name in ("level", "vertex_parent", "positions", "dx"):
+        store = dzv.create({}, chunk_shape=(7, 7, 7), axes=["x", "y", name])
+        dzv.write_points(store, POINTS, object_ids=OWNERS, groups={0: [3, 5]})
+        for view in ("spatial", "objects"):
+            ds = xr.open_dataset(store, engine="zv", view=view, chunk_table=view == "spatial")
+            np.testing.assert_array_equal(np.sort(ds[name]), np.sort(POINTS[:, 2]))
+
+
 def test_values_that_change_in_place_are_not_ignored() -> None:
     def through_values(ds: xr.Dataset, name: str) -> None:
         ds.load()

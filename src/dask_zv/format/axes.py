@@ -10,8 +10,14 @@ from dataclasses import dataclass
 
 from dask_zv.errors import InputError
 
-__all__ = ["Axis", "parse_axes"]
+__all__ = ["NOT_FOR_AXES", "Axis", "parse_axes"]
 
+NOT_FOR_AXES = (
+    *("vertex", "vertex_end", "vertex_range", "object", "object_id", "object_index", "node_count", "geometry", "parent"),
+    *("topology", "edge", "edges", "edge_node", "face", "faces", "face_node", "group", "in_group", "crs"),
+    *("chunk", "chunk_rows", "chunk_first_row"),
+)
+"""What Datasets of a store call their dimensions, and the coordinates that say how the others belong together."""
 _DEFAULT_NAMES = "xyzw"
 _MIN_AXES, _MAX_AXES = 2, 4
 _RANKS = {"time": 0, "channel": 1, "space": 3}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from dask_zv.errors import InputError, MetadataError, has_control
-from dask_zv.format.axes import Axis, parse_axes
+from dask_zv.format.axes import NOT_FOR_AXES, Axis, parse_axes
 from dask_zv.format.documents import dump_json, group_document, to_json
 from dask_zv.format.grids import GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT
@@ -74,7 +74,8 @@ def create(
     bin_shape : sequence of float, optional
         Edges of a bin; `chunk_shape` must be a multiple of it. One bin per chunk where None.
     axes : sequence of str or of {"name", "type", "unit"}, optional
-        2 to 4 axes; x, y, z, w where None.
+        2 to 4 axes; x, y, z, w where None. None has the name of a dimension or a coordinate of Datasets (vertex, object, edges,
+        crs ...).
     crs : mapping, or whatever :meth:`pyproj.CRS.from_user_input` takes, optional
         Coordinate reference system. A mapping is stored as it is; a code, WKT, a pyproj CRS or what else pyproj takes (with
         pyproj installed, the extra ``geo``) as its authority and code where it has them, else as WKT.
@@ -232,6 +233,12 @@ def _root_metadata(
     odd = next((t for a in parsed for t in (a.name, a.type, a.unit or "") if has_control(t)), None)
     if odd is not None:
         raise InputError(f"names, types and units of axes have no control characters: {odd!r:.80}")
+    of_chunks = {f"chunk_{a.name}" for a in parsed}
+    taken = [a.name for a in parsed if a.name in NOT_FOR_AXES or a.name in of_chunks]
+    if taken:
+        raise InputError(
+            f"an axis called {taken[0]!r} would hide what Datasets of a store have by that name: call it otherwise"
+        )
     bins = None if bin_shape is None else _edges(bin_shape, "bin_shape", len(chunk))
     low = high = (0.0,) * len(chunk)
     if bounds is not None:
