@@ -173,6 +173,26 @@ def test_changed_variables_are_refused_where_the_store_is_read() -> None:
         ds.assign(new=ds.level * 2).zv.map_objects(len, attributes=["level"])
 
 
+def test_objects_that_are_cut_without_their_vertices_in_the_spatial_view() -> None:
+    for kind in ("point_cloud", "graph"):
+        ds = xr.open_dataset(write(kind), engine="zv")
+        for cut in (
+            ds.isel(object=0),
+            ds.sel(object=[5]),
+            ds.head(object=2),
+            ds.sortby("object", ascending=False),
+            ds.drop_sel(object=3),
+            xr.concat([ds, ds], "object", data_vars="minimal"),
+        ):
+            uses = (lambda d: d.zv.to_store({}), lambda d: d.zv.map_objects(len), lambda d: d.zv.sel(bbox=(LOW, HIGH)))
+            for use in (*uses, lambda d: d.zv.to_dataframe(), lambda d: d.zv.density(shape=2)):
+                with pytest.raises(dzv.InputError, match=r"ds\.zv\.sel\(objects=ids\)"):
+                    use(cut)
+        assert float(ds["object_level"].sel(object=5)) == OF_OBJECTS.level[5]
+        for same in (ds, ds.isel(vertex=slice(5, 20)), ds.zv.sel(objects=[5]), ds.drop_dims("object"), ds[["level"]]):
+            assert len(same.zv.to_dataframe())
+
+
 def test_axes_have_no_names_of_the_views() -> None:
     from dask_zv.xarray_backend.conventions import DIMS, ROLES
 

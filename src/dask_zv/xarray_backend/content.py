@@ -134,6 +134,8 @@ def shape_of(ds: xr.Dataset) -> Shape:
     view = "objects" if _is_by_object(ds) else "spatial"
     crs = ds.attrs.get("crs") or (ds[names.CRS].attrs.get("zv_crs") if names.CRS in ds.variables else None)
     own = {*axes, *_OWN}
+    if view == "spatial":
+        _check_object_table(ds)
     return Shape(
         view,
         _kind(ds),
@@ -144,6 +146,22 @@ def shape_of(ds: xr.Dataset) -> Shape:
         _along(ds, "object", own),
         _along(ds, "edge", own),
         _along(ds, "face", own),
+    )
+
+
+def _check_object_table(ds: xr.Dataset) -> None:
+    """Raise :class:`InputError` where objects were selected or sorted in the spatial view without their vertices."""
+    place = ds.variables.get(names.OBJECT_INDEX)
+    if place is None or "valid_max" not in place.attrs or "object" not in ds.variables:
+        return
+    ids = ds.variables["object"]
+    if ids.dims == ("object",) and len(ids) == int(place.attrs["valid_max"]) + 1:
+        values = ids.to_numpy()
+        if (values[1:] > values[:-1]).all():
+            return
+    raise InputError(
+        "a selection along 'object' alone, or a sort, left the vertices of all objects in the spatial view: "
+        "ds.zv.sel(objects=ids) and ds.zv.objects[id] select objects with their vertices; ds.drop_dims('object') leaves the table of objects out"
     )
 
 

@@ -182,6 +182,7 @@ def _vertex_data(
             "instance_dimension": "object",
             "comment": "-1: of none, -2: shared",
             "valid_min": 0,
+            "valid_max": level.index.count - 1,  # tells a table that was cut
         }
         data[names.OBJECT_INDEX] = lazy_variable(("vertex",), rows, OBJECT_INDEX, n, np.dtype(np.int64), place, chunks)
     return data, coords
