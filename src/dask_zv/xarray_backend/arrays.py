@@ -125,7 +125,7 @@ class StatefulVariable(xr.Variable):
             self.encoding.pop(MARK, None)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        super().__setitem__(key, value)
+        super().__setitem__(key, value)  # type: ignore[no-untyped-call]
         self.encoding.pop(MARK, None)
 
     def chunk(self, *args: Any, **kwargs: Any) -> Any:

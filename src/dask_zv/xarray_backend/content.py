@@ -161,7 +161,8 @@ def _check_object_table(ds: xr.Dataset) -> None:
             return
     raise InputError(
         "a selection along 'object' alone, or a sort, left the vertices of all objects in the spatial view: "
-        "ds.zv.sel(objects=ids) and ds.zv.objects[id] select objects with their vertices; ds.drop_dims('object') leaves the table of objects out"
+        "ds.zv.sel(objects=ids) and ds.zv.objects[id] select objects with their vertices; ds.drop_dims('object') leaves the "
+        "table of objects out"
     )
 
 
