@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -349,3 +350,170 @@ def test_killed_while_a_level_is_replaced(local, shards, die_after, seed):
     points(reopen(local, "r+"), 3, 300, "overwrite")
     assert {m for _, m in read_all(local)} == {3.0}
     assert len(read_all(local)) == 300
+
+
+# -------------------------------------------------------------------------------------------------- batches of one group
+
+
+def open_bare(path, layout):
+    """Return a group that is no level, with the array's grid where the layout wants one."""
+    group = dzv.open_group(path, layout=layout)
+    if layout == "grid":
+        group.write_array_meta("vertices", {"shape": [4, 8, 1], "chunk_grid_origin": [0, 0, 0]})
+    return group
+
+
+def in_turns(path, who, rounds, layout, turn):
+    """Write a batch into each of some groups, at the same time as the other writer, who writes other chunks."""
+    for number in range(rounds):
+        turn(number, who)
+        group = dzv.open_group(f"{path}/{number}", layout=layout)
+        with group.batched_writes():
+            for i in range(4):
+                group.write_bytes("vertices", f"{who}.{i}.0", bytes([who, i]))
+            group.write_array_meta("vertices", {f"writer {who}": number})
+
+
+def lost_of(path, rounds, seeded):
+    """Return what each group lacks of the two writers' chunks and attributes, by its catalog, too."""
+    wanted = sorted([f"{who}.{i}.0" for who in range(2) for i in range(4)] + ["3.7.0"] * seeded)
+    lost = []
+    for number in range(rounds):
+        group = dzv.open_group(f"{path}/{number}", mode="r")
+        catalog = load_catalog(group._objects, "")
+        rows = [] if catalog is None else [".".join(map(str, c)) for c in catalog.coords.tolist()]
+        told = {f"writer {who}": number for who in range(2)}.items()
+        if group.list_chunks("vertices") != wanted or rows != wanted or not told <= group.read_array_meta("vertices").items():
+            lost.append((number, rows))
+    return lost
+
+
+@pytest.mark.parametrize("seeded", [False, True], ids=["new", "catalogued"])
+@pytest.mark.parametrize("layout", ["per_chunk", "grid"])
+def test_batches_of_two_threads_on_one_group(tmp_path, layout, seeded):
+    """Two batches at once, round by round: no error, and the catalog of each group has the rows of both."""
+    rounds, together = 25, threading.Barrier(2)
+    for number in range(rounds):
+        group = open_bare(tmp_path / str(number), layout)
+        if seeded:
+            with group.batched_writes():
+                group.write_bytes("vertices", "3.7.0", b"seed")
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(in_turns, tmp_path, who, rounds, layout, lambda *_: together.wait(30)) for who in range(2)]
+        for writer in writers:
+            writer.result()
+    assert lost_of(tmp_path, rounds, seeded) == []
+
+
+def turn_by_files(path):
+    def turn(number, who):
+        Path(f"{path}/{number}-{who}").touch()
+        until = time.monotonic() + 30
+        while not Path(f"{path}/{number}-{1 - who}").exists():
+            assert time.monotonic() < until
+            time.sleep(0)
+
+    return turn
+
+
+def write_in_process(path, who, rounds, layout):
+    with dask.config.set(scheduler="sync"):
+        in_turns(path, who, rounds, layout, turn_by_files(path))
+
+
+@pytest.mark.parametrize("layout", ["per_chunk", "grid"])
+def test_batches_of_two_processes_on_one_group(tmp_path, process_pool, layout):
+    rounds = 20
+    for number in range(rounds):
+        open_bare(tmp_path / str(number), layout)
+    for writer in [process_pool.submit(write_in_process, str(tmp_path), who, rounds, layout) for who in range(2)]:
+        writer.result()
+    assert lost_of(tmp_path, rounds, seeded=False) == []
+
+
+def test_single_writes_beside_batches_are_in_the_catalog_or_there_is_none(tmp_path):
+    together = threading.Barrier(2)
+
+    def single(number):
+        together.wait(30)
+        dzv.open_group(tmp_path / str(number)).write_bytes("vertices", "9.9.9", b"single")
+
+    def batch(number):
+        group = dzv.open_group(tmp_path / str(number))
+        together.wait(30)
+        with group.batched_writes():
+            for i in range(4):
+                group.write_bytes("vertices", f"0.{i}.0", b"batch")
+
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(50):
+            dzv.open_group(tmp_path / str(number))
+            for done in [pool.submit(single, number), pool.submit(batch, number)]:
+                done.result()
+            group = dzv.open_group(tmp_path / str(number))
+            assert group.list_chunks("vertices") == [*(f"0.{i}.0" for i in range(4)), "9.9.9"]
+            catalog = load_catalog(group._objects, "")
+            assert catalog is None or len(catalog) == 5
+
+
+def test_attributes_set_by_two_threads_are_all_kept(tmp_path):
+    together = threading.Barrier(2)
+    dzv.open_group(tmp_path)
+
+    def work(who):
+        group = dzv.open_group(tmp_path)
+        for number in range(50):
+            together.wait(30)
+            if number % 2:
+                group.attrs[f"{who}-{number}"] = number
+            else:
+                group.write_array_meta("vertices", {f"{who}-{number}": number})
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(work, who) for who in range(2)]:
+            done.result()
+    group = dzv.open_group(tmp_path)
+    for found, first in ((group.attrs.to_dict(), 1), (group.read_array_meta("vertices"), 0)):
+        assert found == {f"{who}-{number}": number for who in range(2) for number in range(first, 50, 2)}
+
+
+# -------------------------------------------------------------------------------------------------- an older handle
+
+
+@pytest.mark.parametrize("layout", ["per_chunk", "grid"])
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "of the data"])
+def test_an_older_handle_does_not_take_bounds_back(tmp_path, layout, declared):
+    path = tmp_path / "s.zv"
+    bounds = BOUNDS if declared else None
+    dzv.create(path, chunk_shape=CHUNK, bounds=bounds, layout=layout)
+    older, expanding, third = (dzv.open(path, mode="r+") for _ in range(3))
+    planned = dzv.write_points(older, np.array([[5.0, 5.0]]), compute=False)
+    deferred = third.expand(((0, -50), (10, 10)), compute=False)
+    expanding.expand(((-100, 0), (700, 640)))
+    expanding.group.attrs["note"] = "of another tool"
+    now = expanding.group.attrs.to_dict()["zarr_vectors"]
+    expanding.group.attrs["zarr_vectors"] = {**now, "extra_of_another": 3}
+
+    def check(low, high):
+        found = dzv.open(path)
+        assert found.metadata.bounds == (low, high)
+        assert found.settings["bounds"] == "declared"
+        attributes = found.group.attrs.to_dict()
+        assert attributes["note"] == "of another tool"
+        assert attributes["zarr_vectors"]["extra_of_another"] == 3
+
+    planned.compute()
+    check((-100.0, 0.0), (700.0, 640.0))
+    assert len(dzv.open(path).level(0).read()) == 1
+    deferred.compute()
+    check((-100.0, -50.0), (700.0, 640.0))
+    for handle in (older, third):  # which know the bounds as they were
+        dzv.write_points(handle, np.array([[-95.0, 5.0], [695.0, 600.0]]), mode="overwrite")
+        check((-100.0, -50.0), (700.0, 640.0))
+        assert len(dzv.open(path).level(0).read()) == 2
+    older.group.attrs["mine"] = 1
+    with older.level(0).group.batched_writes() as batch:
+        batch.write_array_meta("vertices", {"about": "it"})
+    check((-100.0, -50.0), (700.0, 640.0))
+    third.expand(((0, 0), (800, 10)))
+    check((-100.0, -50.0), (800.0, 640.0))

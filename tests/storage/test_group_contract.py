@@ -71,7 +71,17 @@ def test_attrs_refuse_what_json_cannot_hold(store):
     group = store.open()
     group.attrs["kept"] = 1
     before = store.dump()
-    for value in (object(), {1, 2}, b"bytes", float("nan"), np.array([np.inf]), np.datetime64("2026-01-01"), 1j, {1: 2}):
+    for value in (
+        object(),
+        {1, 2},
+        b"bytes",
+        float("nan"),
+        np.array([np.inf]),
+        np.datetime64("2026-01-01"),
+        1j,
+        {(1, 2): 3},
+        {1: 2, "1": 3},
+    ):
         with pytest.raises(TypeError, match="'mass'"):
             group.attrs["mass"] = value
         with pytest.raises(TypeError, match="'mass"):
@@ -81,6 +91,84 @@ def test_attrs_refuse_what_json_cannot_hold(store):
     with pytest.raises(TypeError, match="string"):
         group.attrs.update({3: 1})
     assert store.dump() == before
+
+
+def test_integer_keys_of_nested_attributes_become_strings(store):
+    group = store.open()
+    value = {1: {True: "a", None: "b"}, 2.5: [{np.int64(-3): 4}], "text": 5}
+    group.attrs["nested"] = value
+    group.write_array_meta("vertices", {"nested": value})
+    expected = json.loads(json.dumps({**value, 2.5: [{-3: 4}]}))
+    assert group.attrs["nested"] == expected
+    assert group.read_array_meta("vertices")["nested"] == expected
+
+
+# -------------------------------------------------------------------------------------------------- names and kinds
+
+
+def test_names_that_cannot_be_are_absent(store):
+    group = store.open()
+    group.write_bytes("vertices", "0.0.0", b"abc")
+    impossible = ["", "/", "a/", "/vertices", "..", "a/../vertices", "a//b", "a\\b", "a\x00", "\ud800", "zarr.json", "n" * 300,
+                  "__shard_000000", "vertices/__shard_000000", None, 0, 1.5, b"vertices", (), ["vertices"]]  # fmt: skip
+    for name in impossible:
+        assert name not in group, name
+        assert name not in group.attrs
+        assert not group.array_exists(name)
+        assert not group.chunk_exists(name, "0.0.0"), name
+        assert not group.chunk_exists("vertices", name), name
+    assert group.chunk_exists("vertices", "0.0.0")
+
+
+def test_reading_a_node_of_another_kind_is_a_store_error_that_names_the_kind(store):
+    group = store.open()
+    group.write_bytes("vertices", "0.0.0", b"abc")
+    root = store.root()
+    root.create_array("plain", shape=(2, 3), chunks=(2, 3), dtype="uint8")[:] = 7
+    group.require_group("sub/inner")
+    cases = [("plain", "0.0", "2-D Array"), ("sub", "inner", "Group")]
+    if store.layout == "per_chunk":
+        root["vertices"].create_array("0.0.1", shape=(2, 3), chunks=(2, 3), dtype="uint8")[:] = 7
+        root["vertices"].require_group("0.0.2")
+        cases += [("vertices", "0.0.1", "2-D Array"), ("vertices", "0.0.2", "Group")]
+    for array, key, kind in cases:
+        with pytest.raises(dzv.StoreError, match=kind) as caught:
+            group.read_bytes(array, key)
+        assert "damaged" not in str(caught.value)
+        assert not isinstance(caught.value, dzv.MetadataError)
+    assert group.read_bytes("vertices", "0.0.0") == b"abc"
+
+
+def test_messages_have_the_words_that_programs_match(store):
+    group = store.open()
+    with pytest.raises(dzv.StoreError, match="not found"):
+        group["absent"]
+    with pytest.raises(dzv.StoreError, match="not found"):
+        group.read_bytes("absent", "0.0.0")
+    with group.batched_writes(), pytest.raises(dzv.StoreError, match="does not support nesting"), group.batched_writes():
+        pass
+    with group.batched_reads([]), pytest.raises(dzv.StoreError, match="does not support nesting"), group.batched_reads([]):
+        pass
+
+
+@pytest.mark.parametrize("way", ["single", "batch"])
+def test_an_array_that_another_handle_removed_gets_its_document_again(store, way):
+    group, other = store.open(), store.open()
+    group.write_bytes("a/vertices", "0.0.0", b"old")
+    group.write_bytes("a/vertices", "0.0.1", b"old")
+    other.delete_subtree("a")
+    assert "a/vertices" not in group
+    if way == "single":
+        group.write_bytes("a/vertices", "0.0.1", b"new")
+    else:
+        with group.batched_writes():
+            group.write_bytes("a/vertices", "0.0.1", b"new")
+    for reader in (group, other, store.open()):
+        assert "a" in reader
+        assert reader.array_exists("a/vertices")
+        assert reader.list_chunks("a/vertices") == ["0.0.1"]
+        assert reader.read_bytes("a/vertices", "0.0.1") == b"new"
+    assert "vertices" in dict(store.root()["a"].members())
 
 
 # -------------------------------------------------------------------------------------------------- groups

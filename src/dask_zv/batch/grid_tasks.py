@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.batch.receipts import Receipt, Report, combine_receipts
-from dask_zv.batch.specs import BlockResult, BlockSpec, CommitSpec, make_report, normal_path, normalise
+from dask_zv.batch.specs import BlockResult, BlockSpec, CommitSpec, make_report, normal_path, normalise, root_lock
 from dask_zv.batch.stamps import drop_journal, journal_key, leave_stamp
 from dask_zv.errors import PlanError
 from dask_zv.format.documents import dump_json
@@ -105,7 +105,7 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
     metadata = {path: found for path, found in attributes.items() if path in plan.specs}
     others = [(path, found) for path, found in attributes.items() if path not in plan.specs]
     paths = [normal_path(prefix, path) for path, _ in others]
-    with commit_lock(store, prefix) as locked:
+    with commit_lock(store, prefix) as locked, root_lock(store, spec):
         wanted = [*commit_keys(prefix, plan.specs), *(join(p, DOCUMENT) for p in paths), journal_key(prefix)]
         objects = snapshot(store, wanted)
         # groups above and below may have catalogs that speak of these arrays, too
@@ -113,7 +113,8 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
         before = GridArrays(objects, prefix).arrays(plan.specs) if spec.replace else {}
         whole = spec.replace or plan.alone
         locked.check()
-        told = merged_documents(objects, [(path, a) for path, (_, a) in zip(paths, others, strict=True)])
+        changes_of = [(path, a) for path, (_, a) in zip(paths, others, strict=True)]
+        told = merged_documents(objects, changes_of, {normal_path(prefix, ".."): spec.root} if spec.root else None)
         catalog, nodes, complete = merge_arrays(objects, prefix, plan, changes, metadata, whole=whole, before_last=told)
         if not locked and not store.nodes_first:
             _verify(store, prefix, plan, changes, metadata)

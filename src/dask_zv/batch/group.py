@@ -15,7 +15,7 @@ from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.group import NodeGroup
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layouts import Layout, check_layout, detect_layout
-from dask_zv.storage.nodes import merge_attributes
+from dask_zv.storage.nodes import update_attributes
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.opening import open_root
 from dask_zv.storage.per_chunk import PerChunk
@@ -127,7 +127,9 @@ class Group(NodeGroup):
             Two tasks would write one chunk, or the store can't be reached from where the tasks run.
         """
         if self._batch is not None:
-            raise StoreError("a batch of writes is open on this group already: batches don't nest", store=self._objects.url)
+            raise StoreError(
+                "a batch of writes is open on this group: batched_writes() does not support nesting", store=self._objects.url
+            )
         self._objects_writable()
         batch = WriteBatch(
             Place(self._handle, self._prefix, self.layout),
@@ -159,7 +161,6 @@ class Group(NodeGroup):
     def _forget(self) -> None:
         self._blobs.forget()
         self._catalog_known = False
-        self._groups_made.clear()
 
     def _reader(self) -> PerChunk | GridArrays:
         if self._deferred:  # a batch of this group may be computed at any time now: remember nothing
@@ -207,7 +208,9 @@ class Group(NodeGroup):
             A batch of reads is open already, or a blob of the plan is damaged.
         """
         if self._fetched is not None:
-            raise StoreError("a batch of reads is open on this group already: batches don't nest", store=self._objects.url)
+            raise StoreError(
+                "a batch of reads is open on this group: batched_reads() does not support nesting", store=self._objects.url
+            )
         wanted = [(check_name(array, "array name"), check_chunk_key(key)) for array, keys in plan for key in keys]
         self._fetched = self._reader().read_many(wanted)
         try:
@@ -268,5 +271,5 @@ def open_group(
     if held is None and asked == "grid":
         if objects.read_only:
             raise MetadataError("nothing says that this group has layout 'grid': leave layout out", store=handle.url)
-        merge_attributes(objects, prefix, {SETTINGS: {**attributes.get(SETTINGS, {}), "layout": "grid"}})
+        update_attributes(objects, prefix, {SETTINGS: {**attributes.get(SETTINGS, {}), "layout": "grid"}})
     return Group._from_handle(handle, prefix, held or asked)

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dask_zv.batch.receipts import Receipt, Report, combine_receipts, make_receipt
-from dask_zv.batch.specs import Address, BlockResult, BlockSpec, CommitSpec, Place, make_report, normal_path, normalise
+from dask_zv.batch.specs import (
+    Address,
+    BlockResult,
+    BlockSpec,
+    CommitSpec,
+    Place,
+    make_report,
+    normal_path,
+    normalise,
+    root_lock,
+)
 from dask_zv.batch.stamps import drop_journal, leave_stamp
-from dask_zv.format.keys import is_spatial_key, parse_key
-from dask_zv.format.shards import is_shard_name, shard_name
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, parse_key
+from dask_zv.format.shards import is_shard_name, shard_id, shard_name
 from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, catalog_document, encode_catalog, merge_catalog
 from dask_zv.storage.grid_commit import LAST
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.nodes import drop_catalogs, ensure_groups, load_catalog, merge_attributes
+from dask_zv.storage.locks import Hold, commit_lock
+from dask_zv.storage.nodes import (
+    drop_catalogs,
+    ensure_groups,
+    load_catalog,
+    merge_attributes,
+    merged_documents,
+    put_documents,
+)
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
 from dask_zv.storage.replacing import unmark
 
-__all__ = ["by_rank", "commit_per_chunk", "shard_numbers", "store_in_per_chunk"]
+__all__ = ["by_rank", "commit_per_chunk", "look_at_blobs", "shard_numbers", "store_in_per_chunk"]
 
 
 def _blobs(place: Place) -> PerChunk:
@@ -104,20 +122,8 @@ def commit_per_chunk(spec: CommitSpec, results: Sequence[BlockResult]) -> Report
     total = combine_receipts([r.receipt for r in results])
     told = spec.told_by(results)
     touched = {*total.arrays, *(a for a, _ in total.literals), *(spec.arrays if spec.replace else ())}
-    arrays = {*spec.arrays, *touched}
-    # groups above and below may have catalogs that speak of these arrays, too
-    drop_catalogs(objects, [join(spec.place.prefix, a) for a in touched], keep=spec.place.prefix)
-    first = [join(spec.place.prefix, a) for a in sorted(arrays) if a != LAST or a not in told]
-    ensure_groups(objects, first or [spec.place.prefix])
-    # who finds the document of the vertices, without which nobody reads, finds all others; the catalog speaks of all
-    order = sorted(told.items(), key=lambda item: (item[0] == LAST, item[0] not in arrays))
-    for path, attributes in order:
-        own = path in arrays
-        at = join(spec.place.prefix, path) if own else normal_path(spec.place.prefix, path)
-        merge_attributes(objects, at, attributes, replace=own and spec.replace)
-    _write_catalog(objects, spec, total)
-    if spec.mark and not objects.nodes_first:
-        unmark(objects, spec.place.prefix, None if spec.replace else spec.mark)
+    with commit_lock(objects, spec.place.prefix) as locked, root_lock(objects, spec):
+        _make_visible(objects, spec, total, told, touched, locked)
     if spec.replace:
         _remove_leftovers(objects, spec, total)
     for path in spec.remove:
@@ -127,15 +133,91 @@ def commit_per_chunk(spec: CommitSpec, results: Sequence[BlockResult]) -> Report
     return make_report(spec, total, results, started)
 
 
+def _make_visible(
+    objects: Objects,
+    spec: CommitSpec,
+    total: Receipt,
+    told: Mapping[str, Mapping[str, Any]],
+    touched: Collection[str],
+    locked: Hold,
+) -> None:
+    """Write the documents of arrays and groups, and the catalog; a group's writers take turns."""
+    arrays = {*spec.arrays, *touched}
+    root = normal_path(spec.place.prefix, "..") if spec.root else None
+    # groups above and below may have catalogs that speak of these arrays, too
+    drop_catalogs(objects, [join(spec.place.prefix, a) for a in touched], keep=spec.place.prefix)
+    first = [join(spec.place.prefix, a) for a in sorted(arrays) if a != LAST or a not in told]
+    ensure_groups(objects, first or [spec.place.prefix])
+    # who finds the document of the vertices, without which nobody reads, finds all others; the catalog speaks of all
+    order = sorted(told.items(), key=lambda item: (item[0] == LAST, item[0] not in arrays))
+    for path, attributes in order:
+        own = path in arrays
+        at = join(spec.place.prefix, path) if own else normal_path(spec.place.prefix, path)
+        if at == root:
+            put_documents(objects, merged_documents(objects, [(at, attributes)], {at: spec.root}))
+        else:
+            merge_attributes(objects, at, attributes, replace=own and spec.replace)
+    locked.check()
+    _write_catalog(objects, spec, total)
+    if spec.mark and not objects.nodes_first:
+        unmark(objects, spec.place.prefix, None if spec.replace else spec.mark)
+
+
+def look_at_blobs(
+    place: Place, addresses: Sequence[Address], count: Callable[[Mapping[Address, bytes]], Mapping[str, int]]
+) -> Receipt:
+    """Return the receipt of blobs that are stored already; `count` tells the vertices of their chunks."""
+    blobs = _blobs(place)
+    # first: what changes in between has another stamp than is noted
+    seen = blobs.objects.stamps([f"{blobs.path(*a)}/c/0" for a in addresses])
+    found = blobs.read_many(addresses)
+    places: dict[Address, tuple[int, int, int]] = {}
+    for array in {a for a, _ in addresses}:
+        listing = blobs.listing(array)
+        for key, (name, (offset, _, crc)) in listing.entries.items():
+            number = shard_id(name)
+            if (array, key) in found and key not in listing.plain and number is not None and crc is not None:
+                places[array, key] = (number, offset, crc)
+    stamps = {a: s[1] for a, s in zip(addresses, seen, strict=True) if s is not None}
+    return make_receipt(found, count(found), places, 0, stamps)
+
+
+def _with_others(objects: Objects, spec: CommitSpec, total: Receipt) -> Receipt | None:
+    """Return a receipt of all that the group holds: what others stored while a batch ran that had found it empty.
+
+    None where a catalog can't have it: shards of other tools.
+    """
+    prefix = spec.place.prefix
+    paths = [key.removesuffix(f"/{DOCUMENT}") for key in objects.list_prefix(prefix) if key.endswith(f"/{DOCUMENT}")]
+    inside = [path[len(prefix) :].lstrip("/").rpartition("/") for path in paths]
+    blobs = PerChunk(objects, prefix)
+    own: dict[str, set[str]] = {}
+    for array in {a for a, _, name in inside if a and (is_spatial_key(name) or is_shard_name(name))}:
+        columns = total.arrays.get(array)
+        own[array] = set() if columns is None else set(coords_to_keys(total.coords[columns.have]))
+    others: list[Address] = []
+    for array, mine in own.items():
+        listing = blobs.listing(array)
+        others += [(array, key) for key in {*listing.plain, *listing.entries} - mine if is_spatial_key(key)]
+        if any(crc is None or shard_id(name) is None for name, (_, _, crc) in listing.entries.values()):
+            return None
+    return combine_receipts([total, look_at_blobs(spec.place, others, lambda _: {})]) if others else total
+
+
 def _write_catalog(objects: Objects, spec: CommitSpec, total: Receipt) -> None:
     path = join(spec.place.prefix, CATALOG_NAME)
-    if not spec.catalog or len(total.ranks) > 1:
+    if len(total.ranks) > 1:
         if objects.exists(f"{path}/zarr.json"):  # what it says is no longer all
             objects.delete_prefix(path)
         return
     old = None if spec.replace else load_catalog(objects, spec.place.prefix)
-    if old is None and spec.extends_catalog:
+    if old is None and (spec.extends_catalog or not spec.catalog):
         return
+    if old is None and spec.first and len(total.coords):
+        everything = _with_others(objects, spec, total)
+        if everything is None or len(everything.ranks) > 1:
+            return
+        total = everything
     if old is not None and len(old) and len(total.coords) and old.coords.shape[1] != total.coords.shape[1]:
         objects.delete_prefix(path)
         return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +17,9 @@ from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_commit import GridPlan
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layouts import Layout, open_blobs
+from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import as_bytes, check_array_name
-from dask_zv.storage.objects import join
+from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "make_report",
     "normal_path",
     "normalise",
+    "root_lock",
 ]
 
 Address = tuple[str, str]
@@ -169,7 +172,8 @@ class CommitSpec:
     arrays : tuple of str
         Arrays whose groups must exist.
     catalog : bool
-        Write the catalog; False where the group already holds blobs that no catalog lists.
+        Write the catalog; False where the group already held blobs that no catalog lists: one that is there at the end, made
+        since, is added to.
     replace : bool
         The batch is the whole content of its `arrays`: what they held before is removed.
     remove : tuple of str
@@ -190,6 +194,11 @@ class CommitSpec:
         The arrays' grids, in layout ``grid``.
     rows : tuple of int, optional
         Vertices that the scan of the input counted for each block: none may have stored others.
+    first : bool
+        The group held nothing when the batch was planned, in layout ``per_chunk``: what others have stored since is to be in
+        the catalog, too.
+    root : mapping
+        Attributes of the store's root (``..``) as they were read: of those in `metadata`, the others are changes.
     """
 
     place: Place
@@ -206,6 +215,8 @@ class CommitSpec:
     sweep: bool = False
     marker: str = ""
     rows: tuple[int, ...] | None = None
+    first: bool = False
+    root: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mark(self) -> str:
@@ -305,6 +316,13 @@ def make_report(spec: CommitSpec, total: Receipt, results: Sequence[BlockResult]
         max(time.time() - min(starts), 0.0), known.dropped, dict(sorted(counts.items())),
         tuple(BlockTime(r.kind, r.number, r.started, r.ended, r.receipt.nbytes, r.worker, r.retries) for r in results),
     )  # fmt: skip
+
+
+@contextmanager
+def root_lock(objects: Objects, spec: CommitSpec) -> Iterator[None]:
+    """Hold the lock of the store's root where a commit changes its attributes: those of other levels do so, too."""
+    with commit_lock(objects, normal_path(spec.place.prefix, "..")) if spec.root else nullcontext():
+        yield
 
 
 def normal_path(prefix: str, path: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dask_zv.batch.forks import makes_nodes
 from dask_zv.batch.grid_tasks import commit_grid, make_nodes, store_in_grid
-from dask_zv.batch.per_chunk_tasks import by_rank, commit_per_chunk, shard_numbers, store_in_per_chunk
+from dask_zv.batch.per_chunk_tasks import by_rank, commit_per_chunk, look_at_blobs, shard_numbers, store_in_per_chunk
 from dask_zv.batch.receipts import Report
 from dask_zv.batch.specs import Address, BlockResult, BlockSpec, CommitSpec, EncodedBlock, Place, keys_digest
 from dask_zv.storage.handles import open_objects
@@ -26,6 +26,7 @@ __all__ = [
     "by_rank",
     "commit",
     "keys_digest",
+    "look_at_blobs",
     "make_arrays",
     "prepare",
     "shard_numbers",

@@ -288,6 +288,7 @@ class WriteBatch:
             (),
             Report(-1, 0, 0, 0, 0, 0, 0.0),
             extends_catalog=catalogued,
+            first=fresh and not self._objects.nodes_first,
         )
         graph = build_write_graph(blocks, spec, builder=builder, nodes_first=self._objects.nodes_first)
         return write_in_forks(graph, builder.run, self._place.handle)

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from dask_zv.errors import MetadataError
+from dask_zv.errors import MetadataError, StoreError
 
 __all__ = [
     "BlobDocument",
+    "WrongKindError",
     "blob_document",
     "dump_json",
     "group_document",
@@ -28,6 +29,12 @@ __all__ = [
 ]
 
 MAX_DEPTH = 100
+
+
+class WrongKindError(StoreError):
+    """A node is there, but not of the kind that was asked for: looking again does not help."""
+
+
 _LIMIT = 1 << 53
 _BLOB = (
     b'{"shape":[%d],"data_type":"uint8","chunk_grid":{"name":"regular","configuration":{"chunk_shape":[%d]}},'
@@ -58,13 +65,25 @@ def to_json(value: Any, key: str) -> Any:
             raise TypeError(f"attribute {key!r}: JSON can't hold {value!r}; leave it out or store null")
         return float(value)
     if isinstance(value, Mapping):
-        for k in value:
-            if not isinstance(k, str):
-                raise TypeError(f"attribute {key!r}: keys of JSON objects are strings, not {type(k).__name__} ({k!r})")
-        return {str(k): to_json(v, f"{key}.{k}") for k, v in value.items()}
+        named = [(_json_key(k, key), v) for k, v in value.items()]
+        if len({name for name, _ in named}) < len(named):
+            raise TypeError(
+                f"attribute {key!r}: two keys are one as text, which keys of JSON objects are: {list(value)!r:.200}"
+            )
+        return {name: to_json(v, f"{key}.{name}") for name, v in named}
     if isinstance(value, list | tuple):
         return [to_json(v, key) for v in value]
     raise TypeError(f"attribute {key!r}: JSON can't hold a {type(value).__name__}")
+
+
+def _json_key(key: Any, within: str) -> str:
+    """Return a key of a JSON object, numbers, booleans and None as ``json`` spells them."""
+    if isinstance(key, str):
+        return str(key)
+    key = to_json(key, within) if isinstance(key, np.generic) else key
+    if key is None or isinstance(key, bool | int | float):
+        return json.dumps(to_json(key, within))
+    raise TypeError(f"attribute {within!r}: keys of JSON objects are strings or numbers, not {type(key).__name__} ({key!r})")
 
 
 def dump_json(value: Any) -> bytes:
@@ -192,11 +211,18 @@ def parse_blob_document(data: bytes, path: str, store: str | None = None) -> Blo
     Raises
     ------
     MetadataError
-        The document is damaged or is a group's.
+        The document is damaged.
+    WrongKindError
+        It is a group's, or that of an array with more axes, or none.
     """
     document = parse_document(data, path, store)
     if document["node_type"] != "array":
-        raise MetadataError(f"'/{path}' is a group, a chunk's blob is an Array", store=store)
+        raise WrongKindError(f"'/{path}' is a Group, not an Array: a chunk's blob is a 1-D Array", store=store)
+    if isinstance(document.get("shape"), list) and len(document["shape"]) != 1:
+        raise WrongKindError(
+            f"'/{path}' is a {len(document['shape'])}-D Array: a chunk's blob is a 1-D one; read it through zarr_group",
+            store=store,
+        )
     try:
         (nbytes,) = document["shape"]
         (chunk,) = document["chunk_grid"]["configuration"]["chunk_shape"]

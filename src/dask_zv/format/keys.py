@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ __all__ = [
     "check_name",
     "coords_to_keys",
     "format_key",
+    "is_chunk_key",
+    "is_name",
     "is_spatial_key",
     "keys_to_coords",
     "parse_key",
@@ -77,6 +80,24 @@ def check_chunk_key(key: str) -> str:
     if key.startswith(SHARD_PREFIX):
         raise InvalidNameError(f"chunk key {key!r}: names starting with {SHARD_PREFIX!r} are for shards")
     return key
+
+
+def is_name(name: object) -> TypeGuard[str]:
+    """Return True if `name` may be the path of a node below a group."""
+    try:
+        check_name(name)  # type: ignore[arg-type]
+    except InvalidNameError:
+        return False
+    return True
+
+
+def is_chunk_key(key: object) -> TypeGuard[str]:
+    """Return True if `key` may address one blob of an array."""
+    try:
+        check_chunk_key(key)  # type: ignore[arg-type]
+    except InvalidNameError:
+        return False
+    return True
 
 
 def is_spatial_key(key: str) -> bool:

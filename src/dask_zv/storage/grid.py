@@ -238,7 +238,7 @@ class GridArrays:
         found = self.read_many([(array, key)])
         if (array, key) not in found:
             raise NotFoundError(
-                f"no chunk {key!r} in array {array!r} at '/{self.path(array)}'",
+                f"chunk {key!r} of array {array!r} not found at '/{self.path(array)}'",
                 store=self.objects.url, array=self.path(array), chunk=key,
             )  # fmt: skip
         return found[array, key]

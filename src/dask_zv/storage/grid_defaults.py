@@ -20,6 +20,7 @@ __all__ = [
     "grid_of_bounds",
     "grid_settings",
     "is_family",
+    "merge_root",
     "parse_settings",
     "shard_shape_of",
     "spec_from_meta",
@@ -205,3 +206,43 @@ def _of_root(root: Mapping[str, Any], level: Mapping[str, Any], path: str, store
     if values is not None:
         origin, shape = [0, *origin], [len(values), *shape]
     return GridSpec(tuple(shape), tuple(origin))
+
+
+def merge_root(now: Mapping[str, Any], known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a store's root with what a writer changes of them: the rest stays as it is by now.
+
+    Bounds that were declared, by this writer or by another since, are never taken back: they become those of both.
+
+    Parameters
+    ----------
+    now : mapping
+        As they are stored.
+    known : mapping
+        As the writer has read them.
+    wanted : mapping
+        As the writer wants them.
+    """
+    out = _merge_changes(now, known, wanted)
+    settings, stored, asked = (_mapping(a) for a in (out.get(SETTINGS), now.get("zarr_vectors"), wanted.get("zarr_vectors")))
+    if _mapping(now.get(SETTINGS)).get("bounds") == "declared":
+        out[SETTINGS] = settings = {**settings, "bounds": "declared"}
+    if settings.get("bounds", "declared") == "declared" and "bounds" in stored and "bounds" in asked:
+        both = np.array([stored["bounds"], asked["bounds"]], np.float64)
+        bounds = [both[:, 0].min(axis=0).tolist(), both[:, 1].max(axis=0).tolist()]
+        out["zarr_vectors"] = {**out["zarr_vectors"], "bounds": bounds}
+    return out
+
+
+def _merge_changes(now: Mapping[str, Any], known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(now)
+    for key, value in wanted.items():
+        there, before = now.get(key), known.get(key)
+        if isinstance(value, Mapping) and isinstance(there, Mapping):
+            out[key] = _merge_changes(there, _mapping(before), value)
+        elif key not in now or key not in known or value != before:
+            out[key] = value
+    return out
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

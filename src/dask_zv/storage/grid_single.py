@@ -16,7 +16,7 @@ from dask_zv.storage.grid_commit import CellChanges, GridPlan, commit_keys, list
 from dask_zv.storage.grid_defaults import default_grid, is_family, spec_from_meta
 from dask_zv.storage.grid_writing import store_cells
 from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.nodes import drop_catalogs, ensure_groups, merge_attributes, read_document
+from dask_zv.storage.nodes import drop_catalogs, ensure_groups, kind_of, merge_attributes, read_document
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.snapshot import snapshot
 
@@ -71,7 +71,7 @@ def write_cell(objects: Objects, prefix: str, array: str, key: str, payload: byt
         document = read_document(objects, join(prefix, array))
         held = None if document is None else parse_grid_document(document, join(prefix, array), objects.url)
         if document is not None and held is None:
-            raise StoreError(f"'/{join(prefix, array)}' is a {document['node_type']}, no array of chunks", store=objects.url)
+            raise StoreError(f"'/{join(prefix, array)}' is {kind_of(document)}, not an array of chunks", store=objects.url)
         spec = held.spec if held is not None else grid_for(objects, prefix, array, {}, default_grid(objects, prefix))
         if held is None and objects.nodes_first:
             path = join(prefix, array)

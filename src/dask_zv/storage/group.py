@@ -11,13 +11,15 @@ import zarr
 from zarr.storage import StorePath
 
 from dask_zv.errors import NotFoundError, StoreError
-from dask_zv.format.documents import parse_document, to_json
-from dask_zv.format.keys import DOCUMENT, check_chunk_key, check_name
+from dask_zv.format.documents import WrongKindError, parse_document, to_json
+from dask_zv.format.grids import parse_grid_document
+from dask_zv.format.keys import DOCUMENT, SHARD_PREFIX, check_chunk_key, check_name, is_chunk_key, is_name
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_single import write_cell, write_grid_meta
 from dask_zv.storage.handles import StoreHandle, open_objects, open_objects_later
 from dask_zv.storage.layouts import Layout, detect_layout, open_blobs
 from dask_zv.storage.local import LocalObjects
+from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import (
     Attributes,
     as_bytes,
@@ -25,6 +27,7 @@ from dask_zv.storage.nodes import (
     drop_catalogs,
     ensure_groups,
     holds_nodes,
+    kind_of,
     load_catalog,
     merge_attributes,
     read_document,
@@ -73,7 +76,6 @@ class NodeGroup:
         self._prefix = prefix
         self._layout = layout
         self._catalog_known = False
-        self._groups_made: set[str] = set()
 
     @classmethod
     def _from_handle(cls, handle: StoreHandle, prefix: str, layout: Layout | None = None) -> Self:
@@ -183,15 +185,16 @@ class NodeGroup:
         path = join(self._prefix, key)
         document = read_document(self._objects, path)
         if document is None and not holds_nodes(self._objects, path):
-            raise NotFoundError(f"no group {key!r} was found under '/{self._prefix}'", store=self._objects.url)
+            raise NotFoundError(f"group {key!r} not found under '/{self._prefix}'", store=self._objects.url)
         if document is not None and document["node_type"] != "group":
             raise NotFoundError(f"'/{path}' is an Array, not a group: read it through zarr_group", store=self._objects.url)
         return self._child(key)
 
     def __contains__(self, key: object) -> bool:
-        if not isinstance(key, str):
+        """Return True if there is such a node; no name that none can have, whatever its type, is one."""
+        if not is_name(key) or any(part.startswith(SHARD_PREFIX) for part in key.split("/")):
             return False
-        path = join(self._prefix, check_name(key))
+        path = join(self._prefix, key)
         return self._objects.exists(join(path, DOCUMENT)) or holds_nodes(self._objects, path)
 
     def __iter__(self) -> Iterator[str]:
@@ -213,7 +216,6 @@ class NodeGroup:
         self._drop_catalogs(path)
         self._objects.delete_prefix(path)
         self._blobs.forget()
-        self._groups_made.clear()
 
     # ------------------------------------------------------------------------------------------ arrays
 
@@ -225,7 +227,8 @@ class NodeGroup:
             write_grid_meta(self._objects, self._prefix, array, values)
             self._blobs.forget(array)
         else:
-            merge_attributes(self._objects, join(self._prefix, array), values)
+            with commit_lock(self._objects, self._prefix):  # a batch's commit writes them, too
+                merge_attributes(self._objects, join(self._prefix, array), values)
 
     def read_array_meta(self, array: str) -> dict[str, Any]:
         """Return the attributes of the array's node, ``{}`` where it is absent."""
@@ -268,12 +271,10 @@ class NodeGroup:
             self._catalog_known = True
             self._blobs.forget(array)
             return
-        self._drop_catalogs(path)  # they would no longer say what is here
         assert isinstance(self._blobs, PerChunk)
-        if path not in self._groups_made:
-            ensure_groups(self._objects, [path])
-            self._groups_made.add(path)
+        ensure_groups(self._objects, [path])  # each time: they may have been removed through another handle
         self._blobs.write([(array, chunk_key, payload)])
+        self._drop_catalogs(path)  # they no longer say what is here
 
     def read_bytes(self, array: str, chunk_key: str) -> bytes:
         """Return exactly the bytes that were written.
@@ -283,17 +284,29 @@ class NodeGroup:
         NotFoundError
             No such blob.
         StoreError, FormatError
-            Its data object is missing, short or damaged.
+            A node of another kind is there, or its data object is missing, short or damaged.
         """
         check_name(array, "array name")
         check_chunk_key(chunk_key)
-        return self._reader().read(array, chunk_key)
+        try:
+            return self._reader().read(array, chunk_key)
+        except NotFoundError:
+            path = join(self._prefix, array)
+            document = read_document(self._objects, path)
+            if document is None or self._holds_chunks(document, path):
+                raise
+            text = f"'/{path}' is {kind_of(document)}, not an array of chunks: read it through zarr_group"
+        raise WrongKindError(text, store=self._objects.url, array=path, chunk=chunk_key)
+
+    def _holds_chunks(self, document: Mapping[str, Any], path: str) -> bool:
+        """Return True if a node is such that chunks lie below it: an array of the grid, or a group of blobs."""
+        if self.layout == "per_chunk":
+            return bool(document["node_type"] == "group")
+        return parse_grid_document(document, path, self._objects.url) is not None
 
     def chunk_exists(self, array: str, chunk_key: str) -> bool:
-        """Tell whether a blob is there; blobs in shards count."""
-        check_name(array, "array name")
-        check_chunk_key(chunk_key)
-        return self._lister().exists(array, chunk_key)
+        """Return True if a blob is there, in a shard or by itself; False for names that no blob can have."""
+        return is_name(array) and is_chunk_key(chunk_key) and self._lister().exists(array, chunk_key)
 
     def list_chunks(self, array: str) -> list[str]:
         """Return the keys of an array's blobs in numeric order; ``[]`` for an absent array."""
@@ -319,7 +332,7 @@ class NodeGroup:
     def _drop_catalogs(self, path: str) -> None:
         self._blobs.catalog = None
         self._catalog_known = True
-        drop_catalogs(self._objects, [path])
+        drop_catalogs(self._objects, [path], in_turn=True)
 
 
 def _restore_group(cls: type[NodeGroup], handle: StoreHandle, prefix: str, layout: Layout | None) -> NodeGroup:

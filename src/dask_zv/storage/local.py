@@ -9,8 +9,10 @@ that leads out of the store: a store that somebody else packed may have any.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -35,6 +37,8 @@ _LONG = 1 << 24
 _FREE = 64 << 20
 _MOST_RATIO = 1 << 10
 """A file has at most `_FREE` bytes and this times what the file system stores of it."""
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""Nothing is there, and a name that the file system can't hold names nothing either."""
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
@@ -97,9 +101,9 @@ class LocalObjects:
         path = self._path(key)
         try:
             fd = os.open(path, os.O_RDONLY)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
         except OSError as error:
+            if error.errno in _ABSENT:
+                return None
             raise local_error("reading", key, error, self.url) from error
         try:
             if byte_range is None:
@@ -324,19 +328,26 @@ class LocalObjects:
 
     def exists(self, key: str) -> bool:
         with self._errors("looking up", key):
-            return Path(self._path(key)).is_file()
+            try:
+                return stat.S_ISREG(os.stat(self._path(key)).st_mode)  # noqa: PTH116
+            except OSError as error:
+                if error.errno in _ABSENT:
+                    return False
+                raise
 
     def list_dir(self, prefix: str) -> list[str]:
         with self._errors("listing", prefix):
             try:
                 return sorted(n for n in os.listdir(self._path(prefix)) if not is_partial(n))  # noqa: PTH208
-            except (FileNotFoundError, NotADirectoryError):
-                return []
+            except OSError as error:
+                if error.errno in _ABSENT:
+                    return []
+                raise
 
     def list_prefix(self, prefix: str) -> Iterator[str]:
         def failed(error: OSError) -> None:
             # a folder that went away meanwhile is no failure; one that can't be read would make the answer shorter
-            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            if error.errno not in _ABSENT:
                 raise error
 
         with self._errors("listing", prefix):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,10 @@ from dask_zv.errors import InvalidNameError, StoreError
 from dask_zv.format.documents import dump_json, group_document, parse_document, to_json
 from dask_zv.format.keys import DOCUMENT, check_name
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, decode_catalog
+from dask_zv.storage.grid_defaults import merge_root
+from dask_zv.storage.locks import LOCK_NAME, commit_lock
 from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.snapshot import together
 
 __all__ = [
     "Attributes",
@@ -20,11 +25,13 @@ __all__ = [
     "drop_catalogs",
     "ensure_groups",
     "holds_nodes",
+    "kind_of",
     "load_catalog",
     "merge_attributes",
     "merged_documents",
     "put_documents",
     "read_document",
+    "update_attributes",
 ]
 
 CONSOLIDATED = "consolidated_metadata"
@@ -62,6 +69,14 @@ def read_document(objects: Objects, path: str) -> dict[str, Any] | None:
     return None if data is None else parse_document(data, path, objects.url)
 
 
+def kind_of(document: Mapping[str, Any]) -> str:
+    """Return what a node is, in words: "a Group", or "a 2-D Array"."""
+    if document["node_type"] == "group":
+        return "a Group"
+    shape = document.get("shape")
+    return f"a {len(shape)}-D Array" if isinstance(shape, list) else "an Array"
+
+
 def holds_nodes(objects: Objects, path: str) -> bool:
     """Tell whether a path without a document of its own has nodes below it (0.7 writers leave groups so)."""
     return objects.any_below(path, f"/{DOCUMENT}")
@@ -96,13 +111,27 @@ def ensure_groups(objects: Objects, paths: Iterable[str]) -> None:
     if not objects.nodes_first:  # a group without a document counts as one, so the order is of no concern
         missing = {0: [path for paths in missing.values() for path in paths]} if missing else {}
     for depth in sorted(missing):  # parents before their children
-        objects.put_many([[(join(path, DOCUMENT), group_document({}))] for path in missing[depth]])
+        _make_groups(objects, missing[depth])
+
+
+def _make_groups(objects: Objects, paths: Sequence[str]) -> None:
+    """Give paths the document of a group, unless another writer has done so just now: it may have attributes by now."""
+    if objects.nodes_first:
+        objects.put_many([[(join(path, DOCUMENT), group_document({}))] for path in paths])
+        return
+
+    def make(path: str) -> None:
+        if objects.put_if_absent(join(path, DOCUMENT), group_document({})) is None:
+            objects.put(join(path, DOCUMENT), group_document({}))
+
+    together(objects, *(partial(make, path) for path in paths))
 
 
 def merge_attributes(objects: Objects, path: str, attributes: Mapping[str, Any], *, replace: bool = False) -> None:
     """Merge JSON values into the attributes of a node, which becomes a group where it is absent.
 
-    With `replace` they become all of its attributes.
+    With `replace` they become all of its attributes. Two writers who do so at once lose what one of them says: who does not
+    hold a lock takes :func:`update_attributes`.
     """
     document = read_document(objects, path)
     if document is None:
@@ -113,10 +142,21 @@ def merge_attributes(objects: Objects, path: str, attributes: Mapping[str, Any],
     objects.put(join(path, DOCUMENT), dump_json(_alone(document)))
 
 
-def merged_documents(objects: Objects, changes: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, bytes]]:
+def update_attributes(objects: Objects, path: str, attributes: Mapping[str, Any]) -> None:
+    """Merge JSON values into the attributes of a group, in turn with all others who do."""
+    with commit_lock(objects, path):
+        merge_attributes(objects, path, attributes)
+
+
+def merged_documents(
+    objects: Objects,
+    changes: Iterable[tuple[str, Mapping[str, Any]]],
+    known: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[tuple[str, bytes]]:
     """Return (key, document) of nodes with JSON values merged into their attributes; an absent node is a new group.
 
-    The groups above an absent one are made now.
+    The groups above an absent one are made now. Of a node in `known`, the root of a store whose attributes the writer knew as
+    these, it is written what the writer changes: see :func:`merge_root`.
     """
     merged: dict[str, dict[str, Any]] = {}
     for path, attributes in changes:
@@ -124,7 +164,9 @@ def merged_documents(objects: Objects, changes: Iterable[tuple[str, Mapping[str,
         if document is None:
             ensure_groups(objects, [path.rpartition("/")[0]] if path else [])
             document = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-        merged[path] = {**_alone(document), "attributes": {**document.get("attributes", {}), **attributes}}
+        now = document.get("attributes", {})
+        new = merge_root(now, known[path], attributes) if known and path in known else {**now, **attributes}
+        merged[path] = {**_alone(document), "attributes": new}
     return [(join(path, DOCUMENT), dump_json(document)) for path, document in merged.items()]
 
 
@@ -144,10 +186,11 @@ def load_catalog(objects: Objects, prefix: str) -> Catalog | None:
     return None if payload is None else decode_catalog(payload, store=objects.url, array=path)
 
 
-def drop_catalogs(objects: Objects, nodes: Iterable[str], *, keep: str | None = None) -> None:
+def drop_catalogs(objects: Objects, nodes: Iterable[str], *, keep: str | None = None, in_turn: bool = False) -> None:
     """Remove the catalogs that speak of any of these nodes: of all groups above them, and of themselves.
 
-    Consolidated metadata of these groups goes as well.
+    Consolidated metadata of these groups goes as well. A commit that is under way may be about to write a catalog of what it
+    saw before: `in_turn` waits for it, which only callers may who hold no lock.
 
     Parameters
     ----------
@@ -167,9 +210,14 @@ def drop_catalogs(objects: Objects, nodes: Iterable[str], *, keep: str | None = 
             document = parse_document(found, path, objects.url)
             if document["node_type"] == "group" and document.get(CONSOLIDATED) is not None:
                 objects.put(join(path, DOCUMENT), dump_json(_alone(document)))
-    paths = [join(group, CATALOG_NAME) for group in sorted(above - {keep})]
-    for path, kept in zip(paths, objects.get_many([(f"{p}/{DOCUMENT}", None) for p in paths]), strict=True):
-        if kept is not None:
+    groups = sorted(above - {keep})
+    names = [f"{CATALOG_NAME}/{DOCUMENT}", *([LOCK_NAME] if in_turn and not objects.nodes_first else [])]
+    found_of = objects.get_many([(join(group, name), None) for group in groups for name in names])
+    for i, group in enumerate(groups):
+        if all(found is None for found in found_of[i * len(names) : (i + 1) * len(names)]):
+            continue
+        with commit_lock(objects, group) if in_turn else nullcontext():
+            path = join(group, CATALOG_NAME)
             objects.delete(f"{path}/c/0")  # first: this is the object that readers ask for
             objects.delete_prefix(path)
 
@@ -196,7 +244,7 @@ class Attributes:
         self.update({key: value})
 
     def __contains__(self, key: object) -> bool:
-        return key in self.to_dict()
+        return isinstance(key, str) and key in self.to_dict()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.to_dict())
@@ -219,7 +267,7 @@ class Attributes:
         names: list[object] = list(other)
         if not all(isinstance(name, str) for name in names):
             raise TypeError(f"the names of attributes are strings, not all of {names}")
-        merge_attributes(self._objects, self._path, {str(k): to_json(v, k) for k, v in other.items()})
+        update_attributes(self._objects, self._path, {str(k): to_json(v, k) for k, v in other.items()})
 
     def __repr__(self) -> str:
         return f"Attributes({self.to_dict()!r})"

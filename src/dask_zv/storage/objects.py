@@ -295,8 +295,8 @@ class ZarrObjects:
             raise
 
     def _means_absent(self, error: StoreError) -> bool:
-        """Tell whether Icechunk raised because there is no node: other stores answer with nothing."""
-        return self.nodes_first and says(error, "node not found", "bad key prefix")
+        """Tell whether Icechunk raised because there is no such node, or a group: other stores answer with nothing."""
+        return self.nodes_first and says(error, "node not found", "bad key prefix", "there is not an array")
 
     async def _put(self, key: str, data: BytesLike) -> int:
         content = data if isinstance(data, bytes) else bytes(data)

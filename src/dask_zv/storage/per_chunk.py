@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dask_zv.errors import FormatError, NotFoundError, StoreError
-from dask_zv.format.documents import blob_document, parse_blob_document, parse_document
+from dask_zv.format.documents import WrongKindError, blob_document, parse_blob_document, parse_document
 from dask_zv.format.keys import DOCUMENT, parse_key, sort_keys
 from dask_zv.format.shards import ShardEntry, is_shard_name, parse_shard_index, shard_attributes, shard_name
 from dask_zv.storage.blobs import decode_blob, open_zarr_array
@@ -229,7 +229,7 @@ class PerChunk:
         found = self.read_many([(array, key)])
         if (array, key) not in found:
             raise NotFoundError(
-                f"no chunk {key!r} in array {array!r} at '/{self.path(array)}'",
+                f"chunk {key!r} of array {array!r} not found at '/{self.path(array)}'",
                 store=self.objects.url, array=self.path(array), chunk=key,
             )  # fmt: skip
         return found[array, key]
@@ -361,6 +361,8 @@ class PerChunk:
             try:
                 path = self.path(*address)
                 out[address] = decode_blob(self.objects, path, document, data, self.path(address[0]), address[1])
+            except WrongKindError as error:
+                raise error.at(array=self.path(address[0]), chunk=address[1]) from None
             except (FormatError, StoreError) as error:
                 again.append(address)
                 problems.append(error)

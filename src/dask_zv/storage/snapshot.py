@@ -40,6 +40,11 @@ class Snapshot:
         self._objects.put(key, data)
         self._held[key] = bytes(data)
 
+    def put_if_absent(self, key: str, data: BytesLike) -> bool | None:
+        made = self._objects.put_if_absent(key, data)
+        self._held.pop(key, None)  # another's, where it was not made
+        return made
+
     def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> list[list[int]]:
         listed = [list(s) for s in sequences]
         stamps = self._objects.put_many(listed)

@@ -33,7 +33,7 @@ from dask_zv.storage.grid_defaults import SETTINGS, grid_of_bounds, grid_setting
 from dask_zv.storage.grid_inspect import object_cells
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.nodes import load_catalog, merge_attributes
+from dask_zv.storage.nodes import load_catalog, merge_attributes, merged_documents, put_documents
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
 
@@ -53,6 +53,7 @@ def expand_store(store: Store, bounds: Any, *, compute: bool = True) -> Delayed 
     """Grow a store's bounds, see :meth:`Store.expand`."""
     if store.read_only:
         raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=store.url)
+    store.reload()  # another handle may have expanded it
     metadata = store.metadata
     low, high = as_box(bounds, metadata.ndim, "bounds")
     if not np.isfinite(np.stack([low, high])).all():
@@ -66,7 +67,8 @@ def expand_store(store: Store, bounds: Any, *, compute: bool = True) -> Delayed 
     grown = dataclasses.replace(metadata, bounds=(tuple(low.tolist()), tuple(high.tolist())))
     attributes = {**grown.to_attributes(), SETTINGS: {**store.settings, "bounds": "declared"}}
     end = builder.key("root")
-    builder.add(end, _finish, Place(store.handle, store.prefix), attributes, List(*levels))
+    known = {**metadata.to_attributes(), SETTINGS: dict(store.settings)}
+    builder.add(end, _finish, Place(store.handle, store.prefix), known, attributes, List(*levels))
     delayed = builder.finish(end)
     if not compute:
         return delayed
@@ -213,5 +215,7 @@ def _level_settings(level: Level, origin: Sequence[int], shape: Sequence[int]) -
     return None if move is None else {SETTINGS: {**own, "grid": grid_settings(move[2])}}
 
 
-def _finish(place: Place, attributes: Mapping[str, Any], _: Sequence[None]) -> None:
-    merge_attributes(open_objects(place.handle), place.prefix, attributes)
+def _finish(place: Place, known: Mapping[str, Any], attributes: Mapping[str, Any], _: Sequence[None]) -> None:
+    objects = open_objects(place.handle)
+    with commit_lock(objects, place.prefix):
+        put_documents(objects, merged_documents(objects, [(place.prefix, attributes)], {place.prefix: known}))

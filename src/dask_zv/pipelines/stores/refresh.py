@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from dask.task_spec import List
 
 from dask_zv.batch.graph import GraphBuilder
-from dask_zv.batch.receipts import Receipt, Report, make_receipt
+from dask_zv.batch.receipts import Receipt, Report
 from dask_zv.batch.run import check_reachable, compute_one
-from dask_zv.batch.tasks import BlockResult, CommitSpec, Place, commit
+from dask_zv.batch.tasks import BlockResult, CommitSpec, Place, commit, look_at_blobs
 from dask_zv.format.keys import is_spatial_key, parse_key
 from dask_zv.format.shards import shard_id
 from dask_zv.geometry.points import decode_positions
@@ -83,25 +83,18 @@ def _has_foreign_shards(place: Place, array: str) -> bool:
 
 
 def _look(source: LevelSource, addresses: Sequence[tuple[str, str]]) -> Receipt:
-    blobs = _blobs(source.place)
-    # first: what changes in between has another stamp than is noted
-    seen = blobs.objects.stamps([f"{blobs.path(*a)}/c/0" for a in addresses])
-    found = blobs.read_many(addresses)
-    places: dict[tuple[str, str], tuple[int, int, int]] = {}
-    for array in {a for a, _ in addresses}:
-        listing = blobs.listing(array)
-        for key, (name, (offset, _, crc)) in listing.entries.items():
-            number = shard_id(name)
-            if (array, key) in found and key not in listing.plain and number is not None and crc is not None:
-                places[array, key] = (number, offset, crc)
-    rows: dict[str, int] = {}
-    for (array, key), data in found.items():
-        if array == VERTICES:
-            positions = decode_positions(source.schema, key, data)
-            rows[key] = len(positions)
-            check_positions(source, np.array([parse_key(key)]), np.array([rows[key]]), positions)  # the catalog vouches for it
-    stamps = {a: s[1] for a, s in zip(addresses, seen, strict=True) if s is not None}
-    return make_receipt(found, rows, places, 0, stamps)
+    def count(found: Mapping[tuple[str, str], bytes]) -> dict[str, int]:
+        rows: dict[str, int] = {}
+        for (array, key), data in found.items():
+            if array == VERTICES:
+                positions = decode_positions(source.schema, key, data)
+                rows[key] = len(positions)
+                check_positions(
+                    source, np.array([parse_key(key)]), np.array([rows[key]]), positions
+                )  # the catalog vouches for it
+        return rows
+
+    return look_at_blobs(source.place, addresses, count)
 
 
 def _commit(spec: CommitSpec, receipts: Sequence[Receipt]) -> Report:

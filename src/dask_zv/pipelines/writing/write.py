@@ -22,7 +22,7 @@ from dask_zv.geometry.blocks import GeometryBlock
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.pipelines.stores.creation import position_dtype
-from dask_zv.pipelines.stores.store import Level, Store
+from dask_zv.pipelines.stores.store import SETTINGS, Level, Store
 from dask_zv.pipelines.writing.exchange import plan_blocks, spill_directory
 from dask_zv.pipelines.writing.explaining import not_begun, not_ended
 from dask_zv.pipelines.writing.inputs import AttributeInput, Partitions
@@ -88,6 +88,7 @@ def level_to_write(store: Store, geometries: Sequence[str], function: str, optio
     if store.read_only:
         raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=store.url)
     check_writable(store.handle)
+    store.reload()  # another handle may have expanded it
     level = store.level(0)
     if not options.resume:  # else when it is known which write this is
         check_empty(level, options.mode)
@@ -221,6 +222,7 @@ class Write:
             grid=grid,
             families=families if grid is not None else (),
             marker=marker,
+            root={**store.metadata.to_attributes(), SETTINGS: dict(store.settings)},
         )
         return Job(
             self.name,
