@@ -368,7 +368,6 @@ def test_bad_names_are_refused_before_anything_is_written(store):
             lambda n: group.write_bytes("vertices", n, b"1"),
             lambda n: group.read_bytes(n, "0.0.0"),
             lambda n: group.read_bytes("vertices", n),
-            lambda n: group.chunk_exists(n, "0.0.0"),
             lambda n: group.list_chunks(n),
             lambda n: group.write_array_meta(n, {"a": 1}),
             lambda n: group.read_array_meta(n),

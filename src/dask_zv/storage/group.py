@@ -76,6 +76,7 @@ class NodeGroup:
         self._prefix = prefix
         self._layout = layout
         self._catalog_known = False
+        self._groups_made: set[str] = set()
 
     @classmethod
     def _from_handle(cls, handle: StoreHandle, prefix: str, layout: Layout | None = None) -> Self:
@@ -272,7 +273,10 @@ class NodeGroup:
             self._blobs.forget(array)
             return
         assert isinstance(self._blobs, PerChunk)
-        ensure_groups(self._objects, [path])  # each time: they may have been removed through another handle
+        # looked at each time: another handle may have removed it, alone or with the groups above
+        if path not in self._groups_made or not self._objects.exists(join(path, DOCUMENT)):
+            ensure_groups(self._objects, [path])
+            self._groups_made.add(path)
         self._blobs.write([(array, chunk_key, payload)])
         self._drop_catalogs(path)  # they no longer say what is here
 
