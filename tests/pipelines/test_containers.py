@@ -96,6 +96,8 @@ TAKEN = {
     "floats and None": (np.array([0.0, 1, None, 3, 4, 5], object), NAN),
     "a list with None": ([0.0, 1.0, None, 3.0, 4.0, 5.0], NAN),
     "a list with NA": ([0.0, 1.0, pd.NA, 3.0, 4.0, 5.0], NAN),
+    "a list of strings and NaN": (["a", "b", float("nan"), "d", "e", "f"], WORDS),
+    "pyarrow string views": (pa.array(WORDS.tolist(), pa.string_view()), WORDS),
     "a list of dates": ([None if m else pd.Timestamp(d) for d, m in zip(DAYS, MASK, strict=True)], DAYS),
     "objects that are integers": (np.arange(N).astype(object), np.arange(N)),
     "xarray": (xr.DataArray(NAN, dims="v"), NAN),
@@ -134,6 +136,11 @@ def test_taken_lazily():
         (pd.array([0, 1, None, 3, 4, 5], "Int64"), "row 2 .*int64"),
         (pd.array([True, None] * 3, "boolean"), "row 1 .*bool"),
         (pa.array([0, 1, None, 3, 4, 5]), "row 2 .*int64"),
+        (pa.array([True, None] * 3), "row 1 .*bool"),
+        (["a", 1, "b", 2, "c", 3], "not a string"),
+        (pa.table({"u": range(N)}), "Table is no array"),
+        (pa.array([(1, 2, 3)] * N, pa.month_day_nano_interval()), "can't be stored"),
+        (pd.MultiIndex.from_product([[0, 1], [0, 1, 2]]), "2 levels"),
         ([0, 1, None, 3, 4, 5], "row 2 .*integer"),
         ([0, 1, pd.NA, 3, 4, 5], "row 2 .*integer"),
         (pd.date_range("2020", periods=N, tz="UTC"), "time zone"),
@@ -244,6 +251,32 @@ def test_values_that_say_missing_in_their_dtype_are_widened_or_refused():
             dzv.write_points(new(), POINTS, object_ids=ids, object_attributes={"a": np.array([1, value, 3], value.dtype)})
 
 
+def test_values_of_plain_arrays_are_values_in_views_and_the_other_layout():
+    """Layout per_chunk has masks for what is missing: a value that is the sentinel of grid is one."""
+    values = np.array([1, 255, 3], np.uint8)
+    store = new(layout="per_chunk")
+    flags = pd.DataFrame({"flag": pd.array([True, None, False], "boolean")})
+    ids = [0, 0, 1, 1, 2, 2]
+    dzv.write_points(store, POINTS, object_ids=ids, object_attributes={"a": values})
+    for view in ("spatial", "objects"):
+        shown = xr.open_dataset(store, engine="zv", view=view)["a"]
+        assert shown.values.tolist() == values.tolist()
+        assert "missing_value" not in shown.attrs
+    target, dataset = {}, {}
+    dzv.convert(store, target, layout="grid")
+    xr.open_dataset(store, engine="zv").zv.to_store(dataset)
+    for made in (target, dataset):
+        assert dzv.open(made).level(0).read().object_attributes["a"].tolist() == values.tolist()
+    masked = new(layout="per_chunk")
+    dzv.write_points(masked, POINTS, object_ids=ids, object_attributes=flags)
+    assert pd.isna(xr.open_dataset(masked, engine="zv")["flag"].values).tolist() == [False, True, False]
+    with pytest.raises(dzv.InputError, match="'flag' is boolean"):
+        dzv.convert(masked, {}, layout="grid")
+    empty = new()
+    dzv.write_points(empty, NONE, object_ids=[], object_attributes={"a": np.zeros(0, np.uint8)})
+    assert empty.level(0).read().object_attributes["a"].tolist() == []
+
+
 def test_object_without_a_value_goes_through_a_dataset():
     store = new()
     table = pd.DataFrame({"a": pd.array([1, None, 255], "UInt8")})
@@ -267,6 +300,12 @@ def test_tables_and_attributes_beside_each_other():
         "a dask array and a lazy frame": (LAZY, lazy_more),
         "two Arrow tables": (pa.Table.from_pandas(frame), pa.Table.from_pandas(more)),
         "an Arrow table": (pa.Table.from_pandas(pd.concat([frame, more], axis=1)), None),
+        "string views, as polars has them": (
+            pa.Table.from_pandas(pd.concat([frame, more], axis=1)).cast(
+                pa.schema([*((c, pa.float64()) for c in "xyz"), ("a", pa.int64()), ("s", pa.string_view())])
+            ),
+            None,
+        ),
         "a record batch": (pa.RecordBatch.from_pandas(pd.concat([frame, more], axis=1)), ["a", "s"]),
         "Datasets": (
             xr.DataArray(POINTS, dims=("v", "axis")),
@@ -298,6 +337,14 @@ def test_a_partition_that_lacks_a_column_is_named():
         table = dd.from_delayed(parts, meta=frame.iloc[:0], verify_meta=False)
         with pytest.raises(dzv.InputError, match=f"partition 1: there is no column '{lacking}'"):
             dzv.write_points(new(), table, object_ids="cell")
+    for other in (None, POINTS):
+        table = dd.from_delayed([dask.delayed(frame), dask.delayed(other)], meta=frame.iloc[:0], verify_meta=False)
+        for geometry, write, options in (
+            ("point_cloud", dzv.write_points, {}),
+            ("polyline", dzv.write_polylines, {"object_ids": "cell", "sort_by": "a"}),
+        ):
+            with pytest.raises(dzv.InputError, match="partition 1: a DataFrame is wanted, not a (NoneType|ndarray)"):
+                write(new(geometry), table, **options)
     edges = pd.DataFrame({"source": [0], "target": [1]})
     table = dd.from_delayed([dask.delayed(edges[["source"]])], meta=edges.iloc[:0], verify_meta=False)
     with pytest.raises(dzv.InputError, match="edges, part 0: there is no column 'target'"):

@@ -61,6 +61,11 @@ def test_unsigned_ids():
             assert lines.level(0).read().lengths.tolist() == [2, 2, 2]
             with pytest.raises(dzv.InputError, match=r"cycle|round|circle|loop"):
                 dzv.write_skeletons(new("skeleton"), POINTS, parents=tree.astype(dtype), vertex_ids=names.astype(dtype))
+    lines, points = new("polyline"), new()
+    dzv.write_polylines(lines, POINTS, lengths=[3, 3], object_ids=np.array([9, 4], object))  # Python's integers
+    assert lines.level(0).read().ids.tolist() == [4, 9]
+    dzv.write_points(points, POINTS, object_ids=[0, 1] * 3, groups={0: np.array([1], object)})
+    assert points.level(0).read().groups[0].tolist() == [1]
     frame = pd.DataFrame({"source": np.array([0], "u8"), "target": np.array([1], "i8")})  # numpy makes floats of both
     for edges in (frame, dd.from_pandas(frame, npartitions=1)):
         store = new("graph")

@@ -454,6 +454,15 @@ def test_file_urls_have_no_fragment_and_no_query(tmp_path):
         assert dzv.open((tmp_path / name).as_uri()).metadata.crs == {"name": name}
 
 
+def test_what_is_no_path_is_an_input_error(tmp_path):
+    for name in ("a\0b", "x" * 300, "y/" * 3000, "a\ud800b"):
+        for target in (f"{tmp_path}/{name}", tmp_path / name):
+            with pytest.raises(dzv.InputError, match="is no path"):
+                dzv.create(target, chunk_shape=(1, 1))
+            with pytest.raises(dzv.InputError, match="is no path"):
+                dzv.open(target)
+
+
 def test_names_that_are_no_utf8(tmp_path):
     names = [os.fsdecode(b"s\xff.zv"), os.fsdecode(b"s\xfe.zv"), "s\ufffd.zv"]
     for i, name in enumerate(names):

@@ -8,6 +8,7 @@ dialect (``key``, ``secret``, ``token``, ``endpoint_url``, ``anon``, ``client_kw
 from __future__ import annotations
 
 import importlib.util
+import os
 import weakref
 from collections.abc import Mapping
 from datetime import timedelta
@@ -185,7 +186,14 @@ def _resolve_local(path: Path, options: dict[str, Any], read_only: bool) -> Stor
     if unknown:
         raise InputError(f"a local path takes the option 'fsync' alone, not {sorted(unknown)}")
     path = path.absolute()
-    if path.is_file():
+    try:
+        if b"\0" in os.fsencode(path):
+            raise ValueError("it has a NUL")
+        is_file = path.is_file()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{str(path)!r:.200} is no path: {why}") from None
+    if is_file:
         if path.suffix != ".zip":
             raise StoreError(f"'{path}' is a file, not a store: give the store's directory (or a .zip of one)")
         return handle_for_url(path.as_uri(), {}, _open_zip, read_only=True)

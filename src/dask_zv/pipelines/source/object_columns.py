@@ -67,12 +67,19 @@ def object_fields(index: ObjectIndex, family: str = "object_attributes") -> dict
         if grid:
             table = tables.open(array)
             dtype, shape = np.dtype(object) if table.dtype.kind in "OT" else table.dtype.newbyteorder("="), table.shape[1:]
+            missing = _missing(np.dtype(dtype))
         else:
             attributes = (tables.document(array) or {}).get("attributes", {})
             dtype = parse_dtype(attributes.get("dtype"), f"{array!r}", VALUE_KINDS)
-            shape = parse_shape(attributes, tables.source.where(), array)[1:]
+            rows, *rest = parse_shape(attributes, tables.source.where(), array)
+            shape = tuple(rest)
+            # a mask tells what is missing, if anything is: without one, a value that is the sentinel is a value
+            some = attributes.get("has_present_mask") or rows != index.count
+            missing = _missing(np.dtype(dtype)) if some else None
+            if some and missing is None:
+                dtype = np.dtype(object)  # no boolean says that an object has none
         state = array_state(tables, array)
-        out[array.partition("/")[2]] = ObjectField(np.dtype(dtype), tuple(shape), _missing(np.dtype(dtype)), state)
+        out[array.partition("/")[2]] = ObjectField(np.dtype(dtype), tuple(shape), missing, state)
     return out
 
 

@@ -18,7 +18,6 @@ from dask_zv.errors import FormatError, InputError
 from dask_zv.format.grids import GridArray, GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, format_key, is_spatial_key, parse_key
 from dask_zv.format.metadata import LevelMetadata
-from dask_zv.format.object_documents import sentinel
 from dask_zv.geometry.encoding import Fragments
 from dask_zv.geometry.places import BlockExtra
 from dask_zv.geometry.schema import VERTICES
@@ -28,6 +27,7 @@ from dask_zv.pipelines.stores.creation import FEW_CHUNKS, SHARD_CHUNKS, packing
 from dask_zv.pipelines.stores.hierarchy import Hierarchy, find_nodes
 from dask_zv.pipelines.stores.store import SETTINGS, Level, Store
 from dask_zv.pipelines.writing.manifests import ObjectPlan, object_blobs, object_metadata, plan_objects, write_object_index
+from dask_zv.pipelines.writing.object_plan import with_sentinel
 from dask_zv.pipelines.writing.scan import id_ranges
 from dask_zv.spatial.morton import morton_codes, morton_order
 from dask_zv.storage.catalog import CATALOG_NAME
@@ -320,14 +320,9 @@ def _object_plan(level: Level, layout: str) -> ObjectPlan:
     index = ObjectIndex(source)
     attributes: dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]] = {}
     for name, values in read_object_attributes(source, index).items():
-        present = None
-        if isinstance(values, np.ma.MaskedArray):
-            absent = np.ma.getmaskarray(values).all(axis=tuple(range(1, values.ndim)))
-            if layout == "grid":
-                values = values.filled(sentinel(values.dtype))
-            else:
-                values, present = values.filled(0), ~absent
-        attributes[name] = np.asarray(values), None if present is None else np.asarray(present, bool)
+        present = ~np.ma.getmaskarray(values).all(axis=tuple(range(1, values.ndim)))
+        what = f"object attribute {name!r}"
+        attributes[name] = with_sentinel(what, np.ma.filled(values, 0), present, grid=layout == "grid")
     groups, group_attributes = read_groups(source)
     ids = id_ranges(np.asarray(index.ids, np.int64))
     plan = plan_objects(ids, None, {g: m.tolist() for g, m in groups.items()} or None, layout=layout)

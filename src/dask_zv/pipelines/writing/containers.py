@@ -64,7 +64,11 @@ def as_table(value: Any) -> Any:
     import pandas as pd
     import pyarrow as pa
 
-    return pa.table(value).to_pandas(types_mapper=pd.ArrowDtype)
+    table = pa.table(value)
+    for number, field in enumerate(table.schema):
+        if pa.types.is_string_view(field.type):  # those of polars: pandas can't look at all of them
+            table = table.set_column(number, field.name, table.column(number).cast(pa.large_string()))
+    return table.to_pandas(types_mapper=pd.ArrowDtype)
 
 
 def as_array(what: str, values: Any) -> Any:
@@ -150,6 +154,9 @@ def split_missing(what: str, values: Any) -> tuple[NDArray[Any], NDArray[np.bool
             isinstance(values, list | tuple) and any(isinstance(v, np.ma.MaskedArray) for v in values)
         )
         table = np.ma.array(values) if masked else np.asarray(values)
+        if table.dtype.kind in "US" and isinstance(values, list | tuple):
+            given = np.array(values, object)  # numpy writes out what stands between strings: NaN as "nan", 1 as "1"
+            table = table if all(isinstance(v, str | bytes) for v in given.flat) else given
     except (TypeError, ValueError) as error:
         raise InputError(f"{what}: rows of several lengths, or a {type(values).__name__}, are no array ({error})") from None
     if table.dtype.names is not None:
@@ -275,7 +282,7 @@ def _from_arrow(what: str, values: Any) -> Any:
     import pandas as pd
     import pyarrow as pa
 
-    if isinstance(values, pa.Scalar | pa.DataType):
+    if not isinstance(values, pa.Array | pa.ChunkedArray):
         raise InputError(f"{what}: a {type(values).__name__} is no array")
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
@@ -287,6 +294,8 @@ def _from_arrow(what: str, values: Any) -> Any:
         return split_missing(what, values.flatten())[0].reshape(len(values), values.type.list_size)
     if pa.types.is_nested(values.type):
         raise InputError(f"{what}: {values.type} is no array: a value, or a list of one length, is wanted in each row")
+    if pa.types.is_string_view(values.type):
+        values = values.cast(pa.large_string())
     return pd.Series(values, dtype=pd.ArrowDtype(values.type))
 
 
@@ -305,7 +314,11 @@ def numeric_dtype(dtype: Any) -> np.dtype[Any]:
     if hasattr(dtype, "categories"):
         return np.dtype(object)
     found = getattr(dtype, "subtype", None) if hasattr(dtype, "fill_value") else None  # a sparse column
-    found = getattr(dtype, "numpy_dtype", None) if found is None else found
+    try:
+        found = getattr(dtype, "numpy_dtype", None) if found is None else found
+        _ = dtype.type
+    except NotImplementedError:  # of Arrow's types that pandas has no use for
+        raise InputError(f"{dtype} can't be stored: numbers, booleans, dates and strings can") from None
     return found if isinstance(found, np.dtype) else np.dtype(object)
 
 
@@ -321,6 +334,8 @@ def series_values(name: str, series: Any) -> NDArray[Any]:
 
 
 def _split_pandas(what: str, column: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    if getattr(column, "nlevels", 1) > 1:
+        raise InputError(f"{what}: an index of {column.nlevels} levels is no column: pass its levels one by one")
     try:
         wanted = numeric_dtype(column.dtype)
     except InputError as error:
@@ -335,7 +350,7 @@ def _split_pandas(what: str, column: Any) -> tuple[NDArray[Any], NDArray[np.bool
     if wanted.kind == "M" and hasattr(column.dtype, "pyarrow_dtype"):
         column = column.astype(wanted)
         return np.asarray(column), None
-    none = {"f": np.nan, "m": np.timedelta64("NaT", "s"), "M": np.datetime64("NaT", "s")}.get(wanted.kind, 0)
+    none = {"f": np.nan, "m": np.timedelta64("NaT", "s"), "M": np.datetime64("NaT", "s"), "b": False}.get(wanted.kind, 0)
     if not missing.any():
         return np.asarray(column.to_numpy(dtype=wanted)), None
     return np.asarray(column.to_numpy(dtype=wanted, na_value=none)), missing
@@ -371,8 +386,10 @@ def column_of(frame: Any, column: str, where: str) -> Any:
     Raises
     ------
     InputError
-        The partition has no such column.
+        The partition has no such column, or is no DataFrame.
     """
+    if not is_frame(frame):
+        raise InputError(f"{where}a DataFrame is wanted, not a {type(frame).__name__}")
     if column not in frame.columns:
         raise InputError(f"{where}there is no column {column!r}: it has {', '.join(map(str, frame.columns))}")
     return frame[column]

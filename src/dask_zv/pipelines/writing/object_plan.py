@@ -26,7 +26,7 @@ from dask_zv.pipelines.writing.containers import (
 )
 from dask_zv.pipelines.writing.scan import id_ranges, merge_ranges
 
-__all__ = ["ObjectPlan", "expand_ranges", "plan_objects", "rows_of_ranges"]
+__all__ = ["ObjectPlan", "expand_ranges", "plan_objects", "rows_of_ranges", "with_sentinel"]
 
 _CHUNK = 1 << 14
 _MOST_GROUPS = 10_000_000
@@ -183,36 +183,45 @@ def plan_objects(
             rows = rows_of_ranges(ids, index)
         mask = np.zeros(count, bool)
         mask[rows] = present_rows
-        if grid or not mask.all():
-            values = _beside_sentinel(f"object attribute {name!r}", values, present_rows)
-        full = np.full((count, *values.shape[1:]), sentinel(values.dtype) if grid else 0, values.dtype)
+        full = np.zeros((count, *values.shape[1:]), values.dtype)
         full[rows[present_rows]] = values[present_rows]
-        attributes[name] = full, None if grid or mask.all() else mask
+        attributes[name] = with_sentinel(f"object attribute {name!r}", full, mask, grid=grid)
     members = _check_groups(groups, ids, count, grid=grid)
     about = _columns("group_attributes", group_attributes, grid=grid)
     groups_of = _group_columns(about, members)
     return ObjectPlan(count, attributes, members, ids, present, groups_of, table.attrs, about.attrs)
 
 
-def _beside_sentinel(what: str, values: NDArray[Any], present: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return integers in a dtype whose sentinel is none of them.
+def with_sentinel(
+    what: str, values: NDArray[Any], present: NDArray[np.bool_], *, grid: bool
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return a column of objects as its layout stores it, and which objects have a value: None where the values say so.
+
+    Integers get a dtype whose sentinel is none of them. Layout ``grid`` tells objects without a value by it alone.
 
     Raises
     ------
     InputError
-        One of 64 bits is the sentinel.
+        A value of 64 bits is the sentinel, or the dtype has none.
     """
-    if values.dtype.kind not in "iu":
-        return values  # NaN and "" are what they mean
-    same = (values == sentinel(values.dtype)).reshape(len(values), -1).all(axis=1) & present
-    if not same.any():
-        return values
-    row, size = int(np.flatnonzero(same)[0]), values.dtype.itemsize
-    if size == 8:
-        raise InputError(
-            f"{what}: row {row} is {sentinel(values.dtype)}, which says 'none' in {values.dtype}: store another, or floats"
-        )
-    return values.astype(f"<{values.dtype.kind}{2 * size}")
+    if grid:
+        values = _grid_values(what, values)
+    if values.dtype.kind in "iu" and (grid or not present.all()):  # NaN and "" are what they mean
+        same = (values == sentinel(values.dtype)).all(axis=tuple(range(1, values.ndim))) & present
+        size = values.dtype.itemsize
+        if same.any() and size == 8:
+            raise InputError(
+                f"{what}: row {int(np.flatnonzero(same)[0])} is {sentinel(values.dtype)}, which says 'none' in "
+                f"{values.dtype}: store another, or floats"
+            )
+        if same.any():
+            values = values.astype(f"<{values.dtype.kind}{2 * size}")
+    if not grid:
+        return values, None if present.all() else present
+    if not present.all():
+        values = values.copy()
+        values[~present] = sentinel(values.dtype)
+    return values, None
 
 
 def _group_columns(table: _Table, groups: Mapping[int, Any]) -> dict[str, NDArray[Any]]:
@@ -250,7 +259,7 @@ def _check_groups(
             raise InputError(f"groups are numbered from 0, not {group!r}")
         if group >= _MOST_GROUPS:  # a number is a place in an array: every gap is an empty group
             raise InputError(f"group {group:d} is beyond {_MOST_GROUPS - 1:,}: number the groups from 0 without wide gaps")
-        ids = in_memory(f"group {group}", members)
+        ids = from_objects(f"group {group}", in_memory(f"group {group}", members))
         if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
             raise InputError(f"group {group} names its objects by a sequence of integer ids, not by {members!r:.80}")
         ids = as_integers(f"group {group}", ids).copy()  # the caller may change theirs

@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from dask_zv.batch.arrays import block_delayeds, refuse_expressions
 from dask_zv.batch.run import hold_if_large
 from dask_zv.errors import InputError
-from dask_zv.pipelines.writing.containers import as_array, as_integers, as_table, attrs_of, in_memory, is_frame, with_attrs
+from dask_zv.pipelines.writing.containers import (
+    as_array,
+    as_integers,
+    as_table,
+    attrs_of,
+    from_objects,
+    in_memory,
+    is_frame,
+    with_attrs,
+)
 from dask_zv.pipelines.writing.scan import Scan, id_ranges
 
 __all__ = ["PathInput", "check_paths", "line_input", "path_input"]
@@ -192,7 +201,7 @@ def _concatenate(paths: Sequence[Any], attributes: Any, lengths: Any) -> tuple[A
 def _ids_of_paths(object_ids: Any, count: int) -> NDArray[np.int64]:
     if object_ids is None:
         return np.arange(count, dtype=np.int64)
-    given = in_memory("object_ids", object_ids)
+    given = from_objects("object_ids", in_memory("object_ids", object_ids))
     if given.shape != (count,) or (count and given.dtype.kind not in "iu"):
         raise InputError(f"object_ids are {count:,} integers, one for each, not {given.dtype} {given.shape}")
     ids = as_integers("object_ids", given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.pipelines.writing.containers import as_array, attrs_of, in_memory, is_frame, series_values, with_attrs
+from dask_zv.pipelines.writing.containers import as_array, attrs_of, column_of, in_memory, is_frame, series_values, with_attrs
 from dask_zv.pipelines.writing.path_input import PathInput
 from dask_zv.pipelines.writing.vertex_ids import take_integers
 
@@ -112,14 +112,16 @@ def _shuffled(frame: Any, ids: str, sort_by: str) -> Any:
         raise InputError(f"unknown column {ids!r} for object_ids: the columns are {', '.join(map(str, frame.columns))}")
     meta = make_meta(frame)
     number = delayed(_numbered, pure=True)
-    parts = [number(part, i) for i, part in enumerate(frame.to_delayed())]
-    numbered = dd.from_delayed(parts, meta=_numbered(meta, 0), verify_meta=False)
+    parts = [number(part, i, (ids, sort_by)) for i, part in enumerate(frame.to_delayed())]
+    numbered = dd.from_delayed(parts, meta=_numbered(meta, 0, ()), verify_meta=False)
     # by tasks: the rows of a partition must be the same each time it is made, on every scheduler
     together = numbered.shuffle(on=ids, shuffle_method="tasks")
     return together.map_partitions(_sorted, ids, sort_by, meta=meta)
 
 
-def _numbered(part: Any, number: int) -> Any:
+def _numbered(part: Any, number: int, needed: Sequence[str]) -> Any:
+    for column in needed:
+        column_of(part, column, f"partition {number}: ")
     return part.assign(**{_ROW: (number << 40) + np.arange(len(part))})
 
 

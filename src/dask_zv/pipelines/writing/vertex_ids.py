@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.pipelines.writing.containers import as_integers, in_memory, is_frame
+from dask_zv.pipelines.writing.containers import as_integers, from_objects, in_memory, is_frame
 
 __all__ = ["numbers_of", "take_ids", "take_integers"]
 
@@ -27,7 +27,7 @@ def take_integers(table: Any, given: Any, name: str) -> tuple[NDArray[np.int64],
         if not is_frame(table) or given not in table.columns:
             raise InputError(f"unknown column {given!r} for {name}")
         column, consumed = table[given], (given,)
-    values = in_memory(name, column)
+    values = from_objects(name, in_memory(name, column))
     if values.ndim != 1 or (len(values) and values.dtype.kind not in "iu"):
         raise InputError(f"{name} are integers of the shape (N,), not {values.dtype} {values.shape}")
     if len(values) != len(table):
