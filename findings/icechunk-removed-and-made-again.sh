@@ -1,6 +1,5 @@
 #!/bin/sh
-# Icechunk 2.3.0 refuses a fork that makes an array which its session has removed; 1.1.21, where a session with changes has no fork,
-# merges it when the fork removes the array itself.
+# Icechunk 2.3.0 refuses to merge a fork that made an array which its session has removed.
 #
 # The fork was made after the removal and saw no array; the merge says that the array was "both deleted and modified".
 #
