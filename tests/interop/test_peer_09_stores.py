@@ -291,7 +291,7 @@ def test_it_reads_what_we_write_onto_its_stores(name, theirs, peer, tmp_path):
     found, told = peer.arrays("read", path=path, attributes=list(attributes))
     ours = dzv.open(path).level(0).read()
     same(found["positions"], ours.positions)
-    rows = rows_in(found["positions"], positions)
+    rows = rows_in(found["positions"], positions.astype(ours.positions.dtype))  # integers become floats
     assert len(rows) == len(positions) == told["vertex_count"] == told["facade"]["count"]
     for key, values in attributes.items():
         same(column(found, f"attr__{key}"), values[rows], key)
@@ -332,7 +332,8 @@ def edit_document(path, change):
 
 
 def test_what_others_keep_in_a_store_survives(theirs, peer, tmp_path):
-    """What applications note, what the package declares, what a later version adds: our rewrite and refresh leave all of it."""
+    """What applications note, what the package declares, what a later version adds: our rewrite and refresh leave
+    all of it, but what a level's document says of its content."""
     path = tmp_path / "s.zarrvectors"
     theirs.copy("facade", path)
 
@@ -365,7 +366,7 @@ def test_what_others_keep_in_a_store_survives(theirs, peer, tmp_path):
     assert after["multiscales"] == root["multiscales"]
     assert after_level["user_metadata"] == level["user_metadata"] == {"app": {"seen": True}}
     assert after_level["lab"] == "level"
-    assert after_level["zarr_vectors_level"]["from_the_future"] == 3
+    assert "from_the_future" not in after_level["zarr_vectors_level"]  # it may be a claim about what was there
     assert after_level["zarr_vectors_level"]["vertex_count"] == 150
     noted = peer.call("user_metadata", path=path, namespace="app", values={"more": 1})
     assert noted["root"] == {"view": [1, 2], "who": {"name": "µ"}, "more": 1}

@@ -676,7 +676,7 @@ def test_an_error_with_compute_false_comes_at_the_call(store):
         ({"chunk_shape": (10, 10), "dtype": "complex64"}, "integers or floats"),
         ({"chunk_shape": (10, 10), "dtype": "S3"}, "integers or floats"),
         ({"chunk_shape": (10, 10), "dtype": "nonsense"}, "nonsense"),
-        ({"chunk_shape": (10, 10), "crs": "EPSG:4326"}, "crs"),
+        ({"chunk_shape": (10, 10), "crs": "EPSG:none"}, "crs"),
         ({"chunk_shape": (10, 10), "crs": {"a": object()}}, "crs"),
         ({"chunk_shape": (10, 10), "crs": {"a": np.nan}}, "crs"),
     ],

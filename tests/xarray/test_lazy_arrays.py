@@ -280,7 +280,7 @@ def test_a_dataset_of_a_rewritten_store_says_so(fresh):
 def test_to_dataframe_and_groupby(written):
     ds = written.open(chunks={})
     # xarray leaves out coordinates with an index of their own: ds.zv.to_dataframe() has them
-    assert list(ds[["mass", "kind"]].to_dataframe().columns) == ["mass", "kind"]
+    assert list(ds[["mass", "kind"]].to_dataframe().columns) == ["mass", "kind", "object_id", "object_index"]
     frame = ds[["mass", "kind"]].drop_indexes(["x", "y", "z"]).to_dataframe()
     assert len(frame) == len(written.positions)
     assert {"x", "y", "z", "mass", "kind"} <= set(frame.columns)
