@@ -140,7 +140,7 @@ def boxes_of(positions: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         (low, high),
         (low + size / 4, high - size / 3),
         (low, low + size / 2),
-        (one, one),
+        (one, np.nextafter(one, np.inf)),
         (high + 1, high + 2),
         (np.full_like(low, -np.inf), np.r_[high[:1] - size[:1] / 2, np.full(len(low) - 1, np.inf)]),
     ]

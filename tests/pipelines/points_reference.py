@@ -84,9 +84,9 @@ def chunk_counts(positions: np.ndarray, chunk_shape: Sequence[float]) -> dict[st
 
 
 def in_box(positions: np.ndarray, box: Any) -> np.ndarray:
-    """Tell which positions lie in a closed box, compared in float64."""
-    low, high = np.asarray(box, np.float64)
-    p = np.asarray(positions).astype(np.float64)
+    """Tell which positions lie in a closed box: labels are of the positions' dtype, as those of xarray's indexes are."""
+    p = np.asarray(positions)
+    low, high = np.asarray(box, np.float64).astype(p.dtype if p.dtype.kind == "f" else np.float64)
     return ((p >= low) & (p <= high)).all(axis=1)
 
 

@@ -93,12 +93,12 @@ def test_until_the_documents_change_the_store_is_what_it_was(tmp_path):
 def test_another_writer_meanwhile_is_not_overrun():
     target = {}
     store = make(target)
-    delayed = store.expand(((-100, 0, 0), (0, 0, 0)), compute=False)
+    delayed = store.expand(((-100, 0, 0), (0, 1, 1)), compute=False)
     dzv.open(target, mode="r+").level(0).group.write_bytes("vertices", "0.0.0", b"")
     group = dzv.open(target, mode="r+").level(0).group
     group.write_bytes("vertices", "0.0.0", np.ones((2, 3), "f4"))  # listed again: a chunk the plan knows, with other bytes
     store2 = dzv.open(target, mode="r+")
-    store2.expand(((-100, 0, 0), (0, 0, 0)))
+    store2.expand(((-100, 0, 0), (0, 1, 1)))
     with pytest.raises(dzv.StoreError, match="expand the store again"):
         delayed.compute(scheduler="synchronous")
     assert group.read_bytes("vertices", "0.0.0") == np.ones((2, 3), "f4").tobytes()

@@ -230,7 +230,8 @@ def asked(draw: Any, kinds: tuple[str, ...]) -> tuple[Case, list[dict[str, Any]]
             corners[on] = (np.round(corners / np.asarray(case.chunk)) * np.asarray(case.chunk))[on]
             if len(data) and rng.random() < 0.5:
                 corners[0] = data.positions[int(rng.integers(len(data)))]
-            part["bbox"] = tuple(np.sort(corners, axis=0).tolist())
+            low, high = np.sort(corners, axis=0)
+            part["bbox"] = (low.tolist(), np.where(high > low, high, np.nextafter(low, np.inf)).tolist())  # no width is no box
         if present and rng.random() < 0.4:
             part["chunks"] = [
                 present[i] for i in rng.choice(len(present), int(rng.integers(1, len(present) + 1)), replace=False)
