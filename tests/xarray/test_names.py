@@ -188,6 +188,7 @@ def test_objects_that_are_cut_without_their_vertices_in_the_spatial_view() -> No
             for use in (*uses, lambda d: d.zv.to_dataframe(), lambda d: d.zv.density(shape=2)):
                 with pytest.raises(dzv.InputError, match=r"ds\.zv\.sel\(objects=ids\)"):
                     use(cut)
+            assert cut.zv.plot is not None  # its pictures show the others in grey
         assert float(ds["object_level"].sel(object=5)) == OF_OBJECTS.level[5]
         for same in (ds, ds.isel(vertex=slice(5, 20)), ds.zv.sel(objects=[5]), ds.drop_dims("object"), ds[["level"]]):
             assert len(same.zv.to_dataframe())

@@ -10,6 +10,7 @@ import xarray as xr
 
 from dask_zv.errors import InputError, ZVError
 from dask_zv.xarray_backend import selection
+from dask_zv.xarray_backend.content import check_object_table
 from dask_zv.xarray_backend.exporting import Exports
 from dask_zv.xarray_backend.roles import by_roles
 from dask_zv.xarray_backend.spatial import chunk_variables
@@ -67,7 +68,9 @@ class ZVDatasetAccessor(Exports):
     @property
     def _ds(self) -> xr.Dataset:
         """The Dataset with the names that the views give to what says how the others belong together."""
-        return self._found[0]
+        ds = self._found[0]
+        check_object_table(ds)
+        return ds
 
     def _named(self, ds: xr.Dataset) -> xr.Dataset:
         """Return a part of the Dataset with the names that it was given with."""
@@ -208,7 +211,7 @@ class ZVDatasetAccessor(Exports):
         """Pictures, with matplotlib: call it, or its methods points, lines, mesh, projections and chunks."""
         from dask_zv.xarray_backend.plotting import Plot
 
-        return Plot(self._ds)
+        return Plot(self._found[0])  # vertices of objects that are not there are grey
 
     def _repr_html_(self) -> str:
         from dask_zv.pipelines.stores.html import level_summary_html

@@ -18,7 +18,7 @@ from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.plain import position_names
 from dask_zv.xarray_backend.roles import kind_of
 
-__all__ = ["Content", "Shape", "check_in_step", "read_content", "shape_of", "vertex_numbers"]
+__all__ = ["Content", "Shape", "check_in_step", "check_object_table", "read_content", "shape_of", "vertex_numbers"]
 
 PATHS = ("line", "polyline", "streamline")
 """Geometries whose objects are sequences of vertices."""
@@ -134,8 +134,6 @@ def shape_of(ds: xr.Dataset) -> Shape:
     view = "objects" if _is_by_object(ds) else "spatial"
     crs = ds.attrs.get("crs") or (ds[names.CRS].attrs.get("zv_crs") if names.CRS in ds.variables else None)
     own = {*axes, *_OWN}
-    if view == "spatial":
-        _check_object_table(ds)
     return Shape(
         view,
         _kind(ds),
@@ -149,8 +147,14 @@ def shape_of(ds: xr.Dataset) -> Shape:
     )
 
 
-def _check_object_table(ds: xr.Dataset) -> None:
-    """Raise :class:`InputError` where objects were selected or sorted in the spatial view without their vertices."""
+def check_object_table(ds: xr.Dataset) -> None:
+    """Refuse objects that were selected or sorted in the spatial view without their vertices.
+
+    Raises
+    ------
+    InputError
+        The table of objects is not the one that `object_index` counts.
+    """
     place = ds.variables.get(names.OBJECT_INDEX)
     if place is None or "valid_max" not in place.attrs or "object" not in ds.variables:
         return
