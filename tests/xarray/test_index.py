@@ -92,8 +92,11 @@ steps = st.one_of(
 def step(ds, rows, positions, mass, do, what):
     """Return the Dataset after a step, and the rows that it should hold then."""
     if do == "isel":
-        key = what if isinstance(what, slice) else np.array(what, int)
-        if not isinstance(key, slice):
+        if isinstance(what, slice):  # as numpy takes it: Dask takes backward slices from before the first row for the whole
+            at = range(len(rows))[what]
+            key = slice(at.start, at.stop if at.stop >= 0 else None, at.step) if len(at) else slice(0, 0)
+        else:
+            key = np.array(what, int)
             key = key[(key >= -len(rows)) & (key < len(rows))]
         return ds.isel(vertex=key), rows[key]
     if do == "seed":
