@@ -175,7 +175,7 @@ def test_arrays_are_arrays(store):
             group[name]
         assert isinstance(caught.value, KeyError)
     assert group.list_chunks("vertex_attributes") == []
-    with pytest.raises(dzv.StoreError, match="group"):
+    with pytest.raises(dzv.StoreError, match="Group"):
         group.write_bytes("vertex_attributes", "0.0.0", b"1")
 
 
@@ -409,7 +409,7 @@ def test_what_is_neither_layout_says_what_it_found(tmp_path):
         dzv.open(tmp_path / "s")
     group = dzv.open_group(MemoryStore(), layout="grid")
     group.zarr_group.create_array("v", shape=(3, 3), dtype="f4")
-    with pytest.raises(dzv.StoreError, match=r"/v' is a array|/v' is an array|no array of chunks"):
+    with pytest.raises(dzv.StoreError, match=r"/v' is a array|/v' is an array|/v' is a 2-D Array"):
         group.write_bytes("v", "0.0", b"1")
     with pytest.raises(KeyError):
         group.read_bytes("v", "0.0")
