@@ -411,7 +411,7 @@ def test_what_is_neither_layout_says_what_it_found(tmp_path):
     group.zarr_group.create_array("v", shape=(3, 3), dtype="f4")
     with pytest.raises(dzv.StoreError, match=r"/v' is a array|/v' is an array|/v' is a 2-D Array"):
         group.write_bytes("v", "0.0", b"1")
-    with pytest.raises(KeyError):
+    with pytest.raises(dzv.StoreError, match="2-D Array"):
         group.read_bytes("v", "0.0")
     assert group.list_chunks("v") == []
     for damaged in ({"zv_version": "0.9.1"}, {"zv_version": "0.9.1", "chunk_shape": "x"}, "text", {}):
