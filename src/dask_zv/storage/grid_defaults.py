@@ -233,14 +233,20 @@ def merge_root(now: Mapping[str, Any], known: Mapping[str, Any], wanted: Mapping
     return out
 
 
-def _merge_changes(now: Mapping[str, Any], known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_changes(
+    now: Mapping[str, Any], known: Mapping[str, Any], wanted: Mapping[str, Any], *, whole: bool = False
+) -> dict[str, Any]:
+    """Return what is stored with the changes; where `wanted` is the `whole` of a mapping, what it leaves out is one, too."""
     out = dict(now)
     for key, value in wanted.items():
         there, before = now.get(key), known.get(key)
         if isinstance(value, Mapping) and isinstance(there, Mapping):
-            out[key] = _merge_changes(there, _mapping(before), value)
+            out[key] = _merge_changes(there, _mapping(before), value, whole=whole or key == "zarr_vectors")
         elif key not in now or key not in known or value != before:
             out[key] = value
+    for key in set(known) - set(wanted) if whole else ():
+        if out.get(key) == known[key]:
+            del out[key]
     return out
 
 
