@@ -144,6 +144,14 @@ def test_a_permutation_of_the_same_length(written, opened, state):
     np.testing.assert_array_equal(ds.x.isel(vertex=order).y, written.positions[order, 1])
 
 
+@pytest.mark.parametrize("state", ["lazy", "chunked", "loaded"])
+def test_selections_of_no_row(written, opened, state):
+    first = opened[state].isel(vertex=slice(0, 1))
+    for key in (np.zeros(1, bool), [False], np.zeros(0, int), slice(0, 0), first.mass.compute() < -np.inf):
+        check(first.isel(vertex=key), written, np.zeros(0, int))
+    check(first.isel(vertex=[]).isel(vertex=np.zeros(0, bool)), written, np.zeros(0, int))
+
+
 def test_a_position_as_a_number(written, opened):
     ds = opened["lazy"]
     x, y, z = written.positions[17].tolist()

@@ -113,10 +113,10 @@ class RowIndex(Index):
         if not isinstance(selected, np.ndarray | list | tuple) or np.ndim(selected) != 1:
             return None
         at = np.asarray(selected)
-        if not len(at):
-            return slice(0, 0)
         if at.dtype == bool and len(at) == len(self):
             at = np.flatnonzero(at)
+        if not len(at):
+            return slice(0, 0)
         if at.dtype == bool or int(at.min()) < -len(self) or int(at.max()) >= len(self):
             raise IndexError(f"rows are selected that the {len(self):,} along {self.dim!r} don't have")
         if not isinstance(mine, slice):
