@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import threading
 import time
@@ -122,6 +123,86 @@ def test_a_cluster_without_workers_is_told(tmp_path):
             later.join()
 
 
+class Seen:
+    """What blocks on workers in this process do: what they count, and what they call."""
+
+    begun = running = 0
+    lock = threading.Lock()
+    trap = None
+
+
+def seen(block, block_info=None):
+    if not block_info or not len(block):
+        return block
+    with Seen.lock:
+        Seen.begun += 1
+        Seen.running += 1
+        number = Seen.begun
+    try:
+        Seen.trap(number)
+        time.sleep(0.2)
+        return block
+    finally:
+        with Seen.lock:
+            Seen.running -= 1
+
+
+def seen_positions(trap):
+    Seen.begun, Seen.running, Seen.trap = 0, 0, staticmethod(trap)
+    return da.from_array(points(), chunks=(500, 3), name=False).map_blocks(seen, meta=np.zeros((0, 3)))
+
+
+def failing(at, error):
+    def trap(number):
+        if number == at:
+            raise error
+
+    return trap
+
+
+def check_over():
+    assert Seen.running == 0
+    begun = Seen.begun
+    time.sleep(0.2)
+    assert Seen.begun == begun
+
+
+@pytest.mark.timeout(120)
+def test_a_write_on_a_cluster_that_fails_is_over(tmp_path):
+    """In the scan and in the write; by an error, the user, and for want of workers; and what else the client holds is left alone."""
+
+    def fail(at):
+        return failing(at, OSError("disk on fire"))
+
+    def interrupt(at):
+        return lambda number: _thread.interrupt_main() if number == at else None
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+        dask.config.set({"dask_zv.workers-timeout": 0.4}),
+    ):
+        other = client.submit(len, "four")
+        stream = client.scheduler_comm
+        for keep in ("1 GiB", 0):
+            for error, trap in ((OSError, fail), (KeyboardInterrupt, interrupt)):
+                for at in (3, 11) if keep == 0 else (3,):  # the scan has looked at all eight: more is the write
+                    store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK, overwrite=True)
+                    with dask.config.set({"dask_zv.keep-input": keep}), pytest.raises(error) as caught:
+                        dzv.write_points(store, seen_positions(trap(at)))
+                    check_over()
+                    assert "the write to" in "".join(caught.value.__notes__)
+        assert client.scheduler_comm is stream
+        assert other.result() == 4
+        store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK, overwrite=True)
+        for keep in ("1 GiB", 0):
+            cluster.scale(2)
+            client.wait_for_workers(2)
+            lost = seen_positions(lambda number: cluster.scale(0) if number == 3 else None)
+            with dask.config.set({"dask_zv.keep-input": keep}), pytest.raises(dzv.PlanError, match="no workers for"):
+                dzv.write_points(store, lost)
+
+
 def test_annotations_hold_for_our_tasks_wherever_they_are_computed(narrow, tmp_path):
     store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
     positions = lazy()
@@ -134,36 +215,10 @@ def test_annotations_hold_for_our_tasks_wherever_they_are_computed(narrow, tmp_p
     assert not hasattr(dzv.write_points(store, lazy(), mode="overwrite", compute=False).__dask_graph__(), "layers")
 
 
-class Slow:
-    """Blocks that take a while, one of which fails; counts those that run."""
-
-    def __init__(self, fail):
-        self.fail = fail
-        self.begun = self.running = 0
-        self.lock = threading.Lock()
-
-    def __call__(self, block, block_info=None):
-        if not block_info or not len(block):
-            return block
-        with self.lock:
-            self.begun += 1
-            self.running += 1
-            number = self.begun
-        try:
-            if number == 10:  # the scan has looked at all eight, this is the write
-                raise self.fail
-            time.sleep(0.2)
-            return block
-        finally:
-            with self.lock:
-                self.running -= 1
-
-
 @pytest.mark.parametrize("pool", ["own", "pool", "scheduler"])
 @pytest.mark.parametrize("error", [OSError("disk on fire"), KeyboardInterrupt()])
 def test_a_threaded_write_that_fails_is_over(pool, error, tmp_path):
-    slow = Slow(error)
-    positions = da.from_array(points(), chunks=(500, 3), name=False).map_blocks(slow, meta=np.zeros((0, 3)))
+    positions = seen_positions(failing(10, error))  # the scan has looked at all eight, this is the write
     with ThreadPoolExecutor(4) as executor:
         settings = {"own": {"scheduler": "threads", "num_workers": 4}, "pool": {"pool": executor, "scheduler": "threads"}}
         with (
@@ -171,10 +226,7 @@ def test_a_threaded_write_that_fails_is_over(pool, error, tmp_path):
             pytest.raises(type(error)) as caught,
         ):
             dzv.write_points(dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK), positions)
-        assert slow.running == 0
-        begun = slow.begun
-        time.sleep(0.3)
-        assert slow.begun == begun
+        check_over()
     assert "mode='overwrite'" in "".join(caught.value.__notes__)
 
 

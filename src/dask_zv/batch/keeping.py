@@ -27,6 +27,7 @@ from dask.task_spec import DataNode, List, TaskRef
 from dask.utils import parse_bytes
 from numpy.typing import NDArray
 
+from dask_zv.batch.ending import end_on_workers
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.run import WorkersAwaited, active_client, cluster_memory, compute_one, seceded, stays_on_client
 from dask_zv.errors import InputError
@@ -259,17 +260,19 @@ def _look_on_workers(client: Client, builder: GraphBuilder, kept: Kept, parts: S
         kept.add(number, future)
     sizes: dict[Any, int] = {}
     awaited = WorkersAwaited(client)
-    try:
-        with seceded():
+    with seceded():
+        try:
             while _pending(last):
                 awaited.check()
                 if kept.room and sum(_learn_sizes(client, sizes, futures).values()) > kept.room:
                     kept.release()
                     futures.clear()
             found = last.result()
-    except BaseException:  # an interrupted look must not go on behind the user's back
-        client.cancel([last, *futures], force=True)
-        raise
+        except BaseException as error:
+            for future in futures:
+                future.release()
+            end_on_workers(client, [last], builder.tasks, error)
+            raise
     kept.nbytes = sum(_learn_sizes(client, sizes, futures).values()) if futures else 0
     if kept.nbytes > kept.room:
         kept.release()

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import dask
 from dask.base import get_annotations, get_scheduler
 from dask.delayed import Delayed
+from dask.delayed import delayed as delayed_of
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.task_spec import Task
 
-from dask_zv.batch.local_pools import compute_locally
+from dask_zv.batch.ending import compute_locally, end_on_workers
 from dask_zv.batch.progress import Progress, block_keys, run_of, topic_of, watch_local
 from dask_zv.errors import InputError, PlanError
 from dask_zv.storage.handles import StoreHandle, process_token
@@ -33,6 +34,7 @@ __all__ = [
     "cluster_memory",
     "compute_many",
     "compute_one",
+    "computed",
     "hold_if_large",
     "hold_on_workers",
     "keep_on_client",
@@ -171,6 +173,15 @@ def compute_one(delayed: Delayed, *, progress: Progress | bool | None = None, be
     return compute_many([delayed], progress=progress, begun=begun)[0]
 
 
+def computed(collection: Any) -> Any:
+    """Return what a Dask array, Series, DataFrame or the like of the user's holds, in memory."""
+    return compute_one(delayed_of(_same, pure=False)(collection))
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
 def compute_many(
     delayed: Sequence[Delayed],
     *,
@@ -200,8 +211,8 @@ def compute_many(
             sign = futures.pop() if begun is not None else None
             if begun is not None and sign is not None:
                 sign.add_done_callback(lambda _: begun())
-            try:
-                with seceded():
+            with seceded():
+                try:
                     _wait(client, futures)
                     if hold:
                         for future in futures:
@@ -209,9 +220,9 @@ def compute_many(
                                 future.result()  # raises
                         return list(futures)
                     return [future.result() for future in futures]
-            except BaseException:  # an interrupted write must not go on behind the user's back
-                client.cancel(futures, force=True)
-                raise
+                except BaseException as error:
+                    end_on_workers(client, futures, delayed[0].__dask_graph__(), error)
+                    raise
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
 from dask_zv.batch.arrays import refuse_expressions
+from dask_zv.batch.run import computed
 from dask_zv.errors import InputError
 
 __all__ = [
@@ -140,7 +141,7 @@ def split_missing(what: str, values: Any) -> tuple[NDArray[Any], NDArray[np.bool
     """
     values = _unwrapped(values)
     if is_dask_collection(values):
-        values = values.compute()
+        values = computed(values)
     if type(values).__module__.partition(".")[0] == "pyarrow":
         values = _from_arrow(what, values)
     for dense in ("toarray", "todense"):  # scipy.sparse, sparse

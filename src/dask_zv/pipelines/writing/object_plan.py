@@ -11,6 +11,7 @@ import numpy as np
 from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
+from dask_zv.batch.run import computed
 from dask_zv.errors import InputError, has_control
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.object_documents import sentinel
@@ -286,7 +287,7 @@ def _columns(what: str, given: Any, *, grid: bool) -> _Table:
         return _Table({}, None, {})
     given = as_table(given)
     if is_dask_collection(given):
-        given = given.compute()
+        given = computed(given)
     index, items = _items(what, given)
     out: dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]] = {}
     attrs: dict[str, dict[str, Any]] = {}

@@ -1,11 +1,13 @@
-"""Computing in threads of this process, so that a call that raises has ended: no task of it runs on behind its back."""
+"""A call that raises has ended: no task of it runs on behind its back, in threads of this process or on workers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
-from typing import Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import dask
 from dask import threaded
@@ -13,7 +15,14 @@ from dask.base import compute, get_scheduler
 from dask.delayed import Delayed
 from dask.system import CPU_COUNT
 
-__all__ = ["compute_locally"]
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["compute_locally", "end_on_workers"]
+
+_END_SECONDS = 30.0
+"""How long a call that fails waits for those of its tasks that run on workers."""
+_LOOK_SECONDS = 0.2
 
 
 class _Joined(Executor):
@@ -68,3 +77,46 @@ def _joined(delayed: Sequence[Delayed], inner: Executor, keyword: str) -> list[A
     except BaseException:
         joined.end()
         raise
+
+
+def end_on_workers(client: Client, futures: Sequence[Any], keys: Iterable[Any], error: BaseException) -> None:
+    """Cancel what a cluster computes, and wait for those of its tasks that run: workers can't stop them. Half a minute at most.
+
+    Parameters
+    ----------
+    client : Client
+    futures : sequence of Future
+        None of them depends on another.
+    keys : iterable
+        Of all tasks.
+    error : BaseException
+        It gets a note where tasks may run on.
+    """
+    if client.status != "running":
+        return  # its scheduler forgets what nobody wants
+    client.cancel(futures, force=True)
+    ours = frozenset(keys)
+    end = monotonic() + _END_SECONDS
+
+    async def ended() -> bool:
+        quiet = 0  # what was cancelled is on its way to the workers at the first look
+        while quiet < 2:
+            await asyncio.sleep(_LOOK_SECONDS)
+            running = await client.run(_cancelled_that_run, ours, on_error="ignore")
+            quiet = 0 if any(running.values()) else quiet + 1
+            if monotonic() > end:
+                return False
+        return True
+
+    try:
+        known = client.sync(ended, callback_timeout=_END_SECONDS)
+    except (OSError, RuntimeError, asyncio.CancelledError) as unknown:  # the error that ended the call is the one to raise
+        error.add_note(f"tasks of it may still run on the cluster, which does not tell ({type(unknown).__name__}: {unknown})")
+    else:
+        if not known:
+            error.add_note(f"tasks of it still run on the cluster, {_END_SECONDS:g} s after they were cancelled")
+
+
+def _cancelled_that_run(keys: frozenset[Any], dask_worker: Any) -> int:
+    tasks = dask_worker.state.tasks
+    return sum(key in keys for key, task in tasks.items() if task.state in ("cancelled", "resumed"))
