@@ -157,3 +157,6 @@ class InputError(ZVError, ValueError):
 
 class ZVWarning(UserWarning):
     """A write that works, but costs more than it would have to."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(escaped(str(message)))

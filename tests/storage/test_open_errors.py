@@ -586,3 +586,22 @@ def test_control_characters_of_others_are_escaped(tmp_path):
         for each in texts:
             assert odd not in each
             assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl") for c in each if c != "\n"), each
+
+
+def test_control_characters_of_paths_are_escaped(tmp_path):
+    for odd in ("a\nb", "a\x9b"):
+        name = f"7{odd}b"
+        for target in (tmp_path / name, StorePath(MemoryStore(), name), StorePath(LocalStore(tmp_path / "s"), name)):
+            store = dzv.create(target, chunk_shape=(1, 1))
+            plan = dzv.plan_points(store, np.zeros((2, 2)))
+            report = plan.commit([plan.run(block) for block in range(len(plan))])
+            ds = xr.open_dataset(target, engine="zv")
+            with pytest.raises(dzv.StoreError) as caught:
+                dzv.write_points(store, np.zeros((2, 2)))
+            group = dzv.open_group(target)
+            shown = [store, store.level(0), plan, report, group, group["0"], group.batched_writes(), ds, ds.zv, caught.value]
+            for each in (*map(repr, shown), store.url, store.level(0).url, group.url, ds._repr_html_(), str(caught.value)):
+                assert name not in each, each
+            if "file:" in store.url:
+                assert dzv.open(store.url).level(0).metadata.vertex_count == 2
+        assert name not in str(dzv.ZVWarning(name))

@@ -25,7 +25,7 @@ from dask_zv.spatial.morton import morton_codes, morton_order
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_single import check_spatial, without_grid
 from dask_zv.storage.nodes import as_bytes, check_array_name, load_catalog
-from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.objects import Objects, join, place_url
 from dask_zv.storage.per_chunk import ArrayListing, PerChunk
 
 __all__ = ["WriteBatch"]
@@ -81,7 +81,7 @@ class WriteBatch:
     def __repr__(self) -> str:
         queued = len(self._eager) + len(self._lazy)
         return (
-            f"<WriteBatch on {self._place.handle.url}/{self._place.prefix}: {queued:,} blobs and "
+            f"<WriteBatch on {place_url(self._place.handle.url, self._place.prefix)}: {queued:,} blobs and "
             f"{len(self._blocks):,} whole blocks queued>"
         )
 

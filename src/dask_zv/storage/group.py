@@ -32,7 +32,7 @@ from dask_zv.storage.nodes import (
     merge_attributes,
     read_document,
 )
-from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.objects import Objects, join, place_url
 from dask_zv.storage.per_chunk import PerChunk
 from dask_zv.storage.targets import resolve_target
 
@@ -125,7 +125,7 @@ class NodeGroup:
         """URL of the group; a store's name for stores without one. Never with secrets."""
         if isinstance(self._objects, LocalObjects):
             return self.path.as_uri()
-        return join(self._objects.url, self._prefix)
+        return place_url(self._objects.url, self._prefix)
 
     @property
     def prefix(self) -> str:

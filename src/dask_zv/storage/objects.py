@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, cast
+from urllib.parse import quote
 
 from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
@@ -22,13 +23,23 @@ from zarr.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore
 
-from dask_zv.errors import ReadOnlyError, StoreError, ZVError
+from dask_zv.errors import ReadOnlyError, StoreError, ZVError, escaped
 from dask_zv.storage.confined import confined
 from dask_zv.storage.faults import cause_of, is_transient, says, storage_error, told_of
 from dask_zv.storage.retries import count_retry
 from dask_zv.storage.zarr_reads import ZarrReads
 
-__all__ = ["MAX_REQUESTS", "REQUEST_TIMEOUT", "BytesLike", "Objects", "Request", "ZarrObjects", "join", "wait_before_retry"]
+__all__ = [
+    "MAX_REQUESTS",
+    "REQUEST_TIMEOUT",
+    "BytesLike",
+    "Objects",
+    "Request",
+    "ZarrObjects",
+    "join",
+    "place_url",
+    "wait_before_retry",
+]
 
 MAX_REQUESTS = int(os.environ.get("DASK_ZV_MAX_REQUESTS", "128"))
 """Requests in flight per store and process (environment variable ``DASK_ZV_MAX_REQUESTS``)."""
@@ -387,6 +398,11 @@ async def _find(items: AsyncIterator[str], suffix: str) -> bool:
 def join(*parts: str) -> str:
     """Join path segments that may be empty."""
     return "/".join(p for p in parts if p)
+
+
+def place_url(url: str, path: str) -> str:
+    """Return what to call the place at a path in a store: one that can be opened where it is local, and always one line."""
+    return join(url, quote(path, errors="backslashreplace") if url.startswith("file:") else escaped(path))
 
 
 def wait_before_retry(attempt: int) -> None:

@@ -27,7 +27,7 @@ from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.group import load_catalog
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layouts import Blobs, open_blobs
-from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.objects import Objects, join, place_url
 from dask_zv.storage.replacing import check_not_replaced
 from dask_zv.storage.snapshot import snapshot, together
 
@@ -113,7 +113,7 @@ class LevelSource:
 
     def where(self) -> str:
         """Return the level's URL."""
-        return join(self.place.handle.url, self.place.prefix)
+        return place_url(self.place.handle.url, self.place.prefix)
 
 
 def _documents(objects: Objects, paths: list[str]) -> list[dict[str, Any] | None]:

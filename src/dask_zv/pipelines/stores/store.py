@@ -20,7 +20,7 @@ from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.icechunk_commits import commit_session
 from dask_zv.storage.layouts import Layout, layout_of
 from dask_zv.storage.nodes import read_document
-from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.objects import Objects, join, place_url
 from dask_zv.storage.opening import open_root
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Store:
     @property
     def url(self) -> str:
         """Where the store is, without secrets."""
-        return join(self._handle.url, self._prefix)
+        return place_url(self._handle.url, self._prefix)
 
     @property
     def prefix(self) -> str:
