@@ -9,8 +9,10 @@ import zipfile
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import dask_zv as dzv
+from dask_zv.format import levels
 from dask_zv.storage import codecs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification")
@@ -72,6 +74,23 @@ def test_lists_of_more_chunks_than_a_grid_has_are_refused(made, tmp_path):
         (path / "0" / "vertices" / "c" / f"{i + 10}" / "0").touch()
     with pytest.raises(dzv.FormatError, match=f"its grid has room for {cells}"):
         dzv.open_group(path, "r")["0"].list_chunks("vertices")
+
+
+def test_more_names_than_a_level_has_room_for_are_refused_before_they_are_looked_at(tmp_path, monkeypatch):
+    """Layout per_chunk: each name is a folder, whose document would be asked for."""
+    monkeypatch.setattr(levels, "_STRAYS", 20)
+    path = tmp_path / "s.zv"
+    points = np.random.default_rng(0).uniform(0, 4, (50, 2))
+    dzv.write_points(dzv.create(path, chunk_shape=(1, 1), bounds=((0, 0), (4, 4)), layout="per_chunk"), points)
+    shutil.rmtree(path / "0" / "dask_zv_catalog")
+    for i in range(30):
+        (path / "0" / "vertices" / f"{i + 10}.0").mkdir()
+    assert len(dzv.open(path).level(0).read().positions) == 50
+    for i in range(30, 200):
+        (path / "0" / "vertices" / f"{i + 10}.0").mkdir()
+    for call in (lambda s: s.level(0).read(), lambda s: s.refresh(), lambda s: xr.open_dataset(s.url, engine="zv").load()):
+        with pytest.raises(dzv.FormatError, match=r"2\d\d names lie below it, and its level has room for 106 chunks"):
+            call(dzv.open(path, mode="r+"))
 
 
 def zipped(made, path, **how):

@@ -16,6 +16,9 @@ from dask_zv.format import _json
 __all__ = ["LevelMetadata"]
 
 _TOLERANCE = 1e-9
+_STRAYS = 1 << 16
+"""Names beside those of chunks that are put up with below an array."""
+_FAR = 2.0**62
 _FIELDS = frozenset(
     {
         *("level", "object_sparsity", "vertex_count", "coarsening_method", "parent_level", "arrays_present"),
@@ -100,6 +103,13 @@ class LevelMetadata:
                 raise _json.wrong(value, "chunk_attribute_values", "strings, numbers or booleans")
         if self.inherited_num_objects is not None:
             _json.integer(self.inherited_num_objects, "inherited_num_objects", least=0)
+
+    def room(self, root_chunk_shape: tuple[float, ...], bounds: tuple[tuple[float, ...], tuple[float, ...]]) -> int:
+        """Return how many chunks the level can have by its bounds and vertices, and some more: neither need be up to date."""
+        cells = len(self.chunk_attribute_values or ("",))
+        for low, high, edge in zip(*bounds, self.chunk_shape_in(root_chunk_shape), strict=True):
+            cells *= int(min(max(high - low, 0) // edge, _FAR)) + 2
+        return _STRAYS + self.vertex_count + cells
 
     def chunk_shape_in(self, root_chunk_shape: tuple[float, ...]) -> tuple[float, ...]:
         """Return the edges of the level's chunks, its own or the root's.

@@ -66,9 +66,12 @@ class PerChunk:
         Path of the group in the store.
     catalog : Catalog, optional
         What the group's last commit recorded; saves the documents and the listing.
+    room : int, optional
+        How many chunks an array can have: more names below one are refused before any of them is looked at.
     """
 
-    def __init__(self, objects: Objects, prefix: str, catalog: Catalog | None = None) -> None:
+    def __init__(self, objects: Objects, prefix: str, catalog: Catalog | None = None, room: int | None = None) -> None:
+        self.room = room
         self.objects = objects
         self.prefix = prefix
         self.catalog = catalog
@@ -179,6 +182,11 @@ class PerChunk:
         """Return what lies below `array`, from memory where it was asked before."""
         if array not in self._listings:
             names = [n for n in self.objects.list_dir(self.path(array)) if n != DOCUMENT]
+            if self.room is not None and len(names) > self.room:
+                raise FormatError(
+                    f"{len(names):,} names lie below it, and its level has room for {self.room:,} chunks: they are not its own",
+                    store=self.objects.url, array=self.path(array),
+                )  # fmt: skip
             self._listings[array] = self._read_indexes(array, names)
         return self._listings[array]
 

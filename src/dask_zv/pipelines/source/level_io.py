@@ -334,13 +334,20 @@ def check_same_objects(source: LevelSource) -> None:
         )
 
 
-def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
+def chunk_table(source: LevelSource, catalog: Catalog | None, room: int | None = None) -> ChunkTable:
     """Return the level's chunks with their rows: from the catalog, or from the documents of the vertices' blobs.
+
+    Parameters
+    ----------
+    source : LevelSource
+    catalog : Catalog, optional
+    room : int, optional
+        How many chunks the level can have.
 
     Raises
     ------
     FormatError
-        A blob of positions is no whole number of rows, or a chunk lacks its sibling.
+        A blob of positions is no whole number of rows, a chunk lacks its sibling, or there are more than there is room for.
     """
     row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize
     emptied = 0
@@ -364,6 +371,7 @@ def chunk_table(source: LevelSource, catalog: Catalog | None) -> ChunkTable:
         blobs = source.place.open()
         if isinstance(blobs, GridArrays):
             return ChunkTable(*grid_rows(source, blobs, row_bytes))
+        blobs.room = room
         sizes_by_key = {k: n for k, n in blobs.sizes(VERTICES).items() if is_spatial_key(k)}
         listing = blobs.listing(FRAGMENTS)
         listed = {k for k in (*listing.plain, *listing.entries) if is_spatial_key(k)}

@@ -91,7 +91,8 @@ class Level:
         FormatError
             The level is another tool's, and counts more vertices than it has.
         """
-        table = chunk_table(self.source, self._found[1])
+        root = self.store.metadata
+        table = chunk_table(self.source, self._found[1], self.metadata.room(root.chunk_shape, root.bounds))
         have, told = int(table.rows.sum()), self.metadata.vertex_count
         # some writers never count, edits that empty chunks leave the count; what was in ours the catalog has told
         foreign = not self.source.catalogued and SETTINGS not in self._attributes

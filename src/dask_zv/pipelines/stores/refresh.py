@@ -56,6 +56,10 @@ def _rebuild(level: Level) -> None:
     group = level.group
     group.delete_subtree(CATALOG_NAME)
     arrays = tuple(a for a in level.source.schema.arrays if group.array_exists(a))
+    root = level.store.metadata
+    blobs = PerChunk(open_objects(place.handle), place.prefix, room=level.metadata.room(root.chunk_shape, root.bounds))
+    for array in arrays:
+        blobs.listing(array)
     keys = {a: [k for k in group.list_chunks(a) if is_spatial_key(k)] for a in arrays}
     wanted = sorted({k for found in keys.values() for k in found})
     if any(_has_foreign_shards(place, a) for a in arrays):
