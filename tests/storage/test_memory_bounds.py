@@ -133,6 +133,40 @@ def test_members_unpack_to_no_more_than_the_zip_file_says(tmp_path):
         dzv.open(path)
 
 
+def test_chunks_of_tables_unpack_to_no_more_than_their_document_says(made, tmp_path, monkeypatch):
+    """A little more than fits into the chunk, by each codec: before zarr sees it."""
+    codecs_of_zarr = [{"name": "gzip", "configuration": {"level": 5}}, {"name": "zstd", "configuration": {"level": 3}}]
+    codecs_of_zarr += [{"name": "numcodecs.bz2", "configuration": {}}, {"name": "numcodecs.lz4", "configuration": {}}]
+    for codec in codecs_of_zarr:
+        path = tmp_path / codec["name"]
+        shutil.copytree(made, path)
+        shutil.rmtree(path / "0" / "dask_zv_catalog")
+        table = path / "0" / "object_attributes" / "b"
+        document = json.loads((table / "zarr.json").read_text())
+        nbytes = int(np.prod(document["chunk_grid"]["configuration"]["chunk_shape"])) * 8
+        document["codecs"] = [document["codecs"][0], codec]
+        (table / "zarr.json").write_text(json.dumps(document))
+        chunk = next(p for p in table.rglob("*") if p.is_file() and p.name != "zarr.json")
+        values = np.arange(nbytes // 8).astype("<i8").tobytes()
+        pack = codecs.cell_codec([codec]).encode
+        chunk.write_bytes(pack(values))
+        assert dzv.open(path).level(0).read().object_attributes["b"].tolist() == list(range(7))
+        chunk.write_bytes(pack(values + bytes(8)))
+        with pytest.raises(dzv.FormatError, match=r"can have|can't unpack|claims more") as caught:
+            dzv.open(path).level(0).read()
+        assert "object_attributes/b" in str(caught.value)
+
+
+def test_cells_unpack_to_no_more_than_the_catalog_says():
+    for name in ["zstd", "blosc", *PACKING, *CLAIMING]:
+        configuration = {"gzip": {"level": 5}, "blosc": {"shuffle": "noshuffle"}}.get(name, {})
+        codec = codecs.CellCodec([{"name": name, "configuration": configuration}])
+        data = codec.encode(bytes(1000))
+        assert codec.decode(data, 1000) == bytes(1000)
+        with pytest.raises(dzv.FormatError):
+            codec.decode(data, 999)
+
+
 PACKING = ["gzip", "numcodecs.gzip", "numcodecs.zlib", "numcodecs.bz2", "numcodecs.lzma"]
 CLAIMING = ["numcodecs.lz4", "numcodecs.zstd", "numcodecs.blosc"]
 

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
 
-__all__ = ["EMPTY", "frame", "header", "index_nbytes", "pack_index", "unframe", "unpack_index"]
+__all__ = ["EMPTY", "FRAME_NBYTES", "frame", "header", "index_nbytes", "pack_index", "unframe", "unpack_index"]
 
 EMPTY = np.iinfo(np.uint64).max
 """Offset and length of a cell that a shard does not have."""
 
 _HEADER = struct.Struct("<II")
+FRAME_NBYTES = _HEADER.size
+"""What a frame adds to its payload."""
 
 
 def header(nbytes: int) -> bytes:

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import math
 import zlib
+from asyncio import to_thread
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.buffer import Buffer, BufferPrototype
+from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.store import ByteRequest
+from zarr.storage import StorePath
 
 from dask_zv.errors import FormatError, StoreError, ZVError
 from dask_zv.format.documents import BlobDocument, parse_blob_document
-from dask_zv.storage.codecs import unpack_zstd
+from dask_zv.storage.codecs import cell_codec, unpack_zstd
 from dask_zv.storage.confined import confined
 from dask_zv.storage.objects import Objects
+from dask_zv.storage.zarr_reads import ZarrReads
 
-__all__ = ["ZARR_ERRORS", "check_claim", "decode_blob", "open_zarr_array"]
+__all__ = ["ZARR_ERRORS", "check_claim", "decode_blob", "open_zarr_array", "unpacked"]
 
 _MAX_ZEROS = 1 << 26
 """A chunk that is left out and means so many zeros costs its document alone: more are taken for a lost chunk."""
@@ -104,6 +110,32 @@ def open_zarr_array(objects: Objects, path: str) -> zarr.Array[Any]:
     return array
 
 
+def unpacked(objects: Objects, array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """Return an array whose chunks are unpacked here, each into no more than its document says, before zarr sees them.
+
+    Zarr's codecs unpack all that a chunk holds. Shards, whose chunks are packed one by one, are left to it.
+    """
+    codecs = array.metadata.codecs  # type: ignore[union-attr]
+    packing = [c.to_dict() for c in codecs if isinstance(c, BytesBytesCodec)]
+    if not packing:
+        return array
+    decode = cell_codec(packing).decode
+    fixed = array.dtype.kind not in "OT"  # strings and bytes of any length: the documents know no more
+    most = math.prod(array.chunks) * array.dtype.itemsize if fixed else None
+    reads = objects.zarr_reads()
+
+    async def get(key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
+        data = await reads.get(key, prototype, byte_range)
+        try:  # in a thread: codecs that are left to zarr wait for the loop that this runs on
+            return None if data is None else prototype.buffer.from_bytes(await to_thread(decode, data.to_bytes(), most))
+        except FormatError as error:
+            raise error.at(store=objects.url, array=array.path) from None
+
+    document = array.metadata.to_dict()
+    document["codecs"] = [c.to_dict() for c in codecs if not isinstance(c, BytesBytesCodec)]
+    return zarr.Array.from_dict(StorePath(ZarrReads(reads, get), array.path), document)
+
+
 def check_claim(objects: Objects, path: str, array: zarr.Array[Any]) -> None:
     """Refuse an array that claims to be far larger than what is stored of it can tell.
 
@@ -147,7 +179,7 @@ def _decode_through_zarr(objects: Objects, path: str, array: str, chunk: str | N
     if names != ["BytesCodec", "ZstdCodec"] and node.nchunks_initialized < node.nchunks:
         raise _missing(objects, path, int(node.shape[0]), array, chunk)
     try:
-        return bytes(np.asarray(node[:]).tobytes())
+        return bytes(np.asarray(unpacked(objects, node)[:]).tobytes())
     except ZVError:
         raise
     except ZARR_ERRORS as error:

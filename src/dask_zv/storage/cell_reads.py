@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, ZVError
-from dask_zv.format.cells import unframe
+from dask_zv.format.cells import FRAME_NBYTES, unframe
 from dask_zv.format.grids import GridSpec
 from dask_zv.storage.codecs import CellCodec
 from dask_zv.storage.objects import Objects, Request
@@ -128,7 +128,8 @@ def fetch_runs(
                 ):
                     raise FormatError("the stored bytes are not those of the last commit")
                 if not stored:
-                    out[array, run.keys[i]] = unframe(codec.decode(piece))
+                    most = None if run.nbytes is None else run.nbytes[i] + FRAME_NBYTES
+                    out[array, run.keys[i]] = unframe(codec.decode(piece, most))
                 elif run.nbytes is not None and run.crcs is not None:
                     out[array, run.keys[i]] = StoredCell(piece, run.nbytes[i])
                 else:

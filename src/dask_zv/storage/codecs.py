@@ -42,7 +42,9 @@ _MOST_STREAM = 64
 _HAS_CHECKSUM = 0x04
 """Bit of a Zstandard frame's descriptor, its fifth byte."""
 
-Step = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]
+Decode = Callable[..., bytes]
+"""Takes the data, and how many bytes may come of it, where that is known."""
+Step = tuple[Callable[[bytes], bytes], Decode]
 
 
 class CellCodec:
@@ -66,15 +68,16 @@ class CellCodec:
         # one codec is the rule: no loop around a call that takes microseconds
         self.encode: Callable[[bytes], bytes] = steps[0][0] if len(steps) == 1 else _chain([e for e, _ in steps])
         """Return a framed payload as it is stored."""
-        self.decode: Callable[[bytes], bytes] = steps[0][1] if len(steps) == 1 else _chain([d for _, d in reversed(steps)])
-        """Return a stored cell's framed payload; raises :class:`FormatError` where the codecs can't make sense of it."""
+        self.decode: Decode = steps[0][1] if len(steps) == 1 else _chain([d for _, d in reversed(steps)])
+        """Return a stored cell's framed payload, of so many bytes at most where a second argument says how many it can have;
+        raises :class:`FormatError` where the codecs can't make sense of it."""
 
 
-def _chain(functions: Sequence[Callable[[bytes], bytes]]) -> Callable[[bytes], bytes]:
-    def run(data: bytes) -> bytes:
-        for function in functions:
+def _chain(functions: Sequence[Callable[..., bytes]]) -> Callable[..., bytes]:
+    def run(data: bytes, *most: int | None) -> bytes:
+        for function in functions[:-1]:
             data = function(data)
-        return data
+        return functions[-1](data, *most) if functions else data
 
     return run
 
@@ -103,7 +106,7 @@ def _step(codec: Mapping[str, Any]) -> Step:
     return _through_zarr(codec)
 
 
-def unpack_zstd(data: bytes, nbytes: int | None = None) -> bytes:
+def unpack_zstd(data: bytes, nbytes: int | None = None, most: int | None = None) -> bytes:
     """Return the content of a Zstandard frame.
 
     The size in the frame's header is checked before anything is allocated.
@@ -113,6 +116,8 @@ def unpack_zstd(data: bytes, nbytes: int | None = None) -> bytes:
     data : bytes
     nbytes : int, optional
         What the frame must hold.
+    most : int, optional
+        What it may hold.
 
     Raises
     ------
@@ -123,21 +128,25 @@ def unpack_zstd(data: bytes, nbytes: int | None = None) -> bytes:
         size = zstandard.frame_content_size(data)
         if nbytes is not None and size != nbytes:
             raise ValueError(f"its frame says {size} bytes")
-        if size > _LEAST + _MOST_RATIO * len(data):
+        if size > _least(_LEAST + _MOST_RATIO * len(data), most):
             raise ValueError(f"{len(data)} bytes can't unpack to {size}")
         if size < 0:
             # into as much as a frame of its length may fill; by a decompressor of its own, which takes memory for the window
             # that the frame claims, up to 128 MB, and keeps it
-            limit = _LEAST + _MOST_STREAM * len(data)
+            limit = _least(_LEAST + _MOST_STREAM * len(data), most)
             out: bytes = zstandard.ZstdDecompressor().decompress(data, max_output_size=limit, allow_extra_data=False)
         else:
             unpacker = getattr(_local, "unpacker", None) or _new_unpacker()
             out = unpacker.decompress(data, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from error
+    except (zstandard.ZstdError, MemoryError) as error:
+        raise ValueError(str(error) or "there is no memory for it") from error
     if nbytes is not None and len(out) != nbytes:
         raise ValueError(f"it unpacks to {len(out)} bytes")
     return out
+
+
+def _least(limit: int, most: int | None) -> int:
+    return limit if most is None else min(limit, most)
 
 
 def _zstd(level: int, checksum: bool) -> Step:
@@ -152,16 +161,16 @@ def _zstd(level: int, checksum: bool) -> Step:
         out: bytes = packer.compress(data)
         return out
 
-    def decode(data: bytes) -> bytes:
+    def decode(data: bytes, most: int | None = None) -> bytes:
         if checksum and (len(data) < 5 or not data[4] & _HAS_CHECKSUM):
             raise FormatError("the cell is no Zstandard frame with a checksum, which its codec promises")
         try:
             # the usual frame tells a size that nobody minds; all else is looked at closely
-            if 0 <= zstandard.frame_content_size(data) <= _LEAST:
+            if 0 <= zstandard.frame_content_size(data) <= _least(_LEAST, most):
                 unpacker = getattr(_local, "unpacker", None) or _new_unpacker()
                 out: bytes = unpacker.decompress(data, allow_extra_data=False)
                 return out
-            return unpack_zstd(data)
+            return unpack_zstd(data, most=most)
         except (zstandard.ZstdError, ValueError) as error:
             raise FormatError(f"the cell is no Zstandard frame: {error}") from error
 
@@ -181,49 +190,50 @@ def _blosc(configuration: Mapping[str, Any]) -> Step:
         raise MetadataError(f"codec 'blosc' has the configuration {dict(configuration)!r:.200}, which it does not know")
     codec = Blosc(cname=name, shuffle=_SHUFFLES[configuration["shuffle"]], **numbers)
 
-    def decode(data: bytes) -> bytes:
+    def decode(data: bytes, most: int | None = None) -> bytes:
         try:
-            return bytes(_unpack_blosc(codec.decode, data))
+            return bytes(_unpack_blosc(codec.decode, data, most))
         except FormatError:
             raise
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, MemoryError) as error:
             raise FormatError(f"the cell is no Blosc buffer: {error}") from error
 
     return lambda data: bytes(codec.encode(data)), decode
 
 
-def _unpack_stream(make: Callable[[], Any], data: bytes) -> bytes:
+def _unpack_stream(make: Callable[[], Any], data: bytes, most: int | None = None) -> bytes:
     """Return the content of one or more streams after each other, unpacked into no more than they may fill."""
-    limit = _LEAST + _MOST_STREAM * len(data)
+    limit = _least(_LEAST + _MOST_STREAM * len(data), most)
     parts: list[bytes] = []
     while data:
         unpacker = make()
         parts.append(unpacker.decompress(data, limit + 1))
         limit -= len(parts[-1])
         if limit < 0:
-            raise FormatError("the cell unpacks to far more than its length allows: it is damaged, or hostile")
+            why = "far more than its length allows" if most is None else f"more than the {most:,} bytes that it can have"
+            raise FormatError(f"the cell unpacks to {why}: it is damaged, or hostile")
         if not unpacker.eof:
             raise FormatError("the cell is short: its stream has no end")
         data = unpacker.unused_data
     return b"".join(parts)
 
 
-def _unpack_lz4(codec: Callable[[bytes], bytes], data: bytes) -> bytes:
-    if len(data) < 4 or int.from_bytes(data[:4], "little") > _LEAST + 256 * len(data):
+def _unpack_lz4(codec: Callable[[bytes], bytes], data: bytes, most: int | None = None) -> bytes:
+    if len(data) < 4 or int.from_bytes(data[:4], "little") > _least(_LEAST + 256 * len(data), most):
         raise FormatError("the cell is a damaged LZ4 buffer: its header claims more than it can hold")
     return codec(data)
 
 
-def _unpack_blosc(codec: Callable[[bytes], bytes], data: bytes) -> bytes:
+def _unpack_blosc(codec: Callable[[bytes], bytes], data: bytes, most: int | None = None) -> bytes:
     # Blosc's header: versions, flags, type size, then uint32 sizes of the content, of a block, and of the whole
     if len(data) < 16 or int.from_bytes(data[12:16], "little") != len(data):
         raise FormatError("the cell is no Blosc buffer: its header does not tell its length")
-    if int.from_bytes(data[4:8], "little") > _LEAST + _MOST_RATIO * len(data):
+    if int.from_bytes(data[4:8], "little") > _least(_LEAST + _MOST_RATIO * len(data), most):
         raise FormatError("the cell is a damaged Blosc buffer: its header claims more than it can hold")
     return codec(data)
 
 
-def _bounded(name: str, codec: Callable[[bytes], bytes], configuration: Mapping[str, Any]) -> Callable[[bytes], bytes]:
+def _bounded(name: str, codec: Callable[[bytes], bytes], configuration: Mapping[str, Any]) -> Decode:
     """Return what a codec of zarr's or numcodecs' does to decode, in bounded memory; those that don't pack as they are."""
     if name in ("gzip", "numcodecs.gzip", "numcodecs.zlib"):
         return partial(_unpack_stream, partial(zlib.decompressobj, 47))  # either header
@@ -234,10 +244,10 @@ def _bounded(name: str, codec: Callable[[bytes], bytes], configuration: Mapping[
     if name == "numcodecs.lz4":
         return partial(_unpack_lz4, codec)
     if name == "numcodecs.zstd":
-        return unpack_zstd
+        return lambda data, most=None: unpack_zstd(data, most=most)
     if name in ("blosc", "numcodecs.blosc"):
         return partial(_unpack_blosc, codec)
-    return codec
+    return lambda data, _=None: codec(data)
 
 
 def _through_zarr(document: Mapping[str, Any]) -> Step:
@@ -257,9 +267,9 @@ def _through_zarr(document: Mapping[str, Any]) -> Step:
 
     unpack = _bounded(document["name"], partial(run, codec.decode), document.get("configuration") or {})
 
-    def decode(data: bytes) -> bytes:
+    def decode(data: bytes, most: int | None = None) -> bytes:
         try:
-            return unpack(data)
+            return unpack(data, most)
         except FormatError:
             raise
         except (RuntimeError, ValueError, TypeError, OSError, EOFError, MemoryError, zlib.error, lzma.LZMAError) as error:

@@ -20,7 +20,7 @@ from dask_zv.format.cells import EMPTY
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridArray, GridSpec, parse_grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, keys_to_coords, parse_key
-from dask_zv.storage.blobs import ZARR_ERRORS, open_zarr_array
+from dask_zv.storage.blobs import ZARR_ERRORS, open_zarr_array, unpacked
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.cell_reads import DAMAGED, Address, CellRun, StoredCell, cell_path, fetch_runs, object_runs
 from dask_zv.storage.codecs import CellCodec, cell_codec
@@ -451,11 +451,11 @@ class GridArrays:
         self, array: str, found: GridArray, wanted: Sequence[tuple[str, list[int]]], out: dict[Address, bytes]
     ) -> None:
         """Read cells of an array whose keys or indexes are encoded in a way that zarr knows and we don't."""
-        node = open_zarr_array(self.objects, self.path(array))
+        cells = unpacked(self.objects, open_zarr_array(self.objects, self.path(array)))
         for key, coords in wanted:
             cell = tuple(c - o for c, o in zip(coords, found.spec.origin, strict=True))
             try:
-                value: Any = node[cell]
+                value: Any = cells[cell]
                 data = bytes(value.item() if hasattr(value, "item") else value)
             except ZVError:
                 raise

@@ -17,7 +17,7 @@ from dask_zv.format.documents import parse_document
 from dask_zv.format.groups import decode_group_elements
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.pipelines.source.level_io import MANIFESTS_CRC32C, MEMBERS, LevelSource
-from dask_zv.storage.blobs import ZARR_ERRORS, check_claim, open_zarr_array
+from dask_zv.storage.blobs import ZARR_ERRORS, check_claim, open_zarr_array, unpacked
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.confined import confined
 from dask_zv.storage.handles import open_objects
@@ -94,7 +94,7 @@ class ObjectTables:
                 return open_zarr_array(self._objects, self.path(array))  # says what is wrong
             found = zarr_array_of(self._objects, self.path(array), document)
             check_claim(self._objects, self.path(array), found)
-            self._open[array] = found
+            self._open[array] = unpacked(self._objects, found)
         return self._open[array]
 
     @cached_property
