@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+import sysconfig
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -52,3 +57,36 @@ def test_what_is_installed_is_what_is_pinned() -> None:
     for name, bound in constraints().items():
         found = Version(version(name))
         assert found == Version(bound) if lowest else found >= Version(bound), name
+
+
+BROKEN = {
+    "fails": "exit 1",
+    "is not installed": "exec /nonexistent/python",
+    "crashes": "kill -SEGV $$",
+    "says something else": "echo hello",
+    "says only half": "echo 9999.0009.0009",
+    "is no program": None,
+}
+
+
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="this Python is one of those that ci/python leaves out"
+)
+def test_interpreters_that_do_not_work_are_passed_over(tmp_path: Path) -> None:
+    """`ci/python` finds the one that works among those that don't, without pyenv and without a home."""
+    bash = shutil.which("bash")
+    newest = tmp_path / "python3.30"
+
+    def found(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(bash), str(ROOT / "ci/python"), *arguments]
+        return subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+
+    assert "no python >= 3.11" in found().stderr
+    (tmp_path / "python3").symlink_to(Path(sys.executable).resolve())
+    for what, program in BROKEN.items():
+        newest.write_text(f"#!{bash}\n{program or ''}\n")
+        newest.chmod(0o755 if program else 0o644)
+        told = found()
+        assert Path(told.stdout.strip()).samefile(Path(sys.executable).resolve()), (what, told)
+    assert found(f"3.{sys.version_info.minor}").returncode == 0
+    assert found("3.30").returncode == 1
