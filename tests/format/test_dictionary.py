@@ -132,6 +132,13 @@ def test_columns_are_decoded_in_shape():
         {"_FillValue": -1000},
         {"_FillValue": 1.5},
         {"_FillValue": True},
+        {"_FillValue": False, "categories": []},
+        {"_FillValue": True, "categories": ["a"]},
+        {"_FillValue": -1.0},
+        {"_FillValue": 2.5},
+        {"_FillValue": "2"},
+        {"_FillValue": 128},
+        {"_FillValue": -129},
     ],
     ids=repr,
 )
@@ -146,7 +153,9 @@ def test_categories_must_be_there():
         DictionaryEncoding.from_attributes({"encoding": "dictionary"})
 
 
-@pytest.mark.parametrize("values", [["a", "zebra"], [b"zebra"], [b"\xff"], [3], [["a"]], np.array([["a"]])], ids=repr)
+@pytest.mark.parametrize(
+    "values", [["a", "zebra"], [b"zebra"], [b"\xff"], [3], [["a"]], np.array([["a"]]), np.array("a")], ids=repr
+)
 def test_unknown_values_are_refused(values):
     with pytest.raises(InputError):
         DictionaryEncoding(("a",)).encode(values)
@@ -159,7 +168,7 @@ def test_the_unknown_value_is_named():
         DictionaryEncoding(("a",)).encode(["a", None])
 
 
-@pytest.mark.parametrize("values", [[1, 2], ["a\0"], [b"\xff"], [["a"]], [1.5]], ids=repr)
+@pytest.mark.parametrize("values", [[1, 2], ["a\0"], [b"\xff"], [["a"]], [1.5], np.array([["a"]]), np.array("ab")], ids=repr)
 def test_only_text_makes_categories(values):
     with pytest.raises(InputError):
         DictionaryEncoding.from_values(values)
