@@ -18,6 +18,7 @@ from geometry_inputs import (
     surface,
     vertex_attributes,
 )
+from our_points import same
 
 import dask_zv as dzv
 
@@ -76,16 +77,6 @@ def input_rows(positions, truth):
     return found
 
 
-def exactly(actual, expected, what=""):
-    actual, expected = np.asarray(actual), np.asarray(expected)
-    assert actual.shape == expected.shape, f"{what}: {actual.shape} is not {expected.shape}"
-    if expected.dtype.kind in "OU":
-        assert actual.tolist() == expected.tolist(), what
-        return
-    assert actual.dtype == expected.dtype, f"{what}: {actual.dtype} is not {expected.dtype}"
-    np.testing.assert_array_equal(actual, expected, err_msg=what)
-
-
 def link_bag(links, attributes):
     """Return links with their attributes, in an order of their own: with a multiplicity, a direction, a first vertex."""
     columns = [np.asarray(links, np.int64).tolist()]
@@ -109,9 +100,9 @@ def check_ours(geometry, truth, kind):
     rows = input_rows(geometry.positions, truth)
     assert set(geometry.attributes) == set(truth.attributes)
     for name, values in truth.attributes.items():
-        exactly(geometry.attributes[name], values[rows], name)
+        same(geometry.attributes[name], values[rows], name)
     if truth.owners is not None:
-        exactly(geometry.object_ids, truth.owners[rows], "object_ids")
+        same(geometry.object_ids, truth.owners[rows], "object_ids")
     if kind == "skeleton":
         children = np.flatnonzero(geometry.parents >= 0)
         assert (geometry.parents >= -1).all()
@@ -121,16 +112,16 @@ def check_ours(geometry, truth, kind):
     elif kind == "mesh":
         same_links(geometry.faces, geometry.face_attributes, rows, truth)
     if truth.index is not None:
-        exactly(geometry.object_index, truth.index)
+        same(geometry.object_index, truth.index)
     assert set(geometry.object_attributes) == set(truth.table)
     for name, values in truth.table.items():
         ours = geometry.object_attributes[name]
         assert not np.ma.getmaskarray(ours).any()
-        exactly(np.ma.getdata(ours), values, name)
+        same(np.ma.getdata(ours), values, name)
     # a number that nobody gave is a group without members, here and there
     assert {g: m.tolist() for g, m in geometry.groups.items() if len(m)} == {g: sorted(m) for g, m in truth.groups.items()}
     for name, values in truth.group_attributes.items():
-        exactly(np.ma.getdata(geometry.group_attributes[name]), values, name)
+        same(np.ma.getdata(geometry.group_attributes[name]), values, name)
 
 
 def without_attributes(truth):
@@ -146,9 +137,9 @@ def check_paths(positions, lengths, ids, attributes, truth):
     some = np.asarray(lengths) > 0
     assert np.asarray(ids)[some].tolist() == truth.ids[order][kept].tolist()
     assert np.asarray(lengths)[some].tolist() == truth.lengths[order][kept].tolist()
-    exactly(positions, truth.positions[rows], "paths")
+    same(positions, truth.positions[rows], "paths")
     for name, values in attributes.items():
-        exactly(values, truth.attributes[name][rows], name)
+        same(values, truth.attributes[name][rows], name)
 
 
 # -------------------------------------------------------------------------------------------------- what we write

@@ -14,9 +14,10 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
-from geometry_cases import Case, Truth, check_ours, check_paths, exactly, input_rows, line_truth, path_truth, row_of, same_links
+from geometry_cases import Case, Truth, check_ours, check_paths, input_rows, line_truth, path_truth, row_of, same_links
 from geometry_exchange import crossings, stored_rows
 from geometry_inputs import chunk_of, lines, paths
+from our_points import same
 from test_peer_02 import run
 
 import dask_zv as dzv
@@ -144,18 +145,18 @@ def check_theirs(found, told, truth, kind, level):
     check_paths(found["positions"], found["lengths"], order, {}, truth)
     rows = input_rows(found["by_chunk"], truth)
     for name, values in truth.attributes.items():
-        exactly(found[f"attr__{name}"].reshape(values.shape), values[rows], name)
-    exactly(found["by_object"], found["positions"])
+        same(found[f"attr__{name}"].reshape(values.shape), values[rows], name)
+    same(found["by_object"], found["positions"])
     assert len(told["manifests"]) == len(truth.ids)
     for name, values in truth.table.items():
-        exactly(found[f"oattr__{name}"].reshape(values.shape), values, name)
+        same(found[f"oattr__{name}"].reshape(values.shape), values, name)
     if truth.groups:
         assert told["groups"] == [sorted(truth.groups.get(g, [])) for g in range(max(truth.groups) + 1)]
     if truth.groups and kind != "line":
         mine = np.isin(np.repeat(truth.ids, truth.lengths), truth.groups[0])
         assert sorted(map(tuple, found["of_group"].tolist())) == sorted(map(tuple, truth.positions[mine].tolist()))
     for name, values in truth.group_attributes.items():
-        exactly(found[f"gattr__{name}"], values, name)
+        same(found[f"gattr__{name}"], values, name)
     check_crossing(told, truth, level)
     assert told["errors"] == []
     # it takes every vertex for float32, and finds NaN in halves of float64 numbers
@@ -215,8 +216,8 @@ def test_pyramids_that_it_builds_on_ours(name, exchange):
     check_ours(store.level(0).read(), CASES[name].truth, CASES[name].kind)
     coarse = store.level(1).read()
     if name != "lines":  # whose both ends may fall on one vertex, and are then no line to its reader
-        exactly(coarse.positions, found["positions"])
-    exactly(store.level(1).read(order="chunk").positions, found["by_chunk"])
+        same(coarse.positions, found["positions"])
+    same(store.level(1).read(order="chunk").positions, found["by_chunk"])
     assert len(store.level(0).links(1)) == len(store.level(1).links(-1)) == len(CASES[name].truth.positions)
 
 
@@ -249,7 +250,7 @@ def test_what_that_format_cannot_hold_is_refused(kind, exchange, tmp_path):
     before = store.level(0).read()
     with pytest.raises(dzv.InputError, match="grid"):
         writes[kind](positions=np.eye(3, dtype="f4"), mode="overwrite")
-    exactly(dzv.open(exchange.theirs / kind).level(0).read().positions, before.positions)
+    same(dzv.open(exchange.theirs / kind).level(0).read().positions, before.positions)
 
 
 # -------------------------------------------------------------------------------------------------- we read its
@@ -267,12 +268,12 @@ def test_we_read_what_it_writes(name, exchange):
     level, truth = check_its(exchange, name)
     if name in VALIDATED:
         found, told = exchange.found(f"theirs_{name}")
-        exactly(found["positions"], level.read().positions)
+        same(found["positions"], level.read().positions)
         assert told["errors"] == []
         assert told["warnings"] == [STALE]
     if truth.lengths is not None:
         some = level.read(objects=[1, 3])
-        exactly(some.positions, truth.positions[np.isin(truth.owners, [1, 3])])
+        same(some.positions, truth.positions[np.isin(truth.owners, [1, 3])])
 
 
 @pytest.mark.parametrize("name", ["graph", "graph_objects"])
@@ -284,7 +285,7 @@ def test_its_edges_across_chunks_have_no_attributes(name, exchange):
     rows = input_rows(geometry.positions, truth)
     same_links(geometry.edges, {}, rows, Truth(truth.positions, links=truth.links))
     if truth.owners is not None:
-        exactly(geometry.object_ids, truth.owners[rows])
+        same(geometry.object_ids, truth.owners[rows])
     chunks = np.floor(truth.positions / np.array(chunk_of(3)))
     ours = rows[geometry.edges]
     crosses = (chunks[ours[:, 0]] != chunks[ours[:, 1]]).any(axis=1)
@@ -305,10 +306,10 @@ def test_its_edges_of_mixed_objects(exchange):
     truth = exchange.truth("graph_mixed")
     geometry = dzv.open(exchange.theirs / "graph_mixed").level(0).read()
     found, _ = exchange.found("theirs_graph_mixed")
-    exactly(geometry.positions, found["positions"])
+    same(geometry.positions, found["positions"])
     assert sorted(map(tuple, geometry.edges.tolist())) == sorted(map(tuple, found["links"].tolist()))
     rows = input_rows(geometry.positions, truth)
-    exactly(geometry.object_ids, truth.owners[rows])
+    same(geometry.object_ids, truth.owners[rows])
     assert sorted(rows[geometry.edges].tolist()) != sorted(truth.links.tolist())
 
 
@@ -319,9 +320,9 @@ def test_its_meshes_of_several_objects(exchange):
     rows = input_rows(geometry.positions, truth)
     same_links(geometry.faces, {}, rows, Truth(truth.positions, links=truth.links))
     for key, values in truth.attributes.items():
-        exactly(geometry.attributes[key], values[rows])
+        same(geometry.attributes[key], values[rows])
     told = geometry.object_ids >= 0
-    exactly(geometry.object_ids[told], truth.owners[rows][told])
+    same(geometry.object_ids[told], truth.owners[rows][told])
     assert set(geometry.object_ids.tolist()) == {-2, 0, 1}
 
 
@@ -344,8 +345,8 @@ def test_coarser_levels_of_its_stores(name, exchange):
     for number in (1, 2):
         found, _ = exchange.found(f"theirs_{name}_{number}")
         coarse = store.level(number)
-        exactly(coarse.read().positions, found["positions"])
-        exactly(coarse.read(order="chunk").positions, found["by_chunk"])
+        same(coarse.read().positions, found["positions"])
+        same(coarse.read(order="chunk").positions, found["by_chunk"])
         up = store.level(number - 1).links(1)
         down = coarse.links(-1)
         assert 0 < len(up) == len(down) <= store.level(number - 1).metadata.vertex_count  # none from where no vertex is left

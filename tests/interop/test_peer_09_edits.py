@@ -13,7 +13,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from peer_09_client import (
+from our_points import (
     CHUNK,
     GROUPS,
     IDS,
@@ -24,9 +24,9 @@ from peer_09_client import (
     column,
     points_of,
     same,
-    start_peer,
     write,
 )
+from peer_09_client import start_peer
 
 import dask_zv as dzv
 
@@ -335,7 +335,7 @@ import os, signal, sys
 import dask, numpy as np
 sys.path[:0] = sys.argv[2:]
 import dask_zv as dzv
-from peer_09_client import points_of, attributes_of
+from our_points import points_of, attributes_of
 store = dzv.open(sys.argv[1], mode="r+")
 positions, mass = points_of(seed=4), np.arange(200.0) + 1000
 if {overwrite}:

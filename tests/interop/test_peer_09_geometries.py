@@ -1,4 +1,4 @@
-"""Lines, polylines, streamlines, skeletons, graphs and meshes: what we write in layout grid the ZV 0.9 package reads exactly,
+"""Lines, polylines, streamlines, skeletons, graphs and meshes: what we write in layout grid the ZV 0.9 package reads
 and what it writes we read exactly.
 
 Both are compared with what went in, not with each other. Where one of its writers or readers is wrong, the test says so, and
@@ -13,8 +13,9 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
-from geometry_cases import CASES, check_ours, exactly, input_rows, link_bag
+from geometry_cases import CASES, check_ours, input_rows, link_bag
 from geometry_exchange import check_theirs, start_exchange, stored_rows
+from our_points import same
 
 import dask_zv as dzv
 
@@ -105,10 +106,10 @@ def test_its_boxes(name, exchange):
     assert 0 < inside.sum() < len(inside)
     if case.kind == "line":  # one end is enough for it
         of_line = inside.reshape(-1, 2).any(axis=1)
-        exactly(found["endpoints"], truth.positions.reshape(-1, 2, case.ndim)[of_line])
+        same(found["endpoints"], truth.positions.reshape(-1, 2, case.ndim)[of_line])
         return
     ours = dzv.open(exchange.ours(name)).level(0).read(bbox=box)
-    exactly(found["positions"], ours.positions)
+    same(found["positions"], ours.positions)
     assert len(ours) == inside.sum()
     mine = {"mesh": ours.faces, "graph": ours.edges, "skeleton": ours.edges}[case.kind]
     theirs = found["faces"] if case.kind == "mesh" else found["edges"]
@@ -152,9 +153,9 @@ def test_we_read_some_objects_of_its(name, exchange):
     rows = {p.tobytes(): i for i, p in enumerate(truth.positions)}
     at = np.array([rows[p.tobytes()] for p in some.positions])
     assert sorted(at.tolist()) == np.flatnonzero(mine).tolist()
-    exactly(some.object_ids, truth.owners[at])
+    same(some.object_ids, truth.owners[at])
     for key, values in truth.attributes.items():
-        exactly(some.attributes[key], values[at], key)
+        same(some.attributes[key], values[at], key)
     if truth.links is not None:
         kept = mine[truth.links].all(axis=1)
         links = some.faces if level.kind == "mesh" else some.edges
@@ -169,8 +170,8 @@ def test_trees_that_its_writer_spoils(exchange):
     path, truth, _ = exchange.theirs("skeletons_mixed")
     ours = dzv.open(path).level(0).read()
     found, _ = exchange.read(path)
-    exactly(found["positions"], ours.positions)
-    exactly(found["links"], ours.edges)
+    same(found["positions"], ours.positions)
+    same(found["links"], ours.edges)
     rows = input_rows(ours.positions, truth)
     edges = set(map(tuple, rows[ours.edges].tolist()))
     assert set(map(tuple, truth.links.tolist())) < edges
@@ -208,7 +209,7 @@ def test_segments_of_a_chunked_skeleton(exchange):
         found, told = exchange.peer.arrays("segment", path=path, segment_id=segment)
         assert told["fragments"] > 3
         assert len(found["positions"]) == len(ours) == (truth.owners == number).sum()
-        exactly(np.sort(found["attr__radius"]), np.sort(ours.attributes["radius"]))
+        same(np.sort(found["attr__radius"]), np.sort(ours.attributes["radius"]))
         assert len(ours.edges) == len(ours) - 1
         assert len(found["edges"]) == len(ours) - 3  # it has three chunks
         np.testing.assert_array_equal(np.unique(found["positions"], axis=0), np.unique(ours.positions.astype("f4"), axis=0))
@@ -223,12 +224,12 @@ def test_coarser_levels(name, exchange):
         found, told = exchange.read(path, level=number)
         level = store.level(number)
         geometry = level.read()
-        exactly(geometry.positions, found["positions"])
+        same(geometry.positions, found["positions"])
         assert level.metadata.vertex_count == told["vertex_count"]
         if PYRAMIDS[name] == "polylines":
             some = geometry.lengths > 0
             assert geometry.ids[some].tolist() == told["ids"]
-            exactly(geometry.lengths[some], found["lengths"])
+            same(geometry.lengths[some], found["lengths"])
             present = found["present__score"].astype(bool)
             absent = np.ma.getmaskarray(geometry.object_attributes["score"])
             assert absent.tolist() == (~present).tolist()

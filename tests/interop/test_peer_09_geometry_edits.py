@@ -15,7 +15,6 @@ from geometry_cases import (
     SPARSE,
     Case,
     check_ours,
-    exactly,
     line_truth,
     link_bag,
     link_truth,
@@ -26,6 +25,7 @@ from geometry_cases import (
 )
 from geometry_exchange import check_theirs, start_exchange
 from geometry_inputs import forest, graph, lines, paths, surface
+from our_points import same
 
 import dask_zv as dzv
 
@@ -203,13 +203,13 @@ def test_a_path_that_it_copies_before_it_moves_a_vertex(edited, exchange, tmp_pa
     told = exchange.peer.call("edit", path=path, moves=[[before[2].tolist(), to.tolist()]], atomic=True)
     assert told["renamed"] == {"0": 8}
     level = dzv.open(path).level(0)
-    exactly(level.read(objects=[0], attributes=[]).positions, before)
+    same(level.read(objects=[0], attributes=[]).positions, before)
     after = level.read(objects=[8], attributes=[]).positions
     assert to.tolist() in after.tolist()
     assert before[2].tolist() not in after.tolist()
     found, told = exchange.read(path)
     assert told["ids"] == list(range(9)) == level.read(attributes=[]).ids.tolist()
-    exactly(level.read(attributes=[]).positions, found["positions"])
+    same(level.read(attributes=[]).positions, found["positions"])
     assert not [k for k in found if k.startswith("attr__")]
     with pytest.raises(dzv.FormatError, match="vertex_attributes"):
         level.read()
@@ -223,7 +223,7 @@ def test_a_line_that_it_moves_into_another_chunk(edited, exchange, tmp_path):
     exchange.peer.call("edit", path=path, moves=[[at.tolist(), truth.positions[3].tolist()]])
     check_all(path, truth, kind, exchange, theirs=False)
     found, _ = exchange.read(path)
-    exactly(found["positions"], truth.positions)
+    same(found["positions"], truth.positions)
 
 
 def test_a_vertex_of_a_path_in_another_chunk(edited, exchange, tmp_path):
@@ -234,8 +234,8 @@ def test_a_vertex_of_a_path_in_another_chunk(edited, exchange, tmp_path):
     found, _ = exchange.read(path)
     for store in (dzv.open(path), dzv.open(path, mode="r+").refresh()):
         ours = store.level(0).read()
-        exactly(ours.positions, found["positions"])
-        exactly(ours.lengths, found["lengths"])
+        same(ours.positions, found["positions"])
+        same(ours.lengths, found["lengths"])
     assert to.tolist() in ours.positions.tolist()
     assert truth.positions[3].tolist() not in ours.positions.tolist()
 
@@ -333,7 +333,7 @@ def test_links_that_it_changes_and_removes(name, edited, exchange, tmp_path):
         assert sorted(found) == sorted(expected)
     found, _ = exchange.read(path)
     ours = dzv.open(path).level(0).read()
-    exactly(found["positions"], ours.positions)
+    same(found["positions"], ours.positions)
     assert link_bag(found["links"], {}) == link_bag(ours.edges, {})
 
 
@@ -362,7 +362,7 @@ def test_pyramids_that_it_builds_on_ours(name, edited, exchange, tmp_path):
     store = dzv.open(path)
     coarse = store.level(1)
     found, told = exchange.read(path, level=1)
-    exactly(coarse.read().positions, found["positions"])
+    same(coarse.read().positions, found["positions"])
     assert coarse.metadata.vertex_count == told["vertex_count"]
     assert told["ids"] == truth.index.tolist()
     up, down = store.level(0).links(1), coarse.links(-1)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from peer_09_client import CHUNK, SPURIOUS, attributes_of, column, points_of, rows_in, same, start_peer
+from our_points import CHUNK, attributes_of, column, points_of, rows_in, same
+from peer_09_client import SPURIOUS, start_peer
 
 import dask_zv as dzv
 
