@@ -214,7 +214,11 @@ def _renamed(document: Any, path: tuple[Any, ...], is_key: bool, name: str) -> A
 
 
 def _documents(files: dict[str, bytes], site: Site, *, each: bool) -> list[dict[str, bytes]]:
-    """Return the changes of a store that put a hostile name into one place of a document; with `each`, of that of each array."""
+    """Return the changes of a store that put a hostile name into one place of a document.
+
+    One array of links is like the next, and what Zarr says of an array (its codecs, its grid) is read by the same code for all. With
+    `each`, our attributes are tried in the document of each kind of array, else at each depth of the store.
+    """
     out: list[dict[str, bytes]] = []
     names = _names(site)
     seen: set[Any] = set()
@@ -223,8 +227,15 @@ def _documents(files: dict[str, bytes], site: Site, *, each: bool) -> list[dict[
             continue
         document = json.loads(data)
         for place, is_key in _places(document):
-            kind = (path.split("/")[1:2] if each else path.count("/"), [k for k in place if isinstance(k, str)][-2:], is_key)
-            if str(kind) in seen:  # one array of links is like the next
+            of = (
+                path.split("/")[1:2]
+                if each and place[0] == "attributes"
+                else path.count("/")
+                if place[0] == "attributes"
+                else None
+            )
+            kind = (of, [k for k in place if isinstance(k, str)][-2:], is_key)
+            if str(kind) in seen:
                 continue
             seen.add(str(kind))
             changed = _renamed(document, place, is_key, names[len(out) % len(names)])
