@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -37,3 +40,26 @@ def test_neurons_say_where_their_data_is_when_it_is_missing(tmp_path):
     assert done.returncode == 1
     assert "navis" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def programs():
+    """Yield (path, syntax tree) of all that may start a cluster: examples, benchmarks, tests, notebooks."""
+    for folder in ("examples", "benchmarks", "tests", "notebooks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield path, ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / folder).rglob("*.ipynb")):
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            lines = [line for cell in cells if cell["cell_type"] == "code" for line in "".join(cell["source"]).splitlines()]
+            yield path, ast.parse("\n".join(line for line in lines if not line.startswith(("%", "!"))))
+
+
+def test_dashboards_take_any_port_that_is_free():
+    """Two clusters at once, or one beside a cluster of the user's, warn of a port that is taken."""
+    calls = [
+        (path.relative_to(ROOT).as_posix(), ast.unparse(node))
+        for path, tree in programs()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("LocalCluster", "SLURMCluster"))
+    ]
+    assert len(calls) > 12
+    assert [c for c in calls if "':0'" not in c[1] and "**more" not in c[1]] == []
