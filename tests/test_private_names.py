@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "dask_zv"
 
-INTERNAL = ("zarr.core", "xarray.core", "xarray.namedarray", "icechunk._icechunk_python")
+INTERNAL = ("zarr.core", "xarray.core", "xarray.namedarray", "icechunk._icechunk_python", "numpy.core", "pandas.core")
 """Packages that their libraries call internal, without an underscore in front."""
 
 WRAPPED = "zarr documents a WrapperStore's inner store under this name, and has no other"
@@ -68,6 +68,13 @@ def foreign_private_names(tree: ast.Module, ours: set[str]) -> Iterator[str]:
                 imported = [alias.name for alias in aliases]
             case ast.ImportFrom(module=str(module), names=aliases, level=0):
                 imported = [f"{module}.{alias.name}" for alias in aliases]
+            case ast.Attribute() if ast.unparse(node) in INTERNAL:
+                yield ast.unparse(node)
+                continue
+            case ast.Call(
+                func=ast.Name("import_module") | ast.Attribute(attr="import_module"), args=[ast.Constant(str(name)), *_]
+            ):
+                imported = [name]
             case ast.Attribute(attr=name) if is_private(name) and name not in ours:
                 yield name
                 continue
@@ -112,6 +119,8 @@ import dask._expr
 from icechunk._icechunk_python import PySession
 from xarray.core.indexes import Index
 from distributed import _concurrent_futures_thread
+import_module("xarray.core.utils")
+pandas.core.frame
 class Mine:
     def __init__(self, store):
         self._own = store._foreign
@@ -125,6 +134,8 @@ class Mine:
         "icechunk._icechunk_python.PySession",
         "xarray.core.indexes.Index",
         "distributed._concurrent_futures_thread",
+        "xarray.core.utils",
+        "pandas.core",
         "_foreign",
         "_hidden",
     }
