@@ -199,3 +199,11 @@ def test_codes_out_of_range_are_refused_with_their_place(codes, fill):
 def test_codes_are_integers():
     with pytest.raises(FormatError, match="float64"):
         DictionaryEncoding(("a",)).decode(np.zeros(1))
+
+
+@pytest.mark.parametrize("fill", [2, -1, -128, 127])
+def test_any_code_that_is_no_category_s_stands_for_missing_values(fill):
+    attrs = {"encoding": "dictionary", "categories": ["a", "b"], "ordered": False, "_FillValue": fill}
+    encoding = DictionaryEncoding.from_attributes(attrs)
+    assert encoding.decode(np.array([1, fill, 0], np.int8)).tolist() == ["b", None, "a"]
+    assert encoding.encode(["b", None]).tolist() == [1, fill]
