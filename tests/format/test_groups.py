@@ -50,7 +50,7 @@ def test_no_groups():
         (int64(1, 2), int64(0, 16, 8), 16),
         (int64(1, 2), int64(0, 24), 8),
         (int64(1, 2), int64(0, -8), 8),
-        (int64(1, -2), int64(0), 8),
+        (int64(0, -2), int64(0), 8),
     ],
     ids=["data", "offsets", "orphans", "first", "step", "order", "beyond", "negative", "member"],
 )
@@ -110,6 +110,7 @@ def test_elements_and_ranges():
     found = decode_group_elements(ELEMENTS, {"1": [2, 5], "0": [9, 9]})
     assert [g.tolist() for g in found] == [[], [2, 3, 4], [1]]
     assert all(g.dtype == np.int64 for g in found)
+    assert len(decode_group_elements(ELEMENTS, {"0": [0, MAX_RANGE]})[0]) == MAX_RANGE
 
 
 @pytest.mark.parametrize(("arguments", "said"), list(WRONG_ELEMENTS.values()), ids=list(WRONG_ELEMENTS))
