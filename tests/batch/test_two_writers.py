@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cloudpickle
 import dask
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import load_catalog
+from dask_zv.storage.per_chunk import PerChunk
 from s3server import serve
 
 SCRIPT = str(Path(__file__).with_name("writer.py"))
@@ -456,6 +458,43 @@ def test_single_writes_beside_batches_are_in_the_catalog_or_there_is_none(tmp_pa
             assert catalog is None or len(catalog) == 5
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_batches_that_meet_in_one_shard_keep_the_chunks_of_both(tmp_path, before):
+    """Both were planned when the shard was not there; the second stores after the first has stored, or before."""
+    group, other = dzv.open_group(tmp_path), dzv.open_group(tmp_path)
+    stored = threading.Event()
+
+    @dask.delayed
+    def meanwhile():
+        for _ in range(3000):
+            if before or list((tmp_path / "vertices").glob("__shard_*/zarr.json")):
+                break
+            time.sleep(0.01)
+        theirs.compute(scheduler="sync")
+        stored.set()
+        return {("vertices", "40.40"): b"later"}
+
+    @dask.delayed
+    def mine():
+        assert not before or stored.wait(30)
+        return b"mine"
+
+    with other.batched_writes(shards=4, compute=False) as batch:
+        other.write_bytes("vertices", "0.1", b"of another")
+    theirs = batch.to_delayed()
+    with dask.config.set(scheduler="threads", num_workers=2), group.batched_writes(shards=4, block_chunks=1) as batch:
+        group.write_bytes("vertices", "1.0", mine() if before else b"mine")
+        batch.write_blobs(meanwhile(), keys=[("vertices", "40.40")])
+    found = dzv.open_group(tmp_path)
+    assert found.list_chunks("vertices") == ["0.1", "1.0", "40.40"]
+    assert [found.read_bytes("vertices", k) for k in ("0.1", "1.0")] == [b"of another", b"mine"]
+    catalog = load_catalog(group._objects, "")
+    entries = PerChunk(group._objects, "").listing("vertices").entries
+    for key, offset in zip(["0.1", "1.0", "40.40"], catalog.arrays["vertices"]["offset"], strict=True):
+        assert entries[key][1][0] == offset, key
+    assert not [p for p in tmp_path.rglob("*") if locks.LOCK_NAME in p.name]
+
+
 def test_attributes_set_by_two_threads_are_all_kept(tmp_path):
     together = threading.Barrier(2)
     dzv.open_group(tmp_path)
@@ -475,6 +514,26 @@ def test_attributes_set_by_two_threads_are_all_kept(tmp_path):
     group = dzv.open_group(tmp_path)
     for found, first in ((group.attrs.to_dict(), 1), (group.read_array_meta("vertices"), 0)):
         assert found == {f"{who}-{number}": number for who in range(2) for number in range(first, 50, 2)}
+
+
+def test_attributes_of_an_array_are_kept_beside_commits_that_write_them(tmp_path):
+    """``group["vertices"].attrs`` waits for the lock of the group whose batches write the same document."""
+    group = dzv.open_group(tmp_path)
+    group.write_bytes("vertices", "0.0", b"abc")
+    group.require_group("links").require_group("0")
+    travelled = cloudpickle.loads(cloudpickle.dumps(group["vertices"]))
+    for child, above in (
+        (group["vertices"], ["", "vertices"]), (travelled, [""]), (group["links"]["0"], ["", "links", "links/0"]),
+    ):  # fmt: skip
+        for prefix in above:
+            done = threading.Event()
+            with locks.commit_lock(group._objects, prefix):
+                setting = threading.Thread(target=lambda c=child, d=done: (c.attrs.update({"mine": 1}), d.set()))
+                setting.start()
+                assert not done.wait(0.05), prefix
+            setting.join(30)
+            assert done.is_set()
+            assert child.attrs["mine"] == 1
 
 
 # -------------------------------------------------------------------------------------------------- an older handle

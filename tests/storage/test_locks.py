@@ -13,6 +13,9 @@ from pathlib import Path
 
 import dask
 import pytest
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.implementations.memory import MemoryFileSystem
+from zarr.storage import FsspecStore
 
 import dask_zv as dzv
 from dask_zv.batch import grid_tasks
@@ -191,16 +194,33 @@ def test_no_two_have_it(store, monkeypatch):
     assert lock_of(store) is None
 
 
-def test_where_there_is_no_lock(tmp_path):
-    """fsspec's stores can't create exclusively: a commit looks whether what it wrote is still there."""
-    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-    from fsspec.implementations.memory import MemoryFileSystem
-    from zarr.storage import FsspecStore
+class _Ignoring(MemoryFileSystem):
+    """Takes the condition that nothing is there, and does not heed it."""
 
-    target = FsspecStore(AsyncFileSystemWrapper(MemoryFileSystem(), asynchronous=True), path=f"/{tmp_path.name}")
+    def pipe_file(self, path, value, mode="overwrite", **kwargs):
+        return super().pipe_file(path, value, **kwargs)
+
+
+class _Without(MemoryFileSystem):
+    """Takes no such condition."""
+
+    def pipe_file(self, path, value, **kwargs):
+        return super().pipe_file(path, value, **kwargs)
+
+
+@pytest.mark.parametrize("system", [MemoryFileSystem, _Ignoring, _Without])
+def test_of_the_packages_of_fsspec(system, tmp_path):
+    """A lock where the package can create exclusively; where it can't, a commit looks whether what it wrote is still there."""
+    target = FsspecStore(AsyncFileSystemWrapper(system(), asynchronous=True), path=f"/{tmp_path.name}")
     store = dzv.create(target, chunk_shape=(10.0, 10.0), bounds=((0, 0), (640, 640)))
-    with commit_lock(open_objects(store.handle), "0") as held:
-        assert not held
+    objects = open_objects(store.handle)
+    for _ in range(2):
+        with commit_lock(objects, "0") as held:
+            assert bool(held) is (system is MemoryFileSystem)
+            assert objects.exists(KEY) is bool(held)
+            if held:
+                assert objects.put_if_absent(KEY, b"another") is False
+        assert not objects.exists(KEY)
     write(store)
     write(store, "3.3")
     assert store.level(0).group.list_chunks("vertices") == ["0.0", "3.3"]

@@ -116,7 +116,7 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
         changes_of = [(path, a) for path, (_, a) in zip(paths, others, strict=True)]
         told = merged_documents(objects, changes_of, {normal_path(prefix, ".."): spec.root} if spec.root else None)
         catalog, nodes, complete = merge_arrays(objects, prefix, plan, changes, metadata, whole=whole, before_last=told)
-        if not locked and not store.nodes_first:
+        if (not locked or store.looks_first) and not store.nodes_first:
             _verify(store, prefix, plan, changes, metadata)
         puts: list[tuple[str, bytes]] = []
         if not complete:  # what the catalog says is no longer all: refresh() makes a new one

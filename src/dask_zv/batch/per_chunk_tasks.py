@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -91,9 +92,12 @@ def store_in_per_chunk(spec: BlockSpec, payload: Any) -> BlockResult:
         else:
             shards.setdefault((array, number), {})[key] = data
     stamps = target.write(plain)
-    kept = {at: _kept_members(target, spec, *at, members) for at, members in shards.items()}
     places: dict[Address, tuple[int, int, int]] = {}
-    stored, of_shards = target.write_shards({at: {**kept[at], **members} for at, members in shards.items()})
+    with ExitStack() as turns:  # another batch may have chunks in the same shards
+        for number in sorted({n for _, n in shards if any(n == m for _, m in spec.merge)}):
+            turns.enter_context(commit_lock(target.objects, spec.place.prefix, f"-{shard_name(number)}"))
+        kept = {at: _kept_members(target, spec, *at, members) for at, members in shards.items()}
+        stored, of_shards = target.write_shards({at: {**kept[at], **members} for at, members in shards.items()})
     for (array, number), entries in stored.items():
         told = [key for key in entries if (array, key) not in spec.beside]
         stamps.update(((array, key), of_shards.get((array, number), 0)) for key in told)
@@ -108,8 +112,7 @@ def _kept_members(target: PerChunk, spec: BlockSpec, array: str, number: int, me
     """Return what a shard of ours already holds and this block does not replace."""
     if (array, number) not in spec.merge:
         return {}
-    held = target.listing(array).shards.get(shard_name(number), {})
-    keep = [(array, key) for key in held if key not in members]
+    keep = [(array, key) for key in target.shard_keys(array, number) if key not in members]
     kept = {key: data for (_, key), data in target.read_many([a for a in keep if a not in spec.beside]).items()}
     # those are being stored by another task right now: what the shard has, so that the same bytes come of every run
     return kept | target.read_members(array, shard_name(number), [key for a, key in keep if (a, key) in spec.beside])
@@ -213,6 +216,7 @@ def _write_catalog(objects: Objects, spec: CommitSpec, total: Receipt) -> None:
     old = None if spec.replace else load_catalog(objects, spec.place.prefix)
     if old is None and (spec.extends_catalog or not spec.catalog):
         return
+    own = total
     if old is None and spec.first and len(total.coords):
         everything = _with_others(objects, spec, total)
         if everything is None or len(everything.ranks) > 1:
@@ -224,8 +228,26 @@ def _write_catalog(objects: Objects, spec: CommitSpec, total: Receipt) -> None:
     if not len(total.coords) and old is None and not spec.replace:
         return
     merged: Catalog = merge_catalog(old, total.coords, total.rows, total.arrays)
+    if moved := _moved(merged if old is None else old, own):
+        again = look_at_blobs(spec.place, moved, lambda _: {})
+        merged = merge_catalog(merged, again.coords, again.rows, again.arrays)
     payload = encode_catalog(merged)
     PerChunk(objects, spec.place.prefix).write_node(CATALOG_NAME, payload, catalog_document(len(payload)))
+
+
+def _moved(old: Catalog, total: Receipt) -> list[Address]:
+    """Return the blobs in shards of this batch that another has since written again: the catalog has members unknown here."""
+    out: list[Address] = []
+    for array in {*old.arrays} & {*total.arrays}:
+        before, now = old.arrays[array], total.arrays[array]
+        others = np.flatnonzero((before["shard"] >= 0) & np.isin(before["shard"], now["shard"]))
+        if not len(others):
+            continue
+        mine = set(coords_to_keys(total.coords[now.have]))
+        unknown = [i not in mine for i in coords_to_keys(old.coords[others])]
+        moved = now.have & np.isin(now["shard"], before["shard"][others[unknown]])
+        out += [(array, key) for key in coords_to_keys(total.coords[moved])]
+    return out
 
 
 def _remove_leftovers(objects: Objects, spec: CommitSpec, total: Receipt) -> None:

@@ -69,7 +69,7 @@ class BlockSpec:
     stay_plain : frozenset of address
         Blobs that another task's shard holds: they go beside it, where they win over it.
     merge : tuple of (array, shard)
-        Shards of this block that exist and hold other chunks, which must be kept.
+        Shards of this block that hold other chunks, or may do so by then, which must be kept.
     superseded : tuple of address
         Blobs stored as arrays of their own, to be removed once the shard holds them.
     beside : frozenset of address

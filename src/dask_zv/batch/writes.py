@@ -34,6 +34,7 @@ _BLOCK_BYTES = 64 << 20
 _BLOCK_CHUNKS = (256, 2048)
 _BLOCKS = 8
 _MANY_DELAYED = 5_000
+_NOTHING = ArrayListing(frozenset(), {}, {}, frozenset())
 
 
 class WriteBatch:
@@ -346,20 +347,20 @@ class WriteBatch:
         merge: set[tuple[str, int]] = set()
         superseded: list[Address] = []
         shards = None if number is not None or whole_block else self._shards
-        if listings and (shards is not None or number is not None):
+        if shards is not None or number is not None:
             own = shard_numbers(addresses, shards, number)
             for array, key in addresses:
                 if key not in own:
                     continue
-                held = listings[array].entries.get(key)
+                listing = listings.get(array, _NOTHING)
+                held = listing.entries.get(key)
                 if held is not None and shard_id(held[0]) != own[key]:
                     stay.add((array, key))
                     continue
-                if shard_name(own[key]) in listings[array].shards:
-                    merge.add((array, own[key]))
-                if key in listings[array].plain:
+                merge.add((array, own[key]))  # where there is no such shard yet, another batch may be about to make it
+                if key in listing.plain:
                     superseded.append((array, key))
-        members = {(a, k) for a, n in merge for k in listings[a].shards[shard_name(n)]}
+        members = {(a, k) for a, n in merge for k in listings.get(a, _NOTHING).shards.get(shard_name(n), ())}
         beside = {m for m in members if m in self._declared or m in self._eager} - set(addresses)
         return BlockSpec(
             self._place,

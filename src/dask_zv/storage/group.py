@@ -25,6 +25,7 @@ from dask_zv.storage.nodes import (
     as_bytes,
     check_array_name,
     drop_catalogs,
+    drop_copies,
     ensure_groups,
     holds_nodes,
     kind_of,
@@ -77,6 +78,7 @@ class NodeGroup:
         self._layout = layout
         self._catalog_known = False
         self._groups_made: set[str] = set()
+        self._above: tuple[str, ...] = ()  # groups that it was got through: their batches write the attributes of this one, too
 
     @classmethod
     def _from_handle(cls, handle: StoreHandle, prefix: str, layout: Layout | None = None) -> Self:
@@ -113,7 +115,7 @@ class NodeGroup:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._handle.is_session:  # tasks of ours may carry its handle, where they stay in this process
             raise self._handle.out_of_reach()
-        return _restore_group, (type(self), self._handle, self._prefix, self._layout)
+        return _restore_group, (type(self), self._handle, self._prefix, self._layout, self._above)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -164,12 +166,14 @@ class NodeGroup:
     @property
     def attrs(self) -> Attributes:
         """The group's attributes."""
-        return Attributes(self._objects, self._prefix)
+        return Attributes(self._objects, self._prefix, self._above)
 
     # ------------------------------------------------------------------------------------------ children
 
     def _child(self, name: str) -> Self:
-        return type(self)._from_handle(self._handle, join(self._prefix, name), self._layout)
+        child = type(self)._from_handle(self._handle, join(self._prefix, name), self._layout)
+        child._above = (self._prefix, *self._above)
+        return child
 
     def require_group(self, name: str) -> Self:
         """Return the sub-group `name`, made where it is absent."""
@@ -224,6 +228,7 @@ class NodeGroup:
         """Merge `meta` into the attributes of the array's node, made where it is absent."""
         check_array_name(array)
         values = to_json(meta, array)
+        drop_copies(self._objects, [join(self._prefix, array).rpartition("/")[0]])
         if self.layout == "grid":
             write_grid_meta(self._objects, self._prefix, array, values)
             self._blobs.forget(array)
@@ -339,7 +344,10 @@ class NodeGroup:
         drop_catalogs(self._objects, [path], in_turn=True)
 
 
-def _restore_group(cls: type[NodeGroup], handle: StoreHandle, prefix: str, layout: Layout | None) -> NodeGroup:
+def _restore_group(
+    cls: type[NodeGroup], handle: StoreHandle, prefix: str, layout: Layout | None, above: tuple[str, ...]
+) -> NodeGroup:
     group = cls.__new__(cls)
     group._attach(handle, open_objects_later(handle), prefix, layout)
+    group._above = above
     return group

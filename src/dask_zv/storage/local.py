@@ -24,6 +24,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.storage import LocalStore
 
 from dask_zv.errors import ReadOnlyError, StoreError, ZVError
+from dask_zv.format.keys import DOCUMENT
 from dask_zv.storage.confined import confined
 from dask_zv.storage.faults import local_error
 from dask_zv.storage.objects import BytesLike, Objects, Request
@@ -56,12 +57,17 @@ class LocalObjects:
     """
 
     nodes_first = False
+    looks_first = False
 
     def __init__(self, root: Path, *, read_only: bool = False, fsync: bool = False) -> None:
         self.root = str(root)
         self.url = root.as_uri()
         self.read_only = read_only
         self._fsync = fsync
+
+    def above(self) -> LocalObjects | None:
+        parent = Path(self.root).parent
+        return LocalObjects(parent, fsync=self._fsync) if (parent / DOCUMENT).is_file() and str(parent) != self.root else None
 
     def _path(self, key: str) -> str:
         return f"{self.root}/{confined(key)}" if key else self.root

@@ -3,9 +3,10 @@
 The lock is the object ``dask_zv_lock`` beside the arrays, made by exclusive creation. Its owner writes it anew every quarter of
 its lifetime. Whoever waits takes it away when it has stayed as it is for longer than that lifetime *while it was watched*, or
 at once where its owner was a process of the same machine that is gone. No machine's time of day is compared with another's,
-so clocks that differ neither break the lock nor make a dead owner's last. Stores that can't create exclusively (zip, and those
-of fsspec but s3fs) have none: there a commit looks at the end whether what it wrote is still there. Icechunk's transactions
-need none.
+so clocks that differ neither break the lock nor make a dead owner's last. Most packages of fsspec look for the object and then
+write it, so that two who begin at the same moment may both have the lock; others can't create exclusively (zip, and packages
+whose puts take no such condition): in both a commit looks at the end whether what it wrote is still there. Icechunk's
+transactions need no lock.
 """
 
 from __future__ import annotations
@@ -119,15 +120,15 @@ class _Watch:
 
 
 @contextmanager
-def commit_lock(objects: Objects, prefix: str) -> Iterator[Hold]:
-    """Hold the lock of the group at `prefix`; what it yields is false where the store has no such lock.
+def commit_lock(objects: Objects, prefix: str, of: str = "") -> Iterator[Hold]:
+    """Hold the lock of the group at `prefix`, or of a part of it; what it yields is false where the store has no such lock.
 
     Raises
     ------
     StoreError
         Another writer has held it for ten minutes, or something that is no lock is in its place.
     """
-    key = join(prefix, LOCK_NAME)
+    key = join(prefix, LOCK_NAME + of)
     if objects.nodes_first:
         yield Hold(objects, key, "", 0.0)
         return

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from dask_zv.errors import InvalidNameError, StoreError
+from dask_zv.errors import InvalidNameError, StoreError, ZVWarning
 from dask_zv.format.documents import dump_json, group_document, parse_document, to_json
 from dask_zv.format.keys import DOCUMENT, check_name
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, decode_catalog
@@ -23,6 +24,7 @@ __all__ = [
     "as_bytes",
     "check_array_name",
     "drop_catalogs",
+    "drop_copies",
     "ensure_groups",
     "holds_nodes",
     "kind_of",
@@ -108,6 +110,7 @@ def ensure_groups(objects: Objects, paths: Iterable[str]) -> None:
             stale[path] = parsed
     for path, parsed in stale.items():
         objects.put(join(path, DOCUMENT), dump_json(_alone(parsed)))
+    _drop_copies_outside(objects)
     if not objects.nodes_first:  # a group without a document counts as one, so the order is of no concern
         missing = {0: [path for paths in missing.values() for path in paths]} if missing else {}
     for depth in sorted(missing):  # parents before their children
@@ -142,9 +145,15 @@ def merge_attributes(objects: Objects, path: str, attributes: Mapping[str, Any],
     objects.put(join(path, DOCUMENT), dump_json(_alone(document)))
 
 
-def update_attributes(objects: Objects, path: str, attributes: Mapping[str, Any]) -> None:
-    """Merge JSON values into the attributes of a group, in turn with all others who do."""
-    with commit_lock(objects, path):
+def update_attributes(objects: Objects, path: str, attributes: Mapping[str, Any], above: Sequence[str] = ()) -> None:
+    """Merge JSON values into the attributes of a group, in turn with all others who do, and with the commits of groups above.
+
+    Locks are taken from the inner groups to the outer, as by commits, which hold a level's and then the root's.
+    """
+    with ExitStack() as held:
+        for group in (path, *above):
+            held.enter_context(commit_lock(objects, group))
+        drop_copies(objects, [path.rpartition("/")[0]])
         merge_attributes(objects, path, attributes)
 
 
@@ -186,6 +195,37 @@ def load_catalog(objects: Objects, prefix: str) -> Catalog | None:
     return None if payload is None else decode_catalog(payload, store=objects.url, array=path)
 
 
+def drop_copies(objects: Objects, nodes: Iterable[str]) -> set[str]:
+    """Remove consolidated metadata from nodes that change and all groups above; return their paths in the store."""
+    above: set[str] = set()
+    for node in nodes:
+        parts = node.split("/") if node else []
+        above.update("/".join(parts[:i]) for i in range(len(parts) + 1))
+    groups = sorted(above)
+    for path, found in zip(groups, objects.get_many([(join(p, DOCUMENT), None) for p in groups]), strict=True):
+        _drop_copy(objects, path, found)
+    _drop_copies_outside(objects)
+    return above
+
+
+def _drop_copy(objects: Objects, path: str, found: bytes | None) -> None:
+    if found is not None and CONSOLIDATED.encode() in found:
+        document = parse_document(found, path, objects.url)
+        if document["node_type"] == "group" and document.get(CONSOLIDATED) is not None:
+            objects.put(join(path, DOCUMENT), dump_json(_alone(document)))
+
+
+def _drop_copies_outside(objects: Objects) -> None:
+    """Remove consolidated metadata from the groups that the store lies in; warn where that is not allowed."""
+    outer = objects.above()
+    while outer is not None:
+        try:
+            _drop_copy(outer, "", outer.get(DOCUMENT))
+        except StoreError as error:
+            warnings.warn(f"consolidated metadata of a group above is out of date now: {error}", ZVWarning, stacklevel=2)
+        outer = outer.above()
+
+
 def drop_catalogs(objects: Objects, nodes: Iterable[str], *, keep: str | None = None, in_turn: bool = False) -> None:
     """Remove the catalogs that speak of any of these nodes: of all groups above them, and of themselves.
 
@@ -200,16 +240,7 @@ def drop_catalogs(objects: Objects, nodes: Iterable[str], *, keep: str | None = 
     keep : str, optional
         Path of the group whose catalog stays.
     """
-    above: set[str] = set()
-    for node in nodes:
-        parts = node.split("/") if node else []
-        above.update("/".join(parts[:i]) for i in range(len(parts) + 1))
-    groups = sorted(above)
-    for path, found in zip(groups, objects.get_many([(join(p, DOCUMENT), None) for p in groups]), strict=True):
-        if found is not None and CONSOLIDATED.encode() in found:
-            document = parse_document(found, path, objects.url)
-            if document["node_type"] == "group" and document.get(CONSOLIDATED) is not None:
-                objects.put(join(path, DOCUMENT), dump_json(_alone(document)))
+    above = drop_copies(objects, nodes)
     groups = sorted(above - {keep})
     names = [f"{CATALOG_NAME}/{DOCUMENT}", *([LOCK_NAME] if in_turn and not objects.nodes_first else [])]
     found_of = objects.get_many([(join(group, name), None) for group in groups for name in names])
@@ -228,9 +259,10 @@ class Attributes:
     numpy scalars and arrays, tuples and nested mappings are stored as JSON values.
     """
 
-    def __init__(self, objects: Objects, path: str) -> None:
+    def __init__(self, objects: Objects, path: str, above: Sequence[str] = ()) -> None:
         self._objects = objects
         self._path = path
+        self._above = above
 
     def to_dict(self) -> dict[str, Any]:
         """Return all attributes: one read of the document."""
@@ -267,7 +299,7 @@ class Attributes:
         names: list[object] = list(other)
         if not all(isinstance(name, str) for name in names):
             raise TypeError(f"the names of attributes are strings, not all of {names}")
-        update_attributes(self._objects, self._path, {str(k): to_json(v, k) for k, v in other.items()})
+        update_attributes(self._objects, self._path, {str(k): to_json(v, k) for k, v in other.items()}, self._above)
 
     def __repr__(self) -> str:
         return f"Attributes({self.to_dict()!r})"

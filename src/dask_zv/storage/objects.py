@@ -14,7 +14,8 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from contextlib import suppress
+from typing import Any, Literal, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 from zarr.abc.buffer import Buffer, BufferPrototype
@@ -24,6 +25,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from dask_zv.errors import ReadOnlyError, StoreError, ZVError, escaped
+from dask_zv.format.keys import DOCUMENT
 from dask_zv.storage.confined import confined
 from dask_zv.storage.faults import cause_of, is_transient, says, storage_error, told_of
 from dask_zv.storage.retries import count_retry
@@ -49,6 +51,8 @@ REQUEST_TIMEOUT = float(os.environ.get("DASK_ZV_TIMEOUT", "300"))
 
 _ATTEMPTS = 4
 _BACKOFF = 0.1
+_CONDITIONAL = ("S3FileSystem", "GCSFileSystem")
+"""Packages of fsspec whose puts have the server look whether there is an object."""
 _PAST_THE_END = ("invalid range", "InvalidRange", "not satisfiable", "Error { 416", "out of bounds for chunk")
 """How stores refuse a range that ends or begins behind the end of an object; the last is Icechunk 2's."""
 _PATIENCE = 60.0
@@ -68,6 +72,8 @@ class Objects(Protocol):
     read_only: bool
     nodes_first: bool
     """True where a node's document must exist before its chunks (Icechunk)."""
+    looks_first: bool
+    """True where :meth:`put_if_absent` looks, and then writes: two that do so at the same moment may both store theirs."""
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes | None: ...
     def get_many(self, requests: Sequence[Request]) -> list[bytes | None]: ...
@@ -111,6 +117,9 @@ class Objects(Protocol):
     def any_below(self, prefix: str, suffix: str) -> bool:
         """Tell whether a key below `prefix` ends with `suffix`; stops at the first."""
 
+    def above(self) -> Objects | None:
+        """Return the objects of the group that the store lies in, None where there is none, or it can't be seen."""
+
     def zarr_store(self) -> Store:
         """Return the same objects as a zarr store, for others to use."""
 
@@ -136,7 +145,10 @@ class ZarrObjects:
         self.read_only = store.read_only
         self.nodes_first = _innermost(store) == "IcechunkStore"
         self._secrets = tuple(s for s in secrets if s)
+        self.looks_first = isinstance(store, FsspecStore) and type(store.fs).__name__ not in _CONDITIONAL
         self._slots: asyncio.Semaphore | None = None
+        self._creates: bool | None = None
+        self._outer: Objects | Literal[False] | None = False
         self._gave_up: tuple[float, Exception] | None = None
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes | None:
@@ -174,8 +186,8 @@ class ZarrObjects:
     def put_if_absent(self, key: str, data: BytesLike) -> bool | None:
         self._check_writable()
         store, content = self.store, bytes(data)
-        if _creates_through_s3fs(store):
-            return self._create_through_s3fs(key, content)
+        if _may_create_through_fsspec(store):
+            return self._create_once(key, content)
         if not isinstance(store, ObjectStore | MemoryStore | LocalStore):
             return None
         if isinstance(store, ObjectStore):
@@ -194,7 +206,21 @@ class ZarrObjects:
         sync(self._call("writing", key, lambda: self.store.set_if_not_exists(key, value)))
         return self.get(key) == content
 
-    def _create_through_s3fs(self, key: str, content: bytes) -> bool | None:
+    def _create_once(self, key: str, content: bytes) -> bool | None:
+        """Create through fsspec; whether the file system heeds the condition, a second attempt tells once."""
+        if self._creates is False:
+            return None
+        made = self._create_through_fsspec(key, content)
+        if not self.looks_first:
+            return made
+        if made and self._creates is None:
+            self._creates = self._create_through_fsspec(key, b"") is False
+            if not self._creates:
+                self.delete(key)
+                return None
+        return made and self.get(key) == content  # of two that wrote it, the later one has it
+
+    def _create_through_fsspec(self, key: str, content: bytes) -> bool | None:
         store: Any = self.store
         path = f"{store.path.rstrip('/')}/{key}"
         try:
@@ -203,7 +229,7 @@ class ZarrObjects:
             found, status = self.get(key), _status_of(error)
             if found is not None or status in (409, 412):  # it may be gone again
                 return found == content
-            if status == 501:
+            if status == 501 or says(error, "not implemented", "NotImplemented", "unexpected keyword"):
                 return None
             raise
         return True
@@ -269,6 +295,16 @@ class ZarrObjects:
     def any_below(self, prefix: str, suffix: str) -> bool:
         below = f"{prefix}/" if prefix else ""
         return sync(self._listed(prefix, lambda: _find(self.store.list_prefix(below), suffix), False))
+
+    def above(self) -> Objects | None:
+        if self._outer is False:  # looked for once: it takes a request
+            store, outer = _store_above(self.store), None
+            if store is not None:
+                outer = ZarrObjects(store, self.url.rpartition("/")[0], secrets=self._secrets)
+                with suppress(StoreError):  # the place may be closed to who may write here
+                    self._outer = outer if outer.exists(DOCUMENT) else None
+            self._outer = self._outer or None
+        return self._outer
 
     def zarr_store(self) -> Store:
         return self.store
@@ -369,6 +405,19 @@ def _stamp_of(e_tag: str | None, changed: Any) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1 if text else 0
 
 
+def _store_above(store: Store) -> Store | None:
+    """Return the store of the folder that a store lies in, None where that is unknown, or the end of its bucket."""
+    if isinstance(store, FsspecStore):
+        parent = store.path.rstrip("/").rpartition("/")[0]
+        return FsspecStore(store.fs, path=parent) if parent else None
+    inner: Any = getattr(store, "store", None)
+    prefix, config = (getattr(inner, name, None) for name in ("prefix", "config"))
+    if not isinstance(store, ObjectStore) or not prefix or not config:
+        return None
+    parent = str(prefix).rstrip("/").rpartition("/")[0]
+    return ObjectStore(type(inner)(prefix=parent or None, config=config, client_options=inner.client_options))
+
+
 async def _all_ended(calls: Iterable[Awaitable[T]]) -> list[T]:
     """Return all results, or raise the first error once all have ended: a task's retry must not meet its own stragglers."""
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -410,11 +459,9 @@ def wait_before_retry(attempt: int) -> None:
     time.sleep(0.005 * 2**attempt)
 
 
-def _creates_through_s3fs(store: Store) -> bool:
-    """Tell whether a store is s3fs's, of a release that has conditional puts; those of other packages ignore the condition."""
-    if not isinstance(store, FsspecStore) or type(store.fs).__name__ != "S3FileSystem":
-        return False
-    return "mode" in inspect.signature(store.fs._pipe_file).parameters
+def _may_create_through_fsspec(store: Store) -> bool:
+    """Return True if a store is of an fsspec package whose puts take the condition that nothing is there."""
+    return isinstance(store, FsspecStore) and "mode" in inspect.signature(store.fs._pipe_file).parameters
 
 
 def _status_of(error: BaseException | None) -> int | None:

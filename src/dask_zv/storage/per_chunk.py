@@ -211,6 +211,11 @@ class PerChunk:
             entries.update((key, (name, entry)) for key, entry in shards[name].items())
         return ArrayListing(frozenset(n for n in names if not is_shard_name(n)), shards, entries, frozenset(raw))
 
+    def shard_keys(self, array: str, number: int) -> list[str]:
+        """Return the keys that a shard holds now; none where it is absent."""
+        name = shard_name(number)
+        return list(self._read_indexes(array, [name]).shards.get(name, ()))
+
     def exists(self, array: str, key: str) -> bool:
         """Tell whether a blob is there, as its own array or in a shard."""
         document = self.objects.get(self.path(array, key, DOCUMENT))

@@ -33,7 +33,7 @@ from dask_zv.storage.grid_defaults import SETTINGS, grid_of_bounds, grid_setting
 from dask_zv.storage.grid_inspect import object_cells
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.nodes import load_catalog, merge_attributes, merged_documents, put_documents
+from dask_zv.storage.nodes import drop_copies, load_catalog, merge_attributes, merged_documents, put_documents
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
 
@@ -163,6 +163,7 @@ def _switch(place: Place, moves: Sequence[Move], settings: Mapping[str, Any] | N
             if any(shift) and not now <= done:
                 raise StoreError("another writer added chunks at the same time: expand the store again",
                                  store=objects.url, array=join(place.prefix, array))  # fmt: skip
+        drop_copies(objects, [place.prefix])
         catalog = load_catalog(objects, place.prefix)
         if catalog is not None:
             known = GridArrays(objects, place.prefix, catalog).catalogued(catalog.nodes)
@@ -218,4 +219,5 @@ def _level_settings(level: Level, origin: Sequence[int], shape: Sequence[int]) -
 def _finish(place: Place, known: Mapping[str, Any], attributes: Mapping[str, Any], _: Sequence[None]) -> None:
     objects = open_objects(place.handle)
     with commit_lock(objects, place.prefix):
+        drop_copies(objects, [place.prefix])
         put_documents(objects, merged_documents(objects, [(place.prefix, attributes)], {place.prefix: known}))

@@ -18,7 +18,7 @@ from dask_zv.storage.replacing import REPLACING
 __all__ = ["Hierarchy", "find_nodes"]
 
 _LITERALS = ("data", "offsets", "present_mask")
-_NO_NODES = (DOCUMENT, CATALOG_NAME, LOCK_NAME)
+_NO_NODES = (DOCUMENT, CATALOG_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,9 @@ def find_nodes(objects: Objects, prefix: str, layout: str) -> Hierarchy:
     open_groups = [""]
     while open_groups:
         below = open_groups.pop()
-        names = [n for n in objects.list_dir(join(prefix, below)) if n not in _NO_NODES and not n.startswith(REPLACING)]
+        names = [
+            n for n in objects.list_dir(join(prefix, below)) if n not in _NO_NODES and not n.startswith((REPLACING, LOCK_NAME))
+        ]
         # a store has two axes or more: "0" is a level, or the links between a level's own vertices
         if layout == "per_chunk" and any(is_shard_name(n) or ("." in n and is_spatial_key(n)) for n in names):
             found.chunked[below] = found.groups.pop(below, {})
