@@ -115,15 +115,42 @@ class Reading:
             {p.name for f in ("links", "cross_chunk_links") if (folder / f).is_dir() for p in (folder / f).iterdir()}
         )
         for delta in [int(n) for n in names if n.lstrip("+-").isdigit()]:
+            segment = f"{delta:+d}" if delta else "0"
+            attributes = [
+                n for n in names_in(folder / "link_attributes") if segment in names_in(folder / "link_attributes" / n)
+            ]
             if GRID:
                 found = self.attempt(f"links {delta}", lambda d=delta: arrays.read_link_arrays(level, delta=d))
                 if found is not None:
                     self.found[f"chunks__{delta}"], self.found[f"rows__{delta}"] = found
+                for name in attributes:
+                    get = lambda n=name, d=delta: arrays.read_link_attributes(level, n, delta=d)  # noqa: E731
+                    values = self.attempt(f"link attribute {name}", get)
+                    if found is not None and values is not None and len(values) == len(found[1]):
+                        self.found[f"lattr__{delta}__{name}"] = values
                 continue
+            if delta == 0:
+                for name in attributes:
+                    self.attempt(f"link attribute {name}", lambda n=name: self.links_inside(level, n))
             records = self.attempt(f"links {delta}", lambda d=delta: arrays.read_cross_chunk_links(level, delta=d))
             if records:
                 self.found[f"crossing_chunks__{delta}"] = np.array([[c for c, _ in r] for r in records])
                 self.found[f"crossing_rows__{delta}"] = np.array([[v for _, v in r] for r in records])
+
+    def links_inside(self, level, name):
+        """Note the values of links inside of chunks, which 0.2.0 has no reader for, beside the links that it reads there."""
+        meta = level.read_array_meta(f"link_attributes/{name}/0")
+        records, values = [], []
+        for key in sorted(level.list_chunks(f"link_attributes/{name}/0")):
+            chunk = tuple(map(int, key.split(".")))
+            rows = np.concatenate(arrays.read_chunk_links(level, chunk))
+            found = np.frombuffer(level.read_bytes(f"link_attributes/{name}/0", key), np.dtype(meta["dtype"]))
+            values.append(found if len(found) == len(rows) else found.reshape(len(rows), -1))
+            at = np.broadcast_to(chunk, (*rows.shape, len(chunk)))
+            records.append(np.concatenate([at, rows[..., None]], axis=2))
+        if records:
+            self.found[f"records__0__{name}"] = np.concatenate(records)
+            self.found[f"lattr__0__{name}"] = np.concatenate(values)
 
     def geometry(self, kind):
         if kind in ("graph", "skeleton"):
