@@ -214,6 +214,36 @@ def test_check_objects_tells_at_opening_what_is_missing_or_short(ours):
         xr.open_dataset(ours, engine="zv", check_objects=True)
 
 
+@pytest.mark.parametrize(("layout", "shards"), [("grid", 1), ("grid", 8), ("per_chunk", 1)])
+def test_check_objects_looks_at_all_that_a_level_has(layout, shards, tmp_path):
+    """Links, manifests, and tables about objects and groups, too: what is missing or short is an error at opening."""
+    path = tmp_path / "s.zv"
+    positions = np.stack([np.linspace(0, 29, 60)] * 3, axis=1).astype("f4")
+    kind = "graph" if layout == "grid" else "polyline"
+    store = dzv.create(path, geometry=kind, chunk_shape=(10, 10, 10), shard_chunks=shards, layout=layout)
+    about = {"object_attributes": {"v": np.arange(1.0, 5.0)}, "groups": {0: [0, 1]}, "group_attributes": {"g": np.array([7])}}
+    if kind == "graph":
+        edges = np.stack([np.arange(59), np.arange(1, 60)], axis=1)
+        weights = {"weight": np.arange(59.0)}
+        dzv.write_graph(store, positions, edges=edges, edge_attributes=weights, object_ids=np.arange(60) // 15, **about)
+    else:
+        dzv.write_polylines(store, positions, lengths=[15] * 4, **about)
+    stored: dict[str, Path] = {}
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file.name != "zarr.json" and "dask_zv" not in str(file):
+            stored[str(file.relative_to(path)).rpartition("/c/")[0].rstrip("0123456789.")] = file  # the last of each array
+    assert len(stored) > 7
+    for file in stored.values():
+        content, times = file.read_bytes(), file.stat()
+        for damaged in (content[:-8], None):
+            file.unlink() if damaged is None else file.write_bytes(damaged)
+            with pytest.raises(dzv.ZVError):
+                dzv.open(path, check_objects=True)
+            file.write_bytes(content)
+            os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    dzv.open(path, check_objects=True)
+
+
 def test_an_attribute_that_is_gone_is_an_error(ours):
     shutil.rmtree(ours / "0" / "vertex_attributes" / "mass")
     with pytest.raises(dzv.MetadataError, match="mass"):
@@ -304,20 +334,41 @@ def test_integers_become_floats_unless_integers_are_asked_for(tmp_path):
         dzv.write_points(dzv.create({}, chunk_shape=(1e18, 1e18)), np.array([[2**60 + 1, 5]]), position_tolerance=0)
 
 
+def _batch(store):
+    with store.group.batched_writes():
+        store.group.write_bytes("0/vertices", "0.0.0", np.full((2, 3), 5.0).tobytes())
+
+
+CHANGES = {
+    "overwrite": lambda s: dzv.write_points(s, np.random.default_rng(0).uniform(0, 30, (80, 3)), mode="overwrite"),
+    "a blob": lambda s: s.level(0).group.write_bytes("vertices", "0.0.0", np.full((2, 3), 5.0).tobytes()),
+    "a batch": _batch,
+    "attributes": lambda s: s.level(0).group.attrs.update({"a": 1}),
+    "of an array": lambda s: s.level(0).group.write_array_meta("vertices", {"a": 1}),
+    "from above": lambda s: s.group["0"].attrs.update({"a": 1}),
+    "a group": lambda s: s.level(0).group.require_group("more"),
+    "removal": lambda s: s.level(0).group.delete_subtree("vertex_fragments"),
+    "larger bounds": lambda s: s.expand(((-20, -20, -20), (60, 60, 60))),
+    "refresh": lambda s: s.refresh(),
+    "another store": lambda s: dzv.create(s.url, chunk_shape=(5, 5, 5), overwrite=True),
+}
+
+
 @pytest.mark.parametrize("layout", ["grid", "per_chunk"])
 def test_consolidated_metadata_goes_when_what_it_copies_changes(layout, tmp_path):
-    """Other tools read the copies."""
-    path = tmp_path / "s.zv"
-    store = dzv.create(path, chunk_shape=(10, 10, 10), bounds=((0, 0, 0), (30, 30, 30)), layout=layout)
-    dzv.write_points(store, np.full((1, 3), 5.0))
-    for overwrite in (True, False):
-        zarr.consolidate_metadata(path)
-        assert json.loads((path / "zarr.json").read_text()).get("consolidated_metadata")
-        if overwrite:
-            dzv.write_points(dzv.open(path, mode="r+"), np.random.default_rng(0).uniform(0, 30, (80, 3)), mode="overwrite")
-        else:
-            dzv.open(path, mode="r+").level(0).group.write_bytes("vertices", "0.0.0", np.full((2, 3), 5.0).tobytes())
-        assert not json.loads((path / "zarr.json").read_text()).get("consolidated_metadata")
+    """Other tools read the copies, also those in groups that the store itself lies in."""
+    path = tmp_path / "all" / "s.zv"
+    above = [tmp_path, tmp_path / "all", path]
+    for name, change_it in CHANGES.items():
+        for group in above[:2]:
+            zarr.open_group(group, mode="w")
+        store = dzv.create(path, chunk_shape=(10, 10, 10), bounds=((0, 0, 0), (30, 30, 30)), layout=layout)
+        dzv.write_points(store, np.full((1, 3), 5.0))
+        for group in above:
+            zarr.consolidate_metadata(group)
+        change_it(dzv.open(path, mode="r+"))
+        for group in above:
+            assert not json.loads((group / "zarr.json").read_text()).get("consolidated_metadata"), (name, group)
 
 
 @pytest.mark.parametrize("release", BOTH)
@@ -339,3 +390,146 @@ def test_positions_in_voxel_millimetres_are_told_of(tmp_path):
     dzv.create(tmp_path / "s.zv", chunk_shape=(10, 10), crs={"input_space": "voxmm"})
     with pytest.warns(dzv.ZVWarning, match="voxmm"):
         dzv.open(tmp_path / "s.zv")
+
+
+# ---------------------------------------------------------------------------------- what others say of attributes and groups
+
+LAYOUTS = ["grid", "per_chunk"]
+
+
+@pytest.fixture
+def told(tmp_path):
+    """Make a store with objects and groups, and things that other tools say of them."""
+
+    def made(layout):
+        path = tmp_path / f"told-{layout}.zv"
+        store = dzv.create(path, chunk_shape=(10, 10, 10), layout=layout)
+        dzv.write_points(
+            store, np.random.default_rng(0).uniform(0, 30, (60, 3)).astype("f4"), object_ids=np.arange(60) % 4,
+            attributes={"mass": np.arange(60), "odd": np.arange(60)},
+            object_attributes={"volume": np.arange(4.0), "odd": np.arange(4.0)},
+            groups={0: [0, 1], 1: [2, 3]}, group_attributes={"size": np.array([2, 2]), "odd": np.arange(2.0)},
+        )  # fmt: skip
+        return path
+
+    return made
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_dtype_that_can_not_be_read_fails_those_alone_who_ask_for_it(layout, told, tmp_path):
+    path = told(layout)
+    about = [path / "0" / f"{scope}_attributes" / "odd" for scope in ("vertex", "object", "group")]
+    for dtype in ("object", "bfloat16", "|V8"):
+        change(about[0], lambda d, dtype=dtype: d["attributes"].update(dtype=dtype))
+        for node in about[1:] if layout == "per_chunk" else []:
+            change(node, lambda d, dtype=dtype: d["attributes"].update(dtype=dtype))
+        with pytest.warns(dzv.ZVWarning, match="odd"):
+            found = dzv.open(path).level(0).read()
+        assert found.attributes.keys() == {"mass"}
+        assert "volume" in found.object_attributes
+        for view in ("spatial", "objects"):
+            with pytest.warns(dzv.ZVWarning, match="odd"):
+                ds = xr.open_dataset(path, engine="zv", view=view).load()
+            assert len(ds["mass"]) == 60
+        with pytest.warns(dzv.ZVWarning), pytest.raises(dzv.MetadataError, match="odd.*dtype"):
+            dzv.open(path).level(0).read(attributes=["odd"])
+    with pytest.warns(dzv.ZVWarning):
+        dzv.convert(path, tmp_path / "copy.zv")  # as it is
+    with pytest.warns(dzv.ZVWarning), pytest.raises(dzv.InputError, match="odd"):
+        dzv.convert(path, tmp_path / "other.zv", layout="grid" if layout == "per_chunk" else "per_chunk")
+    change(about[0], lambda d: d["attributes"].update(dtype=7))  # that is damage
+    with pytest.raises(dzv.MetadataError, match="odd"):
+        dzv.open(path).level(0).read()
+
+
+def test_tables_of_objects_that_can_not_be_read_are_left_out(told):
+    path = told("grid")
+    for scope, rows in (("object", 4), ("group", 2)):
+        shutil.rmtree(path / "0" / f"{scope}_attributes" / "odd")
+        array = zarr.open_group(path / "0" / f"{scope}_attributes").create_array("odd", shape=rows, dtype="V4")
+        array[:] = np.arange(rows, dtype="<i4").view("V4")
+    with pytest.warns(dzv.ZVWarning, match="odd"):
+        found = dzv.open(path).level(0).read()
+    assert found.object_attributes.keys() == {"volume"}
+    assert found.group_attributes.keys() == {"size"}
+    with pytest.warns(dzv.ZVWarning, match="odd"):
+        assert "object_odd" not in in_xarray(path, "objects").variables
+
+
+def test_links_of_an_attribute_that_can_not_be_read_are_read(tmp_path):
+    store = dzv.create(tmp_path / "g.zv", geometry="graph", chunk_shape=(10, 10, 10))
+    edges = np.stack([np.arange(19), np.arange(1, 20)], axis=1)
+    positions = np.stack([np.linspace(0, 30, 20)] * 3, axis=1)
+    dzv.write_graph(store, positions, edges=edges, edge_attributes={"odd": np.arange(19), "weight": np.arange(19)})
+    for document in (tmp_path / "g.zv/0/link_attributes/odd").rglob("zarr.json"):
+        if "dtype" in json.loads(document.read_text()).get("attributes", {}):
+            change(document.parent, lambda d: d["attributes"].update(dtype="object"))
+    with pytest.warns(dzv.ZVWarning, match="odd"):
+        found = dzv.open(store.url).level(0).read()
+    assert len(found.edges) == 19
+    assert found.edge_attributes.keys() == {"weight"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_names_headers_and_declarations_of_others_are_shown_and_kept(layout, told, tmp_path):
+    path = told(layout)
+    names, header = ["left", "right"], {"voxel_size": [1, 2, 3], "space": "MNI", "deep": {"a": [1, {"b": None}]}}
+    change(path / "0" / "groups", lambda d: d["attributes"].update(group_names=names))
+    group = zarr.open_group(path).require_group("headers/trk")
+    group.attrs.update(header)
+    specs = {
+        "vertex": {"mass": {"dtype": "int64", "unit": "kg", "description": "how heavy", "range": [0, 60]}},
+        "object": {"volume": {"dtype": "float64", "unit": "um3"}},
+    }
+    change(path, lambda d: d["attributes"]["zarr_vectors"].update(attribute_specs=specs, coordinate_offset=[1, 2, 3]))
+    kept = [path]
+    for other in LAYOUTS:
+        dzv.convert(path, tmp_path / f"{other}.zv", layout=other)
+        assert dzv.open(tmp_path / f"{other}.zv").metadata.extra["coordinate_offset"] == [1, 2, 3]
+        for view in ("spatial", "objects"):
+            kept += [tmp_path / f"{other}.zv", tmp_path / f"{other}-{view}.zv"]
+            xr.open_dataset(path, engine="zv", view=view).zv.to_store(kept[-1], layout=other)
+    for where in kept:
+        store = dzv.open(where)
+        assert store.headers == {"trk": header}, where
+        assert store.attribute_specs["vertex"]["mass"]["unit"] == "kg"
+        assert store.level(0).read().group_attributes["group_names"].tolist() == names
+        assert store.level(0).group.read_array_meta("groups")["group_names"] == names
+        for view in ("spatial", "objects"):
+            ds = xr.open_dataset(where, engine="zv", view=view)
+            assert ds.zv.headers == {"trk": header}
+            assert ds["mass"].attrs["units"] == "kg"
+            assert ds["mass"].attrs["long_name"] == "how heavy"
+            assert json.loads(ds["mass"].attrs["range"]) == [0, 60]
+            assert ds["volume"].attrs["units"] == "um3"
+            assert np.unique(ds.zv.sel(groups="right").load()["mass"] % 4).tolist() == [2, 3]
+            with pytest.raises(dzv.NotFoundError, match=r"'middle'.*'left', 'right'"):
+                ds.zv.sel(groups=["middle"])
+        assert in_xarray(where, "objects")["group_names"].to_numpy().tolist() == names
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_count_of_links_that_is_wrong_is_mended_by_refresh(layout, tmp_path):
+    path = tmp_path / "g.zv"
+    positions = np.stack([np.linspace(0, 29, 20)] * 3, axis=1)
+    if layout == "grid":
+        store = dzv.create(path, geometry="graph", chunk_shape=(10, 10, 10))
+        dzv.write_graph(store, positions, edges=np.stack([np.arange(19), np.arange(1, 20)], axis=1))
+    else:  # of no other geometry are links written
+        store = dzv.create(path, geometry="polyline", chunk_shape=(10, 10, 10), layout=layout)
+        dzv.write_polylines(store, positions, lengths=[20])
+    number = len(dzv.open(path).level(0).links())
+    node = path / "0" / ("links" if layout == "grid" else "cross_chunk_links") / "0"
+    right = json.loads((node / "zarr.json").read_text())["attributes"]
+    for more in (3, -1):
+        wrong = {k: right[k] + more for k in ("num_links", "num_physical_records") if k in right}
+        change(node, lambda d, wrong=wrong: d["attributes"].update(wrong))
+        if more > 0:
+            for read in [lambda level: level.links(), *([lambda level: level.read()] if layout == "grid" else [])]:
+                with pytest.raises(dzv.FormatError, match="links are stored, the metadata counts"):
+                    read(dzv.open(path).level(0))
+        dzv.open(path, mode="r+").refresh()
+        assert json.loads((node / "zarr.json").read_text())["attributes"] == right
+        assert len(dzv.open(path).level(0).links()) == number
+        if layout == "grid":
+            assert len(dzv.open(path).level(0).read().edges) == len(in_xarray(path)["edges"]) == 19

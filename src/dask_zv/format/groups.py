@@ -7,20 +7,46 @@ the little-endian int64 members of one group, or nothing where the array's ``gro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, InputError
 
-__all__ = ["MAX_RANGE", "decode_group_elements", "decode_groups", "encode_group_elements", "encode_groups"]
+__all__ = [
+    "GROUP_NAMES",
+    "MAX_RANGE",
+    "decode_group_elements",
+    "decode_groups",
+    "encode_group_elements",
+    "encode_groups",
+    "names_of_groups",
+]
+
+GROUP_NAMES = "group_names"
+"""Attribute of ``groups`` that names them; readers give it as an attribute of groups, and writers take it as one."""
 
 MAX_RANGE = 2**22
 """Members that the ranges of a level's groups are expanded to, however few objects it has.
 
 The bounds of a range are a claim that a few digits can make.
 """
+
+
+def names_of_groups(attributes: Mapping[str, Any], count: int) -> dict[str, NDArray[Any]]:
+    """Return the names of groups as an attribute of groups, "" for those without; nothing where no group has one.
+
+    Examples
+    --------
+    >>> names_of_groups({"group_names": ["left"]}, 2)["group_names"].tolist()
+    ['left', '']
+    """
+    given = attributes.get(GROUP_NAMES)
+    if not isinstance(given, list) or not given:
+        return {}
+    return {GROUP_NAMES: np.array([*map(str, given), *[""] * count][:count], str)}
 
 
 def encode_groups(members: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple[bytes, bytes]:

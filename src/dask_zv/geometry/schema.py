@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError, InputError, MetadataError, has_control
+from dask_zv.errors import FormatError, InputError, MetadataError, ZVWarning, has_control
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.spatial.grid import ChunkGrid
 
-__all__ = ["AttributeSchema", "PointSchema", "check_attribute_name", "parse_dtype"]
+__all__ = ["AttributeSchema", "PointSchema", "UnreadableDtypeError", "check_attribute_name", "parse_dtype", "readable"]
 
 VERTICES = "vertices"
 FRAGMENTS = "vertex_fragments"
@@ -27,6 +28,21 @@ VALUE_KINDS = _KINDS + "US"
 """Kinds of dtypes of values: other tools store strings of one length as they are, too."""
 _DTYPE = re.compile(r"[<>=|]?[A-Za-z][A-Za-z0-9_]{0,15}(\[[A-Za-z0-9]{1,8}\])?")
 """Names of dtypes, such as float32, <f8 and datetime64[ns]; numpy takes more for one, and evaluates some of it."""
+
+T = TypeVar("T")
+
+
+class UnreadableDtypeError(MetadataError):
+    """A dtype whose values can't be read: who does not ask for them need not care."""
+
+
+def readable(read: Callable[[], T], where: str) -> T | None:
+    """Return what `read` gets of an attribute; None, with a warning, where its dtype is none that can be read."""
+    try:
+        return read()
+    except UnreadableDtypeError as error:
+        warnings.warn(f"{error.message}; it is left out [{where}]", ZVWarning, stacklevel=3)
+        return None
 
 
 def parse_dtype(text: object, what: str, kinds: str = _KINDS) -> np.dtype[Any]:
@@ -42,18 +58,20 @@ def parse_dtype(text: object, what: str, kinds: str = _KINDS) -> np.dtype[Any]:
 
     Raises
     ------
+    UnreadableDtypeError
+        The name of a dtype, but of none of these.
     MetadataError
-        Not the name of such a dtype.
+        Not the name of a dtype.
     """
     if not isinstance(text, str) or not _DTYPE.fullmatch(text):
         raise MetadataError(f"{what} has the dtype {text!r:.80}: a name such as 'float32' is wanted")
     try:
         dtype: np.dtype[Any] = np.dtype(text)
     except (TypeError, ValueError, OverflowError) as error:
-        raise MetadataError(f"{what} has the dtype {text!r}, which numpy does not know") from error
+        raise UnreadableDtypeError(f"{what} has the dtype {text!r}, which numpy does not know") from error
     if dtype.kind not in kinds or not dtype.itemsize:
         strings = ", strings of one length" if "U" in kinds else ""
-        raise MetadataError(f"{what} has the dtype {text!r}: numbers, booleans, dates{strings} can be read")
+        raise UnreadableDtypeError(f"{what} has the dtype {text!r}: numbers, booleans, dates{strings} can be read")
     return dtype
 
 

@@ -76,12 +76,19 @@ class ZVDatasetAccessor(Exports):
         """Return a part of the Dataset with the names that it was given with."""
         return ds.rename_vars({k: v for k, v in self._found[1].items() if k in ds.variables})
 
+    @property
+    def headers(self) -> dict[str, dict[str, Any]]:
+        """What the store keeps of the files that its content came from, see :attr:`dask_zv.Store.headers`."""
+        from dask_zv.xarray_backend.to_store import headers_of
+
+        return headers_of(self._given)
+
     def sel(
         self,
         bbox: Any = None,
         *,
         objects: int | Sequence[int] | None = None,
-        groups: int | Sequence[int] | None = None,
+        groups: int | str | Sequence[int] | Sequence[str] | None = None,
         clip: bool | str = True,
         **positions: Any,
     ) -> xr.Dataset:
@@ -97,8 +104,9 @@ class ZVDatasetAccessor(Exports):
             or infinity leaves one open. Sides are cast to the dtype of the positions, as labels are.
         objects : int or sequence of int, optional
             Ids of objects.
-        groups : int or sequence of int, optional
-            Numbers of groups: only their members. With `objects`, those that are in both.
+        groups : int, str, or sequence of either, optional
+            Numbers of groups, or the names that the store has for them: only their members. With `objects`, those that are in
+            both.
         clip : bool or "cut"
             In the objects view: True cuts objects at the box (a path that leaves and comes back is then several entries along
             ``object``, of one id); False keeps whole every object that has a vertex inside;

@@ -51,6 +51,8 @@ DIMS = ("vertex", "edge", "face", "object", "group")
 IN_GROUP, RANGE = "in_group", "vertex_range"
 ROLES = (OBJECT_ID, OBJECT_INDEX, PARENT, COUNT, EDGES, FACES, TOPOLOGY, CONTAINER, CRS, IN_GROUP, RANGE)
 """Variables that say how the others belong together. They are no data, so they are coordinates."""
+_SPEC_WORDS = ("dtype", "channels", "categorical", "unit", "description", "attrs")
+"""What the root's ``attribute_specs`` say in words of the format."""
 _CF_AXIS = {"x": "X", "y": "Y", "z": "Z", "t": "T", "time": "T"}
 _VERSIONS = "CF-1.11 UGRID-1.0"
 
@@ -83,6 +85,8 @@ def described(level: Level, scope: str, name: str) -> dict[str, Any]:
     for word, ours in (("description", "long_name"), ("unit", "units")):
         if isinstance(spec.get(word), str) and spec[word]:
             attrs[ours] = spec[word]
+    other = {k: v for k, v in spec.items() if k not in _SPEC_WORDS}  # words that we don't know; netCDF holds no mappings
+    attrs |= {k: v if type(v) in (str, int, float) else json.dumps(v) for k, v in other.items()}
     return attrs | (dict(spec["attrs"]) if isinstance(spec.get("attrs"), Mapping) else {})
 
 

@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError, NotFoundError
+from dask_zv.format.groups import GROUP_NAMES
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import take_ranges
 from dask_zv.pipelines.source.chunk_boxes import check_some_boxes
@@ -154,7 +155,7 @@ def select(
     ds: xr.Dataset,
     bbox: Any,
     objects: int | Sequence[int] | None,
-    groups: int | Sequence[int] | None,
+    groups: int | str | Sequence[int] | Sequence[str] | None,
     *,
     clip: bool | str,
     positions: Mapping[str, Any] | None = None,
@@ -211,9 +212,26 @@ def _wanted(ds: xr.Dataset, objects: Any, groups: Any) -> list[int] | None:
     """Return the ids of the objects that are asked for, directly or as members of groups."""
     ids = None if objects is None else chosen_ids(objects)
     if groups is not None:
-        members = _members(ds, chosen_ids(groups))
+        members = _members(ds, chosen_ids(_group_numbers(ds, groups)))
         ids = members if ids is None else np.intersect1d(ids, members)
     return None if ids is None else ids.tolist()
+
+
+def _group_numbers(ds: xr.Dataset, groups: Any) -> Any:
+    """Return groups by their numbers where they are given by name."""
+    wanted = np.atleast_1d(np.asarray(groups))
+    if wanted.dtype.kind not in "OUT" or not len(wanted):
+        return groups
+    index = row_index(ds)
+    named = np.zeros(0, str)
+    if GROUP_NAMES in ds.variables:
+        named = ds[GROUP_NAMES].to_numpy()
+    elif index is not None and index.level.source.schema.has_objects:
+        named = read_groups(index.level.source)[1].get(GROUP_NAMES, named)
+    lost = [g for g in wanted.tolist() if g not in named.tolist()]
+    if lost:
+        raise NotFoundError(f"no group {lost[0]!r}: they are called {', '.join(map(repr, named.tolist())) or 'nothing'}")
+    return np.flatnonzero(np.isin(named, wanted.astype(str)))
 
 
 def _members(ds: xr.Dataset, groups: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,9 +12,11 @@ import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 
 from dask_zv.batch.arrays import refuse_expressions
+from dask_zv.batch.tasks import Place
 from dask_zv.errors import InputError
 from dask_zv.pipelines.source.objects_index import read_groups
 from dask_zv.pipelines.stores.creation import create
+from dask_zv.pipelines.stores.store import read_headers
 from dask_zv.pipelines.writing.containers import with_attrs
 from dask_zv.pipelines.writing.graphs import write_graph, write_meshes
 from dask_zv.pipelines.writing.points import write_points
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from dask_zv.batch.receipts import Report
 
-__all__ = ["to_store"]
+__all__ = ["headers_of", "to_store"]
 
 _ID = "id of the object, to write"
 
@@ -107,11 +109,14 @@ def to_store(
     options["attributes"] = {k: _column(lazy, v) for k, v in shape.attributes.items()}
     options |= _objects(ds, lazy, shape, kind)
     options |= _links(ds, lazy, shape, kind)
+    headers = headers_of(ds)
     store = create(
         target, geometry=kind, chunk_shape=tuple(chunk_shape), bounds=bounds, bin_shape=bin_shape, axes=axes, crs=shape.crs,
         dtype=dtype, layout=layout, shard_chunks=shard_chunks, compressor=compressor, storage_options=storage_options,
         overwrite=overwrite,
     )  # fmt: skip
+    for name, header in headers.items():
+        store.group.require_group("headers").require_group(name).attrs.update(header)
     if kind == "line":
         lines: Report | Delayed = write_lines(store, positions.reshape((-1, 2, len(shape.axes))), **_pairs(options))
         return lines
@@ -140,18 +145,28 @@ def _check_view(shape: Shape, kind: str) -> None:
 
 def _check_target(ds: xr.Dataset, target: Any, storage_options: Mapping[str, Any] | None) -> None:
     """Refuse the store that the Dataset is read from: it would be gone before it was read."""
-    index, by_object = row_index(ds), ds.xindexes.get("object")
-    level = index.level if index is not None else None
-    if isinstance(by_object, ObjectIdIndex) and by_object.rows is not None:
-        level = by_object.rows.vertices
-    if level is None:
+    place = _origin(ds)
+    if place is None:
         return
     handle, prefix = resolve_target(target, storage_options, read_only=True)
-    place = level.source.place
     if handle.same_store(place.handle) and prefix == place.prefix.rpartition("/")[0]:
         raise InputError(
             "the target is the store that the Dataset is read from: write another one, and move it into place when it is whole"
         )
+
+
+def _origin(ds: xr.Dataset) -> Place | None:
+    """Return the place of the level that a Dataset is of, None where it does not know it any more."""
+    index, by_object = row_index(ds), ds.xindexes.get("object")
+    if isinstance(by_object, ObjectIdIndex) and by_object.rows is not None:
+        return by_object.rows.vertices.source.place
+    return None if index is None else index.level.source.place
+
+
+def headers_of(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
+    """Return the headers of the store that a Dataset is of; none where it does not know it any more."""
+    place = _origin(ds)
+    return {} if place is None else read_headers(place.handle, place.prefix.rpartition("/")[0])
 
 
 def _axis_type(ds: xr.Dataset, name: str) -> str:

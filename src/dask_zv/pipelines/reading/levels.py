@@ -270,6 +270,8 @@ def choose_attributes(
     known = [*level.attributes, *of_links]
     unknown = [n for n in names if n not in known]
     if unknown:
+        if f"vertex_attributes/{unknown[0]}" in level.group:  # one that is left out: this says why
+            AttributeSchema.from_attributes(unknown[0], level.group.read_array_meta(f"vertex_attributes/{unknown[0]}"))
         raise InputError(f"no attribute {unknown[0]!r}: the level has {', '.join(known) or 'none'}")
     return tuple(own[n] for n in names if n in own), tuple(i for i, n in enumerate(of_links) if n in names)
 

@@ -13,7 +13,7 @@ from dask_zv.errors import FormatError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import RowMap, input_order
 from dask_zv.pipelines.source.level_io import LevelSource, level_blobs
-from dask_zv.pipelines.source.link_reading import LinkCells, join_cells, read_crossing
+from dask_zv.pipelines.source.link_reading import LinkCells, join_cells, lost_links, read_crossing
 from dask_zv.pipelines.source.link_source import LinkSource
 from dask_zv.storage.catalog import Catalog
 
@@ -105,11 +105,7 @@ def check_count(source: LevelSource, links: LinkSource, found: int, *, exact: bo
     """Raise :class:`FormatError` where a family has fewer records than it counts; with `exact`, where it has more as well."""
     expected = links.family.count if links.family.store == "duplicate" else (links.family.physical or links.family.count)
     if links.crossing is None and expected is not None and (found != expected if exact else found < expected):
-        raise FormatError(
-            f"{found} links are stored, the metadata counts {expected}: some were lost, or another tool added or removed some "
-            "without counting them; restore them, or correct the counts of this group",
-            store=source.where(), array=links.array,
-        )  # fmt: skip
+        raise lost_links(source, links.array, found, expected)
 
 
 def without_values(values: NDArray[Any], more: int) -> NDArray[Any]:

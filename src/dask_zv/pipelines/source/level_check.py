@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from dask_zv.errors import FormatError
-from dask_zv.format.fragments import decode_fragments
-from dask_zv.geometry.schema import FRAGMENTS, VERTICES
+from dask_zv.format.fragments import FragmentIndex, decode_fragments
+from dask_zv.format.keys import DOCUMENT, coords_to_keys
+from dask_zv.format.links import parse_delta
+from dask_zv.geometry.schema import FRAGMENTS, LINK_FRAGMENTS, VERTICES
+from dask_zv.pipelines.reading.links import check_count
 from dask_zv.pipelines.source.chunk_boxes import check_boxes
 from dask_zv.pipelines.source.chunk_rows import read_chunks
 from dask_zv.pipelines.source.level_grid import warn_of_other_bytes
 from dask_zv.pipelines.source.level_io import ChunkTable, LevelSource, level_blobs
+from dask_zv.pipelines.source.level_links import link_parts
+from dask_zv.pipelines.source.link_reading import read_crossing
+from dask_zv.pipelines.source.link_source import CROSSING
+from dask_zv.pipelines.source.objects_index import read_groups, read_object_attributes
+from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import load_catalog
+from dask_zv.storage.objects import join
 from dask_zv.storage.per_chunk import PerChunk
 
-__all__ = ["check_chunks", "has_emptied_fragments"]
+if TYPE_CHECKING:
+    from dask_zv.pipelines.stores.level import Level
+
+__all__ = ["check_chunks", "check_others", "has_emptied_fragments"]
 
 _AT_ONCE = 256
+_ROWS = 1 << 18
 
 
 def has_emptied_fragments(source: LevelSource, table: ChunkTable) -> bool:
@@ -29,13 +44,47 @@ def has_emptied_fragments(source: LevelSource, table: ChunkTable) -> bool:
         keys = table.keys[start : start + _AT_ONCE]
         found = blobs.read_many([(FRAGMENTS, key) for key in keys])
         for (_, key), data in found.items():
-            try:
-                counts = decode_fragments(data).counts
-            except FormatError as error:
-                raise error.at(store=source.where(), array=FRAGMENTS, chunk=key) from None
-            if (counts == 0).any():
+            if (_decoded(source, FRAGMENTS, key, data).counts == 0).any():
                 return True
     return False
+
+
+def _decoded(source: LevelSource, array: str, key: str, data: bytes) -> FragmentIndex:
+    try:
+        return decode_fragments(data)
+    except FormatError as error:
+        raise error.at(store=source.where(), array=array, chunk=key) from None
+
+
+def check_others(level: Level) -> None:
+    """Read what no catalog has looked at beside the chunks: links, manifests, and tables about objects, some at a time.
+
+    Raises
+    ------
+    StoreError, FormatError
+        Something is missing or damaged, or fewer than is counted.
+    """
+    source, index = level.source, level.index
+    blobs, objects = level_blobs(source), open_objects(source.place.handle)
+    names = {n for f in ("links", CROSSING) for n in objects.list_dir(join(source.place.prefix, f)) if n != DOCUMENT}
+    for delta in sorted(parse_delta(n) for n in names):
+        found = level.found_links(delta)
+        if found is None or (source.links_compared and source.catalogued):
+            continue
+        count = sum(len(p) for p in link_parts(source, found, blobs, range(len(found.source.attributes))))
+        check_count(source, found.source, count, exact=False)
+        read_crossing(source, found.source, blobs)
+    if isinstance(blobs, GridArrays) and blobs.array(LINK_FRAGMENTS) is not None:
+        keys = coords_to_keys(blobs.list_coords(LINK_FRAGMENTS))
+        for start in range(0, len(keys), _AT_ONCE):
+            for (_, key), data in blobs.read_many([(LINK_FRAGMENTS, k) for k in keys[start : start + _AT_ONCE]]).items():
+                _decoded(source, LINK_FRAGMENTS, key, data)
+    if source.schema.has_objects:
+        for _ in index.slices():
+            pass
+        for start in range(0, index.count, _ROWS):
+            read_object_attributes(source, index, np.arange(start, min(start + _ROWS, index.count)))
+        read_groups(source, index.tables)
 
 
 def check_chunks(source: LevelSource, table: ChunkTable) -> None:

@@ -9,6 +9,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from dask_zv.errors import FormatError, MetadataError, ZVWarning
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
 from dask_zv.format.metadata import LevelMetadata, RootMetadata
-from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema, PointSchema, parse_dtype
+from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema, PointSchema, parse_dtype, readable
 from dask_zv.pipelines.source.level_grid import LINKS, check_siblings, grid_attributes, grid_rows
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog
@@ -257,11 +258,13 @@ def _attributes(
     lost = [] if empty else lost
     if lost:
         raise _lost(place, f"{_ATTRIBUTES}{lost[0]}")
-    return tuple(
-        AttributeSchema.from_attributes(n, d.get("attributes", {}), any_width=any_width)
+    where = join(place.handle.url, place.prefix)
+    found = [
+        readable(partial(AttributeSchema.from_attributes, n, d.get("attributes", {}), any_width=any_width), where)
         for n, d in documents.items()
         if d is not None
-    )
+    ]
+    return tuple(a for a in found if a is not None)
 
 
 def _lost(place: Place, array: str) -> MetadataError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,16 +14,17 @@ from dask_zv.geometry.assembly import input_order
 from dask_zv.geometry.result import Links
 from dask_zv.pipelines.reading.links import check_count, without_values
 from dask_zv.pipelines.source.chosen_chunks import chosen_chunks
-from dask_zv.pipelines.source.level_io import level_blobs
+from dask_zv.pipelines.source.level_io import LevelSource, level_blobs
 from dask_zv.pipelines.source.link_reading import CellPlan, LinkCells, cell_addresses, decode_cells, join_cells, read_crossing
 from dask_zv.pipelines.source.link_source import FoundLinks, find_links
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.layouts import Blobs
 
 if TYPE_CHECKING:
     from dask_zv.pipelines.stores.level import Level
 
-__all__ = ["edges_are_implied", "has_path_fragments", "links_of", "offset_of", "read_links"]
+__all__ = ["edges_are_implied", "has_path_fragments", "link_parts", "links_of", "offset_of", "read_links", "stored_links"]
 
 _AT_ONCE = 4096
 """Cells that are fetched together."""
@@ -104,13 +105,8 @@ def read_links(level: Level, delta: int, *, chunks: Any) -> Links:
     source, links = level.source, found.source
     blobs = level_blobs(source)
     selected = None if chunks is None else level.lookup.coords[chosen_chunks(level, chunks)]
-    cells = _cells(found, blobs.catalog, selected)
     names = range(len(links.attributes))
-    parts: list[LinkCells] = []
-    for start in range(0, len(cells), _AT_ONCE):
-        part = CellPlan(cells.segments[start : start + _AT_ONCE], cells.coords[start : start + _AT_ONCE])
-        parts.append(decode_cells(source, links, names, part, blobs.read_many(cell_addresses(links, names, part))))
-    joined = join_cells(links, names, parts, source.where())
+    joined = join_cells(links, names, list(link_parts(source, found, blobs, names, selected)), source.where())
     if selected is None:
         check_count(source, links, len(joined), exact=False)
     targets = np.repeat(links.targets(joined.cells.coords, joined.cells.segments), joined.counts, axis=0)
@@ -127,6 +123,24 @@ def read_links(level: Level, delta: int, *, chunks: Any) -> Links:
         targets, rows = np.concatenate([targets, more]), np.concatenate([rows, named])
         values = {name: without_values(v, len(more)) for name, v in values.items()}
     return Links(targets, rows, values, links.family.directed, links.family.width)
+
+
+def link_parts(
+    source: LevelSource, found: FoundLinks, blobs: Blobs, names: Sequence[int], selected: NDArray[np.int64] | None = None
+) -> Iterator[LinkCells]:
+    """Yield the records of a family, some cells at a time."""
+    cells = _cells(found, blobs.catalog, selected)
+    for start in range(0, len(cells), _AT_ONCE):
+        part = CellPlan(cells.segments[start : start + _AT_ONCE], cells.coords[start : start + _AT_ONCE])
+        yield decode_cells(source, found.source, names, part, blobs.read_many(cell_addresses(found.source, names, part)))
+
+
+def stored_links(source: LevelSource, found: FoundLinks) -> int:
+    """Return how many records of a family are stored, of those that its group counts: in layout per_chunk across chunks."""
+    blobs = level_blobs(source)
+    if source.place.layout == "grid":
+        return sum(len(part) for part in link_parts(source, found, blobs, ()))
+    return len(read_crossing(source, found.source, blobs, counted=False)[0])
 
 
 def _cells(found: FoundLinks, catalog: Catalog | None, selected: NDArray[np.int64] | None) -> CellPlan:

@@ -337,13 +337,24 @@ def join_cells(links: LinkSource, attributes: Sequence[int], parts: Sequence[Lin
     )
 
 
-def read_crossing(source: LevelSource, links: LinkSource, blobs: Blobs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def lost_links(source: LevelSource, array: str, found: int, expected: int | None) -> FormatError:
+    """Return the error that a family has other records than it counts."""
+    return FormatError(
+        f"{found} links are stored, the metadata counts {expected}: some were lost, or another tool added or removed some "
+        "without counting them; restore them, or correct the counts of this group (of stores of ours store.refresh() does)",
+        store=source.where(), array=array,
+    )  # fmt: skip
+
+
+def read_crossing(
+    source: LevelSource, links: LinkSource, blobs: Blobs, *, counted: bool = True
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the records across chunks of generation 0.7: chunks (m, L, K) and rows (m, L), in input order.
 
     Raises
     ------
     FormatError
-        The blob is no whole number of records.
+        The blob is no whole number of records, or (with `counted`) has fewer than the metadata counts.
     StoreError
         It is gone.
     """
@@ -363,4 +374,6 @@ def read_crossing(source: LevelSource, links: LinkSource, blobs: Blobs) -> tuple
             store=source.where(), array=links.crossing, chunk="data",
         )  # fmt: skip
     records = np.frombuffer(data, "<i8").astype(np.int64, copy=False).reshape(-1, width, rank + 1)
+    if counted and len(records) < (links.family.count or 0):
+        raise lost_links(source, links.crossing, len(records), links.family.count)
     return records[..., :rank], records[..., rank]

@@ -15,7 +15,7 @@ from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridArray
 from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
 from dask_zv.format.links import LinkFamily, delta_name, has_permutation, parse_segment
-from dask_zv.geometry.schema import AttributeSchema, parse_dtype
+from dask_zv.geometry.schema import AttributeSchema, parse_dtype, readable
 from dask_zv.pipelines.source.level_io import LevelSource, level_blobs
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid import GridArrays
@@ -219,6 +219,10 @@ def _lost(source: LevelSource, array: str) -> MetadataError:
     )  # fmt: skip
 
 
+def _schema(source: LevelSource, name: str, attributes: Mapping[str, Any]) -> AttributeSchema | None:
+    return readable(lambda: AttributeSchema.from_attributes(name, attributes, any_width=True), source.where())
+
+
 # -------------------------------------------------------------------------------------------------- layout grid
 
 
@@ -260,7 +264,9 @@ def _find_in_grid(
         raise _lost(source, lost)
     read = _read_segments(source, family, segments, arrays, found)
     attributes = [
-        a for n in names if (a := _link_attribute(source, n, [f"link_attributes/{n}/{suffix}/{s}" for s in segments], found))
+        a
+        for n in names
+        if (a := _link_attribute(source, n, [f"link_attributes/{n}/{suffix}/{s}" for s in segments], found)) is not None
     ]
     # the copy of a record that is filed under the least of its chunks has no offset to a lesser one
     keep = [i for i, s in enumerate(read) if family.store == "canonical" or all(o >= (0,) * source.rank for o in s.offsets)]
@@ -333,7 +339,8 @@ def _link_attribute(
 ) -> LinkAttribute | None:
     """Return an attribute of the family, None where it belongs to the links of other levels alone."""
     nodes = [node for a in arrays if (node := found[a]) is not None]
-    schemas = [AttributeSchema.from_attributes(name, node.attributes, any_width=True) for node in nodes]
+    every = [_schema(source, name, node.attributes) for node in nodes]
+    schemas = [s for s in every if s is not None]
     if not schemas:
         return None
     first = schemas[0]
@@ -389,9 +396,9 @@ def _find_per_chunk(source: LevelSource, blobs: PerChunk, delta: int) -> FoundLi
     wanted = [f"link_attributes/{n}/{suffix}" for n in names if n != DOCUMENT]
     found = objects.get_many([(blobs.path(a, DOCUMENT), None) for a in wanted])
     schemas = [
-        LinkAttribute(AttributeSchema.from_attributes(a.split("/")[1], attrs, any_width=True), (a,) if segments else ())
+        LinkAttribute(schema, (a,) if segments else ())
         for a, d in zip(wanted, found, strict=True)
-        if (attrs := _attributes(source, a, d)) is not None
+        if (attrs := _attributes(source, a, d)) is not None and (schema := _schema(source, a.split("/")[1], attrs)) is not None
     ]
     for sibling in [_FRAGMENTS, *(a.arrays[0] for a in schemas if a.arrays)] if delta == 0 else []:
         _check_sibling(source, blobs, base, listed, sibling)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.object_documents import sentinel
-from dask_zv.geometry.schema import VALUE_KINDS, parse_dtype
+from dask_zv.geometry.schema import VALUE_KINDS, parse_dtype, readable
 from dask_zv.pipelines.source.level_io import LevelSource, check_same_objects
-from dask_zv.pipelines.source.object_tables import ObjectTables
+from dask_zv.pipelines.source.object_tables import ObjectTables, values_dtype
 from dask_zv.pipelines.source.object_values import parse_shape
 from dask_zv.pipelines.source.objects_index import ObjectIndex, read_groups, read_object_attributes
 from dask_zv.storage.handles import open_objects
@@ -66,11 +67,17 @@ def object_fields(index: ObjectIndex, family: str = "object_attributes") -> dict
     for array in names:
         if grid:
             table = tables.open(array)
-            dtype, shape = np.dtype(object) if table.dtype.kind in "OT" else table.dtype.newbyteorder("="), table.shape[1:]
+            known = readable(partial(values_dtype, tables.source, array, table.dtype), tables.source.where())
+            if known is None:
+                continue
+            dtype, shape = known, table.shape[1:]
             missing = _missing(np.dtype(dtype))
         else:
             attributes = (tables.document(array) or {}).get("attributes", {})
-            dtype = parse_dtype(attributes.get("dtype"), f"{array!r}", VALUE_KINDS)
+            known = readable(partial(parse_dtype, attributes.get("dtype"), f"{array!r}", VALUE_KINDS), tables.source.where())
+            if known is None:
+                continue
+            dtype = known
             rows, *rest = parse_shape(attributes, tables.source.where(), array)
             shape = tuple(rest)
             # a mask tells what is missing, if anything is: without one, a value that is the sentinel is a value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,8 +14,9 @@ from zarr.storage import StorePath
 
 from dask_zv.errors import FormatError, StoreError, ZVError
 from dask_zv.format.documents import parse_document
-from dask_zv.format.groups import decode_group_elements
+from dask_zv.format.groups import decode_group_elements, names_of_groups
 from dask_zv.format.keys import DOCUMENT
+from dask_zv.geometry.schema import VALUE_KINDS, UnreadableDtypeError, readable
 from dask_zv.pipelines.source.level_io import MANIFESTS_CRC32C, MEMBERS, LevelSource
 from dask_zv.storage.blobs import ZARR_ERRORS, check_claim, open_zarr_array, unpacked
 from dask_zv.storage.checksums import crc32c
@@ -23,7 +24,15 @@ from dask_zv.storage.confined import confined
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import Objects, join
 
-__all__ = ["VALUES_CRC32C", "ObjectTables", "decoding", "read_attribute_tables", "values_checksum", "zarr_array_of"]
+__all__ = [
+    "VALUES_CRC32C",
+    "ObjectTables",
+    "decoding",
+    "read_attribute_tables",
+    "values_checksum",
+    "values_dtype",
+    "zarr_array_of",
+]
 
 VALUES_CRC32C = "dask_zv_values_crc32c"
 """Attribute of the small tables of ours; where the values have another, another tool edited them and they are not believed."""
@@ -190,7 +199,10 @@ def read_attribute_tables(
         wanted = np.arange(count) if rows is None else rows
         there = wanted < table.shape[0]
         stored = np.unique(wanted[there])
-        values = _values(source, array, table, None if rows is None else stored)
+        get = partial(_values, source, array, table, None if rows is None else stored)
+        values = readable(get, source.where()) if name is None else get()
+        if values is None:
+            continue
         absent = _absent_rows(values, table.fill_value) if marked else np.zeros(len(values), bool)
         at = np.arange(len(values)) if rows is None else stored
         _check_chunks(source, array, table, at, absent)
@@ -225,9 +237,14 @@ def _read_groups(tables: ObjectTables) -> tuple[dict[int, NDArray[np.int64]], di
         groups = dict(enumerate(decode_group_elements(elements, ranges, objects=objects)))
     except FormatError as error:
         raise error.at(store=source.where(), array="groups") from None
-    attributes: dict[str, NDArray[Any]] = {}
+    attributes = names_of_groups(table.attrs, len(groups))
     for array in tables.members("group_attributes"):
-        values = _values(source, array, tables.open(array))
+        table = tables.open(array)
+        values = readable(partial(_values, source, array, table), source.where())
+        if values is None:
+            continue
+        if values.ndim:
+            _check_chunks(source, array, table, np.arange(len(values)), _absent_rows(values, table.fill_value))
         if values.ndim == 0 or len(values) != len(groups):
             raise FormatError(f"{values.shape} values for {len(groups)} groups", store=source.where(), array=array)
         attributes[array.partition("/")[2]] = values
@@ -236,6 +253,7 @@ def _read_groups(tables: ObjectTables) -> tuple[dict[int, NDArray[np.int64]], di
 
 def _values(source: LevelSource, array: str, table: zarr.Array[Any], rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
     """Return the values of an array, of some rows (ascending) where they are given; strings as numpy's fixed-length ones."""
+    values_dtype(source, array, table.dtype)
     values = decoding(source, array, lambda: np.asarray(table[...] if rows is None else table.oindex[rows]))
     if values.dtype.kind in "OT":
         return decoding(source, array, lambda: np.asarray(values.astype(str)))
@@ -243,9 +261,22 @@ def _values(source: LevelSource, array: str, table: zarr.Array[Any], rows: NDArr
         codes = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="), copy=False)).view(np.uint32)
         if int(codes.max()) > sys.maxunicode:  # numpy takes any number for a character, and Python then stumbles over it
             raise FormatError(f"character 0x{int(codes.max()):X} is none", store=source.where(), array=array)
-    if values.dtype.kind not in "biufcmMU":
-        raise FormatError(f"values of {values.dtype} are not read", store=source.where(), array=array)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def values_dtype(source: LevelSource, array: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of an array's values, objects for strings of any length.
+
+    Raises
+    ------
+    UnreadableDtypeError
+        None that can be read.
+    """
+    if dtype.kind in "OT":
+        return np.dtype(object)
+    if dtype.kind not in VALUE_KINDS:
+        raise UnreadableDtypeError(f"'{array}' has the dtype {dtype}, which is not read", store=source.where(), array=array)
+    return dtype.newbyteorder("=")
 
 
 def _absent_rows(values: NDArray[Any], sentinel: Any) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, MetadataError
 from dask_zv.format.documents import parse_document
-from dask_zv.format.groups import decode_groups
+from dask_zv.format.groups import decode_groups, names_of_groups
 from dask_zv.format.keys import DOCUMENT
-from dask_zv.geometry.schema import VALUE_KINDS, parse_dtype
+from dask_zv.geometry.schema import VALUE_KINDS, parse_dtype, readable
 from dask_zv.pipelines.source.level_io import LevelSource
 from dask_zv.pipelines.source.object_tables import ObjectTables, read_attribute_tables
 from dask_zv.storage.handles import open_objects
@@ -62,14 +63,16 @@ def read_groups(
     document = objects.get(join(path, DOCUMENT))
     if document is None and not objects.list_dir(path):
         return {}, {}
-    number = parse_document(document, path, objects.url).get("attributes", {}).get("num_groups") if document else None
+    attributes = parse_document(document, path, objects.url).get("attributes", {}) if document else {}
+    number = attributes.get("num_groups")
     if number == 0:
         return {}, {}
     members = decode_groups(blobs.read("groups", "data"), blobs.read("groups", "offsets"))
     if number is not None and number != len(members):
         raise FormatError(f"{len(members)} groups are stored, the metadata counts {number!r}", store=objects.url, array=path)
     groups = dict(enumerate(np.asarray(m, np.int64) for m in members))
-    return groups, _plain_arrays(source, "group_attributes", len(groups), None)
+    about = _plain_arrays(source, "group_attributes", len(groups), None)
+    return groups, {**names_of_groups(attributes, len(groups)), **about}
 
 
 def parse_shape(attributes: Mapping[str, Any], store: str, path: str) -> tuple[int, ...]:
@@ -100,7 +103,10 @@ def _plain_arrays(
         path = join(source.place.prefix, array)
         document = objects.get(join(path, DOCUMENT))
         attrs = parse_document(document, path, objects.url).get("attributes", {}) if document else {}
-        dtype = parse_dtype(attrs.get("dtype"), f"{family} {name!r}", VALUE_KINDS)
+        what = f"{family} {name!r}"
+        dtype = _dtype(attrs, what) if only else readable(partial(_dtype, attrs, what), source.where())
+        if dtype is None:
+            continue
         data = blobs.read(array, "data")
         shape = parse_shape(attrs, objects.url, path)
         try:
@@ -116,6 +122,10 @@ def _plain_arrays(
             values = _align(values, count, index, objects.url, path)
         out[name] = values
     return out
+
+
+def _dtype(attributes: Mapping[str, Any], what: str) -> np.dtype[Any]:
+    return parse_dtype(attributes.get("dtype"), what, VALUE_KINDS)
 
 
 def _align(values: NDArray[Any], count: int, index: ObjectIndex | None, store: str, path: str) -> NDArray[Any]:

@@ -158,9 +158,7 @@ def _root(store: Store, layout: Layout, wanted: LevelTarget, prefix: str) -> dic
         settings["codecs"] = [dict(c) for c in wanted.codecs]
     if layout != store.layout:
         generation = Generation.GRID if layout == "grid" else Generation.PER_CHUNK
-        extra = {k: v for k, v in store.metadata.extra.items() if k != "coordinate_offset"}
-        kept = store.metadata.extra if layout == "grid" else extra
-        metadata = dataclasses.replace(store.metadata, generation=generation, zv_version="", extra=kept)
+        metadata = dataclasses.replace(store.metadata, generation=generation, zv_version="")
         attributes = {**attributes, **metadata.to_attributes()}
         for name in ("ome", "shard_layout", "shard_size"):
             attributes.pop(name, None)

@@ -16,12 +16,14 @@ from dask_zv.batch.receipts import Report
 from dask_zv.batch.tasks import BlockSpec, CommitSpec, EncodedBlock, Place
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.grids import GridArray, GridSpec, codec_list
+from dask_zv.format.groups import GROUP_NAMES
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, format_key, is_spatial_key, parse_key
 from dask_zv.format.metadata import LevelMetadata
 from dask_zv.geometry.encoding import Fragments
 from dask_zv.geometry.places import BlockExtra
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.pipelines.source.chunk_boxes import boxes_hold
+from dask_zv.pipelines.source.object_columns import object_fields
 from dask_zv.pipelines.source.objects_index import ObjectIndex, read_groups, read_object_attributes
 from dask_zv.pipelines.stores.creation import FEW_CHUNKS, SHARD_CHUNKS, packing
 from dask_zv.pipelines.stores.hierarchy import Hierarchy, find_nodes
@@ -206,6 +208,12 @@ def _check_convertible(level: Level, nodes: Hierarchy) -> None:
             f"{level.url} has {odd[0]!r}, which the other layout tells in another way: point clouds are converted between "
             "layouts; leave layout out to change packing or compression"
         )
+    read = {*level.source.schema.arrays}
+    if level.source.schema.has_objects:
+        read |= {f"{f}/{n}" for f in ("object_attributes", "group_attributes") for n in object_fields(level.index, f)}
+    every = [a for a in (*nodes.chunked, *nodes.plain, *nodes.literal) if a.split("/")[0].endswith("_attributes")]
+    if left := [a for a in every if a not in read]:
+        raise InputError(f"{level.url} has {left[0]!r}, of a dtype that can't be read: remove it, or leave layout out")
 
 
 def _coords(place: Place, array: str) -> NDArray[np.int64]:
@@ -326,7 +334,10 @@ def _object_plan(level: Level, layout: str) -> ObjectPlan:
     groups, group_attributes = read_groups(source)
     ids = id_ranges(np.asarray(index.ids, np.int64))
     plan = plan_objects(ids, None, {g: m.tolist() for g, m in groups.items()} or None, layout=layout)
-    return dataclasses.replace(plan, attributes=attributes, group_attributes=group_attributes)
+    names = group_attributes.pop(GROUP_NAMES, np.zeros(0, str))
+    return dataclasses.replace(
+        plan, attributes=attributes, group_attributes=group_attributes, group_names=tuple(map(str, names.tolist()))
+    )
 
 
 def _objects_along(

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.links import parse_delta
 from dask_zv.pipelines.source.columns import LevelRows
 from dask_zv.pipelines.source.edge_rows import EDGE_COUNTS, count_parents
+from dask_zv.pipelines.source.level_links import stored_links
+from dask_zv.pipelines.source.link_source import CROSSING
 from dask_zv.pipelines.source.object_lengths import OBJECT_LENGTHS, count_lengths
 from dask_zv.pipelines.stores.level import Level
 from dask_zv.pipelines.writing.object_arrays import write_edge_table, write_lengths
+from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.objects import join
+from dask_zv.storage.nodes import merge_attributes
+from dask_zv.storage.objects import Objects, join
 
 __all__ = ["rebuild_tables"]
 
@@ -31,6 +37,8 @@ def rebuild_tables(level: Level) -> None:
         objects.delete_prefix(join(place.prefix, array))
     if not level.source.catalogued:
         return  # the tables are believed beside a catalog alone
+    if level.store.settings or SETTINGS in level._attributes:  # what another tool says in its own store is not ours to change
+        _count_links(level, objects)
     if level.source.schema.has_objects:
         found = count_lengths(level.source, level.chunks, level.index)
         write_lengths(place, [(found.ids, found.lengths)], objects.nodes_first)
@@ -39,3 +47,16 @@ def rebuild_tables(level: Level) -> None:
         rows = LevelRows(level.source, level.chunks)
         counts = count_parents(rows, links.source)
         write_edge_table(place, np.column_stack([level.chunks.coords, counts]), objects.nodes_first)
+
+
+def _count_links(level: Level, objects: Objects) -> None:
+    """Correct the numbers of links, which other tools' edits leave as they were."""
+    grid = level.place.layout == "grid"
+    family, keys = ("links", ("num_links", "num_physical_records")) if grid else (CROSSING, ("num_links",))
+    for name in objects.list_dir(join(level.place.prefix, family)):
+        found = level.found_links(parse_delta(name)) if name != DOCUMENT else None
+        if found is None or found.source.family.store != "canonical":
+            continue
+        count, told = stored_links(level.source, found), found.source.family
+        if any(n not in (None, count) for n in (told.count, told.physical)):
+            merge_attributes(objects, join(level.place.prefix, family, name), dict.fromkeys(keys, count))

@@ -13,6 +13,7 @@ from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.metadata import RootMetadata
+from dask_zv.pipelines.source.level_check import check_others
 from dask_zv.pipelines.source.level_io import LevelSource
 from dask_zv.pipelines.stores.level import Level
 from dask_zv.storage.grid_defaults import SETTINGS
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from dask_zv.batch.receipts import Report
 
-__all__ = ["SETTINGS", "Level", "Store", "level_of", "open"]
+__all__ = ["SETTINGS", "Level", "Store", "level_of", "open", "read_headers"]
 
 
 class Store:
@@ -108,6 +109,17 @@ class Store:
         """Numbers of the resolution levels; 0 is the finest."""
         names = open_objects(self._handle).list_dir(self._prefix)
         return tuple(sorted(int(n) for n in names if n.isascii() and n.isdigit() and len(n) < 10 and str(int(n)) == n))
+
+    @property
+    def headers(self) -> dict[str, dict[str, Any]]:
+        """What the store keeps of the heads of files that its content came from, by the files' format: ``{"trk": {...}}``."""
+        return read_headers(self._handle, self._prefix)
+
+    @property
+    def attribute_specs(self) -> dict[str, dict[str, Any]]:
+        """What the store says of attributes (dtype, unit and so on), by scope ("vertex", "object", "link") and name."""
+        found = self.metadata.extra.get("attribute_specs")
+        return {k: dict(v) for k, v in found.items() if isinstance(v, Mapping)} if isinstance(found, Mapping) else {}
 
     def level(self, number: int = 0) -> Level:
         """Return one resolution level.
@@ -249,6 +261,13 @@ class Store:
         return store_summary_html(self)
 
 
+def read_headers(handle: StoreHandle, prefix: str) -> dict[str, dict[str, Any]]:
+    """Return the headers of the store at `prefix`, see :attr:`Store.headers`."""
+    objects, path = open_objects(handle), join(prefix, "headers")
+    documents = {n: read_document(objects, join(path, n)) for n in objects.list_dir(path) if n != DOCUMENT}
+    return {n: dict(d.get("attributes", {})) for n, d in documents.items() if d is not None}
+
+
 def _reopen(handle: StoreHandle, prefix: str, check_objects: bool) -> Store:
     attributes = Group._from_handle(handle, prefix).attrs.to_dict()
     return Store(handle, prefix, attributes, check_objects=check_objects)
@@ -330,4 +349,5 @@ def open(
         )
     for number in store.levels if check_objects else ():
         _ = store.level(number).chunks
+        check_others(store.level(number))
     return store

@@ -19,7 +19,7 @@ from dask_zv.batch.run import hold_if_large
 from dask_zv.batch.tasks import BlockResult, Place
 from dask_zv.errors import PlanError
 from dask_zv.format.documents import dump_json, manifests_document
-from dask_zv.format.groups import encode_groups
+from dask_zv.format.groups import GROUP_NAMES, encode_groups
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.manifests import encode_manifests
 from dask_zv.format.object_documents import elements_document
@@ -83,7 +83,8 @@ def object_metadata(plan: ObjectPlan, rank: int, layout: str = "per_chunk") -> l
         }
         out.append((f"object_attributes/{name}", meta))
     if plan.groups:
-        out.append(("groups", {"zv_array": "groups", "num_groups": plan.group_count}))
+        named = {GROUP_NAMES: list(plan.group_names)} if plan.group_names else {}
+        out.append(("groups", {"zv_array": "groups", "num_groups": plan.group_count, **named}))
     for name, column in plan.group_attributes.items():
         meta = {"zv_array": "groupings_attribute", "name": name, "dtype": str(column.dtype), "num_channels": 1}
         out.append((f"group_attributes/{name}", {**meta, "shape": list(column.shape)}))

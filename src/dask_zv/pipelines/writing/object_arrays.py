@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dask_zv.batch.graph import GraphBuilder
 from dask_zv.batch.run import hold_if_large
 from dask_zv.batch.tasks import BlockResult, Place
-from dask_zv.format.groups import encode_group_elements
+from dask_zv.format.groups import GROUP_NAMES, encode_group_elements
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.object_documents import elements_document, sentinel, table_document
 from dask_zv.geometry.places import BlockExtra
@@ -60,7 +60,7 @@ def write_object_tables(
     if plan.groups:
         nobody = np.zeros(0, np.int64)
         members = [plan.groups.get(g, nobody) for g in range(plan.group_count)]
-        add("groups", _write_groups, hold_if_large(members, sum(m.nbytes for m in members)))
+        add("groups", _write_groups, hold_if_large(members, sum(m.nbytes for m in members)), plan.group_names)
     for number, (name, values) in enumerate(plan.group_attributes.items()):
         add(f"group-attribute-{number}", _write_group_attribute, name, values)
     return out
@@ -164,10 +164,14 @@ def write_edge_table(place: Place, table: NDArray[np.int64], nodes_first: bool) 
     _write_table(place, EDGE_COUNTS, table, _NO_ID, about, nodes_first, _ALL_ROWS)
 
 
-def _write_groups(place: Place, members: Sequence[NDArray[np.int64]], nodes_first: bool, _: Sequence[Any]) -> None:
+def _write_groups(
+    place: Place, members: Sequence[NDArray[np.int64]], names: Sequence[str], nodes_first: bool, _: Sequence[Any]
+) -> None:
     """Store the groups: one element each, all in one chunk, as other readers want them."""
     objects, path = open_objects(place.handle), join(place.prefix, "groups")
     attributes: dict[str, Any] = {"zv_array": "groups", "num_groups": len(members)}
+    if names:
+        attributes[GROUP_NAMES] = list(names)
     cells = np.empty(len(members), object)
     cells[:] = encode_group_elements(members)
     data = bytes(Zstd(level=0, checksum=True).encode(VLenBytes().encode(cells)))

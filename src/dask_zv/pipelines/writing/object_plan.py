@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dask_zv.batch.run import computed
 from dask_zv.errors import InputError, has_control
+from dask_zv.format.groups import GROUP_NAMES
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.object_documents import sentinel
 from dask_zv.pipelines.writing.containers import (
@@ -51,6 +52,8 @@ class ObjectPlan:
         Objects with vertices.
     group_attributes : mapping of str to ndarray, shape (G, ...)
         Row = number of the group.
+    group_names : tuple of str
+        None, or as many as groups.
     attrs, group_attrs : mapping of str to mapping
         Units and the like of the attributes.
     """
@@ -61,6 +64,7 @@ class ObjectPlan:
     ids: NDArray[np.int64]
     present: int
     group_attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    group_names: tuple[str, ...] = ()
     attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     group_attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -140,6 +144,7 @@ def plan_objects(
         integer, ""); the format has no other way, so a row that equals the sentinel in all components reads as absent, too.
     groups : mapping of group number to object ids, or None
     group_attributes : DataFrame indexed by group number, mapping of name to array (G, ...), or None
+        Strings called "group_names" are stored as the names of the groups, in either layout.
     empty : ndarray of int64, shape (m, 2), optional
         Ranges of the ids of further objects, without vertices.
     layout : {"per_chunk", "grid"}
@@ -190,7 +195,11 @@ def plan_objects(
     members = _check_groups(groups, ids, count, grid=grid)
     about = _columns("group_attributes", group_attributes, grid=grid)
     groups_of = _group_columns(about, members)
-    return ObjectPlan(count, attributes, members, ids, present, groups_of, table.attrs, about.attrs)
+    named = groups_of.get(GROUP_NAMES)
+    names: tuple[str, ...] = ()
+    if named is not None and named.dtype.kind == "U" and named.ndim == 1:
+        names = tuple(groups_of.pop(GROUP_NAMES).tolist())
+    return ObjectPlan(count, attributes, members, ids, present, groups_of, names, table.attrs, about.attrs)
 
 
 def with_sentinel(
@@ -297,17 +306,18 @@ def _columns(what: str, given: Any, *, grid: bool) -> _Table:
         values, missing = split_missing(called, _undecoded(column, attrs[name]))
         values, missing = _whole_rows(called, values, missing)
         values = from_objects(called, values)
-        values = _grid_values(called, values) if grid else values
+        strings = grid or (kind == "group" and name == GROUP_NAMES)
+        values = _grid_values(called, values) if strings else values
         if (
             not name
             or "/" in name
             or "\\" in name
             or name in (".", "..", DOCUMENT)
             or has_control(name)
-            or values.dtype.kind not in ("iufU" if grid else "biuf")
+            or values.dtype.kind not in ("iufU" if strings else "biuf")
             or not values.ndim
         ):
-            wanted = f"numbers or {'strings' if grid else 'booleans'}, and a name without '/' and control characters"
+            wanted = f"numbers or {'strings' if strings else 'booleans'}, and a name without '/' and control characters"
             raise InputError(f"{called} ({values.dtype} {values.shape}): {wanted}")
         out[name] = np.array(values, values.dtype.newbyteorder("<"), order="C"), missing  # a copy: they may change theirs
         if index is not None and len(values) != len(index):
