@@ -807,3 +807,30 @@ def test_links_name_vertices_by_integers_of_any_dtype(sync):
                 parents=np.array([9, 10, 10, 10], dtype),
                 vertex_ids=names,
             )
+
+
+def test_a_level_that_is_replaced_by_one_without_links_has_none():
+    """The counts of those that were there go as well."""
+    points = np.random.default_rng(0).uniform(0, 40, (24, 3))
+    edges = np.stack([np.arange(23), np.arange(1, 24)], axis=1)
+    faces = np.stack([np.arange(22), np.arange(1, 23), np.arange(2, 24)], axis=1)
+    parents = np.where(np.arange(24) % 6, np.arange(24) - 1, -1)
+    for geometry, verb, full, none in (
+        ("graph", "graph", {"edges": edges, "edge_attributes": {"w": np.arange(23)}}, {"edges": edges[:0]}),
+        ("skeleton", "skeletons", {"parents": parents}, {"parents": np.full(24, -1)}),
+        ("mesh", "meshes", {"faces": faces}, {"faces": faces[:0]}),
+    ):
+        write = getattr(dzv, f"write_{verb}")
+        for rows in (0, 24):
+            store = dzv.create({}, geometry=geometry, chunk_shape=(20, 20, 20))
+            write(store, points, **full)
+            write(store, points[:rows], mode="overwrite", **{k: v[:rows] for k, v in none.items()})
+            found = store.level(0).read()
+            assert (len(found.positions), sum(len(v) for v in (found.edges, found.faces) if v is not None)) == (rows, 0)
+            write(store, points, mode="overwrite", **full)
+            found = store.level(0).read()
+            assert sum(len(v) for v in (found.edges, found.faces) if v is not None) == {"graph": 23, "mesh": 22}.get(
+                geometry, 20
+            )
+            if geometry == "graph":
+                assert store.level(0).group["link_attributes/w/0"].attrs.to_dict().get("num_links", 23) == 23

@@ -36,6 +36,9 @@ __all__ = [
     "root_lock",
 ]
 
+_COUNTED = ("links_family", "link_attribute_family")
+"""What groups are called whose attributes count the links below them."""
+
 Address = tuple[str, str]
 """(array, chunk key)."""
 
@@ -228,7 +231,10 @@ class CommitSpec:
         out = {path: dict(attributes) for result in results for path, attributes in result.metadata.items()}
         for path, attributes in self.metadata:
             out[path] = {**out.pop(path, {}), **attributes}  # in their order, what makes data visible last
-        for path in {p for result in results for p in result.records}:
+        counted = {p for result in results for p in result.records}
+        if self.replace:  # where no links came, none are left: the count of those before would stay
+            counted |= {p for p, attributes in self.metadata if attributes.get("zv_array") in _COUNTED}
+        for path in sorted(counted):
             count = sum(result.records.get(path, 0) for result in results)
             keys = ("num_links", "num_physical_records") if path.startswith("links/") else ("num_links",)
             out.setdefault(path, {}).update(dict.fromkeys(keys, count))
