@@ -130,7 +130,8 @@ class Comparison:
             theirs = np.split(self.found["by_object"], np.cumsum(lengths)[:-1]) if len(lengths) else []
             expected = [theirs[i] for i in order]
             some = np.asarray(lengths)[order] > 0
-            mine = dict(zip(found.ids.tolist(), np.split(found.positions, np.cumsum(found.lengths)[:-1]), strict=True))
+            paths = np.split(found.positions, np.cumsum(found.lengths)[:-1]) if len(found.lengths) else []
+            mine = dict(zip(found.ids.tolist(), paths, strict=True))
             lost = [int(i) for i, s in zip(ids[order], some, strict=True) if s and int(i) not in mine]
             if lost:
                 self.out.different[f"objects, {what}"] = f"object {lost[0]} is not here"
@@ -217,7 +218,8 @@ class Comparison:
             return
         if "positions" in self.found and self.level.offset is None:
             self.check(f"positions, {what}", positions, self.found["positions"])
-        self.attributes(what, {str(v.attrs.get("zv_name", k)): v.to_numpy() for k, v in ds.variables.items()})
+        columns = {str(v.attrs.get("zv_name", k)): v.to_numpy() for k, v in ds.variables.items() if k not in axes}
+        self.attributes(what, columns)  # one may be called like an axis
         for name in ("edges", "faces"):
             if name in self.found and len(self.found[name]):
                 ours = ds[name].to_numpy() if name in ds.variables else np.zeros((0, 2), int)
