@@ -132,9 +132,10 @@ REFUSED = {
     "cut range": (EXAMPLE[:-1], 62, "block 1"),
     "cut before the range": (EXAMPLE[:62], 37, "block 1"),
     "mode": (manifest(block((0, 0, 0), 3, 1)), 28, "unknown mode 3"),
-    "negative fragment": (manifest(block((0, 0, 0), 0, 1), block((0, 0, 0), 0, -4)), 62, "fragment -4"),
+    "negative fragment": (manifest(block((0, 0, 0), 0, 0), block((0, 0, 0), 0, -4)), 62, "fragment -4"),
     "negative start": (manifest(block((0, 0, 0), 1, -1, 2)), 29, "2 fragments from -1"),
     "negative length": (manifest(block((0, 0, 0), 1, 1, -2)), 29, "-2 fragments from 1"),
+    "range up to 2**63": (manifest(block((0, 0, 0), 1, 2**63 - 1, 1)), 29, "1 fragments from"),
     "range beyond int64": (manifest(block((0, 0, 0), 1, 2**63 - 1, 2**63 - 1)), 29, "fragments from"),
     "long range": (manifest(block((0, 0, 0), 1, 0, 2**40)), 37, "claim 1099511627776"),
     "cut list": (manifest(block((0, 0, 0), 2, 3, 1, 2, 3))[:-8], 33, "24 bytes more"),
@@ -152,6 +153,10 @@ def test_wrong_bytes_are_refused_with_their_place(case):
     with pytest.raises(FormatError, match="object row 2") as caught:
         decode_manifests([b"", manifest(block((0, 0, 0), 0, 1)), blob], 3)
     assert caught.value.offset == offset
+
+
+def test_the_last_fragment_that_a_range_may_name():
+    assert decode_manifest(manifest(block((0, 0), 1, 2**63 - 2, 1)), 2)[1].tolist() == [2**63 - 2]
 
 
 def test_ranges_of_one_manifest_share_a_limit():
