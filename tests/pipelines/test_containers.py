@@ -483,6 +483,52 @@ def test_units_and_flags_come_back():
             if geometry == "point_cloud":
                 dzv.convert(store, converted, layout={"grid": "per_chunk", "per_chunk": "grid"}[layout])
                 assert told_by(dzv.open(converted), view) == dict.fromkeys(wanted, KEPT), layout
+
+
+def test_units_and_flags_of_positions_come_back():
+    whole = told(POINTS, "v", "xyz")
+    writes = {
+        "point_cloud": [
+            lambda s: dzv.write_points(s, whole),
+            lambda s: dzv.write_points(s, whole.chunk(v=2), object_ids=[0] * N),
+        ],
+        "polyline": [
+            lambda s: dzv.write_polylines(s, whole, lengths=[2, 4]),
+            lambda s: dzv.write_polylines(s, [whole[:2], whole[2:]]),
+        ],
+        "line": [lambda s: dzv.write_lines(s, told(POINTS.reshape(3, 2, 3), "l", "end", "xyz"))],
+        "skeleton": [lambda s: dzv.write_skeletons(s, whole, parents=[-1] * N)],
+        "graph": [lambda s: dzv.write_graph(s, whole, edges=[[0, 1]])],
+        "mesh": [lambda s: dzv.write_meshes(s, whole, faces=[[0, 1, 2]])],
+    }
+    for geometry, each in writes.items():
+        view = "objects" if geometry in ("line", "polyline") else "spatial"
+        layouts = ("grid",) if geometry in ("skeleton", "graph", "mesh") else ("grid", "per_chunk")
+        for layout, write in ((lay, w) for lay in layouts for w in each):
+            store, copy = new(geometry, layout), {}
+            write(store)
+            assert told_by(store, view) == dict.fromkeys("xyz", KEPT), (geometry, layout)
+            assert {a.unit for a in store.metadata.axes} == {"m"}
+            ds = xr.open_dataset(store, engine="zv", view=view)
+            assert [ds[a].attrs["axis"] for a in "xyz"] == ["X", "Y", "Z"]
+            ds.y.attrs["standard_name"] = "latitude"
+            ds.zv.to_store(copy)
+            again = xr.open_dataset(dzv.open(copy), engine="zv", view=view)
+            assert told_by(dzv.open(copy), view) == dict.fromkeys("xyz", KEPT)
+            assert (again.y.attrs["standard_name"], "standard_name" in again.x.attrs) == ("latitude", False)
+    converted = {}
+    dzv.write_points(plain := new(), whole)
+    dzv.convert(plain, converted, layout="per_chunk")
+    assert told_by(dzv.open(converted), "spatial") == dict.fromkeys("xyz", KEPT)
+    own = dzv.create({}, chunk_shape=(9, 9, 9), axes=[{"name": "x", "unit": "foot"}, {"name": "t", "type": "time"}, "z"])
+    dzv.write_points(own, whole)  # the units of axes that have one stand
+    assert [a.unit for a in own.metadata.axes if a.type == "space"] == ["foot", "m"]
+    assert next(a.unit for a in own.metadata.axes if a.type == "time") is None
+    with pytest.raises(dzv.InputError, match="control characters"):
+        dzv.write_points(new(), whole.assign_attrs(units="m\x1b"))
+
+
+def test_what_is_said_of_attributes_goes_with_them():
     store = new()
     dzv.write_points(store, POINTS, attributes={"d": told(np.arange(N))})
     assert store.metadata.extra["attribute_specs"]["vertex"]["d"]["unit"] == "m"

@@ -101,6 +101,43 @@ def test_attributes_of_any_name_survive(kind: str) -> None:
             assert found.parents is None or (found.parents >= 0).sum() == (want.parents >= 0).sum()
 
 
+def test_attributes_of_any_name_survive_exports() -> None:
+    for kind, view in (("point_cloud", "objects"), ("polyline", "objects"), ("graph", "spatial"), ("mesh", "spatial")):
+        ds = xr.open_dataset(write(kind), engine="zv", view=view)
+        tables = {"awkward": {k: np.concatenate([np.ravel(v) for v in col]) for k, col in columns_of(ds.zv.to_awkward())}}
+        if view == "objects":
+            tables["clouddrift"] = dict(ds.zv.to_clouddrift(sort_by="x" if kind == "point_cloud" else None).variables)
+            for name, table in tables.items():
+                for n in NAMES:
+                    same = [k for k, v in table.items() if k.endswith(n) and len(v) == 3 and np.array_equal(v, OF_OBJECTS[n])]
+                    assert same or n == "a", (kind, name, n)
+        if kind in ("point_cloud", "polyline"):
+            tables["cf"] = dict(ds.zv.to_cf_geometries(("x", "y")).variables)
+        if kind in ("polyline", "graph"):
+            nodes = [data for _, data in ds.zv.to_networkx().nodes(data=True)]
+            tables["networkx"] = {k: np.array([d[k] for d in nodes]) for k in nodes[0]}
+            assert {"pos", "object_id"} <= set(nodes[0])
+        if kind == "mesh":
+            mesh = ds.zv.to_trimesh()
+            tables["trimesh"] = dict(mesh.vertex_attributes)
+            np.testing.assert_array_equal(mesh.vertex_attributes["object_id"], ds.object_id)
+            assert len(mesh.face_attributes) == len(NAMES)
+        for name, table in tables.items():
+            for n in set(NAMES) - {"a"}:
+                want = np.sort(ABOUT[n])
+                assert [k for k, v in table.items() if k.endswith(n) and np.array_equal(np.sort(v), want)], (kind, name, n)
+    store = dzv.create({}, chunk_shape=(30, 30, 30), geometry="mesh")
+    about = {"object_id": [7, 8, 9]}
+    dzv.write_meshes(store, POINTS, faces=[[0, 1, 2], [10, 11, 12]], object_ids=OWNERS, object_attributes=about)
+    meshes = xr.open_dataset(store, engine="zv").zv.to_trimesh(by_object=True)
+    assert {k: m.metadata["object_id"] for k, m in meshes.items()} == {3: 3, 5: 5, 9: 9}
+    assert meshes[5].metadata["object_object_id"] == 8
+
+
+def columns_of(records: object) -> list[tuple[str, list[object]]]:
+    return [(k, records[k].to_list()) for k in records.fields]
+
+
 def test_variables_of_a_users_own_are_attributes_and_renamed_roles_are_roles() -> None:
     points = xr.open_dataset(write("point_cloud"), engine="zv")
     numbers = np.arange(30)
@@ -177,21 +214,128 @@ def test_objects_that_are_cut_without_their_vertices_in_the_spatial_view() -> No
     for kind in ("point_cloud", "graph"):
         ds = xr.open_dataset(write(kind), engine="zv")
         for cut in (
-            ds.isel(object=0),
-            ds.sel(object=[5]),
-            ds.head(object=2),
-            ds.sortby("object", ascending=False),
-            ds.drop_sel(object=3),
-            xr.concat([ds, ds], "object", data_vars="minimal"),
+            lambda ds: ds.isel(object=0),
+            lambda ds: ds.sel(object=[5]),
+            lambda ds: ds.isel(object=xr.DataArray([0, 1], dims="pick")),
+            lambda ds: ds.rename(object="cell").isel(cell=[0]),
+            lambda ds: ds.head(object=2),
+            lambda ds: ds.thin(object=2),
+            lambda ds: ds.sortby("object", ascending=False),
+            lambda ds: ds.roll(object=1, roll_coords=True),
+            lambda ds: ds.drop_sel(object=3),
+            lambda ds: ds.groupby("object").mean(),
+            lambda ds: ds.query(object="object_level > 0"),
+            lambda ds: xr.concat([ds, ds], "object", data_vars="minimal"),
         ):
+            with pytest.raises(dzv.InputError, match=r"ds\.zv\.sel\(objects=ids\)"):
+                cut(ds)
+        with pytest.raises(ValueError, match="object"):  # of xarray
+            xr.align(ds, ds["object_level"].isel(object=[0]))
+        free = ds.drop_vars("object_table")
+        for cut in (free.isel(object=0), free.sortby("object", ascending=False), ds.assign_coords(object=[1, 5, 9])):
             uses = (lambda d: d.zv.to_store({}), lambda d: d.zv.map_objects(len), lambda d: d.zv.sel(bbox=(LOW, HIGH)))
             for use in (*uses, lambda d: d.zv.to_dataframe(), lambda d: d.zv.density(shape=2)):
                 with pytest.raises(dzv.InputError, match=r"ds\.zv\.sel\(objects=ids\)"):
                     use(cut)
             assert cut.zv.plot is not None  # its pictures show the others in grey
         assert float(ds["object_level"].sel(object=5)) == OF_OBJECTS.level[5]
-        for same in (ds, ds.isel(vertex=slice(5, 20)), ds.zv.sel(objects=[5]), ds.drop_dims("object"), ds[["level"]]):
+        whole = (ds.isel(object=slice(None)), ds.squeeze(), ds.isel(vertex=slice(5, 20)))
+        for same in (ds, *whole, ds.zv.sel(objects=[5]), ds.drop_dims("object"), ds[["level"]]):
             assert len(same.zv.to_dataframe())
+        with pytest.raises(dzv.InputError, match="coordinate 'object'"):
+            ds.drop_vars("object").zv.to_store({})
+
+
+@pytest.mark.parametrize("chunks", [None, {}])
+def test_objects_that_are_selected_in_the_spatial_view_are_all_that_its_table_has(chunks: object) -> None:
+    for kind in ("point_cloud", "graph", "mesh"):
+        store = write(kind)
+        ds = xr.open_dataset(store, engine="zv", chunks=chunks)
+        parts = [ds.zv.sel(objects=[9, 3]), ds.zv.sel(bbox=(LOW, HIGH), objects=[3, 9])]
+        parts += [
+            ds.zv.sel(objects=[3, 9]).isel(vertex=slice(None, None, -1)),
+            ds.drop_indexes(["x", "y", "z"]).zv.sel(objects=[3, 9]),
+        ]
+        for part in parts:
+            np.testing.assert_array_equal(part.object_level, OF_OBJECTS.level[[3, 9]])
+            np.testing.assert_array_equal(part.object.values[part.object_index.values], part.object_id)
+            frame = part.zv.to_dataframe(object_attributes=True)
+            np.testing.assert_array_equal(frame.object_level, OF_OBJECTS.level[frame.object_id])
+        np.testing.assert_array_equal(parts[0].zv.sel(objects=[9]).object_level, OF_OBJECTS.level[[9]])
+        assert parts[0].zv.map_objects(len).values.tolist() == parts[0].load().zv.map_objects(len).values.tolist() == [10, 10]
+        out: dict[str, object] = {}
+        parts[0].zv.to_store(out)
+        np.testing.assert_array_equal(dzv.open(out).level(0).read().object_attributes["level"], OF_OBJECTS.level[[3, 9]])
+        parts[0].object_level[0] = 7
+        with pytest.raises(dzv.InputError, match="'object_level' was changed"):
+            parts[0].zv.map_objects(len)
+    groups = xr.open_dataset(write("point_cloud"), engine="zv", chunks=chunks).zv.sel(groups=0)
+    assert groups.object.values.tolist() == [3, 5]
+
+
+def test_names_of_dimensions_and_axes_that_change() -> None:
+    for kind in ("point_cloud", "graph", "skeleton", "polyline"):
+        for view in ("spatial", "objects"):
+            ds = xr.open_dataset(write(kind), engine="zv", view=view)
+            want = ds.zv.sel(bbox=(LOW, HIGH)).sizes["vertex"]
+            again = ds.rename(x="lon").assign(x=("vertex", ds.level.values))
+            for lon in (ds.rename(x="lon"), ds.rename_vars(x="lon").load(), again):
+                assert lon.zv.sel(bbox=(LOW, HIGH)).sizes["vertex"] == want
+                assert lon.zv.sel(lon=slice(LOW[0], HIGH[0]), y=slice(-1, 21)).sizes["vertex"] == want
+                np.testing.assert_array_equal(lon.zv.to_dataframe().lon, ds.x)
+                assert lon.zv.map_objects(len, attributes=["level"]).values.tolist() == [10] * 3
+            for old in ("vertex", "object", *({"edge"} & {*map(str, ds.dims)})):
+                for other in (ds.rename({old: "q"}), ds.rename_dims({old: "q"}), ds.rename_vars({old: "q"})):
+                    for use in (lambda d: d.zv.to_dataframe(), lambda d: d.zv.map_objects(len), lambda d: d.zv.to_store({})):
+                        with pytest.raises(dzv.InputError, match=f"{old!r}.* rename or swap it back"):
+                            use(other)
+            for other in (ds.swap_dims(vertex="level"), ds.stack(q=["vertex"]), ds.swap_dims(object="object_level")):
+                with pytest.raises(dzv.InputError, match="rename or swap it back"):
+                    other.zv.to_dataframe()
+            with pytest.raises(dzv.InputError, match="integers"):
+                ds.set_index(object="object_level").zv.to_dataframe()
+        with pytest.raises(dzv.InputError, match="node_count"):
+            ds.mean("object").zv.to_dataframe()
+
+
+def test_vertices_that_are_numbered_anew_have_no_links_of_others() -> None:
+    ds = xr.open_dataset(write("graph"), engine="zv")
+    part = ds.isel(vertex=slice(5, 20))
+    want = part.zv.to_networkx(multigraph=True).number_of_edges()
+    for new in (np.arange(15), np.arange(15) / 2):
+        with pytest.raises(dzv.InputError, match="number the links anew"):
+            part.assign_coords(vertex=new).zv.to_networkx()
+    kept = part.zv.sel(x=slice(None))
+    both = kept.assign_coords(vertex=kept.vertex - 5, edges=kept.edges - 5)
+    assert both.zv.to_networkx(multigraph=True).number_of_edges() == want
+
+
+def test_attributes_of_links_names_that_have_channels() -> None:
+    pairs = rng.normal(size=(30, 2))
+    pairs[3] = np.nan
+    for name in ("edges", "faces"):
+        for values in (pairs, np.arange(60).reshape(30, 2)):
+            store = dzv.create({}, chunk_shape=(30, 30, 30))
+            dzv.write_points(store, POINTS, attributes={name: values})
+            out: dict[str, object] = {}
+            xr.open_dataset(store, engine="zv").zv.to_store(out)
+            np.testing.assert_array_equal(dzv.open(out).level(0).read().attributes[name], values)
+            assert len(xr.open_dataset(store, engine="zv").zv.to_dataframe()) == 30
+
+
+def test_groups_keep_their_numbers() -> None:
+    store = dzv.create({}, chunk_shape=(30, 30, 30))
+    about = {"weight": np.array([1.0, 2, 3])}
+    dzv.write_points(store, POINTS, object_ids=OWNERS, groups={0: [3], 1: [5], 2: [3, 9]}, group_attributes=about)
+    part = xr.open_dataset(store, engine="zv", view="objects").isel(group=[2, 1])
+    assert part.zv.sel(groups=2).object.values.tolist() == [3, 9]
+    with pytest.raises(dzv.NotFoundError, match="no group 0"):
+        part.zv.sel(groups=0)
+    out: dict[str, object] = {}
+    part.zv.to_store(out)
+    again = xr.open_dataset(out, engine="zv", view="objects")
+    assert again.in_group.values.tolist() == [[False, False, True], [False, True, False], [False, False, True]]
+    assert again.weight.values.tolist()[1:] == [2, 3]
 
 
 def test_axes_have_no_names_of_the_views() -> None:
@@ -285,6 +429,122 @@ def test_paths_are_cut_on_the_faces_of_a_box() -> None:
     assert len(dzv.open(out).level(0).read()) == 10
     with pytest.raises(dzv.InputError, match="clip=True"):
         xr.open_dataset(store, engine="zv").zv.sel(bbox=((0, 0, -1), (10, 1, 1)), clip="cut")
+
+
+BOX = ((5, 4, 3), (15, 16, 14.5))
+
+
+def lengths_inside(points: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the length of each edge inside the box, by many points on it."""
+    t = (np.arange(4000) + 0.5)[:, None] / 4000
+    a, b = points[edges[:, 0]].astype(float), points[edges[:, 1]].astype(float)
+    inside = [((p + (q - p) * t >= BOX[0]) & (p + (q - p) * t <= BOX[1])).all(axis=1).mean() for p, q in zip(a, b, strict=True)]
+    return np.linalg.norm(b - a, axis=1) * inside
+
+
+@pytest.mark.parametrize("kind", ["graph", "skeleton"])
+def test_edges_are_cut_on_the_faces_of_a_box(kind: str) -> None:
+    store = dzv.create({}, chunk_shape=(7, 7, 7), geometry=kind)
+    about = {"temp": POINTS[:, 0] * 2.0, "n": np.arange(30), "name": np.array([f"v{i}" for i in range(30)])}
+    common = {"attributes": about, "object_ids": OWNERS, "object_attributes": {"size": [1.0, 2, 3]}}
+    ends = np.c_[np.arange(30), np.where(np.arange(30) % 10, np.arange(30) - 1, -1)]
+    links = ends[ends[:, 1] >= 0]
+    if kind == "graph":
+        dzv.write_graph(store, POINTS, edges=links, edge_attributes={"w": np.arange(27)}, **common)
+    else:
+        dzv.write_skeletons(store, POINTS, parents=ends[:, 1], **common)
+    ds = xr.open_dataset(store, engine="zv")
+    want = lengths_inside(POINTS, links)
+    for given, some in ((ds, slice(None)), (ds.chunk(), slice(None)), (ds.zv.sel(objects=[3, 9]), (links[:, 0] // 10) != 1)):
+        cut = given.zv.sel(bbox=BOX, clip="cut")
+        points = np.stack([cut[a] for a in "xyz"], axis=1)
+        assert ((points >= np.float32(BOX[0])) & (points <= np.float32(BOX[1]))).all()
+        found = np.linalg.norm(np.diff(points[cut.edges.values], axis=1)[:, 0], axis=1)
+        np.testing.assert_allclose(found.sum(), want[some].sum(), rtol=1e-3)
+        np.testing.assert_allclose(cut.temp, cut.x * 2, rtol=1e-5)
+        inner = given.zv.sel(bbox=BOX)
+        new = np.arange(cut.sizes["vertex"]) >= inner.sizes["vertex"]
+        np.testing.assert_array_equal(cut.n[~new], inner.n)
+        assert (np.isclose(points[new], BOX[0]) | np.isclose(points[new], BOX[1])).any(axis=1).all()
+        assert set(cut.name.values) <= set(about["name"])
+        np.testing.assert_array_equal([OWNERS[n] for n in cut.n.values], cut.object_id)
+        pairs = new[cut.edges.values]
+        one = cut.edges.values[pairs.sum(axis=1) == 1]  # of the end inside
+        np.testing.assert_array_equal(cut.n.values[one[:, 0]], cut.n.values[one[:, 1]])
+        out: dict[str, object] = {}
+        cut.zv.to_store(out, chunk_shape=(7, 7, 7))
+        stored = dzv.open(out).level(0).read()
+        assert len(stored) == cut.sizes["vertex"]
+        assert cut.sizes["edge"] == (len(stored.edges) if kind == "graph" else (stored.parents >= 0).sum())
+        if kind == "graph":
+            np.testing.assert_allclose(found, want[cut.w.values], atol=0.02)
+            assert cut.edges.dims == ("edge", "edge_node")
+        else:
+            parents = np.full(len(new), -1)
+            parents[cut.edges.values[:, 0]] = cut.edges.values[:, 1]
+            np.testing.assert_array_equal(cut.parent, parents)
+    by_object = xr.open_dataset(store, engine="zv", view="objects")
+    if kind == "graph":
+        with pytest.raises(dzv.InputError, match="view='spatial'"):
+            by_object.zv.sel(bbox=BOX, clip="cut")
+        return
+    cut = by_object.zv.sel(bbox=BOX, clip="cut")
+    points = np.stack([cut[a] for a in "xyz"], axis=1)
+    child = np.flatnonzero(cut.parent.values >= 0)
+    found = np.linalg.norm(points[child] - points[cut.parent.values[child]], axis=1).sum()
+    np.testing.assert_allclose(found, want.sum(), rtol=1e-3)
+    np.testing.assert_array_equal(np.repeat(cut.object, cut.node_count), [OWNERS[n] for n in cut.n.values])
+    cut.zv.to_store({}, chunk_shape=(7, 7, 7))
+
+
+def test_triangles_are_cut_on_the_faces_of_a_box() -> None:
+    faces = np.array([np.random.default_rng(i).choice(30, 3, replace=False) for i in range(40)])
+    store = dzv.create({}, chunk_shape=(7, 7, 7), geometry="mesh")
+    common = {"attributes": {"temp": POINTS[:, 0] * 2.0}, "face_attributes": {"q": np.arange(40)}}
+    dzv.write_meshes(store, POINTS, faces=faces, **common)
+    cut = xr.open_dataset(store, engine="zv").zv.sel(bbox=BOX, clip="cut")
+    points = np.stack([cut[a] for a in "xyz"], axis=1).astype(float)
+    assert ((points >= np.float32(BOX[0])) & (points <= np.float32(BOX[1]))).all()
+    np.testing.assert_allclose(cut.temp, cut.x * 2, rtol=1e-5)
+
+    def normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
+        a, b, c = (points[faces[:, i]].astype(float) for i in range(3))
+        return np.cross(b - a, c - a) / 2
+
+    whole, parts = normals(POINTS, faces), normals(points, cut.faces.values)
+    assert ((parts * whole[cut.q.values]).sum(axis=1) > -1e-5).all()  # the winding is kept
+    inside = np.random.default_rng(1).dirichlet([1, 1, 1], 20_000)
+    share = [((inside @ POINTS[f] >= BOX[0]) & (inside @ POINTS[f] <= BOX[1])).all(axis=1).mean() for f in faces]
+    found = np.bincount(cut.q, weights=np.linalg.norm(parts, axis=1), minlength=40)
+    np.testing.assert_allclose(found / np.linalg.norm(whole, axis=1), share, atol=0.02)
+    cut.zv.to_store({}, chunk_shape=(7, 7, 7))
+    plane = dzv.create({}, chunk_shape=(7, 7), geometry="mesh")  # neighbours share the vertices of their cuts
+    dzv.write_meshes(plane, [(0, 0), (10, 0), (10, 10), (0, 10)], faces=[(0, 1, 2), (0, 2, 3)])
+    square = xr.open_dataset(plane, engine="zv").zv.sel(bbox=((0, 0), (5, 20)), clip="cut")
+    assert sorted(zip(square.x.values.tolist(), square.y.values.tolist(), strict=True)) == [
+        *((0, 0), (0, 10), (5, 0), (5, 5), (5, 10)),
+    ]
+    quads = dzv.create({}, chunk_shape=(7, 7, 7), geometry="mesh")
+    dzv.write_meshes(quads, POINTS, faces=[[0, 1, 2, 3]])
+    with pytest.raises(dzv.InputError, match="triangulate"):
+        xr.open_dataset(quads, engine="zv").zv.sel(bbox=BOX, clip="cut")
+
+
+def test_edges_that_touch_a_box_and_points() -> None:
+    store = dzv.create({}, chunk_shape=(7, 7, 7), geometry="graph")
+    dzv.write_graph(
+        store, [[0.0, 0, 0], [5, 0, 0], [10, 0, 0], [-5, -5, -5], [1, 1, 1]], edges=[[0, 1], [1, 2], [3, 0], [4, 4]]
+    )
+    ds = xr.open_dataset(store, engine="zv")
+    cut = ds.zv.sel(bbox=((0, 0, 0), (5, 5, 5)), clip="cut")
+    assert sorted(cut.x.values.tolist()) == [0, 1, 5]
+    assert cut.sizes["edge"] == 2
+    assert ds.zv.sel(bbox=((20, 20, 20), (25, 25, 25)), clip="cut").sizes["vertex"] == 0
+    half = ds.zv.sel(bbox=((None, -9, -9), (3, None, None)), clip="cut")
+    assert half.x.values.max() == 3
+    assert half.sizes["edge"] == 3
+    points = xr.open_dataset(write("point_cloud"), engine="zv")
+    xr.testing.assert_identical(points.zv.sel(bbox=BOX, clip="cut"), points.zv.sel(bbox=BOX))
 
 
 def read_back(ds: xr.Dataset, **options: object) -> dzv.Geometry:

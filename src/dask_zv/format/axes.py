@@ -14,6 +14,7 @@ __all__ = ["NOT_FOR_AXES", "Axis", "parse_axes"]
 
 NOT_FOR_AXES = (
     *("vertex", "vertex_end", "vertex_range", "object", "object_id", "object_index", "node_count", "geometry", "parent"),
+    *("object_table", "object_table_column"),
     *("topology", "edge", "edges", "edge_node", "face", "faces", "face_node", "group", "in_group", "crs"),
     *("chunk", "chunk_rows", "chunk_first_row"),
 )

@@ -111,8 +111,10 @@ class ZVDatasetAccessor(Exports):
             In the objects view: True cuts objects at the box (a path that leaves and comes back is then several entries along
             ``object``, of one id); False keeps whole every object that has a vertex inside;
             "cut" puts a vertex where a path crosses a side of the box, with positions on that side and numbers with fractions
-            and times in between those of its neighbours (all other attributes are the nearer one's). Everything is then read,
-            and the result is in memory.
+            and times in between those of its neighbours (all other attributes are those of the one inside, or else nearer).
+            It also cuts edges of graphs and skeletons, and triangles of meshes (with their winding), in the spatial view;
+            attributes of links and objects stay what they are. Everything is then read, and the result is in memory, with
+            vertices numbered anew.
         **positions : slice
             The box by the names of its axes, ``x=slice(x0, x1)``; of what is in `bbox`, too.
 

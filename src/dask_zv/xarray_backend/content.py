@@ -13,12 +13,24 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.xarray_backend import conventions as names
+from dask_zv.xarray_backend.arrays import MARK
 from dask_zv.xarray_backend.index import AxisIndex
 from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.plain import position_names
 from dask_zv.xarray_backend.roles import kind_of
+from dask_zv.xarray_backend.step_index import InStepIndex
 
-__all__ = ["Content", "Shape", "check_in_step", "check_object_table", "read_content", "shape_of", "vertex_numbers"]
+__all__ = [
+    "Content",
+    "Shape",
+    "check_in_step",
+    "check_object_table",
+    "group_numbers",
+    "places_of",
+    "read_content",
+    "shape_of",
+    "vertex_numbers",
+]
 
 PATHS = ("line", "polyline", "streamline")
 """Geometries whose objects are sequences of vertices."""
@@ -160,11 +172,11 @@ def check_object_table(ds: xr.Dataset) -> None:
         return
     ids = ds.variables["object"]
     if ids.dims == ("object",) and len(ids) == int(place.attrs["valid_max"]) + 1:
-        values = ids.to_numpy()
-        if (values[1:] > values[:-1]).all():
+        values, table = ids.to_numpy(), ds.xindexes.get(names.TABLE)
+        if np.array_equal(values, table.ids) if isinstance(table, InStepIndex) else (values[1:] > values[:-1]).all():
             return
     raise InputError(
-        "a selection along 'object' alone, or a sort, left the vertices of all objects in the spatial view: "
+        "a selection along 'object' alone, a sort or other ids left the vertices of all objects in the spatial view: "
         "ds.zv.sel(objects=ids) and ds.zv.objects[id] select objects with their vertices; ds.drop_dims('object') leaves the "
         "table of objects out"
     )
@@ -176,8 +188,14 @@ def _axes(ds: xr.Dataset) -> tuple[str, ...]:
         return tuple(sorted(index.names, key=index.names.__getitem__))
     named = ds.attrs.get("zv_axes")
     if named is not None:
-        return tuple(str(n) for n in np.atleast_1d(named))
+        return tuple(_coordinate_of(ds, str(n)) for n in np.atleast_1d(named))
     return position_names(ds, "vertex")
+
+
+def _coordinate_of(ds: xr.Dataset, axis: str) -> str:
+    """Return the coordinate of an axis, also where it was renamed, and an attribute has the axis' name now."""
+    marked = [str(k) for k in ds.coords if ds.variables[k].attrs.get("zv_axis") == axis]
+    return marked[0] if len(marked) == 1 else axis
 
 
 def _is_by_object(ds: xr.Dataset) -> bool:
@@ -255,13 +273,13 @@ def read_content(ds: xr.Dataset, *, attributes: bool = True) -> Content:
         (names.FACES, "faces", shape.face_attributes),
     ):
         if name in values.variables:
-            links = _places(numbers, column(name))
+            links = places_of(numbers, column(name))
             kept = (links >= 0).all(axis=1)
             found[field_] = links[kept]
             found[f"{field_[:-1]}_attributes"] = {k: column(v)[kept] for k, v in of_links.items()} if attributes else {}
     parents = None
     if names.PARENT in values.variables:
-        parents = _places(numbers, column(names.PARENT))
+        parents = places_of(numbers, column(names.PARENT))
     index = column("object") if "object" in values.variables else None
     return Content(
         shape,
@@ -285,18 +303,31 @@ def vertex_numbers(ds: xr.Dataset) -> NDArray[np.int64]:
     InputError
         The Dataset is a part of a level, and has lost them.
     """
-    if "vertex" in ds.variables:
-        return np.asarray(ds["vertex"].to_numpy(), np.int64)
-    n = ds.sizes["vertex"]
     index = next((i for i in ds.xindexes.values() if isinstance(i, AxisIndex)), None)
-    if index is not None and index.rows.rows is not None:
-        return index.rows.all_numbers()
+    known = None if index is None or index.rows.rows is None else index.rows.all_numbers()
+    if "vertex" in ds.variables:
+        numbers = ds["vertex"].to_numpy()
+        stored = [n for n in (names.EDGES, names.FACES, names.PARENT) if n in ds.variables and MARK in ds.variables[n].encoding]
+        if numbers.dtype.kind not in "iu" or (stored and known is not None and not np.array_equal(numbers, known)):
+            raise InputError(
+                f"the coordinate 'vertex' holds others than the vertices' numbers, which {' and '.join(stored) or 'links'} "
+                "name them by: keep those of the level, or number the links anew, too"
+            )
+        return np.asarray(numbers, np.int64)
+    if known is not None:
+        return known
+    n = ds.sizes["vertex"]
     if ds.attrs.get("zv_url") is not None and ds.attrs.get("vertex_count", n) != n:
         raise InputError(
             "the Dataset is a part of a level without its coordinate 'vertex', whose numbers its links name: keep it when you "
             "select"
         )
     return np.arange(n, dtype=np.int64)
+
+
+def group_numbers(ds: xr.Dataset) -> NDArray[np.int64]:
+    """Return the numbers of the groups along ``group``."""
+    return np.asarray(ds["group"].to_numpy() if "group" in ds.variables else np.arange(ds.sizes["group"]), np.int64)
 
 
 def check_in_step(ds: xr.Dataset) -> NDArray[np.int64]:
@@ -307,6 +338,8 @@ def check_in_step(ds: xr.Dataset) -> NDArray[np.int64]:
     InputError
         One of both dimensions was selected, or reordered, without the other.
     """
+    if names.COUNT not in ds.variables:
+        raise InputError("node_count, the vertices of each object, is no longer in the Dataset: keep it in the objects view")
     lengths = np.asarray(ds[names.COUNT].to_numpy(), np.int64)
     n = ds.sizes["vertex"]
     if int(lengths.sum()) != n:
@@ -332,7 +365,7 @@ def _loaded(ds: xr.Dataset, wanted: list[str]) -> xr.Dataset:
     return xr.Dataset({k: v for k, v in variables.items() if k not in ds.dims}, coords=bare).load()
 
 
-def _places(numbers: NDArray[np.int64], links: NDArray[np.int64]) -> NDArray[np.int64]:
+def places_of(numbers: NDArray[np.int64], links: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return where the vertices of these numbers are in the Dataset, -1 for those that aren't."""
     if not len(numbers):
         return np.full(links.shape, -1, np.int64)

@@ -29,7 +29,9 @@ __all__ = [
     "OBJECT_ID",
     "OBJECT_INDEX",
     "PARENT",
+    "RANGE",
     "ROLES",
+    "TABLE",
     "TOPOLOGY",
     "attribute_attrs",
     "axis_attrs",
@@ -48,8 +50,8 @@ EDGES, FACES, TOPOLOGY = "edges", "faces", "topology"
 OBJECT_ID, OBJECT_INDEX, PARENT = "object_id", "object_index", "parent"
 COUNT, CONTAINER, CRS = "node_count", "geometry", "crs"
 DIMS = ("vertex", "edge", "face", "object", "group")
-IN_GROUP, RANGE = "in_group", "vertex_range"
-ROLES = (OBJECT_ID, OBJECT_INDEX, PARENT, COUNT, EDGES, FACES, TOPOLOGY, CONTAINER, CRS, IN_GROUP, RANGE)
+IN_GROUP, RANGE, TABLE = "in_group", "vertex_range", "object_table"
+ROLES = (OBJECT_ID, OBJECT_INDEX, PARENT, COUNT, EDGES, FACES, TOPOLOGY, CONTAINER, CRS, IN_GROUP, RANGE, TABLE)
 """Variables that say how the others belong together. They are no data, so they are coordinates."""
 _SPEC_WORDS = ("dtype", "channels", "categorical", "unit", "description", "attrs")
 """What the root's ``attribute_specs`` say in words of the format."""
@@ -62,16 +64,19 @@ def link_names(links: LinkSource) -> tuple[str, str]:
     return (EDGES, "edge") if links.family.width == 2 else (FACES, "face")
 
 
-def axis_attrs(axis: Axis, crs: bool) -> dict[str, Any]:
-    """Return the attributes of a coordinate of positions."""
+def axis_attrs(axis: Axis, crs: bool, level: Level | None = None) -> dict[str, Any]:
+    """Return the attributes of a coordinate of positions, with what was said of them in the level's store."""
     attrs: dict[str, Any] = {"long_name": f"{axis.name} position"}
+    if level is not None:
+        plain = axis.name.replace("_", " ")  # the long_name of what has none
+        attrs |= {k: v for k, v in described(level, "position", axis.name).items() if k != "long_name" or v != plain}
     if axis.unit:
         attrs["units"] = axis.unit
     if axis.name.lower() in _CF_AXIS:
         attrs["axis"] = _CF_AXIS[axis.name.lower()]
     if crs:
         attrs["grid_mapping"] = CRS
-    return attrs
+    return {**attrs, "zv_axis": axis.name}
 
 
 def described(level: Level, scope: str, name: str) -> dict[str, Any]:

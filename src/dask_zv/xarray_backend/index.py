@@ -88,7 +88,7 @@ class RowIndex(Index):
     def create_variables(self, variables: Mapping[Any, Variable] | None = None) -> dict[Hashable, Variable]:
         """Return the coordinate of this index' rows: their numbers; a run of them takes no memory."""
         given = (variables or {}).get(self.name)
-        attrs = {"long_name": f"number of the {self.dim} in the level"} if given is None else given.attrs
+        attrs = {"long_name": f"number of the {self.dim} in the level", "zv_role": self.dim} if given is None else given.attrs
         if self.name == self.dim:
             return {self.name: IndexVariable((self.dim,), self.to_pandas_index(), attrs)}
         return {self.name: Variable((self.dim,), self.all_numbers(), attrs)}

@@ -47,7 +47,7 @@ class ObjectIdIndex(Index):
     def create_variables(self, variables: Mapping[Any, Variable] | None = None) -> dict[Hashable, Variable]:
         """Return the coordinate of ids."""
         given = (variables or {}).get(self.name)
-        attrs = {"long_name": "id of the object"} if given is None else given.attrs
+        attrs = {"long_name": "id of the object", "zv_role": "object"} if given is None else given.attrs
         kind = IndexVariable if self.name == self.dim else Variable
         return {self.name: kind((self.dim,), self.to_pandas_index(), attrs)}
 

@@ -61,7 +61,7 @@ def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
     paths = level.kind in _PATHS
     coords = {
         axis.name: lazy_variable(
-            ("vertex",), rows, i, (n,), rows.vertices.dtype, names.axis_attrs(axis, crs is not None), chunks
+            ("vertex",), rows, i, (n,), rows.vertices.dtype, names.axis_attrs(axis, crs is not None, level), chunks
         )
         for i, axis in enumerate(level.store.metadata.axes)
     }
@@ -100,7 +100,9 @@ def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
     kept = {k: v for k, v in {**data, **coords, **more}.items() if k not in dropped}
     ds = xr.Dataset(kept, attrs=names.dataset_attrs(level, "objects"))
     ds = ds.set_coords([k for k in {**coords, **more} if k in kept])
-    ds = ds.assign_coords(vertex=xr.IndexVariable("vertex", pd.RangeIndex(n), {"long_name": "row number in this view"}))
+    ds = ds.assign_coords(
+        vertex=xr.IndexVariable("vertex", pd.RangeIndex(n), {"long_name": "row number in this view", "zv_role": "vertex"})
+    )
     index = ObjectIdIndex(rows, lengths.ids)
     ds = ds.assign_coords(xr.Coordinates(index.create_variables(), indexes={"object": index}))
     return in_step(ds, lengths.lengths)
@@ -139,6 +141,9 @@ def _groups(
     about = {"long_name": "object is in the group", "zv_role": names.IN_GROUP}
     shape = (count, columns.group_count)
     out = {"in_group": lazy_variable(("object", "group"), columns, GROUPS, shape, np.dtype(bool), about, chunks)}
+    out["group"] = xr.Variable(
+        ("group",), np.arange(columns.group_count), {"long_name": "number of the group", "zv_role": "group"}
+    )
     for name, values in attributes.items():
         shown, own = names.free_name(name, "group", {*taken, *out})
         attrs = {**names.described(level, "group", name), **own}

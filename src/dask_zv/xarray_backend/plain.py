@@ -39,8 +39,9 @@ def from_plain(ds: xr.Dataset) -> xr.Dataset:
         ds = _from_cf(ds.copy())
     for dim, name in (("edge", names.EDGES), ("face", names.FACES)):
         marked = [str(k) for k, v in ds.variables.items() if v.attrs.get("cf_role") == f"{dim}_node_connectivity"]
-        for variable in marked or [n for n in (name,) if n in ds.variables]:
-            if ds.variables[variable].ndim == 2:
+        by_name = [n for n in (name,) if n in ds.variables and ds.variables[n].dims[:1] == (dim,)]
+        for variable in marked or by_name:
+            if ds.variables[variable].ndim == 2 and "zv_name" not in ds.variables[variable].attrs:
                 ds = _counted_from_zero(ds, variable, dim)
     return ds
 

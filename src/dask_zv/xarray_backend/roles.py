@@ -41,6 +41,7 @@ _MARKS: dict[str, Test] = {
     names.CRS: lambda ds, v: not v.ndim and ("zv_crs" in v.attrs or "grid_mapping_name" in v.attrs or "crs_wkt" in v.attrs),
     names.IN_GROUP: _attr("zv_role", names.IN_GROUP),
     names.RANGE: _attr("zv_role", names.RANGE),
+    names.TABLE: _attr("zv_role", names.TABLE),
 }
 """What the views say of their variables."""
 
@@ -78,6 +79,7 @@ def by_roles(ds: xr.Dataset) -> tuple[xr.Dataset, dict[str, str]]:
     InputError
         A variable that says how the others belong together is no longer what it was: of other dimensions, or no integers.
     """
+    _check_dims(ds)
     ds = from_plain(ds)
     found = {role: name for role in names.ROLES if (name := _find(ds, role)) is not None}
     _check(ds, found)
@@ -115,6 +117,18 @@ def _find(ds: xr.Dataset, role: str) -> str | None:
     return role
 
 
+def _check_dims(ds: xr.Dataset) -> None:
+    """Refuse other names of the dimensions of a view, and of the numbers along them."""
+    for key, v in ds.variables.items():
+        own = v.attrs.get("zv_role")
+        if own not in names.DIMS or not v.dims or v.dims == (key,) == (own,) or (key != own and own in ds.variables):
+            continue
+        raise InputError(
+            f"the coordinate {own!r} along {own!r} is {key!r} along {', '.join(map(repr, v.dims))} now, and ds.zv works with "
+            "the dimensions of the views: rename or swap it back (positions, attributes and all others may have any names)"
+        )
+
+
 def _check(ds: xr.Dataset, found: dict[str, str]) -> None:
     for role, name in found.items():
         v = ds.variables[name]
@@ -128,6 +142,8 @@ def _check(ds: xr.Dataset, found: dict[str, str]) -> None:
                 "spread it. Select with ds.zv.sel(...) or ds.isel(...) instead, or leave it out with "
                 f"ds.drop_vars({name!r})"
             )
+    if "object" in ds.variables and ds["object"].dims == ("object",) and ds["object"].dtype.kind not in "iu":
+        raise InputError(f"ids of objects are integers, and the coordinate 'object' holds {ds['object'].dtype}")
     for key, v in ds.variables.items():
         ours = [str(d) for d in v.dims if d in names.DIMS]
         if not ours or str(key) in found.values():

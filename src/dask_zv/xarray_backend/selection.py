@@ -14,22 +14,22 @@ from dask_zv.format.groups import GROUP_NAMES
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import take_ranges
 from dask_zv.pipelines.source.chunk_boxes import check_some_boxes
-from dask_zv.pipelines.source.columns import LevelRows, rows_in
+from dask_zv.pipelines.source.columns import OBJECT_ID, LevelRows, PlacesIn, places_in, rows_in
 from dask_zv.pipelines.source.edge_rows import EdgeRows
 from dask_zv.pipelines.source.objects_index import ObjectIndex, chosen_ids, fragment_owners, read_groups
 from dask_zv.pipelines.stores.level import Level
 from dask_zv.pipelines.stores.store import level_of
 from dask_zv.spatial.grid import Box, as_box, stored_box
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.arrays import MARK, StatefulVariable
-from dask_zv.xarray_backend.content import Shape, check_in_step, shape_of
-from dask_zv.xarray_backend.cutting import cut_paths
+from dask_zv.xarray_backend.arrays import MARK, StatefulVariable, lazy_variable
+from dask_zv.xarray_backend.content import Shape, check_in_step, group_numbers, shape_of
+from dask_zv.xarray_backend.cutting import cut_at_box
 from dask_zv.xarray_backend.index import AxisIndex, RowIndex, position_label, select_rows
 from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.objects import objects_dataset
 from dask_zv.xarray_backend.roles import by_roles
 from dask_zv.xarray_backend.spatial import spatial_dataset
-from dask_zv.xarray_backend.step_index import isel_in_step
+from dask_zv.xarray_backend.step_index import held_together, isel_in_step
 
 __all__ = ["chunks_in", "objects_of", "row_index", "select", "select_objects", "where_from"]
 
@@ -131,7 +131,7 @@ def _as_stored(ds: xr.Dataset, level: Level, shape: Shape, wanted: list[str]) ->
             links = ds.xindexes.get(dim)
             if isinstance(links, RowIndex) and dim in fresh.dims:
                 rows[dim] = links.numbers
-        fresh = fresh.isel(rows)
+        fresh = _with_objects(fresh.isel(rows), ds["object"].to_numpy() if "object" in ds.dims else None)
     fresh = by_roles(fresh)[0]
     # axes and attributes that were renamed are what they were
     before, now = shape_of(fresh), shape
@@ -169,21 +169,22 @@ def select(
     if clip not in (True, False, "cut"):
         raise InputError(f"clip is True, False or 'cut', not {clip!r:.80}")
     if clip == "cut":
-        if ids is not None:
-            ds = _select_by_object(ds, shape, None, ids, clip=True) if shape.view == "objects" else ds
-        return ds if box is None else cut_paths(ds, shape, box)
+        ds = ds if ids is None else select(ds, None, ids, None, clip=True)
+        if box is None or shape.kind == "point_cloud":  # a point has nothing to cut
+            return ds if box is None else select(ds, box, None, None, clip=True)
+        return cut_at_box(ds, shape, box)
     if shape.view == "objects":
         return _select_by_object(ds, shape, box, ids, clip=clip)
     if not clip:
         raise InputError("clip=False gives whole objects, which view='objects' holds: open the level in that view")
     index = row_index(ds) if _has_store_positions(ds, shape) else None
     if index is None:
-        return _with_links(ds, ds.isel(vertex=_loaded_rows(ds, shape, box, ids)))
+        return _with_objects(_with_links(ds, ds.isel(vertex=_loaded_rows(ds, shape, box, ids))), ids)
     if ids is not None and not index.level.source.schema.has_objects:
         raise InputError(f"{index.level.source.where()} has no objects")
     if box is None and ids is None:
         return ds
-    return _with_links(ds, ds.isel(vertex=select_rows(index, rows_in(index.level, box, ids))))
+    return _with_objects(_with_links(ds, ds.isel(vertex=select_rows(index, rows_in(index.level, box, ids)))), ids)
 
 
 def _narrowed(shape: Shape, box: Box | None, positions: Mapping[str, Any]) -> Box:
@@ -237,9 +238,10 @@ def _group_numbers(ds: xr.Dataset, groups: Any) -> Any:
 def _members(ds: xr.Dataset, groups: NDArray[np.int64]) -> NDArray[np.int64]:
     if "in_group" in ds.variables:
         table = np.asarray(ds["in_group"].values)
-        if len(groups) and not 0 <= groups.min() <= groups.max() < table.shape[1]:
-            raise NotFoundError(f"no group {groups.max() if groups.min() >= 0 else groups.min()}: there are {table.shape[1]}")
-        return np.asarray(ds["object"].values)[table[:, groups].any(axis=1)]
+        numbers = group_numbers(ds)
+        if len(absent := groups[~np.isin(groups, numbers)]):
+            raise NotFoundError(f"no group {absent[0]}: there are {len(numbers)}")
+        return np.asarray(ds["object"].values)[table[:, np.isin(numbers, groups)].any(axis=1)]
     index = row_index(ds)
     if index is None or not index.level.source.schema.has_objects:
         raise InputError("groups= needs a Dataset of a level with objects, as it was opened or selected from that")
@@ -287,6 +289,27 @@ def _with_links(before: xr.Dataset, after: xr.Dataset) -> xr.Dataset:
         ends = np.asarray(after[name].variable.to_numpy())
         after = after.isel({dim: np.flatnonzero(np.isin(ends, numbers).all(axis=1))})
     return after
+
+
+def _with_objects(ds: xr.Dataset, ids: Sequence[int] | NDArray[np.int64] | None) -> xr.Dataset:
+    """Leave out all other objects of the spatial view's table, whose vertices are not there any more."""
+    if ids is None or "object" not in ds.variables or ds["object"].dims != ("object",):
+        return ds
+    known = ds["object"].to_numpy()
+    at = np.flatnonzero(np.isin(known, ids))
+    out = ds.drop_vars(names.TABLE, errors="ignore").isel(object=at)
+    place = ds.variables.get(names.OBJECT_INDEX)
+    if place is not None and names.OBJECT_ID in ds.variables:
+        attrs = {**place.attrs, "valid_max": len(at) - 1}
+        index, n = row_index(ds), ds.sizes["vertex"]
+        if index is None:
+            places = xr.Variable(place.dims, places_in(known[at], ds[names.OBJECT_ID].to_numpy()), attrs)
+        else:
+            table = PlacesIn(known[at], index.level)
+            whole = lazy_variable(("vertex",), table, OBJECT_ID, (len(index.level),), place.dtype, attrs, (n,))
+            places = whole.isel(vertex=index.numbers)
+        out = out.assign_coords({names.OBJECT_INDEX: places if place.chunks is None else places.chunk(place.chunksizes)})
+    return held_together(out, known[at]) if names.TABLE in ds.variables else out
 
 
 def _filed_near(table: EdgeRows, index: RowIndex) -> slice | NDArray[np.int64]:

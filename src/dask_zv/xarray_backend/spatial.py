@@ -19,6 +19,7 @@ from dask_zv.pipelines.stores.level import Level
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import lazy_variable
 from dask_zv.xarray_backend.index import AxisIndex, RowIndex
+from dask_zv.xarray_backend.step_index import held_together
 
 __all__ = ["chunk_variables", "merged_runs", "spatial_dataset", "vertex_attributes"]
 
@@ -49,7 +50,13 @@ def spatial_dataset(level: Level, dropped: Collection[str] = (), *, chunk_table:
     axes = level.store.metadata.axes
     coords: Variables = {
         axis.name: lazy_variable(
-            ("vertex",), rows, i, (len(rows),), rows.dtype, names.axis_attrs(axis, level.store.metadata.crs is not None), chunks
+            ("vertex",),
+            rows,
+            i,
+            (len(rows),),
+            rows.dtype,
+            names.axis_attrs(axis, level.store.metadata.crs is not None, level),
+            chunks,
         )
         for i, axis in enumerate(axes)
     }
@@ -79,7 +86,7 @@ def _used(level: Level) -> set[str]:
     """Return the names that the view itself uses, but for those of the axes."""
     used: set[str] = set()
     if level.source.schema.has_objects:
-        used |= {"object", names.OBJECT_ID, names.OBJECT_INDEX}
+        used |= {"object", names.OBJECT_ID, names.OBJECT_INDEX, names.TABLE, "object_table_column"}
     if level.kind in _LINKED and (links := level.found_links(0)) is not None:
         name, dim = names.link_names(links.source)
         used |= {name, dim, f"{dim}_node", names.TOPOLOGY, *([names.PARENT] if level.kind == "skeleton" else [])}
@@ -111,7 +118,7 @@ def _assembled(
     for index in indexes:
         if index.dim in ds.dims:
             ds = ds.assign_coords(xr.Coordinates(index.create_variables(), indexes={index.name: index}))
-    return ds
+    return held_together(ds, ds["object"].to_numpy()) if "object" in ds.variables else ds
 
 
 def vertex_attributes(
@@ -195,7 +202,9 @@ def _object_data(level: Level, taken: Collection[str], dropped: Collection[str])
     n = level.index.count
     chunks = _even(n)
     # a coordinate of its own dimension is in memory: xarray makes it so
-    ids = xr.Variable(("object",), object_ids(level.source, level.index), {"long_name": "id of the object"})
+    ids = xr.Variable(
+        ("object",), object_ids(level.source, level.index), {"long_name": "id of the object", "zv_role": "object"}
+    )
     return object_attributes(level, columns, n, chunks, taken, dropped), {"object": ids}
 
 

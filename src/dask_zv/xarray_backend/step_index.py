@@ -1,4 +1,4 @@
-"""What holds the two dimensions of the objects view together: a selection along ``object`` alone would keep all vertices."""
+"""What holds objects and their vertices together in both views: a selection along ``object`` alone would keep all vertices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xarray.indexes import Index
 from dask_zv.errors import InputError
 from dask_zv.xarray_backend import conventions as names
 
-__all__ = ["InStepIndex", "in_step", "isel_in_step"]
+__all__ = ["InStepIndex", "held_together", "in_step", "isel_in_step"]
 
 _WAYS = (
     "ds.zv.objects[id] and ds.zv.sel(objects=ids) select objects with their vertices; of one variable, "
@@ -23,36 +23,44 @@ _WAYS = (
 
 
 class InStepIndex(Index):
-    """On the ranges of vertices of each object: it lets nobody select, sort or align objects without them.
+    """On a coordinate of objects in Datasets of vertices: it lets nobody select, sort or align objects without these.
 
-    The ranges have a dimension of their own, so a DataArray along ``object`` or ``vertex`` does not have them, and is free.
+    The coordinate has a dimension of its own, so a DataArray along ``object`` or ``vertex`` does not have it, and is free.
 
     Parameters
     ----------
     ids : ndarray of int64
         Of the objects.
-    dim : str
+    renamed : mapping
+        New names of dimensions.
     """
 
-    def __init__(self, ids: NDArray[np.int64], dim: str = "object") -> None:
+    def __init__(self, ids: NDArray[np.int64], renamed: Mapping[Any, Hashable] | None = None) -> None:
         self.ids = ids
-        self.dim = dim
+        self.renamed = dict(renamed or {})
 
     def create_variables(self, variables: Mapping[Any, Variable] | None = None) -> dict[Hashable, Variable]:
-        """Return the variables that are there."""
-        return dict(variables or {})
+        """Return the variables that are there, along dimensions of the new names."""
+        out = {k: v.copy(deep=False) for k, v in (variables or {}).items()}
+        for v in out.values():
+            v.dims = tuple(self.renamed.get(d, d) for d in v.dims)
+        return out
 
     def isel(self, indexers: Mapping[Any, Any]) -> Self | None:
-        """Refuse what selects objects.
+        """Refuse what selects objects, under whatever name of their dimension.
 
         Raises
         ------
         InputError
             Only objects are selected.
         """
-        if self.dim in indexers:
-            raise InputError(f"a selection along {self.dim!r} alone would keep the vertices of all objects: {_WAYS}")
-        return None
+        if all(isinstance(s, slice) and s == slice(None) for s in indexers.values()):
+            return self
+        raise InputError(f"a selection along {next(iter(indexers))!r} alone would keep the vertices of all objects: {_WAYS}")
+
+    def roll(self, shifts: Mapping[Any, int]) -> Self | None:
+        """Refuse, as :meth:`isel` does."""
+        return self.isel(shifts)
 
     def equals(self, other: Index, *, exclude: frozenset[Hashable] | None = None) -> bool:
         """Return True if both are of the same objects."""
@@ -70,7 +78,7 @@ class InStepIndex(Index):
 
     def rename(self, name_dict: Mapping[Any, Hashable], dims_dict: Mapping[Any, Hashable]) -> Self:
         """Return the index under other names."""
-        return type(self)(self.ids, str(dims_dict.get(self.dim, self.dim)))
+        return type(self)(self.ids, dims_dict)
 
     @classmethod
     def concat(cls, indexes: Sequence[Self], dim: Hashable, positions: Any = None) -> Self:
@@ -97,6 +105,13 @@ def in_step(ds: xr.Dataset, lengths: NDArray[np.int64]) -> xr.Dataset:
     ranges = xr.Variable(("object", "vertex_end"), np.stack([ends - lengths, ends], axis=1), about)
     ids = np.asarray(ds["object"].to_numpy()) if "object" in ds.variables else np.arange(len(lengths))
     return ds.assign_coords(xr.Coordinates({names.RANGE: ranges}, indexes={names.RANGE: InStepIndex(ids)}))
+
+
+def held_together(ds: xr.Dataset, ids: NDArray[np.int64]) -> xr.Dataset:
+    """Return a Dataset in the spatial view with the index on its table of objects."""
+    about = {"long_name": "place of each object in the table, which object_index names, and its id", "zv_role": names.TABLE}
+    places = xr.Variable(("object", "object_table_column"), np.stack([np.arange(len(ids)), ids], axis=1), about)
+    return ds.assign_coords(xr.Coordinates({names.TABLE: places}, indexes={names.TABLE: InStepIndex(ids)}))
 
 
 def isel_in_step(ds: xr.Dataset, objects: Any, vertices: Any, lengths: NDArray[np.int64]) -> xr.Dataset:

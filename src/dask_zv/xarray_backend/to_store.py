@@ -17,14 +17,15 @@ from dask_zv.errors import InputError
 from dask_zv.pipelines.source.objects_index import read_groups
 from dask_zv.pipelines.stores.creation import create
 from dask_zv.pipelines.stores.store import read_headers
-from dask_zv.pipelines.writing.containers import with_attrs
+from dask_zv.pipelines.writing.containers import attrs_of, with_attrs
 from dask_zv.pipelines.writing.graphs import write_graph, write_meshes
+from dask_zv.pipelines.writing.level_metadata import EACH_AXIS
 from dask_zv.pipelines.writing.points import write_points
 from dask_zv.pipelines.writing.polylines import write_lines, write_polylines
 from dask_zv.pipelines.writing.skeletons import write_skeletons
 from dask_zv.storage.targets import resolve_target
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.content import Shape, check_in_step, shape_of, vertex_numbers
+from dask_zv.xarray_backend.content import Shape, check_in_step, group_numbers, shape_of, vertex_numbers
 from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.selection import row_index
 
@@ -105,6 +106,7 @@ def to_store(
     ]
     positions = da.stack([lazy[a].data for a in shape.axes], axis=1)
     positions = positions.rechunk({1: -1})
+    about = {EACH_AXIS: {a: _about_axis(ds, a) for a in shape.axes}}
     options: dict[str, Any] = {"compute": compute, "progress": progress}
     options["attributes"] = {k: _column(lazy, v) for k, v in shape.attributes.items()}
     options |= _objects(ds, lazy, shape, kind)
@@ -118,7 +120,9 @@ def to_store(
     for name, header in headers.items():
         store.group.require_group("headers").require_group(name).attrs.update(header)
     if kind == "line":
-        lines: Report | Delayed = write_lines(store, positions.reshape((-1, 2, len(shape.axes))), **_pairs(options))
+        lines: Report | Delayed = write_lines(
+            store, with_attrs(positions.reshape((-1, 2, len(shape.axes))), about), **_pairs(options)
+        )
         return lines
     write: Any = {
         "point_cloud": write_points,
@@ -128,7 +132,7 @@ def to_store(
         "graph": write_graph,
         "mesh": write_meshes,
     }[kind]
-    written: Report | Delayed = write(store, positions, **options)
+    written: Report | Delayed = write(store, with_attrs(positions, about), **options)
     return written
 
 
@@ -173,6 +177,14 @@ def _axis_type(ds: xr.Dataset, name: str) -> str:
     return "time" if ds[name].attrs.get("axis") == "T" else "space"
 
 
+def _about_axis(ds: xr.Dataset, name: str) -> dict[str, Any]:
+    """Return what a coordinate of positions says of them, beside what the axis of the store says and views say of any."""
+    attrs = attrs_of(f"axis {name!r}", ds[name].variable)
+    any_views = {"units": attrs.get("units"), "axis": attrs.get("axis") if name.lower() in "xyzt" else "T"}
+    any_views["long_name"] = f"{ds[name].attrs.get('zv_axis', name)} position"
+    return {k: v for k, v in attrs.items() if v != any_views.get(k)}
+
+
 def _column(ds: xr.Dataset, name: str) -> Any:
     """Return a variable as writing takes it: with what its attributes say of it, but for a name that says nothing more."""
     column = ds[name].variable
@@ -206,6 +218,11 @@ def _objects(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[
         out["object_ids"] = lazy[names.OBJECT_ID].data
         ids = np.asarray(ds["object"].to_numpy(), np.int64) if "object" in ds.variables else None
     if ids is None:
+        if lost := [*shape.object_attributes.values()]:
+            raise InputError(
+                f"{', '.join(lost)} lie along 'object', and nothing says of which objects they are: keep the coordinate "
+                f"'object' with their ids (and object_id of the vertices), or leave them out with ds.drop_vars({lost!r})"
+            )
         return out
     # objects without vertices are told of where nothing was selected
     whole = shape.view == "objects" or (row_index(ds) is not None and not _is_part(ds))
@@ -213,11 +230,7 @@ def _objects(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[
     if shape.object_attributes:
         kept = np.flatnonzero(np.isin(ids, present))
         columns = {k: _column(ds, v)[kept] for k, v in shape.object_attributes.items()}
-        # names of dimensions that no attribute has: one may be called "object"
-        table = {
-            k: xr.Variable((_ID, *(f"{_ID} {k} {i}" for i in range(1, v.ndim))), v.data, v.attrs) for k, v in columns.items()
-        }
-        out["object_attributes"] = xr.Dataset(table, coords={_ID: ids[kept]})
+        out["object_attributes"] = _table(columns, ids[kept])
     groups, about = _groups(ds, present)
     if groups:
         out["groups"] = groups
@@ -226,15 +239,22 @@ def _objects(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[
     return out
 
 
+def _table(columns: Mapping[str, xr.Variable], ids: NDArray[np.int64]) -> xr.Dataset:
+    """Return a row to each id, along dimensions whose names no attribute has: one may be called "object"."""
+    table = {k: xr.Variable((_ID, *(f"{_ID} {k} {i}" for i in range(1, v.ndim))), v.data, v.attrs) for k, v in columns.items()}
+    return xr.Dataset(table, coords={_ID: ids})
+
+
 def _groups(ds: xr.Dataset, present: NDArray[np.int64]) -> tuple[dict[int, list[int]], Any]:
     """Return the members of each group that are in the Dataset, and the attributes of groups."""
     if "in_group" in ds.variables:
         table, ids = np.asarray(ds["in_group"].to_numpy()), np.asarray(ds["object"].to_numpy())
-        groups = {g: ids[table[:, g]].tolist() for g in range(table.shape[1])}
+        numbers = group_numbers(ds)
+        groups = {g: ids[table[:, i]].tolist() for i, g in enumerate(numbers.tolist())}
         named = [str(k) for k, v in ds.variables.items() if v.dims == ("group",)]
         along = {str(ds[k].attrs.get("zv_name", k)): _column(ds, k) for k in named}
         along.pop("group", None)
-        return groups, along or None
+        return groups, _table(along, numbers) if along else None
     index = row_index(ds)
     if index is None or not index.level.source.schema.has_objects:
         return {}, None

@@ -26,7 +26,7 @@ from dask_zv.spatial.grid import Box, stored_box
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.layouts import Blobs
 
-__all__ = ["OBJECT_ID", "OBJECT_INDEX", "LevelRows", "rows_in"]
+__all__ = ["OBJECT_ID", "OBJECT_INDEX", "LevelRows", "PlacesIn", "places_in", "rows_in"]
 
 OBJECT_ID, OBJECT_INDEX = "/object_id", "/object_index"
 """Names of columns that no attribute can have."""
@@ -141,7 +141,7 @@ class LevelRows(RaggedColumns):
         if name == OBJECT_INDEX:
             ids, owners = np.sort(self.index.ids), self._read_cells(OBJECT_ID, chunks)
             check_same_objects(self.source)
-            return [np.where(o < 0, o, np.searchsorted(ids, o)) for o in owners]
+            return [places_in(ids, o) for o in owners]
         if name == OBJECT_ID:
             table = fragment_owners(self.source, keys, self.index)
             counts = self.fragment_rows(chunks)
@@ -226,6 +226,36 @@ class LevelRows(RaggedColumns):
     def _counts_of(self, chunks: NDArray[np.intp], found: Sequence[FragmentIndex | None]) -> list[NDArray[np.int64]]:
         rows = self.table.rows[chunks]
         return [np.array([n]) if i is None else i.counts for i, n in zip(found, rows, strict=True)]
+
+
+def places_in(ids: NDArray[np.int64], owners: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the places of owners among ascending ids: -1 where one is not there; below 0 they stay what they are."""
+    if not len(ids):
+        return np.minimum(owners, -1)
+    at = np.minimum(np.searchsorted(ids, owners), len(ids) - 1)
+    return np.where(owners < 0, owners, np.where(ids[at] == owners, at, -1))
+
+
+class PlacesIn:
+    """A table of one column, the place of each row's object among some objects of the level.
+
+    Parameters
+    ----------
+    ids : ndarray of int64
+        Ascending.
+    rows : LevelRows
+    """
+
+    def __init__(self, ids: NDArray[np.int64], rows: LevelRows) -> None:
+        self.ids = ids
+        self.rows = rows
+
+    def column(self, name: str | int, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        """Return the places of some rows' objects."""
+        return places_in(self.ids, self.rows.column(OBJECT_ID, rows))
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return (type(self).__name__, self.ids, self.rows)
 
 
 def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> slice | NDArray[np.int64]:

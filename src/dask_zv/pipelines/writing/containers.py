@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dask_zv.batch.arrays import refuse_expressions
 from dask_zv.batch.run import computed
-from dask_zv.errors import InputError
+from dask_zv.errors import InputError, has_control
 
 __all__ = [
     "KINDS",
@@ -32,6 +32,7 @@ __all__ = [
     "is_frame",
     "missing_error",
     "numeric_dtype",
+    "position_attrs",
     "series_values",
     "split_missing",
     "stacked",
@@ -40,7 +41,9 @@ __all__ = [
 
 KINDS = "biufcmM"
 _LAST_ID = 2**63 - 1
-_VIEWS_OWN = frozenset({"categories", "geometry", "grid_mapping", "location", "mesh", "ordered", "zv_name", "zv_role"})
+_VIEWS_OWN = frozenset(
+    {"categories", "geometry", "grid_mapping", "location", "mesh", "ordered", "zv_axis", "zv_name", "zv_role"}
+)
 """Attributes that the views give their variables: they tell of the Dataset, not of the values."""
 
 
@@ -214,6 +217,17 @@ def attrs_of(what: str, values: Any) -> dict[str, Any]:
                 f"{what} has the attribute {name!r} = {value!r:.80}, which JSON can't hold: remove it, or make it a string"
             ) from None
     return out
+
+
+def position_attrs(positions: Any) -> dict[str, Any]:
+    """Return the attributes of positions (of the first, in a list of paths), as :func:`attrs_of` does."""
+    if isinstance(positions, list | tuple) and len(positions):
+        positions = positions[0]
+    found = attrs_of("positions", positions)
+    found.pop("axis", None)  # the letter of one, and these are all
+    if has_control(str(found.get("units", ""))):
+        raise InputError(f"units of positions have no control characters: {found['units']!r:.80}")
+    return found
 
 
 def with_attrs(values: Any, attrs: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ a task that evaluates to a :class:`RawPart`. What may be given is the matter of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from dask_zv.pipelines.writing.containers import (
     in_memory,
     is_frame,
     numeric_dtype,
+    position_attrs,
     series_values,
     stacked,
 )
@@ -111,6 +112,8 @@ class Partitions:
         Of all parts, where that is known before they are made.
     kept : Kept, optional
         What holds the parts, where the scan has kept them.
+    attrs : mapping
+        Units and the like of the positions, as JSON values.
     """
 
     arguments: Callable[[GraphBuilder], list[Any]]
@@ -121,6 +124,7 @@ class Partitions:
     whole: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     nbytes: int | None = None
     kept: Kept | None = None
+    attrs: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def has_ids(self) -> bool:
@@ -129,7 +133,7 @@ class Partitions:
 
 
 def partition_input(
-    positions: Any, attributes: Any, axes: tuple[str, ...], consumed: Sequence[str] = (), **integers: Any
+    positions: Any, attributes: Any, axes: tuple[str, ...], consumed: Sequence[str] = (), *, attrs: Any = None, **integers: Any
 ) -> Partitions:
     """Return the partitions of an input.
 
@@ -141,6 +145,8 @@ def partition_input(
     axes : tuple of str
     consumed : sequence of str
         Columns of a frame that the caller has made use of: no attributes, unless they are named.
+    attrs : mapping, optional
+        Of the positions; what they carry themselves where None.
     **integers : column (N,), or a column's name, or None
         Any of :data:`INTEGERS`.
 
@@ -149,7 +155,14 @@ def partition_input(
     InputError
         Shapes, lengths or columns don't fit, or values are missing that their dtype can't call missing.
     """
-    positions, attributes = as_table(positions), as_table(attributes)
+    attrs = position_attrs(positions) if attrs is None else attrs
+    made = _partitions(as_table(positions), as_table(attributes), axes, consumed, integers)
+    return replace(made, attrs=attrs) if attrs else made
+
+
+def _partitions(
+    positions: Any, attributes: Any, axes: tuple[str, ...], consumed: Sequence[str], integers: Mapping[str, Any]
+) -> Partitions:
     given = {k: v for k, v in integers.items() if v is not None}
     if is_frame(positions):
         beside = is_frame(attributes) or isinstance(attributes, Mapping)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dask_zv.batch.tasks import Place
 from dask_zv.errors import PlanError
+from dask_zv.format.axes import Axis
 from dask_zv.format.grids import GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.metadata import LevelMetadata
@@ -34,9 +35,13 @@ _MOST_SHARD_BYTES = 64 << 20
 """Before compression; a block is at least a shard, so this bounds what a task must hold."""
 
 AttributeSpecs = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""What a store's root says of attributes: by scope ("vertex", "object", "link", "group") and name."""
+"""What a store's root says of attributes: by scope ("vertex", "object", "link", "group") and name; of positions by axis."""
+
+EACH_AXIS = "zv_axes"
+"""Attribute of positions that holds those of each axis."""
 
 __all__ = [
+    "EACH_AXIS",
     "AttributeSpecs",
     "attribute_spec",
     "grid_plan",
@@ -184,7 +189,7 @@ def root_attributes(
     extra = {**store.metadata.extra}
     if merged := merge_specs(extra.pop("attribute_specs", {}), specs or {}):
         extra["attribute_specs"] = merged
-    metadata = dataclasses.replace(store.metadata, extra=extra)
+    metadata = dataclasses.replace(store.metadata, extra=extra, axes=tuple(_with_unit(a, specs) for a in store.metadata.axes))
     told = CONVENTIONS.get(next(iter(metadata.geometry_types), ""))  # another tool's edit may have changed it
     metadata = metadata if told is None else dataclasses.replace(metadata, links_convention=told)
     if conversion.box is None and scan.rows:
@@ -198,6 +203,12 @@ def root_attributes(
         if shards is not None:
             attributes["shard_size"] = shards
     return attributes
+
+
+def _with_unit(axis: Axis, specs: AttributeSpecs | None) -> Axis:
+    """Return an axis with the unit that its positions came with; one that the store was made with stands."""
+    unit = (specs or {}).get("position", {}).get(axis.name, {}).get("unit")
+    return axis if axis.unit or axis.type == "time" or not unit else dataclasses.replace(axis, unit=unit)
 
 
 def merge_specs(old: AttributeSpecs, new: AttributeSpecs) -> dict[str, dict[str, Any]]:

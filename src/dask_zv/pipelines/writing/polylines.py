@@ -20,6 +20,7 @@ from dask_zv.geometry.blocks import encode_polylines
 from dask_zv.geometry.link_records import LinkRecords, family_path
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.pipelines.stores.store import Store
+from dask_zv.pipelines.writing.containers import position_attrs
 from dask_zv.pipelines.writing.inputs import partition_input
 from dask_zv.pipelines.writing.job import LinkContext
 from dask_zv.pipelines.writing.link_join import add_links, pick_records, route_links, store_links
@@ -278,7 +279,8 @@ def prepare_paths(
     given: PathInput = paths()
     if sort_by is not None:
         given = sort_paths(given, sort_by, store.axes)
-    partitions = partition_input(given.positions, given.attributes, store.axes, object_ids=given.object_ids)
+    attrs = position_attrs(paths.args[0])
+    partitions = partition_input(given.positions, given.attributes, store.axes, attrs=attrs, object_ids=given.object_ids)
     partitions, conversion, scan = scan_input(level, partitions, options)
     check_paths(scan, lines=function == "write_lines")
     object_attributes, groups, group_attributes = about

@@ -29,6 +29,7 @@ from dask_zv.pipelines.writing.inputs import AttributeInput, Partitions
 from dask_zv.pipelines.writing.job import Job, LinkStep, job_digest
 from dask_zv.pipelines.writing.journal import Journal, find_journal, whole_blocks
 from dask_zv.pipelines.writing.level_metadata import (
+    EACH_AXIS,
     AttributeSpecs,
     attribute_spec,
     grid_plan,
@@ -248,7 +249,11 @@ class Write:
         vertex = {
             a.name: attribute_spec(a.dtype, a.channels, a.dictionary is not None, given[a.name]) for a in schema.attributes
         }
-        specs = {"vertex": vertex}
+        told = self.partitions.attrs
+        each = told.get(EACH_AXIS, {})
+        axes = {a: {k: v for k, v in {**told, **each.get(a, {})}.items() if k != EACH_AXIS} for a in self.level.store.axes}
+        position = {a: attribute_spec(self.partitions.dtype, None, False, attrs) for a, attrs in axes.items()}
+        specs = {"vertex": vertex, "position": position}
         if self.objects is not None:
             plan = self.objects
             tables = {

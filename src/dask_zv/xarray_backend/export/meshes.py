@@ -119,5 +119,6 @@ def _each_object(content: Content, faces: NDArray[np.int64]) -> Any:
         if len(mine):
             of_faces = links[link_edges[i] : link_edges[i + 1]]
             local[mine] = np.arange(len(mine))
-            about = {k: v[i].tolist() for k, v in content.object_attributes.items()}
+            shown = content.shape.object_attributes
+            about = {shown[k]: v[i].tolist() for k, v in content.object_attributes.items()}
             yield key, mine, of_faces, local[faces[of_faces]], {"object_id": key, **about}
