@@ -520,7 +520,7 @@ def test_units_and_flags_of_positions_come_back():
     dzv.write_points(plain := new(), whole)
     dzv.convert(plain, converted, layout="per_chunk")
     assert told_by(dzv.open(converted), "spatial") == dict.fromkeys("xyz", KEPT)
-    own = dzv.create({}, chunk_shape=(9, 9, 9), axes=[{"name": "x", "unit": "foot"}, {"name": "t", "type": "time"}, "z"])
+    own = dzv.create({}, chunk_shape=(9, 9, 9), axes=[{"name": "t", "type": "time"}, {"name": "x", "unit": "foot"}, "z"])
     dzv.write_points(own, whole)  # the units of axes that have one stand
     assert [a.unit for a in own.metadata.axes if a.type == "space"] == ["foot", "m"]
     assert next(a.unit for a in own.metadata.axes if a.type == "time") is None
