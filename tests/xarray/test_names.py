@@ -681,8 +681,9 @@ def test_boxes_that_may_be_ranges_are_refused_with_the_form_that_is_meant() -> N
 
 def test_stores_without_a_place_are_told_apart(tmp_path) -> None:
     icechunk = pytest.importorskip("icechunk")
+    import fsspec
     import obstore.store
-    from zarr.storage import MemoryStore, ObjectStore
+    from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath
 
     def session(repo, branch="main"):
         return repo.writable_session(branch)
@@ -703,10 +704,34 @@ def test_stores_without_a_place_are_told_apart(tmp_path) -> None:
         xr.open_dataset(one, engine="zv").zv.to_store(two)
         with pytest.raises(dzv.InputError, match="the target is the store"):
             xr.open_dataset(one, engine="zv").zv.to_store(one, overwrite=True)
-    path = tmp_path / "a.zv"
+    (tmp_path / "sub").mkdir()
+    path, link, folder = tmp_path / "sub" / "a b#.zv", tmp_path / "link.zv", tmp_path / "folder"
     dzv.write_points(dzv.create(path, chunk_shape=(7, 7, 7)), POINTS)
-    with pytest.raises(dzv.InputError, match="the target is the store"):
-        xr.open_dataset(path, engine="zv").zv.to_store(f"file://{path}", overwrite=True)
+    link.symlink_to(path)
+    folder.symlink_to(path.parent)
+    ds = xr.open_dataset(path, engine="zv")
+    same = [path, f"file://{path}", link, folder / path.name, path.parent / ".." / "sub" / path.name, LocalStore(path)]
+    same += [StorePath(LocalStore(path.parent), path.name), ObjectStore(obstore.store.LocalStore(path)), path.parent]
+    same += [
+        FsspecStore.from_url(f"file://{path}"),
+        StorePath(ObjectStore(obstore.store.LocalStore(tmp_path)), f"sub/{path.name}"),
+    ]
+    for target in same:
+        with pytest.raises(dzv.InputError, match="the target is the store"):
+            ds.zv.to_store(target, overwrite=True)
+        with pytest.raises(dzv.InputError, match="the target is the store"):
+            ds.drop_indexes(["x", "y", "z", "vertex"]).zv.to_store(target, overwrite=True)
+        with pytest.raises(dzv.InputError, match="the target is the source"):
+            dzv.convert(path, target, overwrite=True)
+    for target in (f"{path}2", StorePath(LocalStore(path.parent), "b.zv"), folder / "c.zv"):
+        ds.zv.to_store(target, overwrite=True)
+        dzv.convert(path, target, overwrite=True)
+    assert dzv.open(path).level(0).metadata.vertex_count == 30
+    url = "memory://told-apart/a.zv"
+    dzv.write_points(dzv.create(url, chunk_shape=(7, 7, 7)), POINTS)
+    for target in (url, fsspec.get_mapper(url)):
+        with pytest.raises(dzv.InputError, match="the target is the source"):
+            dzv.convert(url, target, overwrite=True)
 
 
 def test_ordered_categories_come_back() -> None:

@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import unquote
 
 from zarr.abc.store import Store
 
@@ -95,17 +97,23 @@ class StoreHandle:
         payload = self._payload[:2] if self.kind == "process" else self._payload
         return _restore, (self.kind, self.url, self.read_only, self.identity, payload)
 
-    def same_store(self, other: StoreHandle) -> bool:
-        """Return True if both are one store: by identity, and where a URL says where it is by that and the server.
+    def holds(self, prefix: str, other: StoreHandle, other_prefix: str, *, below: bool = False) -> bool:
+        """Return True if a path inside this store is the same place as one inside another, or (`below`) above it.
 
-        Stores in memory and Icechunk sessions are known by themselves alone: another branch is another store.
+        Folders are compared as the file system knows them, through links; others by URL and server. Stores in memory and
+        Icechunk sessions are known by themselves alone: another branch is another store.
         """
+        mine, theirs = (p.strip("/") for p in (prefix, other_prefix))
         if self.identity == other.identity:
-            return True
+            return _is_at(mine, theirs, below)
         if self.kind == "process" or other.kind == "process" or "Icechunk" in self.url:
-            return self.url == other.url and self.url.startswith("memory:")
+            return self.url == other.url and self.url.startswith("memory:") and _is_at(mine, theirs, below)
+        places = _place(self, mine), _place(other, theirs)
+        if all(p.startswith("file:/") for p in places):
+            real = [os.path.realpath(p.removeprefix("file:")) for p in places]
+            return _is_at(real[0], real[1], below) or _is_same_file(*real)
         ends = [_endpoint(h) for h in (self, other)]
-        return self.url.rstrip("/") == other.url.rstrip("/") and (ends[0] == ends[1] or None in ends)
+        return _is_at(*places, below) and (ends[0] == ends[1] or None in ends)
 
     def check_process(self) -> None:
         """Raise :class:`PlanError` where the store lives in another process."""
@@ -143,6 +151,33 @@ class StoreHandle:
         if self.read_only == read_only:
             return self
         return StoreHandle(self.kind, self.url, read_only, self.identity, self._payload)
+
+
+_SCHEMES = {"S3Store": "s3", "s3a": "s3", "GCSStore": "gs", "gcs": "gs", "AzureStore": "az", "LocalStore": "file"}
+"""Of stores of obstore, and other words of fsspec for the same."""
+
+
+def _place(handle: StoreHandle, prefix: str) -> str:
+    """Return the URL of a path inside a store; of a folder its path after ``file:``."""
+    name, _, rest = handle.url.partition("://")
+    if not rest and name.endswith(")"):  # as stores of obstore are told
+        name, _, rest = name.removesuffix(")").partition("(")
+    scheme = _SCHEMES.get(name, name)
+    if scheme == "file":
+        return f"file:/{(unquote(rest) if handle.kind == 'url' else rest).strip('/')}/{prefix}".rstrip("/")
+    return f"{scheme}://{rest.rstrip('/')}/{prefix}".rstrip("/")
+
+
+def _is_at(one: str, two: str, below: bool) -> bool:
+    """Return True if paths are the same, or the second is `below` the first."""
+    return one == two or (below and (not one or two.startswith(f"{one.rstrip('/')}/")))
+
+
+def _is_same_file(one: str, two: str) -> bool:
+    try:
+        return Path(one).samefile(two)
+    except OSError:  # one of both isn't there
+        return False
 
 
 def _endpoint(handle: StoreHandle) -> str | None:

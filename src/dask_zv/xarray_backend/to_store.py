@@ -98,7 +98,7 @@ def to_store(
                 "chunk_shape says how large the chunks of the new store are, one edge an axis; the Dataset has none"
             )
     _check_view(shape, kind)
-    _check_target(ds, target, storage_options)
+    _check_target(ds, target, storage_options, overwrite=overwrite)
     lazy = ds.drop_indexes(list(ds.xindexes)).chunk({}).unify_chunks()
     axes = [
         {"name": a, **({"unit": u} if u else {}), "type": _axis_type(ds, a)}
@@ -147,15 +147,20 @@ def _check_view(shape: Shape, kind: str) -> None:
         raise InputError(f"the links of a {kind} are in the spatial view: open the store with view='spatial'")
 
 
-def _check_target(ds: xr.Dataset, target: Any, storage_options: Mapping[str, Any] | None) -> None:
+def _check_target(ds: xr.Dataset, target: Any, storage_options: Mapping[str, Any] | None, *, overwrite: bool) -> None:
     """Refuse the store that the Dataset is read from: it would be gone before it was read."""
     place = _origin(ds)
-    if place is None:
+    if place is not None:
+        source = place.handle, place.prefix.rpartition("/")[0]
+    elif str(url := ds.attrs.get("zv_url", "")).startswith("file:"):  # lazy columns may be its, though no index knows
+        source = resolve_target(url, read_only=True)
+    else:
         return
     handle, prefix = resolve_target(target, storage_options, read_only=True)
-    if handle.same_store(place.handle) and prefix == place.prefix.rpartition("/")[0]:
+    if handle.holds(prefix, *source, below=overwrite):
         raise InputError(
-            "the target is the store that the Dataset is read from: write another one, and move it into place when it is whole"
+            "the target is the store that the Dataset is read from (or holds it): write another one, and move "
+            "it into place when it is whole"
         )
 
 

@@ -23,6 +23,7 @@ from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layouts import Layout, check_layout
 from dask_zv.storage.nodes import merge_attributes
 from dask_zv.storage.opening import objects_are_cheap, open_empty
+from dask_zv.storage.targets import resolve_target
 
 __all__ = ["convert"]
 
@@ -131,6 +132,12 @@ def convert(
         except MetadataError as error:
             raise InputError(error.message) from None
     check_reachable(store.handle)
+    handle, prefix = resolve_target(target, storage_options)
+    if handle.holds(prefix, store.handle, store.prefix, below=overwrite):
+        raise InputError(
+            "the target is the source (or holds it): convert into another store, and move it into place when it is whole",
+            store=store.url,
+        )
     handle, prefix = open_empty(target, storage_options, overwrite=overwrite)
     check_reachable(handle)
     local = objects_are_cheap(handle)
