@@ -590,6 +590,11 @@ def test_plain_ugrid_counts_from_where_it_says_and_dangles_nowhere() -> None:
     for wrong in (faces + 2, faces + 50):
         with pytest.raises(dzv.InputError, match="among the vertices"):
             read_back(ugrid(wrong))
+    for start in ("x", 0.5, [1, 2]):
+        with pytest.raises(dzv.InputError, match="start_index of 'fn'"):
+            read_back(ugrid(faces, start_index=start))
+    with pytest.raises(dzv.InputError, match="Mesh2 and other are topologies"):
+        read_back(ugrid(faces).assign(other=ugrid(faces).Mesh2))
     places = {"x": ("vertex", [0.0, 1, 2]), "y": ("vertex", [0.0, 1, 2])}
     edges = xr.Dataset({"edges": (("edge", "two"), [[1, 2], [2, 3]], {"start_index": 1})}, coords=places)
     assert read_back(edges).edges.tolist() == [[0, 1], [1, 2]]
@@ -611,6 +616,8 @@ def test_plain_cf_geometries_and_ragged_arrays() -> None:
     contiguous = read_back(xr.Dataset({"rowsize": ("traj", [2, 1], {"sample_dimension": "obs"}), **ids}, coords=along))
     assert (contiguous.ids.tolist(), contiguous.lengths.tolist()) == ([70, 80], [2, 1])
     indexed = read_back(xr.Dataset({"of": ("obs", [0, 1, 0], {"instance_dimension": "traj"}), **ids}, coords=along))
+    with pytest.raises(dzv.InputError, match="integers are wanted"):
+        read_back(xr.Dataset({"of": ("obs", [0, np.nan, 0], {"instance_dimension": "traj"}), **ids}, coords=along))
     assert indexed.object_ids.tolist() == [70, 70, 80] or sorted(indexed.object_ids.tolist()) == [70, 70, 80]
 
 
@@ -746,6 +753,23 @@ def test_ordered_categories_come_back() -> None:
         for made in (ds.zv.to_dataframe(), ds.zv.to_dask_dataframe().compute()):
             assert made.k.dtype == kinds.dtype
             assert made.k.tolist()[:3] == ["b", "a", "c"]
+
+
+def test_ordered_categories_of_objects_come_back() -> None:
+    kinds = pd.Categorical(["b", "a", None], categories=["c", "b", "a"], ordered=True)
+    store = dzv.create({}, chunk_shape=(30, 30, 30))
+    dzv.write_points(store, POINTS, object_ids=OWNERS, object_attributes=pd.DataFrame({"k": kinds}, index=[3, 5, 9]))
+    out: dict[str, object] = {}
+    xr.open_dataset(store, engine="zv").zv.to_store(out)
+    for opened in (store, dzv.open(out)):
+        for view in ("spatial", "objects"):
+            ds = xr.open_dataset(opened, engine="zv", view=view)
+            for made in (ds.zv.to_dataframe(object_attributes=True), ds.zv.to_dask_dataframe(object_attributes=True).compute()):
+                assert made.k.dtype == kinds.dtype
+                assert made.groupby("object_id").k.first().tolist()[:2] == ["b", "a"]
+                assert made.k.isna().sum() == 10
+    with pytest.raises(dzv.InputError, match="not among"):
+        ds.assign(k=ds.k.copy(data=["b", "x", "a"])).zv.to_dataframe(object_attributes=True)
 
 
 def test_reference_systems_are_what_pyproj_takes(monkeypatch: pytest.MonkeyPatch) -> None:

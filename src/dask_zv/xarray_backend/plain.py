@@ -33,6 +33,9 @@ def from_plain(ds: xr.Dataset) -> xr.Dataset:
         What it says can't be held: polygons, lines of several parts, faces of different numbers of vertices.
     """
     topologies = [v for v in ds.variables.values() if v.attrs.get("cf_role") == "mesh_topology"]
+    if len(topologies) > 1:
+        told = [str(k) for k, v in ds.variables.items() if v.attrs.get("cf_role") == "mesh_topology"]
+        raise InputError(f"{' and '.join(told)} are topologies, and one is written: leave the others out, with their links")
     if topologies:
         ds = _from_ugrid(ds.copy(), topologies[0].attrs)
     elif "vertex" not in ds.dims:
@@ -124,7 +127,7 @@ def _from_ugrid(ds: xr.Dataset, topology: Mapping[str, Any]) -> xr.Dataset:
 def _counted_from_zero(ds: xr.Dataset, name: str, dim: str) -> xr.Dataset:
     """Return the Dataset with links as integers that count from 0, none of which is a fill value."""
     v = ds.variables[name]
-    first = int(v.attrs.get("start_index", 0))
+    first = _start_index(name, v)
     fill = v.attrs.get("_FillValue", v.encoding.get("_FillValue"))
     if not first and fill is None and v.dtype.kind in "iu":
         return ds
@@ -145,6 +148,17 @@ def _counted_from_zero(ds: xr.Dataset, name: str, dim: str) -> xr.Dataset:
     return ds.set_coords(name) if was_coord else ds
 
 
+def _start_index(name: str, v: xr.Variable) -> int:
+    given = v.attrs.get("start_index", 0)
+    try:
+        first = float(given)
+    except (TypeError, ValueError):
+        first = 0.5
+    if first != int(first):
+        raise InputError(f"start_index of {name!r} is an integer, not {given!r:.80}")
+    return int(first)
+
+
 # ---------------------------------------------------------------------------------------------- CF
 
 
@@ -162,6 +176,8 @@ def _from_cf(ds: xr.Dataset) -> xr.Dataset:
             ds = _with_ids(_with_dims(_with_axes(ds, axes), {v.dims[0]: "vertex", instance: "object"}))
             ids = ds["object"].to_numpy() if "object" in ds.variables else np.arange(ds.sizes["object"])
             places = ds[name].to_numpy()
+            if places.dtype.kind not in "iu":
+                raise InputError(f"{name!r} names places along {instance!r}, and holds {places.dtype}: integers are wanted")
             if len(places) and not 0 <= int(places.min()) <= int(places.max()) < len(ids):
                 raise InputError(f"{name!r} names places along {instance!r} that are not there: there are {len(ids)}")
             return ds.assign({name: ("vertex", ids[places.astype(np.int64)], {"zv_role": names.OBJECT_ID})})

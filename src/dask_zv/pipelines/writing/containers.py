@@ -26,6 +26,7 @@ __all__ = [
     "as_table",
     "attrs_of",
     "column_of",
+    "declared_categories",
     "frame_arrays",
     "from_objects",
     "in_memory",
@@ -217,6 +218,17 @@ def attrs_of(what: str, values: Any) -> dict[str, Any]:
                 f"{what} has the attribute {name!r} = {value!r:.80}, which JSON can't hold: remove it, or make it a string"
             ) from None
     return out
+
+
+def declared_categories(column: Any) -> tuple[str, ...] | None:
+    """Return the categories of an ordered pandas dtype, or of attributes that say so (as a Dataset of a store has them)."""
+    attrs = getattr(column, "attrs", None) or {}
+    if attrs.get("ordered") and "categories" in attrs:
+        return tuple(str(c) for c in np.atleast_1d(attrs["categories"]))
+    dtype = getattr(column, "dtype", column)
+    if getattr(dtype, "ordered", False) and hasattr(dtype, "categories") and dtype.categories is not None:
+        return tuple(str(c) for c in dtype.categories)
+    return None
 
 
 def position_attrs(positions: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from dask_zv.pipelines.writing.containers import (
     as_table,
     attrs_of,
     column_of,
+    declared_categories,
     frame_arrays,
     in_memory,
     is_frame,
@@ -277,18 +278,7 @@ def _describe(name: str, column: Any, original: Any) -> AttributeInput:
     dtype = column.dtype if column.dtype.kind in KINDS else np.dtype(object)
     channels = int(column.shape[1]) if column.ndim == 2 else None
     attrs = attrs_of(f"attribute {name!r}", original)
-    return AttributeInput(name, dtype, channels, _declared(original), attrs)
-
-
-def _declared(column: Any) -> tuple[str, ...] | None:
-    """Return the categories of an ordered pandas dtype, or of attributes that say so (as a Dataset of a store has them)."""
-    attrs = getattr(column, "attrs", None) or {}
-    if attrs.get("ordered") and "categories" in attrs:
-        return tuple(str(c) for c in np.atleast_1d(attrs["categories"]))
-    dtype = getattr(column, "dtype", column)
-    if getattr(dtype, "ordered", False) and hasattr(dtype, "categories") and dtype.categories is not None:
-        return tuple(str(c) for c in dtype.categories)
-    return None
+    return AttributeInput(name, dtype, channels, declared_categories(original), attrs)
 
 
 # ---------------------------------------------------------------------------------------------- dask arrays
@@ -444,7 +434,7 @@ def _describe_column(name: str, dtype: Any) -> AttributeInput:
     except InputError as error:
         raise InputError(f"attribute {name!r}: {error.message}") from None
     _check_column(name, found, 1, (0,))
-    return AttributeInput(name, found if found.kind in KINDS else np.dtype(object), None, _declared(dtype))
+    return AttributeInput(name, found if found.kind in KINDS else np.dtype(object), None, declared_categories(dtype))
 
 
 def _load_frame(

@@ -20,6 +20,7 @@ from dask_zv.pipelines.writing.containers import (
     as_integers,
     as_table,
     attrs_of,
+    declared_categories,
     from_objects,
     in_memory,
     is_frame,
@@ -303,6 +304,8 @@ def _columns(what: str, given: Any, *, grid: bool) -> _Table:
     for name, column in items.items():
         called = f"{kind} attribute {name!r}"
         attrs[name] = attrs_of(called, column)
+        if (ordered := declared_categories(column)) is not None:
+            attrs[name] |= {"categories": list(ordered), "ordered": 1}
         values, missing = split_missing(called, _undecoded(column, attrs[name]))
         values, missing = _whole_rows(called, values, missing)
         values = from_objects(called, values)

@@ -89,12 +89,12 @@ class _Columns:
 
 def _held(values: NDArray[Any], variable: str, categories: pd.CategoricalDtype | None) -> Any:
     if categories is not None:
-        made = pd.Categorical(values, dtype=categories)
-        if ((made.codes < 0) & ~pd.isnull(values)).any():
+        codes = categories.categories.get_indexer(pd.Index(values))
+        if ((codes < 0) & ~pd.isnull(values) & (values != "")).any():  # an object without a value has an empty string
             raise InputError(
                 f"{variable!r} has values that are not among its attribute 'categories': delete that attribute, or correct it"
             )
-        return made
+        return pd.Categorical.from_codes(codes, dtype=categories)
     if values.dtype.kind in "UO":
         return pd.Series(values.astype(object), dtype=_TEXT).array
     return values
