@@ -232,7 +232,8 @@ def _group_numbers(ds: xr.Dataset, groups: Any) -> Any:
     lost = [g for g in wanted.tolist() if g not in named.tolist()]
     if lost:
         raise NotFoundError(f"no group {lost[0]!r}: they are called {', '.join(map(repr, named.tolist())) or 'nothing'}")
-    return np.flatnonzero(np.isin(named, wanted.astype(str)))
+    found = np.flatnonzero(np.isin(named, wanted.astype(str)))
+    return group_numbers(ds)[found] if GROUP_NAMES in ds.variables else found
 
 
 def _members(ds: xr.Dataset, groups: NDArray[np.int64]) -> NDArray[np.int64]:
