@@ -536,3 +536,50 @@ def test_what_is_said_of_attributes_goes_with_them():
     assert xr.open_dataset(store, engine="zv").d.attrs == {"long_name": "d"}
     with pytest.raises(dzv.InputError, match="'d' has the attribute 'x'"):
         dzv.write_points(new(), POINTS, attributes={"d": xr.DataArray(np.arange(N), dims="v", attrs={"x": object()})})
+
+
+@pytest.mark.parametrize("layout", ["grid", "per_chunk"])
+def test_series_about_objects_are_taken_by_their_index(tmp_path, layout):
+    """A Series says which objects its rows are of, as a frame does; without an index of its own it goes by position."""
+    points = np.arange(18.0).reshape(6, 3)
+
+    def write(**about):
+        store = dzv.create(tmp_path / "s.zv", geometry="polyline", chunk_shape=(9.0,) * 3, layout=layout, overwrite=True)
+        dzv.write_polylines(store, points, lengths=[2, 2, 2], object_attributes=about)
+        return dzv.open(tmp_path / "s.zv").level(0).read().object_attributes
+
+    turned = pd.Series([2.0, 1.0, 0.0], index=[2, 1, 0])
+    np.testing.assert_array_equal(write(t=turned)["t"], [0, 1, 2])
+    np.testing.assert_array_equal(write(t=turned, u=turned + 1)["u"], [1, 2, 3])
+    np.testing.assert_array_equal(write(t=turned.reset_index(drop=True))["t"], [2, 1, 0])
+    with pytest.raises(dzv.errors.InputError, match="'u' has another or none"):
+        write(t=turned, u=[1, 2, 3])
+    with pytest.raises(dzv.errors.InputError, match="indexed by distinct object ids"):
+        write(t=turned.set_axis(list("abc")))
+
+
+def test_series_beside_a_table_of_positions_have_its_index(tmp_path):
+    table = pd.DataFrame(np.arange(12.0).reshape(4, 3), columns=list("xyz"), index=[3, 2, 1, 0])
+    store = dzv.create(tmp_path / "s.zv", geometry="point_cloud", chunk_shape=(9.0,) * 3)
+    for about in ({"attributes": {"t": pd.Series(range(4))}}, {"object_ids": pd.Series(range(4))}):
+        with pytest.raises(dzv.errors.InputError, match="different indexes"):
+            dzv.write_points(store, table, **about)
+    dzv.write_points(store, table, attributes={"t": pd.Series(range(4), index=table.index)})
+    read = store.level(0).read()
+    np.testing.assert_array_equal(read.attributes["t"], read.positions[:, 0] / 3)
+
+
+def test_empty_strings_of_objects_are_values(tmp_path):
+    points = np.arange(18.0).reshape(6, 3)
+    store = dzv.create(tmp_path / "s.zv", geometry="polyline", chunk_shape=(9.0,) * 3)
+    names = ["", "a", ""]
+    dzv.write_polylines(store, points, lengths=[2, 2, 2], object_attributes={"name": names})
+    level = store.level(0)
+    for found in (level.read(), level.read(objects=[0, 1, 2])):
+        assert found.object_attributes["name"].tolist() == names  # a masked one would be None
+    other = dzv.convert(store, tmp_path / "t.zv", shard_chunks=2)
+    assert dzv.open(tmp_path / "t.zv").level(0).read().object_attributes["name"].tolist() == names, other
+    dzv.write_polylines(store, points, lengths=[2, 2, 2], object_attributes={"name": ["b", None, "a"]}, mode="overwrite")
+    assert dzv.open(tmp_path / "s.zv").level(0).read().object_attributes["name"].tolist() == ["b", None, "a"]
+    with pytest.raises(dzv.errors.InputError, match="row 0 is '', which says 'none' where other objects have none .row 1."):
+        dzv.write_polylines(store, points, lengths=[2, 2, 2], object_attributes={"name": ["", None, "a"]}, mode="overwrite")

@@ -26,6 +26,7 @@ from dask_zv.storage.objects import Objects, join
 
 __all__ = [
     "VALUES_CRC32C",
+    "WHOLE_STRINGS",
     "ObjectTables",
     "decoding",
     "read_attribute_tables",
@@ -36,6 +37,8 @@ __all__ = [
 
 VALUES_CRC32C = "dask_zv_values_crc32c"
 """Attribute of the small tables of ours; where the values have another, another tool edited them and they are not believed."""
+WHOLE_STRINGS = "dask_zv_whole_strings"
+"""Attribute of an object attribute: of how many objects each has a string, so that an empty one is a value."""
 
 T = TypeVar("T")
 
@@ -206,6 +209,8 @@ def read_attribute_tables(
         absent = _absent_rows(values, table.fill_value) if marked else np.zeros(len(values), bool)
         at = np.arange(len(values)) if rows is None else stored
         _check_chunks(source, array, table, at, absent)
+        if values.dtype.kind == "U" and table.attrs.get(WHOLE_STRINGS) == table.shape[0]:
+            absent = np.zeros(len(values), bool)
         if rows is not None or len(values) != count:
             place = np.searchsorted(at, wanted[there])
             full = np.full((len(wanted), *values.shape[1:]), table.fill_value if marked else 0, values.dtype)

@@ -53,6 +53,16 @@ def is_frame(value: Any) -> bool:
     return hasattr(value, "columns") and hasattr(value, "dtypes") and hasattr(value, "iloc") and not _is_delayed(value)
 
 
+def is_series(value: Any) -> bool:
+    """Return True for a pandas or a dask Series."""
+    return hasattr(value, "to_frame") and hasattr(value, "iloc" if not is_dask_collection(value) else "divisions")
+
+
+def is_row_numbers(index: Any) -> bool:
+    """Return True for an index of pandas that only counts its rows."""
+    return index.dtype.kind in "iu" and bool((index.to_numpy() == np.arange(len(index))).all())
+
+
 def _is_delayed(value: Any) -> bool:
     """Return True for a ``Delayed``, which has whatever attribute it is asked for."""
     from dask.delayed import Delayed

@@ -32,6 +32,7 @@ from dask_zv.pipelines.writing.containers import (
     frame_arrays,
     in_memory,
     is_frame,
+    is_series,
     numeric_dtype,
     position_attrs,
     series_values,
@@ -175,6 +176,9 @@ def _partitions(
         named: Any = attributes if beside else frame_arrays(positions, {n: n for n in names})
         columns = {k: v for k, v in given.items() if isinstance(v, str)}
         given |= frame_arrays(positions, columns)
+        for name, column in {**(named if isinstance(named, Mapping) else {}), **given}.items():
+            if is_series(column) and is_dask_collection(column) == is_dask_collection(positions):
+                _check_same_index(positions, column, f"{name!r}")
         positions = stacked(frame_arrays(positions, {a: a for a in axes}))
     elif attributes is not None and not (isinstance(attributes, Mapping) or is_frame(attributes)):
         raise InputError("attributes are a mapping of name to array where positions are an array")
@@ -202,15 +206,15 @@ def _check_same_rows(positions: Any, attributes: Any) -> None:
     repeated = [c for c in attributes.columns if list(attributes.columns).count(c) > 1]
     if repeated:
         raise InputError(f"several columns of attributes have the name {repeated[0]!r}: rename or drop all but one")
-    same = (
-        positions.divisions == attributes.divisions
-        if is_dask_collection(positions)
-        else positions.index.equals(attributes.index)
-    )
+    _check_same_index(positions, attributes, "attributes")
+
+
+def _check_same_index(positions: Any, column: Any, what: str) -> None:
+    same = positions.divisions == column.divisions if is_dask_collection(positions) else positions.index.equals(column.index)
     if not same:
         raise InputError(
-            "the rows of positions and of attributes have different indexes: bring both into one order, such as with "
-            "attributes.reindex(positions.index), or drop both indexes with reset_index(drop=True)"
+            f"the rows of positions and of {what} have different indexes: bring both into one order, such as with "
+            ".reindex(positions.index), or drop both indexes with reset_index(drop=True)"
         )
 
 

@@ -21,7 +21,7 @@ from dask_zv.geometry.places import BlockExtra
 from dask_zv.pipelines.source.edge_rows import EDGE_COUNTS
 from dask_zv.pipelines.source.level_io import MANIFESTS_CRC32C
 from dask_zv.pipelines.source.object_lengths import OBJECT_LENGTHS
-from dask_zv.pipelines.source.object_tables import VALUES_CRC32C, values_checksum
+from dask_zv.pipelines.source.object_tables import VALUES_CRC32C, WHOLE_STRINGS, values_checksum
 from dask_zv.pipelines.writing.object_plan import ObjectPlan, expand_ranges
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.handles import open_objects
@@ -55,8 +55,8 @@ def write_object_tables(
 
     if plan.count:
         add("ids", _write_ids, hold_if_large(plan.ids, plan.ids.nbytes))
-    for number, (name, (values, _)) in enumerate(plan.attributes.items()):
-        add(f"attribute-{number}", _write_attribute, name, hold_if_large(values, values.nbytes))
+    for number, (name, (values, present)) in enumerate(plan.attributes.items()):
+        add(f"attribute-{number}", _write_attribute, name, present is None, hold_if_large(values, values.nbytes))
     if plan.groups:
         nobody = np.zeros(0, np.int64)
         members = [plan.groups.get(g, nobody) for g in range(plan.group_count)]
@@ -71,14 +71,16 @@ def _write_ids(place: Place, ranges: NDArray[np.int64], nodes_first: bool, _: Se
     return _write_table(place, "object_index/object_ids", ids.astype("<i8"), _NO_ID, {}, nodes_first)
 
 
-def _write_attribute(place: Place, name: str, values: NDArray[Any], nodes_first: bool, _: Sequence[Any]) -> None:
-    attributes = {
+def _write_attribute(place: Place, name: str, whole: bool, values: NDArray[Any], nodes_first: bool, _: Sequence[Any]) -> None:
+    attributes: dict[str, Any] = {
         "zv_array": "object_attribute",
         "name": name,
         "dtype": str(values.dtype),
         "shape": list(values.shape),
         "fill_sentinel_meaning": "absent",
     }
+    if whole and values.dtype.kind == "U":
+        attributes[WHOLE_STRINGS] = len(values)
     _write_table(place, f"object_attributes/{name}", values, sentinel(values.dtype), attributes, nodes_first)
 
 

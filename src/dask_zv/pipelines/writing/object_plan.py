@@ -24,6 +24,8 @@ from dask_zv.pipelines.writing.containers import (
     from_objects,
     in_memory,
     is_frame,
+    is_row_numbers,
+    is_series,
     missing_error,
     split_missing,
 )
@@ -44,8 +46,8 @@ class ObjectPlan:
     count : int
         Rows of the object index.
     attributes : mapping of str to (values, present)
-        Row = row of the index. `present` is None where all objects have a value, and always in layout grid, where the
-        sentinel of the dtype stands for the absent.
+        Row = row of the index. `present` is None where all objects have a value. In layout grid the sentinel of the dtype
+        stands for the absent, and `present` is given of strings only.
     groups : mapping of int to ids
     ids : ndarray of int64, shape (m, 2)
         Ranges [start, stop) of the ids, ascending: the objects of rows 0, 1, …
@@ -142,7 +144,7 @@ def plan_objects(
     object_attributes : DataFrame indexed by id, mapping of name to array, or None
         Rows of an array are those of the objects in ascending order of their ids. In layout grid strings are allowed, and
         objects that a frame does not name are stored as the dtype's sentinel (NaN, the least signed, the greatest unsigned
-        integer, ""); the format has no other way, so a row that equals the sentinel in all components reads as absent, too.
+        integer, ""). Series with an index of ids say which objects they are of, as the rows of a frame do.
     groups : mapping of group number to object ids, or None
     group_attributes : DataFrame indexed by group number, mapping of name to array (G, ...), or None
         Strings called "group_names" are stored as the names of the groups, in either layout.
@@ -208,16 +210,24 @@ def with_sentinel(
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """Return a column of objects as its layout stores it, and which objects have a value: None where the values say so.
 
-    Integers get a dtype whose sentinel is none of them. Layout ``grid`` tells objects without a value by it alone.
+    Integers get a dtype whose sentinel is none of them. Layout ``grid`` tells objects without a value by it alone; strings
+    have a mark beside them that all are values.
 
     Raises
     ------
     InputError
-        A value of 64 bits is the sentinel, or the dtype has none.
+        A value of 64 bits is the sentinel, or the dtype has none; a string is empty where others are missing.
     """
     if grid:
         values = _grid_values(what, values)
-    if values.dtype.kind in "iu" and (grid or not present.all()):  # NaN and "" are what they mean
+    if grid and values.dtype.kind == "U" and not present.all():
+        empty = (values == "").all(axis=tuple(range(1, values.ndim))) & present
+        if empty.any():
+            raise InputError(
+                f"{what}: row {int(np.flatnonzero(empty)[0])} is '', which says 'none' where other objects have none "
+                f"(row {int(np.flatnonzero(~present)[0])}): give those '' as well, or all another word"
+            )
+    if values.dtype.kind in "iu" and (grid or not present.all()):  # NaN is what it means
         same = (values == sentinel(values.dtype)).all(axis=tuple(range(1, values.ndim))) & present
         size = values.dtype.itemsize
         if same.any() and size == 8:
@@ -232,6 +242,7 @@ def with_sentinel(
     if not present.all():
         values = values.copy()
         values[~present] = sentinel(values.dtype)
+        return values, present if values.dtype.kind == "U" else None
     return values, None
 
 
@@ -309,6 +320,8 @@ def _columns(what: str, given: Any, *, grid: bool) -> _Table:
         values, missing = split_missing(called, _undecoded(column, attrs[name]))
         values, missing = _whole_rows(called, values, missing)
         values = from_objects(called, values)
+        if missing is None and kind == "object" and values.dtype.kind in "OT":
+            missing = _rows_of_none(values)
         strings = grid or (kind == "group" and name == GROUP_NAMES)
         values = _grid_values(called, values) if strings else values
         if (
@@ -340,6 +353,8 @@ def _items(what: str, given: Any) -> tuple[NDArray[np.int64] | None, dict[str, A
         if coords := getattr(given, "coords", None):  # a Dataset, whose index says which rows these are
             first = {v.dims[0] for v in items.values() if v.dims}
             ids = coords.get(next(iter(first))) if len(first) == 1 else None
+        else:
+            ids = _index_of_series(what, items)
     else:
         raise InputError(f"{what} is a DataFrame indexed by {kind} id, or a mapping of name to array")
     if ids is None:
@@ -350,6 +365,21 @@ def _items(what: str, given: Any) -> tuple[NDArray[np.int64] | None, dict[str, A
     if not distinct or (len(index) and int(index.min()) < 0):
         raise InputError(f"{what} must be indexed by distinct {numbers}")
     return as_integers(f"{what}: the index", index), items
+
+
+def _index_of_series(what: str, items: Mapping[str, Any]) -> Any:
+    """Return the index that Series have in common; None where no column has one but that of its row numbers."""
+    series = {name: v.index for name, v in items.items() if is_series(v) and not is_row_numbers(v.index)}
+    if not series:
+        return None
+    first = next(iter(series))
+    others = [n for n in items if n not in series or not series[n].equals(series[first])]
+    if others:
+        raise InputError(
+            f"{what}: {first!r} is a Series with an index, {others[0]!r} has another or none: put them into one DataFrame, "
+            "which brings their rows together, or pass all by position (.to_numpy())"
+        )
+    return series[first]
 
 
 def _undecoded(column: Any, attrs: dict[str, Any]) -> Any:
@@ -385,11 +415,22 @@ def _grid_values(name: str, values: NDArray[Any]) -> NDArray[Any]:
     return values if values.dtype.itemsize else values.astype("<U1")
 
 
+def _rows_of_none(values: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Return which rows of strings have none at all; None where all have some."""
+    cells = np.array([_is_none(v) for v in values.ravel().tolist()], bool).reshape(values.shape)
+    none = cells.all(axis=tuple(range(1, values.ndim)))
+    return none if none.any() else None
+
+
+def _is_none(value: object) -> bool:
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value))
+
+
 def _string(name: str, value: object) -> str:
     if isinstance(value, str):
         if value.endswith("\0"):
             raise InputError(f"{name} has a string that ends with NUL, which fixed-length strings lose")
         return value
-    if value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value)):
+    if _is_none(value):
         return ""
     raise InputError(f"{name} has the value {value!r:.80}: one array holds numbers or strings, nothing else")
