@@ -16,6 +16,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 import zarr
 from geometries_reference import (
     GEOMETRIES,
@@ -834,3 +835,16 @@ def test_a_level_that_is_replaced_by_one_without_links_has_none():
             )
             if geometry == "graph":
                 assert store.level(0).group["link_attributes/w/0"].attrs.to_dict().get("num_links", 23) == 23
+
+
+@pytest.mark.parametrize("geometry", sorted(GEOMETRIES))
+@pytest.mark.filterwarnings("error")
+def test_writing_and_reading_warn_of_nothing(tmp_path, sync, geometry):
+    """Also not of what zarr thinks of dtypes that the format uses."""
+    data = make(geometry)
+    store = dzv.create(tmp_path / "s.zv", geometry=geometry, chunk_shape=CHUNK)
+    write(store, data)
+    check_read(dzv.open(store.url).level(0), data)
+    for view in ("spatial", "objects"):
+        with xr.open_dataset(store.url, engine="zv", view=view) as ds:
+            ds.load()

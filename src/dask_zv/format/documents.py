@@ -16,6 +16,7 @@ import numpy as np
 from dask_zv.errors import MetadataError, StoreError
 
 __all__ = [
+    "PAYLOAD_CRC32C",
     "BlobDocument",
     "WrongKindError",
     "blob_document",
@@ -103,6 +104,10 @@ def dump_json(value: Any) -> bytes:
 def group_document(attributes: Mapping[str, Any]) -> bytes:
     """Return the document of a group with these attributes (JSON values)."""
     return dump_json({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)})
+
+
+PAYLOAD_CRC32C = "dask_zv_crc32c"
+"""Attribute of a blob that no catalog has a checksum of: the CRC-32C of its payload."""
 
 
 def blob_document(nbytes: int, attributes: Mapping[str, Any] | None = None) -> bytes:

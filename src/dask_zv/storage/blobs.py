@@ -6,6 +6,7 @@ other pipeline is left to zarr. A missing object is never zeros, but for the one
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import zlib
 from asyncio import to_thread
@@ -19,9 +20,12 @@ from zarr.abc.store import ByteRequest
 from zarr.storage import StorePath
 
 from dask_zv.errors import FormatError, StoreError, ZVError
-from dask_zv.format.documents import BlobDocument, parse_blob_document
+from dask_zv.format.documents import PAYLOAD_CRC32C, BlobDocument, parse_blob_document
+from dask_zv.format.keys import DOCUMENT
+from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.codecs import cell_codec, unpack_zstd
 from dask_zv.storage.confined import confined
+from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.zarr_reads import ZarrReads
 
@@ -80,8 +84,21 @@ def decode_blob(
                 "replaced by a writer that died; write the chunk again",
                 store=url, array=array, chunk=chunk,
             )  # fmt: skip
+        noted = blob.attributes.get(PAYLOAD_CRC32C)
+        if noted is not None and crc32c(data) != noted and not _is_edited(objects, path):
+            raise FormatError(
+                "the data object has other bytes than those that its document has the checksum of: it is damaged, or was "
+                "edited without its document; write it again",
+                store=url, array=array, chunk=chunk,
+            )  # fmt: skip
         return data
     return _unpack(data, blob, url, array, chunk)
+
+
+def _is_edited(objects: Objects, path: str) -> bool:
+    """Return True if the data object is younger than its document, which our writer stores last; known of local files alone."""
+    document, data = objects.stamps([f"{path}/{DOCUMENT}", f"{path}/c/0"])
+    return isinstance(objects, LocalObjects) and document is not None and data is not None and data[1] > document[1]
 
 
 def _missing(objects: Objects, path: str, nbytes: int, array: str, chunk: str | None) -> StoreError:
@@ -131,9 +148,10 @@ def unpacked(objects: Objects, array: zarr.Array[Any]) -> zarr.Array[Any]:
         except FormatError as error:
             raise error.at(store=objects.url, array=array.path) from None
 
-    document = array.metadata.to_dict()
-    document["codecs"] = [c.to_dict() for c in codecs if not isinstance(c, BytesBytesCodec)]
-    return zarr.Array.from_dict(StorePath(ZarrReads(reads, get), array.path), document)
+    # not through the document: zarr warns of writing dtypes that have no specification
+    plain = tuple(c for c in codecs if not isinstance(c, BytesBytesCodec))
+    metadata = dataclasses.replace(array.metadata, codecs=plain)  # type: ignore[arg-type]
+    return zarr.Array(zarr.AsyncArray(metadata, StorePath(ZarrReads(reads, get), array.path)))
 
 
 def check_claim(objects: Objects, path: str, array: zarr.Array[Any]) -> None:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dask_zv.errors import FormatError, NotFoundError, StoreError
-from dask_zv.format.documents import WrongKindError, blob_document, parse_blob_document, parse_document
-from dask_zv.format.keys import DOCUMENT, parse_key, sort_keys
+from dask_zv.format.documents import PAYLOAD_CRC32C, WrongKindError, blob_document, parse_blob_document, parse_document
+from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key, sort_keys
 from dask_zv.format.shards import ShardEntry, is_shard_name, parse_shard_index, shard_attributes, shard_name
 from dask_zv.storage.blobs import decode_blob, open_zarr_array
 from dask_zv.storage.catalog import Catalog, Place
@@ -92,7 +92,9 @@ class PerChunk:
         emptied: list[str] = []
         for array, key, data in blobs:
             path = self.path(array, key)
-            steps: list[tuple[str, BytesLike]] = [(f"{path}/{DOCUMENT}", blob_document(len(data)))]
+            # no catalog has a checksum of what is no chunk: tables about objects and groups
+            about = {PAYLOAD_CRC32C: crc32c(data)} if len(data) and not is_spatial_key(key) else None
+            steps: list[tuple[str, BytesLike]] = [(f"{path}/{DOCUMENT}", blob_document(len(data), about))]
             if len(data):
                 steps.insert(len(steps) if self.objects.nodes_first else 0, (f"{path}/c/0", data))
             else:
