@@ -43,7 +43,8 @@ def test_importing_dask_zv_does_not_import_xarray():
 
 
 def test_engine_is_opened_without_naming_it(written):
-    assert xr.open_dataset(written.target).sizes == {"vertex": len(written.positions), "colour_channel": 3, "object": 40}
+    sizes = {"vertex": len(written.positions), "colour_channel": 3, "object": 40, "object_table_column": 2}
+    assert xr.open_dataset(written.target).sizes == sizes
 
 
 @pytest.mark.parametrize("name", ["a.zv", "a.zarrvectors", "A.ZV", "b/a.zv/", "s3://bucket/a.zarrvectors", "a.zarrvectors.zip"])
@@ -65,7 +66,7 @@ def test_names_dims_dtypes_and_values(written):
     ds = written.open()
     assert set(ds.data_vars) == {*written.attributes}
     assert {"object_id", "object_index"} <= set(ds.coords)
-    assert set(ds.coords) == {"vertex", "x", "y", "z", "colour_channel", "object", "object_id", "object_index"}
+    assert set(ds.coords) == {"vertex", *"xyz", "colour_channel", "object", "object_id", "object_index", "object_table"}
     for number, axis in enumerate("xyz"):
         assert ds[axis].dims == ("vertex",)
         np.testing.assert_array_equal(ds[axis], written.positions[:, number], strict=True)

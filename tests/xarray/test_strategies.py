@@ -95,9 +95,7 @@ def test_indexing_is_that_of_numpy(kind, view, chunked):
 def test_whole_datasets_by_xarray_s_indexers(kind, view):
     """All variables of a dimension at once, index and all."""
     whole = xr.open_dataset(store_of(kind), engine="zv", view=view).load()
-    dims = [d for d in ("vertex", "edge", "face", "object") if d in whole.dims]
-    if view == "objects":
-        dims.remove("object")  # is not selected without its vertices
+    dims = [d for d in ("vertex", "edge", "face") if d in whole.dims]  # objects are not selected without their vertices
 
     @settings(QUICK, max_examples=examples(7, 15))
     @given(data=st.data())

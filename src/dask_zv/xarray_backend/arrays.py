@@ -38,7 +38,9 @@ class Columns(Protocol):
 
 
 def _plain(key: Any, size: int) -> Any:
-    """Return one dimension's key as xarray can split it: it stumbles over an empty slice of negative step."""
+    """Return one dimension's key as xarray can split it: it stumbles over empty slices of negative step, and 0-d arrays."""
+    if isinstance(key, np.ndarray) and not key.ndim:
+        return key[None]  # which keeps its dimension, as in memory
     return slice(0, 0) if isinstance(key, slice) and not range(*key.indices(size)) else key
 
 
