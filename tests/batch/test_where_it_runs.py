@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import dask
 import dask.array as da
@@ -168,7 +170,7 @@ def check_over():
 
 
 @pytest.mark.timeout(120)
-def test_a_write_on_a_cluster_that_fails_is_over(tmp_path):
+def test_a_write_on_a_cluster_that_fails_is_over(tmp_path, request):
     """In the scan and in the write; by an error, the user, and for want of workers; and what else the client holds is left alone."""
 
     def fail(at):
@@ -177,6 +179,8 @@ def test_a_write_on_a_cluster_that_fails_is_over(tmp_path):
     def interrupt(at):
         return lambda number: _thread.interrupt_main() if number == at else None
 
+    # a shell that starts the tests in the background has them ignore it
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler)))
     with (
         LocalCluster(n_workers=2, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as client,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import dask
 import numpy as np
-from geometry_cases import CASES, Truth, check_paths, exactly, input_rows, same_links
+from geometry_cases import CASES, Truth, check_paths, input_rows, same_links
+from our_points import same
 from peer_09_client import start_peer
 
 
@@ -83,7 +84,7 @@ def check_theirs(found, told, truth, kind, level):
     rows = input_rows(found["positions"], truth)
     assert set(attributes) == set(truth.attributes)
     for name, values in truth.attributes.items():
-        exactly(attributes[name], values[rows], name)
+        same(attributes[name], values[rows], name)
     if truth.links is not None:
         of_links = {k.removeprefix("eattr__"): v for k, v in found.items() if k.startswith("eattr__")}
         same_links(found["links"], of_links, rows, truth)
@@ -108,14 +109,14 @@ def check_their_objects(found, told, truth):
     assert sorted(map(int, told["manifests"])) == truth.index.tolist()
     rows = input_rows(found["by_object"], truth)
     owners = np.zeros(len(rows), np.int64) if truth.owners is None else truth.owners
-    exactly(found["by_object_ids"], owners[rows], "whose each vertex is")
+    same(found["by_object_ids"], owners[rows], "whose each vertex is")
     assert told["object_attributes"] == sorted(truth.table)
     for name, values in truth.table.items():
-        exactly(found[f"oattr__{name}"], values, name)
+        same(found[f"oattr__{name}"], values, name)
         assert found[f"present__{name}"].all()
     groups = [sorted(truth.groups.get(g, [])) for g in range(max(truth.groups, default=-1) + 1)]
     assert told.get("groups", []) == groups
     if "of_group" in told:
         assert told["of_group"] == groups[-1]
     for name, values in truth.group_attributes.items():
-        exactly(found[f"gattr__{name}"], values, name)
+        same(found[f"gattr__{name}"], values, name)
