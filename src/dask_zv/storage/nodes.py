@@ -216,11 +216,20 @@ def _drop_copy(objects: Objects, path: str, found: bytes | None) -> None:
 
 
 def _drop_copies_outside(objects: Objects) -> None:
-    """Remove consolidated metadata from the groups that the store lies in; warn where that is not allowed."""
+    """Remove consolidated metadata from the groups that the store lies in; warn where that is not allowed.
+
+    Groups of one hierarchy have a document each: the first folder without one ends it.
+    """
     outer = objects.above()
     while outer is not None:
         try:
-            _drop_copy(outer, "", outer.get(DOCUMENT))
+            found = outer.get(DOCUMENT)
+        except StoreError:  # what may not be looked at is no group that this user reads stores through
+            return
+        if found is None:
+            return
+        try:
+            _drop_copy(outer, "", found)
         except StoreError as error:
             warnings.warn(f"consolidated metadata of a group above is out of date now: {error}", ZVWarning, stacklevel=2)
         outer = outer.above()
