@@ -101,8 +101,8 @@ class Site:
         for path in seen:
             where = os.path.normpath(path)
             stray = where.startswith(str(self.base)) and not any(where == o or where.startswith(o + "/") for o in own)
-            # the group that the store may lie in has consolidated metadata that a change makes untrue
-            above = (str(self.root.parent), str(self.root.parent / "zarr.json"))
+            # the groups that the store may lie in may have consolidated metadata that a change makes untrue
+            above = [str(self.root.parent), *(str(p / "zarr.json") for p in self.root.parents)]
             assert not stray or where in above, f"{path!r} was touched"
             assert not where.startswith("/etc"), f"{path!r} was touched"
         assert self.beside() == self.before, "something beside the store was changed"
