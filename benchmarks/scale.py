@@ -46,7 +46,7 @@ from distributed import Client, LocalCluster, Worker
 import dask_zv as dzv
 from compare_per_chunk import markdown, spread
 from dask_zv.geometry.rows import VertexRows
-from dask_zv.pipelines.writing import job
+from dask_zv.write import job
 from workload import memory_from_now, peak_memory, settled_memory
 
 AXES = ["x", "y", "z"]
@@ -219,7 +219,7 @@ def measure(case: str, size: int, side: str, workers: int, memory: str, keep_dig
         count_tasks(client, graphs)
         if side != "ours":
             job.split_partitions = shuffled_by_dask(frame_of(size, case == "skewed", numbered=True), side)
-        client.run(lambda: __import__("dask_zv.pipelines.writing.points"))
+        client.run(lambda: __import__("dask_zv.write.points"))
         client.run(memory_from_now)
         before = settled_memory()
         start = time.perf_counter()

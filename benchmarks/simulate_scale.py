@@ -34,19 +34,19 @@ from distributed import Client, LocalCluster
 from numpy.typing import NDArray
 
 from compare_per_chunk import markdown
-from dask_zv.batch.graph import GraphBuilder
 from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import GridSpec, codec_list, grid_document
 from dask_zv.format.keys import coords_to_keys
-from dask_zv.pipelines.stores.creation import packing
-from dask_zv.pipelines.writing.exchange import BlockPlan, plan_blocks, split_partitions
-from dask_zv.pipelines.writing.job import Job
-from dask_zv.pipelines.writing.level_metadata import _fitting
-from dask_zv.pipelines.writing.running import waves_of
-from dask_zv.pipelines.writing.scan import Conversion, PartFacts, Scan, compact_spans, span_codes
+from dask_zv.graph.builder import GraphBuilder
+from dask_zv.level.create import packing
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import Catalog, encode_catalog
 from dask_zv.storage.columns import Columns
+from dask_zv.write.exchange import BlockPlan, plan_blocks, split_partitions
+from dask_zv.write.job import Job
+from dask_zv.write.level_metadata import _fitting
+from dask_zv.write.running import waves_of
+from dask_zv.write.scan import Conversion, PartFacts, Scan, compact_spans, span_codes
 from workload import memory_from_now, peak_memory
 
 ROW_BYTES = 20
@@ -116,7 +116,7 @@ def scan_of(plan: Plan, kind: str) -> Scan:
 
 @dataclass(frozen=True)
 class Planned:
-    """As much of a :class:`~dask_zv.pipelines.writing.job.Job` as the planner of waves looks at."""
+    """As much of a :class:`~dask_zv.write.job.Job` as the planner of waves looks at."""
 
     plan: BlockPlan
     scan: Scan

@@ -25,58 +25,58 @@ from dask_zv.errors import (
 )
 
 if TYPE_CHECKING:
-    from dask_zv.batch.group import Group as Group
-    from dask_zv.batch.group import open_group as open_group
-    from dask_zv.batch.receipts import Report as Report
     from dask_zv.geometry.result import Geometry as Geometry
     from dask_zv.geometry.result import Links as Links
-    from dask_zv.pipelines.stores.convert import convert as convert
-    from dask_zv.pipelines.stores.creation import create as create
-    from dask_zv.pipelines.stores.store import Level as Level
-    from dask_zv.pipelines.stores.store import Store as Store
-    from dask_zv.pipelines.stores.store import open as open
-    from dask_zv.pipelines.writing.graphs import write_graph as write_graph
-    from dask_zv.pipelines.writing.graphs import write_meshes as write_meshes
-    from dask_zv.pipelines.writing.planning import plan_graph as plan_graph
-    from dask_zv.pipelines.writing.planning import plan_meshes as plan_meshes
-    from dask_zv.pipelines.writing.planning import plan_points as plan_points
-    from dask_zv.pipelines.writing.planning import plan_polylines as plan_polylines
-    from dask_zv.pipelines.writing.planning import plan_skeletons as plan_skeletons
-    from dask_zv.pipelines.writing.plans import BlockReceipt as BlockReceipt
-    from dask_zv.pipelines.writing.plans import WritePlan as WritePlan
-    from dask_zv.pipelines.writing.plans import load_plan as load_plan
-    from dask_zv.pipelines.writing.plans import load_receipt as load_receipt
-    from dask_zv.pipelines.writing.points import write_points as write_points
-    from dask_zv.pipelines.writing.polylines import write_lines as write_lines
-    from dask_zv.pipelines.writing.polylines import write_polylines as write_polylines
-    from dask_zv.pipelines.writing.skeletons import write_skeletons as write_skeletons
+    from dask_zv.graph.group import Group as Group
+    from dask_zv.graph.group import open_group as open_group
+    from dask_zv.graph.receipts import Report as Report
+    from dask_zv.maintain.convert import convert as convert
+    from dask_zv.store.create import create as create
+    from dask_zv.store.store import Level as Level
+    from dask_zv.store.store import Store as Store
+    from dask_zv.store.store import open as open
+    from dask_zv.write.graphs import write_graph as write_graph
+    from dask_zv.write.graphs import write_meshes as write_meshes
+    from dask_zv.write.planning import plan_graph as plan_graph
+    from dask_zv.write.planning import plan_meshes as plan_meshes
+    from dask_zv.write.planning import plan_points as plan_points
+    from dask_zv.write.planning import plan_polylines as plan_polylines
+    from dask_zv.write.planning import plan_skeletons as plan_skeletons
+    from dask_zv.write.plans import BlockReceipt as BlockReceipt
+    from dask_zv.write.plans import WritePlan as WritePlan
+    from dask_zv.write.plans import load_plan as load_plan
+    from dask_zv.write.plans import load_receipt as load_receipt
+    from dask_zv.write.points import write_points as write_points
+    from dask_zv.write.polylines import write_lines as write_lines
+    from dask_zv.write.polylines import write_polylines as write_polylines
+    from dask_zv.write.skeletons import write_skeletons as write_skeletons
 
 _LAZY = {
-    "BlockReceipt": "dask_zv.pipelines.writing.plans",
+    "BlockReceipt": "dask_zv.write.plans",
     "Geometry": "dask_zv.geometry.result",
-    "Group": "dask_zv.batch.group",
-    "Level": "dask_zv.pipelines.stores.store",
+    "Group": "dask_zv.graph.group",
+    "Level": "dask_zv.store.store",
     "Links": "dask_zv.geometry.result",
-    "Report": "dask_zv.batch.receipts",
-    "Store": "dask_zv.pipelines.stores.store",
-    "WritePlan": "dask_zv.pipelines.writing.plans",
-    "convert": "dask_zv.pipelines.stores.convert",
-    "create": "dask_zv.pipelines.stores.creation",
-    "load_plan": "dask_zv.pipelines.writing.plans",
-    "load_receipt": "dask_zv.pipelines.writing.plans",
-    "open": "dask_zv.pipelines.stores.store",
-    "open_group": "dask_zv.batch.group",
-    "plan_graph": "dask_zv.pipelines.writing.planning",
-    "plan_meshes": "dask_zv.pipelines.writing.planning",
-    "plan_points": "dask_zv.pipelines.writing.planning",
-    "plan_polylines": "dask_zv.pipelines.writing.planning",
-    "plan_skeletons": "dask_zv.pipelines.writing.planning",
-    "write_graph": "dask_zv.pipelines.writing.graphs",
-    "write_lines": "dask_zv.pipelines.writing.polylines",
-    "write_meshes": "dask_zv.pipelines.writing.graphs",
-    "write_points": "dask_zv.pipelines.writing.points",
-    "write_polylines": "dask_zv.pipelines.writing.polylines",
-    "write_skeletons": "dask_zv.pipelines.writing.skeletons",
+    "Report": "dask_zv.graph.receipts",
+    "Store": "dask_zv.store.store",
+    "WritePlan": "dask_zv.write.plans",
+    "convert": "dask_zv.maintain.convert",
+    "create": "dask_zv.store.create",
+    "load_plan": "dask_zv.write.plans",
+    "load_receipt": "dask_zv.write.plans",
+    "open": "dask_zv.store.store",
+    "open_group": "dask_zv.graph.group",
+    "plan_graph": "dask_zv.write.planning",
+    "plan_meshes": "dask_zv.write.planning",
+    "plan_points": "dask_zv.write.planning",
+    "plan_polylines": "dask_zv.write.planning",
+    "plan_skeletons": "dask_zv.write.planning",
+    "write_graph": "dask_zv.write.graphs",
+    "write_lines": "dask_zv.write.polylines",
+    "write_meshes": "dask_zv.write.graphs",
+    "write_points": "dask_zv.write.points",
+    "write_polylines": "dask_zv.write.polylines",
+    "write_skeletons": "dask_zv.write.skeletons",
 }
 
 __all__ = [

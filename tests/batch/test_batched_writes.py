@@ -16,7 +16,7 @@ from layouts import LAYOUTS, grid_only, per_chunk_only
 from zarr.storage import MemoryStore, WrapperStore
 
 import dask_zv as dzv
-from dask_zv.batch.receipts import combine_receipts
+from dask_zv.graph.receipts import combine_receipts
 from dask_zv.storage.catalog import decode_catalog
 
 CATALOG = "dask_zv_catalog/c/0"
@@ -628,7 +628,7 @@ def test_bad_arguments(make_store):
 
 
 def test_a_delayed_per_blob_warns_once_about_whole_blocks(make_store, monkeypatch):
-    monkeypatch.setattr("dask_zv.batch.writes._MANY_DELAYED", 20)
+    monkeypatch.setattr("dask_zv.graph.writes._MANY_DELAYED", 20)
     group = make_store("memory_store").open(rank=2)
     with pytest.warns(dzv.ZVWarning, match="write_blobs") as caught, group.batched_writes(compute=False) as batch:  # noqa: PT031 - it ends with the batch
         for i in range(40):

@@ -17,8 +17,8 @@ import pytest
 from distributed import Client, LocalCluster
 
 import dask_zv as dzv
-from dask_zv.batch.graph import GraphBuilder
-from dask_zv.pipelines.writing import exchange
+from dask_zv.graph.builder import GraphBuilder
+from dask_zv.write import exchange
 
 N = 4000
 CHUNK = (10.0, 10.0, 10.0)

@@ -16,7 +16,7 @@ import dask
 import numpy as np
 
 import dask_zv as dzv
-from dask_zv.batch import grid_tasks
+from dask_zv.graph import grid_tasks
 from dask_zv.storage import locks
 
 ARRAYS = ("vertices", "vertex_attributes/mass")

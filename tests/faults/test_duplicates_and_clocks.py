@@ -18,9 +18,9 @@ from kills.stores import arm, differences, outcome_of
 from points_reference import files
 
 import dask_zv as dzv
-from dask_zv.batch import graph, grid_tasks, per_chunk_tasks
-from dask_zv.pipelines.writing import exchange
+from dask_zv.graph import builder as graph, grid_tasks, per_chunk_tasks
 from dask_zv.storage import local, locks
+from dask_zv.write import exchange
 
 JOURNAL = "0/dask_zv_journal"
 

@@ -35,8 +35,8 @@ from fuzz_stores import SMALL, Files, files_of, golden, golden_names, write_smal
 
 import dask_zv as dzv
 from dask_zv.errors import ZVError
-from dask_zv.pipelines.source import columns, objects_index
-from dask_zv.pipelines.source.object_lengths import object_lengths
+from dask_zv.level import columns, objects_index
+from dask_zv.read.object_lengths import object_lengths
 from dask_zv.storage import grid, per_chunk
 
 __all__ = ["LEVEL_DECODERS", "StoreDecoder"]

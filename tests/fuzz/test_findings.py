@@ -32,7 +32,7 @@ from dask_zv.format.links import parse_delta, parse_segment
 from dask_zv.format.manifests import decode_manifest, decode_manifests
 from dask_zv.format.shards import parse_shard_index
 from dask_zv.geometry.schema import parse_dtype
-from dask_zv.pipelines.source.object_values import read_groups, read_object_attributes
+from dask_zv.level.object_values import read_groups, read_object_attributes
 from dask_zv.storage.catalog import Catalog, decode_catalog, encode_catalog
 from dask_zv.storage.codecs import _local, cell_codec, unpack_zstd
 from dask_zv.storage.columns import COLUMNS, Columns

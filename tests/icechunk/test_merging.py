@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import exchange
+from dask_zv.write import exchange
 
 icechunk = pytest.importorskip("icechunk")
 

@@ -14,7 +14,7 @@ import pytest
 from geometries_reference import check_read, some_data, write
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import exchange
+from dask_zv.write import exchange
 
 icechunk = pytest.importorskip("icechunk")
 

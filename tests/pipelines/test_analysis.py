@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
 import dask_zv as dzv
-from dask_zv.pipelines.analysis.mapping import map_chunks, map_objects
+from dask_zv.analysis.mapping import map_chunks, map_objects
 from dask_zv.xarray_backend import analysis
 
 DATA = Path(__file__).parents[1] / "data"

@@ -17,7 +17,7 @@ import pytest
 from points_reference import files
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import exchange
+from dask_zv.write import exchange
 
 N = 60
 RNG = np.random.default_rng(0)

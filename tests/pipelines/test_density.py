@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
 import dask_zv as dzv
-from dask_zv.pipelines.analysis import chunks as planning
-from dask_zv.pipelines.analysis.density import density
+from dask_zv.analysis import chunks as planning
+from dask_zv.analysis.density import density
 from dask_zv.xarray_backend import analysis
 
 DATA = Path(__file__).parents[1] / "data"

@@ -33,7 +33,7 @@ from plain_grid import PlainLevel, decode, reading_key
 from points_reference import assert_same, chunk_of
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import exchange, inputs, link_input, link_join
+from dask_zv.write import exchange, inputs, link_input, link_join
 
 EDGES = [0.1, 0.3, 0.7, 1.0, 1 / 3, 2.5, 10.0, 1e-3, 1e5]
 """Chunk edges: several have no exact binary form, so that the chunk of a vertex on a boundary is a matter of rounding."""

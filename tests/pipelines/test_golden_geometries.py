@@ -83,8 +83,8 @@ def test_whole_levels(golden, scheduler):
 
 def test_in_blocks(golden, monkeypatch):
     """One chunk to a block: edges, parents, paths and shared rows are put together from many parts."""
-    monkeypatch.setattr("dask_zv.pipelines.reading.levels._BLOCK_CHUNKS", 1)
-    monkeypatch.setattr("dask_zv.pipelines.reading.levels._PACKED_BLOCK_CHUNKS", 1)
+    monkeypatch.setattr("dask_zv.read.levels._BLOCK_CHUNKS", 1)
+    monkeypatch.setattr("dask_zv.read.levels._PACKED_BLOCK_CHUNKS", 1)
     level = golden.store.level(0)
     delayed = level.read(order="chunk", compute=False)
     beside = level.source.schema.has_objects  # what is known of objects is read meanwhile
@@ -257,7 +257,7 @@ def test_chunks_that_are_none(golden):
 
 @pytest.mark.parametrize("name", ["golden_0.9/skeleton", "golden_0.9/graph", "golden_0.9/polylines", "golden_0.7/skeleton"])
 def test_boxes_in_blocks_and_lazily(name, monkeypatch):
-    monkeypatch.setattr("dask_zv.pipelines.reading.levels._BLOCK_CHUNKS", 1)
+    monkeypatch.setattr("dask_zv.read.levels._BLOCK_CHUNKS", 1)
     golden = Golden(name)
     level = golden.store.level(0)
     box = boxes_of(golden.positions)[1]

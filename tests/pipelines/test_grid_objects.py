@@ -15,21 +15,22 @@ from zarr.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore, ZipStore
 
 import dask_zv as dzv
-from dask_zv.batch.graph import GraphBuilder
-from dask_zv.batch.tasks import BlockResult, Place
 from dask_zv.format.manifests import encode_manifest
 from dask_zv.geometry.encoding import Fragments
 from dask_zv.geometry.places import BlockExtra
 from dask_zv.geometry.schema import PointSchema
-from dask_zv.pipelines.source.level_io import MANIFESTS_CRC32C, LevelSource
-from dask_zv.pipelines.source.objects_index import ObjectIndex, fragment_owners, read_groups, read_object_attributes
-from dask_zv.pipelines.writing import manifests
-from dask_zv.pipelines.writing.object_plan import expand_ranges, rows_of_ranges
-from dask_zv.pipelines.writing.scan import id_ranges
+from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.tasks import BlockResult, Place
+from dask_zv.level.object_index import ObjectIndex, fragment_owners
+from dask_zv.level.object_values import read_groups, read_object_attributes
+from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import merge_attributes
 from dask_zv.storage.targets import resolve_target
+from dask_zv.write import manifests
+from dask_zv.write.object_plan import expand_ranges, rows_of_ranges
+from dask_zv.write.scan import id_ranges
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_0.9"
 TRUTHS = {f.name.removesuffix(".expected.npz"): f for f in GOLDEN.glob("*.expected.npz")}

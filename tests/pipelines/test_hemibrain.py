@@ -16,9 +16,9 @@ import pytest
 from hemibrain import NEURONS, Table, area, cable, frame_of, frame_of_faces, meshes, skeletons, synapses
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import exchange
-from dask_zv.pipelines.writing import inputs as cutting
-from dask_zv.pipelines.writing import link_input as cutting_links
+from dask_zv.write import exchange
+from dask_zv.write import inputs as cutting
+from dask_zv.write import link_input as cutting_links
 
 CHUNK = (700, 700, 700)  # voxels; the neurons are some 20,000 x 26,000 x 18,000
 PACKED = (16, 16, 16)

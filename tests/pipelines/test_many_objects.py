@@ -14,7 +14,7 @@ from counting_store import CountingStore
 from zarr.storage import MemoryStore
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import manifests
+from dask_zv.write import manifests
 from many_objects import lazily, paths
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "many_objects.py"

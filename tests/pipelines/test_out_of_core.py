@@ -18,7 +18,7 @@ import pytest
 from points_reference import CATALOG, assert_same, files, reading_order, stored
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import exchange
+from dask_zv.write import exchange
 
 LIMIT_MB = 384
 ROW_BYTES = 12 + 8 + 8

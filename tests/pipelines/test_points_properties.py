@@ -16,7 +16,7 @@ from layouts import LAYOUTS
 from points_reference import assert_same, chunk_counts, chunk_of, in_box, object_order, reading_order
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import exchange, inputs
+from dask_zv.write import exchange, inputs
 
 EDGES = [0.1, 0.3, 0.7, 1.0, 1 / 3, 2.5, 10.0, 1e-3, 1e5]
 """Chunk edges: several have no exact binary form, so that chunk and bin of a point on a boundary are a matter of rounding."""

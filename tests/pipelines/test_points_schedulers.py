@@ -12,8 +12,8 @@ from layouts import in_both_layouts
 from points_reference import CATALOG, assert_same, files, reading_order, stored
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import exchange
-from dask_zv.pipelines.writing import inputs as cutting
+from dask_zv.write import exchange
+from dask_zv.write import inputs as cutting
 
 CHUNK = (25.0, 25.0, 25.0)
 PARTS = 8

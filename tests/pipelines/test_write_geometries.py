@@ -33,7 +33,7 @@ from plain_grid import decode
 from points_reference import assert_same, directories, files, stored
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import exchange, inputs, link_input
+from dask_zv.write import exchange, inputs, link_input
 
 CHUNK = (10.0, 10.0, 10.0)
 N = 120

@@ -29,7 +29,7 @@ from points_reference import (
 )
 
 import dask_zv as dzv
-from dask_zv.pipelines.source.columns import LevelRows
+from dask_zv.read.columns import LevelRows
 
 N = 400
 CHUNK = (25.0, 20.0, 40.0)

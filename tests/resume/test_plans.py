@@ -15,7 +15,7 @@ import pytest
 from points_reference import files, stored
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import exchange
+from dask_zv.write import exchange
 
 N = 3000
 CHUNK = (25.0, 25.0, 25.0)

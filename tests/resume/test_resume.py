@@ -12,7 +12,7 @@ import pytest
 from points_reference import CATALOG, files, stored
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import exchange
+from dask_zv.write import exchange
 
 N = 4000
 CHUNK = (20.0, 20.0, 20.0)
@@ -70,7 +70,7 @@ def given(name, seed=0):
 @pytest.fixture
 def interrupt(monkeypatch):
     """Return a function that makes the n-th block from now on fail before it is stored; with None none does."""
-    from dask_zv.batch import graph
+    from dask_zv.graph import builder as graph
 
     state = {"left": None, "stored": []}
     store = graph.store_block
@@ -368,7 +368,7 @@ def test_small_writes_keep_no_journal_unasked(tmp_path, interrupt):
 
 
 def test_large_writes_keep_one_unasked(tmp_path, interrupt, monkeypatch):
-    from dask_zv.pipelines.writing import write as module
+    from dask_zv.write import write as module
 
     monkeypatch.setattr(module, "_JOURNAL_BYTES", 1000)
     geometry, write, arguments = given("points")

@@ -17,7 +17,7 @@ import pytest
 from points_reference import files, stored
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import exchange, level_metadata
+from dask_zv.write import exchange, level_metadata
 
 N = 4000
 CHUNK = (20.0, 20.0, 20.0)
@@ -46,7 +46,7 @@ def comparable(target):
 @pytest.fixture
 def graphs(monkeypatch):
     """Return a list that grows with the number of tasks of each graph that is computed."""
-    from dask_zv.pipelines.writing import running
+    from dask_zv.write import running
 
     sizes = []
 
@@ -87,7 +87,7 @@ def test_waves_of_links(tmp_path):
 
 
 def test_waves_that_were_interrupted(graphs, tmp_path, monkeypatch):
-    from dask_zv.batch import graph
+    from dask_zv.graph import builder as graph
 
     store, left = graph.store_block, [6]
 
@@ -175,7 +175,7 @@ def test_progress_in_a_notebook(monkeypatch, tmp_path):
     import sys as system
     import types
 
-    from dask_zv.batch import progress
+    from dask_zv.graph import progress
 
     shown = []
     handle = types.SimpleNamespace(update=shown.append)
@@ -268,7 +268,7 @@ def test_blocks_are_balanced_by_rows(tmp_path):
 @pytest.mark.parametrize("layout", ["grid", "per_chunk"])
 def test_shards_are_sized_by_the_densest_region(layout, tmp_path, monkeypatch):
     """The dense corner of a sparse level does not become one huge object."""
-    import dask_zv.pipelines.stores.creation as creation
+    import dask_zv.level.create as creation
 
     monkeypatch.setattr(creation, "FEW_CHUNKS", 10)
     monkeypatch.setattr(level_metadata, "FEW_CHUNKS", 10)
@@ -296,8 +296,8 @@ def test_a_chunk_larger_than_a_block_says_so(tmp_path, monkeypatch):
 
 def test_blocks_fit_the_workers(tmp_path, monkeypatch, use_scheduler):
     """Workers with little memory get smaller blocks; the stored bytes are the same."""
-    from dask_zv.batch import run
-    from dask_zv.pipelines.writing import write
+    from dask_zv.graph import run
+    from dask_zv.write import write
 
     with use_scheduler("distributed") as client:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()

@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from zarr.storage import FsspecStore
 
 import dask_zv as dzv
-from dask_zv.batch import grid_tasks
+from dask_zv.graph import grid_tasks
 from dask_zv.storage import grid_single, locks
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import LOCK_NAME, commit_lock

@@ -15,7 +15,7 @@ from zarr.storage import MemoryStore
 
 import dask_zv as dzv
 from dask_zv.errors import InputError
-from dask_zv.xarray_backend.plotting import Plot, choose_level, detail, plot_tree
+from dask_zv.viz import Plot, choose_level, detail, plot_tree
 
 mpl.use("Agg")
 

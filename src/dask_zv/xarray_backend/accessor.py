@@ -18,8 +18,8 @@ from dask_zv.xarray_backend.spatial import chunk_variables
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
-    from dask_zv.batch.receipts import Report
-    from dask_zv.xarray_backend.plotting import Plot
+    from dask_zv.graph.receipts import Report
+    from dask_zv.viz import Plot
 
 __all__ = ["ObjectGetter", "ZVDatasetAccessor"]
 
@@ -219,12 +219,12 @@ class ZVDatasetAccessor(Exports):
     @property
     def plot(self) -> Plot:
         """Pictures, with matplotlib: call it, or its methods points, lines, mesh, projections and chunks."""
-        from dask_zv.xarray_backend.plotting import Plot
+        from dask_zv.viz import Plot
 
         return Plot(self._found[0])  # vertices of objects that are not there are grey
 
     def _repr_html_(self) -> str:
-        from dask_zv.pipelines.stores.html import level_summary_html
+        from dask_zv.store.html import level_summary_html
 
         try:
             level = selection.where_from(self._ds)[0]

@@ -11,14 +11,14 @@ import xarray as xr
 from dask.delayed import Delayed
 from numpy.typing import NDArray
 
+from dask_zv.analysis.density_plan import Density, plan_density
+from dask_zv.analysis.map_plan import MappedChunks, MappedObjects, MapPlan, plan_map_chunks, plan_map_objects
+from dask_zv.analysis.objects import objects_of_rows
+from dask_zv.analysis.results import VALUE
+from dask_zv.analysis.row_numbers import looked_up
 from dask_zv.errors import InputError
-from dask_zv.pipelines.analysis.density_plan import Density, plan_density
-from dask_zv.pipelines.analysis.map_plan import MappedChunks, MappedObjects, MapPlan, plan_map_chunks, plan_map_objects
-from dask_zv.pipelines.analysis.objects import objects_of_rows
-from dask_zv.pipelines.analysis.results import VALUE
-from dask_zv.pipelines.analysis.row_numbers import looked_up
-from dask_zv.pipelines.source.objects_index import chosen_ids
-from dask_zv.pipelines.stores.level import Level
+from dask_zv.level.object_index import chosen_ids
+from dask_zv.store.level import Level
 from dask_zv.xarray_backend.conventions import axis_attrs
 
 __all__ = ["density", "map_chunks", "map_objects"]
@@ -102,7 +102,7 @@ def map_chunks(
 ) -> xr.Dataset | xr.DataArray | Delayed:
     """Call a function for every chunk that holds a vertex of a selection.
 
-    Parameters are those of :func:`dask_zv.pipelines.analysis.mapping.map_chunks`, which says what the function sees.
+    Parameters are those of :func:`dask_zv.analysis.mapping.map_chunks`, which says what the function sees.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def map_objects(
     rows_per_task: int | None = None,
     compute: bool = True,
 ) -> xr.Dataset | xr.DataArray | Delayed:
-    """Call a function for every object as a whole; see :func:`dask_zv.pipelines.analysis.mapping.map_objects`.
+    """Call a function for every object as a whole; see :func:`dask_zv.analysis.mapping.map_objects`.
 
     With `rows`, these are the objects that have a vertex among them: as a whole, not only those vertices.
 
@@ -193,7 +193,7 @@ def density(
     objects: Any = None,
     compute: bool = True,
 ) -> xr.DataArray:
-    """Count vertices, or add up a column of theirs, on a regular grid; see :func:`dask_zv.pipelines.analysis.density.density`.
+    """Count vertices, or add up a column of theirs, on a regular grid; see :func:`dask_zv.analysis.density.density`.
 
     Returns
     -------

@@ -15,8 +15,8 @@ import xarray as xr
 from dask_zv.errors import InputError
 from dask_zv.format.axes import Axis
 from dask_zv.geometry.schema import AttributeSchema
-from dask_zv.pipelines.source.link_source import LinkSource
-from dask_zv.pipelines.stores.level import Level
+from dask_zv.level.link_source import LinkSource
+from dask_zv.store.level import Level
 
 __all__ = [
     "CONTAINER",

@@ -10,8 +10,8 @@ import xarray as xr
 from xarray.backends import BackendEntrypoint
 
 from dask_zv.errors import InputError
-from dask_zv.pipelines.stores.store import Level, Store
-from dask_zv.pipelines.stores.store import open as open_store
+from dask_zv.store.store import Level, Store
+from dask_zv.store.store import open as open_store
 from dask_zv.xarray_backend.objects import objects_dataset
 from dask_zv.xarray_backend.spatial import spatial_dataset
 

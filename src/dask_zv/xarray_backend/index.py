@@ -18,8 +18,8 @@ from xarray import IndexSelResult, IndexVariable, Variable
 from xarray.indexes import Index, PandasIndex
 
 from dask_zv.errors import escaped
-from dask_zv.pipelines.source.columns import LevelRows, rows_in
-from dask_zv.pipelines.source.edge_rows import EdgeRows
+from dask_zv.read.columns import LevelRows, rows_in
+from dask_zv.read.edge_rows import EdgeRows
 from dask_zv.xarray_backend.arrays import lazy_variable
 
 __all__ = ["AxisIndex", "RowIndex", "Rows", "position_label", "select_rows"]

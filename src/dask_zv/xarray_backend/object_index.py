@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xarray import DataArray, IndexSelResult, IndexVariable, Variable
 from xarray.indexes import Index, PandasIndex
 
-from dask_zv.pipelines.reading.object_rows import ObjectRows
+from dask_zv.read.object_rows import ObjectRows
 
 __all__ = ["ObjectIdIndex"]
 

@@ -11,12 +11,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.pipelines.reading.object_rows import PARENT, ObjectRows
-from dask_zv.pipelines.source.columns import LevelRows
-from dask_zv.pipelines.source.object_columns import GROUPS, ObjectColumns, array_state, object_fields
-from dask_zv.pipelines.source.object_lengths import object_lengths
-from dask_zv.pipelines.source.objects_index import read_groups
-from dask_zv.pipelines.stores.level import Level
+from dask_zv.level.object_values import read_groups
+from dask_zv.read.columns import LevelRows
+from dask_zv.read.object_columns import GROUPS, ObjectColumns, array_state, object_fields
+from dask_zv.read.object_lengths import object_lengths
+from dask_zv.read.object_rows import PARENT, ObjectRows
+from dask_zv.store.level import Level
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import lazy_variable
 from dask_zv.xarray_backend.object_index import ObjectIdIndex

@@ -13,13 +13,14 @@ from dask_zv.errors import InputError, NotFoundError
 from dask_zv.format.groups import GROUP_NAMES
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import take_ranges
-from dask_zv.pipelines.source.chunk_boxes import check_some_boxes
-from dask_zv.pipelines.source.columns import OBJECT_ID, LevelRows, PlacesIn, places_in, rows_in
-from dask_zv.pipelines.source.edge_rows import EdgeRows
-from dask_zv.pipelines.source.objects_index import ObjectIndex, chosen_ids, fragment_owners, read_groups
-from dask_zv.pipelines.stores.level import Level
-from dask_zv.pipelines.stores.store import level_of
+from dask_zv.level.chunk_boxes import check_some_boxes
+from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
+from dask_zv.level.object_values import read_groups
+from dask_zv.read.columns import OBJECT_ID, LevelRows, PlacesIn, places_in, rows_in
+from dask_zv.read.edge_rows import EdgeRows
 from dask_zv.spatial.grid import Box, as_box, stored_box
+from dask_zv.store.level import Level
+from dask_zv.store.store import level_of
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import MARK, StatefulVariable, lazy_variable
 from dask_zv.xarray_backend.content import Shape, check_in_step, group_numbers, shape_of

@@ -10,12 +10,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.geometry.schema import AttributeSchema
-from dask_zv.pipelines.source.columns import OBJECT_ID, OBJECT_INDEX, LevelRows
-from dask_zv.pipelines.source.edge_rows import CONNECTIVITY, EdgeRows, ParentRows, count_links
-from dask_zv.pipelines.source.link_source import LinkSource
-from dask_zv.pipelines.source.object_columns import ObjectColumns, object_fields
-from dask_zv.pipelines.source.object_lengths import object_ids
-from dask_zv.pipelines.stores.level import Level
+from dask_zv.level.link_source import LinkSource
+from dask_zv.read.columns import OBJECT_ID, OBJECT_INDEX, LevelRows
+from dask_zv.read.edge_rows import CONNECTIVITY, EdgeRows, ParentRows, count_links
+from dask_zv.read.object_columns import ObjectColumns, object_fields
+from dask_zv.read.object_lengths import object_ids
+from dask_zv.store.level import Level
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import lazy_variable
 from dask_zv.xarray_backend.index import AxisIndex, RowIndex

@@ -11,19 +11,19 @@ import numpy as np
 import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 
-from dask_zv.batch.arrays import refuse_expressions
-from dask_zv.batch.tasks import Place
 from dask_zv.errors import InputError
-from dask_zv.pipelines.source.objects_index import read_groups
-from dask_zv.pipelines.stores.creation import create
-from dask_zv.pipelines.stores.store import read_headers
-from dask_zv.pipelines.writing.containers import attrs_of, with_attrs
-from dask_zv.pipelines.writing.graphs import write_graph, write_meshes
-from dask_zv.pipelines.writing.level_metadata import EACH_AXIS
-from dask_zv.pipelines.writing.points import write_points
-from dask_zv.pipelines.writing.polylines import write_lines, write_polylines
-from dask_zv.pipelines.writing.skeletons import write_skeletons
+from dask_zv.graph.arrays import refuse_expressions
+from dask_zv.graph.tasks import Place
+from dask_zv.level.object_values import read_groups
 from dask_zv.storage.targets import resolve_target
+from dask_zv.store.create import create
+from dask_zv.level.contents import read_headers
+from dask_zv.write.containers import attrs_of, with_attrs
+from dask_zv.write.graphs import write_graph, write_meshes
+from dask_zv.write.level_metadata import EACH_AXIS
+from dask_zv.write.points import write_points
+from dask_zv.write.polylines import write_lines, write_polylines
+from dask_zv.write.skeletons import write_skeletons
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import Shape, check_in_step, group_numbers, shape_of, vertex_numbers
 from dask_zv.xarray_backend.object_index import ObjectIdIndex
@@ -32,7 +32,7 @@ from dask_zv.xarray_backend.selection import row_index
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
-    from dask_zv.batch.receipts import Report
+    from dask_zv.graph.receipts import Report
 
 __all__ = ["headers_of", "to_store"]
 

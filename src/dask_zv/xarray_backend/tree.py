@@ -35,7 +35,7 @@ class ZVTreeAccessor:
         InputError
             The tree has no levels, or the box is malformed.
         """
-        from dask_zv.xarray_backend.plotting import choose_level
+        from dask_zv.viz import choose_level
 
         return choose_level(self._tree, bbox, max_vertices)
 
@@ -55,7 +55,7 @@ class ZVTreeAccessor:
         return found
 
     def plot(self, *args: Any, **options: Any) -> Any:
-        """Draw the level that a screen can show; see :func:`dask_zv.xarray_backend.plotting.plot_tree`."""
-        from dask_zv.xarray_backend.plotting import plot_tree
+        """Draw the level that a screen can show; see :func:`dask_zv.viz.plot_tree`."""
+        from dask_zv.viz import plot_tree
 
         return plot_tree(self._tree, *args, **options)

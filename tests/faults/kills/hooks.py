@@ -82,9 +82,9 @@ def install() -> None:
     if _installed:
         return
     _installed.append(True)
-    from dask_zv.batch import graph
-    from dask_zv.pipelines.writing import exchange, scan
+    from dask_zv.graph import builder as graph
     from dask_zv.storage import local
+    from dask_zv.write import exchange, scan
 
     def told(module: Any, name: str, kind: str) -> None:
         inner = getattr(module, name)

@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 
 import dask_zv as dzv
-from dask_zv.pipelines.writing import exchange
+from dask_zv.write import exchange
 
 __all__ = ["CASES", "Case", "create", "small_blocks", "write_arguments"]
 

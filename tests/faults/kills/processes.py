@@ -17,7 +17,7 @@ from kills import hooks
 
 __all__ = ["Cluster", "end", "start"]
 
-_MODULES = ["kills.programs", "distributed", "dask.array", "dask_zv.pipelines.writing.points"]
+_MODULES = ["kills.programs", "distributed", "dask.array", "dask_zv.write.points"]
 
 
 def start(function: Callable[..., None], *args: Any, **more: Any) -> Any:

@@ -1,0 +1,247 @@
+"""Blocks of whole objects: planned by their numbers of vertices, read by a task that finds their chunks itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.analysis.chunks import BLOCK_BYTES, rows_limit
+from dask_zv.analysis.cutting import runs_of
+from dask_zv.analysis.row_numbers import number_rows
+from dask_zv.errors import FormatError, InputError
+from dask_zv.format.keys import coords_to_keys
+from dask_zv.geometry.result import Geometry
+from dask_zv.level.contents import LevelContents
+from dask_zv.level.find import chunk_table
+from dask_zv.level.link_source import FoundLinks
+from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
+from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
+from dask_zv.read.block import BlockPlan, Wanted, read_block
+from dask_zv.read.columns import LevelRows
+from dask_zv.read.levels import LINKED, choose_attributes
+from dask_zv.read.link_reading import CellPlan, plan_cells
+from dask_zv.read.object_lengths import object_lengths
+from dask_zv.read.objects import Here, ReadObjects
+from dask_zv.read.result import Finish
+from dask_zv.spatial.morton import morton_order
+from dask_zv.storage.catalog import Catalog
+
+__all__ = ["ObjectBlocks", "ObjectReader", "objects_of_rows", "plan_object_blocks"]
+
+_BLOCK_OBJECTS = 1 << 16
+_SLICE = 1 << 14
+_READ_CHUNKS = 1024
+
+
+@dataclass(eq=False)
+class ObjectReader:
+    """What tasks know of the level; what they find out about it is kept while it is used, and does not travel.
+
+    Attributes
+    ----------
+    source : LevelSource
+    wanted : Wanted
+    links : FoundLinks, optional
+    table : ChunkTable, optional
+        The level's chunks, where no catalog tells them.
+    chunked : bool
+        Skeletons of one path a fragment.
+    offset : tuple of float, optional
+        To be added to all positions.
+    """
+
+    source: LevelSource
+    wanted: Wanted
+    links: FoundLinks | None = None
+    table: ChunkTable | None = None
+    chunked: bool = False
+    offset: tuple[float, ...] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ObjectReader, (self.source, self.wanted, self.links, self.table, self.chunked, self.offset)
+
+    @cached_property
+    def level(self) -> Catalog:
+        """All chunks of the level."""
+        table = self.table or chunk_table(self.source, level_blobs(self.source).catalog)
+        return Catalog(table.coords, table.rows, {})
+
+    @cached_property
+    def index(self) -> ObjectIndex:
+        """The manifests."""
+        return ObjectIndex(self.source)
+
+    def read(self, ids: NDArray[np.int64]) -> Geometry:
+        """Return some objects as a whole, in the order of their ids.
+
+        Parameters
+        ----------
+        ids : ndarray of int64, shape (n,)
+            Ascending.
+
+        Raises
+        ------
+        FormatError, StoreError
+            A part of an object is missing or damaged.
+        """
+        source, wanted = self.source, self.wanted
+        chosen = self.index.select(ids)
+        coords = chosen.distinct_chunks
+        numbers = self.level.find(coords)
+        if (numbers < 0).any():
+            raise FormatError(
+                "a manifest names a chunk that the level does not have",
+                store=source.where(), array="object_index", chunk=coords_to_keys(coords[numbers < 0][:1])[0],
+            )  # fmt: skip
+        mask: NDArray[np.bool_] | None = None
+        others: CellPlan | None = None
+        if self.links is not None:
+            catalog = level_blobs(source).catalog
+            mask, others = plan_cells(self.links, catalog, self.level, numbers, source.where(), incident=False)
+        parts = []
+        sizes = self.level.rows[numbers] * source.schema.row_bytes
+        for start, stop in runs_of(sizes, BLOCK_BYTES, _READ_CHUNKS):
+            part = coords[start:stop]
+            plan = BlockPlan(
+                source,
+                part,
+                np.ones(len(part), bool),
+                chosen.within(part),
+                None if mask is None else np.packbits(mask[:, start:stop]),
+                None if start else others,
+            )
+            parts.append(read_block(plan, wanted))  # keeps the rows of these objects, not of the whole chunks
+        about = ReadObjects(source, coords, True, chosen, ids, True, True, Here(self.index))()
+        crossing = self.links is not None and self.links.source.crossing is not None
+        every = self.level.coords if crossing else None
+        return Finish(source, wanted, coords, False, False, every, self.chunked, self.offset)(parts, about)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObjectBlocks:
+    """The plan of some objects.
+
+    Attributes
+    ----------
+    reader : ObjectReader
+    blocks : list of ndarray of int64
+        Ids of each block, ascending in it.
+    ids, lengths : ndarray of int64, shape (O,)
+        The objects, ascending, and their vertices.
+    """
+
+    reader: ObjectReader
+    blocks: list[NDArray[np.int64]]
+    ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+def plan_object_blocks(
+    level: LevelContents,
+    *,
+    objects: Any = None,
+    attributes: Sequence[str] | None = None,
+    rows_per_task: int | None = None,
+    by_id: bool = False,
+) -> ObjectBlocks:
+    """Plan the reading of whole objects.
+
+    Parameters
+    ----------
+    level : Level
+    objects, attributes
+        As of :meth:`Level.read`.
+    rows_per_task : int, optional
+    by_id : bool
+        Blocks ascend by id. Else objects that lie near each other are in one block, so that few blocks read the same chunk.
+
+    Raises
+    ------
+    InputError
+        The level has no objects, or no such attribute.
+    NotFoundError
+        No such object.
+    """
+    source = level.source
+    if not source.schema.has_objects:
+        raise InputError(f"{level.url} has no objects: map_chunks maps over its chunks")
+    links = level.found_links(0) if level.kind in LINKED else None
+    vertex, of_links = choose_attributes(level, attributes, links)
+    found = object_lengths(source, level.chunks, level.index)
+    ids, lengths = found.ids, found.lengths
+    if objects is not None:
+        wanted_ids = chosen_ids(objects)
+        level.index.rows(wanted_ids)  # says which of them there aren't
+        lengths = lengths[np.searchsorted(ids, wanted_ids)]
+        ids = wanted_ids
+    wanted = Wanted(
+        vertex,
+        by_object=True,
+        trees=level.has_implied_edges,
+        parents=level.kind == "skeleton" and not level.has_implied_edges,
+        links=None if links is None else links.source,
+        link_attributes=of_links,
+    )
+    table = None if source.catalogued else level.chunks
+    reader = ObjectReader(source, wanted, links, table, level.is_chunked_skeleton, level.offset)
+    reader.level, reader.index = level.lookup, level.index
+    row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize + sum(a.row_bytes for a in vertex) + 8
+    limit = rows_limit(rows_per_task, row_bytes)
+    runs = runs_of(lengths, limit, _BLOCK_OBJECTS)
+    if by_id or len(runs) < 2:
+        return ObjectBlocks(reader, [ids[a:b] for a, b in runs], ids, lengths)
+    order = _along_curve(level.index, ids, source.rank, every=objects is None)
+    blocks = [np.sort(ids[order[a:b]]) for a, b in runs_of(lengths[order], limit, _BLOCK_OBJECTS)]
+    return ObjectBlocks(reader, blocks, ids, lengths)
+
+
+def _along_curve(index: ObjectIndex, ids: NDArray[np.int64], rank: int, *, every: bool) -> NDArray[np.intp]:
+    """Return an order of objects in which neighbours lie near each other: that of the chunks in the middle of their paths."""
+    middle = np.zeros((len(ids), rank), np.int64)
+    some = (index.select(ids[a : a + _SLICE]) for a in range(0, len(ids), _SLICE))
+    for table in index.slices() if every else some:
+        starts = np.flatnonzero(np.r_[True, table.objects[1:] != table.objects[:-1]][: len(table.objects)])
+        counts = np.diff(np.r_[starts, len(table.objects)])
+        middle[np.searchsorted(ids, table.objects[starts])] = table.chunks[starts + counts // 2]
+    return morton_order(middle)
+
+
+def objects_of_rows(level: LevelContents, rows: slice | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the objects that have a vertex among some rows (numbers in reading order), ascending.
+
+    Fragments and manifests are read of the chunks that the rows are in, no positions.
+
+    Raises
+    ------
+    InputError
+        The level has no objects, or rows are out of range.
+    FormatError
+        Fragments or manifests are damaged.
+    """
+    if not level.source.schema.has_objects:
+        raise InputError(f"{level.url} has no objects: map_chunks maps over its chunks")
+    table = level.chunks
+    wanted = number_rows(rows, table.rows)
+    chunks = np.flatnonzero(wanted.counts)
+    coords = table.coords[chunks]
+    owners = fragment_owners(level.source, coords_to_keys(coords), level.index)
+    found: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    columns = LevelRows(level.source, table)
+    for start in range(0, len(chunks), _READ_CHUNKS):
+        some = chunks[start : start + _READ_CHUNKS]
+        counts = columns.fragment_rows(some)
+        named = [
+            np.unique(np.searchsorted(np.cumsum(c), wanted.of_chunk(i) - wanted.offsets[i], side="right"))
+            for i, c in zip(some.tolist(), counts, strict=True)
+        ]
+        entries, chunk = owners.in_chunks(table.coords[some])
+        span = int(owners.fragments.max(initial=0)) + 1
+        there = np.concatenate([i * span + n[n < span] for i, n in enumerate(named)])
+        mine = np.isin(chunk * span + owners.fragments[entries], there)
+        found.append(np.unique(owners.objects[entries[mine]]))
+    return np.unique(np.concatenate(found))

@@ -1,0 +1,338 @@
+"""What tasks carry: where a batch writes, how a block is stored, what the commit does; and payloads in one form."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from dask_zv.errors import InputError, PlanError
+from dask_zv.format.keys import check_chunk_key
+from dask_zv.graph.receipts import BlockTime, Receipt, Report
+from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid_commit import GridPlan
+from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.layouts import Layout, open_blobs
+from dask_zv.storage.locks import commit_lock
+from dask_zv.storage.nodes import as_bytes, check_array_name
+from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.per_chunk import PerChunk
+
+__all__ = [
+    "Address",
+    "BlockResult",
+    "BlockSpec",
+    "CommitSpec",
+    "EncodedBlock",
+    "Place",
+    "keys_digest",
+    "make_report",
+    "normal_path",
+    "normalise",
+    "root_lock",
+]
+
+_COUNTED = ("links_family", "link_attribute_family")
+"""What groups are called whose attributes count the links below them."""
+
+Address = tuple[str, str]
+"""(array, chunk key)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The group that a batch writes to, and the layout of its arrays."""
+
+    handle: StoreHandle
+    prefix: str
+    layout: Layout = "per_chunk"
+
+    def open(self) -> PerChunk | GridArrays:
+        """Return the group's blobs, through this process' open store."""
+        return open_blobs(open_objects(self.handle), self.prefix, self.layout)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSpec:
+    """How one task stores its blobs.
+
+    Attributes
+    ----------
+    place : Place
+    declared : str, optional
+        Digest of the addresses that the payload must have.
+    shard_chunks : int, optional
+        Pack the blobs into shards, cut at multiples of this along the Morton curve; None stores every blob on its own.
+    shard_number : int, optional
+        Pack all blobs of an array into this one shard instead.
+    stay_plain : frozenset of address
+        Blobs that another task's shard holds: they go beside it, where they win over it.
+    merge : tuple of (array, shard)
+        Shards of this block that hold other chunks, or may do so by then, which must be kept.
+    superseded : tuple of address
+        Blobs stored as arrays of their own, to be removed once the shard holds them.
+    beside : frozenset of address
+        Members of the shards to merge that another block of the batch stores as arrays of their own: they stay in the
+        shard as they are, and that block's receipt speaks of them.
+    grid : GridPlan, optional
+        The arrays' grids, in layout ``grid``; of the above only `place` and `declared` count there.
+    topic : str
+        Where the block is told of on a cluster, for a progress bar; empty where nobody listens.
+    """
+
+    place: Place
+    declared: str | None = None
+    shard_chunks: int | None = None
+    shard_number: int | None = None
+    stay_plain: frozenset[Address] = frozenset()
+    merge: tuple[tuple[str, int], ...] = ()
+    superseded: tuple[Address, ...] = ()
+    beside: frozenset[Address] = frozenset()
+    grid: GridPlan | None = None
+    topic: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBlock:
+    """A payload of this library's making: bytes (or cells as they are stored) by (array, chunk key).
+
+    It also knows how many vertices each chunk has, and what later tasks want of it.
+
+    Attributes
+    ----------
+    blobs : mapping of (array, chunk key) to bytes
+    rows : mapping of chunk key to vertices in it
+    extra : object
+        Passed on to later tasks.
+    metadata : mapping of array to attributes
+        Of arrays that nobody knew of before the data was encoded.
+    records : mapping of path to int
+        Link records in the blobs, by family: the commit writes their sum.
+    """
+
+    blobs: Mapping[Address, Any]
+    rows: Mapping[str, int] = field(default_factory=dict)
+    extra: Any = None
+    metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    records: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """What a block's task returns: its receipt, when it ran, and what the payload said besides its blobs.
+
+    Attributes
+    ----------
+    receipt : Receipt
+    started, ended : float
+        Seconds since the epoch, on the clock of the machine that stored it.
+    extra, metadata, records
+        See :class:`EncodedBlock`.
+    kind, number : str, int
+        Which block: of "vertices" or of "links".
+    worker : str
+        Address of the worker, or host and process.
+    retries : int
+        Requests to the store that were made again.
+    """
+
+    receipt: Receipt
+    started: float
+    ended: float
+    extra: Any = None
+    metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    records: Mapping[str, int] = field(default_factory=dict)
+    kind: str = ""
+    number: int = -1
+    worker: str = ""
+    retries: int = 0
+
+    def __sizeof__(self) -> int:
+        # what the scheduler's memory management counts
+        return sys.getsizeof(self.extra) + 500
+
+    @classmethod
+    def of(cls, payload: Any, receipt: Receipt, started: float) -> BlockResult:
+        """Return the result of a payload that was stored just now."""
+        if not isinstance(payload, EncodedBlock):
+            return cls(receipt, started, time.time())
+        return cls(receipt, started, time.time(), payload.extra, payload.metadata, payload.records)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitSpec:
+    """What the commit does when all blocks are stored.
+
+    Attributes
+    ----------
+    place : Place
+    metadata : tuple of (path below the place, attributes)
+        Attributes merged into nodes, in this order: what makes data visible comes last.
+    arrays : tuple of str
+        Arrays whose groups must exist.
+    catalog : bool
+        Write the catalog; False where the group already held blobs that no catalog lists: one that is there at the end, made
+        since, is added to.
+    replace : bool
+        The batch is the whole content of its `arrays`: what they held before is removed.
+    remove : tuple of str
+        Nodes to remove.
+    families : tuple of str
+        Groups of chunk arrays whose names only the blocks know; with `replace`, those that no block has stored are removed.
+    report : Report
+        What is known before the run.
+    stamp : str
+        Says which write this is: left beside the catalog, so that the same write, begun again, finds itself done.
+    sweep : bool
+        With `replace`, an earlier run may have died in its commit: what is to be removed is found by listing the arrays.
+    marker : str
+        In layout ``per_chunk``: name of the mark that chunks are being replaced; empty where none is.
+    extends_catalog : bool
+        There was a catalog when the batch was planned: where it is gone at the end, somebody wrote blobs that none lists.
+    grid : GridPlan, optional
+        The arrays' grids, in layout ``grid``.
+    rows : tuple of int, optional
+        Vertices that the scan of the input counted for each block: none may have stored others.
+    first : bool
+        The group held nothing when the batch was planned, in layout ``per_chunk``: what others have stored since is to be in
+        the catalog, too.
+    root : mapping
+        Attributes of the store's root (``..``) as they were read: of those in `metadata`, the others are changes.
+    """
+
+    place: Place
+    metadata: tuple[tuple[str, Mapping[str, Any]], ...]
+    arrays: tuple[str, ...]
+    catalog: bool
+    replace: bool
+    remove: tuple[str, ...]
+    report: Report
+    extends_catalog: bool = False
+    grid: GridPlan | None = None
+    families: tuple[str, ...] = ()
+    stamp: str = ""
+    sweep: bool = False
+    marker: str = ""
+    rows: tuple[int, ...] | None = None
+    first: bool = False
+    root: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def mark(self) -> str:
+        """Name of the mark that chunks are being replaced, in either layout; empty where none is."""
+        return self.marker if self.grid is None else self.grid.marker
+
+    def told_by(self, results: Sequence[BlockResult]) -> dict[str, dict[str, Any]]:
+        """Return all attributes by path, in order: those that were known before, and what the blocks found out."""
+        out = {path: dict(attributes) for result in results for path, attributes in result.metadata.items()}
+        for path, attributes in self.metadata:
+            out[path] = {**out.pop(path, {}), **attributes}  # in their order, what makes data visible last
+        counted = {p for result in results for p in result.records}
+        if self.replace:  # where no links came, none are left: the count of those before would stay
+            counted |= {p for p, attributes in self.metadata if attributes.get("zv_array") in _COUNTED}
+        for path in sorted(counted):
+            count = sum(result.records.get(path, 0) for result in results)
+            keys = ("num_links", "num_physical_records") if path.startswith("links/") else ("num_links",)
+            out.setdefault(path, {}).update(dict.fromkeys(keys, count))
+        if self.rows is not None:
+            rows = sum(self.stored_rows(results).values())
+            out[""]["zarr_vectors_level"] = {**out[""]["zarr_vectors_level"], "vertex_count": rows}
+        return out
+
+    def stored_rows(self, results: Sequence[BlockResult]) -> dict[int, int]:
+        """Return the vertices that each block's receipt tells of.
+
+        Raises
+        ------
+        InputError
+            They are not as many as the scan of the input counted.
+        """
+        found = {r.number: int(r.receipt.rows[r.receipt.rows > 0].sum()) for r in results if r.kind == "vertices"}
+        for number, wanted in enumerate(self.rows or ()):
+            if found.get(number, 0) != wanted:
+                raise InputError(
+                    f"block {number} has stored {found.get(number, 0):,} vertices, the scan of the input counted {wanted:,}: "
+                    "the input is not the same whenever it is read; persist() it, or seed it, and write again",
+                    store=self.place.handle.url, array=self.place.prefix,
+                )  # fmt: skip
+        return found
+
+
+def keys_digest(addresses: Iterable[Address]) -> str:
+    """Return a short digest of a set of addresses."""
+    text = "\n".join(sorted([f"{array}\t{key}" for array, key in addresses]))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def normalise(payload: Any, spec: BlockSpec) -> tuple[dict[Address, bytes], Mapping[str, int]]:
+    """Return a payload as ``{(array, chunk key): bytes}`` with the rows of its chunks.
+
+    Raises
+    ------
+    PlanError
+        It isn't a mapping, or holds other keys than were declared.
+    """
+    rows: Mapping[str, int] = {}
+    if isinstance(payload, EncodedBlock):  # made by this library
+        return dict(payload.blobs), payload.rows
+    if spec.declared is None and isinstance(payload, list):  # cut by the batch itself, which has checked the names
+        return {(a, k): d if type(d) is bytes else as_bytes(d, join(spec.place.prefix, a), k) for a, k, d in payload}, rows
+    items: Iterable[tuple[Address, Any]]
+    if isinstance(payload, Mapping):
+        items = payload.items()
+    elif isinstance(payload, list) and all(isinstance(item, tuple) and len(item) == 3 for item in payload):
+        items = (((array, key), data) for array, key, data in payload)
+    else:
+        raise PlanError(
+            f"a block must yield {{(array, chunk_key): bytes}}, not {type(payload).__name__}",
+            store=spec.place.handle.url, array=spec.place.prefix,
+        )  # fmt: skip
+    blobs: dict[Address, bytes] = {}
+    for address, data in items:
+        if not (isinstance(address, tuple) and len(address) == 2):
+            raise PlanError(f"a block's key is (array, chunk_key), not {address!r}", store=spec.place.handle.url)
+        array, key = check_array_name(address[0]), check_chunk_key(address[1])
+        blobs[array, key] = data if type(data) is bytes else as_bytes(data, join(spec.place.prefix, array), key)
+    if spec.declared is not None and keys_digest(blobs) != spec.declared:
+        shown = ", ".join(map(repr, sorted(blobs)[:3]))
+        raise PlanError(
+            f"a block yielded other keys than it declared ({len(blobs)} of them: {shown}, …): declare what the task yields, "
+            "nothing of this block was stored",
+            store=spec.place.handle.url, array=spec.place.prefix,
+        )  # fmt: skip
+    return blobs, rows
+
+
+def make_report(spec: CommitSpec, total: Receipt, results: Sequence[BlockResult], started: float) -> Report:
+    """Return the report of a commit that began at `started`."""
+    known = spec.report
+    rows = int(total.rows.sum()) if len(total.rows) and (total.rows >= 0).all() else known.rows
+    if spec.rows is not None:
+        rows = sum(spec.stored_rows(results).values())
+    counts = {name: int((c.nbytes >= 0).sum()) for name, c in total.arrays.items()}
+    for array, _ in total.literals:
+        counts[array] = counts.get(array, 0) + 1
+    starts = [r.started for r in results] or [started]
+    return Report(
+        rows, len(total.coords), known.objects, total.nbytes, total.stored_objects, len(results),
+        max(time.time() - min(starts), 0.0), known.dropped, dict(sorted(counts.items())),
+        tuple(BlockTime(r.kind, r.number, r.started, r.ended, r.receipt.nbytes, r.worker, r.retries) for r in results),
+    )  # fmt: skip
+
+
+@contextmanager
+def root_lock(objects: Objects, spec: CommitSpec) -> Iterator[None]:
+    """Hold the lock of the store's root where a commit changes its attributes: those of other levels do so, too."""
+    with commit_lock(objects, normal_path(spec.place.prefix, "..")) if spec.root else nullcontext():
+        yield
+
+
+def normal_path(prefix: str, path: str) -> str:
+    """Resolve ``..`` at the start of a path: a level's commit also writes the attributes of the root above it."""
+    while path == ".." or path.startswith("../"):
+        prefix, path = prefix.rpartition("/")[0], path[3:]
+    return join(prefix, path)

@@ -1,0 +1,72 @@
+"""The bodies of the tasks: store a block, commit. Plain functions of plain values; no Dask here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dask_zv.graph.forks import makes_nodes
+from dask_zv.graph.grid_tasks import commit_grid, make_nodes, store_in_grid
+from dask_zv.graph.per_chunk_tasks import by_rank, commit_per_chunk, look_at_blobs, shard_numbers, store_in_per_chunk
+from dask_zv.graph.receipts import Report
+from dask_zv.graph.specs import Address, BlockResult, BlockSpec, CommitSpec, EncodedBlock, Place, keys_digest
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.local import sweep
+from dask_zv.storage.nodes import ensure_groups
+from dask_zv.storage.objects import join
+from dask_zv.storage.replacing import mark
+
+__all__ = [
+    "Address",
+    "BlockResult",
+    "BlockSpec",
+    "CommitSpec",
+    "EncodedBlock",
+    "Place",
+    "by_rank",
+    "commit",
+    "keys_digest",
+    "look_at_blobs",
+    "make_arrays",
+    "prepare",
+    "shard_numbers",
+    "store_block",
+]
+
+
+def store_block(spec: BlockSpec, payload: Any) -> BlockResult:
+    """Store one block's blobs.
+
+    Running it twice stores the same objects with the same bytes.
+    """
+    return store_in_per_chunk(spec, payload) if spec.grid is None else store_in_grid(spec, spec.grid, payload)
+
+
+@makes_nodes
+def make_arrays(spec: BlockSpec, names: Sequence[Sequence[str]]) -> None:
+    """Make the nodes of arrays that only the data told of, in a store that wants them before their chunks."""
+    assert spec.grid is not None
+    arrays = {name for part in names for name in part}
+    known = spec.grid.naming(arrays).specs
+    make_nodes(open_objects(spec.place.handle), spec.place.prefix, {name: known[name] for name in arrays & set(known)})
+
+
+@makes_nodes
+def prepare(spec: CommitSpec) -> None:
+    """Make the nodes that must exist before their chunks (stores with `nodes_first`), or mark what is to be replaced."""
+    objects = open_objects(spec.place.handle)
+    if not objects.nodes_first:
+        if spec.mark:
+            mark(objects, spec.place.prefix, spec.mark)
+        return
+    if spec.grid is not None:
+        make_nodes(objects, spec.place.prefix, spec.grid.specs)
+    else:
+        ensure_groups(objects, [join(spec.place.prefix, a) for a in spec.arrays])
+
+
+def commit(spec: CommitSpec, results: Sequence[BlockResult]) -> Report:
+    """Write the metadata that makes the stored blocks the group's content, and return the report."""
+    report = commit_per_chunk(spec, results) if spec.grid is None else commit_grid(spec, spec.grid, results)
+    sweep(open_objects(spec.place.handle), spec.place.prefix)
+    return report

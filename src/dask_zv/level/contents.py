@@ -1,0 +1,366 @@
+"""What a store and its levels are, as far as their documents and catalogs tell; no blob is read for it.
+
+All work on stores goes by these; :class:`dask_zv.Store` and :class:`dask_zv.Level` add what a user does with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Self
+
+from dask_zv.errors import FormatError, MetadataError, NotFoundError, ZVWarning
+from dask_zv.format.documents import parse_document
+from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.metadata import LevelMetadata, RootMetadata
+from dask_zv.geometry.schema import VERTICES
+from dask_zv.graph.group import Group
+from dask_zv.graph.tasks import Place
+from dask_zv.level.find import chunk_table, find_source
+from dask_zv.level.fragments import has_emptied_fragments
+from dask_zv.level.link_source import FoundLinks, find_links
+from dask_zv.level.object_index import ObjectIndex
+from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
+from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid_defaults import SETTINGS
+from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.layouts import Layout, layout_of
+from dask_zv.storage.nodes import read_document
+from dask_zv.storage.objects import Objects, join, place_url
+from dask_zv.storage.opening import open_root
+
+__all__ = ["SETTINGS", "LevelContents", "StoreContents", "read_headers"]
+
+
+class StoreContents:
+    """The facts of a store.
+
+    Attributes
+    ----------
+    metadata : RootMetadata
+    settings : mapping
+        What `create` was asked for, of stores of ours.
+    check_objects : bool
+        Levels compare every stored object with their catalog when they are first looked at.
+    """
+
+    def __init__(self, handle: StoreHandle, prefix: str, attributes: Mapping[str, Any], *, check_objects: bool = False) -> None:
+        self.check_objects = check_objects
+        self._handle = handle
+        self._prefix = prefix
+        self._load(attributes)
+
+    def _load(self, attributes: Mapping[str, Any]) -> None:
+        if "zarr_vectors" not in attributes:
+            raise MetadataError(
+                f"a Zarr group, but no Zarr Vectors store: its attributes are {sorted(attributes) or 'empty'}",
+                store=self.url,
+            )
+        try:
+            self.metadata = RootMetadata.from_attributes(attributes)
+        except MetadataError as error:
+            raise error.at(store=self.url) from None
+        self._attributes = attributes
+        settings = attributes.get(SETTINGS, {})
+        self.settings: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
+        self._levels: dict[int, Any] = {}
+
+    @classmethod
+    def of(cls, other: StoreContents) -> Self:
+        """Return the same store, as this class."""
+        return cls(other._handle, other._prefix, other._attributes, check_objects=other.check_objects)
+
+    @classmethod
+    def reopened(cls, handle: StoreHandle, prefix: str, check_objects: bool) -> Self:
+        """Return the store at `prefix` as it is now."""
+        attributes = Group._from_handle(handle, prefix).attrs.to_dict()
+        return cls(handle, prefix, attributes, check_objects=check_objects)
+
+    @classmethod
+    def opened(
+        cls, target: object, mode: str = "r", storage_options: Mapping[str, Any] | None = None, *, check_objects: bool = False
+    ) -> Self:
+        """Open what a user names, see :func:`dask_zv.open`."""
+        first: list[bytes | None] = []
+
+        def peek(objects: Objects, prefix: str) -> bytes | None:
+            root, level = objects.get_many([(join(prefix, p), None) for p in (DOCUMENT, f"0/{DOCUMENT}")])
+            first.append(level)
+            return root
+
+        handle, prefix, attributes = open_root(target, mode, storage_options, must_exist=True, peek=peek)
+        store = cls(handle, prefix, attributes, check_objects=check_objects)
+        if first[0] is not None:  # most readers go on with level 0
+            document = parse_document(first[0], join(prefix, "0"), handle.url)
+            store._levels[0] = store._level_type(store, 0, document.get("attributes", {}))
+        if (store.metadata.crs or {}).get("input_space") == "voxmm":
+            warnings.warn(
+                "the positions are in voxel millimetres (crs.input_space is 'voxmm'), not in a scanner's or an atlas' space: "
+                f"transform them before they meet others [{store.url}]",
+                ZVWarning,
+                stacklevel=3,
+            )
+        return store
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).reopened, (self._handle, self._prefix, self.check_objects)
+
+    @property
+    def url(self) -> str:
+        """Where the store is, without secrets."""
+        return place_url(self._handle.url, self._prefix)
+
+    @property
+    def prefix(self) -> str:
+        """Path of the root group inside what :attr:`handle` opens."""
+        return self._prefix
+
+    @property
+    def handle(self) -> StoreHandle:
+        """What tasks carry instead of the open store."""
+        return self._handle
+
+    @property
+    def layout(self) -> Layout:
+        """How its arrays are stored: ``"grid"`` (ZV 0.9) or ``"per_chunk"`` (ZV 0.7)."""
+        return layout_of(self.metadata.generation)
+
+    @property
+    def group(self) -> Group:
+        """The root group."""
+        return Group._from_handle(self._handle, self._prefix, self.layout)
+
+    @property
+    def read_only(self) -> bool:
+        """True where the store was opened for reading."""
+        return open_objects(self._handle).read_only
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes, one for each column of the positions."""
+        return tuple(a.name for a in self.metadata.axes)
+
+    @cached_property
+    def levels(self) -> tuple[int, ...]:
+        """Numbers of the resolution levels; 0 is the finest."""
+        names = open_objects(self._handle).list_dir(self._prefix)
+        return tuple(sorted(int(n) for n in names if n.isascii() and n.isdigit() and len(n) < 10 and str(int(n)) == n))
+
+    @property
+    def headers(self) -> dict[str, dict[str, Any]]:
+        """What the store keeps of the heads of files that its content came from, by the files' format: ``{"trk": {...}}``."""
+        return read_headers(self._handle, self._prefix)
+
+    @property
+    def attribute_specs(self) -> dict[str, dict[str, Any]]:
+        """What the store says of attributes (dtype, unit and so on), by scope ("vertex", "object", "link") and name."""
+        found = self.metadata.extra.get("attribute_specs")
+        return {k: dict(v) for k, v in found.items() if isinstance(v, Mapping)} if isinstance(found, Mapping) else {}
+
+    def level(self, number: int = 0) -> LevelContents:
+        """Return one resolution level.
+
+        Raises
+        ------
+        NotFoundError
+            The store has no such level.
+        """
+        found: LevelContents = self._find_level(number)
+        return found
+
+    @property
+    def _level_type(self) -> type[LevelContents]:
+        return LevelContents
+
+    def _find_level(self, number: int) -> Any:
+        if number not in self._levels:
+            document = read_document(open_objects(self._handle), join(self._prefix, str(number)))
+            if document is None and number not in self.levels:
+                raise NotFoundError(f"no level {number}: the store has the levels {list(self.levels)}", store=self.url)
+            self._levels[number] = self._level_type(self, number, {} if document is None else document.get("attributes", {}))
+        return self._levels[number]
+
+    def reload(self) -> None:
+        """Read the metadata again."""
+        attributes = self.group.attrs.to_dict()
+        self.__dict__.pop("levels", None)
+        self._load(attributes)
+
+
+def read_headers(handle: StoreHandle, prefix: str) -> dict[str, dict[str, Any]]:
+    """Return the headers of the store at `prefix`, see :attr:`StoreContents.headers`."""
+    objects, path = open_objects(handle), join(prefix, "headers")
+    documents = {n: read_document(objects, join(path, n)) for n in objects.list_dir(path) if n != DOCUMENT}
+    return {n: dict(d.get("attributes", {})) for n, d in documents.items() if d is not None}
+
+
+class LevelContents:
+    """The facts of one resolution level.
+
+    Attributes
+    ----------
+    store : StoreContents
+    number : int
+    metadata : LevelMetadata
+    """
+
+    def __init__(self, store: StoreContents, number: int, attributes: Mapping[str, Any]) -> None:
+        self.store = store
+        self.number = number
+        self._attributes = dict(attributes)
+        self._links: dict[int, FoundLinks | None] = {}
+        self._documents: dict[str, Mapping[str, Any] | None] = {}
+        try:
+            self.metadata = LevelMetadata.from_attributes(self._attributes)
+        except MetadataError as error:
+            raise error.at(store=self.url) from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self.store).level, (self.store, self.number)  # what is remembered of it stays in this process
+
+    @property
+    def url(self) -> str:
+        """Where the level is, without secrets."""
+        return join(self.store.url, str(self.number))
+
+    @property
+    def place(self) -> Place:
+        """The level's group as tasks carry it."""
+        return Place(self.store.handle, join(self.store.prefix, str(self.number)), self.store.layout)
+
+    @property
+    def group(self) -> Group:
+        """The level's group."""
+        return Group._from_handle(self.place.handle, self.place.prefix, self.place.layout)
+
+    @cached_property
+    def _found(self) -> tuple[LevelSource, Catalog | None]:
+        state = json.dumps([self.store.metadata.to_attributes(), self._attributes], sort_keys=True, default=str)
+        token = hashlib.sha256(state.encode()).hexdigest()
+        check = self.store.check_objects
+        return find_source(self.place, self.store.metadata, self.metadata, token, check_objects=check, keep=self._documents)
+
+    @property
+    def source(self) -> LevelSource:
+        """What a task needs to read the level."""
+        return self._found[0]
+
+    @cached_property
+    def chunks(self) -> ChunkTable:
+        """The level's chunks and their rows: from the catalog, without one from a document per chunk.
+
+        Raises
+        ------
+        FormatError
+            The level is another tool's, and counts more vertices than it has.
+        """
+        return self._find_chunks()
+
+    def _find_chunks(self) -> ChunkTable:
+        root = self.store.metadata
+        table = chunk_table(self.source, self._found[1], self.metadata.room(root.chunk_shape, root.bounds))
+        have, told = int(table.rows.sum()), self.metadata.vertex_count
+        # some writers never count, edits that empty chunks leave the count; what was in ours the catalog has told
+        foreign = not self.source.catalogued and SETTINGS not in self._attributes
+        if foreign and have < told and not table.emptied and not has_emptied_fragments(self.source, table):
+            raise FormatError(
+                f"the level has {have:,} vertices in {len(table):,} chunks, its metadata counts {told:,}: chunks were lost; "
+                "restore them, or correct vertex_count",
+                store=self.url, array=VERTICES,
+            )  # fmt: skip
+        return table
+
+    @property
+    def is_packed(self) -> bool:
+        """True where the catalog says that chunks share objects."""
+        catalog = self._found[1]
+        columns = None if catalog is None else catalog.arrays.get(VERTICES)
+        return columns is not None and bool((columns["shard"] >= 0).any())
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the vertex attributes."""
+        own = tuple(a.name for a in self.source.schema.attributes)
+        return own if self.source.chunk_attribute is None else (*own, self.source.chunk_attribute[0])
+
+    @property
+    def kind(self) -> str | None:
+        """What the level's objects are: the first of the store's geometry types; None where it names none."""
+        kinds = self.store.metadata.geometry_types
+        return kinds[0] if kinds else None
+
+    @cached_property
+    def lookup(self) -> Catalog:
+        """The chunks as a table that finds their rows by coordinates."""
+        return Catalog(self.chunks.coords, self.chunks.rows, {})
+
+    @cached_property
+    def index(self) -> ObjectIndex:
+        """The manifests of the level's objects, and the tables beside them."""
+        return ObjectIndex(self.source, self._documents)
+
+    def found_links(self, delta: int = 0) -> FoundLinks | None:
+        """Return which links the level has to the level `delta` above, None where it has none."""
+        if delta not in self._links:
+            target = self
+            if delta and self.number + delta in self.store.levels:
+                target = self.store.level(self.number + delta)
+            empty = not len(self.chunks)
+            self._links[delta] = find_links(self.source, delta, own=self._ratio, target=target._ratio, empty=empty)
+        return self._links[delta]
+
+    @property
+    def _ratio(self) -> tuple[int, ...]:
+        """The edges of the level's chunks in those of the root; 1 for an attribute that leads the keys."""
+        base = self.store.metadata.chunk_shape
+        edges = tuple(round(a / b) for a, b in zip(self.metadata.chunk_shape_in(base), base, strict=True))
+        return (1,) * (self.source.rank - len(edges)) + edges
+
+    @property
+    def has_implied_edges(self) -> bool:
+        """True where each row of a fragment is linked to the row before it, but where a stored link says otherwise.
+
+        The store's ``links_convention`` says so of graphs and skeletons: edits change it. Where it is absent, or that of points
+        or paths (the first writer of a store sets it), the kind decides.
+        """
+        convention = self.store.metadata.links_convention
+        if self.kind not in ("graph", "skeleton"):
+            return False
+        if convention in (None, "implicit_sequential"):
+            return self.kind == "skeleton"
+        return convention == "implicit_sequential_with_branches"
+
+    @cached_property
+    def is_chunked_skeleton(self) -> bool:
+        """True for skeletons of one unbranched path a fragment, whose positions may have an offset.
+
+        Such a store has directed links, and names the segment that each fragment is of. (Zarr Vectors format 0.9, chunked
+        skeletons.)
+        """
+        links = self.found_links(0) if self.kind == "skeleton" else None
+        if links is None or not links.source.family.directed:
+            return False
+        blobs = level_blobs(self.source)
+        return isinstance(blobs, GridArrays) and blobs.array("fragment_attributes/segment_id") is not None
+
+    @cached_property
+    def offset(self) -> tuple[float, ...] | None:
+        """What reading adds to the stored positions, None for nothing.
+
+        Raises
+        ------
+        MetadataError
+            The root's metadata has no such number for every axis.
+        """
+        given = self.store.metadata.extra.get("coordinate_offset") if self.is_chunked_skeleton else None
+        if given is None:
+            return None
+        ndim = self.source.schema.grid.ndim
+        numbers = isinstance(given, Sequence) and all(isinstance(v, int | float) for v in given)
+        if not numbers or len(given) != ndim:
+            raise MetadataError(f"coordinate_offset is {given!r:.80}: {ndim} numbers are wanted", store=self.store.url)
+        return tuple(float(v) for v in given)

@@ -1,0 +1,339 @@
+"""The tables about objects in the grid generation: ids, attributes and groups are ordinary Zarr arrays, row by row."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.storage import StorePath
+
+from dask_zv.errors import FormatError, StoreError, ZVError
+from dask_zv.format.documents import parse_document
+from dask_zv.format.groups import decode_group_elements, names_of_groups
+from dask_zv.format.keys import DOCUMENT
+from dask_zv.geometry.schema import VALUE_KINDS, UnreadableDtypeError, readable
+from dask_zv.level.find import MEMBERS
+from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource
+from dask_zv.storage.blobs import ZARR_ERRORS, check_claim, open_zarr_array, unpacked
+from dask_zv.storage.checksums import crc32c
+from dask_zv.storage.confined import confined
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.objects import Objects, join
+
+__all__ = [
+    "VALUES_CRC32C",
+    "WHOLE_STRINGS",
+    "ObjectTables",
+    "decoding",
+    "read_attribute_tables",
+    "values_checksum",
+    "values_dtype",
+    "zarr_array_of",
+]
+
+VALUES_CRC32C = "dask_zv_values_crc32c"
+"""Attribute of the small tables of ours; where the values have another, another tool edited them and they are not believed."""
+WHOLE_STRINGS = "dask_zv_whole_strings"
+"""Attribute of an object attribute: of how many objects each has a string, so that an empty one is a value."""
+
+T = TypeVar("T")
+
+
+def decoding(source: LevelSource, array: str, read: Callable[[], T]) -> T:
+    """Return what `read` gets of an array through zarr.
+
+    Raises
+    ------
+    FormatError
+        zarr or a codec of it can't make sense of a chunk.
+    """
+    try:
+        return read()
+    except ZVError:
+        raise
+    except ZARR_ERRORS as error:
+        raise FormatError(f"'{array}' can't be decoded: {error!s:.500}", store=source.where(), array=array) from error
+
+
+class ObjectTables:
+    """The arrays about the objects of a level; each document is read once, and so are the groups.
+
+    Parameters
+    ----------
+    source : LevelSource
+    documents : mapping of str to mapping, optional
+        Documents that were read already, by the path below the level; None for nodes that are absent.
+    """
+
+    def __init__(self, source: LevelSource, documents: Mapping[str, Mapping[str, Any] | None] | None = None) -> None:
+        self.source = source
+        self._objects = open_objects(source.place.handle)
+        self._documents = dict(documents or {})
+        self._open: dict[str, zarr.Array[Any]] = {}
+        self._members: dict[str, list[str]] = {}
+
+    def path(self, *parts: str) -> str:
+        """Return the path in the store of something below the level."""
+        return join(self.source.place.prefix, *parts)
+
+    def document(self, node: str) -> Mapping[str, Any] | None:
+        """Return a node's document, None where it has none."""
+        if node not in self._documents:
+            self._load([node])
+        return self._documents[node]
+
+    def _load(self, nodes: Sequence[str]) -> None:
+        wanted = [n for n in nodes if n not in self._documents]
+        found = self._objects.get_many([(self.path(n, DOCUMENT), None) for n in wanted])
+        for node, data in zip(wanted, found, strict=True):
+            self._documents[node] = None if data is None else parse_document(data, self.path(node), self._objects.url)
+
+    def open(self, array: str) -> zarr.Array[Any]:
+        """Return an array through zarr.
+
+        Raises
+        ------
+        FormatError
+            zarr can't open it.
+        """
+        if array not in self._open:
+            document = self.document(array)
+            if document is None:
+                return open_zarr_array(self._objects, self.path(array))  # says what is wrong
+            found = zarr_array_of(self._objects, self.path(array), document)
+            check_claim(self._objects, self.path(array), found)
+            self._open[array] = unpacked(self._objects, found)
+        return self._open[array]
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        known = self._documents.get(MEMBERS)
+        return frozenset(self._objects.list_dir(self.path()) if known is None else known)
+
+    def members(self, family: str) -> list[str]:
+        """Return the arrays of a family.
+
+        Raises
+        ------
+        StoreError
+            One has chunks and no document.
+        """
+        if family not in self._members:
+            names = self._objects.list_dir(self.path(family)) if family in self._names else []
+            arrays = [f"{family}/{n}" for n in names if n != DOCUMENT]
+            self._load(arrays)
+            self._members[family] = [a for a in arrays if self.has(a)]
+        return self._members[family]
+
+    def has(self, array: str) -> bool:
+        """Tell whether there is an array; the package reserves names by groups without content.
+
+        Raises
+        ------
+        StoreError
+            Chunks without a document.
+        """
+        if array.partition("/")[0] not in self._names:
+            return False
+        document = self.document(array)
+        if document is None:
+            if self._objects.list_dir(self.path(array)):
+                raise StoreError(f"the document of '{array}' is missing", store=self.source.where(), array=array)
+            return False
+        return bool(document["node_type"] == "array")
+
+    @cached_property
+    def groups(self) -> tuple[dict[int, NDArray[np.int64]], dict[str, NDArray[Any]]]:
+        """The members of each group, and the group attributes (row = group).
+
+        Raises
+        ------
+        FormatError
+            An array can't be decoded, or counts other groups than there are.
+        StoreError
+            A document or a chunk is missing.
+        """
+        return _read_groups(self)
+
+
+def values_checksum(values: NDArray[Any]) -> int:
+    """Return the CRC-32C of a small table's values, which our writer leaves in its document as :data:`VALUES_CRC32C`."""
+    return crc32c(np.ascontiguousarray(values).tobytes())
+
+
+def read_attribute_tables(
+    tables: ObjectTables, count: int, rows: NDArray[np.int64] | None = None, name: str | None = None
+) -> dict[str, NDArray[Any]]:
+    """Return the object attributes, row = row of the manifests; masked where objects have none.
+
+    Parameters
+    ----------
+    tables : ObjectTables
+    count : int
+        Rows of the manifests.
+    rows : ndarray of int64, optional
+        Only these, in their order.
+    name : str, optional
+        Only this attribute.
+
+    Raises
+    ------
+    FormatError
+        An array can't be decoded, or does not have `count` rows.
+    StoreError
+        A document or a chunk is missing.
+    """
+    source = tables.source
+    out: dict[str, NDArray[Any]] = {}
+    for array in tables.members("object_attributes"):
+        if name is not None and array != f"object_attributes/{name}":
+            continue
+        table = tables.open(array)
+        if not table.ndim:
+            raise FormatError("an object attribute without rows", store=source.where(), array=array)
+        marked = table.attrs.get("fill_sentinel_meaning") == "absent"
+        if not marked and table.shape[0] != count:
+            raise FormatError(f"{table.shape[0]} rows for {count} objects", store=source.where(), array=array)
+        # the package appends to each column on its own, ours included: objects may be ahead of it, or behind
+        wanted = np.arange(count) if rows is None else rows
+        there = wanted < table.shape[0]
+        stored = np.unique(wanted[there])
+        get = partial(_values, source, array, table, None if rows is None else stored)
+        values = readable(get, source.where()) if name is None else get()
+        if values is None:
+            continue
+        absent = _absent_rows(values, table.fill_value) if marked else np.zeros(len(values), bool)
+        at = np.arange(len(values)) if rows is None else stored
+        _check_chunks(source, array, table, at, absent)
+        if values.dtype.kind == "U" and table.attrs.get(WHOLE_STRINGS) == table.shape[0]:
+            absent = np.zeros(len(values), bool)
+        if rows is not None or len(values) != count:
+            place = np.searchsorted(at, wanted[there])
+            full = np.full((len(wanted), *values.shape[1:]), table.fill_value if marked else 0, values.dtype)
+            empty = np.ones(len(wanted), bool)
+            full[there], empty[there] = values[place], absent[place]
+            values, absent = full, empty
+        if absent.any():
+            mask = np.broadcast_to(absent.reshape(-1, *[1] * (values.ndim - 1)), values.shape)
+            values = np.ma.MaskedArray(values, mask.copy())
+        out[array.partition("/")[2]] = values
+    return out
+
+
+def _read_groups(tables: ObjectTables) -> tuple[dict[int, NDArray[np.int64]], dict[str, NDArray[Any]]]:
+    source = tables.source
+    if not tables.has("groups"):
+        return {}, {}
+    table = tables.open("groups")
+    number = table.attrs.get("num_groups")
+    if table.ndim != 1 or (number is not None and number != table.shape[0]):
+        raise FormatError(
+            f"groups has the shape {table.shape}, the metadata counts {number!r}", store=source.where(), array="groups"
+        )
+    elements = decoding(source, "groups", lambda: [bytes(b) for b in np.asarray(table[:]).tolist()])
+    _check_chunks(source, "groups", table, np.arange(len(elements)), np.array([not b for b in elements], bool))
+    try:
+        ranges = table.attrs.get("group_ranges", {})
+        objects = tables.open("object_index/manifests").size if ranges and tables.has("object_index/manifests") else 0
+        groups = dict(enumerate(decode_group_elements(elements, ranges, objects=objects)))
+    except FormatError as error:
+        raise error.at(store=source.where(), array="groups") from None
+    attributes = names_of_groups(table.attrs, len(groups))
+    for array in tables.members("group_attributes"):
+        table = tables.open(array)
+        values = readable(partial(_values, source, array, table), source.where())
+        if values is None:
+            continue
+        if values.ndim:
+            _check_chunks(source, array, table, np.arange(len(values)), _absent_rows(values, table.fill_value))
+        if values.ndim == 0 or len(values) != len(groups):
+            raise FormatError(f"{values.shape} values for {len(groups)} groups", store=source.where(), array=array)
+        attributes[array.partition("/")[2]] = values
+    return groups, attributes
+
+
+def _values(source: LevelSource, array: str, table: zarr.Array[Any], rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
+    """Return the values of an array, of some rows (ascending) where they are given; strings as numpy's fixed-length ones."""
+    values_dtype(source, array, table.dtype)
+    values = decoding(source, array, lambda: np.asarray(table[...] if rows is None else table.oindex[rows]))
+    if values.dtype.kind in "OT":
+        return decoding(source, array, lambda: np.asarray(values.astype(str)))
+    if values.dtype.kind == "U" and values.nbytes:
+        codes = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="), copy=False)).view(np.uint32)
+        if int(codes.max()) > sys.maxunicode:  # numpy takes any number for a character, and Python then stumbles over it
+            raise FormatError(f"character 0x{int(codes.max()):X} is none", store=source.where(), array=array)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def values_dtype(source: LevelSource, array: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of an array's values, objects for strings of any length.
+
+    Raises
+    ------
+    UnreadableDtypeError
+        None that can be read.
+    """
+    if dtype.kind in "OT":
+        return np.dtype(object)
+    if dtype.kind not in VALUE_KINDS:
+        raise UnreadableDtypeError(f"'{array}' has the dtype {dtype}, which is not read", store=source.where(), array=array)
+    return dtype.newbyteorder("=")
+
+
+def _absent_rows(values: NDArray[Any], sentinel: Any) -> NDArray[np.bool_]:
+    """Tell which rows equal the sentinel in every component."""
+    same = values == np.asarray(sentinel).astype(values.dtype)
+    if values.dtype.kind in "fcmM" and bool(np.isnan(np.asarray(sentinel).astype(values.dtype))):
+        same = np.isnan(values)
+    flat = np.asarray(same, bool).reshape(len(values), -1) if values.size else np.zeros((len(values), 1), bool)
+    return np.asarray(flat.all(axis=1), bool)
+
+
+def _check_chunks(
+    source: LevelSource, array: str, table: zarr.Array[Any], rows: NDArray[np.int64], empty: NDArray[np.bool_]
+) -> None:
+    """Look for the chunks of ours that read as nothing but fill values: zarr takes one that was lost for that.
+
+    We store every chunk, so where the checksums say that we wrote the array, one that is absent was lost.
+
+    Parameters
+    ----------
+    rows : ndarray of int64
+        Those that were read, ascending.
+    empty : ndarray of bool
+        Which of them have nothing but fill values.
+    """
+    checksums = table.attrs.get(MANIFESTS_CRC32C)
+    if not isinstance(checksums, list):
+        return
+    chunks, first = np.unique(rows // table.chunks[0], return_index=True)
+    filled = np.add.reduceat(~empty, first) if len(first) else first
+    suspects = chunks[(filled == 0) & (chunks < len(checksums))].tolist()
+    path = join(source.place.prefix, array)
+    keys = ["/".join([path, "c", str(c), *["0"] * (table.ndim - 1)]) for c in suspects]
+    found = open_objects(source.place.handle).get_many([(key, (0, 1)) for key in keys])
+    for key, data in zip(keys, found, strict=True):
+        if data is None:
+            raise StoreError(f"'/{key}' is missing", store=source.where(), array=array)
+
+
+def zarr_array_of(objects: Objects, path: str, document: Mapping[str, Any]) -> zarr.Array[Any]:
+    """Return the array at `path` through zarr, by its document: which is not read again.
+
+    Raises
+    ------
+    FormatError
+        zarr can't make sense of the document.
+    """
+    confined(path)
+    try:
+        return zarr.Array.from_dict(StorePath(objects.zarr_reads(), path), dict(document))
+    except ZVError:
+        raise
+    except ZARR_ERRORS as error:
+        raise FormatError(f"'/{path}' can't be opened by zarr: {error!s:.500}", store=objects.url, array=path) from error

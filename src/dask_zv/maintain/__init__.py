@@ -1,0 +1,1 @@
+"""Stores made anew: other layouts, larger bounds, catalogs."""

@@ -1,0 +1,205 @@
+"""Moving a store: between packed and unpacked, between compressors, and between the generations."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
+
+from dask.delayed import Delayed
+from dask.task_spec import List
+
+from dask_zv.errors import InputError, MetadataError
+from dask_zv.format.grids import codec_list
+from dask_zv.format.metadata import Generation, ome_collection
+from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.receipts import Report
+from dask_zv.graph.run import check_reachable, compute_one
+from dask_zv.level.contents import SETTINGS, StoreContents
+from dask_zv.maintain.convert_level import LevelTarget, add_level, copy_others
+from dask_zv.storage.codecs import cell_codec
+from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.layouts import Layout, check_layout
+from dask_zv.storage.nodes import merge_attributes
+from dask_zv.storage.opening import objects_are_cheap, open_empty
+from dask_zv.storage.targets import resolve_target
+
+__all__ = ["convert"]
+
+Shards = int | Sequence[int] | Literal["auto"]
+
+
+@overload
+def convert(
+    source: object,
+    target: object,
+    *,
+    layout: str | None = None,
+    shard_chunks: Shards | None = None,
+    compressor: Any = "keep",
+    storage_options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    compute: Literal[True] = True,
+    progress: bool | None = None,
+) -> Report: ...
+@overload
+def convert(
+    source: object,
+    target: object,
+    *,
+    layout: str | None = None,
+    shard_chunks: Shards | None = None,
+    compressor: Any = "keep",
+    storage_options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    compute: Literal[False],
+    progress: bool | None = None,
+) -> Delayed: ...
+def convert(
+    source: object,
+    target: object,
+    *,
+    layout: str | None = None,
+    shard_chunks: Shards | None = None,
+    compressor: Any = "keep",
+    storage_options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    compute: bool = True,
+    progress: bool | None = None,
+) -> Report | Delayed:
+    """Copy a store into another form, as one Dask graph: packed or not, otherwise compressed, of the other generation.
+
+    Payloads are moved as they are; where source and target compress alike, not even that is undone. The target can't be
+    opened before all of it is there.
+
+    Parameters
+    ----------
+    source : Store, or a target as for :func:`open`
+        Any geometry, where the layout stays; between layouts, point clouds.
+    target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
+        Must be empty.
+    layout : {"grid", "per_chunk"}, optional
+        That of the source where None.
+    shard_chunks : int, sequence of int, or "auto", optional
+        As for :func:`create`; 1 gives the form that every reader takes fastest. Where None, as the source is packed, or
+        "auto" where the layout changes.
+    compressor : {"keep", "zstd", "blosc", None}, or a list of Zarr codecs
+        Of the chunks, in layout ``grid``; "keep" leaves each array's own ("zstd" where it has none to keep).
+    storage_options : mapping, optional
+        Options of the target's URL.
+    overwrite : bool
+        Replace what is at the target.
+    compute : bool
+        False returns a Delayed, whose result is the report.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    Report or Delayed
+
+    Raises
+    ------
+    InputError
+        The source can't be told in the other layout: links, sparse object ids.
+    StoreError
+        The target holds something, or storage failed.
+    FormatError
+        A chunk of the source is damaged; the target stays unopenable.
+
+    Examples
+    --------
+    >>> import dask_zv as dzv
+    >>> import numpy as np
+    >>> source = dzv.create({}, chunk_shape=(10, 10))
+    >>> _ = dzv.write_points(source, np.random.default_rng(0).uniform(0, 100, (500, 2)))
+    >>> packed = {}
+    >>> report = dzv.convert(source, packed, shard_chunks=(4, 4))
+    >>> report.chunks, report.stored_objects
+    (100, 18)
+    """
+    started = time.perf_counter()
+    store = source if isinstance(source, StoreContents) else StoreContents.opened(source)
+    chosen = check_layout(layout, store.layout)
+    if compressor != "keep" and chosen == "per_chunk" and compressor is not None:
+        raise InputError(f"compressor {compressor!r}: layout per_chunk stores raw bytes; leave it out")
+    codecs = None
+    if compressor != "keep":
+        try:
+            codecs = codec_list(compressor)
+            cell_codec(codecs)
+        except MetadataError as error:
+            raise InputError(error.message) from None
+    check_reachable(store.handle)
+    handle, prefix = resolve_target(target, storage_options)
+    if handle.holds(prefix, store.handle, store.prefix, below=overwrite):
+        raise InputError(
+            "the target is the source (or holds it): convert into another store, and move it into place when it is whole",
+            store=store.url,
+        )
+    handle, prefix = open_empty(target, storage_options, overwrite=overwrite)
+    check_reachable(handle)
+    local = objects_are_cheap(handle)
+    builder = GraphBuilder("zv-convert", watched=bool(progress))
+    wanted = LevelTarget(handle, prefix, chosen, shard_chunks, codecs, local)
+    levels = [add_level(builder, store.level(n), wanted) for n in store.levels]
+    others = copy_others(builder, store, wanted)
+    end = builder.key("finish")
+    builder.add(end, _finish, handle, prefix, _root(store, chosen, wanted, prefix), List(*levels), List(*others))
+    delayed = builder.finish(end)
+    if not compute:
+        return delayed
+    report: Report = compute_one(delayed, progress=progress)
+    return dataclasses.replace(report, seconds=time.perf_counter() - started)
+
+
+def _root(store: StoreContents, layout: Layout, wanted: LevelTarget, prefix: str) -> dict[str, Any]:
+    """Return the target's root attributes: all of the source's, in the words of the target's generation."""
+    attributes = store.group.attrs.to_dict()
+    settings = {**attributes.get(SETTINGS, {})}
+    if wanted.shard_chunks is not None:
+        chunks = wanted.shard_chunks
+        settings["shard_chunks"] = chunks if isinstance(chunks, int | str) else list(chunks)
+    if layout == "grid" and wanted.codecs is not None:
+        settings["codecs"] = [dict(c) for c in wanted.codecs]
+    if layout != store.layout:
+        generation = Generation.GRID if layout == "grid" else Generation.PER_CHUNK
+        metadata = dataclasses.replace(store.metadata, generation=generation, zv_version="")
+        attributes = {**attributes, **metadata.to_attributes()}
+        for name in ("ome", "shard_layout", "shard_size"):
+            attributes.pop(name, None)
+        settings.pop("codecs", None)
+        if layout == "grid":
+            settings["codecs"] = [dict(c) for c in (codec_list("zstd") if wanted.codecs is None else wanted.codecs)]
+            name = (prefix or store.url).rstrip("/").rpartition("/")[2]
+            attributes.update(ome_collection(name, store.metadata.axes, store.levels))
+    if layout == "per_chunk":
+        number = wanted.per_chunk_shards(store)
+        attributes["shard_layout"] = "flat" if number is None else "octree"
+        attributes.pop("shard_size", None)
+        if number is not None:
+            attributes["shard_size"] = number
+    return {**attributes, SETTINGS: settings}
+
+
+def _finish(
+    handle: StoreHandle, prefix: str, attributes: Mapping[str, Any], reports: Sequence[Report], _: Sequence[Any]
+) -> Report:
+    """Write the root's attributes, which make a store of the copied nodes; return one report for all levels."""
+    merge_attributes(open_objects(handle), prefix, attributes)
+    arrays: dict[str, int] = {}
+    for report in reports:
+        for name, count in report.arrays.items():
+            arrays[name] = arrays.get(name, 0) + count
+    return Report(
+        sum(r.rows for r in reports),
+        sum(r.chunks for r in reports),
+        sum(r.objects for r in reports),
+        sum(r.nbytes for r in reports),
+        sum(r.stored_objects for r in reports),
+        sum(r.blocks for r in reports),
+        max((r.seconds for r in reports), default=0.0),
+        0,
+        arrays,
+    )

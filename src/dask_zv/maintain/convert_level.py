@@ -1,0 +1,366 @@
+"""One level of a store on its way into another: which arrays, in which blocks, and what else goes along."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from dask.task_spec import Task, TaskRef
+from numpy.typing import NDArray
+
+from dask_zv.errors import FormatError, InputError
+from dask_zv.format.grids import GridArray, GridSpec, codec_list
+from dask_zv.format.groups import GROUP_NAMES
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, format_key, is_spatial_key, parse_key
+from dask_zv.format.metadata import LevelMetadata
+from dask_zv.geometry.encoding import Fragments
+from dask_zv.geometry.places import BlockExtra
+from dask_zv.geometry.schema import VERTICES
+from dask_zv.graph.builder import GraphBuilder, build_write_graph
+from dask_zv.graph.receipts import Report
+from dask_zv.graph.tasks import BlockSpec, CommitSpec, EncodedBlock, Place
+from dask_zv.level.chunk_boxes import boxes_hold
+from dask_zv.level.contents import SETTINGS, LevelContents, StoreContents
+from dask_zv.level.create import FEW_CHUNKS, SHARD_CHUNKS, packing
+from dask_zv.level.object_index import ObjectIndex
+from dask_zv.level.object_values import read_groups, read_object_attributes
+from dask_zv.maintain.hierarchy import Hierarchy, find_nodes
+from dask_zv.read.object_columns import object_fields
+from dask_zv.spatial.morton import morton_codes, morton_order
+from dask_zv.storage.catalog import CATALOG_NAME
+from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid_commit import GridPlan
+from dask_zv.storage.grid_defaults import grid_settings
+from dask_zv.storage.handles import StoreHandle, open_objects
+from dask_zv.storage.layouts import Layout, open_blobs
+from dask_zv.storage.nodes import load_catalog, merge_attributes
+from dask_zv.storage.objects import Objects, join
+from dask_zv.write.manifests import ObjectPlan, object_blobs, object_metadata, plan_objects, write_object_index
+from dask_zv.write.object_plan import with_sentinel
+from dask_zv.write.scan import id_ranges
+
+__all__ = ["LevelTarget", "add_level"]
+
+_BLOCK_CHUNKS = 1024
+_COPY_OBJECTS = 64
+_LINKS = ("links", "link_fragments", "link_attributes", "cross_chunk_links", "cross_chunk_link_attributes")
+
+
+@dataclass(frozen=True, slots=True)
+class LevelTarget:
+    """What the copy is to be.
+
+    Attributes
+    ----------
+    handle, prefix
+        The target.
+    layout : {"grid", "per_chunk"}
+    shard_chunks : int, sequence of int, "auto", or None
+        None keeps the source's packing.
+    codecs : tuple of mapping, optional
+        None keeps the source's.
+    local : bool
+        The target is a local directory, or in memory.
+    """
+
+    handle: StoreHandle
+    prefix: str
+    layout: Layout
+    shard_chunks: int | Sequence[int] | Literal["auto"] | None
+    codecs: tuple[Mapping[str, Any], ...] | None
+    local: bool
+
+    def place(self, number: int) -> Place:
+        """Return the place of a level."""
+        return Place(self.handle, join(self.prefix, str(number)), self.layout)
+
+    def spec(self, source: GridSpec | None, coords: NDArray[np.int64]) -> GridSpec:
+        """Return the grid of an array: the source's, or just large enough for its chunks."""
+        spec = source
+        if spec is None:
+            low, high = coords.min(axis=0), coords.max(axis=0)
+            spec = GridSpec(tuple((high - low + 1).tolist()), tuple(low.tolist()), None, codec_list("zstd"))
+        if self.codecs is not None:
+            spec = dataclasses.replace(spec, codecs=self.codecs)
+        asked = "auto" if self.shard_chunks is None and source is None else self.shard_chunks
+        if asked is None:
+            return spec
+        return dataclasses.replace(spec, shard_shape=packing(asked, len(coords), spec.shape, local=self.local))
+
+    def per_chunk_shards(self, store: StoreContents, chunks: int | None = None) -> int | None:
+        """Return the chunks of a shard in layout ``per_chunk``, None for an object per chunk."""
+        asked = self.shard_chunks
+        if asked is None:
+            kept = store.settings.get("shard_chunks", 1) if store.layout == "per_chunk" else "auto"
+            asked = kept if isinstance(kept, int) else "auto"
+        if not isinstance(asked, int | str):
+            raise InputError(f"shard_chunks {asked!r}: layout per_chunk packs along the Morton curve, by a number of chunks")
+        if asked == "auto":
+            count = len(store.level(0).chunks) if chunks is None else chunks
+            asked = 1 if self.local and count <= FEW_CHUNKS else SHARD_CHUNKS
+        assert isinstance(asked, int)
+        return None if asked == 1 else asked
+
+
+def add_level(builder: GraphBuilder, level: LevelContents, target: LevelTarget) -> TaskRef:
+    """Add the tasks that copy one level; return the one whose result is its report.
+
+    Raises
+    ------
+    InputError
+        The level holds what the other layout tells in another way.
+    """
+    builder = builder.sub(str(level.number))
+    source, place = level.place, target.place(level.number)
+    objects = open_objects(source.handle)
+    nodes = find_nodes(objects, source.prefix, source.layout)
+    same = source.layout == target.layout
+    if not same:
+        _check_convertible(level, nodes)
+    coords = {a: _coords(source, a) for a in nodes.chunked}
+    row_bytes = level.source.schema.grid.ndim * level.source.schema.dtype.itemsize
+    grids: GridPlan | None = None
+    shards: int | None = None
+    held: Mapping[str, GridArray | None] = {}
+    if target.layout == "grid":
+        held = GridArrays(objects, source.prefix).arrays(nodes.chunked) if same else {}
+        specs = {}
+        for array, found in coords.items():
+            own = held.get(array)
+            if own is None and not len(found):
+                continue
+            specs[array] = target.spec(None if own is None else own.spec, found)
+        grids = GridPlan(specs)
+    else:
+        shards = target.per_chunk_shards(level.store, len(coords.get(VERTICES, ())))
+    # cells that the target stores in the same way are not even decompressed
+    alike = frozenset(
+        a for a, spec in (grids.specs if grids is not None and same else {}).items()
+        if (own := held.get(a)) is not None and own.plain and own.spec.codecs == spec.codecs
+    )  # fmt: skip
+    block = BlockSpec(place, shard_chunks=shards, grid=grids)
+    blocks: list[tuple[BlockSpec, Any]] = [
+        (block, Task(None, _load, source, part, row_bytes, alike)) for part in _blocks(coords, grids, shards)
+    ]
+    metadata: list[tuple[str, Mapping[str, Any]]] = list(nodes.groups.items())
+    if same:
+        metadata += list(nodes.chunked.items())
+    else:
+        metadata = [(p, a) for p, a in level.source.schema.array_metadata(grid=target.layout == "grid") if p in coords]
+    own_attributes = _level_attributes(level, target, grids)
+    without = () if boxes_hold(level.source, level.chunks) else (CATALOG_NAME,)  # which would vouch for the boxes
+
+    def along(builder: GraphBuilder, results: list[TaskRef]) -> list[TaskRef]:
+        if not same:
+            return _objects_along(builder, level, place, metadata)
+        return [
+            builder.add(builder.key("copy", i), _copy_array, source, place, array)
+            for i, array in enumerate([*nodes.plain, *nodes.literal])
+        ]
+
+    waiting = along(builder, [])
+    if not same and target.layout == "per_chunk" and level.source.schema.has_objects:
+        extra = object_blobs(_object_plan(level, place.layout))
+        if extra:
+            blocks.append((BlockSpec(place), EncodedBlock({(a, k): data for a, k, data in extra})))
+    spec = CommitSpec(
+        place,
+        tuple(metadata),
+        tuple(coords),
+        catalog=VERTICES in coords,
+        replace=True,
+        remove=(),
+        report=Report(level.metadata.vertex_count, 0, 0, 0, 0, 0, 0.0),
+        grid=grids,
+    )
+    nodes_first = open_objects(target.handle).nodes_first
+    graph = build_write_graph(blocks, spec, builder=builder, nodes_first=nodes_first, then=lambda _, r: ([*waiting], []))
+    # the level's own attributes make a level of the group, so they come after all that is in it
+    return builder.add(builder.key("level", level.number), _finish_level, place, own_attributes, without, TaskRef(graph.key))
+
+
+def copy_others(builder: GraphBuilder, store: StoreContents, target: LevelTarget) -> list[TaskRef]:
+    """Add the tasks that copy what is in the root beside the levels (``headers``, ``parametric``).
+
+    Raises
+    ------
+    InputError
+        It is something that the other layout tells in another way.
+    """
+    objects = open_objects(store.handle)
+    levels = {str(n) for n in store.levels}
+    names = [n for n in objects.list_dir(store.prefix) if n not in levels and n != DOCUMENT]
+    names = [n for n in names if objects.exists(join(store.prefix, n, DOCUMENT))]
+    odd = [n for n in names if n != "headers"]
+    if odd and target.layout != store.layout:
+        raise InputError(f"{store.url} has {odd[0]!r}, which the other layout tells in another way: leave layout out")
+    here, there = Place(store.handle, store.prefix), Place(target.handle, target.prefix)
+    return [builder.add(builder.key("copy", f"root-{i}"), _copy_array, here, there, n) for i, n in enumerate(names)]
+
+
+def _check_convertible(level: LevelContents, nodes: Hierarchy) -> None:
+    odd = [a for a in (*nodes.chunked, *nodes.groups, *nodes.literal) if a.split("/")[0] in _LINKS]
+    odd += [a for a in nodes.chunked if a.split("/")[0] == "fragment_attributes"]
+    if odd:
+        raise InputError(
+            f"{level.url} has {odd[0]!r}, which the other layout tells in another way: point clouds are converted between "
+            "layouts; leave layout out to change packing or compression"
+        )
+    read = {*level.source.schema.arrays}
+    if level.source.schema.has_objects:
+        read |= {f"{f}/{n}" for f in ("object_attributes", "group_attributes") for n in object_fields(level.index, f)}
+    every = [a for a in (*nodes.chunked, *nodes.plain, *nodes.literal) if a.split("/")[0].endswith("_attributes")]
+    if left := [a for a in every if a not in read]:
+        raise InputError(f"{level.url} has {left[0]!r}, of a dtype that can't be read: remove it, or leave layout out")
+
+
+def _coords(place: Place, array: str) -> NDArray[np.int64]:
+    blobs = place.open()
+    if isinstance(blobs, GridArrays):
+        return blobs.list_coords(array)
+    coords = [parse_key(k) for k in blobs.list_keys(array) if is_spatial_key(k)]
+    odd = next((c for c in coords if len(c) != len(coords[0])), None)
+    if odd is not None:
+        raise FormatError(
+            f"chunk keys of rank {len(odd)} beside those of rank {len(coords[0])}: one of them is not this array's; remove it",
+            store=blobs.objects.url, array=join(place.prefix, array), chunk=format_key(odd),
+        )  # fmt: skip
+    return np.array(coords, np.int64) if coords else np.zeros((0, 0), np.int64)
+
+
+def _blocks(coords: Mapping[str, NDArray[np.int64]], grids: GridPlan | None, shards: int | None) -> list[list[tuple[str, str]]]:
+    """Cut all chunks into blocks of whole target shards; arrays of one grid go together."""
+    families: dict[Any, list[str]] = {}
+    for array, found in coords.items():
+        if len(found):
+            spec = grids.specs[array] if grids is not None else None
+            families.setdefault((spec.origin, spec.shard_shape) if spec else found.shape[1], []).append(array)
+    out: list[list[tuple[str, str]]] = []
+    for family, arrays in families.items():
+        every = np.unique(np.concatenate([coords[a] for a in arrays]), axis=0)
+        have = {a: set(coords_to_keys(coords[a])) for a in arrays}
+        if grids is not None:
+            units = (every - np.asarray(family[0])) // np.asarray(family[1] or 1)
+            order = morton_order(units)
+            first = np.flatnonzero(np.r_[True, (np.diff(units[order], axis=0) != 0).any(axis=1)])
+        else:
+            codes = morton_codes(every)
+            order = np.argsort(codes, kind="stable")
+            number = codes[order] - codes[order] % (codes.dtype.type(shards or 1) if codes.dtype != object else shards or 1)
+            first = np.flatnonzero(np.r_[True, number[1:] != number[:-1]])
+        count = _BLOCK_CHUNKS
+        for run in np.split(order, first[1:]):
+            if count + len(run) > _BLOCK_CHUNKS:
+                out.append([])
+                count = 0
+            count += len(run)
+            out[-1] += [(a, key) for key in coords_to_keys(every[run]) for a in arrays if key in have[a]]
+    return out
+
+
+def _load(source: Place, addresses: Sequence[tuple[str, str]], row_bytes: int, alike: frozenset[str]) -> EncodedBlock:
+    """Read a block's blobs from the source; those of arrays in `alike` as they are stored."""
+    objects = open_objects(source.handle)
+    blobs = open_blobs(objects, source.prefix, source.layout, load_catalog(objects, source.prefix))
+    found: dict[tuple[str, str], Any] = dict(blobs.read_many([a for a in addresses if a[0] not in alike]))
+    if alike and isinstance(blobs, GridArrays):
+        found |= blobs.read_stored([a for a in addresses if a[0] in alike])
+    missing = next((a for a in addresses if a not in found), None)
+    if missing is not None:
+        raise FormatError(
+            "the chunk vanished while the store was converted", store=source.handle.url,
+            array=join(source.prefix, missing[0]), chunk=missing[1],
+        )  # fmt: skip
+    rows = {k: len(d) // row_bytes for (a, k), d in found.items() if a == VERTICES}
+    return EncodedBlock(found, rows)
+
+
+def _level_attributes(level: LevelContents, target: LevelTarget, grids: GridPlan | None) -> dict[str, Any]:
+    attributes = dict(level.group.attrs.to_dict())
+    attributes.pop(SETTINGS, None)
+    if target.layout == "per_chunk" and level.place.layout == "grid":
+        metadata: LevelMetadata = dataclasses.replace(level.metadata, fragments_tile=False)
+        attributes.update(metadata.to_attributes())
+        attributes["zarr_vectors_level"].pop("fragments_tile", None)
+    attributes[SETTINGS] = {"layout": target.layout}
+    if grids is not None and VERTICES in grids.specs:
+        attributes[SETTINGS]["grid"] = grid_settings(grids.specs[VERTICES])
+    return attributes
+
+
+def _finish_level(place: Place, attributes: Mapping[str, Any], without: Sequence[str], report: Report) -> Report:
+    objects = open_objects(place.handle)
+    for node in without:
+        objects.delete_prefix(join(place.prefix, node))
+    merge_attributes(objects, place.prefix, attributes)
+    return report
+
+
+def _copy_array(source: Place, target: Place, array: str) -> int:
+    """Copy an ordinary array object by object, its document last (first where the store wants nodes first)."""
+    here, there = open_objects(source.handle), open_objects(target.handle)
+    base, to = join(source.prefix, array), join(target.prefix, array)
+    keys = [k.removeprefix(base + "/") for k in here.list_prefix(base)]
+    keys = sorted(k for k in keys if k != DOCUMENT)
+    order = [[DOCUMENT], keys] if there.nodes_first else [keys, [DOCUMENT]]
+    for group in order:
+        for start in range(0, len(group), _COPY_OBJECTS):
+            part = group[start : start + _COPY_OBJECTS]
+            _copy_objects(here, there, base, to, part)
+    return len(keys)
+
+
+def _copy_objects(here: Objects, there: Objects, base: str, to: str, keys: Sequence[str]) -> None:
+    data = here.get_many([(join(base, k), None) for k in keys])
+    for key, content in zip(keys, data, strict=True):
+        if content is None:
+            raise FormatError("an object vanished while the store was converted", store=here.url, array=join(base, key))
+    there.put_all((join(to, k), d) for k, d in zip(keys, data, strict=True) if d is not None)
+
+
+# ---------------------------------------------------------------------------------------------- objects, between layouts
+
+
+def _object_plan(level: LevelContents, layout: str) -> ObjectPlan:
+    source = level.source
+    index = ObjectIndex(source)
+    attributes: dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]] = {}
+    for name, values in read_object_attributes(source, index).items():
+        present = ~np.ma.getmaskarray(values).all(axis=tuple(range(1, values.ndim)))
+        what = f"object attribute {name!r}"
+        attributes[name] = with_sentinel(what, np.ma.filled(values, 0), present, grid=layout == "grid")
+    groups, group_attributes = read_groups(source)
+    ids = id_ranges(np.asarray(index.ids, np.int64))
+    plan = plan_objects(ids, None, {g: m.tolist() for g, m in groups.items()} or None, layout=layout)
+    names = group_attributes.pop(GROUP_NAMES, np.zeros(0, str))
+    return dataclasses.replace(
+        plan, attributes=attributes, group_attributes=group_attributes, group_names=tuple(map(str, names.tolist()))
+    )
+
+
+def _objects_along(
+    builder: GraphBuilder, level: LevelContents, place: Place, metadata: list[tuple[str, Mapping[str, Any]]]
+) -> list[TaskRef]:
+    """Add the tasks that write the object index anew, and its groups' attributes to `metadata`."""
+    if not level.source.schema.has_objects:
+        return []
+    plan = _object_plan(level, place.layout)
+    rank = level.source.rank
+    metadata += object_metadata(plan, rank, place.layout)
+    table = builder.add(builder.key("objects", level.number), _fragments, level.source)
+    nodes_first = open_objects(place.handle).nodes_first
+    return write_object_index(builder, place, plan, rank, [table], nodes_first=nodes_first)[0]
+
+
+def _fragments(source: Any) -> BlockExtra:
+    """Return the fragments of all objects, in the order of their manifests."""
+    parts = list(ObjectIndex(source).slices())
+    zero = np.zeros(0, np.int64)
+    objects = np.concatenate([p.objects for p in parts] or [zero])
+    chunks = np.concatenate([p.chunks for p in parts] or [np.zeros((0, source.rank), np.int64)])
+    fragments = np.concatenate([p.fragments for p in parts] or [zero])
+    unknown = np.full(len(objects), -1, np.int64)  # rows: links between the pieces are not made here
+    return BlockExtra(Fragments(objects, chunks, fragments, unknown, unknown, np.arange(len(objects))))

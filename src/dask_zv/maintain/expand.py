@@ -1,0 +1,223 @@
+"""Giving a store larger bounds: in layout ``grid`` its arrays get larger grids, and their cells other places.
+
+A grid grows at its far end by its document alone. At its near end the cells' places count from another origin: every object is
+copied to its new key, the documents then name the new origin, and the old objects are removed. One axis is shifted by at least
+its whole extent, so that no new key is an old one: until the documents change, the store is what it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from dask.delayed import Delayed
+from dask.task_spec import List, TaskRef
+from numpy.typing import NDArray
+
+from dask_zv.errors import InputError, ReadOnlyError, StoreError
+from dask_zv.format.documents import dump_json
+from dask_zv.format.grids import NONEMPTY, GridSpec, grid_document
+from dask_zv.format.keys import DOCUMENT, coords_to_keys
+from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.run import check_reachable, compute_one
+from dask_zv.graph.tasks import Place
+from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.maintain.hierarchy import find_nodes
+from dask_zv.spatial.grid import as_box
+from dask_zv.storage.catalog import CATALOG_NAME, Node, encode_catalog
+from dask_zv.storage.cell_reads import cell_path
+from dask_zv.storage.columns import Columns
+from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid_defaults import SETTINGS, grid_of_bounds, grid_settings, parse_settings
+from dask_zv.storage.grid_inspect import object_cells
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.locks import commit_lock
+from dask_zv.storage.nodes import drop_copies, load_catalog, merge_attributes, merged_documents, put_documents
+from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.per_chunk import PerChunk
+
+__all__ = ["expand_store"]
+
+_OBJECTS_PER_TASK = 128
+
+Shift = tuple[int, ...]
+Move = tuple[str, GridSpec, GridSpec, Shift]
+"""Array, its grid before and after, and by how many objects each axis is shifted."""
+
+
+def expand_store(store: StoreContents, bounds: Any, *, compute: bool = True) -> Delayed | None:
+    """Grow a store's bounds, see :meth:`Store.expand`."""
+    if store.read_only:
+        raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=store.url)
+    store.reload()  # another handle may have expanded it
+    metadata = store.metadata
+    low, high = as_box(bounds, metadata.ndim, "bounds")
+    if not np.isfinite(np.stack([low, high])).all():
+        raise InputError("bounds must be finite")
+    check_reachable(store.handle)
+    low, high = np.minimum(low, metadata.bounds[0]), np.maximum(high, metadata.bounds[1])
+    builder = GraphBuilder("zv-expand")
+    levels: list[TaskRef] = []
+    if store.layout == "grid":
+        levels = [ref for n in store.levels if (ref := _add_level(builder, store.level(n), low, high)) is not None]
+    grown = dataclasses.replace(metadata, bounds=(tuple(low.tolist()), tuple(high.tolist())))
+    attributes = {**grown.to_attributes(), SETTINGS: {**store.settings, "bounds": "declared"}}
+    end = builder.key("root")
+    known = {**metadata.to_attributes(), SETTINGS: dict(store.settings)}
+    builder.add(end, _finish, Place(store.handle, store.prefix), known, attributes, List(*levels))
+    delayed = builder.finish(end)
+    if not compute:
+        return delayed
+    compute_one(delayed)
+    return None
+
+
+def _add_level(
+    builder: GraphBuilder, level: LevelContents, low: NDArray[np.float64], high: NDArray[np.float64]
+) -> TaskRef | None:
+    place = level.place
+    objects = open_objects(place.handle)
+    chunk_shape = level.metadata.chunk_shape_in(level.store.metadata.chunk_shape)
+    origin, shape = grid_of_bounds(chunk_shape, low.tolist(), high.tolist())
+    nodes = find_nodes(objects, place.prefix, place.layout)
+    held = GridArrays(objects, place.prefix)
+    moves: list[Move] = []
+    tasks: list[TaskRef] = []
+    for array, found in held.arrays(nodes.chunked).items():
+        assert found is not None
+        move = _plan(array, found.spec, origin, shape)
+        if move is None:
+            continue
+        moves.append(move)
+        if not any(move[3]):
+            continue
+        cells = [w for w, _ in object_cells(found.spec, held.list_coords(array))]
+        for start in range(0, len(cells), _OBJECTS_PER_TASK):
+            key = builder.key("move", f"{level.number}-{array}-{start}")
+            tasks.append(builder.add(key, _copy, place, move, cells[start : start + _OBJECTS_PER_TASK]))
+    settings = _level_settings(level, origin, shape)
+    if not moves and settings is None:
+        return None
+    key = builder.key("switch", level.number)
+    return builder.add(key, _switch, place, tuple(moves), settings, List(*tasks))
+
+
+def _plan(array: str, spec: GridSpec, origin: Sequence[int], shape: Sequence[int]) -> Move | None:
+    """Return how an array's grid changes to cover the cells of the bounds, None where it does already."""
+    lead = spec.rank - len(origin)  # an attribute that leads the keys has its own extent
+    low = np.array([*spec.origin[:lead], *origin])
+    high = np.array([*(o + s - 1 for o, s in zip(spec.origin[:lead], spec.shape[:lead], strict=True)),
+                     *(o + s - 1 for o, s in zip(origin, shape, strict=True))])  # fmt: skip
+    before, last = np.array(spec.origin), np.array(spec.origin) + np.array(spec.shape) - 1
+    if (low >= before).all() and (high <= last).all():
+        return None
+    unit = np.array(spec.shard_shape or (1,) * spec.rank)
+    shift = np.maximum(0, -(-(before - low) // unit))
+    if shift.any():
+        axis = int(np.argmax(shift > 0))
+        shift[axis] = max(int(shift[axis]), -(-spec.shape[axis] // int(unit[axis])))
+    first = before - shift * unit
+    after = dataclasses.replace(spec, origin=tuple(first.tolist()), shape=tuple((np.maximum(high, last) - first + 1).tolist()))
+    return array, spec, after, tuple(shift.tolist())
+
+
+def _copy(place: Place, move: Move, cells: Sequence[tuple[int, ...]]) -> tuple[str, list[tuple[int, ...]], list[int]]:
+    """Copy some objects of an array to their new keys; return their places before, and the stamps of the copies."""
+    array, _, after, shift = move
+    objects = open_objects(place.handle)
+    path = join(place.prefix, array)
+    if objects.nodes_first:  # the keys must lie inside the array's extents; the origin is still the old one
+        _stretch(objects, path, after)
+    data = objects.get_many([(cell_path(path, c), None) for c in cells])
+    for cell, content in zip(cells, data, strict=True):
+        if content is None:
+            raise StoreError("an object is gone: another writer changed the level; expand the store again",
+                             store=objects.url, array=cell_path(path, cell))  # fmt: skip
+    there = [cell_path(path, [c + s for c, s in zip(cell, shift, strict=True)]) for cell in cells]
+    return array, list(cells), objects.put_all((p, d) for p, d in zip(there, data, strict=True) if d is not None)
+
+
+def _stretch(objects: Objects, path: str, after: GridSpec) -> None:
+    prefix, _, name = path.rpartition("/")
+    found = GridArrays(objects, prefix).arrays([name])[name]
+    assert found is not None
+    if found.spec.shape != after.shape:
+        spec = dataclasses.replace(found.spec, shape=after.shape)
+        objects.put(join(path, DOCUMENT), dump_json(grid_document(spec, found.attributes, found.nonempty or ())))
+
+
+def _switch(place: Place, moves: Sequence[Move], settings: Mapping[str, Any] | None, copied: Sequence[Any]) -> None:
+    """Let the documents name the new grids, correct the catalog, and remove the objects at their old places."""
+    objects = open_objects(place.handle)
+    with commit_lock(objects, place.prefix):
+        held = GridArrays(objects, place.prefix).arrays([m[0] for m in moves])
+        for array, before, _, shift in moves:
+            found = held[array]
+            done = {c for name, cells, _ in copied if name == array for c in cells}
+            if found is None or (found.spec.origin, found.spec.shard_shape) != (before.origin, before.shard_shape):
+                raise StoreError("another writer gave the array another grid at the same time: expand the store again",
+                                 store=objects.url, array=join(place.prefix, array))  # fmt: skip
+            now = {w for w, _ in object_cells(found.spec, GridArrays(objects, place.prefix).list_coords(array))}
+            if any(shift) and not now <= done:
+                raise StoreError("another writer added chunks at the same time: expand the store again",
+                                 store=objects.url, array=join(place.prefix, array))  # fmt: skip
+        drop_copies(objects, [place.prefix])
+        catalog = load_catalog(objects, place.prefix)
+        if catalog is not None:
+            known = GridArrays(objects, place.prefix, catalog).catalogued(catalog.nodes)
+            catalog = catalog if len(known) == len(catalog.nodes) else None
+        nodes: dict[str, Node] = {} if catalog is None else dict(catalog.nodes)
+        columns: dict[str, Columns] = {} if catalog is None else dict(catalog.arrays)
+        order = sorted(moves, key=lambda m: (m[0] == "vertices", m[0]))
+        for array, before, after, shift in order:
+            found = held[array]
+            assert found is not None
+            listed = coords_to_keys(GridArrays(objects, place.prefix).list_coords(array))
+            document = grid_document(after, found.attributes, listed)
+            objects.put(join(place.prefix, array, DOCUMENT), dump_json(document))
+            identity = objects.identities([join(place.prefix, array, DOCUMENT)])[0] or ""
+            attributes = {k: v for k, v in document["attributes"].items() if k != NONEMPTY}
+            if catalog is not None and array in columns:
+                nodes[array] = Node({**document, "attributes": attributes}, identity)
+                if any(shift):
+                    stamps = {c: s for name, cells, all_of in copied if name == array
+                              for c, s in zip(cells, all_of, strict=True)}  # fmt: skip
+                    columns[array] = _stamped(columns[array], before, catalog.coords, stamps)
+        if catalog is not None:
+            fresh = dataclasses.replace(catalog, arrays=columns, nodes=nodes, token="")
+            PerChunk(objects, place.prefix).write_node(CATALOG_NAME, encode_catalog(fresh))
+        if settings is not None:
+            merge_attributes(objects, place.prefix, settings)
+    moved = {m[0]: m for m in moves if any(m[3])}
+    old = [cell_path(join(place.prefix, name), c) for name, cells, _ in copied if name in moved for c in cells]
+    if old:
+        objects.delete_many(old)
+
+
+def _stamped(columns: Columns, spec: GridSpec, coords: NDArray[np.int64], stamps: Mapping[tuple[int, ...], int]) -> Columns:
+    """Return an array's columns with the stamps of its objects' copies."""
+    have = np.flatnonzero(columns.have)
+    cells = spec.cells_of(coords[have])
+    where = cells if spec.shard_shape is None else spec.shards_of(cells)[0]
+    stamp = np.array(columns["stamp"], np.uint64)
+    stamp[have] = [stamps[tuple(w)] for w in where.tolist()]
+    return Columns({kind: columns[kind] for kind in ("nbytes", "shard", "offset", "stored", "crc")} | {"stamp": stamp})
+
+
+def _level_settings(level: LevelContents, origin: Sequence[int], shape: Sequence[int]) -> dict[str, Any] | None:
+    """Return the level's grid for arrays to come, None where the level has none."""
+    own = level.group.attrs.to_dict().get(SETTINGS)
+    if not isinstance(own, Mapping) or "grid" not in own:
+        return None
+    spec = parse_settings(own["grid"], level.place.prefix, level.store.url)
+    move = _plan("", spec, origin, shape)
+    return None if move is None else {SETTINGS: {**own, "grid": grid_settings(move[2])}}
+
+
+def _finish(place: Place, known: Mapping[str, Any], attributes: Mapping[str, Any], _: Sequence[None]) -> None:
+    objects = open_objects(place.handle)
+    with commit_lock(objects, place.prefix):
+        drop_copies(objects, [place.prefix])
+        put_documents(objects, merged_documents(objects, [(place.prefix, attributes)], {place.prefix: known}))

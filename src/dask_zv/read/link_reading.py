@@ -1,0 +1,379 @@
+"""Cells of links: which to read for some chunks, and what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.errors import FormatError, StoreError
+from dask_zv.format.keys import coords_to_keys
+from dask_zv.format.links import decode_flat, decode_ragged, permutations
+from dask_zv.geometry.schema import AttributeSchema
+from dask_zv.level.link_source import FoundLinks, LinkSource
+from dask_zv.level.source import LevelSource
+from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.cell_reads import Address
+from dask_zv.storage.layouts import Blobs
+
+__all__ = [
+    "CellPlan",
+    "LinkCells",
+    "cell_addresses",
+    "check_sources",
+    "decode_cells",
+    "join_cells",
+    "plan_cells",
+    "read_crossing",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CellPlan:
+    """Cells of links: segment by segment number, chunk by coordinates.
+
+    Attributes
+    ----------
+    segments : ndarray of intp, shape (c,)
+    coords : ndarray of int64, shape (c, K)
+    """
+
+    segments: NDArray[np.intp]
+    coords: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_], coords: NDArray[np.int64]) -> CellPlan:
+        """Return the cells of a table (S, n) of chunks (n, K), chunk by chunk."""
+        chunk, segment = np.nonzero(mask.T)
+        return cls(segment, coords[chunk])
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinkCells:
+    """The records of some cells, as they are stored.
+
+    Attributes
+    ----------
+    cells : CellPlan
+    counts : ndarray of int64, shape (c,)
+        Records of each cell.
+    rows : ndarray of int64, shape (m, L)
+        Rows of the endpoints, in stored order.
+    order : ndarray of intp, shape (m, L), optional
+        Which endpoint of the input each stored one is; None where all are in the order of the input.
+    attributes : mapping of str to ndarray, shape (m,) or (m, C)
+    """
+
+    cells: CellPlan
+    counts: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    order: NDArray[np.intp] | None
+    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def cell_of(self, record: int) -> int:
+        """Return the number of the cell that holds a record."""
+        return int(np.searchsorted(np.cumsum(self.counts), record, side="right"))
+
+
+def plan_cells(
+    found: FoundLinks, catalog: Catalog | None, level: Catalog, chunks: NDArray[np.int64], where: str, *, incident: bool
+) -> tuple[NDArray[np.bool_], CellPlan]:
+    """Return which cells to read for a selection of a level's chunks.
+
+    Parameters
+    ----------
+    found : FoundLinks
+    catalog : Catalog, optional
+        The level's own.
+    level : Catalog
+        All chunks of the level.
+    chunks : ndarray of int64, shape (n,)
+        The selection: rows of `level`, ascending.
+    where : str
+        The level's URL, for errors.
+    incident : bool
+        Every record with an endpoint in the selection is wanted, not only those with all of them in it.
+
+    Returns
+    -------
+    mask : ndarray of bool, shape (S, n)
+        Cells whose source is in the selection.
+    others : CellPlan
+        Cells whose source is not.
+
+    Raises
+    ------
+    FormatError
+        A cell leads to a chunk that the level does not have.
+    """
+    links = found.source
+    coords = level.coords[chunks]
+    mask = found.present(coords, catalog)
+    selected = np.zeros(len(level) + 1, bool)  # the last one stands for chunks that aren't there
+    selected[chunks] = True
+    segments: list[NDArray[np.intp]] = []
+    others: list[NDArray[np.int64]] = []
+    for s in range(len(mask)):
+        here = np.flatnonzero(mask[s])
+        number = np.full(len(here), s)
+        targets = links.targets(coords[here], number)
+        at = level.find(targets.reshape(-1, coords.shape[1])).reshape(targets.shape[:2])
+        _check_targets(links, targets, at, coords[here], number, where)
+        if not incident:
+            mask[s, here] = selected[at].all(axis=1)
+            continue
+        for offset in {*links.segments[s].offsets} - {(0,) * coords.shape[1]}:
+            sources = level.find(coords - np.asarray(offset, np.int64))
+            sources = np.unique(sources[~selected[sources] & (sources >= 0)])
+            sources = sources[found.present_in(s, level.coords[sources], catalog)]
+            segments.append(np.full(len(sources), s))
+            others.append(sources)
+    if not others:
+        return mask, CellPlan(np.zeros(0, np.intp), coords[:0])
+    pairs = np.unique(np.stack([np.concatenate(others), np.concatenate(segments)], axis=1), axis=0)  # some come by two offsets
+    return mask, CellPlan(pairs[:, 1], level.coords[pairs[:, 0]])
+
+
+def _check_targets(
+    links: LinkSource,
+    targets: NDArray[np.int64],
+    at: NDArray[np.int64],
+    coords: NDArray[np.int64],
+    segments: NDArray[np.intp],
+    where: str,
+) -> None:
+    lost = np.argwhere(at < 0)
+    if len(lost):
+        cell, slot = lost[0].tolist()
+        raise FormatError(
+            f"links lead to chunk {coords_to_keys(targets[cell, slot : slot + 1])[0]}, which the level does not have: it was "
+            "lost, or the links belong to another version of the level",
+            store=where, array=links.segments[int(segments[cell])].array, chunk=coords_to_keys(coords[cell : cell + 1])[0],
+        )  # fmt: skip
+
+
+def check_sources(found: FoundLinks, catalog: Catalog | None, level: Catalog, where: str) -> None:
+    """Raise :class:`FormatError` where links are filed under a chunk that the level does not have."""
+    for number, segment in enumerate(found.source.segments):
+        coords = found.chunks(number, catalog)
+        lost = np.flatnonzero(level.find(coords) < 0)
+        if len(lost):
+            raise FormatError(
+                "links are filed under a chunk that the level does not have: it was lost, or the links belong to another "
+                "version of the level",
+                store=where, array=segment.array, chunk=coords_to_keys(coords[lost[:1]])[0],
+            )  # fmt: skip
+
+
+def cell_addresses(links: LinkSource, attributes: Sequence[int], cells: CellPlan) -> list[Address]:
+    """Return the addresses of cells and of their attributes (by number)."""
+    keys = coords_to_keys(cells.coords)
+    numbers = cells.segments.tolist()
+    out = [(links.segments[s].array, k) for s, k in zip(numbers, keys, strict=True)]
+    for a in attributes:
+        arrays = links.attributes[a].arrays
+        out += [(arrays[s], k) for s, k in zip(numbers, keys, strict=True)]
+    return out
+
+
+def decode_cells(
+    source: LevelSource,
+    links: LinkSource,
+    attributes: Sequence[int],
+    cells: CellPlan,
+    found: Mapping[Address, bytes],
+) -> LinkCells:
+    """Return the records of cells.
+
+    Raises
+    ------
+    StoreError
+        A cell is gone.
+    FormatError
+        A cell is damaged, or an attribute does not have its rows.
+    """
+    width = links.family.width
+    keys = coords_to_keys(cells.coords)
+    numbers = cells.segments.tolist()
+    parts: list[NDArray[np.int64]] = []
+    permuted = np.zeros(len(cells), bool)
+    for i, (s, key) in enumerate(zip(numbers, keys, strict=True)):
+        segment = links.segments[s]
+        blob = _blob(source, found, segment.array, key)
+        permuted[i] = segment.permuted
+        try:
+            wide = width + segment.permuted
+            parts.append(
+                decode_flat(blob, wide, segment.dtype) if segment.flat else decode_ragged(blob, wide, segment.dtype)[0]
+            )
+        except FormatError as error:
+            raise error.at(store=source.where(), array=segment.array, chunk=key) from None
+    counts = np.array([len(p) for p in parts], np.int64)
+    rows, order = _in_order(source, links, cells, parts, counts, permuted)
+    values = {
+        links.attributes[a].schema.name: _decode_values(
+            source, links.attributes[a].schema, links.attributes[a].arrays, numbers, keys, counts, found
+        )
+        for a in attributes
+    }
+    return LinkCells(cells, counts, rows, order, values)
+
+
+def _blob(source: LevelSource, found: Mapping[Address, bytes], array: str, key: str) -> bytes:
+    blob = found.get((array, key))
+    if blob is None:
+        raise StoreError(
+            "a cell of links that is listed is gone: restore it, or write the level again",
+            store=source.where(), array=array, chunk=key,
+        )  # fmt: skip
+    return blob
+
+
+def _in_order(
+    source: LevelSource,
+    links: LinkSource,
+    cells: CellPlan,
+    parts: Sequence[NDArray[np.int64]],
+    counts: NDArray[np.int64],
+    permuted: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.intp] | None]:
+    """Return the rows of all cells, and the order of their endpoints where any is not that of the input."""
+    width = links.family.width
+    rows = np.concatenate([np.zeros((0, width), np.int64), *(p[:, p.shape[1] - width :] for p in parts)])
+    if not (permuted & (counts > 0)).any():
+        return rows, None
+    codes = np.concatenate(
+        [p[:, 0] if w else np.zeros(len(p), np.int64) for p, w in zip(parts, permuted.tolist(), strict=True)]
+    )
+    try:
+        order = permutations(codes, width)
+    except FormatError as error:
+        ends = np.cumsum(counts)
+        for i in np.flatnonzero(permuted):
+            try:
+                permutations(codes[ends[i] - counts[i] : ends[i]], width)
+            except FormatError as of_cell:
+                raise of_cell.at(
+                    store=source.where(),
+                    array=links.segments[int(cells.segments[i])].array,
+                    chunk=coords_to_keys(cells.coords[i : i + 1])[0],
+                ) from None
+        raise error.at(store=source.where(), array=links.array) from None
+    return rows, order
+
+
+def _decode_values(
+    source: LevelSource,
+    schema: AttributeSchema,
+    arrays: Sequence[str],
+    numbers: Sequence[int],
+    keys: Sequence[str],
+    counts: NDArray[np.int64],
+    found: Mapping[Address, bytes],
+) -> NDArray[Any]:
+    """Return an attribute's values of all records, as stored."""
+    width: int | None = None if schema.any_width else schema.width
+    blobs: list[bytes] = []
+    for s, key, n in zip(numbers, keys, counts.tolist(), strict=True):
+        blob = found.get((arrays[s], key))
+        if blob is None:
+            raise FormatError(
+                f"the {n} links of the chunk have no values of attribute {schema.name!r}",
+                store=source.where(), array=arrays[s], chunk=key,
+            )  # fmt: skip
+        if width is None and n:
+            width = max(1, len(blob) // (n * schema.dtype.itemsize))
+        if len(blob) != n * (width or 1) * schema.dtype.itemsize:
+            raise FormatError(
+                f"the blob has {len(blob)} bytes, not {n} rows of {width or 1} x {schema.dtype}: it does not belong to the "
+                "links beside it (an interrupted overwrite, or another tool's edit); write the chunk again",
+                store=source.where(), array=arrays[s], chunk=key,
+            )  # fmt: skip
+        blobs.append(blob)
+    values = np.frombuffer(b"".join(blobs), schema.dtype)
+    return values if schema.channels is None and width in (None, 1) else values.reshape(-1, width or 1)
+
+
+def join_cells(links: LinkSource, attributes: Sequence[int], parts: Sequence[LinkCells], where: str) -> LinkCells:
+    """Return the records of all parts, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    width, rank = links.family.width, links.family.rank
+    order = None
+    if any(p.order is not None for p in parts):
+        same = np.arange(width)
+        order = np.concatenate([np.broadcast_to(same, p.rows.shape) if p.order is None else p.order for p in parts])
+    values: dict[str, NDArray[Any]] = {}
+    for a in attributes:
+        schema = links.attributes[a].schema
+        name = schema.name
+        some = [p.attributes[name] for p in parts if len(p)]
+        if len({v.shape[1:] for v in some}) > 1:
+            raise FormatError(
+                f"link attribute {name!r} has values of shapes {sorted({v.shape[1:] for v in some})}: one of its chunks is "
+                "damaged",
+                store=where, array=links.attributes[a].arrays[0].rpartition("/")[0],
+            )  # fmt: skip
+        empty = np.zeros((0,) if schema.channels is None else (0, schema.channels), schema.dtype)
+        values[name] = np.concatenate(some) if some else empty
+    return LinkCells(
+        CellPlan(
+            np.concatenate([np.zeros(0, np.intp), *(p.cells.segments for p in parts)]),
+            np.concatenate([np.zeros((0, rank), np.int64), *(p.cells.coords for p in parts)]),
+        ),
+        np.concatenate([np.zeros(0, np.int64), *(p.counts for p in parts)]),
+        np.concatenate([np.zeros((0, width), np.int64), *(p.rows for p in parts)]),
+        order,
+        values,
+    )
+
+
+def lost_links(source: LevelSource, array: str, found: int, expected: int | None) -> FormatError:
+    """Return the error that a family has other records than it counts."""
+    return FormatError(
+        f"{found} links are stored, the metadata counts {expected}: some were lost, or another tool added or removed some "
+        "without counting them; restore them, or correct the counts of this group (of stores of ours store.refresh() does)",
+        store=source.where(), array=array,
+    )  # fmt: skip
+
+
+def read_crossing(
+    source: LevelSource, links: LinkSource, blobs: Blobs, *, counted: bool = True
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the records across chunks of generation 0.7: chunks (m, L, K) and rows (m, L), in input order.
+
+    Raises
+    ------
+    FormatError
+        The blob is no whole number of records, or (with `counted`) has fewer than the metadata counts.
+    StoreError
+        It is gone.
+    """
+    width, rank = links.family.width, links.family.rank
+    found = {} if links.crossing is None else blobs.read_many([(links.crossing, "data")])
+    if links.crossing is None or (links.crossing, "data") not in found:
+        if links.crossing is not None and links.family.count:  # where there are no records, there is no count
+            raise StoreError(
+                f"the blob of {links.family.count} links across chunks is gone: restore it, or write the level again",
+                store=source.where(), array=links.crossing, chunk="data",
+            )  # fmt: skip
+        return np.zeros((0, width, rank), np.int64), np.zeros((0, width), np.int64)
+    data = found[links.crossing, "data"]
+    if len(data) % (8 * width * (rank + 1)):
+        raise FormatError(
+            f"{len(data)} bytes are no whole number of records of {width} endpoints in chunks of rank {rank}",
+            store=source.where(), array=links.crossing, chunk="data",
+        )  # fmt: skip
+    records = np.frombuffer(data, "<i8").astype(np.int64, copy=False).reshape(-1, width, rank + 1)
+    if counted and len(records) < (links.family.count or 0):
+        raise lost_links(source, links.crossing, len(records), links.family.count)
+    return records[..., :rank], records[..., rank]

@@ -1,0 +1,319 @@
+"""``ds.zv.plot``: pictures of a Dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from dask_zv.errors import InputError
+from dask_zv.viz.chunk_map import prepare_chunks
+from dask_zv.viz.colours import Colour, Look, find_colour
+from dask_zv.viz.detail import Pair, Thinned, budget_of, pixels_of, thin
+from dask_zv.viz.drawing import Drawing
+from dask_zv.viz.faces import prepare_faces
+from dask_zv.viz.frame import (
+    dress,
+    pick_axes,
+    pick_pair,
+    pick_panels,
+    put_guide,
+    require_matplotlib,
+    store_name,
+    three_panels,
+    title_of,
+)
+from dask_zv.viz.lines import lines_of, prepare_lines
+from dask_zv.viz.points import prepare_points, prepare_raster
+from dask_zv.xarray_backend import conventions as names
+from dask_zv.xarray_backend.content import Shape, shape_of
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection, PolyCollection, QuadMesh
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+__all__ = ["KINDS", "Plot"]
+
+KINDS = ("points", "density", "lines", "mesh", "chunks")
+HOW = ("auto", "scatter", "raster", "sample")
+_LOOK = tuple(f.name for f in fields(Look))
+_SIZE = (8.0, 7.0)
+
+
+class Plot:
+    """Pictures of a Dataset that ``engine="zv"`` opened: ``ds.zv.plot()`` chooses by geometry, methods draw one kind.
+
+    Every method projects along the axes that are not drawn, adds to the axes that it is given (else to pyplot's current
+    ones), and returns the matplotlib artist. Scales are equal where both axes have one unit. Labels and titles that are there
+    stay.
+
+    No more is drawn one by one than a screen can show. With more than `max_vertices` vertices (four to a pixel of the axes
+    by default, at least 100,000), points become a raster of counts, or of means of a numeric attribute, computed block by
+    block; points coloured otherwise are a sample of every k-th row; lines and meshes are as many whole objects as fit, spread
+    evenly over all ids, or a raster where there are no objects that fit. The title then says so, as in "1,000 of 20,000
+    objects". The same Dataset and budget always give the same picture.
+
+    Parameters
+    ----------
+    ds : Dataset
+
+    Notes
+    -----
+    Common parameters of the methods:
+
+    ax : Axes, optional
+        Of two dimensions.
+    dims : sequence of str, optional
+        Names of the axes across and up; x and y by default, the first two where the store's have other names.
+    color : optional
+        Name of an attribute of vertices, objects, edges or faces (or of an axis, or ``"object"``): numbers get a colour bar,
+        text and flags a legend, 3 or 4 channels are colours themselves. Or a colour of matplotlib.
+    max_vertices : int, optional
+    cmap, norm, vmin, vmax, alpha : optional
+        As in matplotlib.
+    add_colorbar, add_legend : bool
+        True by default.
+    **kwargs
+        For the matplotlib artist: `s` of points, `linewidths` of lines, and so on.
+
+    All raise :class:`~dask_zv.errors.InputError` for axes, attributes or geometries that are not there, and ImportError without
+    matplotlib.
+    """
+
+    def __init__(self, ds: xr.Dataset) -> None:
+        self._ds = ds
+
+    def __call__(
+        self,
+        ax: Axes | None = None,
+        dims: Sequence[str] | None = None,
+        color: Any = None,
+        max_vertices: int | None = None,
+        **kwargs: Any,
+    ) -> Artist:
+        """Draw the Dataset as what it is: faces of meshes, paths and edges as lines, anything else as points.
+
+        Paths need ``view="objects"``, edges of graphs and faces ``view="spatial"``; their vertices are drawn in the other view.
+        """
+        kind = _natural(self._ds, shape_of(self._ds))
+        return self._draw(kind, ax, dims, color, max_vertices, kwargs)
+
+    def points(
+        self,
+        ax: Axes | None = None,
+        dims: Sequence[str] | None = None,
+        color: Any = None,
+        max_vertices: int | None = None,
+        how: str = "auto",
+        **kwargs: Any,
+    ) -> Artist:
+        """Draw vertices.
+
+        Parameters
+        ----------
+        ax, dims, color, max_vertices, **kwargs
+            See :class:`Plot`.
+        how : {"auto", "scatter", "raster", "sample"}
+            All one by one; counted in cells; every k-th row so that `max_vertices` are left. By default their number
+            decides.
+
+        Returns
+        -------
+        PathCollection, or AxesImage of a raster
+        """
+        return self._draw("points", ax, dims, color, max_vertices, {"how": how, **kwargs})
+
+    def density(self, ax: Axes | None = None, dims: Sequence[str] | None = None, color: Any = None, **kwargs: Any) -> AxesImage:
+        """Draw a raster of the number of vertices in each cell, or of the mean of a numeric attribute of vertices.
+
+        Cells are pixels, larger where there would be fewer than four vertices to each. Vertices are read block by block; where
+        the Dataset has Dask chunks, on Dask's workers.
+        """
+        return self._draw("density", ax, dims, color, None, kwargs)  # type: ignore[return-value]
+
+    def lines(
+        self,
+        ax: Axes | None = None,
+        dims: Sequence[str] | None = None,
+        color: Any = None,
+        max_vertices: int | None = None,
+        **kwargs: Any,
+    ) -> LineCollection:
+        """Draw paths (``view="objects"``), or edges of skeletons (either view) and graphs (``view="spatial"``).
+
+        Paths are a line each, a line for every step where an attribute of vertices colours them; edges are a line each, which
+        has the mean of its ends' numbers, or the category of its first end (the child, of skeletons).
+        """
+        return self._draw("lines", ax, dims, color, max_vertices, kwargs)  # type: ignore[return-value]
+
+    def mesh(
+        self,
+        ax: Axes | None = None,
+        dims: Sequence[str] | None = None,
+        color: Any = None,
+        max_vertices: int | None = None,
+        shade: str | None = "normal",
+        **kwargs: Any,
+    ) -> PolyCollection:
+        """Draw faces, the far ones first.
+
+        The eye is on the side from which the axes are a right-handed picture of space; turn an axis round before you draw
+        (``ax.invert_yaxis()``) to see the other side.
+
+        Parameters
+        ----------
+        ax, dims, color, max_vertices, **kwargs
+            See :class:`Plot`. Faces have the mean of their vertices' numbers, or the category of the first.
+        shade : {"normal", "depth", None}
+            Lit from the upper left; paler with distance; as they are.
+        """
+        return self._draw("mesh", ax, dims, color, max_vertices, {"shade": shade, **kwargs})  # type: ignore[return-value]
+
+    def chunks(self, ax: Axes | None = None, dims: Sequence[str] | None = None, **kwargs: Any) -> QuadMesh:
+        """Draw how many vertices are in each column of chunks; no vertex is read.
+
+        In ``view="objects"`` these are all vertices of the level.
+        """
+        return self._draw("chunks", ax, dims, None, None, kwargs)  # type: ignore[return-value]
+
+    def projections(
+        self,
+        figure: Figure | None = None,
+        color: Any = None,
+        max_vertices: int | None = None,
+        kind: str | None = None,
+        **kwargs: Any,
+    ) -> dict[tuple[str, str], Artist]:
+        """Draw along all three axes: xy above xz, and zy beside xy, with one scale and shared limits.
+
+        Parameters
+        ----------
+        figure : Figure, optional
+            An empty one; pyplot makes it by default.
+        color, max_vertices, **kwargs
+            See :class:`Plot`.
+        kind : {"points", "density", "lines", "mesh", "chunks"}, optional
+            Chosen by geometry by default.
+
+        Returns
+        -------
+        dict of (str, str) to Artist
+            By the names of the axes across and up; ``artist.axes`` are the axes, which share their limits: to turn y round, as
+            in images, is ``found["x", "y"].axes.invert_yaxis()``.
+        """
+        require_matplotlib()
+        shape = shape_of(self._ds)
+        pairs = pick_panels(shape)
+        if kind is not None and kind not in KINDS:
+            raise InputError(f"kind is one of {KINDS}, not {kind!r}")
+        if figure is None:
+            import matplotlib.pyplot as plt
+
+            figure = plt.figure(figsize=_SIZE)
+        pixels = pixels_of(figure) / 2
+        drawing, look, artist = self._prepared(
+            kind or _natural(self._ds, shape), shape, pairs, color, max_vertices, pixels, kwargs
+        )
+        panels = three_panels(figure, shape, pairs, drawing.box)
+        found = {}
+        for pair, axes in panels.axes.items():
+            found[shape.axes[pair[0]], shape.axes[pair[1]]] = drawing.draw(axes, pair, look, **artist)
+        title = title_of("", store_name(self._ds.attrs), drawing.title, drawing.notice)
+        figure.suptitle(title, fontsize="medium")
+        guide = drawing.guide(look)
+        if guide is not None and guide.mappable is not None:
+            guide.finish(figure.colorbar(guide.mappable, cax=panels.spare.inset_axes((0.15, 0.1, 0.1, 0.8))))
+        elif guide is not None:
+            panels.spare.legend(**guide.legend(), loc="center", frameon=False)
+        return found
+
+    def _draw(
+        self,
+        kind: str,
+        ax: Axes | None,
+        dims: Sequence[str] | None,
+        color: Any,
+        max_vertices: int | None,
+        options: dict[str, Any],
+    ) -> Artist:
+        require_matplotlib()
+        shape = shape_of(self._ds)
+        pair = pick_pair(shape, dims)
+        axes = pick_axes(ax)
+        drawing, look, artist = self._prepared(kind, shape, (pair,), color, max_vertices, pixels_of(axes), options)
+        found = drawing.draw(axes, pair, look, **artist)
+        dress(axes, shape, pair, title_of(axes.get_title(), store_name(self._ds.attrs), drawing.title, drawing.notice))
+        put_guide(axes, drawing.guide(look))
+        return found
+
+    def _prepared(
+        self,
+        kind: str,
+        shape: Shape,
+        pairs: Sequence[Pair],
+        color: Any,
+        max_vertices: int | None,
+        pixels: float,
+        options: dict[str, Any],
+    ) -> tuple[Drawing, Look, dict[str, Any]]:
+        """Read what a picture needs; return it, how it is coloured, and what is left of the options: the artist's."""
+        artist = dict(options)
+        look = Look(**{k: artist.pop(k) for k in _LOOK if k in artist})
+        budget = budget_of(max_vertices, pixels)
+        ds = self._ds
+        if kind == "chunks":
+            return prepare_chunks(ds, shape, pairs), look, artist
+        if kind in ("points", "density"):
+            how = artist.pop("how", "auto") if kind == "points" else "raster"
+            colour = find_colour(ds, shape, color, ("vertex",) if kind == "density" else ("vertex", "object"))
+            return self._points(shape, pairs, colour, how, budget, pixels), look, artist
+        links = ("face",) if kind == "mesh" else ("edge",)
+        colour = find_colour(ds, shape, color, ("vertex", "object", *links))
+        shade = artist.pop("shade", "normal") if kind == "mesh" else None
+        some = Thinned(ds, 0, 0)
+        if ds.sizes["vertex"] > budget:
+            thinned = thin(ds, shape, budget)
+            if thinned is None:
+                notice = f"{ds.sizes['vertex']:,} vertices, counted: there is no whole object of at most {budget:,}"
+                return prepare_raster(ds, shape, pairs, _averaged(ds, colour), pixels, notice), look, {}
+            some = thinned
+        if kind == "mesh":
+            return prepare_faces(some, shape, colour, shade), look, artist
+        return prepare_lines(some, shape, colour), look, artist
+
+    def _points(
+        self, shape: Shape, pairs: Sequence[Pair], colour: Colour | None, how: str, budget: int, pixels: float
+    ) -> Drawing:
+        ds = self._ds
+        if how not in HOW:
+            raise InputError(f"how is one of {HOW}, not {how!r}")
+        many = ds.sizes["vertex"] > budget
+        averaged = _averaged(ds, colour)
+        if how == "raster" or (how == "auto" and many and (colour is None or averaged is not None)):
+            if colour is not None and averaged is None:
+                raise InputError(
+                    "a raster shows counts, or means of a numeric attribute of vertices, not "
+                    f"{colour.label or colour.plain!r}; how='sample' shows every k-th point in its own colour"
+                )
+            return prepare_raster(ds, shape, pairs, averaged, pixels)
+        return prepare_points(ds, shape, colour, max(ds.sizes["vertex"], 1) if how == "scatter" else budget)
+
+
+def _natural(ds: xr.Dataset, shape: Shape) -> str:
+    """Return the kind of picture that suits a Dataset."""
+    if names.FACES in ds.variables:
+        return "mesh"
+    return "points" if lines_of(ds, shape) is None else "lines"
+
+
+def _averaged(ds: xr.Dataset, colour: Colour | None) -> Colour | None:
+    """Return the colour where means of it can be taken, else None."""
+    if colour is None or colour.where != "vertex" or colour.is_identity:
+        return None
+    variable = ds.variables[colour.name]
+    return colour if variable.ndim == 1 and variable.dtype.kind in "iuf" else None

@@ -1,0 +1,129 @@
+"""Pictures of a tree of levels: the finest level that a screen can show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import xarray as xr
+
+from dask_zv.errors import InputError
+from dask_zv.spatial.grid import as_box
+from dask_zv.viz.detail import budget_of, pixels_of
+from dask_zv.viz.frame import pick_axes, require_matplotlib
+from dask_zv.viz.occupancy import vertices_within
+from dask_zv.viz.plot import KINDS, Plot
+from dask_zv.xarray_backend.content import shape_of
+from dask_zv.xarray_backend.selection import select
+
+__all__ = ["choose_level", "plot_tree"]
+
+_SPARE_AXES_PIXELS = 500_000.0
+
+
+def _levels(tree: xr.DataTree) -> dict[int, xr.DataTree]:
+    """Return the nodes that are levels, the finest first.
+
+    Raises
+    ------
+    InputError
+        There are none.
+    """
+    found = {int(str(k)): node for k, node in tree.children.items() if str(k).isdecimal() and "vertex" in node.sizes}
+    if not found:
+        raise InputError("the tree has no levels /0, /1, ...: open it with xr.open_datatree(..., engine='zv')")
+    return dict(sorted(found.items()))
+
+
+def choose_level(tree: xr.DataTree, bbox: Any, budget: int) -> int:
+    """Return the number of the finest level that has at most `budget` vertices in a box, the coarsest if none has.
+
+    Vertices are estimated from the tables of chunks; nothing is read.
+
+    Parameters
+    ----------
+    tree : DataTree
+    bbox : pair of corners, optional
+        Everywhere by default.
+    budget : int
+
+    Raises
+    ------
+    InputError
+        The tree has no levels, or the box is malformed.
+    """
+    levels = _levels(tree)
+    for number, node in levels.items():
+        ds = node.to_dataset()
+        box = None if bbox is None else as_box(bbox, len(shape_of(ds).axes))
+        if vertices_within(ds, box) <= budget:
+            return number
+    return max(levels)
+
+
+def plot_tree(
+    tree: xr.DataTree,
+    ax: Any = None,
+    *,
+    bbox: Any = None,
+    level: int | Callable[[xr.DataTree, Any, int], int] | None = None,
+    kind: str | None = None,
+    max_vertices: int | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Draw one level of a tree, by default the finest whose vertices in a box a screen can show.
+
+    Parameters
+    ----------
+    tree : DataTree
+        As ``xr.open_datatree(..., engine="zv")`` returns it.
+    ax : Axes, optional
+    bbox : pair of corners, optional
+        What to show, in the units and the order of the store's axes; all by default.
+    level : int or callable, optional
+        The level's number, or a function of the tree, the box and the number of vertices that returns it; by default
+        :func:`choose_level`.
+    kind : {"points", "density", "lines", "mesh", "chunks", "projections"}, optional
+        Chosen by geometry by default.
+    max_vertices : int, optional
+        See :class:`Plot`.
+    **kwargs
+        For the method of :class:`Plot`.
+
+    Returns
+    -------
+    Artist, or dict of them for projections
+
+    Raises
+    ------
+    InputError
+        The tree has no such level, or what :class:`Plot` raises.
+    ImportError
+        matplotlib is not installed.
+    """
+    require_matplotlib()
+    if kind is not None and kind not in (*KINDS, "projections"):
+        raise InputError(f"kind is one of {(*KINDS, 'projections')}, not {kind!r}")
+    levels = _levels(tree)
+    if kind == "projections":
+        if ax is not None:
+            raise InputError("projections have axes of their own: give figure=, not ax=")
+        pixels = _SPARE_AXES_PIXELS
+    else:
+        ax = pick_axes(ax)
+        pixels = pixels_of(ax)
+    budget = budget_of(max_vertices, pixels)
+    if level is None:
+        level = choose_level
+    number = level if isinstance(level, int) else level(tree, bbox, budget)
+    if number not in levels:
+        raise InputError(f"the tree has no level {number!r}, its levels are {list(levels)}")
+    ds = levels[number].to_dataset()
+    if bbox is not None:
+        ds = select(ds, bbox, None, None, clip=True)
+    plot = Plot(ds)
+    if kind == "projections":
+        return plot.projections(max_vertices=max_vertices, **kwargs)
+    draw: Any = plot if kind is None else getattr(plot, kind)
+    limited: dict[str, Any] = {} if kind in ("density", "chunks") else {"max_vertices": max_vertices}
+    return draw(ax, **limited, **kwargs)

@@ -1,0 +1,398 @@
+"""Bringing rows together by block: every partition is split once, every block gathers its pieces.
+
+A block is a run of chunks along the Morton curve, so a partition whose points lie together feeds few blocks, and the graph has
+an edge only where a partition has rows for a block. Small partitions are split several at a time, for fewer edges. Routing is
+by exact division of chunk codes, never by a hash; pieces are gathered in the order of the partitions, so rows keep the input's
+order whatever order the scheduler works in.
+
+Pieces of inputs that memory has no room for go through files: on a cluster those of each worker (:mod:`.worker_files`), on a
+local scheduler in Dask's temporary directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+from dask.task_spec import List, Task, TaskRef
+from numpy.typing import NDArray
+
+from dask_zv.errors import ZVWarning
+from dask_zv.format.grids import GridSpec
+from dask_zv.geometry.rows import VertexRows, concatenate_rows
+from dask_zv.geometry.schema import AttributeSchema
+from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.run import cluster_memory
+from dask_zv.spatial.grouping import group_by_chunk
+from dask_zv.spatial.morton import morton_codes
+from dask_zv.write.inputs import Partitions, RawPart
+from dask_zv.write.rereading import Seen, convert_again
+from dask_zv.write.scan import Conversion, Scan, span_codes
+from dask_zv.write.worker_files import FiledPiece, current_worker, in_file, note_worker
+
+__all__ = ["BlockPlan", "Touch", "gather", "plan_blocks", "remove_spill", "spill_directory", "split_partitions"]
+
+_BLOCK_BYTES = (1 << 20, 32 << 20)
+_MOST_BLOCK_BYTES = 256 << 20
+_BLOCK_CHUNKS = 1024
+_MOST_BLOCK_CHUNKS = 1 << 15
+_MOST_EDGES = 3_500
+_SPILL_BYTES = 1 << 30
+_SPILL_PARTS = 4
+"""Input that takes more than this part of the workers' memory is not kept in it between two tasks."""
+_MEMORY_PARTS = 16
+"""A block takes this part of a task's memory at the most, so that tasks are many enough to share."""
+_ROW_COPIES, _ROW_NUMBERS = 3, 128
+"""What storing a block holds for a row: its bytes joined, as blobs, and (in part) sorted or encoded; and besides, whatever the
+row's bytes, its chunk, its place in it, its order, its object and fragment, integers of 8 bytes."""
+_LEAST_LIMIT = 4 << 20
+"""Smaller blocks help no worker: there the interpreter is what takes the memory, and more tasks take longer."""
+_LEAST_GROUPS = 32
+"""So many splitting tasks there are at least, if there are so many partitions: enough for as many threads."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockPlan:
+    """How chunks are divided into blocks.
+
+    Attributes
+    ----------
+    starts : ndarray of uint64 (or object), shape (B,)
+        Least Morton code of each block; a block ends where the next starts.
+    origin, unit : tuple of int, length D, optional
+        In layout ``grid`` the codes are those of shards: first chunk of the grid, and chunks in a shard along each axis.
+        None where they are those of chunks.
+    group_rows : int
+        Partitions of together at most so many rows are split by one task.
+    """
+
+    starts: NDArray[Any]
+    origin: tuple[int, ...] | None = None
+    unit: tuple[int, ...] | None = None
+    group_rows: int = 0
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def groups(self, scan: Scan) -> list[list[int]]:
+        """Return the partitions that one task splits, group by group: neighbours in the order of the input."""
+        groups: list[list[int]] = []
+        rows = 0
+        for number in sorted(scan.spans):
+            more = scan.parts[number].rows
+            if groups and rows + more <= self.group_rows:
+                groups[-1].append(number)
+                rows += more
+            else:
+                groups.append([number])
+                rows = more
+        return groups
+
+    def codes_of(self, coords: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the Morton code of each chunk, or of the shard that holds it; coords (n, D) to (n,)."""
+        if self.origin is not None:
+            coords = coords - np.asarray(self.origin, np.int64)
+        if self.unit is not None:
+            coords = coords // np.asarray(self.unit, np.int64)
+        return morton_codes(coords)
+
+    def blocks_of(self, coords: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the block of each chunk, coords (n, D) to int64 (n,)."""
+        codes = self.codes_of(coords)
+        if codes.dtype != self.starts.dtype:
+            codes, starts = codes.astype(object), self.starts.astype(object)
+        else:
+            starts = self.starts
+        return np.searchsorted(starts, codes, side="right").astype(np.int64) - 1
+
+
+def plan_blocks(
+    scan: Scan,
+    row_bytes: int,
+    shards: int | None,
+    partitions: int,
+    grid: GridSpec | None = None,
+    memory: int | None = None,
+) -> BlockPlan:
+    """Divide the chunks that have rows into blocks of whole shards, balanced by true counts.
+
+    Parameters
+    ----------
+    scan : Scan
+    row_bytes : int
+        Bytes of a row in all arrays.
+    shards : int, optional
+        Chunks per shard of layout ``per_chunk``, cut along the Morton curve; None where every blob is an object of its own.
+    partitions : int
+        Partitions of the input; where there are many, blocks are larger, so that the graph stays small.
+    grid : GridSpec, optional
+        The arrays' grid, in layout ``grid``.
+    memory : int, optional
+        Bytes that a task may use: blocks stay so small that a task has room for what it makes of them.
+
+    Warns
+    -----
+    UserWarning
+        A chunk (or a shard that was asked for) is larger than a block should be: it is a block of its own.
+    """
+    shape = BlockPlan(np.zeros(0, np.uint64), *((grid.origin, grid.shard_shape) if grid is not None else (None, None)))
+    if not len(scan.coords):
+        return shape
+    codes = shape.codes_of(scan.coords)
+    order = np.argsort(codes, kind="stable")
+    codes, counts = codes[order], scan.counts[order]
+    units = codes - codes % codes.dtype.type(shards or 1) if codes.dtype != object else codes - codes % (shards or 1)
+    first = np.flatnonzero(np.r_[True, units[1:] != units[:-1]])
+    rows = np.add.reduceat(counts, first)
+    chunks = np.diff(np.r_[first, len(codes)])
+    total = int(rows.sum()) * row_bytes
+    most_bytes = _MOST_BLOCK_BYTES
+    if memory is not None:
+        room = memory // 2 * row_bytes // (_ROW_COPIES * row_bytes + _ROW_NUMBERS)
+        most_bytes = int(np.clip(min(memory // _MEMORY_PARTS, room), _LEAST_LIMIT, _MOST_BLOCK_BYTES))
+    group_bytes = min(total // _LEAST_GROUPS, _BLOCK_BYTES[1], most_bytes // 2)
+    splits = min(partitions, 2 * _LEAST_GROUPS + total // max(group_bytes, 1))
+    target = min(int(np.clip(total // 8, *_BLOCK_BYTES)), most_bytes)
+    target = max(target, min(total * splits // _MOST_EDGES, most_bytes))
+    largest = int(rows.argmax())
+    if int(rows[largest]) * row_bytes > most_bytes:
+        _warn_of_large(scan, order[first[largest]], int(rows[largest]), int(rows[largest]) * row_bytes, int(chunks[largest]))
+    # a pair of partition and block is a task: many partitions make blocks of many chunks
+    most_chunks = max(_BLOCK_CHUNKS, min(len(codes) * splits // _MOST_EDGES, _MOST_BLOCK_CHUNKS))
+    # one cost for bytes and for chunks, cut where it passes whole numbers
+    cost = rows * (row_bytes / target) + chunks / most_chunks
+    number = np.floor(np.cumsum(cost) - cost / 2).astype(np.int64)
+    starts = first[np.r_[True, number[1:] != number[:-1]]]
+    return dataclasses.replace(shape, starts=units[starts], group_rows=group_bytes // row_bytes)
+
+
+def _warn_of_large(scan: Scan, at: int, rows: int, nbytes: int, chunks: int) -> None:
+    key = ".".join(map(str, scan.coords[at].tolist()))
+    what = f"chunk {key}" if chunks == 1 else f"the shard of chunk {key}, of {chunks:,} chunks,"
+    warnings.warn(
+        f"{what} holds {rows:,} vertices, {nbytes / 1e6:,.0f} MB: it is written by one task, which needs several times that "
+        f"memory; {'a smaller chunk_shape' if chunks == 1 else 'smaller shards (shard_chunks=)'} would divide it",
+        ZVWarning,
+        stacklevel=2,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SpilledPiece:
+    """A piece in a file instead of in memory."""
+
+    path: str
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def load(self) -> VertexRows:
+        """Read the piece."""
+        with Path(self.path).open("rb") as file:
+            rows: VertexRows = pickle.load(file)
+        return rows
+
+
+Piece = VertexRows | SpilledPiece | FiledPiece
+Pieces = Mapping[int, Piece]
+
+
+def split_part(
+    conversion: Conversion,
+    schemas: Sequence[AttributeSchema],
+    plan: BlockPlan,
+    number: int,
+    start: int | None,
+    before: Seen,
+    wanted: Collection[int] | None,
+    part: RawPart,
+) -> dict[int, VertexRows]:
+    """Return a partition's rows as they are stored, divided by block, in input order in each; of the `wanted` blocks alone.
+
+    Raises
+    ------
+    InputError
+        They are not the rows that the scan saw `before`.
+    """
+    rows = convert_again(conversion, schemas, number, start, before, part)
+    if not len(rows):
+        return {}
+    coords, which = group_by_chunk(conversion.grid.chunks_of(rows.positions))
+    block = plan.blocks_of(coords)[which]
+    found = np.unique(block)
+    if wanted is not None:
+        found = np.intersect1d(found, np.fromiter(wanted, np.int64, len(wanted)))
+    if not len(found):
+        return {}
+    if len(found) == 1 and (wanted is None or (block == found[0]).all()):
+        return {int(found[0]): rows}
+    order = np.argsort(block, kind="stable") if len(plan) > 1 << 16 else np.argsort(block.astype(np.uint16), kind="stable")
+    ends = np.cumsum(np.bincount(block, minlength=int(found[-1]) + 1))
+    return {b: rows.take(order[ends[b - 1] if b else 0 : ends[b]]) for b in found.tolist()}
+
+
+def split_group(
+    conversion: Conversion,
+    schemas: Sequence[AttributeSchema],
+    plan: BlockPlan,
+    spill: str | None,
+    numbers: Sequence[int],
+    starts: Sequence[int | None],
+    before: Sequence[Seen],
+    wanted: Collection[int] | None,
+    parts: Sequence[RawPart],
+) -> dict[int, Piece]:
+    """Return the rows of some partitions as :func:`split_part` does, in the partitions' order."""
+    divided: dict[int, list[VertexRows]] = {}
+    for number, start, seen, part in zip(numbers, starts, before, parts, strict=True):
+        for block, rows in split_part(conversion, schemas, plan, number, start, seen, wanted, part).items():
+            divided.setdefault(block, []).append(rows)
+    on_worker = spill is not None and note_worker()
+    pieces: dict[int, Piece] = {}
+    for block in sorted(divided):
+        some = divided.pop(block)
+        piece = concatenate_rows(some, sum(map(len, some)))
+        if spill is None:
+            pieces[block] = piece
+        elif on_worker:
+            pieces[block] = in_file(piece)
+        else:
+            path = Path(spill) / f"{numbers[0]}-{block}.{uuid.uuid4().hex[:8]}"
+            with path.open("wb") as file:
+                pickle.dump(piece, file, protocol=5)
+            pieces[block] = SpilledPiece(str(path), len(piece))
+    return pieces
+
+
+def pick(pieces: Pieces, block: int) -> Piece | None:
+    """Return one block's piece of a split partition, None where it has no rows for the block."""
+    return pieces.get(block)
+
+
+def gather(block: int, pieces: Sequence[Piece | Pieces | None]) -> VertexRows:
+    """Return a block's rows from its pieces, in the order of the partitions."""
+    note_worker()
+    found = [pick(piece, block) if isinstance(piece, Mapping) else piece for piece in pieces]
+    held = [p for p in found if p is not None]
+    rows = (p.load() if isinstance(p, SpilledPiece | FiledPiece) else p for p in held)
+    return concatenate_rows(rows, sum(map(len, held)))
+
+
+def spill_directory(total_bytes: int) -> str | None:
+    """Return where pieces of a large input go, None where they stay in memory.
+
+    The directory is that of a local scheduler. On a cluster pieces go into files of the workers where the input would fill
+    more than a part of what memory they have for tasks.
+    """
+    memory = cluster_memory()
+    if total_bytes < (_SPILL_BYTES if memory is None else memory // _SPILL_PARTS):
+        return None
+    parent = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
+    return str(Path(parent) / f"dask-zv-{uuid.uuid4().hex[:12]}")
+
+
+def remove_spill(spill: str | None) -> None:
+    """Remove what :func:`split_part` left in files."""
+    if spill is None:
+        return
+    gone = f"{spill}.gone"
+    try:
+        # renamed first: a task that outlives a failed run then finds no directory, instead of making files in it again
+        Path(spill).rename(gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def make_spill(spill: str) -> str:
+    """Make the directory of spilled pieces; return it, for the tasks that wait for it. A worker of a cluster needs none."""
+    if current_worker() is None:
+        Path(spill).mkdir(parents=True)
+    return spill
+
+
+def split_partitions(
+    builder: GraphBuilder,
+    partitions: Partitions,
+    conversion: Conversion,
+    schemas: Sequence[AttributeSchema],
+    plan: BlockPlan,
+    touch: Touch,
+    spill: str | None,
+    *,
+    numbered: bool = False,
+    wanted: Collection[int] | None = None,
+) -> dict[int, Task]:
+    """Add the splitting tasks; return for each block the task that gathers its rows, to be inlined where it is used.
+
+    With `numbered` every row carries its number in the whole input. With `wanted` there are those blocks alone.
+    """
+    scan = touch.scan
+    starts = scan.starts().tolist()
+    only = None if wanted is None or len(wanted) == len(plan) else frozenset(wanted)
+    sources: dict[int, list[TaskRef]] = {b: [] for b in (range(len(plan)) if only is None else sorted(only))}
+    folder = builder.add(builder.key("spill"), make_spill, spill) if spill is not None else None
+    arguments = list(partitions.arguments(builder))
+    for group in plan.groups(scan):
+        blocks_of = {number: touch.blocks(number) for number in group}
+        touched = sorted({b for blocks in blocks_of.values() for b in blocks})
+        some: tuple[int, ...] | None = None
+        if only is not None and not only.issuperset(touched):
+            some = tuple(b for b in touched if b in only)
+            group, touched = [n for n in group if not only.isdisjoint(blocks_of[n])], list(some)
+        if not touched:
+            continue
+        split = builder.add(
+            builder.key("split", group[0]),
+            split_group,
+            conversion,
+            tuple(schemas),
+            plan,
+            folder,
+            tuple(group),
+            tuple(starts[n] if numbered else None for n in group),
+            tuple(Seen(facts.rows, facts.digest, facts.dropped) for facts in (scan.parts[n] for n in group)),
+            some,
+            List(*(arguments[n] for n in group)),
+        )
+        for block in touched:
+            if len(touched) == 1:
+                sources[block].append(split)
+            else:
+                sources[block].append(builder.add(builder.key("piece", f"{group[0]}-{block}"), pick, split, block))
+    return {block: Task(None, gather, block, List(*refs)) for block, refs in sources.items()}
+
+
+class Touch:
+    """Tells which blocks a partition can have rows for; what was asked once is remembered."""
+
+    def __init__(self, plan: BlockPlan, scan: Scan) -> None:
+        codes = span_codes(scan.coords)
+        order = np.argsort(codes, kind="stable")
+        self.scan = scan
+        self._codes = codes[order]
+        self._blocks = plan.blocks_of(scan.coords)[order]
+        self._known: dict[int, list[int]] = {}
+
+    def blocks(self, partition: int) -> list[int]:
+        """Return the blocks of all chunks in the partition's spans, ascending."""
+        found = self._known.get(partition)
+        if found is None:
+            spans = self.scan.spans[partition]
+            lows = np.searchsorted(self._codes, spans[:, 0], side="left").tolist()
+            highs = np.searchsorted(self._codes, spans[:, 1], side="right").tolist()
+            parts = [self._blocks[low:high] for low, high in zip(lows, highs, strict=True)]
+            found = np.unique(np.concatenate(parts)).tolist() if parts else []
+            self._known[partition] = found
+        return found

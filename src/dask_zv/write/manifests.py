@@ -1,0 +1,283 @@
+"""Writing the object index: manifests from the fragments that the blocks report, objects in bounded ranges."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dask.task_spec import List, TaskRef
+from numcodecs.vlen import VLenBytes
+from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
+
+from dask_zv.errors import PlanError
+from dask_zv.format.documents import dump_json, manifests_document
+from dask_zv.format.groups import GROUP_NAMES, encode_groups
+from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.manifests import encode_manifests
+from dask_zv.format.object_documents import elements_document
+from dask_zv.geometry.encoding import Fragments
+from dask_zv.geometry.link_records import LinkRecords
+from dask_zv.geometry.places import BlockExtra
+from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.forks import makes_nodes
+from dask_zv.graph.run import hold_if_large
+from dask_zv.graph.tasks import BlockResult, Place
+from dask_zv.level.source import MANIFESTS_CRC32C
+from dask_zv.read.object_lengths import OBJECT_LENGTHS
+from dask_zv.spatial.grouping import group_by_chunk
+from dask_zv.storage.checksums import crc32c
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.objects import Objects, join
+from dask_zv.write.object_arrays import write_lengths, write_object_tables
+from dask_zv.write.object_plan import ObjectPlan, expand_ranges, plan_objects
+
+__all__ = ["ObjectPlan", "object_blobs", "object_metadata", "old_object_nodes", "plan_objects", "write_object_index"]
+
+_OBJECTS_PER_TASK = 1 << 18
+_MOST_EDGES = 20_000
+
+
+def object_blobs(plan: ObjectPlan) -> list[tuple[str, str, bytes]]:
+    """Return the blobs of object attributes and groups in layout per_chunk, as (array, key, payload)."""
+    out: list[tuple[str, str, bytes]] = []
+    for name, (values, present) in plan.attributes.items():
+        out.append((f"object_attributes/{name}", "data", values.tobytes()))
+        if present is not None:
+            out.append((f"object_attributes/{name}", "present_mask", present.astype(np.uint8).tobytes()))
+    if plan.groups:
+        nobody = np.zeros(0, np.int64)
+        data, offsets = encode_groups([plan.groups.get(g, nobody) for g in range(plan.group_count)])
+        out += [("groups", "data", data), ("groups", "offsets", offsets)]
+    return out + [(f"group_attributes/{n}", "data", v.tobytes()) for n, v in plan.group_attributes.items()]
+
+
+def object_metadata(plan: ObjectPlan, rank: int, layout: str = "per_chunk") -> list[tuple[str, dict[str, Any]]]:
+    """Return (path, attributes) of the groups that the commit gives the objects.
+
+    In layout grid the arrays below them are written by tasks of their own, documents and all.
+    """
+    if layout == "grid":
+        index = {
+            "zv_array": "object_index",
+            "num_objects": plan.count,
+            "num_present": plan.present,
+            "sid_ndim": rank,
+            "layout": "vlen_manifests_v2",
+            "object_ids_sorted": True,
+        }
+        families = [("object_attributes", plan.attributes), ("group_attributes", plan.group_attributes)]
+        return [*((name, {}) for name, members in families if members), ("object_index", index)]
+    out: list[tuple[str, dict[str, Any]]] = []
+    for name, (values, present) in plan.attributes.items():
+        meta = {
+            "zv_array": "object_attribute",
+            "name": name,
+            "dtype": str(values.dtype),
+            "num_channels": 1,
+            "shape": list(values.shape),
+            "has_present_mask": present is not None,
+        }
+        out.append((f"object_attributes/{name}", meta))
+    if plan.groups:
+        named = {GROUP_NAMES: list(plan.group_names)} if plan.group_names else {}
+        out.append(("groups", {"zv_array": "groups", "num_groups": plan.group_count, **named}))
+    for name, column in plan.group_attributes.items():
+        meta = {"zv_array": "groupings_attribute", "name": name, "dtype": str(column.dtype), "num_channels": 1}
+        out.append((f"group_attributes/{name}", {**meta, "shape": list(column.shape)}))
+    index = {"zv_array": "object_index", "num_objects": plan.count, "sid_ndim": rank, "layout": "vlen_manifests_v1"}
+    return [*out, ("object_index", index)]
+
+
+def old_object_nodes(objects: Objects, prefix: str, plan: ObjectPlan | None, layout: str) -> list[str]:
+    """Return the nodes about objects, below the level, that its new content has no place for."""
+    if plan is None:
+        return ["object_index", "object_attributes", "groups", "group_attributes", OBJECT_LENGTHS]
+    old = [] if plan.groups else ["groups"]
+    for family, members in (("object_attributes", plan.attributes), ("group_attributes", plan.group_attributes)):
+        if not members:
+            old.append(family)
+        else:
+            names = objects.list_dir(join(prefix, family))
+            old += [f"{family}/{n}" for n in names if n not in members and n != DOCUMENT]
+    if layout == "per_chunk":  # a mask that is no longer claimed would be believed by whoever looks for the blob
+        old += [f"object_attributes/{n}/present_mask" for n, (_, present) in plan.attributes.items() if present is None]
+    if not plan.count:
+        return [*old, OBJECT_LENGTHS, "object_index/manifests", *(["object_index/object_ids"] if layout == "grid" else [])]
+    cells = objects.list_dir(join(prefix, "object_index/manifests/c"))
+    chunks = -(-plan.count // plan.chunk)
+    return [*old, *(f"object_index/manifests/c/{n}" for n in cells if n.isdigit() and int(n) >= chunks)]
+
+
+def write_object_index(
+    builder: GraphBuilder,
+    place: Place,
+    plan: ObjectPlan,
+    rank: int,
+    results: Sequence[TaskRef],
+    *,
+    nodes_first: bool,
+    crossings: bool = False,
+) -> tuple[list[TaskRef], list[TaskRef]]:
+    """Add the tasks that write the manifests from what the blocks report.
+
+    Returns what the commit waits for, and the tasks whose results are the links between the pieces of objects (with
+    `crossings`) as :class:`~dask_zv.geometry.link_records.LinkRecords`.
+
+    The array's document goes after its cells; where the store wants nodes first, before them as well. In layout grid the
+    ids, attributes and groups are written here, too.
+    """
+    tables: list[TaskRef] = []
+    if place.layout == "grid":
+        tables = write_object_tables(builder, place, plan, results, nodes_first=nodes_first)
+    if plan.count == 0:
+        return tables, []
+    ids_checksums = tables[0] if tables else None
+    tasks = max(1, min(-(-plan.count // _OBJECTS_PER_TASK), _MOST_EDGES // max(len(results), 1)))
+    step = -(-plan.count // tasks)
+    step = -(-step // plan.chunk) * plan.chunk
+
+    def add_document(checksums: Sequence[TaskRef], ids: TaskRef | None, after: Sequence[TaskRef]) -> TaskRef:
+        key = builder.key("object-index", len(checksums))
+        return builder.add(key, write_manifests_document, place, plan.count, plan.chunk, List(*checksums), ids, List(*after))
+
+    before: list[TaskRef] = []
+    if nodes_first:
+        before.append(builder.add(builder.key("object-index"), _make_manifests, place, plan.count, plan.chunk, List(*results)))
+    written: list[TaskRef] = []
+    crossed: list[TaskRef] = []
+    for i, (first, ids) in enumerate(plan.cut(step)):
+        low, high = int(ids[0, 0]), int((ids[-1:, 1] - 1)[0])
+        pieces = [
+            builder.add(builder.key("fragments", f"{b}-{i}"), _fragments_between, r, low, high) for b, r in enumerate(results)
+        ]
+        gathered = builder.add(builder.key("objects-of", i), _gather_fragments, rank, List(*pieces))
+        key = builder.key("manifests", i)
+        mine = hold_if_large(ids, ids.nbytes)
+        written.append(builder.add(key, _write_manifests, place, plan.chunk, first, mine, gathered, List(*before)))
+        if crossings:
+            crossed.append(builder.add(builder.key("crossings", i), _crossings, gathered))
+    checksums = [builder.add(builder.key("checksums", i), _checksums, w) for i, w in enumerate(written)]
+    lengths = builder.add(builder.key("lengths"), _write_lengths, place, List(*written), nodes_first)
+    return [*tables, lengths, add_document(checksums, ids_checksums, [])], crossed
+
+
+def _fragments_between(result: BlockResult | BlockExtra, first: int, last: int) -> Fragments | None:
+    """Return the fragments of the objects from first to last, None of a block without vertices."""
+    extra: BlockExtra | None = result.extra if isinstance(result, BlockResult) else result
+    if extra is None or extra.fragments is None:
+        return None
+    found = extra.fragments
+    return found.take((found.objects >= first) & (found.objects <= last))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Written:
+    """What is known of some manifests after they were stored.
+
+    Attributes
+    ----------
+    checksums : list of int
+        CRC-32C of each stored object.
+    ids, lengths : ndarray of int64, shape (n,)
+        The objects, and the vertices of each; -1 where that is not known.
+    """
+
+    checksums: list[int]
+    ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+def _checksums(written: _Written) -> list[int]:
+    return written.checksums
+
+
+def _write_lengths(place: Place, written: Sequence[_Written], nodes_first: bool) -> None:
+    write_lengths(place, [(w.ids, w.lengths) for w in written], nodes_first)
+
+
+def _gather_fragments(rank: int, pieces: Sequence[Fragments | None]) -> Fragments:
+    """Return the fragments of some objects, object by object."""
+    found = Fragments.join([p for p in pieces if p is not None], rank)
+    # along the object, and where it has no direction by its chunks: whichever block reported first
+    return found.take(np.lexsort((found.fragments, *found.coords.T[::-1], found.sequence, found.objects)))
+
+
+def _crossings(found: Fragments) -> LinkRecords:
+    """Return the links from the last vertex of each piece to the first of the next, where that is in another chunk."""
+    crosses = (found.objects[1:] == found.objects[:-1]) & (found.coords[1:] != found.coords[:-1]).any(axis=1)
+    at = np.flatnonzero(crosses)
+    coords, number = group_by_chunk(np.concatenate([found.coords[at], found.coords[at + 1]]))
+    rows = np.stack([found.first[at] + found.count[at] - 1, found.first[at + 1]], axis=1)
+    return LinkRecords(coords, number.reshape(2, -1).T, rows, found.sequence[at + 1])
+
+
+def _write_manifests(
+    place: Place,
+    chunk: int,
+    first: int,
+    ids: NDArray[np.int64],
+    found: Fragments,
+    _: Sequence[None],
+) -> _Written:
+    """Store the manifests from row `first` on, whose objects `ids` (ranges) are."""
+    path = join(place.prefix, "object_index/manifests")
+    objects, chunks, fragments = found.objects, found.coords, found.fragments
+    known = expand_ranges(ids)
+    rows = np.searchsorted(known, objects)
+    if (known[rows] != objects).any():
+        raise PlanError(
+            f"object {objects[known[rows] != objects][0]} was not in the data when the write was planned: the data changes "
+            "between two readings; write it from a file or an array that stays as it is",
+            store=place.handle.url, array=path,
+        )  # fmt: skip
+    lengths = np.zeros(len(known), np.int64)
+    np.add.at(lengths, rows, found.count)
+    if (found.count < 0).any():
+        lengths[:] = -1
+    rows += first
+    last = first + len(known)
+    grid = place.layout == "grid"
+    # the frames of grid arrays check themselves, because its tools change elements in place
+    codec, vlen = Zstd(level=0, checksum=grid), VLenBytes()
+    checksums: list[int] = []
+    store = open_objects(place.handle)
+    for start in range(first, last, chunk):
+        stop = min(start + chunk, last)
+        a, b = np.searchsorted(rows, [start, stop])
+        blobs = encode_manifests(rows[a:b], chunks[a:b], fragments[a:b], first=start, count=stop - start)
+        cells = np.full(chunk, b"", object)  # Zarr stores the last chunk in full length
+        cells[: stop - start] = blobs
+        data = bytes(codec.encode(vlen.encode(cells)))
+        checksums.append(crc32c(data))
+        store.put(f"{path}/c/{start // chunk}", data)
+    return _Written(checksums, known, lengths)
+
+
+@makes_nodes
+def _make_manifests(place: Place, count: int, chunk: int, after: Sequence[Any]) -> None:
+    """Make the array, in a store that wants it before its cells."""
+    write_manifests_document(place, count, chunk, [], None, after)
+
+
+def write_manifests_document(
+    place: Place, count: int, chunk: int, checksums: Sequence[list[int]], ids_checksums: list[int] | None, _: Sequence[Any]
+) -> None:
+    """Store the document of the manifests' array, with a checksum of each stored object, and those of the ids.
+
+    The last argument is what the task waits for.
+
+    They show a lost or damaged object, and they tell these manifests from others: objects can change places while every blob
+    of the level, and so the catalog, stays as it was, and what readers keep in memory goes by both.
+    """
+    made = elements_document(count, chunk, {}) if place.layout == "grid" else manifests_document(count, chunk)
+    document = json.loads(made)
+    if checksums:
+        found = [c for part in checksums for c in part]
+        marks = found if ids_checksums is None else {"manifests": found, "object_ids": ids_checksums}
+        document["attributes"][MANIFESTS_CRC32C] = marks
+    objects, path = open_objects(place.handle), join(place.prefix, "object_index/manifests")
+    objects.put(f"{path}/{DOCUMENT}", dump_json(document))

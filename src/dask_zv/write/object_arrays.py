@@ -1,0 +1,194 @@
+"""Writing the tables about objects in layout grid: ids, attributes and groups, each array by one task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from dask.task_spec import List, TaskRef
+from numcodecs.vlen import VLenBytes
+from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
+
+from dask_zv.format.groups import GROUP_NAMES, encode_group_elements
+from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.object_documents import elements_document, sentinel, table_document
+from dask_zv.geometry.places import BlockExtra
+from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.run import hold_if_large
+from dask_zv.graph.tasks import BlockResult, Place
+from dask_zv.level.object_tables import VALUES_CRC32C, WHOLE_STRINGS, values_checksum
+from dask_zv.level.source import MANIFESTS_CRC32C
+from dask_zv.read.edge_rows import EDGE_COUNTS
+from dask_zv.read.object_lengths import OBJECT_LENGTHS
+from dask_zv.storage.checksums import crc32c
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.nodes import ensure_groups
+from dask_zv.storage.objects import join
+from dask_zv.write.object_plan import ObjectPlan, expand_ranges
+
+__all__ = ["write_edge_counts", "write_edge_table", "write_lengths", "write_object_tables"]
+
+_ROWS = 1 << 16
+_ALL_ROWS = 1 << 22
+"""Of a table that readers want as a whole."""
+_CHUNK_BYTES = 1 << 26
+_AT_ONCE_BYTES = 1 << 25
+_NO_ID = -1
+"""What an absent chunk of ids reads as: no id, so that a chunk that was lost shows."""
+
+
+def write_object_tables(
+    builder: GraphBuilder, place: Place, plan: ObjectPlan, results: Sequence[TaskRef], *, nodes_first: bool
+) -> list[TaskRef]:
+    """Add the tasks that store ids, attributes and groups; return what the commit waits for, the ids' checksums first.
+
+    They need nothing of the blocks, but where nodes come first, the groups above them are made before any block.
+    """
+    after = List(*results[:1]) if nodes_first else List()
+    out: list[TaskRef] = []
+
+    def add(name: str, function: Any, *arguments: Any) -> None:
+        key = builder.key("objects", name)
+        out.append(builder.add(key, function, place, *arguments, nodes_first, after))
+
+    if plan.count:
+        add("ids", _write_ids, hold_if_large(plan.ids, plan.ids.nbytes))
+    for number, (name, (values, present)) in enumerate(plan.attributes.items()):
+        add(f"attribute-{number}", _write_attribute, name, present is None, hold_if_large(values, values.nbytes))
+    if plan.groups:
+        nobody = np.zeros(0, np.int64)
+        members = [plan.groups.get(g, nobody) for g in range(plan.group_count)]
+        add("groups", _write_groups, hold_if_large(members, sum(m.nbytes for m in members)), plan.group_names)
+    for number, (name, values) in enumerate(plan.group_attributes.items()):
+        add(f"group-attribute-{number}", _write_group_attribute, name, values)
+    return out
+
+
+def _write_ids(place: Place, ranges: NDArray[np.int64], nodes_first: bool, _: Sequence[Any]) -> list[int]:
+    ids = expand_ranges(ranges)
+    return _write_table(place, "object_index/object_ids", ids.astype("<i8"), _NO_ID, {}, nodes_first)
+
+
+def _write_attribute(place: Place, name: str, whole: bool, values: NDArray[Any], nodes_first: bool, _: Sequence[Any]) -> None:
+    attributes: dict[str, Any] = {
+        "zv_array": "object_attribute",
+        "name": name,
+        "dtype": str(values.dtype),
+        "shape": list(values.shape),
+        "fill_sentinel_meaning": "absent",
+    }
+    if whole and values.dtype.kind == "U":
+        attributes[WHOLE_STRINGS] = len(values)
+    _write_table(place, f"object_attributes/{name}", values, sentinel(values.dtype), attributes, nodes_first)
+
+
+def _write_group_attribute(place: Place, name: str, values: NDArray[Any], nodes_first: bool, _: Sequence[Any]) -> None:
+    attributes = {"zv_array": "groupings_attribute", "name": name, "dtype": str(values.dtype), "shape": list(values.shape)}
+    _write_table(place, f"group_attributes/{name}", values, sentinel(values.dtype), attributes, nodes_first)
+
+
+def _write_table(
+    place: Place,
+    array: str,
+    values: NDArray[Any],
+    fill: Any,
+    attributes: Mapping[str, Any],
+    nodes_first: bool,
+    rows: int = _ROWS,
+) -> list[int]:
+    """Store an array with a row to an object: all of its chunks (of at most `rows`), then the document that says so.
+
+    Returns the CRC-32C of each chunk.
+    """
+    row_bytes = max(values.dtype.itemsize * int(np.prod(values.shape[1:], dtype=np.int64)), 1)
+    chunk = max(min(rows, len(values), _CHUNK_BYTES // row_bytes), 1)
+    codec = Zstd(level=0, checksum=True)
+    objects, path = open_objects(place.handle), join(place.prefix, array)
+    _make_room(place, array)
+    if nodes_first:
+        objects.put(f"{path}/{DOCUMENT}", table_document(values.shape, values.dtype, chunk, fill, attributes))
+    checksums: list[int] = []
+    tail = "/0" * (values.ndim - 1)
+    pending: list[list[tuple[str, bytes]]] = []
+    waiting = 0
+    for number, first in enumerate(range(0, len(values), chunk)):
+        cell = values[first : first + chunk]
+        if len(cell) < chunk:  # Zarr stores the last chunk in full length
+            rest = np.full((chunk - len(cell), *values.shape[1:]), fill, values.dtype)
+            cell = np.concatenate([cell, rest])
+        data = bytes(codec.encode(np.ascontiguousarray(cell).tobytes()))
+        checksums.append(crc32c(data))
+        pending.append([(f"{path}/c/{number}{tail}", data)])
+        waiting += len(data)
+        if waiting > _AT_ONCE_BYTES:
+            objects.put_many(pending)
+            pending, waiting = [], 0
+    objects.put_many(pending)
+    marked = {**attributes, MANIFESTS_CRC32C: checksums}
+    objects.put(f"{path}/{DOCUMENT}", table_document(values.shape, values.dtype, chunk, fill, marked))
+    return checksums
+
+
+def write_lengths(place: Place, parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], nodes_first: bool) -> None:
+    """Store the table of objects, see :mod:`dask_zv.read.object_lengths`.
+
+    Parameters
+    ----------
+    place : Place
+    parts : sequence of (ids, lengths)
+        Ascending by id. Where a length is not known (-1) there is no table.
+    nodes_first : bool
+    """
+    ids, lengths = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
+    if (lengths < 0).any():
+        return
+    table = np.stack([ids, lengths], axis=1).astype("<i8")
+    about = {"zv_array": "dask_zv_objects", "columns": ["object_id", "vertex_count"], VALUES_CRC32C: values_checksum(table)}
+    _write_table(place, OBJECT_LENGTHS, table, _NO_ID, about, nodes_first, _ALL_ROWS)
+
+
+def write_edge_counts(place: Place, results: Sequence[BlockResult], nodes_first: bool) -> None:
+    """Store how many links the chunks of a level of skeletons have, see :data:`EDGE_COUNTS`."""
+    found = [r.extra.edges for r in results if isinstance(r.extra, BlockExtra) and r.extra.edges is not None]
+    if not found:
+        return
+    table = np.concatenate(found)
+    write_edge_table(place, table[np.lexsort(table[:, -2::-1].T)], nodes_first)
+
+
+def write_edge_table(place: Place, table: NDArray[np.int64], nodes_first: bool) -> None:
+    """Store a table (n, K + 1) of chunks and the links of each, ascending by chunk."""
+    table = np.ascontiguousarray(table, "<i8")
+    columns = ["chunk coordinates", "nodes with a parent"]
+    about = {"zv_array": EDGE_COUNTS, "columns": columns, VALUES_CRC32C: values_checksum(table)}
+    _write_table(place, EDGE_COUNTS, table, _NO_ID, about, nodes_first, _ALL_ROWS)
+
+
+def _write_groups(
+    place: Place, members: Sequence[NDArray[np.int64]], names: Sequence[str], nodes_first: bool, _: Sequence[Any]
+) -> None:
+    """Store the groups: one element each, all in one chunk, as other readers want them."""
+    objects, path = open_objects(place.handle), join(place.prefix, "groups")
+    attributes: dict[str, Any] = {"zv_array": "groups", "num_groups": len(members)}
+    if names:
+        attributes[GROUP_NAMES] = list(names)
+    cells = np.empty(len(members), object)
+    cells[:] = encode_group_elements(members)
+    data = bytes(Zstd(level=0, checksum=True).encode(VLenBytes().encode(cells)))
+    _make_room(place, "groups")
+    if nodes_first:
+        objects.put(f"{path}/{DOCUMENT}", elements_document(len(members), len(members), attributes))
+    objects.put(f"{path}/c/0", data)
+    marked = {**attributes, MANIFESTS_CRC32C: [crc32c(data)]}
+    objects.put(f"{path}/{DOCUMENT}", elements_document(len(members), len(members), marked))
+
+
+def _make_room(place: Place, array: str) -> None:
+    """Remove what the array held before: keys of another shape's chunks would stay, or be in the way."""
+    objects, path = open_objects(place.handle), join(place.prefix, array)
+    if objects.list_dir(path):
+        objects.delete_prefix(path)
+    if objects.nodes_first:  # they were made before the blocks, if there were blocks
+        ensure_groups(objects, [path.rpartition("/")[0]])

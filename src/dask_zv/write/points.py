@@ -1,0 +1,162 @@
+"""Writing points."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
+
+from dask.delayed import Delayed
+
+from dask_zv.errors import InputError
+from dask_zv.geometry.blocks import encode_points
+from dask_zv.graph.keeping import released_on_failure
+from dask_zv.graph.receipts import Report
+from dask_zv.level.contents import StoreContents
+from dask_zv.write.inputs import partition_input
+from dask_zv.write.manifests import plan_objects
+from dask_zv.write.write import Options, Write, level_to_write, scan_input
+
+__all__ = ["prepare_points", "write_points"]
+
+
+@overload
+def write_points(
+    store: StoreContents,
+    positions: Any,
+    *,
+    attributes: Any = None,
+    object_ids: Any = None,
+    object_attributes: Any = None,
+    groups: Mapping[int, Sequence[int]] | None = None,
+    group_attributes: Any = None,
+    mode: Literal["error", "overwrite"] = "error",
+    out_of_bounds: Literal["raise", "ignore", "expand"] = "raise",
+    position_tolerance: float | None = None,
+    max_categories: int = 10_000,
+    compute: Literal[True] = True,
+    progress: bool | None = None,
+    resume: bool = False,
+) -> Report: ...
+@overload
+def write_points(
+    store: StoreContents,
+    positions: Any,
+    *,
+    attributes: Any = None,
+    object_ids: Any = None,
+    object_attributes: Any = None,
+    groups: Mapping[int, Sequence[int]] | None = None,
+    group_attributes: Any = None,
+    mode: Literal["error", "overwrite"] = "error",
+    out_of_bounds: Literal["raise", "ignore", "expand"] = "raise",
+    position_tolerance: float | None = None,
+    max_categories: int = 10_000,
+    compute: Literal[False],
+    progress: bool | None = None,
+    resume: bool = False,
+) -> Delayed: ...
+def write_points(
+    store: StoreContents,
+    positions: Any,
+    *,
+    attributes: Any = None,
+    object_ids: Any = None,
+    object_attributes: Any = None,
+    groups: Mapping[int, Sequence[int]] | None = None,
+    group_attributes: Any = None,
+    mode: Literal["error", "overwrite"] = "error",
+    out_of_bounds: Literal["raise", "ignore", "expand"] = "raise",
+    position_tolerance: float | None = None,
+    max_categories: int = 10_000,
+    compute: bool = True,
+    progress: bool | None = None,
+    resume: bool = False,
+) -> Report | Delayed:
+    """Write points into level 0 of a store, as one Dask graph on the active scheduler.
+
+    The data is looked at once when the function is called (bounds, chunks, categories, ids, whether it can be stored); then
+    the graph takes what was kept of it or reads it again, brings rows together by block, stores each block and commits.
+    Rows of a chunk are in the order of the input, whatever the scheduler. Lazy input is kept where it fits into half of the
+    workers' memory, or into what the setting ``dask_zv.keep-input`` says (bytes, 0 for none). Input that is not the same when
+    it is read again is an error.
+
+    Parameters
+    ----------
+    store : Store
+        Opened for writing.
+    positions : ndarray or dask array (N, D), or a pandas or dask DataFrame with the axes as columns
+        In the units of the axes. Partitions may be in any spatial order and of unknown length.
+    attributes : mapping of name to array (N,) or (N, C); or a list of column names, where `positions` is a frame
+        Any numeric, boolean or date dtype; strings and pandas categories become dictionary-encoded categories. With a frame,
+        None takes all columns that are neither axes nor ids.
+    object_ids : integer array (N,), or a column's name, optional
+        The object of each point; at least 0, and in layout ``per_chunk`` 0 to n-1 without gaps.
+    object_attributes : DataFrame indexed by object id, or mapping of name to array (n, ...), optional
+    groups : mapping of group number to object ids, optional
+    group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
+    mode : {"error", "overwrite"}
+        What to do where the level has vertices: refuse, or replace the level. Chunks that are replaced in place change before
+        the commit; Icechunk alone makes replacement atomic.
+    out_of_bounds : {"raise", "ignore", "expand"}
+        What to do with positions outside the bounds that the store was created with: refuse all, leave those out, or make the
+        bounds (and in layout ``grid`` the arrays' grid) larger.
+    position_tolerance : float, optional
+        How far the cast to the store's dtype may move a position; a ten-thousandth of the least bin edge where None.
+    max_categories : int
+        Distinct strings that an attribute may have, 65,535 at the most.
+    compute : bool
+        False returns a Delayed, whose result is the report and which can join a larger ``dask.compute``.
+    progress : bool, optional
+        Show blocks, bytes and rate while it runs, in a terminal or a notebook, on any scheduler.
+    resume : bool
+        Finish what an interrupted call with the same arguments began: blocks that are whole in the store are not written again,
+        and of a write that is committed already the report is returned. From the start it may be passed, too, and small
+        writes (of less than 64 MB) can only be resumed if it was. Data, arguments or chunks that have changed are refused.
+
+    Returns
+    -------
+    Report or Delayed
+
+    Raises
+    ------
+    InputError
+        The data can't be stored as given; nothing was stored.
+    BoundsError
+        Positions are out of bounds; nothing was stored.
+    StoreError
+        The level has vertices and `mode` is "error", or storage failed.
+    PlanError
+        The store can't be reached from where the tasks run.
+
+    Examples
+    --------
+    >>> import dask_zv as dzv
+    >>> import numpy as np
+    >>> store = dzv.create({}, chunk_shape=(10, 10, 10))
+    >>> points = np.random.default_rng(0).uniform(0, 20, (1000, 3))
+    >>> report = dzv.write_points(store, points, attributes={"mass": np.ones(1000)})
+    >>> report.rows, report.chunks
+    (1000, 8)
+    """
+    started = time.perf_counter()
+    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
+    about = (object_attributes, groups, group_attributes)
+    return prepare_points(store, positions, attributes, object_ids, about, options).run(started)
+
+
+@released_on_failure()
+def prepare_points(
+    store: StoreContents, positions: Any, attributes: Any, object_ids: Any, about: tuple[Any, Any, Any], options: Options
+) -> Write:
+    """Check what :func:`write_points` was given; `about` are the attributes and groups of objects, and those of groups."""
+    if object_ids is None and any(given is not None for given in about):
+        raise InputError("object_attributes, groups and group_attributes belong to objects: pass object_ids= as well")
+    level = level_to_write(store, ("point_cloud",), "write_points", options)
+    partitions = partition_input(positions, attributes, store.axes, object_ids=object_ids)
+    partitions, conversion, scan = scan_input(level, partitions, options)
+    objects = None
+    if partitions.has_ids:
+        object_attributes, groups, group_attributes = about
+        objects = plan_objects(scan.ids, object_attributes, groups, layout=store.layout, group_attributes=group_attributes)
+    return Write("points", level, partitions, conversion, scan, objects, encode_points, options)
