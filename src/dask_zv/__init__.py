@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dask_zv.graph.receipts import Report as Report
     from dask_zv.maintain.convert import convert as convert
     from dask_zv.store.create import create as create
-    from dask_zv.store.store import Level as Level
+    from dask_zv.store.level import Level as Level
     from dask_zv.store.store import Store as Store
     from dask_zv.store.store import open as open
     from dask_zv.write.graphs import write_graph as write_graph
@@ -55,7 +55,7 @@ _LAZY = {
     "BlockReceipt": "dask_zv.write.plans",
     "Geometry": "dask_zv.geometry.result",
     "Group": "dask_zv.graph.group",
-    "Level": "dask_zv.store.store",
+    "Level": "dask_zv.store.level",
     "Links": "dask_zv.geometry.result",
     "Report": "dask_zv.graph.receipts",
     "Store": "dask_zv.store.store",

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-__all__ = ["register_accessors"]
-
 
 def _dataset_accessor(ds: Any) -> Any:
     from dask_zv.xarray_backend.accessor import ZVDatasetAccessor

@@ -26,20 +26,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = [
-    "BoundsError",
-    "FormatError",
-    "InputError",
-    "InvalidNameError",
-    "MetadataError",
-    "NotFoundError",
-    "PlanError",
-    "ReadOnlyError",
-    "StoreError",
-    "ZVError",
-    "ZVWarning",
-]
-
 _PLACES = ("store", "array", "chunk", "offset")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What changes a terminal or the order of a line, and the halves of characters, which can't be printed."""

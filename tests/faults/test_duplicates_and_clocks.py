@@ -18,7 +18,8 @@ from kills.stores import arm, differences, outcome_of
 from points_reference import files
 
 import dask_zv as dzv
-from dask_zv.graph import builder as graph, grid_tasks, per_chunk_tasks
+from dask_zv.graph import builder as graph
+from dask_zv.graph import grid_tasks, per_chunk_tasks
 from dask_zv.storage import local, locks
 from dask_zv.write import exchange
 

@@ -35,7 +35,9 @@ from fuzz_stores import SMALL, Files, files_of, golden, golden_names, write_smal
 
 import dask_zv as dzv
 from dask_zv.errors import ZVError
-from dask_zv.level import columns, objects_index
+from dask_zv.level import object_index as objects_index
+from dask_zv.level import object_values
+from dask_zv.read import columns
 from dask_zv.read.object_lengths import object_lengths
 from dask_zv.storage import grid, per_chunk
 
@@ -219,8 +221,8 @@ def _objects(store: dzv.Store) -> Answer:
     tables = list(index.slices())
     out: Answer = {"ids": _plain(ids)}
     out["entries"] = [(_plain(t.objects), _plain(t.chunks), _plain(t.fragments)) for t in tables]
-    out["attributes"] = _plain(objects_index.read_object_attributes(level.source, index))
-    groups, of_groups = objects_index.read_groups(level.source, index.tables)
+    out["attributes"] = _plain(object_values.read_object_attributes(level.source, index))
+    groups, of_groups = object_values.read_groups(level.source, index.tables)
     out["groups"] = _plain(groups), _plain(of_groups)
     some = ids[:2]
     g = level.read(objects=some.tolist(), order="object")

@@ -20,7 +20,7 @@ from dask_zv.geometry.encoding import Fragments
 from dask_zv.geometry.places import BlockExtra
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.tasks import BlockResult, Place
+from dask_zv.graph.specs import BlockResult, Place
 from dask_zv.level.object_index import ObjectIndex, fragment_owners
 from dask_zv.level.object_values import read_groups, read_object_attributes
 from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource

@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 
 import dask_zv as dzv
-from dask_zv.xarray_backend import export
+from dask_zv import exports as export
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 from golden_reference import Golden, golden_names

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from dask_zv.errors import InputError
 from dask_zv.spatial.grid import as_box, stored_box
 
-__all__ = ["CellGrid", "corners_of", "make_cells"]
-
 _MOST = 1 << 33
 """Cells of a grid: 64 GB of numbers; more is taken for a mistake in the units of `spacing`."""
 _CLOSE = 1e-9

@@ -25,15 +25,6 @@ from dask_zv.read.objects import ObjectFacts
 from dask_zv.read.result import Finish
 from dask_zv.spatial.grid import Box, stored_box
 
-__all__ = [
-    "BLOCK_BYTES",
-    "ChunkBlock",
-    "ChunkBlocks",
-    "ChunkReader",
-    "plan_chunk_blocks",
-    "rows_limit",
-]
-
 BLOCK_BYTES = 32 << 20
 _BLOCK_CHUNKS = 1024
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from dask_zv.geometry.result import Geometry
 
-__all__ = ["cut_by_rows", "runs_of", "take_rows"]
-
 
 def runs_of(sizes: NDArray[np.int64], limit: int, most: int) -> list[tuple[int, int]]:
     """Cut a sequence of things into runs: of at most `most`, and of `limit` in all unless one alone is larger.

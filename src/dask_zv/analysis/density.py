@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from dask_zv.analysis.density_plan import Density, plan_density
 from dask_zv.level.contents import LevelContents
 
-__all__ = ["Density", "density"]
-
 
 @overload
 def density(

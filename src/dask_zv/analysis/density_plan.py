@@ -20,8 +20,6 @@ from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import LevelContents
 from dask_zv.storage.handles import StoreHandle
 
-__all__ = ["Density", "DensityPlan", "plan_density"]
-
 _FAN = 8
 """Partial results that a task adds up."""
 STATISTICS = ("count", "sum", "mean")

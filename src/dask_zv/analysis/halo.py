@@ -20,10 +20,8 @@ from dask_zv.level.object_index import fragment_owners
 from dask_zv.level.source import level_blobs
 from dask_zv.read.columns import OBJECT_ID, LevelRows
 from dask_zv.read.edge_rows import filed_links, read_parents
-from dask_zv.read.levels import LINKED, choose_attributes
+from dask_zv.read.levels import LINKED, choose_attributes, read_level
 from dask_zv.storage.catalog import Catalog
-
-__all__ = ["HaloBlock", "HaloReader", "halo_blocks", "halo_reader"]
 
 _PATHS = ("line", "polyline", "streamline")
 
@@ -267,7 +265,7 @@ def halo_blocks(level: LevelContents, reader: HaloReader, blocks: Sequence[Chunk
     if level.kind in _PATHS or (by_chunk and (reader.trees or not reader.parents)):
         return reader, [HaloBlock(b) for b in blocks]
     wanted = [] if links is None else [links.attributes[i].schema.name for i in reader.link_attributes]
-    found = level.read(order="chunk", attributes=wanted)
+    found = read_level(level, objects=None, bbox=None, order="chunk", chunks=None, clip=True, attributes=wanted, compute=True)
     ends = found.faces if reader.name == "faces" else found.edges
     values = found.face_attributes if reader.name == "faces" else found.edge_attributes
     if ends is None:

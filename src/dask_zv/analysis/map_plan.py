@@ -26,8 +26,6 @@ from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import LevelContents
 from dask_zv.storage.handles import StoreHandle
 
-__all__ = ["MapPlan", "MappedChunks", "MappedObjects", "plan_map_chunks", "plan_map_objects"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MappedChunks:

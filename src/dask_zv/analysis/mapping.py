@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from dask_zv.analysis.map_plan import MappedChunks, MappedObjects, plan_map_chunks, plan_map_objects
 from dask_zv.level.contents import LevelContents
 
-__all__ = ["MappedChunks", "MappedObjects", "map_chunks", "map_objects"]
-
 
 @overload
 def map_chunks(

@@ -31,8 +31,6 @@ from dask_zv.read.result import Finish
 from dask_zv.spatial.morton import morton_order
 from dask_zv.storage.catalog import Catalog
 
-__all__ = ["ObjectBlocks", "ObjectReader", "objects_of_rows", "plan_object_blocks"]
-
 _BLOCK_OBJECTS = 1 << 16
 _SLICE = 1 << 14
 _READ_CHUNKS = 1024

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from dask_zv.errors import InputError
 from dask_zv.geometry.result import Geometry
 
-__all__ = ["VALUE", "Columns", "Example", "Function", "join_parts"]
-
 VALUE = "value"
 """Name of the column of a function that returns no dict."""
 _KINDS = "biufcmM"

@@ -14,8 +14,6 @@ from dask_zv.level.object_index import chosen_ids
 from dask_zv.read.columns import LevelRows, rows_in
 from dask_zv.spatial.grid import as_box
 
-__all__ = ["RowNumbers", "RowsOfBlock", "looked_up", "number_rows"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowsOfBlock:

@@ -15,8 +15,6 @@ from dask_zv.exports.parts import Parts, chosen_dims, parts_of
 from dask_zv.exports.reference import STORES, reference_system
 from dask_zv.xarray_backend.content import Content, Shape, read_content, shape_of
 
-__all__ = ["to_cf_geometries"]
-
 _GEOMETRY = "geometry"  # a dimension, and what readers call the decoded coordinate along it: xvec makes an index of that
 _CONTAINER, _NODE, _PART = "geometry_container", "node", "part"
 

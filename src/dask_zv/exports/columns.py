@@ -12,18 +12,6 @@ from numpy.typing import NDArray
 from dask_zv.errors import InputError
 from dask_zv.xarray_backend.content import Content, Shape
 
-__all__ = [
-    "add_columns",
-    "column_names",
-    "flat",
-    "numbers_of",
-    "object_table",
-    "places_among",
-    "places_of_objects",
-    "split",
-    "time_axes",
-]
-
 
 def column_names(ds: xr.Dataset, variable: str) -> list[str]:
     """Return the names of a variable's columns: its own, or one for each channel, such as ``colour_r``."""

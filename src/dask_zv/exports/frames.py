@@ -23,7 +23,6 @@ from dask_zv.xarray_backend.content import Shape, check_in_step, shape_of
 if TYPE_CHECKING:
     from dask.dataframe import DataFrame
 
-__all__ = ["object_frame", "to_dask_dataframe", "to_dataframe"]
 
 _BLOCK_ROWS = 500_000
 _NULLABLE = {"i": "Int", "u": "UInt"}

@@ -18,8 +18,6 @@ from dask_zv.xarray_backend.content import Content, Shape, read_content, shape_o
 if TYPE_CHECKING:
     from networkx import Graph
 
-__all__ = ["to_networkx"]
-
 
 def to_networkx(ds: xr.Dataset, *, directed: bool | None = None, multigraph: bool = False) -> Graph:
     """Return a graph of vertices and edges.

@@ -19,7 +19,6 @@ from dask_zv.xarray_backend.content import Shape, read_content, shape_of
 if TYPE_CHECKING:
     from uxarray import UxDataset
 
-__all__ = ["to_uxarray"]
 
 _DEGREES = ("degree", "degrees", "deg", "degree_east", "degrees_east", "degree_north", "degrees_north")
 

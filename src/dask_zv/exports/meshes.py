@@ -17,8 +17,6 @@ from dask_zv.xarray_backend.content import Content, Shape, read_content, shape_o
 if TYPE_CHECKING:
     from trimesh import Trimesh
 
-__all__ = ["check_mesh", "to_trimesh"]
-
 
 def to_trimesh(ds: xr.Dataset, *, by_object: bool = False) -> Trimesh | dict[int, Trimesh]:
     """Return the faces of a mesh; vertices are in the order of the Dataset, none is merged or left out (``process=False``).

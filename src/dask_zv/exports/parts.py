@@ -12,8 +12,6 @@ from dask_zv.errors import InputError
 from dask_zv.exports.columns import places_of_objects
 from dask_zv.xarray_backend.content import Content, Shape
 
-__all__ = ["Parts", "chosen_dims", "edges_of", "faces_of", "parts_of"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:

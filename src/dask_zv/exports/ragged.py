@@ -20,7 +20,6 @@ from dask_zv.xarray_backend.content import Content, read_content, shape_of
 if TYPE_CHECKING:
     import awkward as ak
 
-__all__ = ["to_awkward", "to_clouddrift"]
 
 _TIME = re.compile(r"(^|_)(t|times?|timestamp|date|datetime|epoch|hours?|days?|frame|step)($|_)", re.IGNORECASE)
 """Names of attributes that tell the time."""

@@ -12,7 +12,6 @@ from dask_zv.xarray_backend.content import Shape
 if TYPE_CHECKING:
     from pyproj import CRS
 
-__all__ = ["STORES", "reference_system"]
 
 STORES = "store"
 """Argument that stands for the store's own reference system."""

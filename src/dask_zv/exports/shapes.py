@@ -20,8 +20,6 @@ from dask_zv.xarray_backend.content import Content, Shape, read_content, shape_o
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-__all__ = ["to_geodataframe", "to_shapely"]
-
 
 def to_shapely(ds: xr.Dataset, dims: Sequence[str] | None = None) -> NDArray[np.object_]:
     """Return geometries of shapely.

@@ -11,8 +11,6 @@ from typing import Any
 
 from dask_zv.errors import MetadataError
 
-__all__ = ["boolean", "floats", "integer", "known_capabilities", "mapping", "number", "require", "string", "strings"]
-
 
 def require(document: Mapping[str, Any], key: str, where: str) -> Any:
     """Return the value of a key that must be there."""

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from dask_zv.errors import InputError
 
-__all__ = ["NOT_FOR_AXES", "Axis", "parse_axes"]
-
 NOT_FOR_AXES = (
     *("vertex", "vertex_end", "vertex_range", "object", "object_id", "object_index", "node_count", "geometry", "parent"),
     *("object_table", "object_table_column"),

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
 
-__all__ = ["EMPTY", "FRAME_NBYTES", "frame", "header", "index_nbytes", "pack_index", "unframe", "unpack_index"]
-
 EMPTY = np.iinfo(np.uint64).max
 """Offset and length of a cell that a shard does not have."""
 

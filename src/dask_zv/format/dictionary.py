@@ -19,8 +19,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dask_zv.errors import FormatError, InputError, MetadataError
 
-__all__ = ["MAX_CATEGORIES", "Category", "DictionaryEncoding"]
-
 MAX_CATEGORIES = 65_535
 """Categories that an attribute is encoded with. A text column of more distinct values is not categorical."""
 

@@ -15,20 +15,6 @@ import numpy as np
 
 from dask_zv.errors import MetadataError, StoreError
 
-__all__ = [
-    "PAYLOAD_CRC32C",
-    "BlobDocument",
-    "WrongKindError",
-    "blob_document",
-    "dump_json",
-    "group_document",
-    "manifests_document",
-    "parse_blob_document",
-    "parse_document",
-    "parse_json",
-    "to_json",
-]
-
 MAX_DEPTH = 100
 
 

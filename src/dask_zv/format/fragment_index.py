@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
 
-__all__ = ["MAX_ROWS", "FragmentIndex"]
-
 MAX_ROWS = 2**28
 """Rows that one index is expanded to; a range's count is a claim that 16 bytes can make."""
 

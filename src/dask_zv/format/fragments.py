@@ -26,9 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dask_zv.errors import FormatError, InputError
-from dask_zv.format.fragment_index import MAX_ROWS, FragmentIndex
-
-__all__ = ["MAX_ROWS", "FragmentIndex", "decode_fragments", "encode_fragments", "encode_single", "encode_tiling"]
+from dask_zv.format.fragment_index import FragmentIndex
 
 _MAGIC = 0x5A564647
 _VERSION = 1

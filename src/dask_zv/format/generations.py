@@ -13,8 +13,6 @@ from typing import Any
 from dask_zv.errors import MetadataError
 from dask_zv.format import _json
 
-__all__ = ["Generation", "detect_generation"]
-
 _VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*")
 
 

@@ -17,17 +17,6 @@ from numpy.typing import NDArray
 from dask_zv.errors import BoundsError, MetadataError
 from dask_zv.format.keys import is_spatial_key, parse_key
 
-__all__ = [
-    "MAX_SHARD_CELLS",
-    "NONEMPTY",
-    "ORIGIN",
-    "GridArray",
-    "GridSpec",
-    "codec_list",
-    "grid_document",
-    "parse_grid_document",
-]
-
 NONEMPTY = "nonempty_chunks"
 ORIGIN = "chunk_grid_origin"
 

@@ -15,16 +15,6 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, InputError
 
-__all__ = [
-    "GROUP_NAMES",
-    "MAX_RANGE",
-    "decode_group_elements",
-    "decode_groups",
-    "encode_group_elements",
-    "encode_groups",
-    "names_of_groups",
-]
-
 GROUP_NAMES = "group_names"
 """Attribute of ``groups`` that names them; readers give it as an attribute of groups, and writers take it as one."""
 

@@ -12,19 +12,6 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InvalidNameError
 
-__all__ = [
-    "check_chunk_key",
-    "check_name",
-    "coords_to_keys",
-    "format_key",
-    "is_chunk_key",
-    "is_name",
-    "is_spatial_key",
-    "keys_to_coords",
-    "parse_key",
-    "sort_keys",
-]
-
 _SPATIAL = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.-?(0|[1-9][0-9]{0,17}))*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 DOCUMENT = "zarr.json"

@@ -13,8 +13,6 @@ from typing import Any
 from dask_zv.errors import MetadataError
 from dask_zv.format import _json
 
-__all__ = ["LevelMetadata"]
-
 _TOLERANCE = 1e-9
 _STRAYS = 1 << 16
 """Names beside those of chunks that are put up with below an array."""

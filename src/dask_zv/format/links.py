@@ -27,22 +27,6 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, MetadataError
 
-__all__ = [
-    "MAX_WIDTH",
-    "LinkFamily",
-    "decode_flat",
-    "decode_ragged",
-    "delta_name",
-    "encode_ragged",
-    "has_permutation",
-    "lehmer_codes",
-    "parse_delta",
-    "parse_segment",
-    "permutations",
-    "segment_name",
-    "stored_order",
-]
-
 MAX_WIDTH = 16
 """Endpoints of a record; the Lehmer codes of more don't fit 64 bits for long, and no geometry has them."""
 

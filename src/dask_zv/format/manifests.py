@@ -26,8 +26,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dask_zv.errors import FormatError, InputError
 
-__all__ = ["MAX_FRAGMENTS", "decode_manifest", "decode_manifests", "encode_manifest", "encode_manifests"]
-
 MAX_FRAGMENTS = 2**20
 """Fragments that the ranges of manifests are expanded to, and `_PER_BYTE` more for each byte of them.
 

@@ -17,19 +17,6 @@ from dask_zv.errors import InputError, MetadataError
 from dask_zv.format import _json
 from dask_zv.format.axes import Axis, parse_axes
 from dask_zv.format.generations import Generation, detect_generation
-from dask_zv.format.levels import LevelMetadata
-
-__all__ = [
-    "GEOMETRY_TYPES",
-    "LINKS_CONVENTIONS",
-    "Axis",
-    "Generation",
-    "LevelMetadata",
-    "RootMetadata",
-    "detect_generation",
-    "ome_collection",
-    "parse_axes",
-]
 
 GEOMETRY_TYPES = ("point_cloud", "line", "polyline", "streamline", "skeleton", "graph", "mesh")
 CAPABILITIES = ("fragment_index", "preserved_object_ids", "shared_fragments", "multiscale_links")

@@ -14,8 +14,6 @@ import numpy as np
 from dask_zv.errors import InputError
 from dask_zv.format.documents import dump_json
 
-__all__ = ["elements_document", "sentinel", "table_document"]
-
 _ZSTD = {"name": "zstd", "configuration": {"level": 0, "checksum": True}}
 """With the codec's own checksum: it goes along with every change in place, by whatever tool."""
 

@@ -14,8 +14,6 @@ from typing import Any
 from dask_zv.errors import FormatError, InvalidNameError
 from dask_zv.format.keys import SHARD_PREFIX, check_chunk_key
 
-__all__ = ["ShardEntry", "is_shard_name", "parse_shard_index", "shard_attributes", "shard_id", "shard_name"]
-
 _NAME = re.compile(re.escape(SHARD_PREFIX) + r"[0-9]{6,}")
 
 ShardEntry = tuple[int, int, int | None]

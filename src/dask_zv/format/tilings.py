@@ -9,8 +9,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["decode_tilings"]
-
 _START = struct.pack("<IHH", 0x5A564647, 1, 0)
 """Magic, version and flags of an index; see :mod:`dask_zv.format.fragments`."""
 _HEADER = 16

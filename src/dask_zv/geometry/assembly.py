@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Paths", "RowMap", "follow_copies", "input_order", "parents_of", "parents_of_edges", "take_ranges"]
-
 
 def take_ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the numbers of ranges, one behind the other; shape (counts.sum(),).

@@ -17,8 +17,6 @@ from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.geometry.skeletons import arrange_forest
 
-__all__ = ["GeometryBlock", "encode_linked", "encode_points", "encode_polylines", "encode_skeletons"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeometryBlock:

@@ -18,17 +18,6 @@ from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, PointSchema
 from dask_zv.spatial.grouping import group_by_chunk
 
-__all__ = [
-    "Arrangement",
-    "ChunkedRows",
-    "EncodedVertices",
-    "Fragments",
-    "chunk_rows",
-    "cut_fragments",
-    "encode_vertices",
-    "stable_order",
-]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChunkedRows:

@@ -18,17 +18,6 @@ from dask_zv.format.links import LinkFamily, encode_ragged, lehmer_codes, segmen
 from dask_zv.geometry.schema import LINK_FRAGMENTS, AttributeSchema
 from dask_zv.spatial.grouping import group_by_chunk
 
-__all__ = [
-    "EncodedLinks",
-    "LinkRecords",
-    "LinkRows",
-    "encode_links",
-    "family_path",
-    "intra_segment",
-    "link_attribute_metadata",
-    "source_coords",
-]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinkRows:

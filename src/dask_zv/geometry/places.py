@@ -14,8 +14,6 @@ from dask_zv.geometry.encoding import Arrangement, ChunkedRows, Fragments
 from dask_zv.geometry.link_records import LinkRecords, LinkRows
 from dask_zv.spatial.grouping import group_by_chunk
 
-__all__ = ["BlockExtra", "Found", "Places", "join_links", "places_of"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Places:

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
-from dask_zv.format.fragments import FragmentIndex, decode_fragments
+from dask_zv.format.fragment_index import FragmentIndex
+from dask_zv.format.fragments import decode_fragments
 from dask_zv.geometry.encoding import Arrangement, ChunkedRows, cut_fragments, stable_order
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, PointSchema
-
-__all__ = ["arrange_bins", "arrange_objects", "decode_index", "decode_positions"]
 
 
 def arrange_bins(schema: PointSchema, block: ChunkedRows) -> Arrangement:

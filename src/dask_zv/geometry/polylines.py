@@ -11,8 +11,6 @@ import numpy as np
 from dask_zv.geometry.encoding import Arrangement, ChunkedRows, cut_fragments, stable_order
 from dask_zv.geometry.schema import PointSchema
 
-__all__ = ["arrange_pieces"]
-
 
 def arrange_pieces(schema: PointSchema, block: ChunkedRows, *, at_bins: bool) -> Arrangement:
     """Arrange the vertices of polylines: a fragment for each run of one object whose rows follow each other in the input.

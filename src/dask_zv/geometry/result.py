@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import escaped
 
-__all__ = ["Geometry", "Links"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Geometry:

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["VertexRows", "concatenate_rows"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VertexRows:

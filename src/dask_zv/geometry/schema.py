@@ -16,8 +16,6 @@ from dask_zv.errors import FormatError, InputError, MetadataError, ZVWarning, ha
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.spatial.grid import ChunkGrid
 
-__all__ = ["AttributeSchema", "PointSchema", "UnreadableDtypeError", "check_attribute_name", "parse_dtype", "readable"]
-
 VERTICES = "vertices"
 FRAGMENTS = "vertex_fragments"
 ATTRIBUTES = "vertex_attributes"

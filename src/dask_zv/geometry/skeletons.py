@@ -17,8 +17,6 @@ from dask_zv.errors import InputError
 from dask_zv.geometry.encoding import Arrangement, ChunkedRows, cut_fragments
 from dask_zv.geometry.link_records import LinkRecords, LinkRows
 
-__all__ = ["Forest", "arrange_forest", "check_forest", "check_same_object"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forest:

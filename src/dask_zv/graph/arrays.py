@@ -9,8 +9,6 @@ from dask.delayed import Delayed
 
 from dask_zv.errors import InputError
 
-__all__ = ["block_delayeds", "refuse_expressions"]
-
 
 def block_delayeds(array: Any) -> list[Delayed]:
     """Return a ``Delayed`` for each block of a Dask array, in C order."""

@@ -22,10 +22,9 @@ from dask.task_spec import GraphNode, List, Task, TaskRef
 from dask_zv.graph.progress import tell, topic_of
 from dask_zv.graph.receipts import Report
 from dask_zv.graph.run import as_delayed
-from dask_zv.graph.tasks import BlockResult, BlockSpec, CommitSpec, commit, prepare, store_block
+from dask_zv.graph.specs import BlockResult, BlockSpec, CommitSpec
+from dask_zv.graph.tasks import commit, prepare, store_block
 from dask_zv.storage.retries import counted_retries
-
-__all__ = ["GraphBuilder", "add_block", "add_commit", "add_preparation", "build_write_graph", "is_future", "run_block"]
 
 _LOG = logging.getLogger("dask_zv.blocks")
 

@@ -18,7 +18,6 @@ from dask.system import CPU_COUNT
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["compute_locally", "end_on_workers"]
 
 _END_SECONDS = 30.0
 """How long a call that fails waits for those of its tasks that run on workers."""

@@ -29,16 +29,6 @@ from dask_zv.storage.icechunk_forks import Fork, ForkObjects, ForkSource, merge_
 from dask_zv.storage.icechunk_merging import merge_into_session
 from dask_zv.storage.icechunk_sessions import can_fork, fork_session, session_of
 
-__all__ = [
-    "UncommittedReport",
-    "WaveForks",
-    "check_writable",
-    "finish_write",
-    "makes_nodes",
-    "undone_on_failure",
-    "write_in_forks",
-]
-
 _FAN_IN = 16
 _NODES = "dask_zv_makes_nodes"
 

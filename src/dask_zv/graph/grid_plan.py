@@ -21,8 +21,6 @@ from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.snapshot import snapshot
 
-__all__ = ["check_owners", "cut_units", "plan_grids", "replaces"]
-
 
 def plan_grids(
     objects: Objects,

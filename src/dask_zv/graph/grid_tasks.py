@@ -31,8 +31,6 @@ from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.replacing import unmark
 from dask_zv.storage.snapshot import snapshot
 
-__all__ = ["commit_grid", "make_nodes", "store_in_grid"]
-
 _VERIFICATIONS = 5
 
 

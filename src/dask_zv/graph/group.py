@@ -8,7 +8,7 @@ from typing import Any
 
 from dask_zv.errors import MetadataError, StoreError
 from dask_zv.format.keys import check_chunk_key, check_name
-from dask_zv.graph.tasks import Place
+from dask_zv.graph.specs import Place
 from dask_zv.graph.writes import WriteBatch
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_defaults import SETTINGS
@@ -19,8 +19,6 @@ from dask_zv.storage.nodes import update_attributes
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.opening import open_root
 from dask_zv.storage.per_chunk import PerChunk
-
-__all__ = ["Group", "open_group"]
 
 
 class Group(NodeGroup):

@@ -11,8 +11,6 @@ from html import escape
 
 from dask_zv.errors import escaped
 
-__all__ = ["count", "error", "faint", "frame", "heading", "pairs", "size", "table", "text"]
-
 _LONGEST = 200
 _FAINT = "opacity:0.65"
 _LINE = "1px solid rgba(128,128,128,0.3)"

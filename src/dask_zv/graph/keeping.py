@@ -35,7 +35,6 @@ from dask_zv.graph.run import WorkersAwaited, active_client, cluster_memory, com
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["KEEP_INPUT", "Kept", "look_once", "nbytes_of", "released_on_failure"]
 
 KEEP_INPUT = "dask_zv.keep-input"
 """Name of the setting (``dask.config``): bytes of lazy input that are kept between the two looks at it, such as ``"4 GiB"``,

@@ -41,8 +41,6 @@ from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
 from dask_zv.storage.replacing import unmark
 
-__all__ = ["by_rank", "commit_per_chunk", "look_at_blobs", "shard_numbers", "store_in_per_chunk"]
-
 
 def _blobs(place: Place) -> PerChunk:
     return PerChunk(open_objects(place.handle), place.prefix)

@@ -18,8 +18,6 @@ from dask.callbacks import Callback
 
 from dask_zv.graph.specs import BlockResult
 
-__all__ = ["Progress", "block_keys", "run_of", "tell", "topic_of", "watch_local"]
-
 _STORING = re.compile(r"-(?:store|store-links)-([0-9a-f]{12})(?:-\d+)?$")
 _EVERY = 0.1
 _WIDTH = 30

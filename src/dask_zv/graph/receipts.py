@@ -18,8 +18,6 @@ from dask_zv.storage.columns import COLUMNS, Columns
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["BlockTime", "Receipt", "Report", "array_family", "array_rows", "combine_receipts", "make_receipt"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Receipt:

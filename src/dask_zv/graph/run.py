@@ -25,23 +25,6 @@ from dask_zv.storage.handles import StoreHandle, process_token
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = [
-    "WORKERS_TIMEOUT",
-    "WorkersAwaited",
-    "active_client",
-    "as_delayed",
-    "check_reachable",
-    "cluster_memory",
-    "compute_many",
-    "compute_one",
-    "computed",
-    "hold_if_large",
-    "hold_on_workers",
-    "keep_on_client",
-    "seceded",
-    "stays_on_client",
-    "task_memory",
-]
 
 WORKERS_TIMEOUT = "dask_zv.workers-timeout"
 """Name of the setting (``dask.config``): seconds that a call waits where the cluster has no worker at all."""

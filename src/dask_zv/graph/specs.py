@@ -22,20 +22,6 @@ from dask_zv.storage.nodes import as_bytes, check_array_name
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
 
-__all__ = [
-    "Address",
-    "BlockResult",
-    "BlockSpec",
-    "CommitSpec",
-    "EncodedBlock",
-    "Place",
-    "keys_digest",
-    "make_report",
-    "normal_path",
-    "normalise",
-    "root_lock",
-]
-
 _COUNTED = ("links_family", "link_attribute_family")
 """What groups are called whose attributes count the links below them."""
 

@@ -8,8 +8,6 @@ from dask_zv.storage.catalog import CATALOG_NAME, catalog_stamp, stamped_documen
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import Objects, join
 
-__all__ = ["JOURNAL", "drop_journal", "journal_key", "leave_stamp", "written_stamp"]
-
 JOURNAL = "dask_zv_journal"
 """Name of the array, in a level, that keeps the receipts of an unfinished write."""
 

@@ -7,31 +7,14 @@ from typing import Any
 
 from dask_zv.graph.forks import makes_nodes
 from dask_zv.graph.grid_tasks import commit_grid, make_nodes, store_in_grid
-from dask_zv.graph.per_chunk_tasks import by_rank, commit_per_chunk, look_at_blobs, shard_numbers, store_in_per_chunk
+from dask_zv.graph.per_chunk_tasks import commit_per_chunk, store_in_per_chunk
 from dask_zv.graph.receipts import Report
-from dask_zv.graph.specs import Address, BlockResult, BlockSpec, CommitSpec, EncodedBlock, Place, keys_digest
+from dask_zv.graph.specs import BlockResult, BlockSpec, CommitSpec
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.local import sweep
 from dask_zv.storage.nodes import ensure_groups
 from dask_zv.storage.objects import join
 from dask_zv.storage.replacing import mark
-
-__all__ = [
-    "Address",
-    "BlockResult",
-    "BlockSpec",
-    "CommitSpec",
-    "EncodedBlock",
-    "Place",
-    "by_rank",
-    "commit",
-    "keys_digest",
-    "look_at_blobs",
-    "make_arrays",
-    "prepare",
-    "shard_numbers",
-    "store_block",
-]
 
 
 def store_block(spec: BlockSpec, payload: Any) -> BlockResult:

@@ -18,17 +18,16 @@ from dask_zv.format.shards import shard_id, shard_name
 from dask_zv.graph.builder import GraphBuilder, build_write_graph, is_future
 from dask_zv.graph.forks import check_writable, finish_write, undone_on_failure, write_in_forks
 from dask_zv.graph.grid_plan import check_owners, cut_units, plan_grids, replaces
+from dask_zv.graph.per_chunk_tasks import by_rank, shard_numbers
 from dask_zv.graph.receipts import Report
 from dask_zv.graph.run import compute_one, hold_on_workers
-from dask_zv.graph.tasks import Address, BlockSpec, CommitSpec, Place, by_rank, keys_digest, shard_numbers
+from dask_zv.graph.specs import Address, BlockSpec, CommitSpec, Place, keys_digest
 from dask_zv.spatial.morton import morton_codes, morton_order
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_single import check_spatial, without_grid
 from dask_zv.storage.nodes import as_bytes, check_array_name, load_catalog
 from dask_zv.storage.objects import Objects, join, place_url
 from dask_zv.storage.per_chunk import ArrayListing, PerChunk
-
-__all__ = ["WriteBatch"]
 
 _BLOCK_BYTES = 64 << 20
 _BLOCK_CHUNKS = (256, 2048)

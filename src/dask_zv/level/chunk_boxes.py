@@ -21,8 +21,6 @@ from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
 
-__all__ = ["boxes_hold", "check_boxes", "check_positions", "check_some_boxes", "note_strays"]
-
 _ALL = 16
 """Chunks of a level that are all looked at before a box is answered; of larger levels the outermost ones are."""
 _AT_ONCE = 256

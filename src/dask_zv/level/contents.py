@@ -15,10 +15,11 @@ from typing import Any, Self
 from dask_zv.errors import FormatError, MetadataError, NotFoundError, ZVWarning
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT
-from dask_zv.format.metadata import LevelMetadata, RootMetadata
+from dask_zv.format.levels import LevelMetadata
+from dask_zv.format.metadata import RootMetadata
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.group import Group
-from dask_zv.graph.tasks import Place
+from dask_zv.graph.specs import Place
 from dask_zv.level.find import chunk_table, find_source
 from dask_zv.level.fragments import has_emptied_fragments
 from dask_zv.level.link_source import FoundLinks, find_links
@@ -32,8 +33,6 @@ from dask_zv.storage.layouts import Layout, layout_of
 from dask_zv.storage.nodes import read_document
 from dask_zv.storage.objects import Objects, join, place_url
 from dask_zv.storage.opening import open_root
-
-__all__ = ["SETTINGS", "LevelContents", "StoreContents", "read_headers"]
 
 
 class StoreContents:

@@ -15,8 +15,6 @@ from dask_zv.format.keys import coords_to_keys, parse_key
 from dask_zv.geometry.assembly import take_ranges
 from dask_zv.storage.catalog import Catalog
 
-__all__ = ["SHARED", "FragmentTable", "join_tables", "only_in"]
-
 SHARED = -2
 """Owner of a fragment that several objects name."""
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dask_zv.errors import FormatError
-from dask_zv.format.fragments import FragmentIndex, decode_fragments
+from dask_zv.format.fragment_index import FragmentIndex
+from dask_zv.format.fragments import decode_fragments
 from dask_zv.geometry.schema import FRAGMENTS
 from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
-
-__all__ = ["decode_index", "has_emptied_fragments"]
 
 _AT_ONCE = 256
 

@@ -15,7 +15,7 @@ from dask_zv.format.fragments import decode_fragments
 from dask_zv.format.grids import GridArray
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, parse_key
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES
-from dask_zv.graph.tasks import Place
+from dask_zv.graph.specs import Place
 from dask_zv.level.source import LevelSource
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.cell_reads import Address, cell_path, object_runs
@@ -23,8 +23,6 @@ from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.grid_inspect import object_cells
 from dask_zv.storage.layouts import Blobs
 from dask_zv.storage.objects import Objects, join
-
-__all__ = ["LINKS", "check_siblings", "grid_attributes", "grid_rows", "warn_of_other_bytes"]
 
 _FRAGMENT_BATCH = 4096
 _COMPARED = 512

@@ -9,8 +9,6 @@ from dask_zv.errors import FormatError
 from dask_zv.level.object_tables import ObjectTables, decoding
 from dask_zv.level.source import LevelSource
 
-__all__ = ["IdTable"]
-
 _ARRAY = "object_index/object_ids"
 _FEW = 16
 """Ids that are looked up one by one."""

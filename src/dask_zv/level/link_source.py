@@ -23,8 +23,6 @@ from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.per_chunk import PerChunk
 from dask_zv.storage.snapshot import together
 
-__all__ = ["CROSSING", "FoundLinks", "LinkAttribute", "LinkSegment", "LinkSource", "find_links"]
-
 CROSSING = "cross_chunk_links"
 """Array of the records of generation 0.7 whose endpoints lie in several chunks: one blob of all of them."""
 _FRAGMENTS = "link_fragments"

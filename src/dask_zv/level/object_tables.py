@@ -25,17 +25,6 @@ from dask_zv.storage.confined import confined
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import Objects, join
 
-__all__ = [
-    "VALUES_CRC32C",
-    "WHOLE_STRINGS",
-    "ObjectTables",
-    "decoding",
-    "read_attribute_tables",
-    "values_checksum",
-    "values_dtype",
-    "zarr_array_of",
-]
-
 VALUES_CRC32C = "dask_zv_values_crc32c"
 """Attribute of the small tables of ours; where the values have another, another tool edited them and they are not believed."""
 WHOLE_STRINGS = "dask_zv_whole_strings"

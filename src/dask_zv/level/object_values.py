@@ -21,8 +21,6 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import join
 from dask_zv.storage.per_chunk import PerChunk
 
-__all__ = ["parse_shape", "read_groups", "read_object_attributes"]
-
 
 def read_object_attributes(
     source: LevelSource, index: ObjectIndex, rows: NDArray[np.int64] | None = None, name: str | None = None

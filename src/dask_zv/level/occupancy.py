@@ -12,8 +12,6 @@ from dask_zv.format.axes import Axis
 from dask_zv.graph.html_parts import count, faint, text
 from dask_zv.spatial.grid import corners
 
-__all__ = ["map_axes", "occupancy_html"]
-
 _MOST = 64
 """Cells along an axis."""
 _SHADES = 8

@@ -17,24 +17,12 @@ from dask_zv.errors import FormatError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.geometry.schema import PointSchema
-from dask_zv.graph.tasks import Place
+from dask_zv.graph.specs import Place
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.group import load_catalog
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layouts import Blobs, open_blobs
+from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, join, place_url
-
-__all__ = [
-    "MANIFESTS_CRC32C",
-    "ChunkTable",
-    "LevelSource",
-    "check_same_objects",
-    "check_unchanged",
-    "index_token",
-    "level_blobs",
-    "read_documents",
-    "remember",
-]
 
 MANIFESTS_CRC32C = "dask_zv_crc32c"
 """Attribute of the manifests' array; see :func:`dask_zv.write.manifests.write_manifests_document`."""

@@ -11,21 +11,21 @@ from dask.delayed import Delayed
 from dask.task_spec import List
 
 from dask_zv.errors import InputError, MetadataError
+from dask_zv.format.generations import Generation
 from dask_zv.format.grids import codec_list
-from dask_zv.format.metadata import Generation, ome_collection
+from dask_zv.format.metadata import ome_collection
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.receipts import Report
 from dask_zv.graph.run import check_reachable, compute_one
-from dask_zv.level.contents import SETTINGS, StoreContents
+from dask_zv.level.contents import StoreContents
 from dask_zv.maintain.convert_level import LevelTarget, add_level, copy_others
 from dask_zv.storage.codecs import cell_codec
+from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layouts import Layout, check_layout
 from dask_zv.storage.nodes import merge_attributes
 from dask_zv.storage.opening import objects_are_cheap, open_empty
 from dask_zv.storage.targets import resolve_target
-
-__all__ = ["convert"]
 
 Shards = int | Sequence[int] | Literal["auto"]
 

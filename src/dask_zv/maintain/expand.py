@@ -22,7 +22,7 @@ from dask_zv.format.grids import NONEMPTY, GridSpec, grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import check_reachable, compute_one
-from dask_zv.graph.tasks import Place
+from dask_zv.graph.specs import Place
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.maintain.hierarchy import find_nodes
 from dask_zv.spatial.grid import as_box
@@ -37,8 +37,6 @@ from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import drop_copies, load_catalog, merge_attributes, merged_documents, put_documents
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
-
-__all__ = ["expand_store"]
 
 _OBJECTS_PER_TASK = 128
 

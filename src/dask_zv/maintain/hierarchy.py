@@ -15,8 +15,6 @@ from dask_zv.storage.locks import LOCK_NAME
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.replacing import REPLACING
 
-__all__ = ["Hierarchy", "find_nodes"]
-
 _LITERALS = ("data", "offsets", "present_mask")
 _NO_NODES = (DOCUMENT, CATALOG_NAME)
 

@@ -12,9 +12,11 @@ from dask_zv.format.shards import shard_id
 from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.per_chunk_tasks import look_at_blobs
 from dask_zv.graph.receipts import Receipt, Report
 from dask_zv.graph.run import check_reachable, compute_one
-from dask_zv.graph.tasks import BlockResult, CommitSpec, Place, commit, look_at_blobs
+from dask_zv.graph.specs import BlockResult, CommitSpec, Place
+from dask_zv.graph.tasks import commit
 from dask_zv.level.chunk_boxes import check_positions
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.source import LevelSource
@@ -24,8 +26,6 @@ from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.local import sweep
 from dask_zv.storage.per_chunk import PerChunk
-
-__all__ = ["rebuild_catalogs"]
 
 _BLOCK_CHUNKS = 1024
 

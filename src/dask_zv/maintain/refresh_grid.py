@@ -18,7 +18,7 @@ from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.receipts import Receipt, combine_receipts
 from dask_zv.graph.run import compute_one
-from dask_zv.graph.tasks import Place
+from dask_zv.graph.specs import Place
 from dask_zv.level.chunk_boxes import check_positions
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.grid_source import LINKS
@@ -35,8 +35,6 @@ from dask_zv.storage.nodes import merge_attributes, read_document
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
 from dask_zv.storage.replacing import check_not_replaced
-
-__all__ = ["rebuild_grid_catalog"]
 
 _BLOCK_CHUNKS = 1024
 Located = tuple[str, GridArray, tuple[tuple[int, ...], NDArray[np.int64]]]

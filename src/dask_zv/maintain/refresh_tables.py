@@ -18,8 +18,6 @@ from dask_zv.storage.nodes import merge_attributes
 from dask_zv.storage.objects import Objects, join
 from dask_zv.write.object_arrays import write_edge_table, write_lengths
 
-__all__ = ["rebuild_tables"]
-
 
 def rebuild_tables(level: LevelContents) -> None:
     """Count the vertices of objects, and of skeletons the edges of chunks, and store the counts; the catalog must be new.

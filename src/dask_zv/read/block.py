@@ -14,15 +14,14 @@ from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import RowMap
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.chunk_boxes import check_positions, note_strays
+from dask_zv.level.fragment_table import FragmentTable
 from dask_zv.level.link_source import FoundLinks, LinkSource
-from dask_zv.level.object_index import FragmentTable, fragment_owners
+from dask_zv.level.object_index import fragment_owners
 from dask_zv.level.source import LevelSource, level_blobs
 from dask_zv.read.block_rows import BlockRows, decode_block
 from dask_zv.read.chunk_rows import fetch_chunks
 from dask_zv.read.link_reading import CellPlan, LinkCells, cell_addresses, decode_cells
 from dask_zv.spatial.grid import Box
-
-__all__ = ["BlockPlan", "Part", "Wanted", "read_block"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,6 @@ from dask_zv.read.chunk_rows import decode_chunks
 from dask_zv.storage.cell_reads import Address
 from dask_zv.storage.layouts import Blobs
 
-__all__ = ["BlockRows", "column_names", "decode_block", "empty_columns", "join_columns"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockRows:

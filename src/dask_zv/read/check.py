@@ -24,8 +24,6 @@ from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import join
 from dask_zv.storage.per_chunk import PerChunk
 
-__all__ = ["check_chunks", "check_others"]
-
 _AT_ONCE = 256
 _ROWS = 1 << 18
 

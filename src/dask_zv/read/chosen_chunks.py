@@ -12,8 +12,6 @@ from dask_zv.errors import InputError, NotFoundError
 from dask_zv.format.keys import coords_to_keys, is_spatial_key, parse_key
 from dask_zv.level.contents import LevelContents
 
-__all__ = ["chosen_chunks"]
-
 
 def chosen_chunks(level: LevelContents, chunks: Any) -> NDArray[np.int64]:
     """Return the rows of a level's table of chunks that a user asks for, ascending.

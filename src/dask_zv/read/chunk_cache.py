@@ -12,8 +12,6 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-__all__ = ["SharedCache"]
-
 V = TypeVar("V")
 
 

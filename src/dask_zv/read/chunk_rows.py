@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
-from dask_zv.format.fragments import FragmentIndex
+from dask_zv.format.fragment_index import FragmentIndex
 from dask_zv.format.keys import parse_key
 from dask_zv.geometry.points import decode_index, decode_positions
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema
@@ -19,8 +19,6 @@ from dask_zv.storage.cell_reads import Address
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.layouts import Blobs
 from dask_zv.storage.replacing import check_not_replaced
-
-__all__ = ["ChunkRows", "decode_chunks", "fetch_chunks", "read_chunks"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

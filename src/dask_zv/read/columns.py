@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
-from dask_zv.format.fragments import FragmentIndex
+from dask_zv.format.fragment_index import FragmentIndex
 from dask_zv.geometry.points import decode_index
 from dask_zv.geometry.schema import FRAGMENTS, AttributeSchema
 from dask_zv.level.chunk_boxes import check_some_boxes, note_strays
@@ -26,8 +26,6 @@ from dask_zv.read.ragged import RaggedColumns
 from dask_zv.spatial.grid import Box, stored_box
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.layouts import Blobs
-
-__all__ = ["OBJECT_ID", "OBJECT_INDEX", "LevelRows", "PlacesIn", "places_in", "rows_in"]
 
 OBJECT_ID, OBJECT_INDEX = "/object_id", "/object_index"
 """Names of columns that no attribute can have."""

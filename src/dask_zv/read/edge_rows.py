@@ -29,17 +29,6 @@ from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.cell_reads import Address
 from dask_zv.storage.layouts import Blobs
 
-__all__ = [
-    "CONNECTIVITY",
-    "EDGE_COUNTS",
-    "EdgeRows",
-    "ParentRows",
-    "count_links",
-    "count_parents",
-    "filed_links",
-    "read_parents",
-]
-
 CONNECTIVITY = "/connectivity"
 """A column's name that no attribute can have."""
 _AT_ONCE = 4096

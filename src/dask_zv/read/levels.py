@@ -19,8 +19,9 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.chunk_boxes import check_some_boxes
 from dask_zv.level.contents import LevelContents
+from dask_zv.level.fragment_table import FragmentTable
 from dask_zv.level.link_source import FoundLinks
-from dask_zv.level.object_index import FragmentTable, chosen_ids
+from dask_zv.level.object_index import chosen_ids
 from dask_zv.level.source import level_blobs
 from dask_zv.read.block import BlockPlan, Wanted, read_block
 from dask_zv.read.chosen_chunks import chosen_chunks
@@ -30,8 +31,6 @@ from dask_zv.read.result import Finish
 from dask_zv.spatial.grid import Box, as_box, stored_box
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.snapshot import together
-
-__all__ = ["LINKED", "PATHS", "choose_attributes", "read_level", "select_chunks"]
 
 PATHS = ("line", "polyline", "streamline")
 """Geometries whose objects are sequences of vertices."""

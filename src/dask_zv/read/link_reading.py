@@ -19,17 +19,6 @@ from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.cell_reads import Address
 from dask_zv.storage.layouts import Blobs
 
-__all__ = [
-    "CellPlan",
-    "LinkCells",
-    "cell_addresses",
-    "check_sources",
-    "decode_cells",
-    "join_cells",
-    "plan_cells",
-    "read_crossing",
-]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CellPlan:

@@ -17,8 +17,6 @@ from dask_zv.level.source import LevelSource, level_blobs
 from dask_zv.read.link_reading import LinkCells, join_cells, lost_links, read_crossing
 from dask_zv.storage.catalog import Catalog
 
-__all__ = ["Endpoints", "check_count", "resolve_links", "without_values"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Endpoints:

@@ -23,8 +23,6 @@ from dask_zv.level.source import LevelSource, check_same_objects
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.replacing import check_not_replaced
 
-__all__ = ["GROUPS", "ObjectColumns", "ObjectField", "array_state", "object_fields"]
-
 GROUPS = 0
 """Name of the column (count, groups) that tells which groups each object is in."""
 

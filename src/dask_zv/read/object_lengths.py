@@ -20,8 +20,6 @@ from dask_zv.level.source import ChunkTable, LevelSource
 from dask_zv.read.columns import LevelRows
 from dask_zv.storage.catalog import Catalog
 
-__all__ = ["OBJECT_LENGTHS", "ObjectLengths", "count_lengths", "object_ids", "object_lengths"]
-
 OBJECT_LENGTHS = "dask_zv_objects"
 _SLICE = 4096
 

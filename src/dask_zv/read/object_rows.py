@@ -23,8 +23,6 @@ from dask_zv.read.ragged import RaggedColumns
 from dask_zv.read.result import Finish
 from dask_zv.storage.catalog import Catalog
 
-__all__ = ["ObjectRows"]
-
 PARENT = "/parent"
 """A column's name that no attribute can have."""
 _BLOCK_CHUNKS = 1024

@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.format.keys import coords_to_keys
-from dask_zv.level.object_index import FragmentTable, ObjectIndex, fragment_owners
+from dask_zv.level.fragment_table import FragmentTable
+from dask_zv.level.object_index import ObjectIndex, fragment_owners
 from dask_zv.level.object_values import read_groups, read_object_attributes
 from dask_zv.level.source import LevelSource
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.replacing import check_not_replaced
 from dask_zv.storage.snapshot import together
-
-__all__ = ["Here", "ObjectFacts", "ReadObjects"]
 
 
 class Here:

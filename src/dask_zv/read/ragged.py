@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
 
-__all__ = ["RaggedColumns"]
-
 _RUN_CELLS = 1024
 _RUN_BYTES = 64 << 20
 

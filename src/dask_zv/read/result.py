@@ -20,8 +20,6 @@ from dask_zv.read.links import Endpoints, resolve_links
 from dask_zv.read.objects import ObjectFacts
 from dask_zv.storage.catalog import Catalog
 
-__all__ = ["Finish"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Finish:

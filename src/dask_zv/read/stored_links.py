@@ -21,8 +21,6 @@ from dask_zv.read.links import check_count, without_values
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.layouts import Blobs
 
-__all__ = ["link_parts", "read_links", "stored_links"]
-
 _AT_ONCE = 4096
 """Cells that are fetched together."""
 

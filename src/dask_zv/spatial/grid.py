@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 
-__all__ = ["Box", "ChunkGrid", "as_box", "corners", "stored_box"]
-
 _LIMIT = float(2**53)
 
 Box = tuple[NDArray[np.float64], NDArray[np.float64]]

@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from dask_zv.spatial.grid import corners
 
-__all__ = ["group_by_chunk"]
-
 _TABLE_LIMIT = 1 << 22
 
 

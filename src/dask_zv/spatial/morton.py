@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import PlanError
 
-__all__ = ["morton_codes", "morton_order"]
-
 _NEGATIVE = 1 << 20
 
 

@@ -29,8 +29,6 @@ from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.zarr_reads import ZarrReads
 
-__all__ = ["ZARR_ERRORS", "check_claim", "decode_blob", "open_zarr_array", "unpacked"]
-
 _MAX_ZEROS = 1 << 26
 """A chunk that is left out and means so many zeros costs its document alone: more are taken for a lost chunk."""
 ZARR_ERRORS = (

@@ -35,18 +35,6 @@ from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.storage.codecs import unpack_zstd
 from dask_zv.storage.columns import COLUMNS, Columns
 
-__all__ = [
-    "CATALOG_NAME",
-    "Catalog",
-    "Node",
-    "Place",
-    "catalog_document",
-    "catalog_stamp",
-    "decode_catalog",
-    "encode_catalog",
-    "merge_catalog",
-]
-
 CATALOG_NAME = "dask_zv_catalog"
 _STAMP = "dask_zv_write"
 _MAGIC = b"DZVC"

@@ -17,8 +17,6 @@ from dask_zv.storage.codecs import CellCodec
 from dask_zv.storage.objects import Objects, Request
 from dask_zv.storage.ranges import coalesce
 
-__all__ = ["DAMAGED", "Address", "CellRun", "StoredCell", "cell_path", "fetch_runs", "object_runs"]
-
 DAMAGED = (
     "the stored bytes are not those of the last commit, though the object is as old: it is damaged; restore it, or write the "
     "chunk again"

@@ -9,8 +9,6 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["columns_crc32c", "crc32c", "extend_crc32c"]
-
 _STEP = 1 << 18
 """Bytes that are copied at once: the library takes nothing but ``bytes``, and small copies stay in the processor's cache."""
 

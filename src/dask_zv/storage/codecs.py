@@ -26,8 +26,6 @@ from zarr.registry import get_codec_class
 
 from dask_zv.errors import FormatError, MetadataError
 
-__all__ = ["CellCodec", "cell_codec", "unpack_zstd"]
-
 _local = threading.local()
 _BLOSC_NUMBERS = {"clevel": (5, range(10)), "blocksize": (0, range(1 << 31)), "typesize": (1, range(1, 256))}
 """Numbers of a Blosc codec: the default, and what is allowed."""

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["COLUMNS", "Columns"]
-
 COLUMNS: Mapping[str, tuple[Any, int]] = {
     "nbytes": (np.int64, -1),
     "shard": (np.int64, -1),

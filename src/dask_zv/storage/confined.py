@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dask_zv.errors import InvalidNameError
 
-__all__ = ["confined"]
-
 
 def confined(key: str) -> str:
     """Return `key`, if it names something below the store's root.

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 from dask_zv.errors import StoreError
 
-__all__ = ["cause_of", "is_transient", "local_error", "says", "storage_error", "told_of"]
-
 _STATUS = re.compile(r"status code: (\d{3})")
 """How obstore quotes a server's answer; its errors without one are those of connections and bodies."""
 _BUSY = (errno.EBUSY, errno.EAGAIN, getattr(errno, "EREMOTEIO", errno.EIO))

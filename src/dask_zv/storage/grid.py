@@ -28,8 +28,6 @@ from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, join, wait_before_retry
 from dask_zv.storage.shard_indexes import load_indexes, moved_shards, shard_indexes
 
-__all__ = ["GridArrays"]
-
 _ATTEMPTS = 5
 
 

@@ -22,8 +22,6 @@ from dask_zv.storage.nodes import ensure_groups, load_catalog, put_documents
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.replacing import mark
 
-__all__ = ["CellChanges", "GridPlan", "catalog_objects", "commit_keys", "lists_digest", "merge_arrays"]
-
 _OF_CONTENT = ("zv_array", "dtype", "encoding", "name", "row_shape", "channel_names", "categories", "ordered", "_FillValue",
                "declared_categorical")  # fmt: skip
 """Attributes that describe what an array holds, and go with it; others, of other tools, stay when it is replaced."""

@@ -14,18 +14,6 @@ from dask_zv.format.grids import MAX_SHARD_CELLS, ORIGIN, GridSpec, codec_list, 
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.storage.objects import Objects, join
 
-__all__ = [
-    "SETTINGS",
-    "default_grid",
-    "grid_of_bounds",
-    "grid_settings",
-    "is_family",
-    "merge_root",
-    "parse_settings",
-    "shard_shape_of",
-    "spec_from_meta",
-]
-
 SETTINGS = "dask_zv"
 """Attribute that holds what `create` was asked for, and a level's grid; the format has no place for either."""
 

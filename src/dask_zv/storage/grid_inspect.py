@@ -18,8 +18,6 @@ from dask_zv.storage.columns import COLUMNS, Columns
 from dask_zv.storage.grid_writing import shard_cells
 from dask_zv.storage.objects import Objects, join
 
-__all__ = ["Inspected", "inspect_cells", "object_cells"]
-
 Inspected = tuple[NDArray[np.int64], Columns, dict[tuple[int, ...], bytes]]
 """Chunk coordinates, where they are, and their payloads."""
 

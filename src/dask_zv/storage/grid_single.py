@@ -20,8 +20,6 @@ from dask_zv.storage.nodes import drop_catalogs, ensure_groups, kind_of, merge_a
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.snapshot import snapshot
 
-__all__ = ["check_spatial", "grid_for", "without_grid", "write_cell", "write_grid_meta"]
-
 
 def check_spatial(array: str, key: str) -> str:
     """Return a chunk key if a grid can have it.

@@ -27,8 +27,6 @@ from dask_zv.storage.columns import COLUMNS, Columns
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.shard_indexes import shard_indexes
 
-__all__ = ["StoredArray", "pack_shard", "shard_cells", "store_cells"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredArray:

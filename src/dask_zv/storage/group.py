@@ -37,8 +37,6 @@ from dask_zv.storage.objects import Objects, join, place_url
 from dask_zv.storage.per_chunk import PerChunk
 from dask_zv.storage.targets import resolve_target
 
-__all__ = ["Attributes", "Backend", "NodeGroup", "as_bytes", "ensure_groups", "load_catalog", "merge_attributes"]
-
 
 class Backend:
     """A handle on a group's store: its `url`, and `close()`."""

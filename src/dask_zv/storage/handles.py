@@ -29,18 +29,6 @@ from zarr.abc.store import Store
 from dask_zv.errors import PlanError, ZVError
 from dask_zv.storage.objects import Objects, ZarrObjects
 
-__all__ = [
-    "StoreHandle",
-    "handle_for_store",
-    "handle_for_url",
-    "open_now",
-    "open_objects",
-    "open_objects_later",
-    "opened_as",
-    "process_token",
-    "public_url",
-]
-
 _PROCESS = uuid.uuid4().hex
 _LIVE: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
 _OPEN: OrderedDict[str, Objects] = OrderedDict()

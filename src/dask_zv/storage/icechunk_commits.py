@@ -9,8 +9,6 @@ from dask_zv.errors import InputError, PlanError, StoreError
 from dask_zv.storage.handles import StoreHandle
 from dask_zv.storage.icechunk_sessions import check_not_committed, session_of
 
-__all__ = ["commit_session"]
-
 _REBASES = 100
 _NAMED = 4
 

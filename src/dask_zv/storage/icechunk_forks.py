@@ -35,18 +35,6 @@ from dask_zv.storage.objects import BytesLike, ZarrObjects
 if TYPE_CHECKING:
     from icechunk.session import ForkSession
 
-__all__ = [
-    "Changes",
-    "Fork",
-    "ForkObjects",
-    "ForkSource",
-    "SessionState",
-    "ancestors",
-    "content_digest",
-    "merge_forks",
-    "node_of",
-    "same_structure",
-]
 
 _LIVE: weakref.WeakValueDictionary[str, _Live] = weakref.WeakValueDictionary()
 

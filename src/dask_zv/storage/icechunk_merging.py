@@ -19,7 +19,6 @@ from dask_zv.storage.shard_indexes import shard_indexes
 if TYPE_CHECKING:
     from icechunk.session import ForkSession, Session
 
-__all__ = ["merge_into_session"]
 
 _MERGING = threading.Lock()
 _AT_ONCE = 64

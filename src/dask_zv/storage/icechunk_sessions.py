@@ -17,7 +17,6 @@ from dask_zv.storage.icechunk_forks import Fork, ForkSource, SessionState
 if TYPE_CHECKING:
     from icechunk.session import ForkSession, Session
 
-__all__ = ["MERGES", "can_fork", "check_not_committed", "copy_session", "fork_session", "is_in_memory", "session_of"]
 
 MERGES: Counter[str] = Counter()
 """How many writes were merged into the sessions of a snapshot in this process."""

@@ -16,8 +16,6 @@ from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.per_chunk import PerChunk
 
-__all__ = ["Blobs", "Layout", "check_layout", "detect_layout", "layout_of", "open_blobs"]
-
 Layout = Literal["per_chunk", "grid"]
 Blobs = PerChunk | GridArrays
 

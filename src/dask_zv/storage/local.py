@@ -31,8 +31,6 @@ from dask_zv.storage.objects import BytesLike, Objects, Request
 from dask_zv.storage.partials import is_partial, partial_name, remove_leftovers
 from dask_zv.storage.zarr_reads import ZarrReads
 
-__all__ = ["LocalObjects", "sweep"]
-
 _LOCAL_THREADS = 4
 _LONG = 1 << 24
 _FREE = 64 << 20

@@ -27,8 +27,6 @@ from typing import Any
 from dask_zv.errors import PlanError, StoreError
 from dask_zv.storage.objects import Objects, join
 
-__all__ = ["LOCK_NAME", "Hold", "commit_lock"]
-
 LOCK_NAME = "dask_zv_lock"
 LIFETIME = 60.0
 """Seconds that an owner may leave its lock as it is before it has lost it."""

@@ -19,23 +19,6 @@ from dask_zv.storage.locks import LOCK_NAME, commit_lock
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.snapshot import together
 
-__all__ = [
-    "Attributes",
-    "as_bytes",
-    "check_array_name",
-    "drop_catalogs",
-    "drop_copies",
-    "ensure_groups",
-    "holds_nodes",
-    "kind_of",
-    "load_catalog",
-    "merge_attributes",
-    "merged_documents",
-    "put_documents",
-    "read_document",
-    "update_attributes",
-]
-
 CONSOLIDATED = "consolidated_metadata"
 """In the document of a group: copies of the documents of all nodes below it, which nothing keeps up to date."""
 

@@ -31,18 +31,6 @@ from dask_zv.storage.faults import cause_of, is_transient, says, storage_error, 
 from dask_zv.storage.retries import count_retry
 from dask_zv.storage.zarr_reads import ZarrReads
 
-__all__ = [
-    "MAX_REQUESTS",
-    "REQUEST_TIMEOUT",
-    "BytesLike",
-    "Objects",
-    "Request",
-    "ZarrObjects",
-    "join",
-    "place_url",
-    "wait_before_retry",
-]
-
 MAX_REQUESTS = int(os.environ.get("DASK_ZV_MAX_REQUESTS", "128"))
 """Requests in flight per store and process (environment variable ``DASK_ZV_MAX_REQUESTS``)."""
 

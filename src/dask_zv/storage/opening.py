@@ -16,8 +16,6 @@ from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.snapshot import together
 from dask_zv.storage.targets import resolve_target
 
-__all__ = ["Mode", "objects_are_cheap", "open_empty", "open_root"]
-
 Mode = Literal["r", "r+", "a", "w", "w-"]
 _LEVEL_NAMES = frozenset(
     {"vertices", "vertex_fragments", "vertex_attributes", "object_index", "object_attributes", "groups", "group_attributes",

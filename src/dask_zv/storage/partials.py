@@ -11,8 +11,6 @@ import uuid
 import zlib
 from pathlib import Path
 
-__all__ = ["is_partial", "partial_name", "remove_leftovers"]
-
 _PARTIAL = re.compile(r"\.([0-9a-f]{32})\.partial\Z")
 """Ends of the names, ours and those of zarr's LocalStore."""
 _OLD_SECONDS = 600.0

@@ -27,8 +27,6 @@ from dask_zv.storage.cell_reads import DAMAGED, Address
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.objects import BytesLike, Objects, Request, join, wait_before_retry
 
-__all__ = ["ArrayListing", "PerChunk"]
-
 _ATTEMPTS = 7
 _SHARD_CACHE_BYTES = 64 << 20
 _COALESCE_GAP = 64 << 10

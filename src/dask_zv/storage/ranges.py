@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["MAX_RANGES", "coalesce"]
-
 MAX_RANGES = 4
 """Ranged reads of one object, at most: more gaps are read over."""
 _GAP = 8 << 10

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dask_zv.errors import FormatError
 from dask_zv.storage.objects import Objects, join
 
-__all__ = ["REPLACING", "check_not_replaced", "mark", "unmark"]
-
 REPLACING = "dask_zv_replacing-"
 
 

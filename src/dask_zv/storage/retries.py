@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["Retries", "count_retry", "counted_retries"]
-
 _LOG = logging.getLogger("dask_zv.storage")
 
 

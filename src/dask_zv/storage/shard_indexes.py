@@ -15,8 +15,6 @@ from dask_zv.format.cells import index_nbytes, pack_index, unpack_index
 from dask_zv.storage.cell_reads import cell_path
 from dask_zv.storage.objects import Objects
 
-__all__ = ["ShardIndexes", "load_indexes", "moved_shards", "shard_indexes"]
-
 _LIMIT = 64 << 20
 _caches: weakref.WeakKeyDictionary[Objects, ShardIndexes] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()

@@ -9,8 +9,6 @@ from typing import Any, cast
 from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.objects import BytesLike, Objects, Request
 
-__all__ = ["Snapshot", "snapshot", "together"]
-
 
 class Snapshot:
     """The objects of a store, some of which are answered from memory; what is put through it is remembered, too.

@@ -28,8 +28,6 @@ from dask_zv.storage.objects import Objects, ZarrObjects, join
 from dask_zv.storage.zarr_reads import ZarrReads
 from dask_zv.storage.zip_reads import ZipReads
 
-__all__ = ["resolve_target"]
-
 _OBSTORE_SCHEMES = {"s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https"}
 _S3_NAMES = {
     "key": "access_key_id",

@@ -10,8 +10,6 @@ from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
 from zarr.storage import WrapperStore
 
-__all__ = ["Get", "ZarrReads"]
-
 Get = Callable[[str, BufferPrototype, ByteRequest | None], Awaitable[Buffer | None]]
 
 

@@ -10,8 +10,6 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Suf
 
 from dask_zv.errors import StoreError
 
-__all__ = ["ZipReads"]
-
 _FREE = 64 << 20
 _MOST_RATIO = 64
 """A member has at most `_FREE` bytes and this times what is stored of it."""

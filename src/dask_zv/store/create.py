@@ -11,8 +11,6 @@ from dask_zv.format.axes import Axis
 from dask_zv.level.create import create_contents
 from dask_zv.store.store import Store
 
-__all__ = ["create"]
-
 
 def create(
     target: object,

@@ -23,8 +23,6 @@ from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import join
 
-__all__ = ["ArraySize", "LevelFacts", "attempt", "look", "other_nodes", "was_looked_at"]
-
 _MOST_CELLS = 8_000_000
 """Chunks times arrays whose sizes are added up: the catalog's columns stay in memory, unpacked, at 16 bytes for each."""
 _ORDER = (VERTICES, FRAGMENTS, f"{ATTRIBUTES}/")

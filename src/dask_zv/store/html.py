@@ -21,7 +21,6 @@ from dask_zv.store.facts import ArraySize, LevelFacts, attempt, look, other_node
 if TYPE_CHECKING:
     from dask_zv.level.source import LevelSource
 
-__all__ = ["level_summary_html", "store_summary_html"]
 
 _MANY = 8
 _LEVEL_COLUMNS = (

@@ -17,8 +17,6 @@ from dask_zv.store.html import level_summary_html
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
-__all__ = ["Level"]
-
 
 class Level(LevelContents):
     """One resolution level of a store.

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from dask_zv.graph.receipts import Report
 
-__all__ = ["Level", "Store", "level_of", "open"]
-
 
 class Store(StoreContents):
     """A Zarr Vectors store.

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
 
-__all__ = ["ChunkDrawing", "prepare_chunks"]
 
 _MOST = 1024
 """Cells along an axis: beyond, neighbouring columns are put together."""

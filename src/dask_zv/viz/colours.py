@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.colorbar import Colorbar
     from matplotlib.colors import Colormap, Normalize
 
-__all__ = ["Colour", "Guide", "Look", "Paint", "find_colour", "paint_of"]
 
 _SHOWN_CATEGORIES = 12
 _MISSING = "lightgrey"

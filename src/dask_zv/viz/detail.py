@@ -16,8 +16,6 @@ from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import Shape
 from dask_zv.xarray_backend.selection import row_index, select, select_objects
 
-__all__ = ["Pair", "Thinned", "blocks", "budget_of", "pixels_of", "thin", "with_links_inside"]
-
 Pair = tuple[int, int]
 """Numbers of the store's axes along the picture's horizontal and vertical axis."""
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-__all__ = ["Drawing", "box_of", "column", "count_of", "missing_as_nan", "owner_paint", "places_of", "read_slim", "vertex_paint"]
-
 
 class Drawing(Protocol):
     """Numbers that are ready to be drawn along any two axes."""

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PolyCollection
 
-__all__ = ["SHADES", "FaceDrawing", "prepare_faces"]
 
 SHADES = ("normal", "depth", None)
 _LIGHT = np.array([-0.45, 0.55, 0.7])

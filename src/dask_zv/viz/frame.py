@@ -20,18 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Panels",
-    "dress",
-    "pick_axes",
-    "pick_pair",
-    "pick_panels",
-    "put_guide",
-    "require_matplotlib",
-    "store_name",
-    "three_panels",
-    "title_of",
-]
 
 _Box = tuple[float, float, float, float]
 _MARGIN = 0.03

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import LineCollection
 
-__all__ = ["LineDrawing", "lines_of", "prepare_lines"]
 
 _LEGEND_OBJECTS = 10
 

@@ -13,8 +13,6 @@ from dask_zv.spatial.grid import Box
 from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.selection import row_index
 
-__all__ = ["ChunkCounts", "chunk_counts", "vertices_within"]
-
 
 @dataclass(frozen=True, slots=True)
 class ChunkCounts:

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-__all__ = ["KINDS", "Plot"]
 
 KINDS = ("points", "density", "lines", "mesh", "chunks")
 HOW = ("auto", "scatter", "raster", "sample")

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.collections import PathCollection
     from matplotlib.image import AxesImage
 
-__all__ = ["PointDrawing", "RasterDrawing", "prepare_points", "prepare_raster"]
 
 _INK = 0.25
 """Part of the axes that points would cover, were none over another."""

@@ -18,8 +18,6 @@ from dask_zv.viz.detail import Pair, blocks
 from dask_zv.viz.occupancy import chunk_counts
 from dask_zv.xarray_backend.content import Shape
 
-__all__ = ["Cells", "Raster", "count_vertices"]
-
 _FAN_IN = 8
 _FILLED = 0.5
 """Where vertices fill less than this part of the box that the chunks promised, they are read again for a box that fits."""

@@ -16,8 +16,6 @@ from dask_zv.viz.plot import KINDS, Plot
 from dask_zv.xarray_backend.content import shape_of
 from dask_zv.xarray_backend.selection import select
 
-__all__ = ["choose_level", "plot_tree"]
-
 _SPARE_AXES_PIXELS = 500_000.0
 
 

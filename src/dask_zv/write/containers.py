@@ -19,27 +19,6 @@ from dask_zv.errors import InputError, has_control
 from dask_zv.graph.arrays import refuse_expressions
 from dask_zv.graph.run import computed
 
-__all__ = [
-    "KINDS",
-    "as_array",
-    "as_integers",
-    "as_table",
-    "attrs_of",
-    "column_of",
-    "declared_categories",
-    "frame_arrays",
-    "from_objects",
-    "in_memory",
-    "is_frame",
-    "missing_error",
-    "numeric_dtype",
-    "position_attrs",
-    "series_values",
-    "split_missing",
-    "stacked",
-    "with_attrs",
-]
-
 KINDS = "biufcmM"
 _LAST_ID = 2**63 - 1
 _VIEWS_OWN = frozenset(

@@ -40,8 +40,6 @@ from dask_zv.write.rereading import Seen, convert_again
 from dask_zv.write.scan import Conversion, Scan, span_codes
 from dask_zv.write.worker_files import FiledPiece, current_worker, in_file, note_worker
 
-__all__ = ["BlockPlan", "Touch", "gather", "plan_blocks", "remove_spill", "spill_directory", "split_partitions"]
-
 _BLOCK_BYTES = (1 << 20, 32 << 20)
 _MOST_BLOCK_BYTES = 256 << 20
 _BLOCK_CHUNKS = 1024

@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dask_zv.errors import ZVError
 from dask_zv.level.contents import LevelContents
 
-__all__ = ["not_begun", "not_ended"]
-
 
 @contextmanager
 def _noted(text: str) -> Iterator[None]:

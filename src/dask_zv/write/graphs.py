@@ -29,8 +29,6 @@ from dask_zv.write.link_steps import Linked, all_objects, linked_level, name_ran
 from dask_zv.write.vertex_ids import numbers_of, take_ids
 from dask_zv.write.write import Options, Write, scan_input
 
-__all__ = ["prepare_linked", "write_graph", "write_meshes"]
-
 
 @overload
 def write_graph(

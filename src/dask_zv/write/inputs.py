@@ -39,8 +39,6 @@ from dask_zv.write.containers import (
     stacked,
 )
 
-__all__ = ["INTEGERS", "AttributeInput", "Partitions", "RawPart", "partition_input"]
-
 INTEGERS = ("object_ids", "vertex_ids", "parents")
 """What a vertex can have besides its attributes: its object, its name, the name of its parent."""
 _PARTITION_BYTES = 32 << 20

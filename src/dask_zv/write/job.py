@@ -22,15 +22,14 @@ from dask_zv.geometry.blocks import GeometryBlock
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.graph.builder import GraphBuilder, add_block, add_commit, add_preparation, run_block
-from dask_zv.graph.tasks import BlockResult, BlockSpec, CommitSpec, EncodedBlock
+from dask_zv.graph.specs import BlockResult, BlockSpec, CommitSpec, EncodedBlock
 from dask_zv.write.exchange import BlockPlan, Touch, remove_spill, split_partitions
 from dask_zv.write.inputs import Partitions
 from dask_zv.write.journal import Journal
-from dask_zv.write.manifests import ObjectPlan, object_blobs, write_object_index
+from dask_zv.write.manifests import object_blobs, write_object_index
 from dask_zv.write.object_arrays import write_edge_counts
+from dask_zv.write.object_plan import ObjectPlan
 from dask_zv.write.scan import Conversion, Scan
-
-__all__ = ["Job", "LinkContext", "LinkStep", "job_digest"]
 
 
 class LinkStep(Protocol):

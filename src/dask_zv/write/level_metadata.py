@@ -13,22 +13,23 @@ from dask_zv.errors import PlanError
 from dask_zv.format.axes import Axis
 from dask_zv.format.grids import GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT
-from dask_zv.format.metadata import LevelMetadata
+from dask_zv.format.levels import LevelMetadata
 from dask_zv.geometry.schema import PointSchema
-from dask_zv.graph.tasks import Place
-from dask_zv.level.contents import SETTINGS, LevelContents, StoreContents
+from dask_zv.graph.specs import Place
+from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import CONVENTIONS, FEW_CHUNKS, SHARD_CHUNKS, packing
 from dask_zv.read.edge_rows import EDGE_COUNTS
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid_commit import GridPlan
-from dask_zv.storage.grid_defaults import grid_of_bounds, grid_settings
+from dask_zv.storage.grid_defaults import SETTINGS, grid_of_bounds, grid_settings
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, join
 from dask_zv.storage.opening import objects_are_cheap
-from dask_zv.write.manifests import ObjectPlan, old_object_nodes
+from dask_zv.write.manifests import old_object_nodes
+from dask_zv.write.object_plan import ObjectPlan
 from dask_zv.write.scan import Conversion, Scan
 
 _MOST_SHARD_BYTES = 64 << 20
@@ -39,18 +40,6 @@ AttributeSpecs = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 EACH_AXIS = "zv_axes"
 """Attribute of positions that holds those of each axis."""
-
-__all__ = [
-    "EACH_AXIS",
-    "AttributeSpecs",
-    "attribute_spec",
-    "grid_plan",
-    "level_attributes",
-    "merge_specs",
-    "old_nodes",
-    "root_attributes",
-    "shards_of",
-]
 
 
 def shards_of(store: StoreContents, scan: Scan, row_bytes: int) -> int | None:

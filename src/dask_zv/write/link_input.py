@@ -38,8 +38,6 @@ from dask_zv.write.containers import (
 from dask_zv.write.rereading import Seen, check_same, owned
 from dask_zv.write.scan import compact_spans, fits
 
-__all__ = ["LinkInput", "LinkScan", "link_input", "link_parts", "scan_links"]
-
 _PARTITION_BYTES = 32 << 20
 EDGE_COLUMNS = ("source", "target")
 

@@ -22,10 +22,9 @@ from dask_zv.geometry.places import Found, Places, join_links
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.builder import GraphBuilder, run_block
 from dask_zv.graph.progress import topic_of
-from dask_zv.graph.tasks import BlockResult, BlockSpec, EncodedBlock, make_arrays
+from dask_zv.graph.specs import BlockResult, BlockSpec, EncodedBlock
+from dask_zv.graph.tasks import make_arrays
 from dask_zv.write.exchange import BlockPlan
-
-__all__ = ["LinkJoin", "add_links", "route_links", "store_links", "touches"]
 
 _MOST_PAIRS = 3_500
 

@@ -17,11 +17,9 @@ from dask_zv.geometry.schema import LINK_FRAGMENTS, AttributeSchema
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.write.job import LinkContext
 from dask_zv.write.link_join import LinkJoin, store_links
-from dask_zv.write.manifests import ObjectPlan, plan_objects
+from dask_zv.write.object_plan import ObjectPlan, plan_objects
 from dask_zv.write.scan import Scan
 from dask_zv.write.write import Options, level_to_write
-
-__all__ = ["Linked", "all_objects", "linked_level", "name_ranges"]
 
 
 def linked_level(store: StoreContents, geometry: str, function: str, options: Options) -> LevelContents:

@@ -25,7 +25,7 @@ from dask_zv.geometry.places import BlockExtra
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.forks import makes_nodes
 from dask_zv.graph.run import hold_if_large
-from dask_zv.graph.tasks import BlockResult, Place
+from dask_zv.graph.specs import BlockResult, Place
 from dask_zv.level.source import MANIFESTS_CRC32C
 from dask_zv.read.object_lengths import OBJECT_LENGTHS
 from dask_zv.spatial.grouping import group_by_chunk
@@ -33,9 +33,7 @@ from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import Objects, join
 from dask_zv.write.object_arrays import write_lengths, write_object_tables
-from dask_zv.write.object_plan import ObjectPlan, expand_ranges, plan_objects
-
-__all__ = ["ObjectPlan", "object_blobs", "object_metadata", "old_object_nodes", "plan_objects", "write_object_index"]
+from dask_zv.write.object_plan import ObjectPlan, expand_ranges
 
 _OBJECTS_PER_TASK = 1 << 18
 _MOST_EDGES = 20_000

@@ -17,7 +17,7 @@ from dask_zv.format.object_documents import elements_document, sentinel, table_d
 from dask_zv.geometry.places import BlockExtra
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import hold_if_large
-from dask_zv.graph.tasks import BlockResult, Place
+from dask_zv.graph.specs import BlockResult, Place
 from dask_zv.level.object_tables import VALUES_CRC32C, WHOLE_STRINGS, values_checksum
 from dask_zv.level.source import MANIFESTS_CRC32C
 from dask_zv.read.edge_rows import EDGE_COUNTS
@@ -27,8 +27,6 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import ensure_groups
 from dask_zv.storage.objects import join
 from dask_zv.write.object_plan import ObjectPlan, expand_ranges
-
-__all__ = ["write_edge_counts", "write_edge_table", "write_lengths", "write_object_tables"]
 
 _ROWS = 1 << 16
 _ALL_ROWS = 1 << 22

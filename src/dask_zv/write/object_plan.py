@@ -31,8 +31,6 @@ from dask_zv.write.containers import (
 )
 from dask_zv.write.scan import id_ranges, merge_ranges
 
-__all__ = ["ObjectPlan", "expand_ranges", "plan_objects", "rows_of_ranges", "with_sentinel"]
-
 _CHUNK = 1 << 14
 _MOST_GROUPS = 10_000_000
 

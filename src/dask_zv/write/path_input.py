@@ -29,8 +29,6 @@ from dask_zv.write.containers import (
 )
 from dask_zv.write.scan import Scan, id_ranges
 
-__all__ = ["PathInput", "check_paths", "line_input", "path_input"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PathInput:

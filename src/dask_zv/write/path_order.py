@@ -15,8 +15,6 @@ from dask_zv.write.containers import as_array, attrs_of, column_of, in_memory, i
 from dask_zv.write.path_input import PathInput
 from dask_zv.write.vertex_ids import take_integers
 
-__all__ = ["row_order", "sort_paths"]
-
 _ROW = "dask_zv row in the input"
 
 

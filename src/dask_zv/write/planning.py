@@ -17,8 +17,6 @@ from dask_zv.write.polylines import prepare_paths
 from dask_zv.write.skeletons import prepare_skeletons
 from dask_zv.write.write import Options, Write
 
-__all__ = ["plan_graph", "plan_meshes", "plan_points", "plan_polylines", "plan_skeletons"]
-
 
 def _plan(write: Write) -> WritePlan:
     job = write.job().stamped()

@@ -14,10 +14,8 @@ from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.receipts import Report
 from dask_zv.level.contents import StoreContents
 from dask_zv.write.inputs import partition_input
-from dask_zv.write.manifests import plan_objects
+from dask_zv.write.object_plan import plan_objects
 from dask_zv.write.write import Options, Write, level_to_write, scan_input
-
-__all__ = ["prepare_points", "write_points"]
 
 
 @overload

@@ -18,18 +18,16 @@ from dask_zv.geometry.link_records import LinkRecords, family_path
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.receipts import Report
-from dask_zv.graph.tasks import BlockSpec, EncodedBlock
+from dask_zv.graph.specs import BlockSpec, EncodedBlock
 from dask_zv.level.contents import StoreContents
 from dask_zv.write.containers import position_attrs
 from dask_zv.write.inputs import partition_input
 from dask_zv.write.job import LinkContext
 from dask_zv.write.link_join import add_links, pick_records, route_links, store_links
-from dask_zv.write.manifests import plan_objects
+from dask_zv.write.object_plan import plan_objects
 from dask_zv.write.path_input import PathInput, check_paths, line_input, path_input
 from dask_zv.write.path_order import sort_paths
 from dask_zv.write.write import Options, Write, level_to_write, scan_input
-
-__all__ = ["prepare_paths", "write_lines", "write_polylines"]
 
 _CROSS_LINKS = "cross_chunk_links/0"
 

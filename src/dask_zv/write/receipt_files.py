@@ -22,11 +22,9 @@ from dask_zv.geometry.link_records import LinkRows
 from dask_zv.geometry.places import BlockExtra, Places
 from dask_zv.geometry.schema import parse_dtype
 from dask_zv.graph.receipts import Receipt
-from dask_zv.graph.tasks import BlockResult
+from dask_zv.graph.specs import BlockResult
 from dask_zv.storage.checksums import crc32c
 from dask_zv.storage.columns import COLUMNS, Columns
-
-__all__ = ["decode_receipt", "encode_receipt"]
 
 _MAGIC = b"DZVR"
 _VERSION = 1

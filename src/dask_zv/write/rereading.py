@@ -20,8 +20,6 @@ from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.write.inputs import RawPart
 from dask_zv.write.scan import Conversion, categories_key, convert_part, encode_attributes, rows_crc32c
 
-__all__ = ["Seen", "changed", "check_same", "convert_again", "owned"]
-
 
 class Seen(NamedTuple):
     """What is compared of a part: rows, CRC-32C of their content, and rows that were left out."""

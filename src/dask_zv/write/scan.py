@@ -25,22 +25,6 @@ from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.checksums import columns_crc32c
 from dask_zv.write.inputs import AttributeInput, Partitions, RawPart
 
-__all__ = [
-    "Conversion",
-    "PartFacts",
-    "Scan",
-    "categories_key",
-    "compact_spans",
-    "convert_part",
-    "encode_attributes",
-    "fits",
-    "id_ranges",
-    "merge_ranges",
-    "rows_crc32c",
-    "scan_partitions",
-    "span_codes",
-]
-
 _SPANS = 512
 
 

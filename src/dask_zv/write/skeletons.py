@@ -31,8 +31,6 @@ from dask_zv.write.scan import Scan
 from dask_zv.write.vertex_ids import numbers_of, take_ids, take_integers
 from dask_zv.write.write import Options, Write, scan_input
 
-__all__ = ["prepare_skeletons", "write_skeletons"]
-
 
 @overload
 def write_skeletons(

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from dask_zv.errors import InputError
 from dask_zv.write.containers import as_integers, from_objects, in_memory, is_frame
 
-__all__ = ["numbers_of", "take_ids", "take_integers"]
-
 
 def take_integers(table: Any, given: Any, name: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Return integers of the vertices of a table in memory, and the column that they are, if they are one.

@@ -23,7 +23,6 @@ from dask_zv.geometry.rows import VertexRows
 if TYPE_CHECKING:
     from distributed import Worker
 
-__all__ = ["FiledPiece", "current_worker", "in_file", "note_worker"]
 
 _SEGMENT_BYTES = 64 << 20
 """Pieces share files of about this size, for few open ones; a file goes with the last piece in it."""

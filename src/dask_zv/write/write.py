@@ -19,11 +19,12 @@ from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.graph.forks import check_writable
 from dask_zv.graph.receipts import Report
 from dask_zv.graph.run import task_memory
+from dask_zv.graph.specs import BlockResult, BlockSpec, CommitSpec
 from dask_zv.graph.stamps import JOURNAL, written_stamp
-from dask_zv.graph.tasks import BlockResult, BlockSpec, CommitSpec
-from dask_zv.level.contents import SETTINGS, LevelContents, StoreContents
+from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import position_dtype
 from dask_zv.spatial.grid import Box, ChunkGrid
+from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.local import sweep
 from dask_zv.storage.objects import join
@@ -42,11 +43,10 @@ from dask_zv.write.level_metadata import (
     root_attributes,
     shards_of,
 )
-from dask_zv.write.manifests import ObjectPlan, object_metadata
+from dask_zv.write.manifests import object_metadata
+from dask_zv.write.object_plan import ObjectPlan
 from dask_zv.write.running import build_job, finished, run_job
 from dask_zv.write.scan import Conversion, Scan, scan_partitions
-
-__all__ = ["Options", "Write", "attribute_schema", "check_empty", "level_to_write", "scan_input"]
 
 _TOLERANCE = 1e-4
 _JOURNAL_BYTES = 64 << 20

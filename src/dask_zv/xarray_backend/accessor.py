@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from dask_zv.graph.receipts import Report
     from dask_zv.viz import Plot
 
-__all__ = ["ObjectGetter", "ZVDatasetAccessor"]
-
 
 class ObjectGetter:
     """``ds.zv.objects[...]``: whole objects by id.

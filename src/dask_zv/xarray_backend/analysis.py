@@ -21,8 +21,6 @@ from dask_zv.level.object_index import chosen_ids
 from dask_zv.store.level import Level
 from dask_zv.xarray_backend.conventions import axis_attrs
 
-__all__ = ["density", "map_chunks", "map_objects"]
-
 Rows = slice | NDArray[np.int64]
 
 

@@ -14,9 +14,6 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 from xarray.core.indexing import LazilyIndexedArray
 
-__all__ = ["MARK", "ColumnArray", "Columns", "StatefulVariable", "lazy_variable"]
-
-
 MARK = "preferred_chunks"
 """The encoding that variables lose when others are computed from them."""
 

@@ -20,18 +20,6 @@ from dask_zv.xarray_backend.plain import position_names
 from dask_zv.xarray_backend.roles import kind_of
 from dask_zv.xarray_backend.step_index import InStepIndex
 
-__all__ = [
-    "Content",
-    "Shape",
-    "check_in_step",
-    "check_object_table",
-    "group_numbers",
-    "places_of",
-    "read_content",
-    "shape_of",
-    "vertex_numbers",
-]
-
 PATHS = ("line", "polyline", "streamline")
 """Geometries whose objects are sequences of vertices."""
 

@@ -18,34 +18,6 @@ from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.link_source import LinkSource
 from dask_zv.store.level import Level
 
-__all__ = [
-    "CONTAINER",
-    "COUNT",
-    "CRS",
-    "DIMS",
-    "EDGES",
-    "FACES",
-    "IN_GROUP",
-    "OBJECT_ID",
-    "OBJECT_INDEX",
-    "PARENT",
-    "RANGE",
-    "ROLES",
-    "TABLE",
-    "TOPOLOGY",
-    "attribute_attrs",
-    "axis_attrs",
-    "channel_dim",
-    "check_names",
-    "dataset_attrs",
-    "described",
-    "free_name",
-    "grid_mapping",
-    "link_names",
-    "node_coordinates",
-    "topology",
-]
-
 EDGES, FACES, TOPOLOGY = "edges", "faces", "topology"
 OBJECT_ID, OBJECT_INDEX, PARENT = "object_id", "object_index", "parent"
 COUNT, CONTAINER, CRS = "node_count", "geometry", "crs"

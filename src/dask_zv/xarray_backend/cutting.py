@@ -14,8 +14,6 @@ from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import Shape, check_in_step, places_of, vertex_numbers
 from dask_zv.xarray_backend.step_index import held_together, in_step
 
-__all__ = ["cut_at_box"]
-
 
 def cut_at_box(ds: xr.Dataset, shape: Shape, box: Box) -> xr.Dataset:
     """Return what of each path, edge or triangle is inside a closed box, with vertices where it crosses the box's sides.

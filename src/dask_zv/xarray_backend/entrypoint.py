@@ -10,12 +10,11 @@ import xarray as xr
 from xarray.backends import BackendEntrypoint
 
 from dask_zv.errors import InputError
-from dask_zv.store.store import Level, Store
+from dask_zv.store.level import Level
+from dask_zv.store.store import Store
 from dask_zv.store.store import open as open_store
 from dask_zv.xarray_backend.objects import objects_dataset
 from dask_zv.xarray_backend.spatial import spatial_dataset
-
-__all__ = ["ZVBackendEntrypoint", "level_dataset"]
 
 _SUFFIXES = (".zv", ".zarrvectors", ".zv.zip", ".zarrvectors.zip")
 View = Literal["spatial", "objects"]

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from trimesh import Trimesh
     from uxarray import UxDataset
 
-__all__ = ["Exports"]
-
 
 class Exports:
     """Methods that give a Dataset to other libraries, in the variant that each accepts."""

@@ -22,8 +22,6 @@ from dask_zv.read.columns import LevelRows, rows_in
 from dask_zv.read.edge_rows import EdgeRows
 from dask_zv.xarray_backend.arrays import lazy_variable
 
-__all__ = ["AxisIndex", "RowIndex", "Rows", "position_label", "select_rows"]
-
 Table = LevelRows | EdgeRows
 Rows = slice | NDArray[np.int64]
 """Row numbers of a level: a run, or any in any order."""

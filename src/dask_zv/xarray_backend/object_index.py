@@ -13,8 +13,6 @@ from xarray.indexes import Index, PandasIndex
 
 from dask_zv.read.object_rows import ObjectRows
 
-__all__ = ["ObjectIdIndex"]
-
 
 class ObjectIdIndex(Index):
     """Ids of objects along ``object``; a pandas index that remembers its level.

@@ -23,8 +23,6 @@ from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.spatial import merged_runs, object_attributes, vertex_attributes
 from dask_zv.xarray_backend.step_index import in_step
 
-__all__ = ["objects_dataset"]
-
 _PATHS = ("line", "polyline", "streamline")
 
 

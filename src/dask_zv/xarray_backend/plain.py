@@ -11,8 +11,6 @@ import xarray as xr
 from dask_zv.errors import InputError
 from dask_zv.xarray_backend import conventions as names
 
-__all__ = ["from_plain", "position_names"]
-
 _STANDARD = {
     **dict.fromkeys(("longitude", "projection_x_coordinate", "grid_longitude"), "X"),
     **dict.fromkeys(("latitude", "projection_y_coordinate", "grid_latitude"), "Y"),

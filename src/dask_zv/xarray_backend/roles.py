@@ -16,8 +16,6 @@ from dask_zv.errors import InputError
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.plain import from_plain
 
-__all__ = ["by_roles", "kind_of"]
-
 Test = Callable[[xr.Dataset, xr.Variable], bool]
 
 

@@ -32,8 +32,6 @@ from dask_zv.xarray_backend.roles import by_roles
 from dask_zv.xarray_backend.spatial import spatial_dataset
 from dask_zv.xarray_backend.step_index import held_together, isel_in_step
 
-__all__ = ["chunks_in", "objects_of", "row_index", "select", "select_objects", "where_from"]
-
 _LINKED = ("graph", "skeleton", "mesh")
 
 

@@ -21,8 +21,6 @@ from dask_zv.xarray_backend.arrays import lazy_variable
 from dask_zv.xarray_backend.index import AxisIndex, RowIndex
 from dask_zv.xarray_backend.step_index import held_together
 
-__all__ = ["chunk_variables", "merged_runs", "spatial_dataset", "vertex_attributes"]
-
 _CHUNK_ROWS = 500_000
 _CHUNK_CELLS = 4096
 _LINKED = ("graph", "skeleton", "mesh")

@@ -14,8 +14,6 @@ from xarray.indexes import Index
 from dask_zv.errors import InputError
 from dask_zv.xarray_backend import conventions as names
 
-__all__ = ["InStepIndex", "held_together", "in_step", "isel_in_step"]
-
 _WAYS = (
     "ds.zv.objects[id] and ds.zv.sel(objects=ids) select objects with their vertices; of one variable, "
     "ds['name'].sel(object=id) does"

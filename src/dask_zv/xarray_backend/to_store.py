@@ -13,11 +13,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.graph.arrays import refuse_expressions
-from dask_zv.graph.tasks import Place
+from dask_zv.graph.specs import Place
+from dask_zv.level.contents import read_headers
 from dask_zv.level.object_values import read_groups
 from dask_zv.storage.targets import resolve_target
 from dask_zv.store.create import create
-from dask_zv.level.contents import read_headers
 from dask_zv.write.containers import attrs_of, with_attrs
 from dask_zv.write.graphs import write_graph, write_meshes
 from dask_zv.write.level_metadata import EACH_AXIS
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from dask_zv.graph.receipts import Report
 
-__all__ = ["headers_of", "to_store"]
 
 _ID = "id of the object, to write"
 

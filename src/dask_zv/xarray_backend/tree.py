@@ -6,8 +6,6 @@ from typing import Any
 
 import xarray as xr
 
-__all__ = ["ZVTreeAccessor"]
-
 
 class ZVTreeAccessor:
     """Zarr Vectors verbs of a tree that ``xr.open_datatree(..., engine="zv")`` opened."""
