@@ -240,7 +240,7 @@ def _with_links(
 ) -> BlockPlan:
     """Return a plan that reads the links inside each chunk; of trees all, since they may say that a parent is elsewhere."""
     catalog = level_blobs(level.source).catalog
-    mask, others = plan_cells(links, catalog, level.lookup, numbers, level.url, incident=trees)
+    mask, others = plan_cells(links, catalog, level.chunks, numbers, level.url, incident=trees)
     if not trees:
         inside = np.array([not any(map(any, s.offsets)) for s in links.source.segments], bool)
         mask &= inside[:, None]

@@ -21,7 +21,6 @@ from dask_zv.level.source import level_blobs
 from dask_zv.read.columns import OBJECT_ID, LevelRows
 from dask_zv.read.edge_rows import filed_links, read_parents
 from dask_zv.read.levels import LINKED, choose_attributes, read_level
-from dask_zv.storage.catalog import Catalog
 
 _PATHS = ("line", "polyline", "streamline")
 
@@ -83,7 +82,7 @@ class HaloReader:
             A chunk is missing or damaged, or its rows can't be numbered.
         """
         table = self.vertices.table
-        chunks = Catalog(table.coords, table.rows, {}).find(block.chunks.plan.coords)
+        chunks = table.find(block.chunks.plan.coords)
         own = take_ranges(self.vertices.offsets[chunks], table.rows[chunks])
         if block.chunks.rows is not None:
             own = own[block.chunks.rows.among(np.arange(len(own)))]
@@ -175,7 +174,7 @@ def _path_links(vertices: LevelRows, chunks: NDArray[np.intp]) -> NDArray[np.int
     level = vertices.table
     owners = fragment_owners(vertices.source, coords_to_keys(level.coords[chunks]), vertices.index)
     table = vertices.index.select(np.unique(owners.within(level.coords[chunks]).objects))
-    number = Catalog(level.coords, level.rows, {}).find(table.chunks)
+    number = level.find(table.chunks)
     lost = table.chunks[number < 0]
     if len(lost):
         raise FormatError(
@@ -272,10 +271,9 @@ def halo_blocks(level: LevelContents, reader: HaloReader, blocks: Sequence[Chunk
         ends = np.zeros((0, 3 if reader.name == "faces" else 2), np.int64)
     order = np.argsort(ends[:, 0], kind="stable")
     ends, values = ends[order], {k: v[order] for k, v in values.items()}
-    table = Catalog(level.chunks.coords, level.chunks.rows, {})
     of_chunk = np.searchsorted(reader.vertices.offsets, ends[:, 0], side="right") - 1
     out = []
     for block in blocks:
-        mine = np.flatnonzero(np.isin(of_chunk, table.find(block.plan.coords)))
+        mine = np.flatnonzero(np.isin(of_chunk, level.chunks.find(block.plan.coords)))
         out.append(HaloBlock(block, ends[mine], {k: v[mine] for k, v in values.items()}))
     return replace(reader, parents=found.parents is not None), out

@@ -29,7 +29,6 @@ from dask_zv.read.object_lengths import object_lengths
 from dask_zv.read.objects import Here, ReadObjects
 from dask_zv.read.result import Finish
 from dask_zv.spatial.morton import morton_order
-from dask_zv.storage.catalog import Catalog
 
 _BLOCK_OBJECTS = 1 << 16
 _SLICE = 1 << 14
@@ -64,10 +63,9 @@ class ObjectReader:
         return ObjectReader, (self.source, self.wanted, self.links, self.table, self.chunked, self.offset)
 
     @cached_property
-    def level(self) -> Catalog:
+    def level(self) -> ChunkTable:
         """All chunks of the level."""
-        table = self.table or chunk_table(self.source, level_blobs(self.source).catalog)
-        return Catalog(table.coords, table.rows, {})
+        return self.table or chunk_table(self.source, level_blobs(self.source).catalog)
 
     @cached_property
     def index(self) -> ObjectIndex:
@@ -187,7 +185,7 @@ def plan_object_blocks(
     )
     table = None if source.catalogued else level.chunks
     reader = ObjectReader(source, wanted, links, table, level.is_chunked_skeleton, level.offset)
-    reader.level, reader.index = level.lookup, level.index
+    reader.level, reader.index = level.chunks, level.index
     row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize + sum(a.row_bytes for a in vertex) + 8
     limit = rows_limit(rows_per_task, row_bytes)
     runs = runs_of(lengths, limit, _BLOCK_OBJECTS)

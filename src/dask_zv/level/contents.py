@@ -293,11 +293,6 @@ class LevelContents:
         return kinds[0] if kinds else None
 
     @cached_property
-    def lookup(self) -> Catalog:
-        """The chunks as a table that finds their rows by coordinates."""
-        return Catalog(self.chunks.coords, self.chunks.rows, {})
-
-    @cached_property
     def index(self) -> ObjectIndex:
         """The manifests of the level's objects, and the tables beside them."""
         return ObjectIndex(self.source, self._documents)

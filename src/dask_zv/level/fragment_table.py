@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError
 from dask_zv.format.keys import coords_to_keys, parse_key
 from dask_zv.geometry.assembly import take_ranges
-from dask_zv.storage.catalog import Catalog
+from dask_zv.spatial.chunk_lookup import ChunkLookup
 
 SHARED = -2
 """Owner of a fragment that several objects name."""
@@ -38,13 +38,13 @@ class FragmentTable:
         return FragmentTable, (self.objects, self.chunks, self.fragments)  # without what is remembered beside them
 
     @cached_property
-    def _by_chunk(self) -> tuple[Catalog, NDArray[np.intp], NDArray[np.intp]]:
+    def _by_chunk(self) -> tuple[ChunkLookup, NDArray[np.intp], NDArray[np.intp]]:
         """Return the distinct chunks, the entries in the order of their chunks, and where each chunk's entries begin there."""
         order = np.lexsort(self.chunks.T[::-1]) if len(self.objects) else np.zeros(0, np.intp)
         chunks = self.chunks[order]
         new = np.r_[True, (chunks[1:] != chunks[:-1]).any(axis=1)] if len(order) else np.zeros(0, bool)
         first = np.flatnonzero(new)
-        return Catalog(chunks[first], np.diff(np.r_[first, len(order)]), {}), order, np.r_[first, len(order)]
+        return ChunkLookup(chunks[first]), order, np.r_[first, len(order)]
 
     def in_chunks(self, coords: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the entries in some chunks, chunk by chunk, and the place in `coords` of each entry's chunk.

@@ -17,6 +17,7 @@ from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
 from dask_zv.format.links import LinkFamily, delta_name, has_permutation, parse_segment
 from dask_zv.geometry.schema import AttributeSchema, parse_dtype, readable
 from dask_zv.level.source import LevelSource, level_blobs
+from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid import GridArrays
 from dask_zv.storage.nodes import load_catalog
@@ -137,12 +138,12 @@ class FoundLinks:
     Attributes
     ----------
     source : LinkSource
-    listed : mapping of str to Catalog
+    listed : mapping of str to ChunkLookup
         The chunks of those arrays that the level's catalog does not know.
     """
 
     source: LinkSource
-    listed: Mapping[str, Catalog] = field(default_factory=dict)
+    listed: Mapping[str, ChunkLookup] = field(default_factory=dict)
 
     def present(self, coords: NDArray[np.int64], catalog: Catalog | None) -> NDArray[np.bool_]:
         """Tell which segments have cells in which chunks: coords (n, K) to bool (S, n)."""
@@ -280,17 +281,16 @@ def _find_in_grid(
     return FoundLinks(links, {a: _listing(blobs, a, found[a]) for a in unknown if a in arrays})
 
 
-def _listing(blobs: GridArrays, array: str, found: GridArray | None) -> Catalog:
+def _listing(blobs: GridArrays, array: str, found: GridArray | None) -> ChunkLookup:
     """Return the chunks that an array's document lists; where it has no list, those that are stored."""
     assert found is not None
     if found.nonempty is None:
-        return _catalog_of(map(tuple, blobs.list_coords(array).tolist()), found.spec.rank)
-    return _catalog_of(map(parse_key, found.nonempty), found.spec.rank)
+        return _lookup(map(tuple, blobs.list_coords(array).tolist()), found.spec.rank)
+    return _lookup(map(parse_key, found.nonempty), found.spec.rank)
 
 
-def _catalog_of(coords: Iterable[tuple[int, ...]], rank: int) -> Catalog:
-    table = np.array(sorted(coords), np.int64).reshape(-1, rank)
-    return Catalog(table, np.full(len(table), -1, np.int64), {})
+def _lookup(coords: Iterable[tuple[int, ...]], rank: int) -> ChunkLookup:
+    return ChunkLookup(np.array(sorted(coords), np.int64).reshape(-1, rank))
 
 
 def _read_segments(
@@ -405,7 +405,7 @@ def _find_per_chunk(source: LevelSource, blobs: PerChunk, delta: int) -> FoundLi
     ones = (1,) * source.rank
     # between levels a cell of 0.7 is about chunks of the same key, whatever their edges
     links = LinkSource(family, segments, tuple(schemas), crossing if attributes[1] is not None else None, ones, ones)
-    return FoundLinks(links, {base: _catalog_of(map(parse_key, listed), source.rank)} if segments else {})
+    return FoundLinks(links, {base: _lookup(map(parse_key, listed), source.rank)} if segments else {})
 
 
 def _spatial_keys(blobs: PerChunk, array: str) -> list[str]:

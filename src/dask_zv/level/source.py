@@ -18,6 +18,7 @@ from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.graph.specs import Place
+from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layouts import Blobs, open_blobs
@@ -32,8 +33,8 @@ _CATALOG_LIMIT = 8
 _LOCK = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ChunkTable:
+@dataclass(frozen=True, eq=False)
+class ChunkTable(ChunkLookup):
     """The chunks of a level.
 
     Attributes
@@ -46,12 +47,8 @@ class ChunkTable:
         Chunks of which an edit has left an index of fragments without rows.
     """
 
-    coords: NDArray[np.int64]
     rows: NDArray[np.int64]
     emptied: int = 0
-
-    def __len__(self) -> int:
-        return len(self.coords)
 
     @property
     def keys(self) -> list[str]:

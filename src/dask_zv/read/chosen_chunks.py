@@ -38,7 +38,7 @@ def chosen_chunks(level: LevelContents, chunks: Any) -> NDArray[np.int64]:
     if coords.ndim != 2 or coords.shape[1] != rank or coords.dtype.kind not in "iu":
         raise InputError(f"chunks are keys such as {'.'.join(['0'] * rank)!r}, or {rank} integers each, not {chunks!r:.80}")
     coords = coords.astype(np.int64)
-    at = level.lookup.find(coords)
+    at = level.chunks.find(coords)
     if (at < 0).any():
         lost = coords_to_keys(coords[at < 0][:1])[0]
         raise NotFoundError("the level has no such chunk: level.chunks lists them", store=level.url, chunk=lost)

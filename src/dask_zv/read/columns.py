@@ -24,7 +24,6 @@ from dask_zv.read.chunk_cache import SharedCache
 from dask_zv.read.chunk_rows import fetch_chunks, read_chunks
 from dask_zv.read.ragged import RaggedColumns
 from dask_zv.spatial.grid import Box, stored_box
-from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.layouts import Blobs
 
 OBJECT_ID, OBJECT_INDEX = "/object_id", "/object_index"
@@ -287,7 +286,7 @@ def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> 
     if objects is not None:
         ids = chosen_ids(objects)
         chosen = ObjectIndex(source).select(ids)
-        named = Catalog(table.coords, table.rows, {}).find(chosen.distinct_chunks)
+        named = table.find(chosen.distinct_chunks)
         mine = np.zeros(len(table), bool)
         mine[named[named >= 0]] = True
         keep &= mine

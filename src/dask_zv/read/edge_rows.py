@@ -215,7 +215,7 @@ def _record_rows(vertices: LevelRows, links: LinkSource, cells: LinkCells) -> ND
     """
     targets = links.targets(cells.cells.coords, cells.cells.segments)
     table = vertices.table
-    at = Catalog(table.coords, table.rows, {}).find(targets.reshape(-1, links.family.rank)).reshape(targets.shape[:2])
+    at = table.find(targets)
     if (at < 0).any():
         cell, slot = np.argwhere(at < 0)[0].tolist()
         raise FormatError(
@@ -384,8 +384,7 @@ def read_parents(vertices: LevelRows, links: LinkSource, chunks: NDArray[np.intp
     """
     source, table = vertices.source, vertices.table
     blobs = level_blobs(source)
-    level = Catalog(table.coords, table.rows, {})
-    mask, others = plan_cells(FoundLinks(links), blobs.catalog, level, chunks, source.where(), incident=True)
+    mask, others = plan_cells(FoundLinks(links), blobs.catalog, table, chunks, source.where(), incident=True)
     own = CellPlan.of(mask, table.coords[chunks])
     plan = CellPlan(np.r_[own.segments, others.segments], np.concatenate([own.coords, others.coords]))
     cells = decode_cells(source, links, (), plan, _fetch(source, blobs, cell_addresses(links, (), plan)))

@@ -153,7 +153,7 @@ def select_chunks(level: LevelContents, objects: Any, bbox: Any, chunks: Any) ->
     if objects is not None:
         ids = chosen_ids(objects)
         chosen = level.index.select(ids)
-        named = level.lookup.find(chosen.distinct_chunks)
+        named = level.chunks.find(chosen.distinct_chunks)
         if (named < 0).any():
             lost = coords_to_keys(chosen.distinct_chunks[named < 0][:1])[0]
             raise FormatError(
@@ -231,11 +231,11 @@ def _blocks(
     if links is not None:
         catalog = level_blobs(source).catalog
         if every:
-            check_sources(links, catalog, level.lookup, level.url)
+            check_sources(links, catalog, level.chunks, level.url)
         if not every or links.listed:
             # a record may say of a row inside a box that its parent is outside, and be filed there
             incident = wanted.trees and selection.clipped
-            mask, more = plan_cells(links, catalog, level.lookup, selection.chunks, level.url, incident=incident)
+            mask, more = plan_cells(links, catalog, level.chunks, selection.chunks, level.url, incident=incident)
             pieces = np.array_split(np.arange(len(more)), max(len(runs), 1))
             others = [CellPlan(more.segments[p], more.coords[p]) for p in pieces]
     out: list[BlockPlan] = []

@@ -15,6 +15,7 @@ from dask_zv.format.links import decode_flat, decode_ragged, permutations
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.link_source import FoundLinks, LinkSource
 from dask_zv.level.source import LevelSource
+from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.cell_reads import Address
 from dask_zv.storage.layouts import Blobs
@@ -74,7 +75,7 @@ class LinkCells:
 
 
 def plan_cells(
-    found: FoundLinks, catalog: Catalog | None, level: Catalog, chunks: NDArray[np.int64], where: str, *, incident: bool
+    found: FoundLinks, catalog: Catalog | None, level: ChunkLookup, chunks: NDArray[np.int64], where: str, *, incident: bool
 ) -> tuple[NDArray[np.bool_], CellPlan]:
     """Return which cells to read for a selection of a level's chunks.
 
@@ -83,7 +84,7 @@ def plan_cells(
     found : FoundLinks
     catalog : Catalog, optional
         The level's own.
-    level : Catalog
+    level : ChunkLookup
         All chunks of the level.
     chunks : ndarray of int64, shape (n,)
         The selection: rows of `level`, ascending.
@@ -115,7 +116,7 @@ def plan_cells(
         here = np.flatnonzero(mask[s])
         number = np.full(len(here), s)
         targets = links.targets(coords[here], number)
-        at = level.find(targets.reshape(-1, coords.shape[1])).reshape(targets.shape[:2])
+        at = level.find(targets)
         _check_targets(links, targets, at, coords[here], number, where)
         if not incident:
             mask[s, here] = selected[at].all(axis=1)
@@ -150,7 +151,7 @@ def _check_targets(
         )  # fmt: skip
 
 
-def check_sources(found: FoundLinks, catalog: Catalog | None, level: Catalog, where: str) -> None:
+def check_sources(found: FoundLinks, catalog: Catalog | None, level: ChunkLookup, where: str) -> None:
     """Raise :class:`FormatError` where links are filed under a chunk that the level does not have."""
     for number, segment in enumerate(found.source.segments):
         coords = found.chunks(number, catalog)

@@ -15,7 +15,7 @@ from dask_zv.geometry.assembly import RowMap, input_order
 from dask_zv.level.link_source import LinkSource
 from dask_zv.level.source import LevelSource, level_blobs
 from dask_zv.read.link_reading import LinkCells, join_cells, lost_links, read_crossing
-from dask_zv.storage.catalog import Catalog
+from dask_zv.spatial.chunk_lookup import ChunkLookup
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,9 +75,9 @@ def resolve_links(
         A record names a chunk or a row that isn't there, or records are missing.
     """
     cells = join_cells(links, attributes, parts, source.where())
-    read = Catalog(coords, rows.stored, {})
+    read = ChunkLookup(coords)
     targets = links.targets(cells.cells.coords, cells.cells.segments)
-    at = read.find(targets.reshape(-1, links.family.rank)).reshape(targets.shape[:2])
+    at = read.find(targets)
     if every and (at < 0).any():
         cell, slot = np.argwhere(at < 0)[0].tolist()
         raise _lost(source, links, cells, cell, targets[cell, slot])
@@ -149,21 +149,21 @@ def _beyond(
 
 
 def _crossing(
-    source: LevelSource, links: LinkSource, rows: RowMap, read: Catalog, level: NDArray[np.int64] | None
+    source: LevelSource, links: LinkSource, rows: RowMap, read: ChunkLookup, level: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
     """Return the row numbers of the records across chunks of generation 0.7."""
     assert links.crossing is not None
     chunks, named = read_crossing(source, links, level_blobs(source))
     flat = chunks.reshape(-1, links.family.rank)
     if level is not None:
-        lost = np.flatnonzero(Catalog(level, np.zeros(len(level), np.int64), {}).find(flat) < 0)
+        lost = np.flatnonzero(ChunkLookup(level).find(flat) < 0)
         if len(lost):
             raise FormatError(
                 f"links lead to chunk {coords_to_keys(flat[lost[:1]])[0]}, which the level does not have: it was lost, or the "
                 "links belong to another version of the level",
                 store=source.where(), array=links.crossing, chunk="data",
             )  # fmt: skip
-    at = read.find(flat).reshape(named.shape)
+    at = read.find(chunks)
     beyond = rows.beyond(at, named)
     if len(beyond):
         record = int(beyond[0])

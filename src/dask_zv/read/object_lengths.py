@@ -18,7 +18,6 @@ from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.object_tables import VALUES_CRC32C, decoding, values_checksum
 from dask_zv.level.source import ChunkTable, LevelSource
 from dask_zv.read.columns import LevelRows
-from dask_zv.storage.catalog import Catalog
 
 OBJECT_LENGTHS = "dask_zv_objects"
 _SLICE = 4096
@@ -101,7 +100,6 @@ def count_lengths(source: LevelSource, table: ChunkTable, index: ObjectIndex) ->
         A manifest names a chunk or a fragment that isn't there.
     """
     rows = LevelRows(source, table)
-    level = Catalog(table.coords, table.rows, {})
     counts: list[NDArray[np.int64]] = []
     for start in range(0, len(table), _SLICE):
         counts += rows.rows_of_fragments(np.arange(start, min(start + _SLICE, len(table))))
@@ -112,7 +110,7 @@ def count_lengths(source: LevelSource, table: ChunkTable, index: ObjectIndex) ->
     ids = index.ids[order]
     lengths = np.zeros(len(ids), np.int64)
     for part in index.slices():
-        chunk = level.find(part.chunks)
+        chunk = table.find(part.chunks)
         lost = np.flatnonzero((chunk < 0) | (part.fragments >= np.append(fragments, 0)[chunk]))
         if len(lost):
             raise FormatError(

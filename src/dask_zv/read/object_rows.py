@@ -21,7 +21,6 @@ from dask_zv.read.object_lengths import ObjectLengths, object_lengths
 from dask_zv.read.objects import ObjectFacts
 from dask_zv.read.ragged import RaggedColumns
 from dask_zv.read.result import Finish
-from dask_zv.storage.catalog import Catalog
 
 PARENT = "/parent"
 """A column's name that no attribute can have."""
@@ -158,8 +157,7 @@ class ObjectRows(RaggedColumns):
         except NotFoundError:
             check_same_objects(source)
             raise
-        level = Catalog(table.coords, table.rows, {})
-        numbers = level.find(chosen.distinct_chunks)
+        numbers = table.find(chosen.distinct_chunks)
         if (numbers < 0).any():
             lost = chosen.distinct_chunks[numbers < 0][0]
             raise FormatError(
@@ -176,7 +174,7 @@ class ObjectRows(RaggedColumns):
         )
         mask = others = None
         if links is not None:
-            mask, others = plan_cells(links, level_blobs(source).catalog, level, numbers, source.where(), incident=False)
+            mask, others = plan_cells(links, level_blobs(source).catalog, table, numbers, source.where(), incident=False)
         parts = []
         for start in range(0, len(numbers), _BLOCK_CHUNKS):
             stop = min(start + _BLOCK_CHUNKS, len(numbers))

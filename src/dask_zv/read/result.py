@@ -18,7 +18,7 @@ from dask_zv.read.block import Part, Wanted
 from dask_zv.read.block_rows import empty_columns, join_columns
 from dask_zv.read.links import Endpoints, resolve_links
 from dask_zv.read.objects import ObjectFacts
-from dask_zv.storage.catalog import Catalog
+from dask_zv.spatial.chunk_lookup import ChunkLookup
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,7 +145,7 @@ class Finish:
         fragments = _joined(parts, lambda p: p.fragments, np.int64)
         counts = _joined(parts, lambda p: p.counts, np.int64)
         kept = _joined(parts, lambda p: p.kept, np.int64)
-        number = Catalog(self.coords, fragments, {}).find(table.chunks)
+        number = ChunkLookup(self.coords).find(table.chunks)
         if self.every and (number < 0).any():
             lost = coords_to_keys(table.chunks[number < 0][:1])[0]
             raise FormatError(

@@ -18,6 +18,7 @@ from dask_zv.level.source import LevelSource, level_blobs
 from dask_zv.read.chosen_chunks import chosen_chunks
 from dask_zv.read.link_reading import CellPlan, LinkCells, cell_addresses, decode_cells, join_cells, read_crossing
 from dask_zv.read.links import check_count, without_values
+from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.layouts import Blobs
 
@@ -37,7 +38,7 @@ def read_links(level: LevelContents, delta: int, *, chunks: Any) -> Links:
         )  # fmt: skip
     source, links = level.source, found.source
     blobs = level_blobs(source)
-    selected = None if chunks is None else level.lookup.coords[chosen_chunks(level, chunks)]
+    selected = None if chunks is None else level.chunks.coords[chosen_chunks(level, chunks)]
     names = range(len(links.attributes))
     joined = join_cells(links, names, list(link_parts(source, found, blobs, names, selected)), source.where())
     if selected is None:
@@ -51,7 +52,7 @@ def read_links(level: LevelContents, delta: int, *, chunks: Any) -> Links:
     if links.crossing is not None:
         more, named = read_crossing(source, links, blobs)
         if selected is not None:
-            mine = Catalog(selected, np.zeros(len(selected), np.int64), {}).find(np.ascontiguousarray(more[:, 0])) >= 0
+            mine = ChunkLookup(selected).find(more[:, 0]) >= 0
             more, named = more[mine], named[mine]
         targets, rows = np.concatenate([targets, more]), np.concatenate([rows, named])
         values = {name: without_values(v, len(more)) for name, v in values.items()}

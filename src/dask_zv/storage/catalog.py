@@ -18,7 +18,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -30,7 +29,7 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError, InvalidNameError
 from dask_zv.format.documents import blob_document, dump_json, parse_document, parse_json
 from dask_zv.format.keys import check_name, is_spatial_key, parse_key
-from dask_zv.spatial.grid import corners
+from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.storage.codecs import unpack_zstd
 from dask_zv.storage.columns import COLUMNS, Columns
@@ -107,7 +106,7 @@ class Node:
 
 
 @dataclass(frozen=True, eq=False)
-class Catalog:
+class Catalog(ChunkLookup):
     """The chunks of a group.
 
     Attributes
@@ -123,51 +122,10 @@ class Catalog:
         Digest of the whole catalog.
     """
 
-    coords: NDArray[np.int64]
     rows: NDArray[np.int64]
     arrays: Mapping[str, Columns]
     token: str = field(default="")
     nodes: Mapping[str, Node] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.coords)
-
-    @cached_property
-    def _codes(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
-        """Return (codes of the coordinates, least corner, extents): ascending, as the coordinates are."""
-        low, high = corners(self.coords)
-        spans = [b - a + 1 for a, b in zip(low.tolist(), high.tolist(), strict=True)]  # beyond int64 where chunks are far apart
-        if math.prod(spans) > 1 << 62:
-            return None
-        extent = np.array(spans, np.int64)
-        code = np.zeros(len(self.coords), np.int64)
-        for axis in range(self.coords.shape[1]):
-            code *= extent[axis]
-            code += self.coords[:, axis] - low[axis]
-        return code, low, extent
-
-    @cached_property
-    def _rows_by_coords(self) -> dict[tuple[int, ...], int]:
-        return {tuple(c): i for i, c in enumerate(self.coords.tolist())}
-
-    def find(self, coords: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the row of each chunk, -1 where the catalog has none; coords (m, K) to int64 (m,)."""
-        out = np.full(len(coords), -1, np.int64)
-        if not len(self) or not len(coords) or coords.shape[1] != self.coords.shape[1]:
-            return out
-        codes = self._codes
-        if codes is None:
-            return np.array([self._rows_by_coords.get(tuple(c), -1) for c in coords.tolist()], np.int64)
-        known, low, extent = codes
-        inside = ((coords >= low) & (coords <= low + (extent - 1))).all(axis=1)
-        code = np.zeros(int(inside.sum()), np.int64)
-        for axis in range(coords.shape[1]):
-            code *= extent[axis]
-            code += coords[inside, axis] - low[axis]
-        at = np.searchsorted(known, code)
-        at[at == len(known)] = 0
-        out[inside] = np.where(known[at] == code, at, -1)
-        return out
 
     def locate(self, array: str, key: str) -> Place | None:
         """Return where a blob is, None where the catalog has no such blob."""
