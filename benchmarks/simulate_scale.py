@@ -41,7 +41,7 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.level.create import packing
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import Catalog, encode_catalog
-from dask_zv.storage.columns import Columns
+from dask_zv.storage.receipts import Columns
 from dask_zv.write.exchange import BlockPlan, plan_blocks, split_partitions
 from dask_zv.write.job import Job
 from dask_zv.write.level_metadata import _fitting

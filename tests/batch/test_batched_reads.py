@@ -11,7 +11,7 @@ from layouts import LAYOUTS
 from zarr.storage import MemoryStore, WrapperStore
 
 import dask_zv as dzv
-from dask_zv.storage.objects import MAX_REQUESTS
+from dask_zv.storage.zarr_objects import MAX_REQUESTS
 
 pytestmark = pytest.mark.contract
 
@@ -25,7 +25,7 @@ def layout(request):
 def no_waiting(monkeypatch):
     """Damage does not heal: don't wait between the attempts to read it."""
     for layout in LAYOUTS:
-        monkeypatch.setattr(f"dask_zv.storage.{layout}.wait_before_retry", lambda attempt: None)
+        monkeypatch.setattr(f"dask_zv.storage.{layout}.read.wait_before_retry", lambda attempt: None)
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from layouts import LAYOUTS, grid_only, per_chunk_only
 from zarr.storage import MemoryStore, WrapperStore
 
 import dask_zv as dzv
-from dask_zv.graph.receipts import combine_receipts
 from dask_zv.storage.catalog import decode_catalog
+from dask_zv.storage.receipts import combine_receipts
 
 CATALOG = "dask_zv_catalog/c/0"
 
@@ -276,7 +276,7 @@ class FlakyStore(WrapperStore):
 
 
 def test_storage_trouble_is_retried_inside_the_task(monkeypatch, layout):
-    monkeypatch.setattr("dask_zv.storage.objects._BACKOFF", 0.001)
+    monkeypatch.setattr("dask_zv.storage.zarr_objects._BACKOFF", 0.001)
     flaky = FlakyStore(MemoryStore())
     group = dzv.open_group(flaky, layout=layout)
     if layout == "grid":

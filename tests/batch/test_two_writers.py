@@ -20,10 +20,10 @@ from writer import ARRAYS, batches, payload, points
 import dask_zv as dzv
 from dask_zv.storage import locks
 from dask_zv.storage.catalog import CATALOG_NAME
-from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import load_catalog
-from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.per_chunk.read import PerChunk
 from s3server import serve
 
 SCRIPT = str(Path(__file__).with_name("writer.py"))

@@ -16,8 +16,8 @@ import dask
 import numpy as np
 
 import dask_zv as dzv
-from dask_zv.graph import grid_tasks
 from dask_zv.storage import locks
+from dask_zv.storage.grid import commit as grid_tasks
 
 ARRAYS = ("vertices", "vertex_attributes/mass")
 
@@ -65,7 +65,7 @@ def die_after(puts: int) -> None:
 def pause_before_puts(seconds: float) -> None:
     """Wait between reading what a shard holds and replacing it."""
     from dask_zv.storage.local import LocalObjects
-    from dask_zv.storage.objects import ZarrObjects
+    from dask_zv.storage.zarr_objects import ZarrObjects
 
     def later(before: Any) -> Any:
         def put_all(self: Any, items: Any) -> Any:

@@ -32,7 +32,7 @@ import storage_cases as cases
 from storage_trials import impatient
 
 import dask_zv as dzv
-from dask_zv.graph import grid_tasks
+from dask_zv.storage.grid import commit as grid_tasks
 from dask_zv.storage.local import LocalObjects
 
 ARRAYS = ("vertices", "vertex_attributes/mass")

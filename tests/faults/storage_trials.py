@@ -19,7 +19,8 @@ import storage_cases as cases
 from fault_server import FaultServer
 
 import dask_zv as dzv
-from dask_zv.storage import locks, objects
+from dask_zv.storage import locks
+from dask_zv.storage import zarr_objects as objects
 from dask_zv.write import exchange
 
 __all__ = ["CLIENTS", "FAULTS", "Fault", "Trial", "Trials", "impatient", "is_clear"]

@@ -19,8 +19,9 @@ from points_reference import files
 
 import dask_zv as dzv
 from dask_zv.graph import builder as graph
-from dask_zv.graph import grid_tasks, per_chunk_tasks
 from dask_zv.storage import local, locks
+from dask_zv.storage.grid import commit as grid_tasks
+from dask_zv.storage.per_chunk import write as per_chunk_tasks
 from dask_zv.write import exchange
 
 JOURNAL = "0/dask_zv_journal"

@@ -11,7 +11,7 @@ from fault_server import serve_faults
 from storage_trials import CLIENTS, FAULTS, Trials
 
 import dask_zv as dzv
-from dask_zv.storage import objects
+from dask_zv.storage import zarr_objects as objects
 
 pytestmark = pytest.mark.usefixtures("sync_scheduler")
 

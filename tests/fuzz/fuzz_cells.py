@@ -20,8 +20,8 @@ from dask_zv.errors import FormatError
 from dask_zv.format import cells, grids, keys, shards
 from dask_zv.storage import catalog as catalogs
 from dask_zv.storage.codecs import cell_codec, unpack_zstd
-from dask_zv.storage.columns import COLUMNS, Columns
-from dask_zv.storage.grid_writing import shard_cells
+from dask_zv.storage.grid.shards import shard_cells
+from dask_zv.storage.receipts import COLUMNS, Columns
 
 __all__ = ["CELL_DECODERS", "join_catalog", "split_catalog"]
 

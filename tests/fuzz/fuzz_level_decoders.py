@@ -39,7 +39,8 @@ from dask_zv.level import object_index as objects_index
 from dask_zv.level import object_values
 from dask_zv.read import columns
 from dask_zv.read.object_lengths import object_lengths
-from dask_zv.storage import grid, per_chunk
+from dask_zv.storage.grid import read as grid
+from dask_zv.storage.per_chunk import read as per_chunk
 
 __all__ = ["LEVEL_DECODERS", "StoreDecoder"]
 

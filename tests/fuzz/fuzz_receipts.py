@@ -21,8 +21,8 @@ from fuzz_base import FREE, PACKED, Decoder, Parts
 from fuzz_corpus import HOSTILE_NAMES
 
 import dask_zv as dzv
-from dask_zv.graph.specs import Place
-from dask_zv.storage.columns import COLUMNS
+from dask_zv.storage.receipts import COLUMNS
+from dask_zv.storage.specs import Place
 from dask_zv.storage.targets import resolve_target
 from dask_zv.write.journal import Journal, find_journal, whole_blocks
 

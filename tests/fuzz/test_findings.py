@@ -35,8 +35,8 @@ from dask_zv.geometry.schema import parse_dtype
 from dask_zv.level.object_values import read_groups, read_object_attributes
 from dask_zv.storage.catalog import Catalog, decode_catalog, encode_catalog
 from dask_zv.storage.codecs import _local, cell_codec, unpack_zstd
-from dask_zv.storage.columns import COLUMNS, Columns
 from dask_zv.storage.local import LocalObjects
+from dask_zv.storage.receipts import COLUMNS, Columns
 
 ZSTD = [{"name": "zstd", "configuration": {"level": 1, "checksum": True}}]
 
@@ -44,8 +44,8 @@ ZSTD = [{"name": "zstd", "configuration": {"level": 1, "checksum": True}}]
 @pytest.fixture(autouse=True)
 def _sync() -> Iterator[None]:
     with dask.config.set(scheduler="sync"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dask_zv.storage.grid.wait_before_retry", lambda attempt: None)
-        patch.setattr("dask_zv.storage.per_chunk.wait_before_retry", lambda attempt: None)
+        patch.setattr("dask_zv.storage.grid.read.wait_before_retry", lambda attempt: None)
+        patch.setattr("dask_zv.storage.per_chunk.read.wait_before_retry", lambda attempt: None)
         yield
 
 

@@ -129,8 +129,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, byte
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     with dask.config.set(scheduler="sync"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dask_zv.storage.grid.wait_before_retry", lambda attempt: None)
-        patch.setattr("dask_zv.storage.per_chunk.wait_before_retry", lambda attempt: None)
+        patch.setattr("dask_zv.storage.grid.read.wait_before_retry", lambda attempt: None)
+        patch.setattr("dask_zv.storage.per_chunk.read.wait_before_retry", lambda attempt: None)
         yield Site(tmp_path)
 
 

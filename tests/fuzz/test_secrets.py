@@ -27,7 +27,7 @@ from zarr.storage import FsspecStore, ObjectStore
 
 import dask_zv as dzv
 from dask_zv.errors import ZVError
-from dask_zv.storage import objects as storage_objects
+from dask_zv.storage import zarr_objects as storage_objects
 from dask_zv.storage.handles import open_objects
 
 MARK = "TOPSECRET"

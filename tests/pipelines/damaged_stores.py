@@ -15,7 +15,8 @@ import pytest
 import zarr
 from points_reference import CATALOG
 
-from dask_zv.storage import grid, per_chunk
+from dask_zv.storage.grid import read as grid
+from dask_zv.storage.per_chunk import read as per_chunk
 
 
 @contextmanager

@@ -20,13 +20,13 @@ from dask_zv.geometry.encoding import Fragments
 from dask_zv.geometry.places import BlockExtra
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.specs import BlockResult, Place
 from dask_zv.level.object_index import ObjectIndex, fragment_owners
 from dask_zv.level.object_values import read_groups, read_object_attributes
 from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import merge_attributes
+from dask_zv.storage.specs import BlockResult, Place
 from dask_zv.storage.targets import resolve_target
 from dask_zv.write import manifests
 from dask_zv.write.object_plan import expand_ranges, rows_of_ranges

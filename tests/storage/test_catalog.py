@@ -304,7 +304,7 @@ def filled(store, n=12, **kwargs):
 @pytest.fixture
 def no_waiting(monkeypatch):
     for layout in LAYOUTS:
-        monkeypatch.setattr(f"dask_zv.storage.{layout}.wait_before_retry", lambda attempt: None)
+        monkeypatch.setattr(f"dask_zv.storage.{layout}.read.wait_before_retry", lambda attempt: None)
 
 
 @in_both_layouts

@@ -105,7 +105,7 @@ def test_listing_is_what_is_on_disk(golden):
 
 
 def test_arrays_that_are_no_blobs_are_refused(golden, monkeypatch):
-    monkeypatch.setattr("dask_zv.storage.per_chunk.wait_before_retry", lambda attempt: None)
+    monkeypatch.setattr("dask_zv.storage.per_chunk.read.wait_before_retry", lambda attempt: None)
     group, truth = golden
     for array, names in truth.others.items():
         for name in names:

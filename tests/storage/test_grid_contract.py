@@ -29,7 +29,7 @@ def layout(request):
 @pytest.fixture
 def no_waiting(monkeypatch):
     """Damage does not heal: don't wait between the attempts to read it."""
-    monkeypatch.setattr("dask_zv.storage.grid.wait_before_retry", lambda attempt: None)
+    monkeypatch.setattr("dask_zv.storage.grid.read.wait_before_retry", lambda attempt: None)
 
 
 @pytest.fixture

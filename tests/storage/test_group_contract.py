@@ -32,7 +32,7 @@ def layout(request):
 def no_waiting(monkeypatch):
     """Damage does not heal: don't wait between the attempts to read it."""
     for layout in LAYOUTS:
-        monkeypatch.setattr(f"dask_zv.storage.{layout}.wait_before_retry", lambda attempt: None)
+        monkeypatch.setattr(f"dask_zv.storage.{layout}.read.wait_before_retry", lambda attempt: None)
 
 
 def plain_blob(root, path, data, **kwargs):

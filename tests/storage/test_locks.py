@@ -18,8 +18,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from zarr.storage import FsspecStore
 
 import dask_zv as dzv
-from dask_zv.graph import grid_tasks
-from dask_zv.storage import grid_single, locks
+from dask_zv.storage import locks
+from dask_zv.storage.grid import commit as grid_single
+from dask_zv.storage.grid import commit as grid_tasks
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import LOCK_NAME, commit_lock
 from s3server import serve

@@ -24,8 +24,8 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, Stor
 
 import dask_zv as dzv
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.objects import ZarrObjects
 from dask_zv.storage.targets import resolve_target
+from dask_zv.storage.zarr_objects import ZarrObjects
 
 SECRET = "wJalrXUtnFEMI-do-not-print"
 

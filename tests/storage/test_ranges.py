@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_zv.storage.ranges import _GAP, MAX_RANGES, coalesce
+from dask_zv.storage.grid.fetch import _GAP, MAX_RANGES, coalesce
 
 offsets = st.one_of(st.integers(0, 500), st.integers(0, 10**7))
 slices = st.lists(st.tuples(offsets, st.integers(0, 70_000)), min_size=1, max_size=30)

@@ -18,9 +18,9 @@ import dask_zv as dzv
 from dask_zv.format.cells import frame, index_nbytes, unpack_index
 from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import GridSpec, codec_list, grid_document
-from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_writing import pack_shard, shard_cells, store_cells
-from dask_zv.storage.objects import ZarrObjects
+from dask_zv.storage.grid.read import GridArrays
+from dask_zv.storage.grid.shards import pack_shard, shard_cells, store_cells
+from dask_zv.storage.zarr_objects import ZarrObjects
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification")
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

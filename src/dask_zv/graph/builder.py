@@ -22,9 +22,9 @@ from dask.task_spec import GraphNode, List, Task, TaskRef
 from dask_zv.graph.progress import tell, topic_of
 from dask_zv.graph.receipts import Report
 from dask_zv.graph.run import as_delayed
-from dask_zv.graph.specs import BlockResult, BlockSpec, CommitSpec
 from dask_zv.graph.tasks import commit, prepare, store_block
-from dask_zv.storage.retries import counted_retries
+from dask_zv.storage.faults import counted_retries
+from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec
 
 _LOG = logging.getLogger("dask_zv.blocks")
 

@@ -25,9 +25,9 @@ from dask.task_spec import GraphNode, List, Task, TaskRef
 from dask_zv.graph.receipts import Report
 from dask_zv.graph.run import as_delayed, check_reachable
 from dask_zv.storage.handles import StoreHandle, opened_as
-from dask_zv.storage.icechunk_forks import Fork, ForkObjects, ForkSource, merge_forks
-from dask_zv.storage.icechunk_merging import merge_into_session
-from dask_zv.storage.icechunk_sessions import can_fork, fork_session, session_of
+from dask_zv.storage.icechunk.fork import Fork, ForkObjects, ForkSource, merge_forks
+from dask_zv.storage.icechunk.merge import merge_into_session
+from dask_zv.storage.icechunk.session import can_fork, fork_session, session_of
 
 _FAN_IN = 16
 _NODES = "dask_zv_makes_nodes"

@@ -7,18 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from dask_zv.errors import MetadataError, StoreError
-from dask_zv.format.keys import check_chunk_key, check_name
-from dask_zv.graph.specs import Place
+from dask_zv.format.keys import check_chunk_key, check_name, join
 from dask_zv.graph.writes import WriteBatch
-from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_defaults import SETTINGS
+from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.group import NodeGroup
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.layouts import Layout, check_layout, detect_layout
-from dask_zv.storage.nodes import update_attributes
-from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.layout import Layout, check_layout, detect_layout
+from dask_zv.storage.nodes import SETTINGS, update_attributes
+from dask_zv.storage.objects import Objects
 from dask_zv.storage.opening import open_root
-from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.per_chunk.read import PerChunk
+from dask_zv.storage.specs import Place
 
 
 class Group(NodeGroup):

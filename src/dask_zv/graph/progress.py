@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from dask.callbacks import Callback
 
-from dask_zv.graph.specs import BlockResult
+from dask_zv.storage.specs import BlockResult
 
 _STORING = re.compile(r"-(?:store|store-links)-([0-9a-f]{12})(?:-\d+)?$")
 _EVERY = 0.1

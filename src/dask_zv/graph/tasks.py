@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
+from dask_zv.format.keys import join
 from dask_zv.graph.forks import makes_nodes
-from dask_zv.graph.grid_tasks import commit_grid, make_nodes, store_in_grid
-from dask_zv.graph.per_chunk_tasks import commit_per_chunk, store_in_per_chunk
-from dask_zv.graph.receipts import Report
-from dask_zv.graph.specs import BlockResult, BlockSpec, CommitSpec
+from dask_zv.graph.receipts import BlockTime, Report
+from dask_zv.storage.grid.commit import commit_grid, make_nodes, store_in_grid
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.local import sweep
+from dask_zv.storage.marks import mark
 from dask_zv.storage.nodes import ensure_groups
-from dask_zv.storage.objects import join
-from dask_zv.storage.replacing import mark
+from dask_zv.storage.per_chunk.write import commit_per_chunk, store_in_per_chunk
+from dask_zv.storage.receipts import Receipt
+from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec
 
 
 def store_block(spec: BlockSpec, payload: Any) -> BlockResult:
@@ -50,6 +52,25 @@ def prepare(spec: CommitSpec) -> None:
 
 def commit(spec: CommitSpec, results: Sequence[BlockResult]) -> Report:
     """Write the metadata that makes the stored blocks the group's content, and return the report."""
-    report = commit_per_chunk(spec, results) if spec.grid is None else commit_grid(spec, spec.grid, results)
+    started = time.time()
+    total = commit_per_chunk(spec, results) if spec.grid is None else commit_grid(spec, spec.grid, results)
+    report = _make_report(spec, total, results, started)
     sweep(open_objects(spec.place.handle), spec.place.prefix)
     return report
+
+
+def _make_report(spec: CommitSpec, total: Receipt, results: Sequence[BlockResult], started: float) -> Report:
+    """Return the report of a commit that began at `started`."""
+    known = spec.report
+    rows = int(total.rows.sum()) if len(total.rows) and (total.rows >= 0).all() else known.rows
+    if spec.rows is not None:
+        rows = sum(spec.stored_rows(results).values())
+    counts = {name: int((c.nbytes >= 0).sum()) for name, c in total.arrays.items()}
+    for array, _ in total.literals:
+        counts[array] = counts.get(array, 0) + 1
+    starts = [r.started for r in results] or [started]
+    return Report(
+        rows, len(total.coords), known.objects, total.nbytes, total.stored_objects, len(results),
+        max(time.time() - min(starts), 0.0), known.dropped, dict(sorted(counts.items())),
+        tuple(BlockTime(r.kind, r.number, r.started, r.ended, r.receipt.nbytes, r.worker, r.retries) for r in results),
+    )  # fmt: skip

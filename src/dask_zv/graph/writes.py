@@ -13,21 +13,20 @@ from dask.delayed import Delayed
 
 from dask_zv.errors import InputError, PlanError, ZVWarning
 from dask_zv.format.documents import to_json
-from dask_zv.format.keys import check_chunk_key, is_spatial_key, parse_key
+from dask_zv.format.keys import check_chunk_key, is_spatial_key, join, parse_key
 from dask_zv.format.shards import shard_id, shard_name
 from dask_zv.graph.builder import GraphBuilder, build_write_graph, is_future
 from dask_zv.graph.forks import check_writable, finish_write, undone_on_failure, write_in_forks
-from dask_zv.graph.grid_plan import check_owners, cut_units, plan_grids, replaces
-from dask_zv.graph.per_chunk_tasks import by_rank, shard_numbers
 from dask_zv.graph.receipts import Report
 from dask_zv.graph.run import compute_one, hold_on_workers
-from dask_zv.graph.specs import Address, BlockSpec, CommitSpec, Place, keys_digest
 from dask_zv.spatial.morton import morton_codes, morton_order
-from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_single import check_spatial, without_grid
+from dask_zv.storage.grid.plan import check_owners, check_spatial, cut_units, plan_grids, replaces, without_grid
+from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.nodes import as_bytes, check_array_name, load_catalog
-from dask_zv.storage.objects import Objects, join, place_url
-from dask_zv.storage.per_chunk import ArrayListing, PerChunk
+from dask_zv.storage.objects import Address, Objects, place_url
+from dask_zv.storage.per_chunk.read import ArrayListing, PerChunk
+from dask_zv.storage.per_chunk.write import by_rank, shard_numbers
+from dask_zv.storage.specs import BlockSpec, CommitSpec, Place, keys_digest
 
 _BLOCK_BYTES = 64 << 20
 _BLOCK_CHUNKS = (256, 2048)
@@ -224,12 +223,12 @@ class WriteBatch:
 
     def _plan_grid(self) -> Delayed:
         queued = self._eager | self._lazy
-        plan = plan_grids(self._objects, self._place, self.addresses(), self._meta, self._packing)
+        plan = plan_grids(self._objects, self._place.prefix, self.addresses(), self._meta, self._packing)
         single = self._fill(cut_units(plan, list(queued)), len({k for _, k in queued}))
         if self._blocks:  # what was cut here is whole shards
             check_owners(plan, [*single, *(a for _, a in self._blocks)], self._objects.url, self._place.prefix)
         builder = GraphBuilder(watched=bool(self._progress))
-        if replaces(self._objects, self._place, plan, self.addresses()):
+        if replaces(self._objects, self._place.prefix, plan, self.addresses()):
             plan = dataclasses.replace(plan, marker=builder.run)
         payloads = self._payloads([[(a, k, queued[a, k]) for a, k in block] for block in single])
         spec = BlockSpec(self._place, grid=plan)

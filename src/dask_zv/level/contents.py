@@ -14,25 +14,24 @@ from typing import Any, Self
 
 from dask_zv.errors import FormatError, MetadataError, NotFoundError, ZVWarning
 from dask_zv.format.documents import parse_document
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import RootMetadata
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.group import Group
-from dask_zv.graph.specs import Place
 from dask_zv.level.find import chunk_table, find_source
 from dask_zv.level.fragments import has_emptied_fragments
 from dask_zv.level.link_source import FoundLinks, find_links
 from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_defaults import SETTINGS
+from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.layouts import Layout, layout_of
-from dask_zv.storage.nodes import read_document
-from dask_zv.storage.objects import Objects, join, place_url
+from dask_zv.storage.layout import Layout, layout_of
+from dask_zv.storage.nodes import SETTINGS, read_document
+from dask_zv.storage.objects import Objects, place_url
 from dask_zv.storage.opening import open_root
+from dask_zv.storage.specs import Place
 
 
 class StoreContents:

@@ -16,17 +16,16 @@ from dask_zv.format.axes import NOT_FOR_AXES, Axis, parse_axes
 from dask_zv.format.documents import dump_json, group_document, to_json
 from dask_zv.format.generations import Generation
 from dask_zv.format.grids import GridSpec, codec_list
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import RootMetadata, ome_collection
 from dask_zv.level.contents import StoreContents
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.codecs import cell_codec
-from dask_zv.storage.grid_defaults import SETTINGS, grid_of_bounds, grid_settings, shard_shape_of
+from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings, shard_shape_of
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.layouts import check_layout
-from dask_zv.storage.nodes import ensure_groups, put_documents
-from dask_zv.storage.objects import join
+from dask_zv.storage.layout import check_layout
+from dask_zv.storage.nodes import SETTINGS, ensure_groups, put_documents
 from dask_zv.storage.opening import objects_are_cheap, open_empty
 
 CONVENTIONS = {

@@ -12,21 +12,20 @@ import numpy as np
 
 from dask_zv.errors import FormatError, MetadataError, ZVWarning
 from dask_zv.format.documents import parse_document
-from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
+from dask_zv.format.keys import DOCUMENT, is_spatial_key, join, parse_key
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import RootMetadata
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema, PointSchema, parse_dtype, readable
-from dask_zv.graph.specs import Place
 from dask_zv.level.grid_source import LINKS, check_siblings, grid_attributes, grid_rows
 from dask_zv.level.source import ChunkTable, LevelSource, index_token, read_documents, remember
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog
-from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.marks import check_not_replaced
 from dask_zv.storage.nodes import load_catalog
-from dask_zv.storage.objects import Objects, join
-from dask_zv.storage.replacing import check_not_replaced
-from dask_zv.storage.snapshot import snapshot, together
+from dask_zv.storage.objects import Objects, snapshot, together
+from dask_zv.storage.specs import Place
 
 MEMBERS = "*"
 """Among the documents that are kept: the names of the nodes below the level."""

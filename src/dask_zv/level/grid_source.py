@@ -13,16 +13,16 @@ from dask_zv.errors import FormatError, ZVWarning
 from dask_zv.format.cells import index_nbytes
 from dask_zv.format.fragments import decode_fragments
 from dask_zv.format.grids import GridArray
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, parse_key
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, join, parse_key
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES
-from dask_zv.graph.specs import Place
 from dask_zv.level.source import LevelSource
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.cell_reads import Address, cell_path, object_runs
-from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_inspect import object_cells
-from dask_zv.storage.layouts import Blobs
-from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.grid.fetch import cell_path, object_runs
+from dask_zv.storage.grid.read import GridArrays
+from dask_zv.storage.grid.shards import object_cells
+from dask_zv.storage.layout import Blobs
+from dask_zv.storage.objects import Address, Objects
+from dask_zv.storage.specs import Place
 
 _FRAGMENT_BATCH = 4096
 _COMPARED = 512

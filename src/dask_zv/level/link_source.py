@@ -19,10 +19,10 @@ from dask_zv.geometry.schema import AttributeSchema, parse_dtype, readable
 from dask_zv.level.source import LevelSource, level_blobs
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.nodes import load_catalog
-from dask_zv.storage.per_chunk import PerChunk
-from dask_zv.storage.snapshot import together
+from dask_zv.storage.objects import together
+from dask_zv.storage.per_chunk.read import PerChunk
 
 CROSSING = "cross_chunk_links"
 """Array of the records of generation 0.7 whose endpoints lie in several chunks: one blob of all of them."""

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, StoreError
+from dask_zv.format.keys import join
 from dask_zv.format.manifests import decode_manifests
 from dask_zv.level.fragment_table import FragmentTable, join_tables, only_in
 from dask_zv.level.id_table import IdTable
 from dask_zv.level.object_tables import ObjectTables, decoding
 from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource, check_same_objects
-from dask_zv.storage.checksums import crc32c
+from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.objects import join
-from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.per_chunk.read import PerChunk
 
 _SLICE = 1 << 14
 _UNSEEN = 1 << 20

@@ -15,15 +15,14 @@ from zarr.storage import StorePath
 from dask_zv.errors import FormatError, StoreError, ZVError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.groups import decode_group_elements, names_of_groups
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.keys import DOCUMENT, confined, join
 from dask_zv.geometry.schema import VALUE_KINDS, UnreadableDtypeError, readable
 from dask_zv.level.find import MEMBERS
 from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource
-from dask_zv.storage.blobs import ZARR_ERRORS, check_claim, open_zarr_array, unpacked
-from dask_zv.storage.checksums import crc32c
-from dask_zv.storage.confined import confined
+from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.objects import Objects
+from dask_zv.storage.zarr_reads import ZARR_ERRORS, check_claim, open_zarr_array, unpacked
 
 VALUES_CRC32C = "dask_zv_values_crc32c"
 """Attribute of the small tables of ours; where the values have another, another tool edited them and they are not believed."""

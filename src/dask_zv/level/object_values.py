@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError, MetadataError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.groups import decode_groups, names_of_groups
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.geometry.schema import VALUE_KINDS, parse_dtype, readable
 from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.object_tables import ObjectTables, read_attribute_tables
 from dask_zv.level.source import LevelSource
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.objects import join
-from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.per_chunk.read import PerChunk
 
 
 def read_object_attributes(

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
 from dask_zv.format.documents import parse_document
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.geometry.schema import PointSchema
-from dask_zv.graph.specs import Place
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.layouts import Blobs, open_blobs
+from dask_zv.storage.layout import Blobs, open_blobs
 from dask_zv.storage.nodes import load_catalog
-from dask_zv.storage.objects import Objects, join, place_url
+from dask_zv.storage.objects import Objects, place_url
+from dask_zv.storage.specs import Place
 
 MANIFESTS_CRC32C = "dask_zv_crc32c"
 """Attribute of the manifests' array; see :func:`dask_zv.write.manifests.write_manifests_document`."""

@@ -20,10 +20,9 @@ from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import StoreContents
 from dask_zv.maintain.convert_level import LevelTarget, add_level, copy_others
 from dask_zv.storage.codecs import cell_codec
-from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.layouts import Layout, check_layout
-from dask_zv.storage.nodes import merge_attributes
+from dask_zv.storage.layout import Layout, check_layout
+from dask_zv.storage.nodes import SETTINGS, merge_attributes
 from dask_zv.storage.opening import objects_are_cheap, open_empty
 from dask_zv.storage.targets import resolve_target
 

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.grids import GridArray, GridSpec, codec_list
 from dask_zv.format.groups import GROUP_NAMES
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, format_key, is_spatial_key, parse_key
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, format_key, is_spatial_key, join, parse_key
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.geometry.encoding import Fragments
 from dask_zv.geometry.places import BlockExtra
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder, build_write_graph
 from dask_zv.graph.receipts import Report
-from dask_zv.graph.specs import BlockSpec, CommitSpec, EncodedBlock, Place
 from dask_zv.level.chunk_boxes import boxes_hold
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import FEW_CHUNKS, SHARD_CHUNKS, packing
@@ -31,13 +30,14 @@ from dask_zv.maintain.hierarchy import Hierarchy, find_nodes
 from dask_zv.read.object_columns import object_fields
 from dask_zv.spatial.morton import morton_codes, morton_order
 from dask_zv.storage.catalog import CATALOG_NAME
-from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_commit import GridPlan
-from dask_zv.storage.grid_defaults import SETTINGS, grid_settings
+from dask_zv.storage.grid.plan import GridPlan
+from dask_zv.storage.grid.read import GridArrays
+from dask_zv.storage.grid.settings import grid_settings
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.layouts import Layout, open_blobs
-from dask_zv.storage.nodes import load_catalog, merge_attributes
-from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.layout import Layout, open_blobs
+from dask_zv.storage.nodes import SETTINGS, load_catalog, merge_attributes
+from dask_zv.storage.objects import Objects
+from dask_zv.storage.specs import BlockSpec, CommitSpec, EncodedBlock, Place
 from dask_zv.write.manifests import object_blobs, object_metadata, write_object_index
 from dask_zv.write.object_plan import ObjectPlan, plan_objects, with_sentinel
 from dask_zv.write.scan import id_ranges

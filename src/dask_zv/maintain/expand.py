@@ -19,24 +19,24 @@ from numpy.typing import NDArray
 from dask_zv.errors import InputError, ReadOnlyError, StoreError
 from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import NONEMPTY, GridSpec, grid_document
-from dask_zv.format.keys import DOCUMENT, coords_to_keys
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import check_reachable, compute_one
-from dask_zv.graph.specs import Place
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.maintain.hierarchy import find_nodes
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.catalog import CATALOG_NAME, Node, encode_catalog
-from dask_zv.storage.cell_reads import cell_path
-from dask_zv.storage.columns import Columns
-from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_defaults import SETTINGS, grid_of_bounds, grid_settings, parse_settings
-from dask_zv.storage.grid_inspect import object_cells
+from dask_zv.storage.grid.fetch import cell_path
+from dask_zv.storage.grid.read import GridArrays
+from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings, parse_settings
+from dask_zv.storage.grid.shards import object_cells
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.nodes import drop_copies, load_catalog, merge_attributes, merged_documents, put_documents
-from dask_zv.storage.objects import Objects, join
-from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.nodes import SETTINGS, drop_copies, load_catalog, merge_attributes, merged_documents, put_documents
+from dask_zv.storage.objects import Objects
+from dask_zv.storage.per_chunk.read import PerChunk
+from dask_zv.storage.receipts import Columns
+from dask_zv.storage.specs import Place
 
 _OBJECTS_PER_TASK = 128
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import parse_grid_document
-from dask_zv.format.keys import DOCUMENT, is_spatial_key
+from dask_zv.format.keys import DOCUMENT, is_spatial_key, join
 from dask_zv.format.shards import is_shard_name
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.locks import LOCK_NAME
-from dask_zv.storage.objects import Objects, join
-from dask_zv.storage.replacing import REPLACING
+from dask_zv.storage.marks import REPLACING
+from dask_zv.storage.objects import Objects
 
 _LITERALS = ("data", "offsets", "present_mask")
 _NO_NODES = (DOCUMENT, CATALOG_NAME)

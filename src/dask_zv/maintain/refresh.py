@@ -12,10 +12,8 @@ from dask_zv.format.shards import shard_id
 from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.per_chunk_tasks import look_at_blobs
-from dask_zv.graph.receipts import Receipt, Report
+from dask_zv.graph.receipts import Report
 from dask_zv.graph.run import check_reachable, compute_one
-from dask_zv.graph.specs import BlockResult, CommitSpec, Place
 from dask_zv.graph.tasks import commit
 from dask_zv.level.chunk_boxes import check_positions
 from dask_zv.level.contents import LevelContents, StoreContents
@@ -25,7 +23,10 @@ from dask_zv.maintain.refresh_tables import rebuild_tables
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.local import sweep
-from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.per_chunk.read import PerChunk
+from dask_zv.storage.per_chunk.write import look_at_blobs
+from dask_zv.storage.receipts import Receipt
+from dask_zv.storage.specs import BlockResult, CommitSpec, Place
 
 _BLOCK_CHUNKS = 1024
 

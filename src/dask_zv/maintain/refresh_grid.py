@@ -12,29 +12,27 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import NONEMPTY, GridArray
-from dask_zv.format.keys import DOCUMENT, format_key
+from dask_zv.format.keys import DOCUMENT, format_key, join
 from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.receipts import Receipt, combine_receipts
 from dask_zv.graph.run import compute_one
-from dask_zv.graph.specs import Place
 from dask_zv.level.chunk_boxes import check_positions
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.grid_source import LINKS
 from dask_zv.level.source import LevelSource
 from dask_zv.maintain.hierarchy import find_nodes
 from dask_zv.storage.catalog import CATALOG_NAME, Node, encode_catalog, merge_catalog
-from dask_zv.storage.columns import Columns
-from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_defaults import SETTINGS
-from dask_zv.storage.grid_inspect import inspect_cells, object_cells
+from dask_zv.storage.grid.read import GridArrays
+from dask_zv.storage.grid.shards import inspect_cells, object_cells
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.nodes import merge_attributes, read_document
-from dask_zv.storage.objects import Objects, join
-from dask_zv.storage.per_chunk import PerChunk
-from dask_zv.storage.replacing import check_not_replaced
+from dask_zv.storage.marks import check_not_replaced
+from dask_zv.storage.nodes import SETTINGS, merge_attributes, read_document
+from dask_zv.storage.objects import Objects
+from dask_zv.storage.per_chunk.read import PerChunk
+from dask_zv.storage.receipts import Columns, Receipt, combine_receipts
+from dask_zv.storage.specs import Place
 
 _BLOCK_CHUNKS = 1024
 Located = tuple[str, GridArray, tuple[tuple[int, ...], NDArray[np.int64]]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.links import parse_delta
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import CROSSING
@@ -12,10 +12,9 @@ from dask_zv.read.columns import LevelRows
 from dask_zv.read.edge_rows import EDGE_COUNTS, count_parents
 from dask_zv.read.object_lengths import OBJECT_LENGTHS, count_lengths
 from dask_zv.read.stored_links import stored_links
-from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.nodes import merge_attributes
-from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.nodes import SETTINGS, merge_attributes
+from dask_zv.storage.objects import Objects
 from dask_zv.write.object_arrays import write_edge_table, write_lengths
 
 

@@ -16,8 +16,8 @@ from dask_zv.format.tilings import decode_tilings
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema
 from dask_zv.level.source import LevelSource
 from dask_zv.read.chunk_rows import decode_chunks
-from dask_zv.storage.cell_reads import Address
-from dask_zv.storage.layouts import Blobs
+from dask_zv.storage.layout import Blobs
+from dask_zv.storage.objects import Address
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dask_zv.format.keys import DOCUMENT, coords_to_keys
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.format.links import parse_delta
 from dask_zv.geometry.schema import LINK_FRAGMENTS, VERTICES
 from dask_zv.level.chunk_boxes import check_boxes
@@ -18,11 +18,10 @@ from dask_zv.read.chunk_rows import read_chunks
 from dask_zv.read.link_reading import read_crossing
 from dask_zv.read.links import check_count
 from dask_zv.read.stored_links import link_parts
-from dask_zv.storage.grid import GridArrays
+from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import load_catalog
-from dask_zv.storage.objects import join
-from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.per_chunk.read import PerChunk
 
 _AT_ONCE = 256
 _ROWS = 1 << 18

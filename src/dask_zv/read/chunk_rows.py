@@ -15,10 +15,10 @@ from dask_zv.format.keys import parse_key
 from dask_zv.geometry.points import decode_index, decode_positions
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema
 from dask_zv.level.source import LevelSource, check_unchanged, level_blobs
-from dask_zv.storage.cell_reads import Address
-from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.layouts import Blobs
-from dask_zv.storage.replacing import check_not_replaced
+from dask_zv.storage.grid.read import GridArrays
+from dask_zv.storage.layout import Blobs
+from dask_zv.storage.marks import check_not_replaced
+from dask_zv.storage.objects import Address
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,7 +24,7 @@ from dask_zv.read.chunk_cache import SharedCache
 from dask_zv.read.chunk_rows import fetch_chunks, read_chunks
 from dask_zv.read.ragged import RaggedColumns
 from dask_zv.spatial.grid import Box, stored_box
-from dask_zv.storage.layouts import Blobs
+from dask_zv.storage.layout import Blobs
 
 OBJECT_ID, OBJECT_INDEX = "/object_id", "/object_index"
 """Names of columns that no attribute can have."""

@@ -26,8 +26,8 @@ from dask_zv.read.columns import LevelRows
 from dask_zv.read.link_reading import CellPlan, LinkCells, cell_addresses, decode_cells, plan_cells
 from dask_zv.read.ragged import RaggedColumns
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.cell_reads import Address
-from dask_zv.storage.layouts import Blobs
+from dask_zv.storage.layout import Blobs
+from dask_zv.storage.objects import Address
 
 CONNECTIVITY = "/connectivity"
 """A column's name that no attribute can have."""

@@ -30,7 +30,7 @@ from dask_zv.read.objects import Here, ObjectFacts, ReadObjects
 from dask_zv.read.result import Finish
 from dask_zv.spatial.grid import Box, as_box, stored_box
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.snapshot import together
+from dask_zv.storage.objects import together
 
 PATHS = ("line", "polyline", "streamline")
 """Geometries whose objects are sequences of vertices."""

@@ -17,8 +17,8 @@ from dask_zv.level.link_source import FoundLinks, LinkSource
 from dask_zv.level.source import LevelSource
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.cell_reads import Address
-from dask_zv.storage.layouts import Blobs
+from dask_zv.storage.layout import Blobs
+from dask_zv.storage.objects import Address
 
 
 @dataclass(frozen=True, slots=True, eq=False)

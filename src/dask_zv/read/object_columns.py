@@ -21,7 +21,7 @@ from dask_zv.level.object_tables import ObjectTables, values_dtype
 from dask_zv.level.object_values import parse_shape, read_groups, read_object_attributes
 from dask_zv.level.source import LevelSource, check_same_objects
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.replacing import check_not_replaced
+from dask_zv.storage.marks import check_not_replaced
 
 GROUPS = 0
 """Name of the column (count, groups) that tells which groups each object is in."""

@@ -14,8 +14,8 @@ from dask_zv.level.object_index import ObjectIndex, fragment_owners
 from dask_zv.level.object_values import read_groups, read_object_attributes
 from dask_zv.level.source import LevelSource
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.replacing import check_not_replaced
-from dask_zv.storage.snapshot import together
+from dask_zv.storage.marks import check_not_replaced
+from dask_zv.storage.objects import together
 
 
 class Here:

@@ -20,7 +20,7 @@ from dask_zv.read.link_reading import CellPlan, LinkCells, cell_addresses, decod
 from dask_zv.read.links import check_count, without_values
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.layouts import Blobs
+from dask_zv.storage.layout import Blobs
 
 _AT_ONCE = 4096
 """Cells that are fetched together."""

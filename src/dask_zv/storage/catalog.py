@@ -32,7 +32,7 @@ from dask_zv.format.keys import check_name, is_spatial_key, parse_key
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.storage.codecs import unpack_zstd
-from dask_zv.storage.columns import COLUMNS, Columns
+from dask_zv.storage.receipts import COLUMNS, Columns
 
 CATALOG_NAME = "dask_zv_catalog"
 _STAMP = "dask_zv_write"

@@ -13,11 +13,11 @@ from zarr.storage import StorePath
 from dask_zv.errors import NotFoundError, StoreError
 from dask_zv.format.documents import WrongKindError, parse_document, to_json
 from dask_zv.format.grids import parse_grid_document
-from dask_zv.format.keys import DOCUMENT, SHARD_PREFIX, check_chunk_key, check_name, is_chunk_key, is_name
-from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_single import write_cell, write_grid_meta
+from dask_zv.format.keys import DOCUMENT, SHARD_PREFIX, check_chunk_key, check_name, is_chunk_key, is_name, join
+from dask_zv.storage.grid.commit import write_cell, write_grid_meta
+from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import StoreHandle, open_objects, open_objects_later
-from dask_zv.storage.layouts import Layout, detect_layout, open_blobs
+from dask_zv.storage.layout import Layout, detect_layout, open_blobs
 from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import (
@@ -33,8 +33,8 @@ from dask_zv.storage.nodes import (
     merge_attributes,
     read_document,
 )
-from dask_zv.storage.objects import Objects, join, place_url
-from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.objects import Objects, place_url
+from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.targets import resolve_target
 
 

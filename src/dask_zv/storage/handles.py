@@ -27,7 +27,8 @@ from urllib.parse import unquote
 from zarr.abc.store import Store
 
 from dask_zv.errors import PlanError, ZVError
-from dask_zv.storage.objects import Objects, ZarrObjects
+from dask_zv.storage.objects import Objects
+from dask_zv.storage.zarr_objects import ZarrObjects
 
 _PROCESS = uuid.uuid4().hex
 _LIVE: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()

@@ -10,9 +10,15 @@ that leads out of the store: a store that somebody else packed may have any.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import re
 import shutil
+import socket
 import stat
+import time
+import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -24,11 +30,9 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.storage import LocalStore
 
 from dask_zv.errors import ReadOnlyError, StoreError, ZVError
-from dask_zv.format.keys import DOCUMENT
-from dask_zv.storage.confined import confined
+from dask_zv.format.keys import DOCUMENT, confined
 from dask_zv.storage.faults import local_error
 from dask_zv.storage.objects import BytesLike, Objects, Request
-from dask_zv.storage.partials import is_partial, partial_name, remove_leftovers
 from dask_zv.storage.zarr_reads import ZarrReads
 
 _LOCAL_THREADS = 4
@@ -54,6 +58,7 @@ class LocalObjects:
         Flush every file to the device before it is renamed into place.
     """
 
+    is_local = True
     nodes_first = False
     looks_first = False
 
@@ -390,3 +395,90 @@ def sweep(objects: Objects, prefix: str) -> None:
     """Remove what killed writers left half-written below a path; only local directories have such files."""
     if isinstance(objects, LocalObjects) and not objects.read_only:
         objects.sweep(prefix)
+
+
+_PARTIAL = re.compile(r"\.([0-9a-f]{32})\.partial\Z")
+"""Ends of the names, ours and those of zarr's LocalStore."""
+_OLD_SECONDS = 600.0
+"""What nobody has written to for so long is a leftover, whoever began it: a file is there for the time of one write."""
+
+_counter = itertools.count()
+
+
+def _machine() -> str:
+    """Return 8 hex digits for what a process id is unique in: a machine since it started, or a container of it."""
+    parts = [socket.gethostname()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        try:
+            parts.append(os.readlink(path) if "/ns/" in path else Path(path).read_text())  # noqa: PTH115
+        except OSError:
+            parts.append("")
+    return f"{zlib.crc32(' '.join(parts).encode()):08x}"
+
+
+def _process_token() -> str:
+    """Return 20 hex digits: machine, process, and a few that tell it from another that gets its number later."""
+    return f"{_machine()}{os.getpid() & 0xFFFFFFFF:08x}{uuid.uuid4().hex[:4]}"
+
+
+_process = _process_token()
+
+
+def _after_fork() -> None:
+    global _process
+    _process = _process_token()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def partial_name(path: str) -> str:
+    """Return the name of the file that is written in place of `path` and then renamed; no other put has it."""
+    return f"{path}.{_process}{next(_counter):012x}.partial"
+
+
+def is_partial(name: str) -> bool:
+    """Return True if a file's name is that of a half-written one."""
+    return name.endswith(".partial") and _PARTIAL.search(name) is not None
+
+
+def remove_leftovers(folder: str) -> int:
+    """Remove the half-written files at and below a folder that no living writer owns; return how many.
+
+    A process of this machine is asked for. Files of other machines and of other tools are left for ten minutes after they
+    were last written to.
+    """
+    removed = 0
+    for above, _, names in os.walk(folder):
+        for name in names:
+            if is_partial(name) and _is_left(f"{above}/{name}"):
+                Path(above, name).unlink(missing_ok=True)
+                removed += 1
+    return removed
+
+
+def _is_left(path: str) -> bool:
+    found = _PARTIAL.search(path)
+    assert found is not None
+    token = found[1]
+    if token.startswith(_process):
+        return False
+    if token.startswith(_process[:8]) and not _lives(int(token[8:16], 16)):
+        return True
+    try:
+        return time.time() - Path(path).lstat().st_mtime > _OLD_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def _lives(pid: int) -> bool:
+    if pid == os.getpid():  # a token of an earlier process that had this number
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from dask_zv.errors import PlanError, StoreError
-from dask_zv.storage.objects import Objects, join
+from dask_zv.format.keys import join
+from dask_zv.storage.objects import Objects
 
 LOCK_NAME = "dask_zv_lock"
 LIFETIME = 60.0

@@ -12,12 +12,10 @@ import numpy as np
 
 from dask_zv.errors import InvalidNameError, StoreError, ZVWarning
 from dask_zv.format.documents import dump_json, group_document, parse_document, to_json
-from dask_zv.format.keys import DOCUMENT, check_name
+from dask_zv.format.keys import DOCUMENT, check_name, join
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, decode_catalog
-from dask_zv.storage.grid_defaults import merge_root
 from dask_zv.storage.locks import LOCK_NAME, commit_lock
-from dask_zv.storage.objects import Objects, join
-from dask_zv.storage.snapshot import together
+from dask_zv.storage.objects import Objects, together
 
 CONSOLIDATED = "consolidated_metadata"
 """In the document of a group: copies of the documents of all nodes below it, which nothing keeps up to date."""
@@ -309,3 +307,53 @@ def check_array_name(array: str) -> str:
     if any(part.startswith("dask_zv_") for part in array.split("/")):
         raise InvalidNameError(f"array name {array!r}: names that begin with 'dask_zv_' are kept for the catalog and its like")
     return array
+
+
+SETTINGS = "dask_zv"
+"""Attribute that holds what `create` was asked for, and a level's grid; the format has no place for either."""
+
+
+def merge_root(now: Mapping[str, Any], known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a store's root with what a writer changes of them: the rest stays as it is by now.
+
+    Bounds that were declared, by this writer or by another since, are never taken back: they become those of both.
+
+    Parameters
+    ----------
+    now : mapping
+        As they are stored.
+    known : mapping
+        As the writer has read them.
+    wanted : mapping
+        As the writer wants them.
+    """
+    out = _merge_changes(now, known, wanted)
+    settings, stored, asked = (_mapping(a) for a in (out.get(SETTINGS), now.get("zarr_vectors"), wanted.get("zarr_vectors")))
+    if _mapping(now.get(SETTINGS)).get("bounds") == "declared":
+        out[SETTINGS] = settings = {**settings, "bounds": "declared"}
+    if settings.get("bounds", "declared") == "declared" and "bounds" in stored and "bounds" in asked:
+        both = np.array([stored["bounds"], asked["bounds"]], np.float64)
+        bounds = [both[:, 0].min(axis=0).tolist(), both[:, 1].max(axis=0).tolist()]
+        out["zarr_vectors"] = {**out["zarr_vectors"], "bounds": bounds}
+    return out
+
+
+def _merge_changes(
+    now: Mapping[str, Any], known: Mapping[str, Any], wanted: Mapping[str, Any], *, whole: bool = False
+) -> dict[str, Any]:
+    """Return what is stored with the changes; where `wanted` is the `whole` of a mapping, what it leaves out is one, too."""
+    out = dict(now)
+    for key, value in wanted.items():
+        there, before = now.get(key), known.get(key)
+        if isinstance(value, Mapping) and isinstance(there, Mapping):
+            out[key] = _merge_changes(there, _mapping(before), value, whole=whole or key == "zarr_vectors")
+        elif key not in now or key not in known or value != before:
+            out[key] = value
+    for key in set(known) - set(wanted) if whole else ():
+        if out.get(key) == known[key]:
+            del out[key]
+    return out
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

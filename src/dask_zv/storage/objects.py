@@ -7,50 +7,24 @@ requests in flight.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import inspect
-import os
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from typing import Any, Literal, Protocol, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, cast
 from urllib.parse import quote
 
-from zarr.abc.buffer import Buffer, BufferPrototype
-from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
-from zarr.buffer import cpu, default_buffer_prototype
-from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore
+from zarr.abc.store import Store
 
-from dask_zv.errors import ReadOnlyError, StoreError, ZVError, escaped
-from dask_zv.format.keys import DOCUMENT
-from dask_zv.storage.confined import confined
-from dask_zv.storage.faults import cause_of, is_transient, says, storage_error, told_of
-from dask_zv.storage.retries import count_retry
-from dask_zv.storage.zarr_reads import ZarrReads
-
-MAX_REQUESTS = int(os.environ.get("DASK_ZV_MAX_REQUESTS", "128"))
-"""Requests in flight per store and process (environment variable ``DASK_ZV_MAX_REQUESTS``)."""
-
-REQUEST_TIMEOUT = float(os.environ.get("DASK_ZV_TIMEOUT", "300"))
-"""Seconds that a store has for one object, its own retries included (environment variable ``DASK_ZV_TIMEOUT``)."""
-
-_ATTEMPTS = 4
-_BACKOFF = 0.1
-_CONDITIONAL = ("S3FileSystem", "GCSFileSystem")
-"""Packages of fsspec whose puts have the server look whether there is an object."""
-_PAST_THE_END = ("invalid range", "InvalidRange", "not satisfiable", "Error { 416", "out of bounds for chunk")
-"""How stores refuse a range that ends or begins behind the end of an object; the last is Icechunk 2's."""
-_PATIENCE = 60.0
-"""Seconds after which nothing is tried again: by then the store has made retries of its own."""
+from dask_zv.errors import escaped
+from dask_zv.format.keys import join
 
 BytesLike = bytes | bytearray | memoryview
 Request = tuple[str, "tuple[int, int] | None"]
 """A key and, for a ranged read, (offset, length); a negative offset asks for that many bytes at the end."""
 
-T = TypeVar("T")
+
+Address = tuple[str, str]
+"""(array, chunk key)."""
 
 
 class Objects(Protocol):
@@ -60,6 +34,8 @@ class Objects(Protocol):
     read_only: bool
     nodes_first: bool
     """True where a node's document must exist before its chunks (Icechunk)."""
+    is_local: bool
+    """True for a directory: nobody waits for a network."""
     looks_first: bool
     """True where :meth:`put_if_absent` looks, and then writes: two that do so at the same moment may both store theirs."""
 
@@ -115,328 +91,6 @@ class Objects(Protocol):
         """Return the same objects as a zarr store that reads as this class does: for arrays that are left to zarr."""
 
 
-class ZarrObjects:
-    """Any zarr ``Store``, through its asynchronous methods on zarr's loop.
-
-    Parameters
-    ----------
-    store : zarr.abc.store.Store
-    url : str
-        What to call it; without secrets.
-    secrets : sequence of str
-        Strings that no message may show.
-    """
-
-    def __init__(self, store: Store, url: str, *, secrets: Sequence[str] = ()) -> None:
-        self.store = store
-        self.url = url
-        self.read_only = store.read_only
-        self.nodes_first = _innermost(store) == "IcechunkStore"
-        self._secrets = tuple(s for s in secrets if s)
-        self.looks_first = isinstance(store, FsspecStore) and type(store.fs).__name__ not in _CONDITIONAL
-        self._slots: asyncio.Semaphore | None = None
-        self._creates: bool | None = None
-        self._outer: Objects | Literal[False] | None = False
-        self._gave_up: tuple[float, Exception] | None = None
-
-    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes | None:
-        return sync(self._get(key, byte_range))
-
-    def get_many(self, requests: Sequence[Request]) -> list[bytes | None]:
-        async def run() -> list[bytes | None]:
-            return list(await asyncio.gather(*(self._get(k, r) for k, r in requests)))
-
-        return sync(run())
-
-    def put(self, key: str, data: BytesLike) -> None:
-        self._check_writable()
-        sync(self._put(key, data))
-
-    def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> list[list[int]]:
-        self._check_writable()
-
-        async def one(sequence: Sequence[tuple[str, BytesLike]]) -> list[int]:
-            return [await self._put(key, data) for key, data in sequence]
-
-        return sync(_all_ended(map(one, sequences)))
-
-    def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
-        self._check_writable()
-        return sync(_all_ended(self._put(key, data) for key, data in items))
-
-    def put_identified(self, items: Iterable[tuple[str, BytesLike]]) -> list[str]:
-        listed = list(items)
-        stamps = self.put_all(listed)
-        if not isinstance(self.store, ObjectStore) or not all(stamps):
-            return [found or "" for found in self.identities([key for key, _ in listed])]
-        return [f"{len(data)}-{stamp:x}" for (_, data), stamp in zip(listed, stamps, strict=True)]
-
-    def put_if_absent(self, key: str, data: BytesLike) -> bool | None:
-        self._check_writable()
-        store, content = self.store, bytes(data)
-        if _may_create_through_fsspec(store):
-            return self._create_once(key, content)
-        if not isinstance(store, ObjectStore | MemoryStore | LocalStore):
-            return None
-        if isinstance(store, ObjectStore):
-            import obstore
-
-            try:
-                sync(self._call("writing", key, lambda: obstore.put_async(store.store, key, content, mode="create")))
-            except StoreError as error:
-                if says(error, "already exists", "AlreadyExists", "PreconditionFailed"):
-                    return self.get(key) == content  # by this call, where the answer to its first attempt was lost
-                if says(error, "not implemented", "NotImplemented", "NotSupported"):
-                    return None
-                raise
-            return True
-        value = cpu.Buffer.from_bytes(content)
-        sync(self._call("writing", key, lambda: self.store.set_if_not_exists(key, value)))
-        return self.get(key) == content
-
-    def _create_once(self, key: str, content: bytes) -> bool | None:
-        """Create through fsspec; whether the file system heeds the condition, a second attempt tells once."""
-        if self._creates is False:
-            return None
-        made = self._create_through_fsspec(key, content)
-        if not self.looks_first:
-            return made
-        if made and self._creates is None:
-            self._creates = self._create_through_fsspec(key, b"") is False
-            if not self._creates:
-                self.delete(key)
-                return None
-        return made and self.get(key) == content  # of two that wrote it, the later one has it
-
-    def _create_through_fsspec(self, key: str, content: bytes) -> bool | None:
-        store: Any = self.store
-        path = f"{store.path.rstrip('/')}/{key}"
-        try:
-            sync(self._call("writing", key, lambda: store.fs._pipe_file(path, content, mode="create")))
-        except StoreError as error:
-            found, status = self.get(key), _status_of(error)
-            if found is not None or status in (409, 412):  # it may be gone again
-                return found == content
-            if status == 501 or says(error, "not implemented", "NotImplemented", "unexpected keyword"):
-                return None
-            raise
-        return True
-
-    def identities(self, keys: Sequence[str]) -> list[str | None]:
-        if not isinstance(self.store, ObjectStore):  # what can't be asked for is read
-            found = self.get_many([(key, None) for key in keys])
-            return [None if data is None else hashlib.sha256(data).hexdigest()[:32] for data in found]
-        return [None if m is None else f"{m[0]}-{m[1]:x}" for m in self.stamps(keys)]
-
-    def stamps(self, keys: Sequence[str]) -> list[tuple[int, int] | None]:
-        async def run() -> list[tuple[int, int] | None]:
-            return list(await asyncio.gather(*map(self._stamp, keys)))
-
-        return sync(run())
-
-    async def _stamp(self, key: str) -> tuple[int, int] | None:
-        store = self.store
-        if not isinstance(store, ObjectStore):
-            try:
-                return int(await self._call("looking up", key, lambda: self.store.getsize(key))), 0
-            except StoreError as error:
-                if isinstance(error.__cause__, FileNotFoundError):
-                    return None
-                raise
-        import obstore
-
-        try:
-            meta = await self._call("looking up", key, lambda: obstore.head_async(store.store, key))
-        except StoreError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return None
-            raise
-        return int(meta["size"]), _stamp_of(meta.get("e_tag"), meta.get("last_modified"))
-
-    def delete(self, key: str) -> None:
-        self._check_writable()
-        sync(self._call("deleting", key, lambda: self.store.delete(key)))
-
-    def delete_many(self, keys: Sequence[str]) -> None:
-        self._check_writable()
-
-        async def one(key: str) -> None:
-            await self._call("deleting", key, lambda: self.store.delete(key))
-
-        sync(_all_ended(map(one, keys)))
-
-    def delete_prefix(self, prefix: str) -> None:
-        self._check_writable()
-        sync(self._call("deleting", prefix, lambda: self.store.delete_dir(prefix), bounded=False))
-
-    def exists(self, key: str) -> bool:
-        return bool(sync(self._call("looking up", key, lambda: self.store.exists(key))))
-
-    def list_dir(self, prefix: str) -> list[str]:
-        names = sync(self._listed(prefix, lambda: _collect(self.store.list_dir(prefix)), []))
-        return sorted({n.rstrip("/") for n in names} - {""})
-
-    def list_prefix(self, prefix: str) -> Iterator[str]:
-        below = f"{prefix}/" if prefix else ""
-        return iter(sync(self._listed(prefix, lambda: _collect(self.store.list_prefix(below)), [])))
-
-    def any_below(self, prefix: str, suffix: str) -> bool:
-        below = f"{prefix}/" if prefix else ""
-        return sync(self._listed(prefix, lambda: _find(self.store.list_prefix(below), suffix), False))
-
-    def above(self) -> Objects | None:
-        if self._outer is False:  # looked for once: it takes a request
-            store, outer = _store_above(self.store), None
-            if store is not None:
-                outer = ZarrObjects(store, self.url.rpartition("/")[0], secrets=self._secrets)
-                with suppress(StoreError):  # the place may be closed to who may write here
-                    self._outer = outer if outer.exists(DOCUMENT) else None
-            self._outer = self._outer or None
-        return self._outer
-
-    def zarr_store(self) -> Store:
-        return self.store
-
-    def zarr_reads(self) -> Store:
-        return ZarrReads(self.store, self._get_buffer)
-
-    async def _get(self, key: str, byte_range: tuple[int, int] | None) -> bytes | None:
-        request: ByteRequest | None = None
-        if byte_range is not None:
-            offset, length = byte_range
-            if length == 0:  # an empty range is no valid request
-                return b""
-            request = RangeByteRequest(offset, offset + length) if offset >= 0 else SuffixByteRequest(-offset)
-        buffer = await self._get_buffer(key, default_buffer_prototype(), request)
-        return None if buffer is None else buffer.to_bytes()
-
-    async def _get_buffer(self, key: str, prototype: BufferPrototype, request: ByteRequest | None) -> Buffer | None:
-        try:
-            return await self._call("reading", key, lambda: self.store.get(key, prototype, byte_range=request))
-        except StoreError as error:
-            if self._means_absent(error):
-                return None
-            # some stores refuse a range that begins behind the end, others answer with nothing: the object is short
-            if request is not None and says(error, *_PAST_THE_END):
-                return prototype.buffer.from_bytes(b"")
-            raise
-
-    async def _listed(self, prefix: str, action: Callable[[], Awaitable[T]], nothing: Any) -> T:
-        try:
-            return await self._call("listing", prefix, action, bounded=False)
-        except StoreError as error:
-            if self._means_absent(error):
-                return cast(T, nothing)
-            raise
-
-    def _means_absent(self, error: StoreError) -> bool:
-        """Tell whether Icechunk raised because there is no such node, or a group: other stores answer with nothing."""
-        return self.nodes_first and says(error, "node not found", "bad key prefix", "there is not an array")
-
-    async def _put(self, key: str, data: BytesLike) -> int:
-        content = data if isinstance(data, bytes) else bytes(data)
-        store = self.store
-        if isinstance(store, ObjectStore):
-            import obstore
-
-            result = await self._call("writing", key, lambda: obstore.put_async(store.store, key, content))
-            return _stamp_of(result["e_tag"], None)
-        value = cpu.Buffer.from_bytes(content)
-        await self._call("writing", key, lambda: self.store.set(key, value))
-        return 0
-
-    async def _call(self, doing: str, key: str, action: Callable[[], Awaitable[T]], *, bounded: bool = True) -> T:
-        """Return what `action` returns, tried again where that may help.
-
-        Requests end, whatever the server does: those for one object (`bounded`) here, others by the timeouts of the store.
-        """
-        confined(key)
-        if self._slots is None:
-            self._slots = asyncio.Semaphore(MAX_REQUESTS)
-        started = time.monotonic()
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                async with self._slots:
-                    if self._gave_up is not None and self._gave_up[0] > started:
-                        # it queued while another found the storage stuck: thousands would each wait as long as that one
-                        raise self._gave_up[1]
-                    async with asyncio.timeout(REQUEST_TIMEOUT if bounded else None):
-                        return await action()
-            except ZVError:
-                raise
-            except Exception as raised:  # noqa: BLE001 - every store has its own; all become a StoreError
-                error, seconds = raised, time.monotonic() - started
-                if isinstance(raised, TimeoutError) and not str(raised):
-                    error = TimeoutError(f"no answer within {REQUEST_TIMEOUT:g} s")
-                failure = storage_error(doing, key, error, self.url, self._secrets, attempts=attempt, seconds=seconds)
-                cause = cause_of(error, self._secrets)
-                if not is_transient(error) or (self._gave_up is not None and error is self._gave_up[1]):
-                    break
-                if attempt == _ATTEMPTS or seconds > _PATIENCE:
-                    self._gave_up = time.monotonic(), error
-                    break
-            count_retry(f"{doing} '/{key}' of {self.url}: {told_of(error, self._secrets)}"[:300])
-            # jitter, so that tasks that failed together don't come back together
-            await asyncio.sleep(_BACKOFF * 2**attempt * (0.5 + random.random()))
-        raise failure from cause  # not in the except block: an error that quotes a secret would be its context
-
-    def _check_writable(self) -> None:
-        if self.read_only:
-            raise ReadOnlyError(
-                "the store can only be read: open it with mode='r+', or give a target that can be written", store=self.url
-            )
-
-
-def _stamp_of(e_tag: str | None, changed: Any) -> int:
-    """Return 63 bits of an object's ETag, or of its time of change where it has none."""
-    text = e_tag or (str(changed) if changed is not None else "")
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1 if text else 0
-
-
-def _store_above(store: Store) -> Store | None:
-    """Return the store of the folder that a store lies in, None where that is unknown, or the end of its bucket."""
-    if isinstance(store, FsspecStore):
-        parent = store.path.rstrip("/").rpartition("/")[0]
-        return FsspecStore(store.fs, path=parent) if parent else None
-    inner: Any = getattr(store, "store", None)
-    prefix, config = (getattr(inner, name, None) for name in ("prefix", "config"))
-    if not isinstance(store, ObjectStore) or not prefix or not config:
-        return None
-    parent = str(prefix).rstrip("/").rpartition("/")[0]
-    return ObjectStore(type(inner)(prefix=parent or None, config=config, client_options=inner.client_options))
-
-
-async def _all_ended(calls: Iterable[Awaitable[T]]) -> list[T]:
-    """Return all results, or raise the first error once all have ended: a task's retry must not meet its own stragglers."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return cast("list[T]", results)
-
-
-def _innermost(store: Store) -> str:
-    while isinstance(store, WrapperStore):
-        store = store._store
-    return type(store).__name__
-
-
-async def _collect(items: AsyncIterator[str]) -> list[str]:
-    return [item async for item in items]
-
-
-async def _find(items: AsyncIterator[str], suffix: str) -> bool:
-    async for item in items:
-        if item.endswith(suffix):
-            return True
-    return False
-
-
-def join(*parts: str) -> str:
-    """Join path segments that may be empty."""
-    return "/".join(p for p in parts if p)
-
-
 def place_url(url: str, path: str) -> str:
     """Return what to call the place at a path in a store: one that can be opened where it is local, and always one line."""
     return join(url, quote(path, errors="backslashreplace") if url.startswith("file:") else escaped(path))
@@ -447,17 +101,81 @@ def wait_before_retry(attempt: int) -> None:
     time.sleep(0.005 * 2**attempt)
 
 
-def _may_create_through_fsspec(store: Store) -> bool:
-    """Return True if a store is of an fsspec package whose puts take the condition that nothing is there."""
-    return isinstance(store, FsspecStore) and "mode" in inspect.signature(store.fs._pipe_file).parameters
+class Snapshot:
+    """The objects of a store, some of which are answered from memory; what is put through it is remembered, too.
+
+    Everything else goes to the store.
+    """
+
+    def __init__(self, objects: Objects, keys: Iterable[str]) -> None:
+        self._objects = objects
+        wanted = list(dict.fromkeys(keys))
+        self._held: dict[str, bytes | None] = dict(zip(wanted, objects.get_many([(key, None) for key in wanted]), strict=True))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objects, name)
+
+    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> bytes | None:
+        if byte_range is None and key in self._held:
+            return self._held[key]
+        return self._objects.get(key, byte_range)
+
+    def get_many(self, requests: Sequence[Request]) -> list[bytes | None]:
+        missing = [r for r in requests if r[1] is not None or r[0] not in self._held]
+        found = iter(self._objects.get_many(missing) if missing else [])
+        return [self._held[key] if span is None and key in self._held else next(found) for key, span in requests]
+
+    def put(self, key: str, data: BytesLike) -> None:
+        self._objects.put(key, data)
+        self._held[key] = bytes(data)
+
+    def put_if_absent(self, key: str, data: BytesLike) -> bool | None:
+        made = self._objects.put_if_absent(key, data)
+        self._held.pop(key, None)  # another's, where it was not made
+        return made
+
+    def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> list[list[int]]:
+        listed = [list(s) for s in sequences]
+        stamps = self._objects.put_many(listed)
+        self._held.update((key, bytes(data)) for s in listed for key, data in s)
+        return stamps
+
+    def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
+        listed = list(items)
+        stamps = self._objects.put_all(listed)
+        self._held.update((key, bytes(data)) for key, data in listed)
+        return stamps
+
+    def put_identified(self, items: Iterable[tuple[str, BytesLike]]) -> list[str]:
+        listed = list(items)
+        identities = self._objects.put_identified(listed)
+        self._held.update((key, bytes(data)) for key, data in listed)
+        return identities
+
+    def delete(self, key: str) -> None:
+        self._held.pop(key, None)
+        self._objects.delete(key)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._held.pop(key, None)
+        self._objects.delete_many(keys)
+
+    def delete_prefix(self, prefix: str) -> None:
+        for key in [k for k in self._held if k == prefix or k.startswith(f"{prefix}/") or not prefix]:
+            del self._held[key]
+        self._objects.delete_prefix(prefix)
 
 
-def _status_of(error: BaseException | None) -> int | None:
-    """Return the status of a server's answer that botocore raised an error for, which s3fs made another of."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            return status if isinstance(status, int) else None
-        error = error.__cause__
-    return None
+def snapshot(objects: Objects, keys: Iterable[str]) -> Objects:
+    """Return `objects` with some of them fetched now, all at once."""
+    return cast(Objects, Snapshot(objects, keys))
+
+
+def together(objects: Objects, *calls: Callable[[], Any]) -> list[Any]:
+    """Return the results of calls that each wait for the store, made at the same time where waiting is what they do."""
+    inner = objects._objects if isinstance(objects, Snapshot) else objects
+    if inner.is_local or len(calls) < 2:
+        return [call() for call in calls]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [f.result() for f in [pool.submit(call) for call in calls]]

@@ -8,12 +8,11 @@ from typing import Any, Literal, get_args
 from dask_zv.errors import InputError, MetadataError, NotFoundError, ReadOnlyError, StoreError
 from dask_zv.format.documents import group_document, parse_document
 from dask_zv.format.generations import detect_generation
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.icechunk_sessions import is_in_memory
+from dask_zv.storage.icechunk.session import is_in_memory
 from dask_zv.storage.local import LocalObjects
-from dask_zv.storage.objects import Objects, join
-from dask_zv.storage.snapshot import together
+from dask_zv.storage.objects import Objects, together
 from dask_zv.storage.targets import resolve_target
 
 Mode = Literal["r", "r+", "a", "w", "w-"]

@@ -22,11 +22,12 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath, WrapperStore, ZipStore
 
 from dask_zv.errors import InputError, StoreError, has_control
+from dask_zv.format.keys import join
 from dask_zv.storage.handles import ICECHUNK_SESSION, StoreHandle, handle_for_store, handle_for_url, public_url, secrets_in
 from dask_zv.storage.local import LocalObjects
-from dask_zv.storage.objects import Objects, ZarrObjects, join
-from dask_zv.storage.zarr_reads import ZarrReads
-from dask_zv.storage.zip_reads import ZipReads
+from dask_zv.storage.objects import Objects
+from dask_zv.storage.zarr_objects import ZarrObjects
+from dask_zv.storage.zarr_reads import ZarrReads, ZipReads
 
 _OBSTORE_SCHEMES = {"s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https"}
 _S3_NAMES = {

@@ -1,14 +1,27 @@
-"""The store that zarr reads through where we leave an array to it: its requests are retried, and fail, as all of ours."""
+"""What is left to zarr: the store that it reads through, and arrays that only it can read, in bounded memory."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import math
+import zipfile
+import zlib
+from asyncio import to_thread
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
+import zarr
 from zarr.abc.buffer import Buffer, BufferPrototype
-from zarr.abc.store import ByteRequest, Store
-from zarr.storage import WrapperStore
+from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.storage import StorePath, WrapperStore
+
+from dask_zv.errors import FormatError, StoreError, ZVError
+from dask_zv.format.keys import confined
+from dask_zv.storage.codecs import cell_codec
+from dask_zv.storage.objects import Objects
 
 Get = Callable[[str, BufferPrototype, ByteRequest | None], Awaitable[Buffer | None]]
 
@@ -46,3 +59,144 @@ class ZarrReads(WrapperStore[Store]):
     ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
         for key, prototype, wanted in requests:
             yield key, await self._read(key, prototype, wanted)
+
+
+_FREE_MEMBER = 64 << 20
+_MEMBER_RATIO = 64
+"""A member has at most `_FREE_MEMBER` bytes and this times what is stored of it."""
+
+
+class ZipReads:
+    """Reads members, for :class:`~dask_zv.storage.zarr_reads.ZarrReads`.
+
+    zarr's own store unpacks all that a member's stream gives, whatever length the zip file says.
+
+    Parameters
+    ----------
+    path : Path
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._zip = zipfile.ZipFile(path)
+
+    async def __call__(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
+        """Return the bytes of a member, or some of them; None where there is none."""
+        try:
+            member = self._zip.getinfo(key)
+        except KeyError:
+            return None
+        self._check(member)
+        start, stop = 0, member.file_size
+        match byte_range:
+            case RangeByteRequest(start=start, end=end):
+                stop = min(end, stop)
+            case OffsetByteRequest(offset=start):
+                pass
+            case SuffixByteRequest(suffix=suffix):
+                start = max(0, stop - suffix)
+        with self._zip.open(member) as file:
+            if start:
+                file.seek(start)
+            # a length asked for is a bound of what is unpacked
+            return prototype.buffer.from_bytes(file.read(stop - start) if stop > start else b"")
+
+    def _check(self, member: zipfile.ZipInfo) -> None:
+        name = self._zip.filename
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise StoreError(
+                f"'/{member.filename}' in '{name}' is packed in a way that can't be unpacked in bounded memory: make the zip "
+                "file with members that are stored or deflated"
+            )
+        if member.file_size > _FREE_MEMBER + _MEMBER_RATIO * member.compress_size:
+            raise StoreError(
+                f"'/{member.filename}' in '{name}' claims {member.file_size:,} bytes, packed into {member.compress_size:,}: it "
+                "is damaged, or hostile"
+            )
+
+
+ZARR_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError, RuntimeError),
+    *(TypeError, ValueError, zlib.error),
+)
+"""What zarr and its codecs raise over documents and chunks that they can't make sense of: they believe what these say, sizes
+included."""
+_FREE = 64 << 20
+_FREE_CHUNKS = 1 << 13
+_MOST_RATIO = 1 << 16
+"""See :func:`check_claim`; of compressed data no more comes, see :mod:`dask_zv.storage.codecs`."""
+
+
+def open_zarr_array(objects: Objects, path: str) -> zarr.Array[Any]:
+    """Return the array at `path` through zarr itself.
+
+    Raises
+    ------
+    FormatError
+        zarr can't open it.
+    """
+    confined(path)
+    try:
+        array = zarr.open_array(store=objects.zarr_reads(), path=path, mode="r", zarr_format=3)
+    except ZVError:
+        raise
+    except ZARR_ERRORS as error:
+        raise FormatError(f"'/{path}' can't be opened by zarr: {error!s:.500}", store=objects.url, array=path) from error
+    assert isinstance(array, zarr.Array)
+    return array
+
+
+def unpacked(objects: Objects, array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """Return an array whose chunks are unpacked here, each into no more than its document says, before zarr sees them.
+
+    Zarr's codecs unpack all that a chunk holds. Shards, whose chunks are packed one by one, are left to it.
+    """
+    codecs = array.metadata.codecs  # type: ignore[union-attr]
+    packing = [c.to_dict() for c in codecs if isinstance(c, BytesBytesCodec)]
+    if not packing:
+        return array
+    decode = cell_codec(packing).decode
+    fixed = array.dtype.kind not in "OT"  # strings and bytes of any length: the documents know no more
+    most = math.prod(array.chunks) * array.dtype.itemsize if fixed else None
+    reads = objects.zarr_reads()
+
+    async def get(key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
+        data = await reads.get(key, prototype, byte_range)
+        try:  # in a thread: codecs that are left to zarr wait for the loop that this runs on
+            return None if data is None else prototype.buffer.from_bytes(await to_thread(decode, data.to_bytes(), most))
+        except FormatError as error:
+            raise error.at(store=objects.url, array=array.path) from None
+
+    # not through the document: zarr warns of writing dtypes that have no specification
+    plain = tuple(c for c in codecs if not isinstance(c, BytesBytesCodec))
+    metadata = dataclasses.replace(array.metadata, codecs=plain)  # type: ignore[arg-type]
+    return zarr.Array(zarr.AsyncArray(metadata, StorePath(ZarrReads(reads, get), array.path)))
+
+
+def check_claim(objects: Objects, path: str, array: zarr.Array[Any]) -> None:
+    """Refuse an array that claims to be far larger than what is stored of it can tell.
+
+    Zarr takes memory for all that a document claims, and fills with nothing what is not stored. Arrays of up to 64 MB aren't
+    looked at: what is stored of larger ones is added up, which is a listing.
+
+    Raises
+    ------
+    FormatError
+        It claims more than 64 MB and 65,536 times what is stored, or 8,192 chunks more than there are objects: zarr looks
+        each of them up, at a tenth of a millisecond.
+    """
+    try:
+        claimed, chunks = math.prod(array.shape) * max(1, array.dtype.itemsize), array.nchunks
+    except ZVError:
+        raise
+    except ZARR_ERRORS as error:
+        raise FormatError(f"'/{path}' is damaged: {error!r:.200}", store=objects.url, array=path) from error
+    # Icechunk lists no chunks, and its snapshots are not edited by hand
+    if (claimed <= _FREE and chunks <= _FREE_CHUNKS) or objects.nodes_first:
+        return
+    sizes = [stamp[0] for stamp in objects.stamps(list(objects.list_prefix(path))) if stamp is not None]
+    if claimed > _FREE + _MOST_RATIO * sum(sizes) or chunks > _FREE_CHUNKS + len(sizes):
+        raise FormatError(
+            f"'/{path}' claims the shape {array.shape} in {chunks} chunks; {sum(sizes)} bytes are stored of it in {len(sizes)} "
+            "objects: its document is damaged",
+            store=objects.url, array=path,
+        )  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 
 from dask_zv.errors import ZVError
 from dask_zv.format.documents import parse_document
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.schema import ATTRIBUTES, FRAGMENTS, VERTICES
 from dask_zv.graph.receipts import array_family
@@ -21,7 +21,6 @@ from dask_zv.level.contents import LevelContents
 from dask_zv.level.source import ChunkTable, LevelSource
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.objects import join
 
 _MOST_CELLS = 8_000_000
 """Chunks times arrays whose sizes are added up: the catalog's columns stay in memory, unpacked, at 16 bytes for each."""

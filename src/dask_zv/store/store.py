@@ -10,7 +10,7 @@ from dask_zv.graph.forks import finish_write
 from dask_zv.level.contents import StoreContents
 from dask_zv.level.source import LevelSource
 from dask_zv.read.check import check_others
-from dask_zv.storage.icechunk_commits import commit_session
+from dask_zv.storage.icechunk.session import commit_session
 from dask_zv.store.html import store_summary_html
 from dask_zv.store.level import Level
 

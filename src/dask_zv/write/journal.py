@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridSpec
-from dask_zv.format.keys import DOCUMENT, coords_to_keys
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.format.object_documents import elements_document
 from dask_zv.format.shards import shard_name
-from dask_zv.graph.specs import BlockResult, Place
-from dask_zv.graph.stamps import JOURNAL
-from dask_zv.storage.cell_reads import cell_path
 from dask_zv.storage.codecs import unpack_zstd
+from dask_zv.storage.grid.fetch import cell_path
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.marks import JOURNAL
+from dask_zv.storage.objects import Objects
+from dask_zv.storage.specs import BlockResult, Place
 from dask_zv.write.receipt_files import decode_receipt, encode_receipt
 
 

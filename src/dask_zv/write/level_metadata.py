@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 from dask_zv.errors import PlanError
 from dask_zv.format.axes import Axis
 from dask_zv.format.grids import GridSpec, codec_list
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.geometry.schema import PointSchema
-from dask_zv.graph.specs import Place
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import CONVENTIONS, FEW_CHUNKS, SHARD_CHUNKS, packing
 from dask_zv.read.edge_rows import EDGE_COUNTS
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.catalog import CATALOG_NAME
-from dask_zv.storage.grid_commit import GridPlan
-from dask_zv.storage.grid_defaults import SETTINGS, grid_of_bounds, grid_settings
+from dask_zv.storage.grid.plan import GridPlan
+from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.nodes import load_catalog
-from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.nodes import SETTINGS, load_catalog
+from dask_zv.storage.objects import Objects
 from dask_zv.storage.opening import objects_are_cheap
+from dask_zv.storage.specs import Place
 from dask_zv.write.manifests import old_object_nodes
 from dask_zv.write.object_plan import ObjectPlan
 from dask_zv.write.scan import Conversion, Scan

@@ -20,7 +20,7 @@ from dask_zv.graph.arrays import block_delayeds
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import look_once, nbytes_of
 from dask_zv.graph.run import hold_on_workers
-from dask_zv.storage.checksums import columns_crc32c
+from dask_zv.storage.codecs import columns_crc32c
 from dask_zv.write.containers import (
     KINDS,
     as_array,

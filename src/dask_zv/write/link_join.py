@@ -22,8 +22,8 @@ from dask_zv.geometry.places import Found, Places, join_links
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.builder import GraphBuilder, run_block
 from dask_zv.graph.progress import topic_of
-from dask_zv.graph.specs import BlockResult, BlockSpec, EncodedBlock
 from dask_zv.graph.tasks import make_arrays
+from dask_zv.storage.specs import BlockResult, BlockSpec, EncodedBlock
 from dask_zv.write.exchange import BlockPlan
 
 _MOST_PAIRS = 3_500

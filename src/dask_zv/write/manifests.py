@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dask_zv.errors import PlanError
 from dask_zv.format.documents import dump_json, manifests_document
 from dask_zv.format.groups import GROUP_NAMES, encode_groups
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.manifests import encode_manifests
 from dask_zv.format.object_documents import elements_document
 from dask_zv.geometry.encoding import Fragments
@@ -25,13 +25,13 @@ from dask_zv.geometry.places import BlockExtra
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.forks import makes_nodes
 from dask_zv.graph.run import hold_if_large
-from dask_zv.graph.specs import BlockResult, Place
 from dask_zv.level.source import MANIFESTS_CRC32C
 from dask_zv.read.object_lengths import OBJECT_LENGTHS
 from dask_zv.spatial.grouping import group_by_chunk
-from dask_zv.storage.checksums import crc32c
+from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.objects import Objects, join
+from dask_zv.storage.objects import Objects
+from dask_zv.storage.specs import BlockResult, Place
 from dask_zv.write.object_arrays import write_lengths, write_object_tables
 from dask_zv.write.object_plan import ObjectPlan, expand_ranges
 

@@ -21,9 +21,9 @@ from dask_zv.errors import FormatError, NotFoundError, PlanError
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.receipts import Report
 from dask_zv.graph.run import compute_one, hold_if_large
-from dask_zv.graph.specs import BlockResult
-from dask_zv.graph.stamps import written_stamp
-from dask_zv.storage.partials import partial_name
+from dask_zv.storage.local import partial_name
+from dask_zv.storage.marks import written_stamp
+from dask_zv.storage.specs import BlockResult
 from dask_zv.write.job import Job
 from dask_zv.write.journal import whole_blocks
 from dask_zv.write.receipt_files import decode_receipt, encode_receipt

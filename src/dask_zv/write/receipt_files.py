@@ -21,10 +21,9 @@ from dask_zv.geometry.encoding import Fragments
 from dask_zv.geometry.link_records import LinkRows
 from dask_zv.geometry.places import BlockExtra, Places
 from dask_zv.geometry.schema import parse_dtype
-from dask_zv.graph.receipts import Receipt
-from dask_zv.graph.specs import BlockResult
-from dask_zv.storage.checksums import crc32c
-from dask_zv.storage.columns import COLUMNS, Columns
+from dask_zv.storage.codecs import crc32c
+from dask_zv.storage.receipts import COLUMNS, Columns, Receipt
+from dask_zv.storage.specs import BlockResult
 
 _MAGIC = b"DZVR"
 _VERSION = 1

@@ -18,8 +18,8 @@ from dask_zv.graph.forks import WaveForks, finish_write, undone_on_failure, writ
 from dask_zv.graph.progress import Progress, block_keys
 from dask_zv.graph.receipts import Report
 from dask_zv.graph.run import compute_many, compute_one, hold_if_large
-from dask_zv.graph.specs import BlockResult
 from dask_zv.graph.tasks import prepare
+from dask_zv.storage.specs import BlockResult
 from dask_zv.write.exchange import remove_spill, spill_directory
 from dask_zv.write.job import Job
 from dask_zv.write.journal import Journal

@@ -22,7 +22,7 @@ from dask_zv.graph.keeping import look_once
 from dask_zv.spatial.grid import Box, ChunkGrid, corners
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
-from dask_zv.storage.checksums import columns_crc32c
+from dask_zv.storage.codecs import columns_crc32c
 from dask_zv.write.inputs import AttributeInput, Partitions, RawPart
 
 _SPANS = 512

@@ -13,21 +13,21 @@ from dask.delayed import Delayed, delayed
 
 from dask_zv.errors import InputError, PlanError, ReadOnlyError, StoreError
 from dask_zv.format.dictionary import DictionaryEncoding
+from dask_zv.format.keys import join
 from dask_zv.geometry.blocks import GeometryBlock
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.graph.forks import check_writable
 from dask_zv.graph.receipts import Report
 from dask_zv.graph.run import task_memory
-from dask_zv.graph.specs import BlockResult, BlockSpec, CommitSpec
-from dask_zv.graph.stamps import JOURNAL, written_stamp
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import position_dtype
 from dask_zv.spatial.grid import Box, ChunkGrid
-from dask_zv.storage.grid_defaults import SETTINGS
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.local import sweep
-from dask_zv.storage.objects import join
+from dask_zv.storage.marks import JOURNAL, written_stamp
+from dask_zv.storage.nodes import SETTINGS
+from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec
 from dask_zv.write.exchange import plan_blocks, spill_directory
 from dask_zv.write.explaining import not_begun, not_ended
 from dask_zv.write.inputs import AttributeInput, Partitions

@@ -13,9 +13,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.graph.arrays import refuse_expressions
-from dask_zv.graph.specs import Place
 from dask_zv.level.contents import read_headers
 from dask_zv.level.object_values import read_groups
+from dask_zv.storage.specs import Place
 from dask_zv.storage.targets import resolve_target
 from dask_zv.store.create import create
 from dask_zv.write.containers import attrs_of, with_attrs

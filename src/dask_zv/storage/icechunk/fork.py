@@ -30,7 +30,8 @@ from zarr.buffer import default_buffer_prototype
 from dask_zv.errors import PlanError, StoreError
 from dask_zv.format.keys import DOCUMENT
 from dask_zv.storage.handles import process_token
-from dask_zv.storage.objects import BytesLike, ZarrObjects
+from dask_zv.storage.objects import BytesLike
+from dask_zv.storage.zarr_objects import ZarrObjects
 
 if TYPE_CHECKING:
     from icechunk.session import ForkSession

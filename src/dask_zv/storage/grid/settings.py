@@ -11,11 +11,9 @@ import numpy as np
 from dask_zv.errors import InputError, MetadataError, StoreError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import MAX_SHARD_CELLS, ORIGIN, GridSpec, codec_list, parse_grid_document
-from dask_zv.format.keys import DOCUMENT
-from dask_zv.storage.objects import Objects, join
-
-SETTINGS = "dask_zv"
-"""Attribute that holds what `create` was asked for, and a level's grid; the format has no place for either."""
+from dask_zv.format.keys import DOCUMENT, join
+from dask_zv.storage.nodes import SETTINGS
+from dask_zv.storage.objects import Objects
 
 _FAMILIES = ("links_family", "link_attribute_family", "object_index", "geometry_index")
 
@@ -194,49 +192,3 @@ def _of_root(root: Mapping[str, Any], level: Mapping[str, Any], path: str, store
     if values is not None:
         origin, shape = [0, *origin], [len(values), *shape]
     return GridSpec(tuple(shape), tuple(origin))
-
-
-def merge_root(now: Mapping[str, Any], known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes of a store's root with what a writer changes of them: the rest stays as it is by now.
-
-    Bounds that were declared, by this writer or by another since, are never taken back: they become those of both.
-
-    Parameters
-    ----------
-    now : mapping
-        As they are stored.
-    known : mapping
-        As the writer has read them.
-    wanted : mapping
-        As the writer wants them.
-    """
-    out = _merge_changes(now, known, wanted)
-    settings, stored, asked = (_mapping(a) for a in (out.get(SETTINGS), now.get("zarr_vectors"), wanted.get("zarr_vectors")))
-    if _mapping(now.get(SETTINGS)).get("bounds") == "declared":
-        out[SETTINGS] = settings = {**settings, "bounds": "declared"}
-    if settings.get("bounds", "declared") == "declared" and "bounds" in stored and "bounds" in asked:
-        both = np.array([stored["bounds"], asked["bounds"]], np.float64)
-        bounds = [both[:, 0].min(axis=0).tolist(), both[:, 1].max(axis=0).tolist()]
-        out["zarr_vectors"] = {**out["zarr_vectors"], "bounds": bounds}
-    return out
-
-
-def _merge_changes(
-    now: Mapping[str, Any], known: Mapping[str, Any], wanted: Mapping[str, Any], *, whole: bool = False
-) -> dict[str, Any]:
-    """Return what is stored with the changes; where `wanted` is the `whole` of a mapping, what it leaves out is one, too."""
-    out = dict(now)
-    for key, value in wanted.items():
-        there, before = now.get(key), known.get(key)
-        if isinstance(value, Mapping) and isinstance(there, Mapping):
-            out[key] = _merge_changes(there, _mapping(before), value, whole=whole or key == "zarr_vectors")
-        elif key not in now or key not in known or value != before:
-            out[key] = value
-    for key in set(known) - set(wanted) if whole else ():
-        if out.get(key) == known[key]:
-            del out[key]
-    return out
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

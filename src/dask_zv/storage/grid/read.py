@@ -19,14 +19,23 @@ from dask_zv.errors import FormatError, NotFoundError, StoreError, ZVError
 from dask_zv.format.cells import EMPTY
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridArray, GridSpec, parse_grid_document
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, keys_to_coords, parse_key
-from dask_zv.storage.blobs import ZARR_ERRORS, open_zarr_array, unpacked
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, join, keys_to_coords, parse_key
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.cell_reads import DAMAGED, Address, CellRun, StoredCell, cell_path, fetch_runs, object_runs
 from dask_zv.storage.codecs import CellCodec, cell_codec
+from dask_zv.storage.grid.fetch import (
+    DAMAGED,
+    CellRun,
+    StoredCell,
+    cell_path,
+    fetch_runs,
+    load_indexes,
+    moved_shards,
+    object_runs,
+    shard_indexes,
+)
 from dask_zv.storage.nodes import load_catalog
-from dask_zv.storage.objects import Objects, join, wait_before_retry
-from dask_zv.storage.shard_indexes import load_indexes, moved_shards, shard_indexes
+from dask_zv.storage.objects import Address, Objects, wait_before_retry
+from dask_zv.storage.zarr_reads import ZARR_ERRORS, open_zarr_array, unpacked
 
 _ATTEMPTS = 5
 

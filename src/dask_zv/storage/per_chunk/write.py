@@ -1,4 +1,4 @@
-"""The bodies of the tasks in layout ``per_chunk``: store a block, commit."""
+"""Writing in layout ``per_chunk``: store a block, commit."""
 
 from __future__ import annotations
 
@@ -9,26 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, parse_key
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, join, parse_key
 from dask_zv.format.shards import is_shard_name, shard_id, shard_name
-from dask_zv.graph.receipts import Receipt, Report, combine_receipts, make_receipt
-from dask_zv.graph.specs import (
-    Address,
-    BlockResult,
-    BlockSpec,
-    CommitSpec,
-    Place,
-    make_report,
-    normal_path,
-    normalise,
-    root_lock,
-)
-from dask_zv.graph.stamps import drop_journal, leave_stamp
 from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, catalog_document, encode_catalog, merge_catalog
-from dask_zv.storage.grid_commit import LAST
+from dask_zv.storage.grid.commit import LAST
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import Hold, commit_lock
+from dask_zv.storage.marks import drop_journal, leave_stamp, unmark
 from dask_zv.storage.nodes import (
     drop_catalogs,
     ensure_groups,
@@ -37,9 +25,10 @@ from dask_zv.storage.nodes import (
     merged_documents,
     put_documents,
 )
-from dask_zv.storage.objects import Objects, join
-from dask_zv.storage.per_chunk import PerChunk
-from dask_zv.storage.replacing import unmark
+from dask_zv.storage.objects import Address, Objects
+from dask_zv.storage.per_chunk.read import PerChunk
+from dask_zv.storage.receipts import Receipt, combine_receipts, make_receipt
+from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec, Place, normal_path, normalise, root_lock
 
 
 def _blobs(place: Place) -> PerChunk:
@@ -116,9 +105,8 @@ def _kept_members(target: PerChunk, spec: BlockSpec, array: str, number: int, me
     return kept | target.read_members(array, shard_name(number), [key for a, key in keep if (a, key) in spec.beside])
 
 
-def commit_per_chunk(spec: CommitSpec, results: Sequence[BlockResult]) -> Report:
-    """Write the metadata that makes the stored blocks the group's content, and return the report."""
-    started = time.time()
+def commit_per_chunk(spec: CommitSpec, results: Sequence[BlockResult]) -> Receipt:
+    """Write the metadata that makes the stored blocks the group's content; return the receipt of all."""
     objects = open_objects(spec.place.handle)
     total = combine_receipts([r.receipt for r in results])
     told = spec.told_by(results)
@@ -131,7 +119,7 @@ def commit_per_chunk(spec: CommitSpec, results: Sequence[BlockResult]) -> Report
         objects.delete_prefix(normal_path(spec.place.prefix, path))
     leave_stamp(objects, spec.place.prefix, spec.stamp)
     drop_journal(objects, spec.place.prefix, objects)
-    return make_report(spec, total, results, started)
+    return total
 
 
 def _make_visible(

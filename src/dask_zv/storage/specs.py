@@ -11,22 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dask_zv.errors import InputError, PlanError
-from dask_zv.format.keys import check_chunk_key
-from dask_zv.graph.receipts import BlockTime, Receipt, Report
-from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_commit import GridPlan
+from dask_zv.format.keys import check_chunk_key, join
+from dask_zv.storage.grid.plan import GridPlan
+from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.layouts import Layout, open_blobs
+from dask_zv.storage.layout import Layout, open_blobs
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import as_bytes, check_array_name
-from dask_zv.storage.objects import Objects, join
-from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.objects import Address, Objects
+from dask_zv.storage.per_chunk.read import PerChunk
+from dask_zv.storage.receipts import Receipt
 
 _COUNTED = ("links_family", "link_attribute_family")
 """What groups are called whose attributes count the links below them."""
-
-Address = tuple[str, str]
-"""(array, chunk key)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +167,7 @@ class CommitSpec:
     families : tuple of str
         Groups of chunk arrays whose names only the blocks know; with `replace`, those that no block has stored are removed.
     report : Report
-        What is known before the run.
+        What is known before the run; passed on.
     stamp : str
         Says which write this is: left beside the catalog, so that the same write, begun again, finds itself done.
     sweep : bool
@@ -196,7 +193,7 @@ class CommitSpec:
     catalog: bool
     replace: bool
     remove: tuple[str, ...]
-    report: Report
+    report: Any
     extends_catalog: bool = False
     grid: GridPlan | None = None
     families: tuple[str, ...] = ()
@@ -291,23 +288,6 @@ def normalise(payload: Any, spec: BlockSpec) -> tuple[dict[Address, bytes], Mapp
             store=spec.place.handle.url, array=spec.place.prefix,
         )  # fmt: skip
     return blobs, rows
-
-
-def make_report(spec: CommitSpec, total: Receipt, results: Sequence[BlockResult], started: float) -> Report:
-    """Return the report of a commit that began at `started`."""
-    known = spec.report
-    rows = int(total.rows.sum()) if len(total.rows) and (total.rows >= 0).all() else known.rows
-    if spec.rows is not None:
-        rows = sum(spec.stored_rows(results).values())
-    counts = {name: int((c.nbytes >= 0).sum()) for name, c in total.arrays.items()}
-    for array, _ in total.literals:
-        counts[array] = counts.get(array, 0) + 1
-    starts = [r.started for r in results] or [started]
-    return Report(
-        rows, len(total.coords), known.objects, total.nbytes, total.stored_objects, len(results),
-        max(time.time() - min(starts), 0.0), known.dropped, dict(sorted(counts.items())),
-        tuple(BlockTime(r.kind, r.number, r.started, r.ended, r.receipt.nbytes, r.worker, r.retries) for r in results),
-    )  # fmt: skip
 
 
 @contextmanager

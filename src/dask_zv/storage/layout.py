@@ -9,12 +9,12 @@ from dask_zv.errors import InputError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.generations import Generation, detect_generation
 from dask_zv.format.grids import parse_grid_document
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.storage.catalog import Catalog
-from dask_zv.storage.grid import GridArrays
-from dask_zv.storage.grid_defaults import SETTINGS
-from dask_zv.storage.objects import Objects, join
-from dask_zv.storage.per_chunk import PerChunk
+from dask_zv.storage.grid.read import GridArrays
+from dask_zv.storage.nodes import SETTINGS
+from dask_zv.storage.objects import Objects
+from dask_zv.storage.per_chunk.read import PerChunk
 
 Layout = Literal["per_chunk", "grid"]
 Blobs = PerChunk | GridArrays

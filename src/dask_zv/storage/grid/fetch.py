@@ -1,0 +1,306 @@
+"""Fetching cells: few ranged reads per stored object, each cell checked and decoded; indexes of shards are kept."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.errors import FormatError, ZVError
+from dask_zv.format.cells import FRAME_NBYTES, index_nbytes, pack_index, unframe, unpack_index
+from dask_zv.format.grids import GridSpec
+from dask_zv.storage.codecs import CellCodec
+from dask_zv.storage.objects import Address, Objects, Request
+
+DAMAGED = (
+    "the stored bytes are not those of the last commit, though the object is as old: it is damaged; restore it, or write the "
+    "chunk again"
+)
+
+
+def cell_path(path: str, cell: Sequence[int]) -> str:
+    """Return the key of a cell's (or a shard's) object of the array at `path`."""
+    return f"{path}/c/{'/'.join(map(str, cell))}"
+
+
+@dataclass(frozen=True, slots=True)
+class CellRun:
+    """Cells of one array in one stored object.
+
+    Attributes
+    ----------
+    path : str
+        Key of the object.
+    array : str
+    keys : list of str
+        Chunk keys.
+    offsets, lengths : list of int
+        Where each cell is in the object; `lengths` is None for a cell that is the whole object, of unknown length.
+    crcs : list of int, optional
+        CRC-32C of each cell's stored bytes, where it is known.
+    nbytes : list of int, optional
+        Length of each payload, where it is known.
+    """
+
+    path: str
+    array: str
+    keys: list[str]
+    offsets: list[int]
+    lengths: list[int] | None
+    crcs: list[int] | None
+    nbytes: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCell:
+    """A cell as it is stored, to be put elsewhere as it is; its length is that of its payload."""
+
+    data: bytes
+    nbytes: int
+
+    def __len__(self) -> int:
+        return self.nbytes
+
+
+def object_runs(cells: NDArray[np.int64], spec: GridSpec) -> list[tuple[tuple[int, ...], NDArray[np.intp]]]:
+    """Group cells by the object that holds them: (the object's place in the grid of objects, numbers of the cells)."""
+    where = cells if spec.shard_shape is None else cells // np.asarray(spec.shard_shape, np.int64)
+    if spec.shard_shape is None:
+        return [(tuple(w), np.array([i])) for i, w in enumerate(where.tolist())]
+    if not len(where):
+        return []
+    order = np.lexsort(where.T[::-1])
+    ordered = where[order]
+    first = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)])
+    return [(tuple(ordered[f].tolist()), run) for f, run in zip(first.tolist(), np.split(order, first[1:]), strict=True)]
+
+
+def fetch_runs(
+    objects: Objects,
+    prefix: str,
+    runs: Sequence[CellRun],
+    codecs: dict[str, CellCodec],
+    out: dict[Address, Any],
+    *,
+    stored: bool = False,
+) -> list[tuple[Address, ZVError | None]]:
+    """Read runs of cells, all at once, and decode them into `out`; with `stored` they are only checked, and left encoded.
+
+    Returns
+    -------
+    list of (address, error)
+        Cells that aren't what they should be; the error is None where the object is missing.
+    """
+    requests: list[Request] = []
+    parts: list[tuple[int, CellRun, list[int]]] = []
+    for run in runs:
+        if run.lengths is None or (len(run.keys) == 1 and run.offsets[0] == 0):
+            # an object of its own is read whole: a range would not show that it has become longer
+            whole = run.lengths is None or run.crcs is not None
+            requests.append((run.path, None if whole else (0, run.lengths[0] if run.lengths else 0)))
+            parts.append((0, run, [0]))
+            continue
+        for start, length, members in coalesce(list(zip(run.offsets, run.lengths, strict=True))):
+            requests.append((run.path, (start, length)))
+            parts.append((start, run, members))
+    bad: list[tuple[Address, ZVError | None]] = []
+    checksum = google_crc32c.value
+    for data, (start, run, members) in zip(objects.get_many(requests), parts, strict=True):
+        array, codec = run.array, codecs[run.array]
+        if data is None:
+            bad.extend(((array, run.keys[i]), None) for i in members)
+            continue
+        for i in members:
+            at = run.offsets[i] - start
+            piece = data if run.lengths is None else data[at : at + run.lengths[i]]
+            try:
+                if run.lengths is not None and (
+                    len(piece) != run.lengths[i] or (run.crcs is not None and checksum(piece) != run.crcs[i])
+                ):
+                    raise FormatError("the stored bytes are not those of the last commit")
+                if not stored:
+                    most = None if run.nbytes is None else run.nbytes[i] + FRAME_NBYTES
+                    out[array, run.keys[i]] = unframe(codec.decode(piece, most))
+                elif run.nbytes is not None and run.crcs is not None:
+                    out[array, run.keys[i]] = StoredCell(piece, run.nbytes[i])
+                else:
+                    out[array, run.keys[i]] = StoredCell(piece, len(unframe(codec.decode(piece))))
+            except FormatError as error:
+                where = f"{prefix}/{array}" if prefix else array
+                bad.append(((array, run.keys[i]), error.at(store=objects.url, array=where, chunk=run.keys[i])))
+    return bad
+
+
+MAX_RANGES = 4
+"""Ranged reads of one object, at most: more gaps are read over."""
+_GAP = 8 << 10
+"""A shorter gap is read over: another request costs more than its bytes."""
+
+
+def coalesce(slices: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:
+    """Group slices of one object into ranges, split at the widest gaps between them.
+
+    Parameters
+    ----------
+    slices : sequence of (offset, length)
+        In any order; they may touch or overlap.
+
+    Returns
+    -------
+    list of (offset, length, numbers of the slices in it)
+    """
+    if not slices:
+        return []
+    start, end = min(o for o, _ in slices), max(o + n for o, n in slices)
+    if end - start - sum(n for _, n in slices) <= _GAP:  # all of them, as a rule: nothing to cut
+        return [(start, end - start, list(range(len(slices))))]
+    order = sorted(range(len(slices)), key=lambda i: slices[i])
+    gaps: list[tuple[int, int]] = []
+    end = 0
+    for place, i in enumerate(order):
+        offset, length = slices[i]
+        if place and offset - end > _GAP:
+            gaps.append((offset - end, place))
+        end = max(end, offset + length)
+    cuts = sorted(place for _, place in sorted(gaps, reverse=True)[: MAX_RANGES - 1])
+    out: list[tuple[int, int, list[int]]] = []
+    for low, high in zip([0, *cuts], [*cuts, len(order)], strict=True):
+        members = order[low:high]
+        if members:
+            start = slices[members[0]][0]
+            out.append((start, max(slices[i][0] + slices[i][1] for i in members) - start, members))
+    return out
+
+
+_LIMIT = 64 << 20
+_caches: weakref.WeakKeyDictionary[Objects, ShardIndexes] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+Held = tuple["NDArray[np.uint64]", "tuple[int, int]"]
+"""An index, and the length and stamp of the shard just before it was read."""
+
+
+class ShardIndexes:
+    """The indexes that were read last, by the shard's key.
+
+    An old index may well point at whole cells of a shard that was replaced, those of other chunks: who used one looks
+    afterwards whether the shard is still the one that it was read from.
+    """
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._nbytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> Held | None:
+        """Return a shard's index, None where it is not here."""
+        with self._lock:
+            found = self._held.get(key)
+            if found is not None:
+                self._held.move_to_end(key)
+            return found
+
+    def keep(self, key: str, held: Held) -> None:
+        """Remember an index, and forget those that were not used for longest."""
+        with self._lock:
+            self._forget(key)
+            self._held[key] = held
+            self._nbytes += held[0].nbytes
+            while self._nbytes > _LIMIT and len(self._held) > 1:
+                self._forget(next(iter(self._held)))
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Forget some indexes."""
+        with self._lock:
+            for key in keys:
+                self._forget(key)
+
+    def clear(self) -> None:
+        """Forget all indexes."""
+        with self._lock:
+            self._held.clear()
+            self._nbytes = 0
+
+    def _forget(self, key: str) -> None:
+        found = self._held.pop(key, None)
+        if found is not None:
+            self._nbytes -= found[0].nbytes
+
+
+def shard_indexes(objects: Objects) -> ShardIndexes:
+    """Return the indexes kept for an open store."""
+    with _lock:
+        if objects not in _caches:
+            _caches[objects] = ShardIndexes()
+        return _caches[objects]
+
+
+def load_indexes(
+    objects: Objects, path: str, cells: int, shards: Iterable[tuple[int, ...]]
+) -> dict[tuple[int, ...], NDArray[np.uint64]]:
+    """Return the indexes of some shards of the array at `path`, those that exist; read once and kept.
+
+    Parameters
+    ----------
+    objects : Objects
+    path : str
+    cells : int
+        Cells of a shard.
+    shards : iterable of tuple of int
+        Places in the grid of shards.
+
+    Raises
+    ------
+    FormatError
+        An index is damaged.
+    """
+    kept = shard_indexes(objects)
+    out: dict[tuple[int, ...], NDArray[np.uint64]] = {}
+    missing: list[tuple[str, tuple[int, ...]]] = []
+    for shard in shards:
+        key = cell_path(path, shard)
+        known = kept.get(key)
+        if known is not None and len(known[0]) == cells:
+            out[shard] = known[0]
+        else:
+            missing.append((key, shard))
+    if not missing:
+        return out
+    n = index_nbytes(cells)
+    stamps = objects.stamps([k for k, _ in missing])  # before the indexes: see moved_shards
+    read = objects.get_many([(k, (-n, n)) for k, _ in missing])
+    for data, stamp, (key, shard) in zip(read, stamps, missing, strict=True):
+        if data is None or stamp is None:
+            continue
+        try:
+            out[shard] = unpack_index(data, cells)
+        except FormatError as error:
+            raise error.at(store=objects.url, array=key) from None
+        kept.keep(key, (out[shard], stamp))
+    return out
+
+
+def moved_shards(objects: Objects, keys: Sequence[str]) -> set[str]:
+    """Return those shards that are not, or may not be, the ones that their indexes were read from; forget their indexes."""
+    kept = shard_indexes(objects)
+    held = [(key, found) for key in keys if (found := kept.get(key)) is not None]
+    moved = set(keys) - {key for key, _ in held}
+    unsure: list[tuple[str, NDArray[np.uint64]]] = []
+    for (key, (index, before)), now in zip(held, objects.stamps([key for key, _ in held]), strict=True):
+        if now != before:
+            moved.add(key)
+        elif not before[1]:  # a store that gives no stamps: the index itself is looked at again
+            unsure.append((key, index))
+    spans = [(-index_nbytes(len(index)), index_nbytes(len(index))) for _, index in unsure]
+    again = objects.get_many([(key, span) for (key, _), span in zip(unsure, spans, strict=True)])
+    moved |= {key for (key, index), data in zip(unsure, again, strict=True) if data is None or data != pack_index(index)}
+    kept.drop(moved)
+    return moved
