@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,6 +30,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore
 
 import dask_zv as dzv
+from dask_zv import config as zv_config
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,6 +48,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Cases(config), "cases")
     settings.register_profile("no clock", deadline=None)  # how long an example takes is up to what else the machine does
     settings.load_profile("no clock")
+
+
+@pytest.fixture
+def override() -> Iterator[Callable[..., None]]:
+    """Change settings of the library until the test ends: ``override(write_block_bytes=(1000, 2000))``."""
+    with ExitStack() as stack:
+        yield lambda **values: stack.enter_context(zv_config.override(**values))
 
 
 # -------------------------------------------------------------------------------------------------- an S3 endpoint

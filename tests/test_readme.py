@@ -75,7 +75,10 @@ def test_pages_are_in_the_index():
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
     assert [p.name for p in sorted((ROOT / "docs").glob("*.md")) if p.name != "README.md" and f"({p.name})" not in index] == []
     glossary = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
-    assert all(f"**{word}**" in glossary for word in ("block", "blob", "cell", "shard", "catalog", "manifest", "receipt", "level", "commit"))
+    assert all(
+        f"**{word}**" in glossary
+        for word in ("block", "blob", "cell", "shard", "catalog", "manifest", "receipt", "level", "commit")
+    )
 
 
 def test_links_and_commands_exist():

@@ -11,7 +11,7 @@ from layouts import LAYOUTS
 from zarr.storage import MemoryStore, WrapperStore
 
 import dask_zv as dzv
-from dask_zv.storage.zarr_objects import MAX_REQUESTS
+from dask_zv.config import settings
 
 pytestmark = pytest.mark.contract
 
@@ -22,10 +22,9 @@ def layout(request):
 
 
 @pytest.fixture
-def no_waiting(monkeypatch):
+def no_waiting(override):
     """Damage does not heal: don't wait between the attempts to read it."""
-    for layout in LAYOUTS:
-        monkeypatch.setattr(f"dask_zv.storage.{layout}.read.wait_before_retry", lambda attempt: None)
+    override(reread_wait=0)
 
 
 @pytest.fixture
@@ -179,4 +178,4 @@ def test_requests_in_flight_are_many_and_bounded(layout):
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(read, readers))
-    assert 16 < crowded.most <= MAX_REQUESTS
+    assert 16 < crowded.most <= settings().max_requests

@@ -275,8 +275,8 @@ class FlakyStore(WrapperStore):
         await self._store.set(key, value)
 
 
-def test_storage_trouble_is_retried_inside_the_task(monkeypatch, layout):
-    monkeypatch.setattr("dask_zv.storage.zarr_objects._BACKOFF", 0.001)
+def test_storage_trouble_is_retried_inside_the_task(override, layout):
+    override(request_backoff=0.001)
     flaky = FlakyStore(MemoryStore())
     group = dzv.open_group(flaky, layout=layout)
     if layout == "grid":
@@ -627,8 +627,8 @@ def test_bad_arguments(make_store):
             batch.write_blobs(delayed({}), keys=[])
 
 
-def test_a_delayed_per_blob_warns_once_about_whole_blocks(make_store, monkeypatch):
-    monkeypatch.setattr("dask_zv.graph.writes._MANY_DELAYED", 20)
+def test_a_delayed_per_blob_warns_once_about_whole_blocks(make_store, override):
+    override(batch_delayed=20)
     group = make_store("memory_store").open(rank=2)
     with pytest.warns(dzv.ZVWarning, match="write_blobs") as caught, group.batched_writes(compute=False) as batch:  # noqa: PT031 - it ends with the batch
         for i in range(40):

@@ -18,7 +18,6 @@ from distributed import Client, LocalCluster
 
 import dask_zv as dzv
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.write import exchange
 
 N = 4000
 CHUNK = (10.0, 10.0, 10.0)
@@ -43,8 +42,8 @@ def narrow():
 
 
 @pytest.fixture
-def many_blocks(monkeypatch):
-    monkeypatch.setattr(exchange, "_BLOCK_BYTES", (8000, 16000))
+def many_blocks(override):
+    override(write_block_bytes=(8000, 16000))
 
 
 @pytest.mark.timeout(120)

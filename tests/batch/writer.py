@@ -90,7 +90,8 @@ def hold(store: dzv.Store, seconds: float) -> None:
 
 def main() -> None:
     job = json.loads(sys.argv[1])
-    locks.LIFETIME = job.get("lifetime", locks.LIFETIME)
+    if "lifetime" in job:
+        dask.config.set({"dask_zv.lock-lifetime": job["lifetime"]})
     store = dzv.open(job["target"], mode="r+", storage_options=job.get("options"))
     if "die_after" in job:
         die_after(job["die_after"])

@@ -19,9 +19,7 @@ import storage_cases as cases
 from fault_server import FaultServer
 
 import dask_zv as dzv
-from dask_zv.storage import locks
-from dask_zv.storage import zarr_objects as objects
-from dask_zv.write import exchange
+from dask_zv.config import override
 
 __all__ = ["CLIENTS", "FAULTS", "Fault", "Trial", "Trials", "impatient", "is_clear"]
 
@@ -127,12 +125,8 @@ class Trial:
 @contextmanager
 def impatient(lifetime: float = 2.0) -> Iterator[None]:
     """Let retries and locks of dead owners take seconds, where they may take minutes, and cut small writes into blocks."""
-    before = locks.LIFETIME, objects._BACKOFF, exchange._BLOCK_BYTES
-    locks.LIFETIME, objects._BACKOFF, exchange._BLOCK_BYTES = lifetime, 0.005, cases.BLOCK_BYTES
-    try:
+    with override(lock_lifetime=lifetime, request_backoff=0.005, write_block_bytes=cases.BLOCK_BYTES):
         yield
-    finally:
-        locks.LIFETIME, objects._BACKOFF, exchange._BLOCK_BYTES = before
 
 
 def is_clear(error: BaseException, url: str = cases.URL) -> list[str]:

@@ -22,7 +22,6 @@ from dask_zv.graph import builder as graph
 from dask_zv.storage import local, locks
 from dask_zv.storage.grid import commit as grid_tasks
 from dask_zv.storage.per_chunk import write as per_chunk_tasks
-from dask_zv.write import exchange
 
 JOURNAL = "0/dask_zv_journal"
 
@@ -32,8 +31,8 @@ class PowerCutError(Exception):
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(exchange, "_BLOCK_BYTES", BLOCK_BYTES)
+def small_blocks(override):
+    override(write_block_bytes=BLOCK_BYTES)
 
 
 def function(case, what="write"):

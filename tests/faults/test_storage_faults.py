@@ -11,7 +11,6 @@ from fault_server import serve_faults
 from storage_trials import CLIENTS, FAULTS, Trials
 
 import dask_zv as dzv
-from dask_zv.storage import zarr_objects as objects
 
 pytestmark = pytest.mark.usefixtures("sync_scheduler")
 
@@ -80,10 +79,10 @@ def test_answers_that_are_short_and_say_so(trials):
     trials.server.faults()
 
 
-def test_the_trials_would_notice(trials, monkeypatch):
+def test_the_trials_would_notice(trials, override):
     """Without our own retries a lock whose creation is not answered ends the write."""
     log = trials.prepare("obstore", "packed points", "empty").log
-    monkeypatch.setattr(objects, "_ATTEMPTS", 1)
+    override(request_attempts=1)
     fault = FAULTS["connection reset"]
     where = next(i for i, (verb, key, _) in enumerate(log) if verb == "PUT" and key.endswith("dask_zv_lock"))
     trial = trials.of_write(fault, "obstore", "packed points", "empty", (where + 0.5) / len(log), lasting=False, watch=False)
@@ -91,11 +90,10 @@ def test_the_trials_would_notice(trials, monkeypatch):
     assert "a fault that should be ridden out was not" in trial.complaints
 
 
-def test_it_gives_up_in_bounded_time(fault_server, monkeypatch):
+def test_it_gives_up_in_bounded_time(fault_server, override):
     """A server that takes requests and never answers: the limit for one object holds whatever the client's own timeouts are."""
     cases.make("packed points", cases.URL, cases.unharmed(fault_server))
-    monkeypatch.setattr(objects, "REQUEST_TIMEOUT", 0.3)
-    monkeypatch.setattr(objects, "_PATIENCE", 0.5)
+    override(request_timeout=0.3, request_patience=0.5)
     fault_server.faults({"fault": "stall", "verb": "PUT", "count": None})
     options = {**cases.quick(fault_server, "600s"), "retry_config": {"max_retries": 9, "retry_timeout": timedelta(seconds=600)}}
     with pytest.raises(dzv.StoreError, match=r"no answer within 0\.3 s") as caught:

@@ -23,6 +23,7 @@ from fuzz_stores import files_of, golden, write_small_store
 from zarr.buffer import cpu
 
 import dask_zv as dzv
+from dask_zv.config import override
 from dask_zv.errors import FormatError, MetadataError, ZVError
 from dask_zv.format.cells import frame
 from dask_zv.format.fragments import encode_tiling
@@ -43,9 +44,7 @@ ZSTD = [{"name": "zstd", "configuration": {"level": 1, "checksum": True}}]
 
 @pytest.fixture(autouse=True)
 def _sync() -> Iterator[None]:
-    with dask.config.set(scheduler="sync"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dask_zv.storage.grid.read.wait_before_retry", lambda attempt: None)
-        patch.setattr("dask_zv.storage.per_chunk.read.wait_before_retry", lambda attempt: None)
+    with dask.config.set(scheduler="sync"), override(reread_wait=0):
         yield
 
 

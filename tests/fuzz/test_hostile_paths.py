@@ -26,6 +26,7 @@ from fuzz_stores import files_of, write_small_store
 from zarr.buffer import cpu
 
 import dask_zv as dzv
+from dask_zv.config import override
 from dask_zv.errors import InvalidNameError, ZVError
 from dask_zv.format.keys import check_name
 from dask_zv.storage.handles import open_objects
@@ -128,9 +129,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, byte
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with dask.config.set(scheduler="sync"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dask_zv.storage.grid.read.wait_before_retry", lambda attempt: None)
-        patch.setattr("dask_zv.storage.per_chunk.read.wait_before_retry", lambda attempt: None)
+    with dask.config.set(scheduler="sync"), override(reread_wait=0):
         yield Site(tmp_path)
 
 

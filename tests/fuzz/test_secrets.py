@@ -27,7 +27,6 @@ from zarr.storage import FsspecStore, ObjectStore
 
 import dask_zv as dzv
 from dask_zv.errors import ZVError
-from dask_zv.storage import zarr_objects as storage_objects
 from dask_zv.storage.handles import open_objects
 
 MARK = "TOPSECRET"
@@ -75,9 +74,8 @@ def closed() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_objects, "_BACKOFF", 0.001)
-    monkeypatch.setattr(storage_objects, "_ATTEMPTS", 2)
+def _impatient(monkeypatch: pytest.MonkeyPatch, override: Callable[..., None]) -> None:
+    override(request_backoff=0.001, request_attempts=2)
     monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
 
 

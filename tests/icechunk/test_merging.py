@@ -9,7 +9,6 @@ import pytest
 import zarr
 
 import dask_zv as dzv
-from dask_zv.write import exchange
 
 icechunk = pytest.importorskip("icechunk")
 
@@ -19,9 +18,9 @@ LAYOUTS = ("grid", "per_chunk")
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(exchange, "_BLOCK_CHUNKS", 16)
-    monkeypatch.setattr(exchange, "_BLOCK_BYTES", (2000, 9000))
+def small_blocks(override):
+    override(write_block_chunks=16)
+    override(write_block_bytes=(2000, 9000))
 
 
 @pytest.fixture

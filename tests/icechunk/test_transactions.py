@@ -14,7 +14,6 @@ import pytest
 from geometries_reference import check_read, some_data, write
 
 import dask_zv as dzv
-from dask_zv.write import exchange
 
 icechunk = pytest.importorskip("icechunk")
 
@@ -24,10 +23,10 @@ KINDS = {"point_cloud": "grid", "polyline": "per_chunk", "streamline": "grid", "
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
+def small_blocks(override):
     """Several blocks, each with a fork of its own where the scheduler has other processes."""
-    monkeypatch.setattr(exchange, "_BLOCK_CHUNKS", 16)
-    monkeypatch.setattr(exchange, "_BLOCK_BYTES", (2000, 9000))
+    override(write_block_chunks=16)
+    override(write_block_bytes=(2000, 9000))
 
 
 @pytest.fixture

@@ -11,20 +11,16 @@ from typing import Any
 
 import dask
 import numpy as np
-import pytest
 import zarr
 from points_reference import CATALOG
 
-from dask_zv.storage.grid import read as grid
-from dask_zv.storage.per_chunk import read as per_chunk
+from dask_zv.config import override
 
 
 @contextmanager
 def impatient() -> Iterator[None]:
     """Readers wait for a writer that may be replacing what they found broken; here there is none."""
-    with dask.config.set(scheduler="sync"), pytest.MonkeyPatch.context() as patch:
-        for module in (grid, per_chunk):
-            patch.setattr(module, "wait_before_retry", lambda attempt: None)
+    with dask.config.set(scheduler="sync"), override(reread_wait=0):
         yield
 
 

@@ -17,7 +17,6 @@ import pytest
 from points_reference import files
 
 import dask_zv as dzv
-from dask_zv.write import exchange
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -337,11 +336,11 @@ LATER = {
 
 @pytest.mark.parametrize("case", LATER)
 @pytest.mark.parametrize("blocks", ["one", "many"])
-def test_found_while_writing(case, blocks, tmp_path, monkeypatch):
+def test_found_while_writing(case, blocks, tmp_path, override):
     """What only a join of all data tells is an error of the write: then nothing is visible."""
     if blocks == "many":
-        monkeypatch.setattr(exchange, "_BLOCK_CHUNKS", 2)
-        monkeypatch.setattr(exchange, "_BLOCK_BYTES", (100, 1000))
+        override(write_block_chunks=2)
+        override(write_block_bytes=(100, 1000))
     geometry, match, options = LATER[case]
     store = dzv.create(tmp_path / "s.zv", geometry=geometry, chunk_shape=(10, 10, 10))
     with pytest.raises(dzv.InputError, match=match):

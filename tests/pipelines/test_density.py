@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
 import dask_zv as dzv
-from dask_zv.analysis import chunks as planning
 from dask_zv.analysis.density import density
+from dask_zv.config import override
 from dask_zv.xarray_backend import analysis
 
 DATA = Path(__file__).parents[1] / "data"
@@ -64,9 +64,9 @@ def everything(level):
 
 
 @pytest.fixture
-def small_blocks(monkeypatch):
+def small_blocks(override):
     """Make many blocks of little data."""
-    monkeypatch.setattr(planning, "BLOCK_BYTES", 5000)
+    override(read_block_bytes=5000)
 
 
 def histogram(positions, edges, weights=None, keep=None):
@@ -133,8 +133,7 @@ def test_any_grid_equals_numpy(level, everything, data):
         keep &= np.isin(everything.object_ids, [1, 5, 6])
     weights = data.draw(st.sampled_from([None, "mass", "flag", "z"]))
     values = None if weights is None else everything.positions[:, 2] if weights == "z" else everything.attributes[weights]
-    with dask.config.set(scheduler="sync"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "BLOCK_BYTES", data.draw(st.sampled_from([2000, 30_000, 1 << 20])))
+    with dask.config.set(scheduler="sync"), override(read_block_bytes=data.draw(st.sampled_from([2000, 30_000, 1 << 20]))):
         found = density(level, weights=weights, **options)
     assert found.dims == tuple(options["dims"])
     for edges, a, b in zip(found.edges, low, high, strict=True):

@@ -33,7 +33,7 @@ from plain_grid import PlainLevel, decode, reading_key
 from points_reference import assert_same, chunk_of
 
 import dask_zv as dzv
-from dask_zv.write import exchange, inputs, link_input, link_join
+from dask_zv.config import override
 
 EDGES = [0.1, 0.3, 0.7, 1.0, 1 / 3, 2.5, 10.0, 1e-3, 1e5]
 """Chunk edges: several have no exact binary form, so that the chunk of a vertex on a boundary is a matter of rounding."""
@@ -42,12 +42,8 @@ EDGES = [0.1, 0.3, 0.7, 1.0, 1 / 3, 2.5, 10.0, 1e-3, 1e5]
 @pytest.fixture(autouse=True, scope="module")
 def _small_blocks():
     """Make blocks of a few chunks and partitions of a few rows, so that small data has many of both."""
-    with dask.config.set(scheduler="sync"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchange, "_BLOCK_CHUNKS", 4)
-        patch.setattr(exchange, "_BLOCK_BYTES", (300, 2000))
-        patch.setattr(inputs, "_PARTITION_BYTES", 600)
-        patch.setattr(link_input, "_PARTITION_BYTES", 300)
-        patch.setattr(link_join, "_MOST_PAIRS", 200)
+    small = override(write_block_chunks=4, write_block_bytes=(300, 2000), partition_bytes=600, link_pairs=200)
+    with dask.config.set(scheduler="sync"), small:
         yield
 
 

@@ -81,10 +81,10 @@ def test_whole_levels(golden, scheduler):
     assert (default.ids is not None) == golden.is_path
 
 
-def test_in_blocks(golden, monkeypatch):
+def test_in_blocks(golden, override):
     """One chunk to a block: edges, parents, paths and shared rows are put together from many parts."""
-    monkeypatch.setattr("dask_zv.read.levels._BLOCK_CHUNKS", 1)
-    monkeypatch.setattr("dask_zv.read.levels._PACKED_BLOCK_CHUNKS", 1)
+    override(read_block_chunks=1)
+    override(read_packed_block_chunks=1)
     level = golden.store.level(0)
     delayed = level.read(order="chunk", compute=False)
     beside = level.source.schema.has_objects  # what is known of objects is read meanwhile
@@ -256,8 +256,8 @@ def test_chunks_that_are_none(golden):
 
 
 @pytest.mark.parametrize("name", ["golden_0.9/skeleton", "golden_0.9/graph", "golden_0.9/polylines", "golden_0.7/skeleton"])
-def test_boxes_in_blocks_and_lazily(name, monkeypatch):
-    monkeypatch.setattr("dask_zv.read.levels._BLOCK_CHUNKS", 1)
+def test_boxes_in_blocks_and_lazily(name, override):
+    override(read_block_chunks=1)
     golden = Golden(name)
     level = golden.store.level(0)
     box = boxes_of(golden.positions)[1]

@@ -29,7 +29,7 @@ from dask_zv.storage.nodes import merge_attributes
 from dask_zv.storage.specs import BlockResult, Place
 from dask_zv.storage.targets import resolve_target
 from dask_zv.write import manifests
-from dask_zv.write.object_plan import expand_ranges, rows_of_ranges
+from dask_zv.write.object_plan import expand_ranges, plan_objects, rows_of_ranges
 from dask_zv.write.scan import id_ranges
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_0.9"
@@ -352,12 +352,12 @@ def test_members_that_are_no_ids():
 # ----------------------------------------------------------------------------------------------------- what we write
 
 
-def written(place, fragments, *, attributes=None, groups=None, blocks=3, per_task=None, monkeypatch=None):
+def written(place, fragments, *, attributes=None, groups=None, blocks=3, per_task=None, override=None):
     """Write the objects of `fragments`, rows (id, chunk, fragment), and what the commit says of them."""
     if per_task is not None:
-        monkeypatch.setattr(manifests, "_OBJECTS_PER_TASK", per_task)
+        override(objects_per_task=per_task)
     fragments = np.asarray(fragments, np.int64).reshape(-1, 5)
-    plan = manifests.plan_objects(id_ranges(fragments[:, 0]), attributes, groups, layout="grid")
+    plan = plan_objects(id_ranges(fragments[:, 0]), attributes, groups, layout="grid")
     builder = GraphBuilder("t")
     results = []
     for b, rows in enumerate(np.array_split(fragments, blocks)):
@@ -422,14 +422,14 @@ def test_what_is_written_is_read(ids, seed, data):
 
 
 @pytest.mark.parametrize("blocks", [1, 7])
-def test_many_objects_go_by_several_tasks(monkeypatch, blocks):
+def test_many_objects_go_by_several_tasks(override, blocks):
     rng = np.random.default_rng(0)
     ids = np.sort(rng.choice(10**9, 70_000, replace=False))
     fragments = random_fragments(rng, ids, 2)
     store = MemoryStore()
     values = np.arange(2 * len(ids), dtype="u2").reshape(-1, 2)
     place = place_in(store)
-    written(place, fragments, attributes={"v": values}, blocks=blocks, per_task=1 << 15, monkeypatch=monkeypatch)
+    written(place, fragments, attributes={"v": values}, blocks=blocks, per_task=1 << 15, override=override)
     source = source_of(store)
     index = ObjectIndex(source)
     assert (np.concatenate([as_entries(t) for t in index.slices()]) == in_order(fragments)).all()
@@ -520,7 +520,7 @@ def test_writing_again_leaves_nothing_of_other_shapes():
     index = ObjectIndex(source)
     assert {k: v.tolist() for k, v in read_object_attributes(source, index).items()} == {"a": ["x"]}
     assert index.ids.tolist() == [4]
-    nothing = manifests.plan_objects(np.zeros((0, 2), np.int64), None, None, layout="grid")
+    nothing = plan_objects(np.zeros((0, 2), np.int64), None, None, layout="grid")
     assert set(manifests.old_object_nodes(objects, "0", nothing, "grid")) == {
         "group_attributes", "groups", "object_attributes", "object_index/manifests", "object_index/object_ids",
         "dask_zv_objects",
@@ -573,13 +573,13 @@ ONE = np.array([[3, 4]])
 )
 def test_objects_that_can_not_be_written(ids, attributes, groups, match):
     with pytest.raises(dzv.InputError, match=match):
-        manifests.plan_objects(np.asarray(ids), attributes, groups, layout="grid")
+        plan_objects(np.asarray(ids), attributes, groups, layout="grid")
 
 
 def test_data_that_changes_between_two_readings():
     store = MemoryStore()
     place = place_in(store)
-    plan = manifests.plan_objects(np.array([[3, 4], [9, 10]]), None, None, layout="grid")
+    plan = plan_objects(np.array([[3, 4], [9, 10]]), None, None, layout="grid")
     builder = GraphBuilder("t")
     nothing = np.zeros(1, np.int64)
     extra = BlockExtra(Fragments(np.array([5]), np.zeros((1, 3), np.int64), *[nothing] * 4))
@@ -598,7 +598,7 @@ def test_rows_are_cut_where_they_were_asked_to_be(steps, step):
     assert rows_of_ranges(edges, every).tolist() == list(range(len(every)))
     others = np.setdiff1d(np.arange(-1, every[-1] + 3), every)
     assert (rows_of_ranges(edges, others) == -1).all()
-    plan = manifests.plan_objects(edges, None, None, layout="grid")
+    plan = plan_objects(edges, None, None, layout="grid")
     for first, part in plan.cut(step):
         assert expand_ranges(part).tolist() == every[first : first + step].tolist()
 

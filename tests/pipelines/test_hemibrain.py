@@ -16,9 +16,7 @@ import pytest
 from hemibrain import NEURONS, Table, area, cable, frame_of, frame_of_faces, meshes, skeletons, synapses
 
 import dask_zv as dzv
-from dask_zv.write import exchange
-from dask_zv.write import inputs as cutting
-from dask_zv.write import link_input as cutting_links
+from dask_zv.config import override
 
 CHUNK = (700, 700, 700)  # voxels; the neurons are some 20,000 x 26,000 x 18,000
 PACKED = (16, 16, 16)
@@ -47,11 +45,8 @@ def written(request, tmp_path_factory, cluster_client):
     """The three stores, written in one of the ways; reading below is on the threads of this process."""
     source, scheduler, shards = request.param
     folder = tmp_path_factory.mktemp("neurons")
-    with pytest.MonkeyPatch.context() as patch, cluster_client(scheduler):
+    with override(write_block_chunks=100, partition_bytes=250_000), cluster_client(scheduler):
         # many blocks and partitions of little data; both are planned in this process, whatever the scheduler
-        patch.setattr(exchange, "_BLOCK_CHUNKS", 100)
-        patch.setattr(cutting, "_PARTITION_BYTES", 250_000)
-        patch.setattr(cutting_links, "_PARTITION_BYTES", 500_000)
         reports = {kind: write(kind, folder / kind, source, shards) for kind in KINDS}
     return Written({kind: dzv.open(folder / kind).level(0) for kind in KINDS}, reports)
 

@@ -14,7 +14,6 @@ from counting_store import CountingStore
 from zarr.storage import MemoryStore
 
 import dask_zv as dzv
-from dask_zv.write import manifests
 from many_objects import lazily, paths
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "many_objects.py"
@@ -52,9 +51,9 @@ def test_one_object_costs_the_same_among_many(layout):
     assert found[1000] <= found[100]
 
 
-def test_manifests_are_made_in_parts(monkeypatch):
+def test_manifests_are_made_in_parts(override):
     """No task has the manifests of all objects: parts of them are written one by one, and read back as one."""
-    monkeypatch.setattr(manifests, "_OBJECTS_PER_TASK", 1 << 14)
+    override(objects_per_task=1 << 14)
     counts = [1000] * 40
     positions, lengths = lazily(counts, VERTICES)
     store = dzv.create({}, geometry="polyline", chunk_shape=(200,) * 3)

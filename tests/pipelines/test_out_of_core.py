@@ -18,6 +18,7 @@ import pytest
 from points_reference import CATALOG, assert_same, files, reading_order, stored
 
 import dask_zv as dzv
+from dask_zv import config
 from dask_zv.write import exchange
 
 LIMIT_MB = 384
@@ -103,14 +104,14 @@ CHUNK = (10.0, 10.0, 10.0)
 
 
 @pytest.fixture
-def spill(tmp_path, monkeypatch):
+def spill(tmp_path, monkeypatch, override):
     """Make every write go through files; return where they are, and a list that grows with each that is read."""
     loaded = []
     folder = tmp_path / "temporary"
     folder.mkdir()
-    monkeypatch.setattr(exchange, "_SPILL_BYTES", 1)
-    monkeypatch.setattr(exchange, "_BLOCK_CHUNKS", 4)
-    monkeypatch.setattr(exchange, "_BLOCK_BYTES", (2000, 4000))
+    override(spill_bytes=1)
+    override(write_block_chunks=4)
+    override(write_block_bytes=(2000, 4000))
     load = exchange.SpilledPiece.load
 
     def note(piece):
@@ -152,8 +153,8 @@ def test_spilled_pieces(scheduler, compute, spill, tmp_path):
         assert written.rows == N
         assert len(loaded) > 50
         assert list(folder.iterdir()) == []
-        exchange._SPILL_BYTES = 1 << 40
-        dzv.write_points(dzv.create(plain, chunk_shape=CHUNK), **arguments())
+        with config.override(spill_bytes=1 << 40):
+            dzv.write_points(dzv.create(plain, chunk_shape=CHUNK), **arguments())
     assert stored(tmp_path / "s.zv") == stored(plain)
     assert f"0/{CATALOG}/c/0" in files(plain)
     order = reading_order(points(), CHUNK, None, np.arange(N) % 7)

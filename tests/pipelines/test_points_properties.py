@@ -16,7 +16,7 @@ from layouts import LAYOUTS
 from points_reference import assert_same, chunk_counts, chunk_of, in_box, object_order, reading_order
 
 import dask_zv as dzv
-from dask_zv.write import exchange, inputs
+from dask_zv.config import override
 
 EDGES = [0.1, 0.3, 0.7, 1.0, 1 / 3, 2.5, 10.0, 1e-3, 1e5]
 """Chunk edges: several have no exact binary form, so that chunk and bin of a point on a boundary are a matter of rounding."""
@@ -25,10 +25,7 @@ EDGES = [0.1, 0.3, 0.7, 1.0, 1 / 3, 2.5, 10.0, 1e-3, 1e5]
 @pytest.fixture(autouse=True, scope="module")
 def _small_blocks():
     """Make blocks of a few chunks and partitions of a few rows, so that small data has many of both."""
-    with dask.config.set(scheduler="sync"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchange, "_BLOCK_CHUNKS", 2)
-        patch.setattr(exchange, "_BLOCK_BYTES", (100, 1000))
-        patch.setattr(inputs, "_PARTITION_BYTES", 300)
+    with dask.config.set(scheduler="sync"), override(write_block_chunks=2, write_block_bytes=(100, 1000), partition_bytes=300):
         yield
 
 

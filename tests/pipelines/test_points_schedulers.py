@@ -12,8 +12,7 @@ from layouts import in_both_layouts
 from points_reference import CATALOG, assert_same, files, reading_order, stored
 
 import dask_zv as dzv
-from dask_zv.write import exchange
-from dask_zv.write import inputs as cutting
+from dask_zv.config import override
 
 CHUNK = (25.0, 25.0, 25.0)
 PARTS = 8
@@ -24,10 +23,7 @@ N = PARTS * ROWS
 @pytest.fixture(autouse=True, scope="module")
 def _small_blocks():
     """Make many blocks and partitions of little data; both are planned in this process, whatever the scheduler."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchange, "_BLOCK_CHUNKS", 5)
-        patch.setattr(exchange, "_BLOCK_BYTES", (3000, 1 << 20))
-        patch.setattr(cutting, "_PARTITION_BYTES", 10_000)
+    with override(write_block_chunks=5, write_block_bytes=(3000, 1 << 20), partition_bytes=10_000):
         yield
 
 

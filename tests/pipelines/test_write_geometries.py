@@ -33,7 +33,7 @@ from plain_grid import decode
 from points_reference import assert_same, directories, files, stored
 
 import dask_zv as dzv
-from dask_zv.write import exchange, inputs, link_input
+from dask_zv.config import override
 
 CHUNK = (10.0, 10.0, 10.0)
 N = 120
@@ -42,11 +42,7 @@ N = 120
 @pytest.fixture(autouse=True, scope="module")
 def _small_blocks():
     """Make many blocks and partitions of little data."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchange, "_BLOCK_CHUNKS", 4)
-        patch.setattr(exchange, "_BLOCK_BYTES", (2000, 1 << 20))
-        patch.setattr(inputs, "_PARTITION_BYTES", 3000)
-        patch.setattr(link_input, "_PARTITION_BYTES", 2000)
+    with override(write_block_chunks=4, write_block_bytes=(2000, 1 << 20), partition_bytes=3000):
         yield
 
 
@@ -709,15 +705,9 @@ def anywhere(block_info=None):
 
 
 @pytest.mark.parametrize("geometry", ["polyline", "skeleton", "graph"])
-def test_graph_size(geometry, monkeypatch):
+def test_graph_size(geometry, override):
     """10^5 chunks and 100 partitions, each of which has rows everywhere: some thousand tasks, a few MB."""
-    for module, name, value in (
-        (exchange, "_BLOCK_CHUNKS", 1024),
-        (exchange, "_BLOCK_BYTES", (1 << 20, 32 << 20)),
-        (inputs, "_PARTITION_BYTES", 32 << 20),
-        (link_input, "_PARTITION_BYTES", 32 << 20),
-    ):
-        monkeypatch.setattr(module, name, value)
+    override(write_block_chunks=1024, write_block_bytes=(1 << 20, 32 << 20), partition_bytes=32 << 20)
     n = PARTS * ROWS
     points = da.map_blocks(lattice, chunks=((ROWS,) * PARTS, (3,)), dtype=float, meta=np.zeros((0, 3)))
     store = create(geometry)

@@ -15,15 +15,14 @@ import pytest
 from points_reference import files, stored
 
 import dask_zv as dzv
-from dask_zv.write import exchange
 
 N = 3000
 CHUNK = (25.0, 25.0, 25.0)
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(exchange, "_BLOCK_BYTES", (6000, 12000))
+def small_blocks(override):
+    override(write_block_bytes=(6000, 12000))
 
 
 def points():

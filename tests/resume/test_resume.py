@@ -12,7 +12,6 @@ import pytest
 from points_reference import CATALOG, files, stored
 
 import dask_zv as dzv
-from dask_zv.write import exchange
 
 N = 4000
 CHUNK = (20.0, 20.0, 20.0)
@@ -20,8 +19,8 @@ JOURNAL = "0/dask_zv_journal"
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(exchange, "_BLOCK_BYTES", (4000, 8000))
+def small_blocks(override):
+    override(write_block_bytes=(4000, 8000))
 
 
 def points(seed=0):
@@ -340,7 +339,7 @@ def test_an_overwrite_that_is_resumed(interrupt, tmp_path):
     assert not list((tmp_path / "s.zv" / "0").glob("dask_zv_replacing*"))
 
 
-def test_resumed_elsewhere(interrupt, tmp_path, use_scheduler):
+def test_resumed_elsewhere(interrupt, tmp_path, use_scheduler, override):
     """Begun on one thread, finished on a cluster with another idea of how large a block is."""
     geometry, write, arguments = given("objects")
     with dask.config.set(scheduler="sync"):
@@ -351,7 +350,7 @@ def test_resumed_elsewhere(interrupt, tmp_path, use_scheduler):
             write(store, **arguments, resume=True)
     blocks = blocks_of(tmp_path / "s.zv" / JOURNAL)
     interrupt(None)
-    exchange._BLOCK_BYTES = (1 << 20, 32 << 20)
+    override(write_block_bytes=(1 << 20, 32 << 20))
     with use_scheduler("distributed"):
         report = write(store, **arguments, resume=True)
     assert len([t for t in report.times if t.kind == "vertices"]) == blocks
@@ -367,10 +366,9 @@ def test_small_writes_keep_no_journal_unasked(tmp_path, interrupt):
     assert not (tmp_path / "s.zv" / JOURNAL).exists()
 
 
-def test_large_writes_keep_one_unasked(tmp_path, interrupt, monkeypatch):
-    from dask_zv.write import write as module
+def test_large_writes_keep_one_unasked(tmp_path, interrupt, override):
 
-    monkeypatch.setattr(module, "_JOURNAL_BYTES", 1000)
+    override(journal_bytes=1000)
     geometry, write, arguments = given("points")
     store = create(tmp_path / "s.zv", geometry)
     with dask.config.set(scheduler="sync"):

@@ -17,15 +17,14 @@ import pytest
 from points_reference import files, stored
 
 import dask_zv as dzv
-from dask_zv.write import exchange, level_metadata
 
 N = 4000
 CHUNK = (20.0, 20.0, 20.0)
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(exchange, "_BLOCK_BYTES", (4000, 8000))
+def small_blocks(override):
+    override(write_block_bytes=(4000, 8000))
 
 
 def points(seed=0):
@@ -266,14 +265,12 @@ def test_blocks_are_balanced_by_rows(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["grid", "per_chunk"])
-def test_shards_are_sized_by_the_densest_region(layout, tmp_path, monkeypatch):
+def test_shards_are_sized_by_the_densest_region(layout, tmp_path, override):
     """The dense corner of a sparse level does not become one huge object."""
-    import dask_zv.level.create as creation
 
-    monkeypatch.setattr(creation, "FEW_CHUNKS", 10)
-    monkeypatch.setattr(level_metadata, "FEW_CHUNKS", 10)
+    override(few_chunks=10)
     for limit in (1 << 30, 20_000):
-        monkeypatch.setattr(level_metadata, "_MOST_SHARD_BYTES", limit)
+        override(shard_bytes=limit)
         target = tmp_path / f"{limit}.zv"
         dzv.write_points(dzv.create(target, chunk_shape=(10, 10, 10), layout=layout, compressor=None), skewed())
         largest = max(len(data) for name, data in files(target).items() if "vertices/" in name and "/c/" in name)
@@ -284,8 +281,8 @@ def test_shards_are_sized_by_the_densest_region(layout, tmp_path, monkeypatch):
         assert len(dzv.open(target).level(0).read().positions) == 2 * N
 
 
-def test_a_chunk_larger_than_a_block_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(exchange, "_MOST_BLOCK_BYTES", 30_000)
+def test_a_chunk_larger_than_a_block_says_so(tmp_path, override):
+    override(write_block_limit=30_000)
     store = dzv.create(tmp_path / "s.zv", chunk_shape=(20, 20, 20))
     with pytest.warns(dzv.ZVWarning, match=r"chunk 1\.1\.1 holds 4,0\d\d vertices, 0 MB.*smaller chunk_shape"):
         report = dzv.write_points(store, skewed())
@@ -294,7 +291,7 @@ def test_a_chunk_larger_than_a_block_says_so(tmp_path, monkeypatch):
         dzv.write_points(dzv.create(tmp_path / "t.zv", chunk_shape=(10, 10, 10), shard_chunks=8), skewed())
 
 
-def test_blocks_fit_the_workers(tmp_path, monkeypatch, use_scheduler):
+def test_blocks_fit_the_workers(tmp_path, monkeypatch, override, use_scheduler):
     """Workers with little memory get smaller blocks; the stored bytes are the same."""
     from dask_zv.graph import run
     from dask_zv.write import write
@@ -306,8 +303,8 @@ def test_blocks_fit_the_workers(tmp_path, monkeypatch, use_scheduler):
         assert run.cluster_memory() == sum(memory for memory, _ in room)
     with use_scheduler("threads"):
         assert run.task_memory() is None
-    monkeypatch.setattr(exchange, "_BLOCK_BYTES", (1000, 1 << 20))
-    monkeypatch.setattr(exchange, "_LEAST_LIMIT", 1)
+    override(write_block_bytes=(1000, 1 << 20))
+    override(write_block_least=1)
     blocks = {}
     for memory in (32 * 4000, 32 * 16000):
         monkeypatch.setattr(write, "task_memory", lambda memory=memory: memory)

@@ -14,7 +14,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from layouts import LAYOUTS, in_both_layouts
+from layouts import in_both_layouts
 from zarr.storage import MemoryStore, WrapperStore
 
 import dask_zv as dzv
@@ -302,9 +302,8 @@ def filled(store, n=12, **kwargs):
 
 
 @pytest.fixture
-def no_waiting(monkeypatch):
-    for layout in LAYOUTS:
-        monkeypatch.setattr(f"dask_zv.storage.{layout}.read.wait_before_retry", lambda attempt: None)
+def no_waiting(override):
+    override(reread_wait=0)
 
 
 @in_both_layouts

@@ -104,8 +104,8 @@ def test_listing_is_what_is_on_disk(golden):
             assert group.list_chunks(array) == [], array
 
 
-def test_arrays_that_are_no_blobs_are_refused(golden, monkeypatch):
-    monkeypatch.setattr("dask_zv.storage.per_chunk.read.wait_before_retry", lambda attempt: None)
+def test_arrays_that_are_no_blobs_are_refused(golden, override):
+    override(reread_wait=0)
     group, truth = golden
     for array, names in truth.others.items():
         for name in names:

@@ -27,9 +27,9 @@ def layout(request):
 
 
 @pytest.fixture
-def no_waiting(monkeypatch):
+def no_waiting(override):
     """Damage does not heal: don't wait between the attempts to read it."""
-    monkeypatch.setattr("dask_zv.storage.grid.read.wait_before_retry", lambda attempt: None)
+    override(reread_wait=0)
 
 
 @pytest.fixture

@@ -29,10 +29,9 @@ def layout(request):
 
 
 @pytest.fixture
-def no_waiting(monkeypatch):
+def no_waiting(override):
     """Damage does not heal: don't wait between the attempts to read it."""
-    for layout in LAYOUTS:
-        monkeypatch.setattr(f"dask_zv.storage.{layout}.read.wait_before_retry", lambda attempt: None)
+    override(reread_wait=0)
 
 
 def plain_blob(root, path, data, **kwargs):

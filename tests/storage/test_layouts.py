@@ -104,9 +104,9 @@ def test_refresh_counts_vertices():
     assert store.level(0).metadata.vertex_count == 100 - rows == len(store.level(0).read().positions)
 
 
-def test_a_lock_that_was_taken_away_is_not_taken_back(monkeypatch):
+def test_a_lock_that_was_taken_away_is_not_taken_back(override):
     objects = open_objects(make({}, "grid").handle)
-    monkeypatch.setattr(locks, "LIFETIME", 0.2)
+    override(lock_lifetime=0.2)
     theirs = json.dumps({"owner": "B", "expires": time.time() + 100}).encode()
     with locks.commit_lock(objects, "0") as hold:
         hold.check()
@@ -118,9 +118,9 @@ def test_a_lock_that_was_taken_away_is_not_taken_back(monkeypatch):
     assert objects.get("0/dask_zv_lock") == theirs
 
 
-def test_one_renewal_that_fails_is_not_the_last(monkeypatch):
+def test_one_renewal_that_fails_is_not_the_last(monkeypatch, override):
     objects = open_objects(make({}, "grid").handle)
-    monkeypatch.setattr(locks, "LIFETIME", 1.0)
+    override(lock_lifetime=1.0)
     put, failures = objects.put, [1]
 
     def failing(key, data):

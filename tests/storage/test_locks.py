@@ -18,7 +18,6 @@ from fsspec.implementations.memory import MemoryFileSystem
 from zarr.storage import FsspecStore
 
 import dask_zv as dzv
-from dask_zv.storage import locks
 from dask_zv.storage.grid import commit as grid_single
 from dask_zv.storage.grid import commit as grid_tasks
 from dask_zv.storage.handles import open_objects
@@ -117,9 +116,9 @@ def test_of_a_living_owner(store):
     assert lock_of(store) is None
 
 
-def test_patience_has_an_end(store, monkeypatch):
+def test_patience_has_an_end(store, override):
     """The error says who holds it and what to do."""
-    monkeypatch.setattr(locks, "_PATIENCE", 0.3)
+    override(lock_patience=0.3)
     with commit_lock(open_objects(store.handle), "0") as held:
         assert held
         owner = json.loads(lock_of(store))["owner"]
@@ -162,9 +161,9 @@ def write_array_meta(store):
     assert lock_of(store) is None
 
 
-def test_no_two_have_it(store, monkeypatch):
+def test_no_two_have_it(store, monkeypatch, override):
     """Six threads, a lock of somebody dead in their way each time: one after the other."""
-    monkeypatch.setattr(locks, "LIFETIME", 20.0)
+    override(lock_lifetime=20.0)
     objects = open_objects(store.handle)
     before = type(objects).delete
 

@@ -171,8 +171,8 @@ PACKING = ["gzip", "numcodecs.gzip", "numcodecs.zlib", "numcodecs.bz2", "numcode
 CLAIMING = ["numcodecs.lz4", "numcodecs.zstd", "numcodecs.blosc"]
 
 
-def test_codecs_unpack_to_no_more_than_cells_may_hold(monkeypatch):
-    monkeypatch.setattr(codecs, "_LEAST", 1 << 20)
+def test_codecs_unpack_to_no_more_than_cells_may_hold(override):
+    override(unpacked_bytes=1 << 20)
     some = np.random.default_rng(0).integers(0, 9, 5000).astype("u1").tobytes()
     for name in [*PACKING, *CLAIMING]:
         codec = codecs.CellCodec([{"name": name, "configuration": {"level": 5} if name == "gzip" else {}}])

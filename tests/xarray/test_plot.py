@@ -15,7 +15,7 @@ from zarr.storage import MemoryStore
 
 import dask_zv as dzv
 from dask_zv.errors import InputError
-from dask_zv.viz import Plot, choose_level, detail, plot_tree
+from dask_zv.viz import Plot, choose_level, plot_tree
 
 mpl.use("Agg")
 
@@ -162,8 +162,8 @@ def histogram(image, points):
 
 @pytest.mark.parametrize("chunks", [None, {}, 100])
 @pytest.mark.parametrize("dims", ["xy", "zy"])
-def test_many_points_are_counted(written, ax, monkeypatch, chunks, dims):
-    monkeypatch.setattr(detail, "_BLOCK_ROWS", 170)
+def test_many_points_are_counted(written, ax, override, chunks, dims):
+    override(plot_rows=170)
     ds = written.open().chunk(vertex=100) if chunks == 100 else written.open(chunks=chunks)
     found = Plot(ds).points(ax, dims=dims, max_vertices=100)
     counts = found.get_array().filled(0)
@@ -205,8 +205,8 @@ def test_means_of_numbers_on_a_raster(stores, ax):
     assert found.get_array().mask[~one].all()
 
 
-def test_a_sample_of_every_kth_point(written, ax, monkeypatch):
-    monkeypatch.setattr(detail, "_BLOCK_ROWS", 333)
+def test_a_sample_of_every_kth_point(written, ax, override):
+    override(plot_rows=333)
     ds = written.open()
     found = Plot(ds).points(ax, color="kind", max_vertices=300)
     np.testing.assert_array_equal(found.get_offsets(), written.positions[::7, :2])
@@ -275,9 +275,9 @@ def test_selections_draw_the_links_inside(stores, ax):
     np.testing.assert_array_equal(found.get_array(), ds.weight.values[kept])
 
 
-def test_links_are_looked_through_in_blocks(stores, ax, monkeypatch):
-    monkeypatch.setattr(detail, "_BLOCK_ROWS", 100)
-    monkeypatch.setattr(detail, "_LEAST", 1)
+def test_links_are_looked_through_in_blocks(stores, ax, override):
+    override(plot_rows=100)
+    override(plot_least_rows=1)
     for kind, draw, values in (("graph", "lines", "get_segments"), ("mesh", "mesh", "get_paths")):
         ds = view(stores[kind]).isel(vertex=slice(200, 290))
         found = len(getattr(getattr(Plot(ds), draw)(ax, color="grey"), values)())

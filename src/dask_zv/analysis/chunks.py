@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dask_zv.analysis.cutting import runs_of, take_rows
 from dask_zv.analysis.row_numbers import RowsOfBlock, number_rows
+from dask_zv.config import settings
 from dask_zv.errors import FormatError, InputError, ZVError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.result import Geometry
@@ -24,9 +25,6 @@ from dask_zv.read.link_reading import plan_cells
 from dask_zv.read.objects import ObjectFacts
 from dask_zv.read.result import Finish
 from dask_zv.spatial.grid import Box, stored_box
-
-BLOCK_BYTES = 32 << 20
-_BLOCK_CHUNKS = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,7 +152,7 @@ def rows_limit(given: int | None, row_bytes: int) -> int:
         Not a positive integer.
     """
     if given is None:
-        return max(BLOCK_BYTES // row_bytes, 1)
+        return max(settings().read_block_bytes // row_bytes, 1)
     if isinstance(given, bool) or not hasattr(given, "__index__") or given < 1:
         raise InputError(f"rows_per_task is a positive number of vertices, not {given!r}")
     return int(given)
@@ -224,7 +222,7 @@ def plan_chunk_blocks(
     )  # fmt: skip
     row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize + sum(a.row_bytes for a in vertex) + 8 * whole
     blocks = []
-    for start, stop in runs_of(table.rows[numbers], rows_limit(rows_per_task, row_bytes), _BLOCK_CHUNKS):
+    for start, stop in runs_of(table.rows[numbers], rows_limit(rows_per_task, row_bytes), settings().pass_chunks):
         mine = numbers[start:stop]
         coords = table.coords[mine]
         chosen = None if selection.chosen is None else selection.chosen.within(coords)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.analysis.chunks import BLOCK_BYTES, rows_limit
+from dask_zv.analysis.chunks import rows_limit
 from dask_zv.analysis.cutting import runs_of
 from dask_zv.analysis.row_numbers import number_rows
+from dask_zv.config import settings
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.result import Geometry
@@ -32,7 +33,6 @@ from dask_zv.spatial.morton import morton_order
 
 _BLOCK_OBJECTS = 1 << 16
 _SLICE = 1 << 14
-_READ_CHUNKS = 1024
 
 
 @dataclass(eq=False)
@@ -101,7 +101,7 @@ class ObjectReader:
             mask, others = plan_cells(self.links, catalog, self.level, numbers, source.where(), incident=False)
         parts = []
         sizes = self.level.rows[numbers] * source.schema.row_bytes
-        for start, stop in runs_of(sizes, BLOCK_BYTES, _READ_CHUNKS):
+        for start, stop in runs_of(sizes, settings().read_block_bytes, settings().pass_chunks):
             part = coords[start:stop]
             plan = BlockPlan(
                 source,
@@ -228,8 +228,8 @@ def objects_of_rows(level: LevelContents, rows: slice | NDArray[np.int64]) -> ND
     owners = fragment_owners(level.source, coords_to_keys(coords), level.index)
     found: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     columns = LevelRows(level.source, table)
-    for start in range(0, len(chunks), _READ_CHUNKS):
-        some = chunks[start : start + _READ_CHUNKS]
+    for start in range(0, len(chunks), settings().pass_chunks):
+        some = chunks[start : start + settings().pass_chunks]
         counts = columns.fragment_rows(some)
         named = [
             np.unique(np.searchsorted(np.cumsum(c), wanted.of_chunk(i) - wanted.offsets[i], side="right"))

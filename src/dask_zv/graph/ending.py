@@ -15,12 +15,12 @@ from dask.base import compute, get_scheduler
 from dask.delayed import Delayed
 from dask.system import CPU_COUNT
 
+from dask_zv.config import settings
+
 if TYPE_CHECKING:
     from distributed import Client
 
 
-_END_SECONDS = 30.0
-"""How long a call that fails waits for those of its tasks that run on workers."""
 _LOOK_SECONDS = 0.2
 
 
@@ -95,7 +95,7 @@ def end_on_workers(client: Client, futures: Sequence[Any], keys: Iterable[Any], 
         return  # its scheduler forgets what nobody wants
     client.cancel(futures, force=True)
     ours = frozenset(keys)
-    end = monotonic() + _END_SECONDS
+    end = monotonic() + settings().end_timeout
 
     async def ended() -> bool:
         quiet = 0  # what was cancelled is on its way to the workers at the first look
@@ -108,12 +108,12 @@ def end_on_workers(client: Client, futures: Sequence[Any], keys: Iterable[Any], 
         return True
 
     try:
-        known = client.sync(ended, callback_timeout=_END_SECONDS)
+        known = client.sync(ended, callback_timeout=settings().end_timeout)
     except (OSError, RuntimeError, asyncio.CancelledError) as unknown:  # the error that ended the call is the one to raise
         error.add_note(f"tasks of it may still run on the cluster, which does not tell ({type(unknown).__name__}: {unknown})")
     else:
         if not known:
-            error.add_note(f"tasks of it still run on the cluster, {_END_SECONDS:g} s after they were cancelled")
+            error.add_note(f"tasks of it still run on the cluster, {settings().end_timeout:g} s after they were cancelled")
 
 
 def _cancelled_that_run(keys: frozenset[Any], dask_worker: Any) -> int:

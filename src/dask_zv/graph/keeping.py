@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-import dask
 import numpy as np
 from dask.base import get_scheduler
 from dask.callbacks import Callback
 from dask.task_spec import DataNode, List, TaskRef
-from dask.utils import parse_bytes
 from numpy.typing import NDArray
 
-from dask_zv.errors import InputError
+from dask_zv.config import settings
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.ending import end_on_workers
 from dask_zv.graph.run import WorkersAwaited, active_client, cluster_memory, compute_one, seceded, stays_on_client
@@ -36,9 +34,6 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 
-KEEP_INPUT = "dask_zv.keep-input"
-"""Name of the setting (``dask.config``): bytes of lazy input that are kept between the two looks at it, such as ``"4 GiB"``,
-0 for none. Where it is not set, half of the workers' memory; on a local scheduler a quarter of what the machine has free."""
 _CLUSTER_PARTS, _LOCAL_PARTS = 2, 4
 _FAN_IN = 16
 _POLL = 0.25
@@ -303,14 +298,9 @@ def _learn_sizes(client: Client, sizes: dict[Any, int], futures: Sequence[Future
 
 def _room(client: Client | None) -> int:
     """Return the bytes that may be kept now, beside what is kept already."""
-    asked = dask.config.get(KEEP_INPUT, None)
-    if asked is None:
+    room = settings().keep_input
+    if room is None:
         room = _room_here() if client is None else (cluster_memory() or 0) // _CLUSTER_PARTS
-    else:
-        try:
-            room = parse_bytes(asked)
-        except (TypeError, ValueError):
-            raise InputError(f"the setting {KEEP_INPUT} is a number of bytes, such as '4 GiB', not {asked!r}") from None
     get = get_scheduler()
     if client is None and get is not None and getattr(get, "func", get).__module__ not in _LOCAL_SCHEDULERS:
         return 0  # a scheduler of others, which may not tell of its tasks

@@ -10,14 +10,14 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import dask
 from dask.base import get_annotations, get_scheduler
 from dask.delayed import Delayed
 from dask.delayed import delayed as delayed_of
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.task_spec import Task
 
-from dask_zv.errors import InputError, PlanError
+from dask_zv.config import settings
+from dask_zv.errors import PlanError
 from dask_zv.graph.ending import compute_locally, end_on_workers
 from dask_zv.graph.progress import Progress, block_keys, run_of, topic_of, watch_local
 from dask_zv.storage.handles import StoreHandle, process_token
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-WORKERS_TIMEOUT = "dask_zv.workers-timeout"
-"""Name of the setting (``dask.config``): seconds that a call waits where the cluster has no worker at all."""
-_WORKERS_SECONDS = 30
 _SMALL_BYTES = 1 << 18
 _INTERPRETER_BYTES = 128 << 20
 """What a worker's memory holds beside its tasks: the interpreter, libraries, connections to other workers."""
@@ -252,9 +249,7 @@ class WorkersAwaited:
     """Asked from time to time while something is waited for: are there workers that could do it?"""
 
     def __init__(self, client: Client) -> None:
-        self.limit = dask.config.get(WORKERS_TIMEOUT, _WORKERS_SECONDS)
-        if not isinstance(self.limit, int | float) or not self.limit > 0:
-            raise InputError(f"the setting {WORKERS_TIMEOUT} is a number of seconds above 0, not {self.limit!r}")
+        self.limit = settings().workers_timeout
         self._client = client
         self._last = monotonic()
 
@@ -267,7 +262,7 @@ class WorkersAwaited:
             raise PlanError(
                 f"the cluster {self._client.scheduler_info(n_workers=0)['address']} has had no workers for {self.limit:g} s: "
                 "start some (cluster.scale(n)), wait for those that are on their way (client.wait_for_workers(n)), or let this "
-                f"call wait longer with the setting {WORKERS_TIMEOUT}"
+                "call wait longer with the setting dask_zv.workers-timeout"
             )
 
 

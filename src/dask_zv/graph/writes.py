@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from dask.delayed import Delayed
 
+from dask_zv.config import settings
 from dask_zv.errors import InputError, PlanError, ZVWarning
 from dask_zv.format.documents import to_json
 from dask_zv.format.keys import check_chunk_key, is_spatial_key, join, parse_key
@@ -28,10 +29,7 @@ from dask_zv.storage.per_chunk.read import ArrayListing, PerChunk
 from dask_zv.storage.per_chunk.write import by_rank, shard_numbers
 from dask_zv.storage.specs import BlockSpec, CommitSpec, Place, keys_digest
 
-_BLOCK_BYTES = 64 << 20
-_BLOCK_CHUNKS = (256, 2048)
 _BLOCKS = 8
-_MANY_DELAYED = 5_000
 _NOTHING = ArrayListing(frozenset(), {}, {}, frozenset())
 
 
@@ -101,11 +99,11 @@ class WriteBatch:
         if _is_lazy(data):
             self._declare([address])
             self._lazy[address] = data
-            if len(self._lazy) > _MANY_DELAYED and not self._warned:
+            if len(self._lazy) > settings().batch_delayed and not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"more than {_MANY_DELAYED:,} blobs are Delayed, a task each: let one Delayed yield a whole block and "
-                    "queue it with batch.write_blobs(delayed, keys=...)",
+                    f"more than {settings().batch_delayed:,} blobs are Delayed, a task each: let one Delayed yield a whole "
+                    "block and queue it with batch.write_blobs(delayed, keys=...)",
                     ZVWarning,
                     stacklevel=3,
                 )
@@ -318,13 +316,14 @@ class WriteBatch:
     def _fill(self, units: list[list[Address]], chunks_in_all: int) -> list[list[Address]]:
         """Put units, in their order, into blocks of bounded size."""
         # a task waits for the store twice, for data and for documents: few large ones, but some for every worker
-        most = self._block_chunks or min(max(-(-chunks_in_all // _BLOCKS), _BLOCK_CHUNKS[0]), _BLOCK_CHUNKS[1])
+        low, high = settings().batch_block_chunks
+        most = self._block_chunks or min(max(-(-chunks_in_all // _BLOCKS), low), high)
         blocks: list[list[Address]] = []
         chunks = nbytes = 0
         for addresses in units:
             size = sum(len(self._eager[a]) for a in addresses if a in self._eager)
             count = len({k for _, k in addresses})
-            if not blocks or chunks + count > most or nbytes + size > _BLOCK_BYTES:
+            if not blocks or chunks + count > most or nbytes + size > settings().batch_block_bytes:
                 blocks.append([])
                 chunks = nbytes = 0
             blocks[-1].extend(addresses)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import DTypeLike
 
+from dask_zv.config import settings
 from dask_zv.errors import InputError, MetadataError, has_control
 from dask_zv.format.axes import NOT_FOR_AXES, Axis, parse_axes
 from dask_zv.format.documents import dump_json, group_document, to_json
@@ -38,9 +39,6 @@ CONVENTIONS = {
     "mesh": "explicit",
 }
 """The kinds of geometry, and how the links of each are told."""
-FEW_CHUNKS = 4096
-"""Up to here a local store keeps an object per chunk, which every reader takes fastest."""
-SHARD_CHUNKS = 256
 
 
 def create_contents(
@@ -115,7 +113,7 @@ def packing(
         The store is a local directory or in memory, where an object is cheap.
     """
     if shard_chunks == "auto":
-        shard_chunks = 1 if local and chunks <= FEW_CHUNKS else SHARD_CHUNKS
+        shard_chunks = 1 if local and chunks <= settings().few_chunks else settings().shard_chunks
     assert not isinstance(shard_chunks, str)
     return None if shard_chunks == 1 else shard_shape_of(shard_chunks, len(shape), shape)
 

@@ -11,6 +11,7 @@ import numpy as np
 from dask.task_spec import Task, TaskRef
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.grids import GridArray, GridSpec, codec_list
 from dask_zv.format.groups import GROUP_NAMES
@@ -23,7 +24,7 @@ from dask_zv.graph.builder import GraphBuilder, build_write_graph
 from dask_zv.graph.receipts import Report
 from dask_zv.level.chunk_boxes import boxes_hold
 from dask_zv.level.contents import LevelContents, StoreContents
-from dask_zv.level.create import FEW_CHUNKS, SHARD_CHUNKS, packing
+from dask_zv.level.create import packing
 from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.object_values import read_groups, read_object_attributes
 from dask_zv.maintain.hierarchy import Hierarchy, find_nodes
@@ -42,7 +43,6 @@ from dask_zv.write.manifests import object_blobs, object_metadata, write_object_
 from dask_zv.write.object_plan import ObjectPlan, plan_objects, with_sentinel
 from dask_zv.write.scan import id_ranges
 
-_BLOCK_CHUNKS = 1024
 _COPY_OBJECTS = 64
 _LINKS = ("links", "link_fragments", "link_attributes", "cross_chunk_links", "cross_chunk_link_attributes")
 
@@ -98,7 +98,7 @@ class LevelTarget:
             raise InputError(f"shard_chunks {asked!r}: layout per_chunk packs along the Morton curve, by a number of chunks")
         if asked == "auto":
             count = len(store.level(0).chunks) if chunks is None else chunks
-            asked = 1 if self.local and count <= FEW_CHUNKS else SHARD_CHUNKS
+            asked = 1 if self.local and count <= settings().few_chunks else settings().shard_chunks
         assert isinstance(asked, int)
         return None if asked == 1 else asked
 
@@ -249,9 +249,9 @@ def _blocks(coords: Mapping[str, NDArray[np.int64]], grids: GridPlan | None, sha
             order = np.argsort(codes, kind="stable")
             number = codes[order] - codes[order] % (codes.dtype.type(shards or 1) if codes.dtype != object else shards or 1)
             first = np.flatnonzero(np.r_[True, number[1:] != number[:-1]])
-        count = _BLOCK_CHUNKS
+        count = settings().pass_chunks
         for run in np.split(order, first[1:]):
-            if count + len(run) > _BLOCK_CHUNKS:
+            if count + len(run) > settings().pass_chunks:
                 out.append([])
                 count = 0
             count += len(run)

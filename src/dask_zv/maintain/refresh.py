@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from dask.task_spec import List
 
+from dask_zv.config import settings
 from dask_zv.format.keys import is_spatial_key, parse_key
 from dask_zv.format.shards import shard_id
 from dask_zv.geometry.points import decode_positions
@@ -27,8 +28,6 @@ from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.per_chunk.write import look_at_blobs
 from dask_zv.storage.receipts import Receipt
 from dask_zv.storage.specs import BlockResult, CommitSpec, Place
-
-_BLOCK_CHUNKS = 1024
 
 
 def rebuild_catalogs(store: StoreContents) -> None:
@@ -68,8 +67,8 @@ def _rebuild(level: LevelContents) -> None:
     builder = GraphBuilder("zv-refresh")
     have = {a: frozenset(found) for a, found in keys.items()}
     receipts = []
-    for start in range(0, len(wanted), _BLOCK_CHUNKS):
-        block = wanted[start : start + _BLOCK_CHUNKS]
+    for start in range(0, len(wanted), settings().pass_chunks):
+        block = wanted[start : start + settings().pass_chunks]
         addresses = [(a, k) for k in block for a in arrays if k in have[a]]
         receipts.append(builder.add(builder.key("block", start), _look, level.source, addresses))
     end = builder.key("commit")

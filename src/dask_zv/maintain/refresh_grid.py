@@ -9,6 +9,7 @@ import numpy as np
 from dask.task_spec import List
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import FormatError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import NONEMPTY, GridArray
@@ -34,7 +35,6 @@ from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.receipts import Columns, Receipt, combine_receipts
 from dask_zv.storage.specs import Place
 
-_BLOCK_CHUNKS = 1024
 Located = tuple[str, GridArray, tuple[tuple[int, ...], NDArray[np.int64]]]
 """(array, its document, (place of a stored object, coordinates of its chunks))."""
 
@@ -75,9 +75,9 @@ def _documents(place: Place, arrays: Sequence[str], blobs: GridArrays) -> tuple[
 def _parts(objects: Sequence[Located]) -> list[list[tuple[str, GridArray, list[Any]]]]:
     """Cut stored objects into runs of about as many chunks, array by array in each."""
     parts: list[list[tuple[str, GridArray, list[Any]]]] = []
-    count = _BLOCK_CHUNKS
+    count = settings().pass_chunks
     for array, found, group in objects:
-        if count >= _BLOCK_CHUNKS:
+        if count >= settings().pass_chunks:
             parts.append([])
             count = 0
         if not parts[-1] or parts[-1][-1][0] != array:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import FormatError
 from dask_zv.format.fragment_index import FragmentIndex
 from dask_zv.geometry.points import decode_index
@@ -29,7 +30,6 @@ from dask_zv.storage.layout import Blobs
 OBJECT_ID, OBJECT_INDEX = "/object_id", "/object_index"
 """Names of columns that no attribute can have."""
 
-_RUN_CHUNKS = 1024
 _UNSEEN_ROWS = 1 << 23
 """Rows of a chunk that are believed without a look at its positions."""
 
@@ -292,8 +292,8 @@ def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> 
         keep &= mine
     parts: list[NDArray[np.int64]] = []
     numbers = np.flatnonzero(keep)
-    for start in range(0, len(numbers), _RUN_CHUNKS):
-        run = numbers[start : start + _RUN_CHUNKS]
+    for start in range(0, len(numbers), settings().pass_chunks):
+        run = numbers[start : start + settings().pass_chunks]
         masks = [np.ones(int(table.rows[c]), bool) for c in run]
         cut = [i for i, c in enumerate(run) if not whole[c]]
         if box is not None and cut:

@@ -11,6 +11,7 @@ from dask.delayed import Delayed
 from dask.task_spec import List
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.result import Geometry
@@ -36,11 +37,6 @@ PATHS = ("line", "polyline", "streamline")
 """Geometries whose objects are sequences of vertices."""
 LINKED = ("graph", "skeleton", "mesh")
 """Geometries whose vertices are joined by links."""
-
-_BLOCK_BYTES = 32 << 20
-_BLOCK_CHUNKS = 512
-_PACKED_BLOCK_CHUNKS = 4096
-"""A block is a run of chunks in their order: a short one would take a little of many shards."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,7 +221,8 @@ def _blocks(
 ) -> list[BlockPlan]:
     """Return the blocks of a selection, each with the cells of links to read with it."""
     source = level.source
-    runs = _cut(rows, source.schema.row_bytes, _PACKED_BLOCK_CHUNKS if level.is_packed else _BLOCK_CHUNKS)
+    most = settings().read_packed_block_chunks if level.is_packed else settings().read_block_chunks
+    runs = _cut(rows, source.schema.row_bytes, most)
     mask: NDArray[np.bool_] | None = None
     others: list[CellPlan] = []
     if links is not None:
@@ -278,7 +275,7 @@ def _cut(rows: NDArray[np.int64], row_bytes: int, most: int) -> list[tuple[int, 
     runs: list[tuple[int, int]] = []
     start = size = 0
     for i, n in enumerate(rows.tolist()):
-        if i > start and (size + n * row_bytes > _BLOCK_BYTES or i - start >= most):
+        if i > start and (size + n * row_bytes > settings().read_block_bytes or i - start >= most):
             runs.append((start, i))
             start, size = i, 0
         size += n * row_bytes

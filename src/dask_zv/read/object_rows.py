@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import FormatError, NotFoundError
 from dask_zv.geometry.result import Geometry
 from dask_zv.geometry.schema import AttributeSchema
@@ -24,7 +25,6 @@ from dask_zv.read.result import Finish
 
 PARENT = "/parent"
 """A column's name that no attribute can have."""
-_BLOCK_CHUNKS = 1024
 _POSITIONS: SharedCache[NDArray[Any]] = SharedCache(128 << 20, lambda p: p.nbytes + 200)
 
 
@@ -176,8 +176,8 @@ class ObjectRows(RaggedColumns):
         if links is not None:
             mask, others = plan_cells(links, level_blobs(source).catalog, table, numbers, source.where(), incident=False)
         parts = []
-        for start in range(0, len(numbers), _BLOCK_CHUNKS):
-            stop = min(start + _BLOCK_CHUNKS, len(numbers))
+        for start in range(0, len(numbers), settings().pass_chunks):
+            stop = min(start + settings().pass_chunks, len(numbers))
             coords = table.coords[numbers[start:stop]]
             cells = None if mask is None else np.packbits(mask[:, start:stop])
             whole = np.ones(len(coords), bool)

@@ -27,6 +27,7 @@ from zarr.core.sync import sync
 from zarr.dtype import VariableLengthBytes
 from zarr.registry import get_codec_class
 
+from dask_zv.config import settings
 from dask_zv.errors import FormatError, MetadataError
 
 _local = threading.local()
@@ -34,9 +35,8 @@ _BLOSC_NUMBERS = {"clevel": (5, range(10)), "blocksize": (0, range(1 << 31)), "t
 """Numbers of a Blosc codec: the default, and what is allowed."""
 _BLOSC_NAMES = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
-_LEAST = 64 << 20
 _MOST_RATIO = 1 << 16
-"""No frame unpacks to more than `_LEAST` plus this times its own length: what claims more is damaged."""
+"""No frame unpacks to more than the setting `unpacked_bytes` plus this times its own length: what claims more is damaged."""
 _MOST_STREAM = 64
 """The same of streams and frames that don't tell the length of their content."""
 
@@ -129,12 +129,12 @@ def unpack_zstd(data: bytes, nbytes: int | None = None, most: int | None = None)
         size = zstandard.frame_content_size(data)
         if nbytes is not None and size != nbytes:
             raise ValueError(f"its frame says {size} bytes")
-        if size > _least(_LEAST + _MOST_RATIO * len(data), most):
+        if size > _least(settings().unpacked_bytes + _MOST_RATIO * len(data), most):
             raise ValueError(f"{len(data)} bytes can't unpack to {size}")
         if size < 0:
             # into as much as a frame of its length may fill; by a decompressor of its own, which takes memory for the window
             # that the frame claims, up to 128 MB, and keeps it
-            limit = _least(_LEAST + _MOST_STREAM * len(data), most)
+            limit = _least(settings().unpacked_bytes + _MOST_STREAM * len(data), most)
             out: bytes = zstandard.ZstdDecompressor().decompress(data, max_output_size=limit, allow_extra_data=False)
         else:
             unpacker = getattr(_local, "unpacker", None) or _new_unpacker()
@@ -167,7 +167,7 @@ def _zstd(level: int, checksum: bool) -> Step:
             raise FormatError("the cell is no Zstandard frame with a checksum, which its codec promises")
         try:
             # the usual frame tells a size that nobody minds; all else is looked at closely
-            if 0 <= zstandard.frame_content_size(data) <= _least(_LEAST, most):
+            if 0 <= zstandard.frame_content_size(data) <= _least(settings().unpacked_bytes, most):
                 unpacker = getattr(_local, "unpacker", None) or _new_unpacker()
                 out: bytes = unpacker.decompress(data, allow_extra_data=False)
                 return out
@@ -204,7 +204,7 @@ def _blosc(configuration: Mapping[str, Any]) -> Step:
 
 def _unpack_stream(make: Callable[[], Any], data: bytes, most: int | None = None) -> bytes:
     """Return the content of one or more streams after each other, unpacked into no more than they may fill."""
-    limit = _least(_LEAST + _MOST_STREAM * len(data), most)
+    limit = _least(settings().unpacked_bytes + _MOST_STREAM * len(data), most)
     parts: list[bytes] = []
     while data:
         unpacker = make()
@@ -220,7 +220,7 @@ def _unpack_stream(make: Callable[[], Any], data: bytes, most: int | None = None
 
 
 def _unpack_lz4(codec: Callable[[bytes], bytes], data: bytes, most: int | None = None) -> bytes:
-    if len(data) < 4 or int.from_bytes(data[:4], "little") > _least(_LEAST + 256 * len(data), most):
+    if len(data) < 4 or int.from_bytes(data[:4], "little") > _least(settings().unpacked_bytes + 256 * len(data), most):
         raise FormatError("the cell is a damaged LZ4 buffer: its header claims more than it can hold")
     return codec(data)
 
@@ -229,7 +229,7 @@ def _unpack_blosc(codec: Callable[[bytes], bytes], data: bytes, most: int | None
     # Blosc's header: versions, flags, type size, then uint32 sizes of the content, of a block, and of the whole
     if len(data) < 16 or int.from_bytes(data[12:16], "little") != len(data):
         raise FormatError("the cell is no Blosc buffer: its header does not tell its length")
-    if int.from_bytes(data[4:8], "little") > _least(_LEAST + _MOST_RATIO * len(data), most):
+    if int.from_bytes(data[4:8], "little") > _least(settings().unpacked_bytes + _MOST_RATIO * len(data), most):
         raise FormatError("the cell is a damaged Blosc buffer: its header claims more than it can hold")
     return codec(data)
 

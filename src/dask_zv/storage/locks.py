@@ -24,16 +24,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dask_zv.config import settings
 from dask_zv.errors import PlanError, StoreError
 from dask_zv.format.keys import join
 from dask_zv.storage.objects import Objects
 
 LOCK_NAME = "dask_zv_lock"
-LIFETIME = 60.0
-"""Seconds that an owner may leave its lock as it is before it has lost it."""
 _SLACK = 1.25
 """How much longer than that others watch it before they take it away: what its owner began in time ends meanwhile."""
-_PATIENCE = 600.0
 _LOG = logging.getLogger("dask_zv.storage")
 
 
@@ -58,7 +56,7 @@ class Hold:
         PlanError
             Nothing more may be committed under it.
         """
-        if self and (self.lost or _now() - self._renewed > LIFETIME):
+        if self and (self.lost or _now() - self._renewed > settings().lock_lifetime):
             raise PlanError(
                 f"the lock '/{self._key}' was lost during the commit (the machine was suspended, or the store did not answer "
                 "for a minute): nothing of this write is lost but its commit; write again",
@@ -68,7 +66,7 @@ class Hold:
     def renew(self, stop: threading.Event) -> None:
         """Write the lock anew while it is needed."""
         turn = 0
-        while not stop.wait(LIFETIME / 4):
+        while not stop.wait(settings().lock_lifetime / 4):
             turn += 1
             try:
                 if _parse(self._objects.get(self._key)).get("owner") != self.owner:
@@ -84,13 +82,13 @@ class Hold:
         """Remove the lock where it is still this owner's."""
         try:
             # long before its end nobody can have taken it away
-            young = _now() - self._renewed < LIFETIME / 2
+            young = _now() - self._renewed < settings().lock_lifetime / 2
             if not self.lost and (young or _parse(self._objects.get(self._key)).get("owner") == self.owner):
                 self._objects.delete(self._key)
         except StoreError as error:  # what was done under it is done, and failing now would say otherwise
             _LOG.warning(
                 "the lock '/%s' stays behind: the next writer takes it away after %.0f s (%s)",
-                self._key, _SLACK * LIFETIME, error,
+                self._key, _SLACK * settings().lock_lifetime, error,
             )  # fmt: skip
 
 
@@ -145,9 +143,9 @@ def commit_lock(objects: Objects, prefix: str, of: str = "") -> Iterator[Hold]:
         _take_away_dead(objects, key, watch, claims)
         if pause >= 1.0 and objects.get(key) is None and objects.list_dir(key):
             raise StoreError(f"'/{key}' is no lock, but something else: remove it", store=objects.url)
-        if _now() - watch.owned_since > _PATIENCE:
+        if _now() - watch.owned_since > settings().lock_patience:
             raise StoreError(
-                f"another writer has held the lock '/{key}' for {_PATIENCE / 60:.0f} minutes ({watch.owner}): "
+                f"another writer has held the lock '/{key}' for {settings().lock_patience / 60:.0f} minutes ({watch.owner}): "
                 "where it is known to be dead, delete that object",
                 store=objects.url,
             )
@@ -189,7 +187,7 @@ def _take_away_dead(objects: Objects, key: str, watch: _Watch, claims: _Watch) -
 def _content(owner: str, turn: int = 0) -> bytes:
     """Return the lock of an owner; the time of day in it is for people."""
     pid = os.getpid()
-    until = {"expires": time.time() + LIFETIME, "lifetime": LIFETIME, "renewed": turn}
+    until = {"expires": time.time() + settings().lock_lifetime, "lifetime": settings().lock_lifetime, "renewed": turn}
     return json.dumps({"owner": owner, **until, "machine": _machine(), "pid": pid, "began": _began(pid)}).encode()
 
 

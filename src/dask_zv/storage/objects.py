@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from zarr.abc.store import Store
 
+from dask_zv.config import settings
 from dask_zv.errors import escaped
 from dask_zv.format.keys import join
 
@@ -98,7 +99,7 @@ def place_url(url: str, path: str) -> str:
 
 def wait_before_retry(attempt: int) -> None:
     """Sleep a little before a reader looks again at an object that was being replaced."""
-    time.sleep(0.005 * 2**attempt)
+    time.sleep(settings().reread_wait * 2**attempt)
 
 
 class Snapshot:

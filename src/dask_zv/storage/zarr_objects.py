@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -18,27 +17,17 @@ from zarr.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore
 
+from dask_zv.config import settings
 from dask_zv.errors import ReadOnlyError, StoreError, ZVError
 from dask_zv.format.keys import DOCUMENT, confined
 from dask_zv.storage.faults import cause_of, count_retry, is_transient, says, storage_error, told_of
 from dask_zv.storage.objects import BytesLike, Objects, Request
 from dask_zv.storage.zarr_reads import ZarrReads
 
-MAX_REQUESTS = int(os.environ.get("DASK_ZV_MAX_REQUESTS", "128"))
-"""Requests in flight per store and process (environment variable ``DASK_ZV_MAX_REQUESTS``)."""
-
-REQUEST_TIMEOUT = float(os.environ.get("DASK_ZV_TIMEOUT", "300"))
-"""Seconds that a store has for one object, its own retries included (environment variable ``DASK_ZV_TIMEOUT``)."""
-
-_ATTEMPTS = 4
-_BACKOFF = 0.1
 _CONDITIONAL = ("S3FileSystem", "GCSFileSystem")
 """Packages of fsspec whose puts have the server look whether there is an object."""
 _PAST_THE_END = ("invalid range", "InvalidRange", "not satisfiable", "Error { 416", "out of bounds for chunk")
 """How stores refuse a range that ends or begins behind the end of an object; the last is Icechunk 2's."""
-_PATIENCE = 60.0
-"""Seconds after which nothing is tried again: by then the store has made retries of its own."""
-
 T = TypeVar("T")
 
 
@@ -281,32 +270,32 @@ class ZarrObjects:
         """
         confined(key)
         if self._slots is None:
-            self._slots = asyncio.Semaphore(MAX_REQUESTS)
-        started = time.monotonic()
-        for attempt in range(1, _ATTEMPTS + 1):
+            self._slots = asyncio.Semaphore(settings().max_requests)
+        given, started = settings(), time.monotonic()
+        for attempt in range(1, given.request_attempts + 1):
             try:
                 async with self._slots:
                     if self._gave_up is not None and self._gave_up[0] > started:
                         # it queued while another found the storage stuck: thousands would each wait as long as that one
                         raise self._gave_up[1]
-                    async with asyncio.timeout(REQUEST_TIMEOUT if bounded else None):
+                    async with asyncio.timeout(given.request_timeout if bounded else None):
                         return await action()
             except ZVError:
                 raise
             except Exception as raised:  # noqa: BLE001 - every store has its own; all become a StoreError
                 error, seconds = raised, time.monotonic() - started
                 if isinstance(raised, TimeoutError) and not str(raised):
-                    error = TimeoutError(f"no answer within {REQUEST_TIMEOUT:g} s")
+                    error = TimeoutError(f"no answer within {given.request_timeout:g} s")
                 failure = storage_error(doing, key, error, self.url, self._secrets, attempts=attempt, seconds=seconds)
                 cause = cause_of(error, self._secrets)
                 if not is_transient(error) or (self._gave_up is not None and error is self._gave_up[1]):
                     break
-                if attempt == _ATTEMPTS or seconds > _PATIENCE:
+                if attempt == given.request_attempts or seconds > given.request_patience:
                     self._gave_up = time.monotonic(), error
                     break
             count_retry(f"{doing} '/{key}' of {self.url}: {told_of(error, self._secrets)}"[:300])
             # jitter, so that tasks that failed together don't come back together
-            await asyncio.sleep(_BACKOFF * 2**attempt * (0.5 + random.random()))
+            await asyncio.sleep(given.request_backoff * 2**attempt * (0.5 + random.random()))
         raise failure from cause  # not in the except block: an error that quotes a secret would be its context
 
     def _check_writable(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import InputError
 from dask_zv.read.object_lengths import object_lengths
 from dask_zv.xarray_backend import conventions as names
@@ -19,9 +20,7 @@ from dask_zv.xarray_backend.selection import row_index, select, select_objects
 Pair = tuple[int, int]
 """Numbers of the store's axes along the picture's horizontal and vertical axis."""
 
-_BLOCK_ROWS = 500_000
 _PER_PIXEL = 4
-_LEAST = 100_000
 _GOLDEN = (5**0.5 - 1) / 2
 _LINKS_PER_VERTEX = 8
 
@@ -47,7 +46,7 @@ def budget_of(max_vertices: Any, pixels: float) -> int:
         It is not a positive number.
     """
     if max_vertices is None:
-        return max(_LEAST, int(_PER_PIXEL * pixels))
+        return max(settings().plot_least_rows, int(_PER_PIXEL * pixels))
     if isinstance(max_vertices, bool) or not isinstance(max_vertices, int | np.integer) or max_vertices < 1:
         raise InputError(f"max_vertices must be a positive integer, not {max_vertices!r}")
     return int(max_vertices)
@@ -55,8 +54,8 @@ def budget_of(max_vertices: Any, pixels: float) -> int:
 
 def blocks(n: int) -> Iterator[slice]:
     """Yield runs of rows that are worth a read and small beside memory."""
-    for start in range(0, n, _BLOCK_ROWS):
-        yield slice(start, min(start + _BLOCK_ROWS, n))
+    for start in range(0, n, settings().plot_rows):
+        yield slice(start, min(start + settings().plot_rows, n))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ def with_links_inside(ds: xr.Dataset, name: str) -> xr.Dataset:
     """
     links = ds.variables[name]
     dim, n = str(links.dims[0]), links.shape[0]
-    if n <= _LINKS_PER_VERTEX * max(ds.sizes["vertex"], _LEAST):
+    if n <= _LINKS_PER_VERTEX * max(ds.sizes["vertex"], settings().plot_least_rows):
         return ds
     numbers = np.sort(ds.variables["vertex"].values if "vertex" in ds.variables else np.arange(ds.sizes["vertex"]))
     kept: list[NDArray[np.int64]] = []

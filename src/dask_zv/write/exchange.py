@@ -27,6 +27,7 @@ import numpy as np
 from dask.task_spec import List, Task, TaskRef
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import ZVWarning
 from dask_zv.format.grids import GridSpec
 from dask_zv.geometry.rows import VertexRows, concatenate_rows
@@ -40,23 +41,9 @@ from dask_zv.write.rereading import Seen, convert_again
 from dask_zv.write.scan import Conversion, Scan, span_codes
 from dask_zv.write.worker_files import FiledPiece, current_worker, in_file, note_worker
 
-_BLOCK_BYTES = (1 << 20, 32 << 20)
-_MOST_BLOCK_BYTES = 256 << 20
-_BLOCK_CHUNKS = 1024
-_MOST_BLOCK_CHUNKS = 1 << 15
-_MOST_EDGES = 3_500
-_SPILL_BYTES = 1 << 30
-_SPILL_PARTS = 4
-"""Input that takes more than this part of the workers' memory is not kept in it between two tasks."""
-_MEMORY_PARTS = 16
-"""A block takes this part of a task's memory at the most, so that tasks are many enough to share."""
 _ROW_COPIES, _ROW_NUMBERS = 3, 128
 """What storing a block holds for a row: its bytes joined, as blobs, and (in part) sorted or encoded; and besides, whatever the
 row's bytes, its chunk, its place in it, its order, its object and fragment, integers of 8 bytes."""
-_LEAST_LIMIT = 4 << 20
-"""Smaller blocks help no worker: there the interpreter is what takes the memory, and more tasks take longer."""
-_LEAST_GROUPS = 32
-"""So many splitting tasks there are at least, if there are so many partitions: enough for as many threads."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,19 +141,20 @@ def plan_blocks(
     rows = np.add.reduceat(counts, first)
     chunks = np.diff(np.r_[first, len(codes)])
     total = int(rows.sum()) * row_bytes
-    most_bytes = _MOST_BLOCK_BYTES
+    given = settings()
+    most_bytes = given.write_block_limit
     if memory is not None:
         room = memory // 2 * row_bytes // (_ROW_COPIES * row_bytes + _ROW_NUMBERS)
-        most_bytes = int(np.clip(min(memory // _MEMORY_PARTS, room), _LEAST_LIMIT, _MOST_BLOCK_BYTES))
-    group_bytes = min(total // _LEAST_GROUPS, _BLOCK_BYTES[1], most_bytes // 2)
-    splits = min(partitions, 2 * _LEAST_GROUPS + total // max(group_bytes, 1))
-    target = min(int(np.clip(total // 8, *_BLOCK_BYTES)), most_bytes)
-    target = max(target, min(total * splits // _MOST_EDGES, most_bytes))
+        most_bytes = int(np.clip(min(memory // given.block_share, room), given.write_block_least, given.write_block_limit))
+    group_bytes = min(total // given.write_groups, given.write_block_bytes[1], most_bytes // 2)
+    splits = min(partitions, 2 * given.write_groups + total // max(group_bytes, 1))
+    target = min(int(np.clip(total // 8, *given.write_block_bytes)), most_bytes)
+    target = max(target, min(total * splits // given.write_edges, most_bytes))
     largest = int(rows.argmax())
     if int(rows[largest]) * row_bytes > most_bytes:
         _warn_of_large(scan, order[first[largest]], int(rows[largest]), int(rows[largest]) * row_bytes, int(chunks[largest]))
     # a pair of partition and block is a task: many partitions make blocks of many chunks
-    most_chunks = max(_BLOCK_CHUNKS, min(len(codes) * splits // _MOST_EDGES, _MOST_BLOCK_CHUNKS))
+    most_chunks = max(given.write_block_chunks, min(len(codes) * splits // given.write_edges, given.write_block_most_chunks))
     # one cost for bytes and for chunks, cut where it passes whole numbers
     cost = rows * (row_bytes / target) + chunks / most_chunks
     number = np.floor(np.cumsum(cost) - cost / 2).astype(np.int64)
@@ -294,7 +282,7 @@ def spill_directory(total_bytes: int) -> str | None:
     more than a part of what memory they have for tasks.
     """
     memory = cluster_memory()
-    if total_bytes < (_SPILL_BYTES if memory is None else memory // _SPILL_PARTS):
+    if total_bytes < (settings().spill_bytes if memory is None else memory // settings().spill_share):
         return None
     parent = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
     return str(Path(parent) / f"dask-zv-{uuid.uuid4().hex[:12]}")

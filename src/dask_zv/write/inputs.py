@@ -15,6 +15,7 @@ from dask.base import is_dask_collection
 from dask.task_spec import List, Task
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import InputError
 from dask_zv.geometry.schema import check_attribute_name
 from dask_zv.graph.arrays import block_delayeds
@@ -41,7 +42,6 @@ from dask_zv.write.containers import (
 
 INTEGERS = ("object_ids", "vertex_ids", "parents")
 """What a vertex can have besides its attributes: its object, its name, the name of its parent."""
-_PARTITION_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -233,7 +233,7 @@ def _from_numpy(
             raise InputError(f"{name!r} has {len(column):,} rows, positions have {n:,}")
     specs = tuple(_describe(k, v, attributes[k]) for k, v in values.items())
     row_bytes = (points.nbytes + sum(v.nbytes for v in [*values.values(), *whole.values()])) // max(n, 1) + 8
-    step = max(1, _PARTITION_BYTES // row_bytes)
+    step = max(1, settings().partition_bytes // row_bytes)
     slices = [slice(i, i + step) for i in range(0, n, step)] or [slice(0, 0)]
     parts = [RawPart(points[s], {k: v[s] for k, v in values.items()}, {k: v[s] for k, v in whole.items()}) for s in slices]
     held = hold_on_workers(parts)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import PlanError
 from dask_zv.format.axes import Axis
 from dask_zv.format.grids import GridSpec, codec_list
@@ -16,7 +17,7 @@ from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.level.contents import LevelContents, StoreContents
-from dask_zv.level.create import CONVENTIONS, FEW_CHUNKS, SHARD_CHUNKS, packing
+from dask_zv.level.create import CONVENTIONS, packing
 from dask_zv.read.edge_rows import EDGE_COUNTS
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
@@ -31,9 +32,6 @@ from dask_zv.storage.specs import Place
 from dask_zv.write.manifests import old_object_nodes
 from dask_zv.write.object_plan import ObjectPlan
 from dask_zv.write.scan import Conversion, Scan
-
-_MOST_SHARD_BYTES = 64 << 20
-"""Before compression; a block is at least a shard, so this bounds what a task must hold."""
 
 AttributeSpecs = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """What a store's root says of attributes: by scope ("vertex", "object", "link", "group") and name; of positions by axis."""
@@ -55,7 +53,7 @@ def shards_of(store: StoreContents, scan: Scan, row_bytes: int) -> int | None:
     coords = scan.coords
     asked = store.settings.get("shard_chunks", "auto")
     local = objects_are_cheap(store.handle)
-    if asked == 1 or (asked == "auto" and local and len(coords) <= FEW_CHUNKS):
+    if asked == 1 or (asked == "auto" and local and len(coords) <= settings().few_chunks):
         return None
     if len(coords) and int(morton_codes(coords).max()) > np.iinfo(np.int64).max:
         if asked == "auto":
@@ -67,9 +65,10 @@ def shards_of(store: StoreContents, scan: Scan, row_bytes: int) -> int | None:
         )
     if isinstance(asked, int):
         return asked
-    shards, codes = SHARD_CHUNKS, morton_codes(coords)
-    if scan.rows * row_bytes > _MOST_SHARD_BYTES:
-        while shards > 1 and _densest((codes // shards).astype(np.int64)[:, None], scan.counts) * row_bytes > _MOST_SHARD_BYTES:
+    shards, codes = settings().shard_chunks, morton_codes(coords)
+    most = settings().shard_bytes
+    if scan.rows * row_bytes > most:
+        while shards > 1 and _densest((codes // shards).astype(np.int64)[:, None], scan.counts) * row_bytes > most:
             shards //= 2
     return None if shards == 1 else shards
 
@@ -82,8 +81,8 @@ def _densest(units: NDArray[Any], counts: NDArray[np.int64]) -> int:
 
 def _fitting(shape: tuple[int, ...] | None, scan: Scan, low: NDArray[np.int64], row_bytes: int) -> tuple[int, ...] | None:
     """Return the extents of a shard, halved until the densest shard is no more than a task can hold."""
-    while shape is not None and scan.rows * row_bytes > _MOST_SHARD_BYTES:
-        if _densest((scan.coords - low) // np.array(shape), scan.counts) * row_bytes <= _MOST_SHARD_BYTES:
+    while shape is not None and scan.rows * row_bytes > settings().shard_bytes:
+        if _densest((scan.coords - low) // np.array(shape), scan.counts) * row_bytes <= settings().shard_bytes:
             break
         axis = int(np.argmax(shape))
         halved = tuple(max(s // 2, 1) if i == axis else s for i, s in enumerate(shape))

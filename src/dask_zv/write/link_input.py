@@ -12,6 +12,7 @@ from dask.base import is_dask_collection
 from dask.task_spec import List, Task
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import InputError
 from dask_zv.format.links import MAX_WIDTH
 from dask_zv.geometry.link_records import LinkRows
@@ -38,7 +39,6 @@ from dask_zv.write.containers import (
 from dask_zv.write.rereading import Seen, check_same, owned
 from dask_zv.write.scan import compact_spans, fits
 
-_PARTITION_BYTES = 32 << 20
 EDGE_COLUMNS = ("source", "target")
 
 
@@ -154,7 +154,7 @@ def _from_memory(
     if renumber is not None:
         table = renumber(table)
     row_bytes = 8 * width + sum(s.row_bytes for s in schemas) + 8
-    step = max(1, _PARTITION_BYTES // row_bytes)
+    step = max(1, settings().partition_bytes // row_bytes)
     slices = [slice(i, i + step) for i in range(0, len(table), step)] or [slice(0, 0)]
     held = hold_on_workers([RawLinks(table[s], {k: v[s] for k, v in columns.items()}) for s in slices])
     return LinkInput(lambda builder: [builder.payload(h) for h in held], width, schemas, what)

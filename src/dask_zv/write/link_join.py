@@ -16,6 +16,7 @@ import numpy as np
 from dask.task_spec import List, Task, TaskRef
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.link_records import LinkRecords, LinkRows, encode_links, source_coords
 from dask_zv.geometry.places import Found, Places, join_links
@@ -25,8 +26,6 @@ from dask_zv.graph.progress import topic_of
 from dask_zv.graph.tasks import make_arrays
 from dask_zv.storage.specs import BlockResult, BlockSpec, EncodedBlock
 from dask_zv.write.exchange import BlockPlan
-
-_MOST_PAIRS = 3_500
 
 
 def touches(spans: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64]) -> list[int]:
@@ -118,7 +117,7 @@ class LinkJoin:
                 len({b for g in groups for p in range(g * step, (g + 1) * step) for b in self.fed.get(p, ())})
                 for groups in named
             )
-            if pairs <= _MOST_PAIRS or (step >= partitions and step >= len(self.parts)):
+            if pairs <= settings().link_pairs or (step >= partitions and step >= len(self.parts)):
                 return step, parts, named
             step *= 2
 

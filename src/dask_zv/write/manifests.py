@@ -13,6 +13,7 @@ from numcodecs.vlen import VLenBytes
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import PlanError
 from dask_zv.format.documents import dump_json, manifests_document
 from dask_zv.format.groups import GROUP_NAMES, encode_groups
@@ -34,9 +35,6 @@ from dask_zv.storage.objects import Objects
 from dask_zv.storage.specs import BlockResult, Place
 from dask_zv.write.object_arrays import write_lengths, write_object_tables
 from dask_zv.write.object_plan import ObjectPlan, expand_ranges
-
-_OBJECTS_PER_TASK = 1 << 18
-_MOST_EDGES = 20_000
 
 
 def object_blobs(plan: ObjectPlan) -> list[tuple[str, str, bytes]]:
@@ -134,7 +132,7 @@ def write_object_index(
     if plan.count == 0:
         return tables, []
     ids_checksums = tables[0] if tables else None
-    tasks = max(1, min(-(-plan.count // _OBJECTS_PER_TASK), _MOST_EDGES // max(len(results), 1)))
+    tasks = max(1, min(-(-plan.count // settings().objects_per_task), settings().manifest_edges // max(len(results), 1)))
     step = -(-plan.count // tasks)
     step = -(-step // plan.chunk) * plan.chunk
 

@@ -7,12 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import dask
 import numpy as np
 from dask.delayed import Delayed
 from numpy.typing import NDArray
 
-from dask_zv.errors import InputError
+from dask_zv.config import settings
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.forks import WaveForks, finish_write, undone_on_failure, write_in_forks
 from dask_zv.graph.progress import Progress, block_keys
@@ -24,9 +23,6 @@ from dask_zv.write.exchange import remove_spill, spill_directory
 from dask_zv.write.job import Job
 from dask_zv.write.journal import Journal
 
-MAX_GRAPH_TASKS = "dask_zv.max-graph-tasks"
-"""Name of the setting (``dask.config``): a write whose graph would have more tasks runs in waves."""
-_MOST_TASKS = 50_000
 _RECEIPT_BYTES = 500
 
 
@@ -35,9 +31,7 @@ def waves_of(job: Job, numbers: Sequence[int]) -> list[list[int]]:
 
     A wave looks at every partition that has rows for it: where partitions lie anywhere, all are read again for each wave.
     """
-    limit = dask.config.get(MAX_GRAPH_TASKS, _MOST_TASKS)
-    if type(limit) is not int or limit < 1:
-        raise InputError(f"the setting {MAX_GRAPH_TASKS} is a positive number of tasks, not {limit!r}")
+    limit = settings().max_graph_tasks
     sources = job.sources()
     size = [len(group) for group in job.plan.groups(job.scan)]
     waves: list[list[int]] = [[]]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from dask.delayed import Delayed, delayed
 
+from dask_zv.config import settings
 from dask_zv.errors import InputError, PlanError, ReadOnlyError, StoreError
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.format.keys import join
@@ -49,8 +50,6 @@ from dask_zv.write.running import build_job, finished, run_job
 from dask_zv.write.scan import Conversion, Scan, scan_partitions
 
 _TOLERANCE = 1e-4
-_JOURNAL_BYTES = 64 << 20
-"""Writes of so much keep a journal unasked: what a crash costs is more than the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +272,7 @@ class Write:
         """Tell whether receipts go into the store: a transaction forgets them with all else, and small writes begin again."""
         if job.nodes_first or not len(job):
             return False
-        large = self.scan.rows * job.schema.row_bytes >= _JOURNAL_BYTES and not self.level.place.handle.one_process
+        large = self.scan.rows * job.schema.row_bytes >= settings().journal_bytes and not self.level.place.handle.one_process
         return self.options.resume or large
 
     def _earlier(self, job: Job) -> tuple[Job, dict[int, BlockResult]]:

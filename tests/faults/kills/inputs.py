@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 
 import dask_zv as dzv
-from dask_zv.write import exchange
 
 __all__ = ["CASES", "Case", "create", "small_blocks", "write_arguments"]
 
@@ -72,7 +72,7 @@ CASES = {
 
 def small_blocks() -> None:
     """Cut blocks of a few kilobytes in this process, as those of a large write are of megabytes."""
-    exchange._BLOCK_BYTES = BLOCK_BYTES
+    dask.config.set({"dask_zv.write-block-bytes": BLOCK_BYTES})
 
 
 def create(target: str | Path, case: Case) -> dzv.Store:
