@@ -1,12 +1,12 @@
-"""Datasets in the two views, handed to other libraries: each exactly what that library accepts."""
+"""Datasets in the two views, handed to other libraries: each exactly what that library accepts.
 
-from dask_zv.exports.cf import to_cf_geometries
+The functions are the methods of ``ds.zv`` of the same names, which document them; they take the Dataset first.
+"""
+
 from dask_zv.exports.frames import to_dask_dataframe, to_dataframe
-from dask_zv.exports.graphs import to_networkx
-from dask_zv.exports.grids import to_uxarray
-from dask_zv.exports.meshes import to_trimesh
+from dask_zv.exports.linked import to_networkx, to_trimesh, to_uxarray
 from dask_zv.exports.ragged import to_awkward, to_clouddrift
-from dask_zv.exports.shapes import to_geodataframe, to_shapely
+from dask_zv.exports.shapes import to_cf_geometries, to_geodataframe, to_shapely
 
 __all__ = [
     "to_awkward",

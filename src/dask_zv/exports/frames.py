@@ -14,34 +14,26 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.exports.columns import add_columns, column_names, places_among, split
-from dask_zv.exports.optional import library
+from dask_zv.exports.front import add_columns, column_names, library, split
 from dask_zv.graph.arrays import block_delayeds
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.content import Shape, check_in_step, shape_of
+from dask_zv.xarray_backend.content import check_in_step, places_of, shape_of
 
 if TYPE_CHECKING:
     from dask.dataframe import DataFrame
 
-
 _BLOCK_ROWS = 500_000
 _NULLABLE = {"i": "Int", "u": "UInt"}
+_TEXT = pd.Series(["a"]).dtype
+"""What pandas holds text as by itself: its releases differ."""
+
+Owners = tuple[int, NDArray[np.int64], NDArray[np.int64]]
+"""The objects of a run of rows: the place of the first, ids, and how many of the rows each has."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """How variables become columns.
-
-    Attributes
-    ----------
-    variables : tuple of str
-    columns : tuple of list of str
-        Names of the columns of each.
-    categories : mapping of str to CategoricalDtype
-        Of the variables that have them.
-    missing : mapping of str to int
-        What stands for "none" in a variable of integers.
-    """
+    """How variables become columns: names for each, categories of some, and the integer that stands for "none" in some."""
 
     variables: tuple[str, ...]
     columns: tuple[list[str], ...]
@@ -52,37 +44,31 @@ class _Columns:
     def of(cls, ds: xr.Dataset, variables: Sequence[str], taken: Sequence[str] = ()) -> _Columns:
         about = {k: ds.variables[k].attrs for k in variables}
         columns = tuple(column_names(ds, k) for k in variables)
-        seen: dict[str, NDArray[Any]] = dict.fromkeys(taken, np.zeros(0))
+        seen: dict[str, None] = dict.fromkeys(taken)
         for mine in columns:
-            add_columns(seen, dict.fromkeys(mine, np.zeros(0)))
-        return cls(
-            tuple(variables),
-            columns,
-            {
-                k: pd.CategoricalDtype(list(dict.fromkeys(np.atleast_1d(a["categories"]))), bool(a.get("ordered", 0)))
-                for k, a in about.items()
-                if "categories" in a
-            },
-            {
-                k: int(a["missing_value"])
-                for k, a in about.items()
-                if "missing_value" in a and ds.variables[k].dtype.kind in "iu"
-            },
-        )
+            add_columns(seen, dict.fromkeys(mine))
+        categories = {
+            k: pd.CategoricalDtype(list(dict.fromkeys(np.atleast_1d(a["categories"]))), bool(a.get("ordered", 0)))
+            for k, a in about.items()
+            if "categories" in a
+        }
+        whole = [k for k in variables if ds.variables[k].dtype.kind in "iu"]
+        missing = {k: int(about[k]["missing_value"]) for k in whole if "missing_value" in about[k]}
+        return cls(tuple(variables), columns, categories, missing)
 
-    def table(self, arrays: Sequence[NDArray[Any]], *, nullable: bool = False) -> dict[str, Any]:
+    def table(self, arrays: Sequence[Any], *, nullable: bool = False) -> dict[str, Any]:
         """Return columns as pandas holds them."""
         out: dict[str, Any] = {}
         for variable, columns, array in zip(self.variables, self.columns, arrays, strict=True):
             for name, values in split(columns, np.asarray(array)).items():
-                out[name] = _held(values, variable, self.categories.get(variable))
-                if nullable and values.dtype.kind in "iub":
-                    kind: Any = (
-                        "boolean" if values.dtype.kind == "b" else f"{_NULLABLE[values.dtype.kind]}{values.itemsize * 8}"
-                    )
-                    out[name] = pd.array(values, dtype=kind)
+                kind = values.dtype.kind
+                if nullable and kind in "iub":
+                    dtype: Any = "boolean" if kind == "b" else f"{_NULLABLE[kind]}{values.itemsize * 8}"
+                    out[name] = pd.array(values, dtype=dtype)
                     if variable in self.missing:
                         out[name][values == self.missing[variable]] = pd.NA
+                else:
+                    out[name] = _held(values, variable, self.categories.get(variable))
         return out
 
 
@@ -94,97 +80,67 @@ def _held(values: NDArray[Any], variable: str, categories: pd.CategoricalDtype |
                 f"{variable!r} has values that are not among its attribute 'categories': delete that attribute, or correct it"
             )
         return pd.Categorical.from_codes(codes, dtype=categories)
-    if values.dtype.kind in "UO":
-        return pd.Series(values.astype(object), dtype=_TEXT).array
-    return values
+    return pd.Series(values.astype(object), dtype=_TEXT).array if values.dtype.kind in "UO" else values
 
 
-_TEXT = pd.Series(["a"]).dtype
-"""What pandas holds text as by itself: its releases differ."""
+class _Plan:
+    """How a Dataset becomes a table: of its vertices and, where wanted, of the attributes of their objects."""
+
+    def __init__(self, ds: xr.Dataset, *, object_attributes: bool) -> None:
+        shape = shape_of(ds)
+        by_object = shape.view == "objects"
+        self.ends = np.cumsum(check_in_step(ds)) if by_object else None
+        self.ids = _ids(ds)
+        own = [n for n in (names.OBJECT_ID, names.PARENT) if n in ds.variables and not (by_object and n == names.OBJECT_ID)]
+        self.vertices = _Columns.of(ds, [*shape.axes, *shape.attributes.values(), *own])
+        self.objects: _Columns | None = None
+        if object_attributes:
+            if "object" not in ds.variables or (not by_object and names.OBJECT_ID not in ds.variables):
+                raise InputError("the Dataset has no objects (object, object_id), so none of their attributes")
+            taken = [c for columns in self.vertices.columns for c in columns]
+            self.objects = _Columns.of(ds, list(shape.object_attributes.values()), [*taken, names.OBJECT_ID])
+
+    def owners(self, start: int, stop: int) -> Owners | None:
+        """Return the objects of some rows, None in the spatial view: in the objects view they lie one after the other."""
+        if self.ends is None:
+            return None
+        first = int(np.searchsorted(self.ends, start, side="right"))
+        last = int(np.searchsorted(self.ends, stop, side="left")) + 1 if stop > start else first
+        return first, self.ids[first:last], np.diff(np.minimum(self.ends[first:last], stop), prepend=start)
 
 
 def to_dataframe(ds: xr.Dataset, *, object_attributes: bool = False) -> pd.DataFrame:
-    """Return the vertices as a table in memory.
-
-    Parameters
-    ----------
-    ds : Dataset
-    object_attributes : bool
-        Add the attributes of each vertex' object. Integers and booleans of them have pandas' nullable types: a vertex may be of
-        no object.
-
-    Returns
-    -------
-    DataFrame
-        A row per vertex, the index its number. Columns: axes, attributes (one per channel, ``colour_r``, of those that have
-        several), ``object_id`` (-1: of none, -2: of several), ``parent`` of skeletons (by vertex number, -1: a root).
-        Attributes of categories are categorical.
-
-    Raises
-    ------
-    InputError
-        The rows of the Dataset are no longer those that its counts speak of, or two columns would have the same name.
-    """
-    shape = shape_of(ds)
-    owners = _Owners.of(ds, shape)
-    plan, about = _plans(ds, shape, object_attributes=object_attributes)
-    objects = None if about is None else _object_table(about, _ids(ds), [ds.variables[k].values for k in about.variables])
-    n = ds.sizes["vertex"]
-    given = None if owners is None else owners.within(0, n)
-    loaded = _bare(ds, plan.variables).load()
-    return _frame(plan, _index(ds), given, objects, *(loaded[k].values for k in plan.variables))
+    """Return the vertices as a table in memory, see :meth:`ZVDatasetAccessor.to_dataframe`."""
+    plan = _Plan(ds, object_attributes=object_attributes)
+    about = plan.objects
+    objects = None if about is None else _object_table(about, plan.ids, [ds.variables[k].values for k in about.variables])
+    loaded = _bare(ds, plan.vertices.variables).load()
+    arrays = [loaded[k].values for k in plan.vertices.variables]
+    return _frame(plan.vertices, _index(ds), plan.owners(0, ds.sizes["vertex"]), objects, *arrays)
 
 
 def to_dask_dataframe(ds: xr.Dataset, *, object_attributes: bool = False) -> DataFrame:
-    """Return the vertices as a lazy table; nothing is read.
-
-    A partition is a block of vertices: a Dask chunk of the Dataset where it has any, else what the store reads well at once.
-    Columns and index are those of :func:`to_dataframe`; divisions are known unless vertices are in another order.
-
-    Parameters
-    ----------
-    ds : Dataset
-    object_attributes : bool
-        As for :func:`to_dataframe`. The table of objects is one task, which every partition needs.
-
-    Returns
-    -------
-    dask.dataframe.DataFrame
-
-    Raises
-    ------
-    InputError
-        As for :func:`to_dataframe`.
-    ImportError
-        dask.dataframe lacks what it needs.
-    """
+    """Return the same lazily, see :meth:`ZVDatasetAccessor.to_dask_dataframe`."""
     dd = library("dask.dataframe", "dataframe")
-    shape = shape_of(ds)
-    owners = _Owners.of(ds, shape)
-    plan, about = _plans(ds, shape, object_attributes=object_attributes)
+    plan = _Plan(ds, object_attributes=object_attributes)
+    vertices, about = plan.vertices, plan.objects
     index = _index(ds)
-    bare = _bare(ds, plan.variables)
+    bare = _bare(ds, vertices.variables)
     sizes = _blocks(bare, index)
-    arrays = [block_delayeds(a) for a in _in_blocks(bare, plan.variables, sizes)]
-    edges = np.cumsum([0, *sizes])
-    objects, empty_objects = None, None
+    arrays = [block_delayeds(a) for a in _in_blocks(bare, vertices.variables, sizes)]
+    runs = [(i, a, b) for i, (a, b) in enumerate(pairwise(np.cumsum([0, *sizes]).tolist())) if b > a]
+    objects = no_objects = None
     if about is not None:
         columns = [_whole(ds, k) for k in about.variables]
         objects = delayed(_object_table, pure=True)(about, _whole(ds, "object"), columns)
-        empty_objects = _object_table(about, np.zeros(0, np.int64), [_nothing(ds, k) for k in about.variables])
+        no_objects = _object_table(about, np.zeros(0, np.int64), [_nothing(ds, k) for k in about.variables])
     make = delayed(_frame, pure=True)
-    parts = [
-        make(plan, index[a:b], None if owners is None else owners.within(a, b), objects, *(blocks[i] for blocks in arrays))
-        for i, (a, b) in enumerate(pairwise(edges.tolist()))
-        if b > a
-    ]
-    nobody = None if owners is None else owners.within(0, 0)
-    meta = _frame(plan, index[:0], nobody, empty_objects, *(_nothing(ds, k) for k in plan.variables))
+    parts = [make(vertices, index[a:b], plan.owners(a, b), objects, *(blocks[i] for blocks in arrays)) for i, a, b in runs]
+    meta = _frame(vertices, index[:0], plan.owners(0, 0), no_objects, *(_nothing(ds, k) for k in vertices.variables))
     if not parts:
         empty: DataFrame = dd.from_pandas(meta, npartitions=1)
         return empty
-    starts = [int(index[a]) for a, b in pairwise(edges) if b > a]
-    divisions = [*starts, int(index[-1])] if index.is_monotonic_increasing else None
+    divisions = [*(int(index[a]) for _, a, _ in runs), int(index[-1])] if index.is_monotonic_increasing else None
     frame: DataFrame = dd.from_delayed(parts, meta=meta, divisions=divisions, prefix="zv-vertices", verify_meta=False)
     return frame
 
@@ -196,49 +152,10 @@ def object_frame(ds: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(table, index=pd.Index(ids, name="object"))
 
 
-# ---------------------------------------------------------------------------------------------- what is in a table
-
-
-def _plans(ds: xr.Dataset, shape: Shape, *, object_attributes: bool) -> tuple[_Columns, _Columns | None]:
-    """Return how vertices, and their objects if these are wanted, become columns."""
-    own = [names.PARENT] if names.PARENT in ds.variables else []
-    if shape.view == "spatial" and names.OBJECT_ID in ds.variables:
-        own.insert(0, names.OBJECT_ID)
-    plan = _Columns.of(ds, [*shape.axes, *shape.attributes.values(), *own])
-    if not object_attributes:
-        return plan, None
-    if "object" not in ds.variables or (shape.view == "spatial" and names.OBJECT_ID not in ds.variables):
-        raise InputError("the Dataset has no objects (object, object_id), so none of their attributes")
-    taken = [c for columns in plan.columns for c in columns]
-    return plan, _Columns.of(ds, list(shape.object_attributes.values()), [*taken, names.OBJECT_ID])
-
-
-@dataclass(frozen=True, slots=True)
-class _Owners:
-    """The objects of runs of vertices: in the objects view they lie one after the other."""
-
-    ids: NDArray[np.int64]
-    ends: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, ds: xr.Dataset, shape: Shape) -> _Owners | None:
-        if shape.view != "objects":
-            return None
-        ends = np.cumsum(check_in_step(ds))
-        return cls(_ids(ds), ends)
-
-    def within(self, start: int, stop: int) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
-        """Return the objects of some rows: the place of the first, ids, and how many of these rows each has."""
-        first = int(np.searchsorted(self.ends, start, side="right"))
-        last = int(np.searchsorted(self.ends, stop, side="left")) + 1 if stop > start else first
-        counts = np.diff(np.minimum(self.ends[first:last], stop), prepend=start)
-        return first, self.ids[first:last], counts
-
-
 def _frame(
     plan: _Columns,
     index: pd.Index[Any],
-    owners: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None,
+    owners: Owners | None,
     objects: tuple[NDArray[np.int64], dict[str, Any]] | None,
     *arrays: NDArray[Any],
 ) -> pd.DataFrame:
@@ -251,15 +168,13 @@ def _frame(
         places = np.repeat(np.arange(first, first + len(ids)), counts)
     if objects is not None:
         if places is None:
-            places = places_among(objects[0], np.asarray(table[names.OBJECT_ID]))
+            places = places_of(objects[0], np.asarray(table[names.OBJECT_ID]))
         for name, column in objects[1].items():
             table[name] = pd.api.extensions.take(column, places, allow_fill=True)
     return pd.DataFrame(table, index=index)
 
 
-def _object_table(
-    about: _Columns, ids: NDArray[np.int64], columns: Sequence[NDArray[Any]]
-) -> tuple[NDArray[np.int64], dict[str, Any]]:
+def _object_table(about: _Columns, ids: NDArray[np.int64], columns: Any) -> tuple[NDArray[np.int64], dict[str, Any]]:
     """Return the ids of objects, and their attributes as pandas holds them."""
     return ids, about.table(columns, nullable=True)
 

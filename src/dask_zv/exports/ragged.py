@@ -12,123 +12,45 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.exports.columns import add_columns, flat, numbers_of, object_table, time_axes
-from dask_zv.exports.optional import library
+from dask_zv.exports.front import add_columns, flat, library, numbers_of, source_attrs, time_axes
 from dask_zv.write.path_order import row_order
 from dask_zv.xarray_backend.content import Content, read_content, shape_of
 
 if TYPE_CHECKING:
     import awkward as ak
 
-
 _TIME = re.compile(r"(^|_)(t|times?|timestamp|date|datetime|epoch|hours?|days?|frame|step)($|_)", re.IGNORECASE)
 """Names of attributes that tell the time."""
 
 
 def to_clouddrift(ds: xr.Dataset, *, sort_by: str | None = None) -> xr.Dataset:
-    """Return a Dataset that clouddrift works with, in memory; clouddrift itself is not needed for it.
-
-    ``clouddrift.ragged.apply_ragged(func, [d.x, d.y], d.rowsize)`` and ``clouddrift.RaggedArray.from_xarray(d)`` take it.
-
-    Parameters
-    ----------
-    ds : Dataset
-        In the objects view.
-    sort_by : str, optional
-        Sort the vertices of each object by this axis or attribute. Points are kept by chunk, whatever their order was when they
-        were written: they are no track before.
-
-    Returns
-    -------
-    Dataset
-        Along ``rows``: coordinate ``id``, ``rowsize`` and attributes of objects. Along ``obs``: axes (one of time as a
-        coordinate) and attributes of vertices. Attributes of several channels are a variable each.
-
-    Raises
-    ------
-    InputError
-        The Dataset is in the spatial view, or two variables would have the same name; or the points of an object are in no
-        order of time, and there is no `sort_by`.
-    """
-    content = _in_order(ds, _by_object(ds), sort_by)
-    assert content.ids is not None
-    rows: dict[str, NDArray[Any]] = {"id": content.ids, "rowsize": np.asarray(content.lengths)}
-    add_columns(rows, object_table(ds, content))
-    table = dict(rows)  # names along both dimensions are distinct
-    obs = {a: content.positions[:, i] for i, a in enumerate(content.shape.axes)}
-    add_columns(obs, flat(ds, content.shape.attributes, content.attributes))
-    add_columns(table, obs)
-    out = xr.Dataset(
-        {k: (("rows",) if k in rows else ("obs",), v) for k, v in table.items()},
-        attrs={k: ds.attrs[k] for k in ("zv_url", "zv_level") if k in ds.attrs},
-    )
-    for axis, unit in zip(content.shape.axes, content.shape.units, strict=True):
+    """Return a Dataset that clouddrift works with, see :meth:`ZVDatasetAccessor.to_clouddrift`."""
+    shape = shape_of(ds)
+    if shape.view != "objects":
+        raise InputError("objects are rows of ragged arrays in the objects view: open the store with view='objects'")
+    content = _in_order(ds, read_content(ds), sort_by)
+    rows: dict[str, Any] = {"id": content.ids, "rowsize": content.lengths}
+    add_columns(rows, flat(ds, shape.object_attributes, content.object_attributes))
+    table = {k: ("rows", v) for k, v in rows.items()}  # names along both dimensions are distinct
+    obs = {a: content.positions[:, i] for i, a in enumerate(shape.axes)}
+    add_columns(obs, flat(ds, shape.attributes, content.attributes))
+    add_columns(table, {k: ("obs", v) for k, v in obs.items()})
+    out = xr.Dataset(table, attrs=source_attrs(ds))
+    for axis, unit in zip(shape.axes, shape.units, strict=True):
         if unit:
             out[axis].attrs["units"] = unit
     out["id"].attrs["long_name"] = "id of the object"
     out["rowsize"].attrs.update({"long_name": "vertices of each object", "sample_dimension": "obs"})
-    return out.set_coords(["id", *sorted(time_axes(ds, content.shape))])
-
-
-def to_awkward(ds: xr.Dataset) -> ak.Array:
-    """Return an array of records.
-
-    Parameters
-    ----------
-    ds : Dataset
-
-    Returns
-    -------
-    awkward.Array
-        In the objects view a record per object: ``id``, attributes of the object, and axes and attributes of its vertices as
-        lists; ``parent`` of skeletons is the place in the same list, -1 at roots. In the spatial view a record per vertex:
-        ``vertex`` (its number), axes, attributes, ``object_id``. Attributes of several channels are lists of a fixed length;
-        a string that is missing is None.
-
-    Raises
-    ------
-    InputError
-        Two fields would have the same name, or the Dataset's rows and counts are not in step.
-    ImportError
-        awkward is not installed.
-    """
-    ak = library("awkward", "ragged")
-    content = read_content(ds)
-    shape = content.shape
-    vertices: dict[str, NDArray[Any]] = {a: content.positions[:, i] for i, a in enumerate(shape.axes)}
-    add_columns(vertices, {shape.attributes[k]: v for k, v in content.attributes.items()})
-    fields: dict[str, Any] = {}
-    if shape.view == "objects":
-        assert content.lengths is not None
-        add_columns(fields, {"id": np.asarray(content.ids)})
-        add_columns(fields, {shape.object_attributes[k]: v for k, v in content.object_attributes.items()})
-        fields = {k: _held(ak, v) for k, v in fields.items()}
-        if content.parents is not None:
-            starts = np.repeat(np.cumsum(content.lengths) - content.lengths, content.lengths)
-            add_columns(vertices, {"parent": np.where(content.parents >= 0, content.parents - starts, -1)})
-        add_columns(fields, {k: ak.unflatten(_held(ak, v), content.lengths) for k, v in vertices.items()})
-    else:
-        add_columns(fields, {"vertex": numbers_of(ds)})
-        add_columns(fields, vertices)
-        if content.object_ids is not None:
-            add_columns(fields, {"object_id": content.object_ids})
-        fields = {k: _held(ak, v) for k, v in fields.items()}
-    return ak.zip(fields, depth_limit=1)
-
-
-def _by_object(ds: xr.Dataset) -> Content:
-    shape = shape_of(ds)
-    if shape.view != "objects":
-        raise InputError("objects are rows of ragged arrays in the objects view: open the store with view='objects'")
-    return read_content(ds)
+    return out.set_coords(["id", *sorted(time_axes(ds, shape))])
 
 
 def _in_order(ds: xr.Dataset, content: Content, sort_by: str | None) -> Content:
     """Return the vertices of each object in an order that makes a track of them."""
     shape = content.shape
+    assert content.lengths is not None
     known = {a: content.positions[:, i] for i, a in enumerate(shape.axes)}
     known |= {n: content.attributes[k] for k, v in shape.attributes.items() for n in (k, v)}
-    owners = np.repeat(np.arange(len(content.lengths)), content.lengths) if content.lengths is not None else np.zeros(0, int)
+    owners = np.repeat(np.arange(len(content.lengths)), content.lengths)
     if sort_by is None:
         if shape.kind == "point_cloud" and len(np.unique(owners)) < len(owners):
             _check_time(known, time_axes(ds, shape), owners)
@@ -149,6 +71,32 @@ def _check_time(known: dict[str, NDArray[Any]], axes: set[str], owners: NDArray[
             f"{next(iter(times))!r} is out of order: points are kept by chunk, which makes no track. sort_by= names the axis "
             "or attribute that orders those of each object; tracks are written with write_polylines(sort_by=...)"
         )
+
+
+def to_awkward(ds: xr.Dataset) -> ak.Array:
+    """Return an array of records, see :meth:`ZVDatasetAccessor.to_awkward`."""
+    ak = library("awkward", "ragged")
+    content = read_content(ds)
+    shape = content.shape
+    vertices: dict[str, Any] = {a: content.positions[:, i] for i, a in enumerate(shape.axes)}
+    add_columns(vertices, {shape.attributes[k]: v for k, v in content.attributes.items()})
+    if shape.view == "objects":
+        lengths = content.lengths
+        assert lengths is not None
+        fields: dict[str, Any] = {"id": np.asarray(content.ids)}
+        add_columns(fields, {shape.object_attributes[k]: v for k, v in content.object_attributes.items()})
+        fields = {k: _held(ak, v) for k, v in fields.items()}
+        if content.parents is not None:
+            starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+            add_columns(vertices, {"parent": np.where(content.parents >= 0, content.parents - starts, -1)})
+        add_columns(fields, {k: ak.unflatten(_held(ak, v), lengths) for k, v in vertices.items()})
+    else:
+        fields = {"vertex": numbers_of(ds)}
+        add_columns(fields, vertices)
+        if content.object_ids is not None:
+            add_columns(fields, {"object_id": content.object_ids})
+        fields = {k: _held(ak, v) for k, v in fields.items()}
+    return ak.zip(fields, depth_limit=1)
 
 
 def _held(ak: Any, values: NDArray[Any]) -> Any:

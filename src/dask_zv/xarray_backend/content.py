@@ -113,6 +113,21 @@ class Content:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def edge_rows(self) -> NDArray[np.int64] | None:
+        """Return pairs of rows: edges of a network, else (child, parent) of trees; None where there are neither."""
+        if self.edges is not None or self.parents is None:
+            return self.edges
+        children = np.flatnonzero(self.parents >= 0)
+        return np.stack([children, self.parents[children]], axis=1)
+
+    def steps(self) -> NDArray[np.int64]:
+        """Return (row, next row) of every path of the objects view."""
+        assert self.lengths is not None
+        first = np.zeros(len(self) + 1, bool)
+        first[np.cumsum(self.lengths)] = True  # rows that begin another object
+        rows = np.flatnonzero(~first[1:])
+        return np.stack([rows, rows + 1], axis=1)
+
 
 def shape_of(ds: xr.Dataset) -> Shape:
     """Return what the variables of a Dataset are; nothing is read.
@@ -353,12 +368,11 @@ def _loaded(ds: xr.Dataset, wanted: list[str]) -> xr.Dataset:
     return xr.Dataset({k: v for k, v in variables.items() if k not in ds.dims}, coords=bare).load()
 
 
-def places_of(numbers: NDArray[np.int64], links: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where the vertices of these numbers are in the Dataset, -1 for those that aren't."""
-    if not len(numbers):
-        return np.full(links.shape, -1, np.int64)
-    order = None if (numbers[1:] > numbers[:-1]).all() else np.argsort(numbers, kind="stable")
-    known = numbers if order is None else numbers[order]
-    at = np.minimum(np.searchsorted(known, links), len(known) - 1)
-    places = at if order is None else order[at]
-    return np.where(known[at] == links, places, -1)
+def places_of(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each of some numbers is among others, in any order; -1 where it is not."""
+    if not len(known):
+        return np.full(wanted.shape, -1, np.int64)
+    order = None if (known[1:] > known[:-1]).all() else np.argsort(known, kind="stable")
+    ascending = known if order is None else known[order]
+    at = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    return np.where(ascending[at] == wanted, at if order is None else order[at], -1)

@@ -110,22 +110,29 @@ def grid_mapping(crs: Mapping[str, Any]) -> xr.Variable:
     The store's own words are its attribute ``zv_crs``; where pyproj is installed and understands them, CF's come with them.
     """
     attrs: dict[str, Any] = {"long_name": "coordinate reference system", "zv_crs": json.dumps(crs)}
-    wkt = crs.get("crs_wkt") or crs.get("wkt")
-    code = crs.get("code") or crs.get("epsg")
-    if isinstance(wkt, str):
-        attrs["crs_wkt"] = wkt
-    elif isinstance(code, int | str):
-        text = str(code)
-        attrs["epsg_code"] = text if ":" in text else f"{crs.get('type') or 'EPSG'}:{text}".upper()
+    told = crs_text(crs)
+    attrs |= {} if told is None else dict([told])
     if importlib.util.find_spec("pyproj") is not None:
         import pyproj
 
-        known = attrs.get("crs_wkt") or attrs.get("epsg_code") or dict(crs)  # else PROJJSON, or PROJ's parameters
+        known = dict(crs) if told is None else told[1]  # else PROJJSON, or PROJ's parameters
         try:
             attrs |= {k: v for k, v in pyproj.CRS.from_user_input(known).to_cf().items() if isinstance(v, str | int | float)}
         except pyproj.exceptions.CRSError:
             attrs["comment"] = "pyproj does not know this reference system"
     return xr.Variable((), 0, attrs)
+
+
+def crs_text(crs: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return a reference system as text, and the attribute for it: ("crs_wkt", WKT), or ("epsg_code", authority and code)."""
+    wkt = crs.get("crs_wkt") or crs.get("wkt")
+    if isinstance(wkt, str):
+        return "crs_wkt", wkt
+    code = crs.get("code") or crs.get("epsg")
+    if not isinstance(code, int | str):
+        return None
+    text = str(code)
+    return "epsg_code", text if ":" in text else f"{crs.get('type') or 'EPSG'}:{text}".upper()
 
 
 def free_name(name: str, dim: str, taken: Collection[str]) -> tuple[str, dict[str, str]]:
