@@ -18,26 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.colorbar import Colorbar
     from matplotlib.colors import Colormap, Normalize
 
-
 _SHOWN_CATEGORIES = 12
 _MISSING = "lightgrey"
-_DIMS = ("vertex", "object", "edge", "face")
 
 
 @dataclass(frozen=True, slots=True)
 class Colour:
-    """Where colours come from.
-
-    Attributes
-    ----------
-    where : {"plain", "vertex", "object", "edge", "face"}
-        A colour as it is, or the dimension of a variable.
-    name : str
-        Of the variable.
-    label : str
-    plain : optional
-        The colour, as matplotlib takes it.
-    """
+    """Where colours come from: the dimension ("vertex", "object", "edge", "face") and name of a variable, or "plain"."""
 
     where: str
     name: str = ""
@@ -51,23 +38,7 @@ class Colour:
 
 
 def find_colour(ds: xr.Dataset, shape: Shape, color: Any, allowed: Iterable[str]) -> Colour | None:
-    """Return what a user's `color` means; None for none.
-
-    Names of attributes come before names of colours.
-
-    Parameters
-    ----------
-    ds : Dataset
-    shape : Shape
-    color : optional
-    allowed : iterable of str
-        Dimensions whose variables can colour this drawing.
-
-    Raises
-    ------
-    InputError
-        It is neither an attribute nor a colour.
-    """
+    """Return what a user's `color` means, None for none: names of attributes along `allowed` come before colours."""
     from matplotlib.colors import is_color_like
 
     if color is None:
@@ -105,16 +76,7 @@ def _of_variable(ds: xr.Dataset, dim: str, variable: str, name: str) -> Colour:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Options of colouring, common to all drawings.
-
-    Attributes
-    ----------
-    cmap, norm : optional
-        As matplotlib takes them.
-    vmin, vmax : float, optional
-    alpha : float, optional
-    add_colorbar, add_legend : bool
-    """
+    """Options of colouring, common to all drawings, as matplotlib takes them."""
 
     cmap: Any = None
     norm: Normalize | None = None
@@ -128,10 +90,8 @@ class Look:
         """Return the colour map, which has a colour for missing values."""
         import matplotlib as mpl
 
-        found = mpl.colormaps[default] if self.cmap is None else (
-            mpl.colormaps[self.cmap] if isinstance(self.cmap, str) else self.cmap
-        )  # fmt: skip
-        return found.with_extremes(bad=_MISSING)
+        cmap = default if self.cmap is None else self.cmap
+        return (mpl.colormaps[cmap] if isinstance(cmap, str) else cmap).with_extremes(bad=_MISSING)
 
     def scale(self, values: NDArray[Any], log: bool = False) -> Normalize:
         """Return the scale of some values; their extent, where no limits are given."""
@@ -149,17 +109,7 @@ class Look:
 class Guide:
     """What tells the meaning of colours: a mappable for a colour bar, or entries of a legend.
 
-    Attributes
-    ----------
-    label : str
-    mappable : optional
-    dates : bool
-        Values are matplotlib's days.
-    counts : bool
-        Values are whole numbers.
-    entries : tuple of (str, colour)
-    more : int
-        Categories that have no entry.
+    Values are numbers, matplotlib's days (`dates`) or whole (`counts`); `more` categories have no entry.
     """
 
     label: str
@@ -200,19 +150,7 @@ class Guide:
 
 @dataclass(frozen=True, slots=True)
 class Paint:
-    """Colours of some marks.
-
-    Attributes
-    ----------
-    kind : {"plain", "number", "category", "rgb"}
-    label : str
-    values : ndarray
-        Numbers (n,); codes (n,), -1 for none; colours (n, 3) or (n, 4).
-    categories : tuple of str
-        What codes mean.
-    dates : bool
-    plain : optional
-    """
+    """Colours of some marks: "plain", or "number" (n,), "category" (codes (n,), -1 for none) or "rgb" (n, 3 or 4) values."""
 
     kind: str
     label: str = ""
@@ -289,20 +227,7 @@ class Paint:
 
 
 def paint_of(values: NDArray[Any], label: str, *, identity: bool = False) -> Paint:
-    """Return the paint of an attribute's values.
-
-    Parameters
-    ----------
-    values : ndarray, shape (n,) or (n, 3 or 4)
-    label : str
-    identity : bool
-        They are ids: each is a category, negative ones are none.
-
-    Raises
-    ------
-    InputError
-        Channels are no colours.
-    """
+    """Return the paint of values (n,) or (n, 3 or 4); of ids (`identity`) each that is not negative is a category."""
     if values.ndim == 2:
         scaled = values / 255 if values.dtype.kind in "iu" else values.astype(np.float64)
         if len(scaled) and not (scaled.min() >= 0 and scaled.max() <= 1):

@@ -1,4 +1,4 @@
-"""How much to draw: what a screen can show, and which whole objects stand for all where there are more."""
+"""How much to draw: what a screen can show, which whole objects stand for all, and how many vertices are in which chunk."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from dask_zv.config import settings
 from dask_zv.errors import InputError
+from dask_zv.read.columns import LevelRows
 from dask_zv.read.object_lengths import object_lengths
+from dask_zv.spatial.grid import Box
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.content import Shape
+from dask_zv.xarray_backend.content import Shape, places_of
+from dask_zv.xarray_backend.object_index import ObjectIdIndex
 from dask_zv.xarray_backend.selection import row_index, select, select_objects
 
 Pair = tuple[int, int]
@@ -32,19 +35,7 @@ def pixels_of(artist: Any) -> float:
 
 
 def budget_of(max_vertices: Any, pixels: float) -> int:
-    """Return how many vertices to draw one by one.
-
-    Parameters
-    ----------
-    max_vertices : int, optional
-        Four to a pixel by default, and at least 100,000.
-    pixels : float
-
-    Raises
-    ------
-    InputError
-        It is not a positive number.
-    """
+    """Return how many vertices to draw one by one: what a user says, or four to a pixel, and at least 100,000."""
     if max_vertices is None:
         return max(settings().plot_least_rows, int(_PER_PIXEL * pixels))
     if isinstance(max_vertices, bool) or not isinstance(max_vertices, int | np.integer) or max_vertices < 1:
@@ -58,66 +49,33 @@ def blocks(n: int) -> Iterator[slice]:
         yield slice(start, min(start + settings().plot_rows, n))
 
 
-@dataclass(frozen=True, slots=True)
-class Thinned:
-    """Some whole objects of a Dataset.
-
-    Attributes
-    ----------
-    ds : Dataset
-    shown, total : int
-        Objects.
-    """
-
-    ds: xr.Dataset
-    shown: int
-    total: int
-
-    @property
-    def notice(self) -> str:
-        """What a title says of it; empty where nothing was left out."""
-        return "" if self.shown == self.total else f"{self.shown:,} of {self.total:,} objects"
+# ---------------------------------------------------------------------------------------------- some objects for all
 
 
-def thin(ds: xr.Dataset, shape: Shape, budget: int) -> Thinned | None:
-    """Return as many whole objects as have at most `budget` vertices, spread evenly over all ids.
+def thin(ds: xr.Dataset, shape: Shape, budget: int) -> tuple[xr.Dataset, str] | None:
+    """Return as many whole objects as have at most `budget` vertices, spread evenly over all ids, and what a title says of it.
 
     The choice depends on the Dataset and the budget alone, and a larger budget takes the same objects and more. Larger objects
-    than the whole budget are left out.
-
-    Parameters
-    ----------
-    ds : Dataset
-    shape : Shape
-    budget : int
-
-    Returns
-    -------
-    Thinned, or None where there are no objects, or none that fits
-
-    Raises
-    ------
-    InputError
-        Counts of vertices are no longer those of the Dataset.
+    than the whole budget are left out. None where there are no objects, or none that fits.
     """
-    if shape.view == "objects" and names.COUNT in ds.variables:
+    by_object = shape.view == "objects" and names.COUNT in ds.variables
+    if not by_object and names.OBJECT_ID not in ds.variables:
+        return None
+    ids = np.zeros(0, np.int64)
+    if by_object:
         lengths = np.asarray(ds.variables[names.COUNT].values, np.int64)
-        chosen = _spread(lengths, budget)
-        return Thinned(select_objects(ds, chosen), len(chosen), len(lengths)) if len(chosen) else None
-    if names.OBJECT_ID not in ds.variables:
-        return None
-    ids, lengths = _objects_of(ds)
-    chosen = _spread(lengths, budget)
-    if not len(chosen):
-        return None
-    return Thinned(select(ds, None, ids[chosen].tolist(), None, clip=True), len(chosen), len(ids))
-
-
-def _spread(lengths: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
-    """Return numbers of objects, ascending: multiples of the golden ratio put every first few evenly over the whole."""
+    else:
+        ids, lengths = _objects_of(ds)
+    # multiples of the golden ratio put every first few evenly over the whole
     order = np.argsort(np.arange(len(lengths)) * _GOLDEN % 1)
     order = order[lengths[order] <= budget]
-    return np.sort(order[np.cumsum(lengths[order]) <= budget])
+    chosen = np.sort(order[np.cumsum(lengths[order]) <= budget])
+    if not len(chosen):
+        return None
+    notice = "" if len(chosen) == len(lengths) else f"{len(chosen):,} of {len(lengths):,} objects"
+    if by_object:
+        return select_objects(ds, chosen), notice
+    return select(ds, None, ids[chosen].tolist(), None, clip=True), notice
 
 
 def _objects_of(ds: xr.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -138,21 +96,70 @@ def with_links_inside(ds: xr.Dataset, name: str) -> xr.Dataset:
     """Return the Dataset without the edges or faces that lead out of it, where it has many more than they can be its own.
 
     They are looked through block by block, since a part of a level still lists the links of all.
-
-    Parameters
-    ----------
-    ds : Dataset
-    name : str
-        Of the connectivity.
     """
     links = ds.variables[name]
     dim, n = str(links.dims[0]), links.shape[0]
     if n <= _LINKS_PER_VERTEX * max(ds.sizes["vertex"], settings().plot_least_rows):
         return ds
     numbers = np.sort(ds.variables["vertex"].values if "vertex" in ds.variables else np.arange(ds.sizes["vertex"]))
-    kept: list[NDArray[np.int64]] = []
-    for run in blocks(n):
-        ends = np.asarray(links[run].values)
-        at = np.minimum(np.searchsorted(numbers, ends), len(numbers) - 1)
-        kept.append(np.flatnonzero((numbers[at] == ends).all(axis=1)) + run.start)
+    kept = [np.flatnonzero((places_of(numbers, links[run].values) >= 0).all(axis=1)) + run.start for run in blocks(n)]
     return ds.isel({dim: np.concatenate(kept)})
+
+
+# ---------------------------------------------------------------------------------------------- vertices in chunks
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkCounts:
+    """Chunks that hold vertices: coordinates (n, D), rows (n,), lengths of a chunk (D,), where chunk 0 begins (D,)."""
+
+    coords: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    edges: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+    @property
+    def box(self) -> Box:
+        """The least box of whole chunks; there must be one."""
+        return self.coords.min(axis=0) * self.edges + self.offset, (self.coords.max(axis=0) + 1) * self.edges + self.offset
+
+
+def chunk_counts(ds: xr.Dataset) -> ChunkCounts | None:
+    """Return the chunks of a Dataset's vertices; None where the Dataset no longer knows of its level.
+
+    In the objects view these are all vertices of the level, so objects must not have been picked.
+    """
+    index, objects = row_index(ds), ds.xindexes.get("object")
+    level: LevelRows
+    rows: NDArray[np.int64]
+    if index is not None:
+        level, numbers = index.level, index.numbers
+        if isinstance(numbers, slice):
+            inside = np.clip(level.offsets, numbers.start, max(numbers.start, numbers.stop))
+            rows = inside[1:] - inside[:-1]
+        else:
+            chunk = np.searchsorted(level.offsets, numbers, side="right") - 1
+            rows = np.bincount(chunk, minlength=len(level.offsets) - 1).astype(np.int64)
+    elif isinstance(objects, ObjectIdIndex) and objects.rows is not None and len(objects.ids) == len(objects.rows.lengths):
+        level = objects.rows.vertices
+        rows = level.counts
+    else:
+        return None
+    source, grid = level.source, level.source.schema.grid
+    used = np.flatnonzero(rows)
+    coords = level.table.coords[used][:, source.rank - grid.ndim :]  # an attribute can lead the keys
+    offset = np.zeros(grid.ndim) if level.offset is None else np.asarray(level.offset, np.float64)
+    return ChunkCounts(coords, rows[used], np.asarray(grid.chunk_shape, np.float64), offset)
+
+
+def vertices_within(ds: xr.Dataset, box: Box | None) -> float:
+    """Return about how many vertices are in a box, as if those of a chunk were spread evenly over it; nothing is read.
+
+    A Dataset that does not know of its level counts in full.
+    """
+    found = None if box is None else chunk_counts(ds)
+    if box is None or found is None:
+        return float(ds.sizes["vertex"])
+    low = found.coords * found.edges + found.offset
+    shared = np.minimum(low + found.edges, box[1]) - np.maximum(low, box[0])
+    return float((np.clip(shared / found.edges, 0, 1).prod(axis=1) * found.rows).sum())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.spatial.grid import Box
@@ -20,24 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-_Box = tuple[float, float, float, float]
 _MARGIN = 0.03
-_RIGHT, _RIGHT_OF_SPARE = 0.97, 0.82
-_SPARE_INCHES = 1.2
-_TICK_INCHES = 0.6
 _BAR = 0.8
 """What a colour bar leaves of the width of its axes, about."""
 
 
 def require_matplotlib() -> None:
-    """Import matplotlib.
-
-    Raises
-    ------
-    ImportError
-        It is not installed.
-    """
+    """Import matplotlib; the ImportError where it is missing says how to install it."""
     try:
         import matplotlib  # noqa: F401 - only whether it is there
     except ImportError as error:
@@ -45,13 +32,7 @@ def require_matplotlib() -> None:
 
 
 def pick_axes(ax: Any) -> Axes:
-    """Return the axes to draw on: pyplot's current ones, unless others are given.
-
-    Raises
-    ------
-    InputError
-        They are not axes of two dimensions.
-    """
+    """Return the axes to draw on: pyplot's current ones, unless others (of two dimensions) are given."""
     if ax is None:
         import matplotlib.pyplot as plt
 
@@ -65,19 +46,7 @@ def pick_axes(ax: Any) -> Axes:
 
 
 def pick_pair(shape: Shape, dims: Sequence[str] | None) -> Pair:
-    """Return the numbers of the axes to draw.
-
-    Parameters
-    ----------
-    shape : Shape
-    dims : sequence of str, optional
-        Names of two axes; x and y by default, the first two where the store's have other names.
-
-    Raises
-    ------
-    InputError
-        There are no such axes.
-    """
+    """Return the numbers of the axes to draw: x and y by default, the first two where the store's have other names."""
     if dims is None:
         if len(shape.axes) < 2:
             raise InputError(f"a picture needs two axes, the store has one: {shape.axes[0]}")
@@ -91,13 +60,7 @@ def pick_pair(shape: Shape, dims: Sequence[str] | None) -> Pair:
 
 
 def pick_panels(shape: Shape) -> tuple[Pair, Pair, Pair]:
-    """Return the three pairs of axes to project along: those of x, y and z, or of the only three there are.
-
-    Raises
-    ------
-    InputError
-        There are no such axes, or they have several units.
-    """
+    """Return the three pairs of axes to project along: those of x, y and z, or of the only three there are, of one unit."""
     if {"x", "y", "z"} <= set(shape.axes):
         a, b, c = (shape.axes.index(name) for name in "xyz")
     elif len(shape.axes) == 3:
@@ -110,13 +73,14 @@ def pick_panels(shape: Shape) -> tuple[Pair, Pair, Pair]:
     return (a, b), (a, c), (c, b)
 
 
-def store_name(attrs: Mapping[Any, Any]) -> str:
-    """Return what to call a Dataset: the last part of its store's URL, and the level; empty where it has none."""
+def title_of(known: str, attrs: Mapping[Any, Any], counts: str, notice: str) -> str:
+    """Return a title: the store's name and what is shown of it; one that was there stays, with what is missing added."""
     url = str(attrs.get("zv_url", ""))
-    if not url:
-        return ""
     name = "in memory" if url.startswith("memory:") else urlsplit(url).path.rstrip("/").rpartition("/")[2] or url
-    return f"{name}, level {attrs['zv_level']}" if "zv_level" in attrs else name
+    if url and "zv_level" in attrs:
+        name = f"{name}, level {attrs['zv_level']}"
+    lines = [known, notice] if known else [name, notice or counts]
+    return "\n".join(line for line in lines if line)
 
 
 def _label(shape: Shape, axis: int) -> str:
@@ -125,15 +89,7 @@ def _label(shape: Shape, axis: int) -> str:
 
 
 def dress(ax: Axes, shape: Shape, pair: Pair, title: str) -> None:
-    """Give axes their labels, limits, equal scales and a title; what is there already stays.
-
-    Parameters
-    ----------
-    ax : Axes
-    shape : Shape
-    pair : pair of int
-    title : str
-    """
+    """Give axes their labels, limits, equal scales and a title; labels that are there already stay."""
     across, up = pair
     if not ax.get_xlabel():
         ax.set_xlabel(_label(shape, across))
@@ -145,97 +101,51 @@ def dress(ax: Axes, shape: Shape, pair: Pair, title: str) -> None:
     ax.set_title(title, fontsize="medium")
 
 
-def title_of(known: str, name: str, counts: str, notice: str) -> str:
-    """Return a title: the store's name and what is shown of it; one that was there stays, with what is missing added."""
-    lines = [known, notice] if known else [name, notice or counts]
-    return "\n".join(line for line in lines if line)
-
-
 def put_guide(ax: Axes, guide: Guide | None) -> None:
     """Add the colour bar or the legend of a drawing."""
     if guide is None:
         return
-    if guide.mappable is not None:
-        figure = ax.figure
-        (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
-        shrink = 1.0
-        if ax.get_aspect() == 1 and x0 != x1:  # as high as the axes will be, not as the room they were given
-            room = ax.get_position(original=True)
-            height = figure.get_size_inches()  # type: ignore[union-attr]
-            box = room.width * _BAR * height[0], room.height * height[1]
-            shrink = min(1.0, max(0.3, box[0] * abs(y1 - y0) / abs(x1 - x0) / box[1]))
-        bar = figure.colorbar(guide.mappable, ax=ax, shrink=shrink)
-        guide.finish(bar)
+    if guide.mappable is None:
+        if ax.get_legend() is None:
+            ax.legend(**guide.legend())
         return
-    known = ax.get_legend()
-    if known is None:
-        ax.legend(**guide.legend())
+    (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
+    shrink = 1.0
+    if ax.get_aspect() == 1 and x0 != x1:  # as high as the axes will be, not as the room they were given
+        room = ax.get_position(original=True)
+        size = ax.figure.get_size_inches()  # type: ignore[union-attr]
+        box = room.width * _BAR * size[0], room.height * size[1]
+        shrink = min(1.0, max(0.3, box[0] * abs(y1 - y0) / abs(x1 - x0) / box[1]))
+    guide.finish(ax.figure.colorbar(guide.mappable, ax=ax, shrink=shrink))
 
 
-@dataclass(frozen=True, slots=True)
-class Panels:
-    """Axes of three projections.
-
-    Attributes
-    ----------
-    axes : mapping of pair to Axes
-    spare : Axes
-        The corner that is left, for a colour bar or a legend.
-    """
-
-    axes: Mapping[Pair, Axes]
-    spare: Axes
-
-
-def _boxes(size: NDArray[np.float64], inches: Any, right: float) -> tuple[list[_Box], _Box]:
-    """Return where three panels go and the corner that is left: left, bottom, width and height as parts of the figure."""
-    left, bottom, top, gap = 0.1, 0.08, 0.9, 0.06
-    width, height = inches
-    room = np.array([(right - left - gap) * width, (top - bottom - gap) * height])
-    scale = float((room / [size[0] + size[2], size[1] + size[2]]).min())  # inches to a unit, in all three
-    across, up = size * scale / width, size * scale / height
-    x0 = left + (right - left - gap - across[0] - across[2]) / 2
-    y0 = bottom + (top - bottom - gap - up[1] - up[2]) / 2
-    x1, y1 = x0 + across[0] + gap, y0 + up[2] + gap
-    panels = [(x0, y1, across[0], up[1]), (x0, y0, across[0], up[2]), (x1, y1, across[2], up[1])]
-    return panels, (x1, y0, across[2], up[2])
-
-
-def three_panels(figure: Figure, shape: Shape, pairs: tuple[Pair, Pair, Pair], box: Box) -> Panels:
-    """Return three axes in one figure whose scales are the same: xy above xz, and zy beside xy.
-
-    Parameters
-    ----------
-    figure : Figure
-    shape : Shape
-    pairs : tuple of pairs
-        As :func:`pick_panels` returns them.
-    box : Box
-        What to show.
-    """
+def three_panels(figure: Figure, shape: Shape, pairs: tuple[Pair, Pair, Pair], box: Box) -> dict[Pair, Axes]:
+    """Return three axes that show a box on shared limits, xy above xz and zy beside xy: with equal aspect, of one scale."""
     trio = [*pairs[0], pairs[1][1]]
     low, high = box[0][trio], box[1][trio]
     size = np.maximum(high - low, np.max(high - low) * 0.05)
     size = np.where(size > 0, size, 1.0) * (1 + 2 * _MARGIN)
-    inches = figure.get_size_inches()
-    boxes, spare_box = _boxes(size, inches, _RIGHT)
-    if min(spare_box[2:] * inches) < _SPARE_INCHES:  # too small: room is made beside the panels
-        boxes, _ = _boxes(size, inches, _RIGHT_OF_SPARE)
-        spare_box = (_RIGHT_OF_SPARE + 0.01, boxes[0][1], 1 - _RIGHT_OF_SPARE - 0.02, boxes[0][3])
+    figure.set_layout_engine("compressed")
+    grid = figure.add_gridspec(2, 2, width_ratios=size[[0, 2]], height_ratios=size[[1, 2]])
+    main = figure.add_subplot(grid[0, 0])
+    below, beside = figure.add_subplot(grid[1, 0], sharex=main), figure.add_subplot(grid[0, 1], sharey=main)
     limits = dict(zip(trio, zip((low + high - size) / 2, (low + high + size) / 2, strict=True), strict=True))
-    main = figure.add_axes(boxes[0])
-    below, beside = figure.add_axes(boxes[1], sharex=main), figure.add_axes(boxes[2], sharey=main)
+    ticks = dict(zip(trio, np.clip(size / size.max() * 8, 1, 8).astype(int).tolist(), strict=True))
     made = dict(zip(pairs, (main, below, beside), strict=True))
-    for (a, b), place in zip(pairs, boxes, strict=True):
-        axes = made[a, b]
+    for (a, b), axes in made.items():
         axes.set(xlim=limits[a], ylim=limits[b], xlabel=_label(shape, a), ylabel=_label(shape, b))
-        across, up = np.clip(np.array(place[2:]) * inches / _TICK_INCHES, 1, 8).astype(int).tolist()
-        axes.locator_params(axis="x", nbins=across, min_n_ticks=1)
-        axes.locator_params(axis="y", nbins=up, min_n_ticks=1)
+        axes.locator_params(axis="x", nbins=ticks[a], min_n_ticks=1)
+        axes.locator_params(axis="y", nbins=ticks[b], min_n_ticks=1)
     main.set_xlabel("")
     main.tick_params(labelbottom=False)
     beside.set_ylabel("")
     beside.tick_params(labelleft=False)
-    spare = figure.add_axes(spare_box)
-    spare.axis("off")
-    return Panels(made, spare)
+    return made
+
+
+def put_figure_guide(figure: Figure, axes: Sequence[Axes], guide: Guide | None) -> None:
+    """Add the colour bar or the legend of several axes beside them."""
+    if guide is not None and guide.mappable is not None:
+        guide.finish(figure.colorbar(guide.mappable, ax=list(axes), shrink=0.8))
+    elif guide is not None:
+        figure.legend(**guide.legend(), loc="outside right upper", frameon=False)

@@ -9,24 +9,21 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from dask_zv.errors import InputError
-from dask_zv.viz.chunk_map import prepare_chunks
 from dask_zv.viz.colours import Colour, Look, find_colour
-from dask_zv.viz.detail import Pair, Thinned, budget_of, pixels_of, thin
-from dask_zv.viz.drawing import Drawing
-from dask_zv.viz.faces import prepare_faces
+from dask_zv.viz.detail import Pair, budget_of, pixels_of, thin
 from dask_zv.viz.frame import (
     dress,
     pick_axes,
     pick_pair,
     pick_panels,
+    put_figure_guide,
     put_guide,
     require_matplotlib,
-    store_name,
     three_panels,
     title_of,
 )
-from dask_zv.viz.lines import lines_of, prepare_lines
-from dask_zv.viz.points import prepare_points, prepare_raster
+from dask_zv.viz.marks import Faces, Lines, Points, lines_of, prepare_faces, prepare_lines, prepare_points
+from dask_zv.viz.raster import CellDrawing, prepare_chunks, prepare_raster
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import Shape, shape_of
 
@@ -37,10 +34,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-
 KINDS = ("points", "density", "lines", "mesh", "chunks")
 HOW = ("auto", "scatter", "raster", "sample")
-_LOOK = tuple(f.name for f in fields(Look))
+Drawing = Points | Lines | Faces | CellDrawing
 _SIZE = (8.0, 7.0)
 
 
@@ -215,42 +211,32 @@ class Plot:
 
             figure = plt.figure(figsize=_SIZE)
         pixels = pixels_of(figure) / 2
-        drawing, look, artist = self._prepared(
+        drawing, look, artist = self._prepare(
             kind or _natural(self._ds, shape), shape, pairs, color, max_vertices, pixels, kwargs
         )
         panels = three_panels(figure, shape, pairs, drawing.box)
-        found = {}
-        for pair, axes in panels.axes.items():
+        found: dict[tuple[str, str], Artist] = {}
+        for pair, axes in panels.items():
             found[shape.axes[pair[0]], shape.axes[pair[1]]] = drawing.draw(axes, pair, look, **artist)
-        title = title_of("", store_name(self._ds.attrs), drawing.title, drawing.notice)
-        figure.suptitle(title, fontsize="medium")
-        guide = drawing.guide(look)
-        if guide is not None and guide.mappable is not None:
-            guide.finish(figure.colorbar(guide.mappable, cax=panels.spare.inset_axes((0.15, 0.1, 0.1, 0.8))))
-        elif guide is not None:
-            panels.spare.legend(**guide.legend(), loc="center", frameon=False)
+            axes.set_aspect("equal")
+        figure.suptitle(title_of("", self._ds.attrs, drawing.title, drawing.notice), fontsize="medium")
+        put_figure_guide(figure, [*panels.values()], drawing.guide(look))
         return found
 
     def _draw(
-        self,
-        kind: str,
-        ax: Axes | None,
-        dims: Sequence[str] | None,
-        color: Any,
-        max_vertices: int | None,
-        options: dict[str, Any],
+        self, kind: str, ax: Axes | None, dims: Sequence[str] | None, color: Any, most: int | None, options: dict[str, Any]
     ) -> Artist:
         require_matplotlib()
         shape = shape_of(self._ds)
         pair = pick_pair(shape, dims)
         axes = pick_axes(ax)
-        drawing, look, artist = self._prepared(kind, shape, (pair,), color, max_vertices, pixels_of(axes), options)
+        drawing, look, artist = self._prepare(kind, shape, (pair,), color, most, pixels_of(axes), options)
         found = drawing.draw(axes, pair, look, **artist)
-        dress(axes, shape, pair, title_of(axes.get_title(), store_name(self._ds.attrs), drawing.title, drawing.notice))
+        dress(axes, shape, pair, title_of(axes.get_title(), self._ds.attrs, drawing.title, drawing.notice))
         put_guide(axes, drawing.guide(look))
         return found
 
-    def _prepared(
+    def _prepare(
         self,
         kind: str,
         shape: Shape,
@@ -262,7 +248,7 @@ class Plot:
     ) -> tuple[Drawing, Look, dict[str, Any]]:
         """Read what a picture needs; return it, how it is coloured, and what is left of the options: the artist's."""
         artist = dict(options)
-        look = Look(**{k: artist.pop(k) for k in _LOOK if k in artist})
+        look = Look(**{f.name: artist.pop(f.name) for f in fields(Look) if f.name in artist})
         budget = budget_of(max_vertices, pixels)
         ds = self._ds
         if kind == "chunks":
@@ -270,29 +256,28 @@ class Plot:
         if kind in ("points", "density"):
             how = artist.pop("how", "auto") if kind == "points" else "raster"
             colour = find_colour(ds, shape, color, ("vertex",) if kind == "density" else ("vertex", "object"))
-            return self._points(shape, pairs, colour, how, budget, pixels), look, artist
-        links = ("face",) if kind == "mesh" else ("edge",)
-        colour = find_colour(ds, shape, color, ("vertex", "object", *links))
+            return self._prepare_points(shape, pairs, colour, how, budget, pixels), look, artist
+        colour = find_colour(ds, shape, color, ("vertex", "object", "face" if kind == "mesh" else "edge"))
         shade = artist.pop("shade", "normal") if kind == "mesh" else None
-        some = Thinned(ds, 0, 0)
+        notice = ""
         if ds.sizes["vertex"] > budget:
             thinned = thin(ds, shape, budget)
             if thinned is None:
                 notice = f"{ds.sizes['vertex']:,} vertices, counted: there is no whole object of at most {budget:,}"
                 return prepare_raster(ds, shape, pairs, _averaged(ds, colour), pixels, notice), look, {}
-            some = thinned
+            ds, notice = thinned
         if kind == "mesh":
-            return prepare_faces(some, shape, colour, shade), look, artist
-        return prepare_lines(some, shape, colour), look, artist
+            return prepare_faces(ds, shape, colour, shade, notice), look, artist
+        return prepare_lines(ds, shape, colour, notice), look, artist
 
-    def _points(
+    def _prepare_points(
         self, shape: Shape, pairs: Sequence[Pair], colour: Colour | None, how: str, budget: int, pixels: float
     ) -> Drawing:
         ds = self._ds
         if how not in HOW:
             raise InputError(f"how is one of {HOW}, not {how!r}")
-        many = ds.sizes["vertex"] > budget
         averaged = _averaged(ds, colour)
+        many = ds.sizes["vertex"] > budget
         if how == "raster" or (how == "auto" and many and (colour is None or averaged is not None)):
             if colour is not None and averaged is None:
                 raise InputError(

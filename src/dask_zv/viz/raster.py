@@ -1,10 +1,11 @@
-"""Counts of vertices, or means of an attribute, in the cells of a picture: block by block, with bounded memory."""
+"""Pictures of cells: vertices counted in them, or means of an attribute, block by block; and the map of chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial, reduce
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -12,225 +13,224 @@ from dask.base import compute, is_dask_collection
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
+from dask_zv.analysis.cells import CellGrid
+from dask_zv.errors import InputError
 from dask_zv.graph.arrays import block_delayeds
 from dask_zv.spatial.grid import Box
-from dask_zv.viz.detail import Pair, blocks
-from dask_zv.viz.occupancy import chunk_counts
+from dask_zv.viz.colours import Colour, Guide, Look
+from dask_zv.viz.detail import Pair, blocks, chunk_counts
 from dask_zv.xarray_backend.content import Shape
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.image import AxesImage
 
 _FAN_IN = 8
 _FILLED = 0.5
 """Where vertices fill less than this part of the box that the chunks promised, they are read again for a box that fits."""
 _FEWEST = 2_500
+_PER_CELL = 4
+"""Vertices to a cell at least, on average: finer rasters show noise."""
+_MOST_COLUMNS = 1024
+"""Columns of chunks along an axis: beyond, neighbours are put together."""
+_OUTLINED = 64
+_LOG_FROM = 30
+"""Counts that go so far above the least are shown on a logarithmic scale."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Cells:
-    """A regular grid over a rectangle, closed on all sides.
+    """Vertices in the cells between edges across and up; with an attribute those that have a value, and its means."""
 
-    Attributes
-    ----------
-    low, high : tuple of float
-    shape : tuple of int
-    """
-
-    low: tuple[float, float]
-    high: tuple[float, float]
-    shape: tuple[int, int]
-
-    @classmethod
-    def over(cls, box: Box, pair: Pair, number: float, *, square: bool) -> Cells:
-        """Return about `number` cells over two axes of a box; as high as they are wide where both axes have one unit."""
-        low = box[0][list(pair)]
-        size = box[1][list(pair)] - low
-        size = np.where(size > 0, size, max(float(size.max()), 1.0) * 1e-3)
-        if not square:
-            side = max(1, int(number**0.5))
-            return cls((low[0], low[1]), (low[0] + size[0], low[1] + size[1]), (side, side))
-        edge = max((float(size.prod()) / number) ** 0.5, float(size.max()) / number)
-        shape = np.maximum(np.ceil(size / edge), 1).astype(int)
-        spare = (shape * edge - size) / 2
-        high = low + size + spare
-        low = low - spare
-        return cls((low[0], low[1]), (high[0], high[1]), (int(shape[0]), int(shape[1])))
+    edges: tuple[NDArray[np.float64], ...]
+    counts: NDArray[np.int64]
+    means: NDArray[np.float64] | None = None
 
     @property
-    def size(self) -> tuple[float, float]:
-        """Edge lengths of a cell."""
-        return (self.high[0] - self.low[0]) / self.shape[0], (self.high[1] - self.low[1]) / self.shape[1]
+    def shown(self) -> Any:
+        """What the colours are of, empty cells masked."""
+        return np.ma.masked_where(self.counts == 0, self.counts if self.means is None else self.means)
 
-    def numbers(self, a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the cells of those positions that are in the rectangle, and which these are."""
-        inside = (a >= self.low[0]) & (a <= self.high[0]) & (b >= self.low[1]) & (b <= self.high[1])
-        cells = [
-            np.clip(((p[inside].astype(np.float64) - low) / size).astype(np.int64), 0, n - 1)
-            for p, low, size, n in zip((a, b), self.low, self.size, self.shape, strict=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CellDrawing:
+    """Coloured cells along some pairs of axes: a raster, or columns of whole chunks."""
+
+    shape: Shape
+    cells: Mapping[Pair, Cells]
+    box: Box
+    label: str
+    title: str
+    notice: str = ""
+    of_chunks: bool = False
+
+    def draw(self, ax: Axes, pair: Pair, look: Look, **artist: Any) -> AxesImage | QuadMesh:
+        """Add the cells to axes; empty ones stay free."""
+        cells = self.cells[pair]
+        colours = {"cmap": self._colormap(look).with_extremes(bad=(0, 0, 0, 0)), "norm": self._scale(look), "alpha": look.alpha}
+        if self.of_chunks:
+            outlined = max(cells.counts.shape) <= _OUTLINED
+            artist = {**({"edgecolors": "white", "linewidth": 0.5} if outlined else {"rasterized": True}), **artist}
+            return ax.pcolormesh(*cells.edges, cells.shown.T, **colours, **artist)
+        (left, *_, right), (bottom, *_, top) = (e.tolist() for e in cells.edges)
+        artist = {"origin": "lower", "interpolation": "nearest", **artist}
+        # dress() knows whether the axes have one scale
+        return ax.imshow(cells.shown.T, extent=(left, right, bottom, top), aspect="auto", **colours, **artist)
+
+    @property
+    def _counted(self) -> bool:
+        return all(c.means is None for c in self.cells.values())
+
+    def _colormap(self, look: Look) -> Any:
+        return look.colormap("YlGnBu" if self.of_chunks else "magma_r" if self._counted else "viridis")
+
+    def _scale(self, look: Look) -> Any:
+        values = np.concatenate([c.shown.compressed() for c in self.cells.values()]).astype(np.float64)
+        least = float(values.min()) if self.of_chunks and len(values) else 1.0
+        return look.scale(values, log=self._counted and len(values) > 0 and float(values.max()) >= _LOG_FROM * least)
+
+    def guide(self, look: Look) -> Guide | None:
+        """Return the colour bar."""
+        from matplotlib.cm import ScalarMappable
+
+        if not look.add_colorbar:
+            return None
+        return Guide(self.label, ScalarMappable(self._scale(look), self._colormap(look)), counts=self._counted)
+
+
+# ---------------------------------------------------------------------------------------------- rasters
+
+
+def prepare_raster(
+    ds: xr.Dataset, shape: Shape, pairs: Sequence[Pair], colour: Colour | None, pixels: float, notice: str = ""
+) -> CellDrawing:
+    """Count a Dataset's vertices in cells of a pixel, larger ones where there are few; with `colour`, take its means."""
+    total = ds.sizes["vertex"]
+    cells, box = _count(ds, shape, pairs, min(pixels, total / _PER_CELL), None if colour is None else colour.name)
+    label = "vertices per cell" if colour is None else f"mean {colour.label}"
+    if colour is None and len(pairs) == 1:
+        units = [shape.units[a] for a in pairs[0]]
+        if units[0] == units[1]:  # the label says how large a cell is
+            across, up = (f"{e[1] - e[0]:.3g}" for e in cells[pairs[0]].edges)
+            label += f" of {across}{f' {units[0]}' if units[0] else ''}" + ("" if across == up else f" x {up}")
+    return CellDrawing(shape, cells, box, label, f"{total:,} vertices", notice)
+
+
+def _count(
+    ds: xr.Dataset, shape: Shape, pairs: Sequence[Pair], number: float, value: str | None
+) -> tuple[dict[Pair, Cells], Box]:
+    """Count vertices in about `number` cells of some projections, in one pass over them, or two; return their box, too.
+
+    The first grid covers the chunks. Where vertices fill less than half of it, or where nothing is known of chunks, a second
+    pass has a grid that fits.
+    """
+    axes = sorted({a for pair in pairs for a in pair})
+    ndim = len(shape.axes)
+    columns = [ds.variables[shape.axes[a]] for a in axes]
+
+    def run(box: Box) -> tuple[_Tally, list[CellGrid]]:
+        grids = [
+            CellGrid(
+                (axes.index(p[0]), axes.index(p[1])), _edges(box, p, number, square=shape.units[p[0]] == shape.units[p[1]])
+            )
+            for p in pairs
         ]
-        return cells[0] * self.shape[1] + cells[1], inside
+        return _tallied(columns if value is None else [*columns, ds.variables[value]], len(axes), grids), grids
+
+    box = _expected_box(ds, ndim)
+    if box is None:
+        box = _tallied(columns, len(axes), []).box(axes, ndim)
+        tally, grids = run(box)
+    else:
+        tally, grids = run(box)
+        fitted = tally.box(axes, ndim)
+        if tally.outside or ((fitted[1] - fitted[0])[axes] < _FILLED * (box[1] - box[0])[axes]).any():
+            tally, grids = run(fitted)
+    found: dict[Pair, Cells] = {}
+    for i, (pair, grid) in enumerate(zip(pairs, grids, strict=True)):
+        counts, means = tally.counts[i], None
+        if value is not None:
+            means = np.full(grid.size, np.nan)
+            np.divide(tally.sums[i], counts, out=means, where=counts > 0)
+            means = means.reshape(grid.shape)
+        found[pair] = Cells(grid.edges, counts.reshape(grid.shape), means)
+    return found, tally.box(axes, ndim)
 
 
-@dataclass(frozen=True, slots=True)
+def _edges(box: Box, pair: Pair, number: float, *, square: bool) -> tuple[NDArray[np.float64], ...]:
+    """Return the edges of about `number` cells over two axes of a box; as high as they are wide where they are `square`."""
+    number = max(number, _FEWEST)
+    low, end = box[0][list(pair)], box[1][list(pair)]
+    size = end - low
+    size = np.where(size > 0, size, max(float(size.max()), 1.0) * 1e-3)
+    counts = np.full(2, int(number**0.5))
+    if square:
+        edge = max((float(size.prod()) / number) ** 0.5, float(size.max()) / number)
+        counts = np.maximum(np.ceil(size / edge), 1).astype(int)
+        low, size = low - (counts * edge - size) / 2, counts * edge
+    high = np.maximum(low + size, end)
+    return tuple(np.linspace(a, b, n + 1) for a, b, n in zip(low, high, counts.tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Tally:
-    """What some rows are in each grid, and the box that they lie in."""
+    """What some rows are in each grid, and the box (along the axes that are drawn) that they lie in."""
 
-    counts: tuple[NDArray[np.int64], ...]
-    sums: tuple[NDArray[np.float64], ...]
+    counts: list[NDArray[np.int64]]
+    sums: list[NDArray[np.float64]]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     outside: int
 
-    @staticmethod
-    def joined(parts: Sequence[_Tally]) -> _Tally:
-        return _Tally(
-            tuple(np.sum(c, axis=0) for c in zip(*(p.counts for p in parts), strict=True)),
-            tuple(np.sum(s, axis=0) for s in zip(*(p.sums for p in parts), strict=True)),
-            np.stack([p.low for p in parts]).min(axis=0),
-            np.stack([p.high for p in parts]).max(axis=0),
-            sum(p.outside for p in parts),
-        )
+    def box(self, axes: Sequence[int], ndim: int) -> Box:
+        """Return the box among all axes; 0 along those that are not drawn."""
+        corners = np.zeros((2, ndim))
+        known = np.isfinite(self.low) & np.isfinite(self.high)
+        corners[:, np.asarray(axes)[known]] = self.low[known], self.high[known]
+        return corners[0], corners[1]
 
 
-@dataclass(frozen=True, slots=True)
-class Raster:
-    """Vertices in the cells of one projection.
-
-    Attributes
-    ----------
-    cells : Cells
-    counts : ndarray of int64, shape `cells.shape`
-        Vertices; with an attribute, those that have a value.
-    means : ndarray of float64, optional
-        Of the attribute, NaN in empty cells.
-    """
-
-    cells: Cells
-    counts: NDArray[np.int64]
-    means: NDArray[np.float64] | None = None
+def _tally(ndim: int, grids: Sequence[CellGrid], columns: Sequence[NDArray[Any]]) -> _Tally:
+    """Count one block; `columns` are `ndim` positions, then the attribute if there is one."""
+    positions = np.stack([c.astype(np.float64) for c in columns[:ndim]], axis=1)
+    counts, sums, outside = [], [], 0
+    for grid in grids:
+        codes, inside = grid.codes(positions)
+        outside += len(inside) - len(codes)
+        if len(columns) > ndim:
+            weights = columns[ndim].astype(np.float64)[inside]
+            known = np.isfinite(weights)
+            codes = codes[known]
+            sums.append(np.bincount(codes, weights[known], grid.size).astype(np.float64, copy=False))
+        counts.append(np.bincount(codes, minlength=grid.size))
+    return _Tally(counts, sums, positions.min(axis=0, initial=np.inf), positions.max(axis=0, initial=-np.inf), outside)
 
 
-def _tally(columns: Sequence[NDArray[Any]], axes: tuple[int, ...], grids: tuple[tuple[Pair, Cells], ...]) -> _Tally:
-    """Count one block; `columns` are the positions along `axes`, then the attribute if there is one."""
-    by_axis = dict(zip(axes, columns, strict=False))
-    ndim = max(axes) + 1
-    low, high = np.full(ndim, np.inf), np.full(ndim, -np.inf)
-    for axis, values in by_axis.items():
-        if len(values):
-            low[axis], high[axis] = float(values.min()), float(values.max())
-    weights = columns[len(axes)].astype(np.float64) if len(columns) > len(axes) else None
-    counts: list[NDArray[np.int64]] = []
-    sums: list[NDArray[np.float64]] = []
-    outside = 0
-    for (a, b), cells in grids:
-        numbers, inside = cells.numbers(by_axis[a], by_axis[b])
-        outside += len(inside) - len(numbers)
-        n = cells.shape[0] * cells.shape[1]
-        if weights is not None:
-            w = weights[inside]
-            known = np.isfinite(w)
-            numbers, w = numbers[known], w[known]
-            sums.append(np.asarray(np.bincount(numbers, w, n), np.float64).reshape(cells.shape))
-        counts.append(np.bincount(numbers, minlength=n).reshape(cells.shape))
-    return _Tally(tuple(counts), tuple(sums), low, high, outside)
+def _joined(parts: Sequence[_Tally]) -> _Tally:
+    return _Tally(
+        [np.sum(c, axis=0) for c in zip(*(p.counts for p in parts), strict=True)],
+        [np.sum(s, axis=0) for s in zip(*(p.sums for p in parts), strict=True)],
+        np.stack([p.low for p in parts]).min(axis=0),
+        np.stack([p.high for p in parts]).max(axis=0),
+        sum(p.outside for p in parts),
+    )
 
 
-def _tallied(variables: Sequence[xr.Variable], tally: Callable[[Sequence[NDArray[Any]]], _Tally]) -> _Tally:
+def _tallied(variables: Sequence[xr.Variable], ndim: int, grids: Sequence[CellGrid]) -> _Tally:
     """Tally all rows: Dask's chunks on its workers where there are any, else runs of rows, one after the other."""
+    tally = partial(_tally, ndim, grids)
     if not any(is_dask_collection(v.data) for v in variables if v.chunks is not None):
-        parts: _Tally | None = None
-        for columns in _runs(variables):
-            new = tally(columns)
-            parts = new if parts is None else _Tally.joined([parts, new])
-        return tally([np.zeros(0)] * len(variables)) if parts is None else parts
+        nothing = tally([np.zeros(0)] * len(variables))
+        parts = (tally([np.asarray(v[run].values) for v in variables]) for run in blocks(variables[0].shape[0]))
+        return reduce(lambda a, b: _joined([a, b]), parts, nothing)
     table = xr.Dataset({str(i): v.to_base_variable() for i, v in enumerate(variables)}).chunk().unify_chunks()
     found = [block_delayeds(table[str(i)].data) for i in range(len(variables))]
     tasks = [delayed(tally, pure=False)(list(columns)) for columns in zip(*found, strict=True)]
     while len(tasks) > 1:
-        join = delayed(_Tally.joined, pure=False)
-        tasks = [join(tasks[i : i + _FAN_IN]) for i in range(0, len(tasks), _FAN_IN)]
+        tasks = [delayed(_joined, pure=False)(tasks[i : i + _FAN_IN]) for i in range(0, len(tasks), _FAN_IN)]
     out: _Tally = compute(tasks[0])[0]
     return out
-
-
-def _runs(variables: Sequence[xr.Variable]) -> Iterator[list[NDArray[Any]]]:
-    for run in blocks(variables[0].shape[0]):
-        yield [np.asarray(v[run].values) for v in variables]
-
-
-def count_vertices(
-    ds: xr.Dataset, shape: Shape, pairs: Sequence[Pair], number: float, value: str | None = None
-) -> tuple[dict[Pair, Raster], Box]:
-    """Count a Dataset's vertices in the cells of some projections, in one pass over them, or two.
-
-    The first grid covers the chunks. Where vertices fill less than half of it, or where nothing is known of chunks, a second
-    pass has a grid that fits.
-
-    Parameters
-    ----------
-    ds : Dataset
-    shape : Shape
-    pairs : sequence of pairs of int
-        Axes of each projection.
-    number : float
-        Of cells, about.
-    value : str, optional
-        A variable along ``vertex`` whose means to take.
-
-    Returns
-    -------
-    rasters : dict
-    box : Box
-        The vertices' own; 0 along axes that are not drawn.
-    """
-    axes = tuple(sorted({a for pair in pairs for a in pair}))
-    variables = [ds.variables[shape.axes[a]] for a in axes]
-    box = _expected_box(ds, len(shape.axes))
-    if value is not None:
-        variables.append(ds.variables[value])
-
-    def run(box: Box) -> tuple[_Tally, tuple[tuple[Pair, Cells], ...]]:
-        grids = tuple(
-            (p, Cells.over(box, p, max(number, _FEWEST), square=shape.units[p[0]] == shape.units[p[1]])) for p in pairs
-        )
-        return _tallied(variables, _Block(axes, grids)), grids
-
-    if box is None:
-        first = _tallied(variables[: len(axes)], _Block(axes, ()))
-        box = _fitted(first, axes, len(shape.axes))
-        tally, grids = run(box)
-    else:
-        tally, grids = run(box)
-        fitted = _fitted(tally, axes, len(shape.axes))
-        used = list(axes)
-        if tally.outside or ((fitted[1] - fitted[0])[used] < _FILLED * (box[1] - box[0])[used]).any():
-            tally, grids = run(fitted)
-    found: dict[Pair, Raster] = {}
-    for i, (pair, cells) in enumerate(grids):
-        counts = tally.counts[i]
-        means = None
-        if value is not None:
-            means = np.full(cells.shape, np.nan)
-            np.divide(tally.sums[i], counts, out=means, where=counts > 0)
-        found[pair] = Raster(cells, counts, means)
-    return found, _fitted(tally, axes, len(shape.axes))
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """The tally of a block, as a task has it."""
-
-    axes: tuple[int, ...]
-    grids: tuple[tuple[Pair, Cells], ...]
-
-    def __call__(self, columns: Sequence[NDArray[Any]]) -> _Tally:
-        return _tally(columns, self.axes, self.grids)
-
-
-def _fitted(tally: _Tally, axes: tuple[int, ...], ndim: int) -> Box:
-    low, high = np.zeros(ndim), np.zeros(ndim)
-    for axis in axes:
-        if np.isfinite(tally.low[axis]):
-            low[axis], high[axis] = tally.low[axis], tally.high[axis]
-    return low, high
 
 
 def _expected_box(ds: xr.Dataset, ndim: int) -> Box | None:
@@ -245,3 +245,34 @@ def _expected_box(ds: xr.Dataset, ndim: int) -> Box | None:
         if (inner[0] < inner[1]).all():
             return inner
     return low, high
+
+
+# ---------------------------------------------------------------------------------------------- chunks
+
+
+def prepare_chunks(ds: xr.Dataset, shape: Shape, pairs: Sequence[Pair]) -> CellDrawing:
+    """Return how many vertices are in each column of chunks, from the table of chunks alone."""
+    found = chunk_counts(ds)
+    if found is None:
+        raise InputError(
+            "the Dataset does not know which chunks its vertices are of: plot it as it was opened with engine='zv', or a "
+            "selection of it in view='spatial'"
+        )
+    cells: dict[Pair, Cells] = {}
+    for pair in pairs:
+        drawn = list(pair)
+        at = found.coords[:, drawn] if len(found.rows) else np.zeros((1, 2), np.int64)
+        width = -(-(int((at.max(axis=0) - at.min(axis=0)).max()) + 1) // _MOST_COLUMNS)
+        first = (at // width).min(axis=0)
+        place = at // width - first
+        counts = np.zeros(tuple(place.max(axis=0) + 1), np.int64)
+        np.add.at(counts, tuple(place.T), found.rows if len(found.rows) else 0)
+        edges = tuple(
+            (first[i] + np.arange(n + 1)) * width * found.edges[axis] + found.offset[axis]
+            for i, (axis, n) in enumerate(zip(drawn, counts.shape, strict=True))
+        )
+        cells[pair] = Cells(edges, counts)
+    zero = np.zeros(len(shape.axes))
+    label = "vertices per chunk" if len(shape.axes) == 2 else "vertices per column of chunks"
+    title = f"{int(found.rows.sum()):,} vertices in {len(found.rows):,} chunks"
+    return CellDrawing(shape, cells, found.box if len(found.rows) else (zero, zero), label, title, of_chunks=True)

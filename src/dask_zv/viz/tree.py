@@ -9,9 +9,8 @@ import xarray as xr
 
 from dask_zv.errors import InputError
 from dask_zv.spatial.grid import as_box
-from dask_zv.viz.detail import budget_of, pixels_of
+from dask_zv.viz.detail import budget_of, pixels_of, vertices_within
 from dask_zv.viz.frame import pick_axes, require_matplotlib
-from dask_zv.viz.occupancy import vertices_within
 from dask_zv.viz.plot import KINDS, Plot
 from dask_zv.xarray_backend.content import shape_of
 from dask_zv.xarray_backend.selection import select
@@ -20,13 +19,7 @@ _SPARE_AXES_PIXELS = 500_000.0
 
 
 def _levels(tree: xr.DataTree) -> dict[int, xr.DataTree]:
-    """Return the nodes that are levels, the finest first.
-
-    Raises
-    ------
-    InputError
-        There are none.
-    """
+    """Return the nodes that are levels, the finest first."""
     found = {int(str(k)): node for k, node in tree.children.items() if str(k).isdecimal() and "vertex" in node.sizes}
     if not found:
         raise InputError("the tree has no levels /0, /1, ...: open it with xr.open_datatree(..., engine='zv')")
