@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
+import pytest
 import zarr
 from points_reference import CATALOG
 
-from dask_zv.config import override
-
-
-@contextmanager
-def impatient() -> Iterator[None]:
-    """Readers wait for a writer that may be replacing what they found broken; here there is none."""
-    with dask.config.set(scheduler="sync"), override(reread_wait=0):
-        yield
+import dask_zv as dzv
 
 
 def copy_of(store: Path, target: Path, *, catalog: bool = True) -> Path:
@@ -30,6 +23,37 @@ def copy_of(store: Path, target: Path, *, catalog: bool = True) -> Path:
     if not catalog:
         shutil.rmtree(target / "0" / CATALOG)
     return target
+
+
+@pytest.fixture
+def copy(whole: Any, tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that makes a fresh copy of the store of the fixture `whole`."""
+    number = iter(range(10**6))
+    return lambda *, catalog=True: copy_of(whole.path, tmp_path / f"{next(number)}.zv", catalog=catalog)
+
+
+def answer(geometry: Any) -> dict[str, Any]:
+    """Return everything of a geometry as comparable values."""
+    out = {n: None if (v := getattr(geometry, n)) is None else v.tolist() for n in ("positions", "edges", "faces", "parents")}
+    out["ids"] = None if geometry.object_ids is None else geometry.object_ids.tolist()
+    out |= {k: (str(v.dtype), v.tolist()) for k, v in geometry.attributes.items()}
+    out |= {f"edge {k}": v.tolist() for k, v in geometry.edge_attributes.items()}
+    out |= {f"object {k}": (v.tolist(), np.ma.getmaskarray(v).tolist()) for k, v in geometry.object_attributes.items()}
+    return out | {"groups": {g: m.tolist() for g, m in geometry.groups.items()}}
+
+
+def errors_of(questions: dict[str, Callable[[], Any]], expected: dict[str, Any], allowed: Any = ()) -> dict[str, Exception]:
+    """Ask everything: an answer is right, or an error of ours (a warning: a vertex is outside of its chunk); return these."""
+    errors: dict[str, Exception] = {}
+    for question, ask in questions.items():
+        try:
+            found = ask()
+        except (dzv.ZVError, dzv.ZVWarning) as error:
+            errors[question] = error
+            continue
+        if found != expected[question] and question not in allowed:
+            pytest.fail(f"{question!r} gave a wrong answer without an error: {found!r:.500}")
+    return errors
 
 
 class Breakable:
@@ -43,15 +67,15 @@ class Breakable:
     def broken(self, name: str, data: bytes | None) -> Iterator[Path]:
         """Return the path of the store, of which one file has other content, or is gone; then it is whole again."""
         self._number += 1
-        moved = self.path.with_name(f"{self.path.stem.partition('-')[0]}-{self._number}.zv")
-        self.path = self.path.rename(moved)
-        place = moved / name
-        whole = place.read_bytes()
-        put(place, data)
+        moved = self.path = self.path.rename(self.path.with_name(f"{self.path.stem.partition('-')[0]}-{self._number}.zv"))
+        whole = (moved / name).read_bytes()
+        put(moved / name, data)
         try:
             yield moved
+        except pytest.fail.Exception as failure:
+            pytest.fail(f"{name}: {failure}")
         finally:
-            place.write_bytes(whole)
+            (moved / name).write_bytes(whole)
 
 
 def put(place: Path, data: bytes | None) -> None:

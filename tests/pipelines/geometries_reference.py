@@ -7,7 +7,7 @@ with what was written without a word about positions, which may be double.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,19 +19,29 @@ import dask_zv as dzv
 PATHS = ("line", "polyline", "streamline")
 LINKED = ("skeleton", "graph", "mesh")
 GEOMETRIES = (*PATHS, *LINKED)
+ALL = ("point_cloud", *GEOMETRIES)
+VERBS = {
+    "point_cloud": dzv.write_points,
+    "line": dzv.write_lines,
+    "polyline": dzv.write_polylines,
+    "streamline": dzv.write_polylines,
+    "skeleton": dzv.write_skeletons,
+    "graph": dzv.write_graph,
+    "mesh": dzv.write_meshes,
+}
 
 
 @dataclass
 class Data:
     """A geometry as it is to be written.
 
-    `ids` is the object of each vertex; `objects` all ids, ascending, also of objects without vertices. `lengths` and
+    `ids` is the object of each vertex, None without objects; `objects` all ids, ascending, also of objects without vertices. `lengths` and
     `path_ids` are of paths, in the order of the input; `parents`, `links` (edges or faces) and `link_attributes` of the others.
     """
 
     geometry: str
     positions: np.ndarray
-    ids: np.ndarray
+    ids: np.ndarray | None
     objects: np.ndarray
     attributes: dict[str, np.ndarray] = field(default_factory=dict)
     lengths: np.ndarray | None = None
@@ -49,13 +59,11 @@ class Data:
         return replace(self, attributes={k: v for k, v in self.attributes.items() if k not in names})
 
 
-# -------------------------------------------------------------------------------------------------- making them
-
-
 def some_positions(rng: np.random.Generator, n: int, chunk: Sequence[float], dtype: Any, spread: int = 3) -> np.ndarray:
-    """Return positions on boundaries of chunks, one step beside them, anywhere, and some that are double."""
+    """Return positions on boundaries of chunks and bins, one step beside them, anywhere, and some that are double."""
     cells = rng.integers(-spread, spread + 1, (n, len(chunk)))
-    inside = np.where(rng.random((n, len(chunk))) < 0.3, 0.0, rng.random((n, len(chunk))))
+    inside = rng.random((n, len(chunk)))
+    inside = np.where(rng.random(inside.shape) < 0.3, rng.integers(0, 2, inside.shape) / rng.choice([2, 3, 10]), inside)
     points = (cells + inside) * np.asarray(chunk)
     beside = rng.random(points.shape) < 0.1
     points[beside] = np.nextafter(points[beside], rng.choice([-np.inf, np.inf], int(beside.sum())))
@@ -67,13 +75,11 @@ def some_positions(rng: np.random.Generator, n: int, chunk: Sequence[float], dty
 
 def some_walks(rng: np.random.Generator, lengths: Sequence[int], chunk: Sequence[float], dtype: Any) -> np.ndarray:
     """Return paths that mostly stay near, some of which leave chunks and come back, some that jump."""
-    parts = [np.zeros((0, len(chunk)))]
+    edge, parts = np.asarray(chunk), [np.zeros((0, len(chunk)))]
     for n in lengths:
-        step = rng.choice([0.05, 0.4, 2.0]) * np.asarray(chunk)
-        walk = rng.uniform(-2, 2, len(chunk)) * np.asarray(chunk) + np.cumsum(rng.normal(size=(n, len(chunk))) * step, axis=0)
-        snap = rng.random(walk.shape) < 0.2
-        walk[snap] = (np.round(walk / np.asarray(chunk)) * np.asarray(chunk))[snap]
-        parts.append(walk)
+        step = rng.choice([0.05, 0.4, 2.0]) * edge
+        walk = rng.uniform(-2, 2, len(chunk)) * edge + np.cumsum(rng.normal(size=(n, len(chunk))) * step, axis=0)
+        parts.append(np.where(rng.random(walk.shape) < 0.2, np.round(walk / edge) * edge, walk))
     return np.concatenate(parts).astype(dtype)
 
 
@@ -86,15 +92,9 @@ def some_ids(rng: np.random.Generator, count: int, *, dense: bool) -> np.ndarray
 
 def some_attributes(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
     """Return numbers, floats with NaN, channels, and strings of which some are missing."""
-    floats = rng.normal(size=n).astype(np.float32)
-    floats[rng.random(n) < 0.1] = np.nan
+    floats = np.where(rng.random(n) < 0.1, np.nan, rng.normal(size=n)).astype(np.float32)
     words = np.array([*rng.choice(np.array(["soma", "axon", "", "ß", None], object), n), None], object)[:-1]
-    return {
-        "number": np.arange(n),
-        "f": floats,
-        "rgb": rng.integers(0, 256, (n, 3), dtype=np.uint8),
-        "kind": words,
-    }
+    return {"number": np.arange(n), "f": floats, "rgb": rng.integers(0, 256, (n, 3), dtype=np.uint8), "kind": words}
 
 
 def some_parents(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -102,11 +102,9 @@ def some_parents(rng: np.random.Generator, n: int) -> np.ndarray:
     parents = np.full(n, -1, np.int64)
     row = 0
     while row < n:
-        size = int(rng.integers(1, max(2, n - row + 1)))
-        shape = rng.integers(4)
+        size, shape = int(rng.integers(1, max(2, n - row + 1))), int(rng.integers(4))
         for i in range(row + 1, row + size):
-            near = {0: i - 1, 1: row, 2: max(row, i - int(rng.integers(1, 4))), 3: int(rng.integers(row, i))}
-            parents[i] = near[int(shape)]
+            parents[i] = (i - 1, row, max(row, i - int(rng.integers(1, 4))), int(rng.integers(row, i)))[shape]
         row += size
     return parents
 
@@ -137,9 +135,12 @@ def some_data(
     points = some_positions(rng, n, chunk, dtype) if rng.random() < 0.6 else some_walks(rng, [n], chunk, dtype)
     attributes = some_attributes(rng, n)
     names = np.sort(some_ids(rng, int(rng.integers(1, 6)), dense=dense))
+    ids = rng.choice(names, n) if n else np.zeros(0, np.int64)
+    if geometry == "point_cloud":
+        ids = np.unique(ids, return_inverse=True)[1].reshape(-1).astype(np.int64) if dense else ids
+        return Data(geometry, points, ids, np.unique(ids), attributes)
     if geometry == "skeleton":
-        own = np.sort(rng.choice(names, n)) if n else np.zeros(0, np.int64)
-        parents = np.full(n, -1, np.int64)
+        own, parents = np.sort(ids), np.full(n, -1, np.int64)
         for name in np.unique(own):
             rows = np.flatnonzero(own == name)
             within = some_parents(rng, len(rows))
@@ -149,7 +150,6 @@ def some_data(
             place = np.argsort(to)
             own, parents = own[to], np.where(parents[to] < 0, rng.integers(-3, 0, n), place[parents[to]])
         return Data(geometry, points, own, np.unique(own), attributes, parents=parents)
-    ids = rng.choice(names, n) if n else np.zeros(0, np.int64)
     width = width or (2 if geometry == "graph" else int(rng.choice([3, 3, 4])))
     count = (int(rng.integers(0, 2 * n + 1)) if links is None else links) if n else 0
     table = rng.integers(0, max(n, 1), (count, width))
@@ -163,43 +163,47 @@ def some_data(
     return Data(geometry, points, ids, np.unique(ids), attributes, links=table, link_attributes=about)
 
 
-# -------------------------------------------------------------------------------------------------- writing them
-
-
-def write(store: dzv.Store, data: Data, **options: Any) -> Any:
-    """Write from numpy arrays."""
-    options = {"attributes": data.attributes, **options}
+def write(
+    store: dzv.Store,
+    data: Data,
+    of: Callable[[Any], Any] = np.asarray,
+    of_links: Callable[[Any], Any] | None = None,
+    *,
+    by_lengths: bool = True,
+    **options: Any,
+) -> Any:
+    """Write arrays in a form: `of` those of vertices, `of_links` those of links; paths are told by lengths, or by their ids."""
+    of_links = of_links or of
+    positions, attributes = data.positions, data.attributes
     if data.geometry == "line":
-        pairs = {k: v.reshape(-1, 2, *v.shape[1:]) for k, v in options.pop("attributes").items()}
-        ends = data.positions.reshape(-1, 2, data.positions.shape[1])
-        return dzv.write_lines(store, ends, attributes=pairs, object_ids=data.path_ids, **options)
-    if data.geometry in PATHS:
-        return dzv.write_polylines(store, data.positions, lengths=data.lengths, object_ids=data.path_ids, **options)
+        positions = positions.reshape(-1, 2, positions.shape[1])
+        attributes = {k: v.reshape(-1, 2, *v.shape[1:]) for k, v in attributes.items()}
+    about: dict[str, Any] = {"attributes": {k: of(v) for k, v in attributes.items()}}
+    if data.geometry == "line":
+        about |= {"object_ids": data.path_ids}
+    elif data.geometry in PATHS and by_lengths:
+        about |= {"lengths": data.lengths, "object_ids": data.path_ids}
+    elif data.ids is not None:
+        about |= {"object_ids": of(data.ids)}
     if data.geometry == "skeleton":
-        return dzv.write_skeletons(store, data.positions, parents=data.parents, object_ids=data.ids, **options)
-    if data.geometry == "graph":
-        return dzv.write_graph(
-            store,
-            data.positions,
-            edges=data.links,
-            edge_attributes=data.link_attributes,
-            directed=data.directed,
-            object_ids=data.ids,
-            **options,
-        )
-    return dzv.write_meshes(
-        store, data.positions, faces=data.links, face_attributes=data.link_attributes, object_ids=data.ids, **options
-    )
+        about |= {"parents": of(data.parents)}
+    elif data.geometry in ("graph", "mesh"):
+        name = "edge" if data.geometry == "graph" else "face"
+        columns = {k: of_links(v) for k, v in data.link_attributes.items()}
+        about |= {f"{name}s": of_links(data.links), f"{name}_attributes": columns}
+        about |= {"directed": data.directed} if name == "edge" else {}
+    return VERBS[data.geometry](store, of(positions), **{**about, **options})
 
 
-# -------------------------------------------------------------------------------------------------- what must come back
+def links_of(geometry: Any) -> tuple[Any, Any]:
+    """Return the edges or faces that were read, and their attributes."""
+    if geometry.faces is None:
+        return geometry.edges, geometry.edge_attributes
+    return geometry.faces, geometry.face_attributes
 
 
 def path_rows(data: Data, wanted: Iterable[int] | None = None) -> list[tuple[int, list[int]]]:
-    """Return (id, rows of the input in the order of reading) of objects, ascending by id.
-
-    Paths are in their own order; the rows of other objects are in no order that the input has.
-    """
+    """Return (id, rows of the input in the order of reading) of objects, ascending by id; but for paths, in any order."""
     rows: dict[int, list[int]] = {int(i): [] for i in data.objects}
     for row, owner in enumerate(data.ids.tolist()):
         rows[owner].append(row)
@@ -223,8 +227,7 @@ def clipped_runs(data: Data, inside: np.ndarray, wanted: Iterable[int] | None = 
 
 def check_paths(geometry: Any, expected: Sequence[tuple[int, list[int]]], data: Data) -> None:
     """Compare paths that were read with (id, rows) in their order."""
-    rows = [r for _, run in expected for r in run]
-    assert geometry.attributes["number"].tolist() == rows
+    assert geometry.attributes["number"].tolist() == [r for _, run in expected for r in run]
     assert geometry.ids.tolist() == [i for i, _ in expected]
     assert geometry.lengths.tolist() == [len(run) for _, run in expected]
     check_vertices(geometry, data)
@@ -241,15 +244,15 @@ def check_vertices(geometry: Any, data: Data) -> np.ndarray:
             assert geometry.attributes[name].tolist() == values[rows].tolist(), name
         else:
             assert_same(geometry.attributes[name], values[rows], name)
-    assert_same(geometry.object_ids, data.ids[rows], "object ids")
+    if data.ids is None:
+        assert geometry.object_ids is None
+    else:
+        assert_same(geometry.object_ids, data.ids[rows], "object ids")
     return rows
 
 
 def check_linked(geometry: Any, data: Data, rows: Iterable[int] | None = None) -> None:
-    """Compare skeletons, graphs or meshes that were read with the part of the input that `rows` (all of it) are.
-
-    Links are those between vertices that were read.
-    """
+    """Compare what was read, but paths, with the part of the input that `rows` (all of it) are, and the links between them."""
     read = check_vertices(geometry, data)
     wanted = set(range(len(data)) if rows is None else map(int, rows))
     assert set(read.tolist()) == wanted
@@ -260,17 +263,18 @@ def check_linked(geometry: Any, data: Data, rows: Iterable[int] | None = None) -
         assert geometry.parents.dtype == np.int64
         assert geometry.edges.tolist() == [[i, p] for i, p in enumerate(parents) if p >= 0]
         return
-    assert data.links is not None
+    found, about = links_of(geometry)
+    if data.links is None:
+        assert found is None
+        return
+    assert (geometry.edges is None) == (data.geometry == "mesh")
     kept = [k for k, link in enumerate(data.links.tolist()) if wanted.issuperset(link)]
-    found, about = (
-        (geometry.edges, geometry.edge_attributes) if data.geometry == "graph" else (geometry.faces, geometry.face_attributes)
-    )
     assert found.dtype == np.int64
     assert found.shape == (len(kept), data.links.shape[1])
     assert sorted(about) == sorted(data.link_attributes)
     if not data.link_attributes:
-        ends = [tuple(link) for link in read[found].tolist()]
-        assert Counter(ends) == Counter(tuple(data.links[k].tolist()) for k in kept)
+        ends = Counter(tuple(link) for link in read[found].tolist())
+        assert ends == Counter(tuple(data.links[k].tolist()) for k in kept)
         return
     numbers = np.asarray(about["number"])
     assert sorted(numbers.tolist()) == kept

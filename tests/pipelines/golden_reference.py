@@ -1,4 +1,4 @@
-"""What the tests of golden geometries compare with: the expected arrays, and the format's rules in plain Python.
+"""What the tests of golden stores compare with: the expected arrays, and the format's rules in plain Python.
 
 Nothing here is fast, and nothing here is shared with the library.
 """
@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import dask_zv as dzv
 
 DATA = Path(__file__).parents[1] / "data"
 GENERATIONS = ("golden_0.7", "golden_0.9")
 PATHS = ("line", "polyline", "streamline")
+STORES = [p for g in GENERATIONS for p in sorted((DATA / g).glob("*.zarrvectors*"))]
+every_store = pytest.mark.parametrize("path", STORES, ids=lambda p: f"{p.parent.name[-3:]}-{p.name.partition('.')[0]}")
 
 
 def golden_names(kinds: tuple[str, ...] | None = None) -> list[str]:
@@ -74,22 +77,49 @@ class Golden:
         """Input numbers in reading order."""
         return self.truth["reading_order"]
 
+    def named(self, prefix: str) -> dict[str, np.ndarray]:
+        """Return the arrays of the truth whose names begin so, without that."""
+        return {k.removeprefix(prefix): v for k, v in self.truth.items() if k.startswith(prefix)}
+
     @cached_property
-    def owners(self) -> np.ndarray:
-        """Object of each vertex."""
+    def attributes(self) -> dict[str, np.ndarray]:
+        """Attributes of vertices; None for strings that are missing."""
+        found = {**self.named("attr__"), **self.named("chunk_attr__")}
+        out = {k: v for k, v in found.items() if not k.endswith("__missing")}
+        for name in [k for k in out if f"{k}__missing" in found]:
+            out[name] = out[name].astype(object)
+            out[name][found[f"{name}__missing"]] = None
+        return out
+
+    @cached_property
+    def owners(self) -> np.ndarray | None:
+        """Object of each vertex; None in a store without objects."""
         if "offsets" in self.truth:
             return np.repeat(np.arange(len(self.truth["offsets"]) - 1), np.diff(self.truth["offsets"]))
-        return self.truth["object_ids"]
+        return self.truth.get("object_ids")
 
     @cached_property
     def ids(self) -> list[int]:
-        return list(range(len(self.truth["offsets"]) - 1)) if "offsets" in self.truth else sorted(set(self.owners.tolist()))
+        if "offsets" in self.truth:
+            return list(range(len(self.truth["offsets"]) - 1))
+        return [] if self.owners is None else sorted(set(self.owners.tolist()))
+
+    @cached_property
+    def groups(self) -> dict[int, list[int]]:
+        ends = self.truth.get("groups_offsets", np.zeros(1, int))
+        return {g: self.truth["groups_flat"][ends[g] : ends[g + 1]].tolist() for g in range(len(ends) - 1)}
 
     @cached_property
     def chunks(self) -> list[tuple[int, ...]]:
-        """Chunk of each vertex."""
-        shape = self.call["arguments"]["chunk_shape"]
-        return [tuple(math.floor(float(x) / s) for x, s in zip(p, shape, strict=True)) for p in self.positions]
+        """Chunk of each vertex; an attribute may lead its key."""
+        arguments = self.call["arguments"]
+        found = [
+            tuple(math.floor(float(x) / s) for x, s in zip(p, arguments["chunk_shape"], strict=True)) for p in self.positions
+        ]
+        if arguments.get("chunk_by_attribute") is None:
+            return found
+        values = self.truth[f"chunk_attr__{arguments['chunk_by_attribute']}"].tolist()
+        return [(sorted(set(values)).index(v), *c) for v, c in zip(values, found, strict=True)]
 
     @property
     def shares_fragments(self) -> bool:
