@@ -61,13 +61,7 @@ def stamped_document(document: bytes, stamp: str, path: str, store: str | None =
 
 
 def catalog_stamp(document: bytes, path: str, store: str | None = None) -> str | None:
-    """Return the stamp in a catalog's document, None where there is none.
-
-    Raises
-    ------
-    MetadataError, FormatError
-        The document can't be read.
-    """
+    """Return the stamp in a catalog's document, None where there is none."""
     attributes = parse_document(document, path, store).get("attributes")
     stamp = attributes.get(_STAMP) if isinstance(attributes, Mapping) else None
     if stamp is not None and not isinstance(stamp, str):
@@ -91,41 +85,23 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a grid array's document said when the catalog was written.
+    """What a grid array's document said when the catalog was written."""
 
-    Attributes
-    ----------
-    document : mapping
-        The document without its list of chunks.
-    identity : str
-        Of the document's object; see :meth:`~dask_zv.storage.objects.Objects.identities`.
-    """
-
-    document: Mapping[str, Any]
-    identity: str
+    document: Mapping[str, Any]  # the document without its list of chunks
+    identity: str  # of the document's object; see :meth:`~dask_zv.storage.objects.Objects.identities`
 
 
 @dataclass(frozen=True, eq=False)
 class Catalog(ChunkLookup):
     """The chunks of a group.
 
-    Attributes
-    ----------
-    coords : ndarray of int64, shape (n, K)
-        Chunk coordinates, ascending.
-    rows : ndarray of int64, shape (n,)
-        Vertices in each chunk, -1 where the writer did not say.
-    arrays : mapping of str to Columns
-    nodes : mapping of str to Node
-        Documents of the arrays (layout ``grid``).
-    token : str
-        Digest of the whole catalog.
+    `coords`: shape (n, K): chunk coordinates, ascending.
     """
 
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64]  # shape (n,): vertices in each chunk, -1 where the writer did not say
     arrays: Mapping[str, Columns]
-    token: str = field(default="")
-    nodes: Mapping[str, Node] = field(default_factory=dict)
+    token: str = field(default="")  # digest of the whole catalog
+    nodes: Mapping[str, Node] = field(default_factory=dict)  # documents of the arrays (layout ``grid``)
 
     def locate(self, array: str, key: str) -> Place | None:
         """Return where a blob is, None where the catalog has no such blob."""
@@ -200,13 +176,7 @@ def encode_catalog(catalog: Catalog) -> bytes:
 
 
 def decode_catalog(payload: bytes, *, store: str | None = None, array: str | None = None) -> Catalog:
-    """Return the catalog in `payload`.
-
-    Raises
-    ------
-    FormatError
-        It is damaged, or of a version that this release does not know.
-    """
+    """Return the catalog in `payload`."""
 
     def bad(what: str) -> FormatError:
         return FormatError(f"the catalog is damaged ({what}): store.refresh() rebuilds it", store=store, array=array)
@@ -313,14 +283,10 @@ def merge_catalog(
 ) -> Catalog:
     """Return `old` with new entries: blobs named in both are the new ones.
 
-    A chunk's old number of rows stays where the new entry has none, unless a blob was replaced by one of another length:
-    then nobody knows.
+    A chunk's old number of rows stays where the new entry has none, unless a blob was replaced by one of another length: then
+    nobody knows.
 
-    Parameters
-    ----------
-    old : Catalog or None
-    coords, rows, arrays, nodes
-        The new entries, as in :class:`Catalog`; coordinates unique, in any order.
+    `coords, rows, arrays, nodes`: the new entries, as in :class:`Catalog`; coordinates unique, in any order.
     """
     nodes = {**(old.nodes if old is not None else {}), **(nodes or {})}
     if old is not None and not len(coords):

@@ -51,15 +51,7 @@ Step = tuple[Callable[[bytes], bytes], Decode]
 class CellCodec:
     """Encodes and decodes cells through a chain of codecs.
 
-    Parameters
-    ----------
-    codecs : sequence of mapping
-        Zarr codec documents, in the order of encoding.
-
-    Raises
-    ------
-    MetadataError
-        zarr has no such codec.
+    `codecs`: Zarr codec documents, in the order of encoding.
     """
 
     def __init__(self, codecs: Sequence[Mapping[str, Any]]) -> None:
@@ -112,18 +104,7 @@ def unpack_zstd(data: bytes, nbytes: int | None = None, most: int | None = None)
 
     The size in the frame's header is checked before anything is allocated.
 
-    Parameters
-    ----------
-    data : bytes
-    nbytes : int, optional
-        What the frame must hold.
-    most : int, optional
-        What it may hold.
-
-    Raises
-    ------
-    ValueError
-        It is no such frame.
+    `nbytes`: what the frame must hold; `most`: what it may hold.
     """
     try:
         size = zstandard.frame_content_size(data)

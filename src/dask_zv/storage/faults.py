@@ -26,18 +26,8 @@ def storage_error(
 ) -> StoreError:
     """Return the error for a request that failed for good.
 
-    Parameters
-    ----------
-    doing, key : str
-        What was tried, on which key.
-    error : Exception
-        What the store raised.
-    url : str
-        The store, without secrets.
-    secrets : sequence of str
-        What the message must not show.
-    attempts, seconds : int, float
-        How often it was tried, and for how long.
+    `doing, key`: what was tried, on which key; `error`: what the store raised; `url`: the store, without secrets; `secrets`:
+    what the message must not show; `attempts, seconds`: how often it was tried, and for how long.
     """
     text = told_of(error, secrets)
     again = "write again (resume=True keeps the blocks that are stored)" if doing == "writing" else "try again"

@@ -54,22 +54,12 @@ def process_token() -> str:
 
 @dataclass(frozen=True, slots=True)
 class StoreHandle:
-    """A store that any process can open, or a live one that only its own process may use.
-
-    Attributes
-    ----------
-    kind : {"url", "pickled", "process"}
-    url : str
-        Where the store is, or its repr; without secrets.
-    read_only : bool
-    identity : str
-        Key of the per-process cache of open stores.
-    """
+    """A store that any process can open, or a live one that only its own process may use."""
 
     kind: Literal["url", "pickled", "process"]
-    url: str
+    url: str  # where the store is, or its repr; without secrets
     read_only: bool
-    identity: str
+    identity: str  # key of the per-process cache of open stores
     _payload: Any = field(repr=False, compare=False)
     """url: (opener, options, the URL with its secrets); pickled: bytes; process: (process token, what holds the store in one
     process, the store itself, which lives as long as its handles)."""
@@ -223,13 +213,7 @@ def handle_for_url(url: str, options: Mapping[str, Any], opener: Opener, *, read
 def handle_for_store(store: Store, url: str, *, one_process: str | None, read_only: bool) -> StoreHandle:
     """Return the handle of a zarr store that the caller opened.
 
-    Parameters
-    ----------
-    store : zarr.abc.store.Store
-    url : str
-        What to call it.
-    one_process : str, optional
-        Why no other process may use it; None where it pickles.
+    `url`: what to call it; `one_process`: why no other process may use it; None where it pickles.
     """
     pickled = None
     if one_process is None:
@@ -256,15 +240,7 @@ def _snapshot_of(store: Store) -> str | None:
 
 
 def open_objects(handle: StoreHandle) -> Objects:
-    """Return the objects of `handle`'s store, one open store per handle and process.
-
-    Raises
-    ------
-    PlanError
-        The store lives in another process.
-    StoreError
-        The store can't be opened.
-    """
+    """Return the objects of `handle`'s store, one open store per handle and process."""
     if (instead := _INSTEAD.get().get(handle.identity)) is not None:
         return instead
     handle.check_process()

@@ -21,13 +21,7 @@ Blobs = PerChunk | GridArrays
 
 
 def check_layout(layout: str | None, default: Layout) -> Layout:
-    """Return the layout that a new group gets.
-
-    Raises
-    ------
-    InputError
-        Not the name of a layout.
-    """
+    """Return the layout that a new group gets."""
     if layout is None:
         return default
     if layout in ("per_chunk", "grid"):
@@ -53,11 +47,6 @@ def detect_layout(objects: Objects, prefix: str, attributes: Mapping[str, Any] |
     """Return the layout of the group at `prefix`: by its attributes or those of a group above it, then by its arrays.
 
     None where nothing tells. The group's attributes, where they are known, are not read again.
-
-    Raises
-    ------
-    MetadataError
-        A store of a version that is not read.
     """
     told = _by_attributes(attributes) if attributes is not None else None
     if told is not None:

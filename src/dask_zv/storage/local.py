@@ -48,14 +48,8 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 class LocalObjects:
     """A directory of the local file system.
 
-    Parameters
-    ----------
-    root : path
-        The store's directory.
-    read_only : bool
-        Refuse to write.
-    fsync : bool
-        Flush every file to the device before it is renamed into place.
+    `root`: the store's directory; `read_only`: refuse to write; `fsync`: flush every file to the device before it is renamed
+    into place.
     """
 
     is_local = True

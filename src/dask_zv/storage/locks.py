@@ -49,13 +49,7 @@ class Hold:
         return bool(self.owner)
 
     def check(self) -> None:
-        """Raise where the lock may no longer be this owner's: its machine slept, or the store did not answer.
-
-        Raises
-        ------
-        PlanError
-            Nothing more may be committed under it.
-        """
+        """Raise where the lock may no longer be this owner's: its machine slept, or the store did not answer."""
         if self and (self.lost or _now() - self._renewed > settings().lock_lifetime):
             raise PlanError(
                 f"the lock '/{self._key}' was lost during the commit (the machine was suspended, or the store did not answer "
@@ -118,13 +112,7 @@ class _Watch:
 
 @contextmanager
 def commit_lock(objects: Objects, prefix: str, of: str = "") -> Iterator[Hold]:
-    """Hold the lock of the group at `prefix`, or of a part of it; what it yields is false where the store has no such lock.
-
-    Raises
-    ------
-    StoreError
-        Another writer has held it for ten minutes, or something that is no lock is in its place.
-    """
+    """Hold the lock of the group at `prefix`, or of a part of it; what it yields is false where the store has no such lock."""
     key = join(prefix, LOCK_NAME + of)
     if objects.nodes_first:
         yield Hold(objects, key, "", 0.0)

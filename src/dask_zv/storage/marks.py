@@ -31,13 +31,7 @@ def unmark(objects: Objects, prefix: str, name: str | None) -> None:
 
 
 def check_not_replaced(objects: Objects, prefix: str, chunk: str | None = None) -> None:
-    """Raise where chunks of a group that are not those of its last commit are a write's that did not reach its own.
-
-    Raises
-    ------
-    FormatError
-        Some are.
-    """
+    """Raise where chunks of a group that are not those of its last commit are a write's that did not reach its own."""
     found = _marks(objects, prefix)
     if found:
         raise FormatError(
@@ -52,13 +46,7 @@ JOURNAL = "dask_zv_journal"
 
 
 def written_stamp(place: Place) -> str | None:
-    """Return the stamp of a group's last commit, None where that left none.
-
-    Raises
-    ------
-    MetadataError, FormatError
-        The catalog's document can't be read.
-    """
+    """Return the stamp of a group's last commit, None where that left none."""
     objects, path = open_objects(place.handle), join(place.prefix, CATALOG_NAME)
     data = objects.get(f"{path}/{DOCUMENT}")
     if data is None:

@@ -22,13 +22,7 @@ CONSOLIDATED = "consolidated_metadata"
 
 
 def as_bytes(data: object, array: str, chunk: str) -> bytes:
-    """Return a blob's payload as bytes.
-
-    Raises
-    ------
-    StoreError
-        Neither bytes-like nor a C-contiguous numpy array.
-    """
+    """Return a blob's payload as bytes."""
     if isinstance(data, bytes):
         return data
     if isinstance(data, np.ndarray):
@@ -222,13 +216,8 @@ def drop_catalogs(objects: Objects, nodes: Iterable[str], *, keep: str | None = 
     Consolidated metadata of these groups goes as well. A commit that is under way may be about to write a catalog of what it
     saw before: `in_turn` waits for it, which only callers may who hold no lock.
 
-    Parameters
-    ----------
-    objects : Objects
-    nodes : iterable of str
-        Paths in the store of arrays whose blobs change outside of a catalogued commit.
-    keep : str, optional
-        Path of the group whose catalog stays.
+    `nodes`: paths in the store of arrays whose blobs change outside of a catalogued commit; `keep`: path of the group whose
+    catalog stays.
     """
     above = drop_copies(objects, nodes)
     groups = sorted(above - {keep})
@@ -296,13 +285,7 @@ class Attributes:
 
 
 def check_array_name(array: str) -> str:
-    """Return `array` if it may be the path of an array of blobs below a group, else raise.
-
-    Raises
-    ------
-    InvalidNameError
-        See :func:`~dask_zv.format.keys.check_name`; or the name is one that this library keeps.
-    """
+    """Return `array` if it may be the path of an array of blobs below a group, else raise."""
     check_name(array, "array name")
     if any(part.startswith("dask_zv_") for part in array.split("/")):
         raise InvalidNameError(f"array name {array!r}: names that begin with 'dask_zv_' are kept for the catalog and its like")
@@ -318,14 +301,7 @@ def merge_root(now: Mapping[str, Any], known: Mapping[str, Any], wanted: Mapping
 
     Bounds that were declared, by this writer or by another since, are never taken back: they become those of both.
 
-    Parameters
-    ----------
-    now : mapping
-        As they are stored.
-    known : mapping
-        As the writer has read them.
-    wanted : mapping
-        As the writer wants them.
+    `now`: as they are stored; `known`: as the writer has read them; `wanted`: as the writer wants them.
     """
     out = _merge_changes(now, known, wanted)
     settings, stored, asked = (_mapping(a) for a in (out.get(SETTINGS), now.get("zarr_vectors"), wanted.get("zarr_vectors")))

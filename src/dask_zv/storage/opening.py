@@ -34,34 +34,11 @@ def open_root(
 ) -> tuple[StoreHandle, str, dict[str, Any]]:
     """Open the group at a target.
 
-    Parameters
-    ----------
-    target
-        See :func:`dask_zv.storage.targets.resolve_target`.
-    mode : {"r", "r+", "a", "w", "w-"}
-        "r" reads what is there; "r+" and "a" write, and make a group where the target is empty; "w" empties the
-        target first; "w-" refuses a target that holds anything.
-    storage_options : mapping, optional
-    must_exist : bool
-        Make nothing, whatever the mode.
-    peek : function, optional
-        Reads the group's document, called with the objects and the path: for who wants other objects at the same time.
-
-    Returns
-    -------
-    handle, prefix, attributes
-        The store, the group's path in it, and the group's attributes.
-
-    Raises
-    ------
-    NotFoundError
-        Nothing is there (mode "r").
-    StoreError
-        Something else is there: other files, a Zarr v2 hierarchy, an array; or the store can't be reached.
-    ReadOnlyError
-        A mode that writes, on a store that can only be read.
-    MetadataError
-        A ZV store of a generation that this version does not read.
+    `target`: see :func:`dask_zv.storage.targets.resolve_target`; `mode`: "r" reads what is there; "r+" and "a" write, and make
+    a group where the target is empty; "w" empties the target first; "w-" refuses a target that holds anything; `must_exist`:
+    make nothing, whatever the mode; `peek`: reads the group's document, called with the objects and the path: for who wants
+    other objects at the same time. Returns handle, prefix, attributes: the store, the group's path in it, and the group's
+    attributes.
     """
     if mode not in get_args(Mode):
         raise InputError(f"mode {mode!r} is not one of {', '.join(get_args(Mode))}")
@@ -93,15 +70,7 @@ def open_root(
 def open_empty(
     target: object, storage_options: Mapping[str, Any] | None = None, *, overwrite: bool = False
 ) -> tuple[StoreHandle, str]:
-    """Open a target to make a store in it; nothing is written yet, but with `overwrite` what is there is removed.
-
-    Raises
-    ------
-    StoreError
-        Something is there, and `overwrite` is False or it is no Zarr hierarchy; or the store can't be reached.
-    ReadOnlyError
-        The store can only be read.
-    """
+    """Open a target to make a store in it; nothing is written yet, but with `overwrite` what is there is removed."""
     handle, prefix = resolve_target(target, storage_options, read_only=False)
     objects = open_objects(handle)
     if objects.read_only:

@@ -67,10 +67,7 @@ class Columns:
     stamp     uint64   of the object that holds it, as the store gave it when it was put; 0 where it gives none
     ========  =======  ==========================================================================
 
-    Parameters
-    ----------
-    columns : mapping of str to ndarray
-        Those of :data:`COLUMNS`; may unpack them on demand.
+    `columns`: those of :data:`COLUMNS`; may unpack them on demand.
     """
 
     __slots__ = ("_columns",)
@@ -119,37 +116,18 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Receipt:
-    """What one block stored: small, picklable, and enough to write the catalog.
+    """What one block stored: small, picklable, and enough to write the catalog."""
 
-    Attributes
-    ----------
-    coords : ndarray of int64, shape (n, K)
-        Coordinates of the block's chunks.
-    rows : ndarray of int64, shape (n,)
-        Vertices in each chunk, -1 where the encoder did not say.
-    arrays : mapping of str to Columns
-        Bytes, shard, offset and checksum of each chunk's blob per array.
-    literals : tuple of (str, str)
-        Blobs that belong to no chunk, such as ``("groups", "data")``.
-    ranks : tuple of int
-        Ranks of the chunk keys; a catalog needs them to agree.
-    nbytes, stored_objects : int
-        Payload bytes, and objects put into the store.
-    kept : mapping of array to set of chunk keys
-        Chunks that were stored again only because their shard was (layout ``grid``).
-    emptied : mapping of array to set of chunk keys
-        Chunks that are absent now (layout ``grid``).
-    """
-
-    coords: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    arrays: Mapping[str, Columns]
-    literals: tuple[tuple[str, str], ...]
-    ranks: tuple[int, ...]
-    nbytes: int
+    coords: NDArray[np.int64]  # shape (n, K): coordinates of the block's chunks
+    rows: NDArray[np.int64]  # shape (n,): vertices in each chunk, -1 where the encoder did not say
+    arrays: Mapping[str, Columns]  # bytes, shard, offset and checksum of each chunk's blob per array
+    literals: tuple[tuple[str, str], ...]  # blobs that belong to no chunk, such as ``("groups", "data")``
+    ranks: tuple[int, ...]  # ranks of the chunk keys; a catalog needs them to agree
+    nbytes: int  # payload bytes, and objects put into the store
     stored_objects: int
+    # Chunks that were stored again only because their shard was (layout ``grid``)
     kept: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    emptied: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    emptied: Mapping[str, frozenset[str]] = field(default_factory=dict)  # chunks that are absent now (layout ``grid``)
 
 
 def make_receipt(
@@ -161,15 +139,7 @@ def make_receipt(
 ) -> Receipt:
     """Return the receipt of a block.
 
-    Parameters
-    ----------
-    blobs : mapping of (array, chunk key) to payload
-    rows : mapping of chunk key to vertices in the chunk
-    shards : mapping of (array, chunk key) to (shard, offset, CRC-32C)
-        Absent for blobs that are arrays of their own.
-    stored_objects : int
-    stamps : mapping of (array, chunk key) to int, optional
-        Of the objects that hold the blobs.
+    `shards`: absent for blobs that are arrays of their own; `stamps`: of the objects that hold the blobs.
     """
     coordinates = {k: parse_key(k) for k in {k for _, k in blobs} if is_spatial_key(k)}
     ranks = tuple(sorted({len(c) for c in coordinates.values()}))

@@ -41,42 +41,23 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class BlockSpec:
-    """How one task stores its blobs.
-
-    Attributes
-    ----------
-    place : Place
-    declared : str, optional
-        Digest of the addresses that the payload must have.
-    shard_chunks : int, optional
-        Pack the blobs into shards, cut at multiples of this along the Morton curve; None stores every blob on its own.
-    shard_number : int, optional
-        Pack all blobs of an array into this one shard instead.
-    stay_plain : frozenset of address
-        Blobs that another task's shard holds: they go beside it, where they win over it.
-    merge : tuple of (array, shard)
-        Shards of this block that hold other chunks, or may do so by then, which must be kept.
-    superseded : tuple of address
-        Blobs stored as arrays of their own, to be removed once the shard holds them.
-    beside : frozenset of address
-        Members of the shards to merge that another block of the batch stores as arrays of their own: they stay in the
-        shard as they are, and that block's receipt speaks of them.
-    grid : GridPlan, optional
-        The arrays' grids, in layout ``grid``; of the above only `place` and `declared` count there.
-    topic : str
-        Where the block is told of on a cluster, for a progress bar; empty where nobody listens.
-    """
+    """How one task stores its blobs."""
 
     place: Place
-    declared: str | None = None
+    declared: str | None = None  # digest of the addresses that the payload must have
+    # Pack the blobs into shards, cut at multiples of this along the Morton curve; None stores every blob on its own
     shard_chunks: int | None = None
-    shard_number: int | None = None
+    shard_number: int | None = None  # pack all blobs of an array into this one shard instead
+    # Blobs that another task's shard holds: they go beside it, where they win over it
     stay_plain: frozenset[Address] = frozenset()
+    # Shards of this block that hold other chunks, or may do so by then, which must be kept
     merge: tuple[tuple[str, int], ...] = ()
-    superseded: tuple[Address, ...] = ()
+    superseded: tuple[Address, ...] = ()  # blobs stored as arrays of their own, to be removed once the shard holds them
+    # Members of the shards to merge that another block of the batch stores as arrays of their own: they stay in the shard
+    # as they are, and that block's receipt speaks of them
     beside: frozenset[Address] = frozenset()
-    grid: GridPlan | None = None
-    topic: str = ""
+    grid: GridPlan | None = None  # the arrays' grids, in layout ``grid``; of the above only `place` and `declared` count there
+    topic: str = ""  # where the block is told of on a cluster, for a progress bar; empty where nobody listens
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,55 +65,31 @@ class EncodedBlock:
     """A payload of this library's making: bytes (or cells as they are stored) by (array, chunk key).
 
     It also knows how many vertices each chunk has, and what later tasks want of it.
-
-    Attributes
-    ----------
-    blobs : mapping of (array, chunk key) to bytes
-    rows : mapping of chunk key to vertices in it
-    extra : object
-        Passed on to later tasks.
-    metadata : mapping of array to attributes
-        Of arrays that nobody knew of before the data was encoded.
-    records : mapping of path to int
-        Link records in the blobs, by family: the commit writes their sum.
     """
 
     blobs: Mapping[Address, Any]
     rows: Mapping[str, int] = field(default_factory=dict)
-    extra: Any = None
+    extra: Any = None  # passed on to later tasks
+    # Of arrays that nobody knew of before the data was encoded
     metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # Link records in the blobs, by family: the commit writes their sum
     records: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class BlockResult:
-    """What a block's task returns: its receipt, when it ran, and what the payload said besides its blobs.
-
-    Attributes
-    ----------
-    receipt : Receipt
-    started, ended : float
-        Seconds since the epoch, on the clock of the machine that stored it.
-    extra, metadata, records
-        See :class:`EncodedBlock`.
-    kind, number : str, int
-        Which block: of "vertices" or of "links".
-    worker : str
-        Address of the worker, or host and process.
-    retries : int
-        Requests to the store that were made again.
-    """
+    """What a block's task returns: its receipt, when it ran, and what the payload said besides its blobs."""
 
     receipt: Receipt
-    started: float
+    started: float  # seconds since the epoch, on the clock of the machine that stored it
     ended: float
-    extra: Any = None
+    extra: Any = None  # see :class:`EncodedBlock`
     metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     records: Mapping[str, int] = field(default_factory=dict)
-    kind: str = ""
+    kind: str = ""  # which block: of "vertices" or of "links"
     number: int = -1
-    worker: str = ""
-    retries: int = 0
+    worker: str = ""  # address of the worker, or host and process
+    retries: int = 0  # requests to the store that were made again
 
     def __sizeof__(self) -> int:
         # what the scheduler's memory management counts
@@ -148,60 +105,33 @@ class BlockResult:
 
 @dataclass(frozen=True, slots=True)
 class CommitSpec:
-    """What the commit does when all blocks are stored.
-
-    Attributes
-    ----------
-    place : Place
-    metadata : tuple of (path below the place, attributes)
-        Attributes merged into nodes, in this order: what makes data visible comes last.
-    arrays : tuple of str
-        Arrays whose groups must exist.
-    catalog : bool
-        Write the catalog; False where the group already held blobs that no catalog lists: one that is there at the end, made
-        since, is added to.
-    replace : bool
-        The batch is the whole content of its `arrays`: what they held before is removed.
-    remove : tuple of str
-        Nodes to remove.
-    families : tuple of str
-        Groups of chunk arrays whose names only the blocks know; with `replace`, those that no block has stored are removed.
-    report : Report
-        What is known before the run; passed on.
-    stamp : str
-        Says which write this is: left beside the catalog, so that the same write, begun again, finds itself done.
-    sweep : bool
-        With `replace`, an earlier run may have died in its commit: what is to be removed is found by listing the arrays.
-    marker : str
-        In layout ``per_chunk``: name of the mark that chunks are being replaced; empty where none is.
-    extends_catalog : bool
-        There was a catalog when the batch was planned: where it is gone at the end, somebody wrote blobs that none lists.
-    grid : GridPlan, optional
-        The arrays' grids, in layout ``grid``.
-    rows : tuple of int, optional
-        Vertices that the scan of the input counted for each block: none may have stored others.
-    first : bool
-        The group held nothing when the batch was planned, in layout ``per_chunk``: what others have stored since is to be in
-        the catalog, too.
-    root : mapping
-        Attributes of the store's root (``..``) as they were read: of those in `metadata`, the others are changes.
-    """
+    """What the commit does when all blocks are stored."""
 
     place: Place
+    # Attributes merged into nodes, in this order: what makes data visible comes last
     metadata: tuple[tuple[str, Mapping[str, Any]], ...]
-    arrays: tuple[str, ...]
+    arrays: tuple[str, ...]  # arrays whose groups must exist
+    # Write the catalog; False where the group already held blobs that no catalog lists: one that is there at the end,
+    # made since, is added to
     catalog: bool
-    replace: bool
-    remove: tuple[str, ...]
-    report: Any
+    replace: bool  # the batch is the whole content of its `arrays`: what they held before is removed
+    remove: tuple[str, ...]  # nodes to remove
+    report: Any  # what is known before the run; passed on
+    # There was a catalog when the batch was planned: where it is gone at the end, somebody wrote blobs that none lists
     extends_catalog: bool = False
-    grid: GridPlan | None = None
+    grid: GridPlan | None = None  # the arrays' grids, in layout ``grid``
+    # Groups of chunk arrays whose names only the blocks know; with `replace`, those that no block has stored are removed
     families: tuple[str, ...] = ()
-    stamp: str = ""
+    stamp: str = ""  # says which write this is: left beside the catalog, so that the same write, begun again, finds itself done
+    # With `replace`, an earlier run may have died in its commit: what is to be removed is found by listing the arrays
     sweep: bool = False
-    marker: str = ""
+    marker: str = ""  # in layout ``per_chunk``: name of the mark that chunks are being replaced; empty where none is
+    # Vertices that the scan of the input counted for each block: none may have stored others
     rows: tuple[int, ...] | None = None
+    # The group held nothing when the batch was planned, in layout ``per_chunk``: what others have stored since is to be
+    # in the catalog, too
     first: bool = False
+    # Attributes of the store's root (``..``) as they were read: of those in `metadata`, the others are changes
     root: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -227,13 +157,7 @@ class CommitSpec:
         return out
 
     def stored_rows(self, results: Sequence[BlockResult]) -> dict[int, int]:
-        """Return the vertices that each block's receipt tells of.
-
-        Raises
-        ------
-        InputError
-            They are not as many as the scan of the input counted.
-        """
+        """Return the vertices that each block's receipt tells of."""
         found = {r.number: int(r.receipt.rows[r.receipt.rows > 0].sum()) for r in results if r.kind == "vertices"}
         for number, wanted in enumerate(self.rows or ()):
             if found.get(number, 0) != wanted:
@@ -252,13 +176,7 @@ def keys_digest(addresses: Iterable[Address]) -> str:
 
 
 def normalise(payload: Any, spec: BlockSpec) -> tuple[dict[Address, bytes], Mapping[str, int]]:
-    """Return a payload as ``{(array, chunk key): bytes}`` with the rows of its chunks.
-
-    Raises
-    ------
-    PlanError
-        It isn't a mapping, or holds other keys than were declared.
-    """
+    """Return a payload as ``{(array, chunk key): bytes}`` with the rows of its chunks."""
     rows: Mapping[str, int] = {}
     if isinstance(payload, EncodedBlock):  # made by this library
         return dict(payload.blobs), payload.rows

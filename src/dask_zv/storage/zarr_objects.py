@@ -34,13 +34,7 @@ T = TypeVar("T")
 class ZarrObjects:
     """Any zarr ``Store``, through its asynchronous methods on zarr's loop.
 
-    Parameters
-    ----------
-    store : zarr.abc.store.Store
-    url : str
-        What to call it; without secrets.
-    secrets : sequence of str
-        Strings that no message may show.
+    `url`: what to call it; without secrets; `secrets`: strings that no message may show.
     """
 
     is_local = False

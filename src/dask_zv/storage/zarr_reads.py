@@ -31,12 +31,7 @@ class ZarrReads(WrapperStore[Store]):
 
     Zarr's own stores raise what their clients raise: that names no store, may quote a secret, and was not tried again.
 
-    Parameters
-    ----------
-    store : zarr.abc.store.Store
-        Asked for all but contents.
-    get : callable
-        Returns the contents of an object, or None where it is absent.
+    `store`: asked for all but contents; `get`: returns the contents of an object, or None where it is absent.
     """
 
     def __init__(self, store: Store, get: Get) -> None:
@@ -70,10 +65,6 @@ class ZipReads:
     """Reads members, for :class:`~dask_zv.storage.zarr_reads.ZarrReads`.
 
     zarr's own store unpacks all that a member's stream gives, whatever length the zip file says.
-
-    Parameters
-    ----------
-    path : Path
     """
 
     def __init__(self, path: Path) -> None:
@@ -127,13 +118,7 @@ _MOST_RATIO = 1 << 16
 
 
 def open_zarr_array(objects: Objects, path: str) -> zarr.Array[Any]:
-    """Return the array at `path` through zarr itself.
-
-    Raises
-    ------
-    FormatError
-        zarr can't open it.
-    """
+    """Return the array at `path` through zarr itself."""
     confined(path)
     try:
         array = zarr.open_array(store=objects.zarr_reads(), path=path, mode="r", zarr_format=3)
@@ -177,12 +162,6 @@ def check_claim(objects: Objects, path: str, array: zarr.Array[Any]) -> None:
 
     Zarr takes memory for all that a document claims, and fills with nothing what is not stored. Arrays of up to 64 MB aren't
     looked at: what is stored of larger ones is added up, which is a listing.
-
-    Raises
-    ------
-    FormatError
-        It claims more than 64 MB and 65,536 times what is stored, or 8,192 chunks more than there are objects: zarr looks
-        each of them up, at a tenth of a millisecond.
     """
     try:
         claimed, chunks = math.prod(array.shape) * max(1, array.dtype.itemsize), array.nchunks

@@ -102,22 +102,12 @@ LAST = "vertices"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CellChanges:
-    """What a commit has to tell: the chunks that were stored, row-aligned.
+    """What a commit has to tell: the chunks that were stored, row-aligned."""
 
-    Attributes
-    ----------
-    coords : ndarray of int64, shape (n, K)
-    rows : ndarray of int64, shape (n,)
-    arrays : mapping of str to Columns
-    kept : mapping of str to set of chunk keys
-        Chunks of shards that were stored again with others, and are no news.
-    emptied : mapping of str to set of chunk keys
-    """
-
-    coords: NDArray[np.int64]
-    rows: NDArray[np.int64]
+    coords: NDArray[np.int64]  # shape (n, K)
+    rows: NDArray[np.int64]  # shape (n,)
     arrays: Mapping[str, Columns]
-    kept: Mapping[str, frozenset[str]]
+    kept: Mapping[str, frozenset[str]]  # chunks of shards that were stored again with others, and are no news
     emptied: Mapping[str, frozenset[str]]
 
     def added(self, array: str) -> set[str]:
@@ -139,29 +129,10 @@ def merge_arrays(
 ) -> tuple[Catalog | None, dict[str, Node], bool]:
     """Write the documents of a group's arrays so that they list what was stored, too.
 
-    Parameters
-    ----------
-    objects : Objects
-    prefix : str
-    plan : GridPlan
-    changes : CellChanges
-    metadata : mapping of array to attributes
-        Merged into the arrays' own; with `whole`, all that they have.
-    whole : bool
-        The batch is the whole content of its arrays.
-    before_last : sequence of (key, document)
-        Stored before :data:`LAST`, where the batch writes that: whoever sees the chunks in its list finds these.
-
-    Returns
-    -------
-    catalog, nodes, complete
-        The group's catalog as it was, None where it did not agree with the documents or there was none; the new documents;
-        and whether a catalog of these can be written.
-
-    Raises
-    ------
-    PlanError
-        Another writer changed an array's grid, or replaced a shard that this batch wrote too.
+    `metadata`: merged into the arrays' own; with `whole`, all that they have; `whole`: the batch is the whole content of its
+    arrays; `before_last`: stored before :data:`LAST`, where the batch writes that: whoever sees the chunks in its list finds
+    these. Returns catalog, nodes, complete: the group's catalog as it was, None where it did not agree with the documents or
+    there was none; the new documents; and whether a catalog of these can be written.
     """
     now = GridArrays(objects, prefix)
     catalog = load_catalog(objects, prefix)
@@ -448,13 +419,7 @@ def commit_grid(spec: CommitSpec, plan: GridPlan, results: Sequence[BlockResult]
 def _verify(
     objects: Objects, prefix: str, plan: GridPlan, changes: CellChanges, metadata: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Look whether what was written is still there, where no lock kept other writers away; write it again where it isn't.
-
-    Raises
-    ------
-    PlanError
-        Another writer keeps replacing the documents.
-    """
+    """Look whether what was written is still there, where no lock kept other writers away; write it again where it isn't."""
     for attempt in range(_VERIFICATIONS):
         time.sleep(0.01 * 2**attempt if attempt else 0)
         now = GridArrays(objects, prefix).arrays(plan.specs)

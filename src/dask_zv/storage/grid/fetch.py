@@ -32,30 +32,16 @@ def cell_path(path: str, cell: Sequence[int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CellRun:
-    """Cells of one array in one stored object.
+    """Cells of one array in one stored object."""
 
-    Attributes
-    ----------
-    path : str
-        Key of the object.
-    array : str
-    keys : list of str
-        Chunk keys.
-    offsets, lengths : list of int
-        Where each cell is in the object; `lengths` is None for a cell that is the whole object, of unknown length.
-    crcs : list of int, optional
-        CRC-32C of each cell's stored bytes, where it is known.
-    nbytes : list of int, optional
-        Length of each payload, where it is known.
-    """
-
-    path: str
+    path: str  # key of the object
     array: str
-    keys: list[str]
+    keys: list[str]  # chunk keys
+    # Where each cell is in the object; `lengths` is None for a cell that is the whole object, of unknown length
     offsets: list[int]
     lengths: list[int] | None
-    crcs: list[int] | None
-    nbytes: list[int] | None = None
+    crcs: list[int] | None  # CRC-32C of each cell's stored bytes, where it is known
+    nbytes: list[int] | None = None  # length of each payload, where it is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +79,7 @@ def fetch_runs(
 ) -> list[tuple[Address, ZVError | None]]:
     """Read runs of cells, all at once, and decode them into `out`; with `stored` they are only checked, and left encoded.
 
-    Returns
-    -------
-    list of (address, error)
-        Cells that aren't what they should be; the error is None where the object is missing.
+    Returns list of (address, error): cells that aren't what they should be; the error is None where the object is missing.
     """
     requests: list[Request] = []
     parts: list[tuple[int, CellRun, list[int]]] = []
@@ -147,14 +130,7 @@ _GAP = 8 << 10
 def coalesce(slices: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:
     """Group slices of one object into ranges, split at the widest gaps between them.
 
-    Parameters
-    ----------
-    slices : sequence of (offset, length)
-        In any order; they may touch or overlap.
-
-    Returns
-    -------
-    list of (offset, length, numbers of the slices in it)
+    `slices`: in any order; they may touch or overlap. Returns list of (offset, length, numbers of the slices in it).
     """
     if not slices:
         return []
@@ -248,19 +224,7 @@ def load_indexes(
 ) -> dict[tuple[int, ...], NDArray[np.uint64]]:
     """Return the indexes of some shards of the array at `path`, those that exist; read once and kept.
 
-    Parameters
-    ----------
-    objects : Objects
-    path : str
-    cells : int
-        Cells of a shard.
-    shards : iterable of tuple of int
-        Places in the grid of shards.
-
-    Raises
-    ------
-    FormatError
-        An index is damaged.
+    `cells`: cells of a shard; `shards`: places in the grid of shards.
     """
     kept = shard_indexes(objects)
     out: dict[tuple[int, ...], NDArray[np.uint64]] = {}

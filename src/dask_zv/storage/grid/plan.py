@@ -29,24 +29,8 @@ def plan_grids(
 ) -> GridPlan:
     """Return the grids of a batch's arrays: those that they have, or those that they get.
 
-    Parameters
-    ----------
-    objects : Objects
-    prefix : str
-    addresses : iterable of (array, chunk key)
-    metadata : mapping of array to attributes
-        Queued with the batch; ``shape`` and ``chunk_grid_origin`` name the grid of a new array.
-    shards : int or sequence of int, optional
-        Packing of new arrays; None takes that of the group's other arrays.
-
-    Raises
-    ------
-    StoreError
-        Nothing says which grid a new array is to have.
-    BoundsError
-        A chunk lies outside its array's grid.
-    PlanError
-        An array exists with another packing than was asked for.
+    `metadata`: queued with the batch; ``shape`` and ``chunk_grid_origin`` name the grid of a new array; `shards`: packing of
+    new arrays; None takes that of the group's other arrays.
     """
     keys: dict[str, list[str]] = {}
     for array, key in addresses:
@@ -112,13 +96,7 @@ def cut_units(plan: GridPlan, addresses: Sequence[Address]) -> list[list[Address
 
 
 def check_owners(plan: GridPlan, blocks: Sequence[Sequence[Address]], store: str, prefix: str) -> None:
-    """Raise where two blocks would store one shard.
-
-    Raises
-    ------
-    PlanError
-        Names the array and a chunk.
-    """
+    """Raise where two blocks would store one shard."""
     by_array: dict[str, tuple[list[str], list[int]]] = {}
     for number, addresses in enumerate(blocks):
         for array, key in addresses:
@@ -149,13 +127,7 @@ def replaces(objects: Objects, prefix: str, plan: GridPlan, addresses: Iterable[
 
 
 def check_spatial(array: str, key: str) -> str:
-    """Return a chunk key if a grid can have it.
-
-    Raises
-    ------
-    InvalidNameError
-        Not integers joined by dots.
-    """
+    """Return a chunk key if a grid can have it."""
     if not is_spatial_key(key):
         raise InvalidNameError(f"chunk key {key!r} of array {array!r}: the chunks of layout 'grid' are named by integers")
     return key
@@ -164,19 +136,7 @@ def check_spatial(array: str, key: str) -> str:
 def grid_for(objects: Objects, prefix: str, array: str, meta: Mapping[str, Any], base: GridSpec | None) -> GridSpec:
     """Return the grid of an array that is to be made.
 
-    Parameters
-    ----------
-    objects : Objects
-    prefix, array : str
-    meta : mapping
-        Its metadata, which may name the grid.
-    base : GridSpec, optional
-        The grid of new arrays of the group.
-
-    Raises
-    ------
-    StoreError
-        Nothing says which.
+    `meta`: its metadata, which may name the grid; `base`: the grid of new arrays of the group.
     """
     spec = spec_from_meta(meta, base) or base
     if spec is None:
@@ -189,13 +149,7 @@ def grid_for(objects: Objects, prefix: str, array: str, meta: Mapping[str, Any],
 
 
 def without_grid(meta: Mapping[str, Any], spec: GridSpec, path: str, store: str) -> dict[str, Any]:
-    """Return metadata without what an array's grid already says.
-
-    Raises
-    ------
-    PlanError
-        It asks for another grid than the array has.
-    """
+    """Return metadata without what an array's grid already says."""
     asked = spec_from_meta(meta, spec)
     if asked is not None and asked != spec and asked != replace(spec, origin=(0,) * spec.rank):
         raise PlanError(
@@ -210,32 +164,16 @@ def without_grid(meta: Mapping[str, Any], spec: GridSpec, path: str, store: str)
 
 @dataclass(frozen=True, slots=True)
 class GridPlan:
-    """What a batch knew of a group's grid arrays when it was planned.
+    """What a batch knew of a group's grid arrays when it was planned."""
 
-    Attributes
-    ----------
-    specs : mapping of str to GridSpec
-        Of the arrays that it writes.
-    existing : frozenset of str
-        Those that were there.
-    token : str
-        Of the group's catalog; empty where there was none.
-    alone : bool
-        The batch is the first content of the arrays: where another writer's is there at the end, it is refused.
-    listed : str
-        Where there was no catalog: :func:`lists_digest` of the arrays.
-    marker : str
-        Name of the mark that chunks are being replaced; empty where none is.
-    families : mapping of str to GridSpec
-        Grids of arrays whose names only the blocks know, by the group above them.
-    """
-
-    specs: Mapping[str, GridSpec]
-    existing: frozenset[str] = frozenset()
-    token: str = ""
+    specs: Mapping[str, GridSpec]  # of the arrays that it writes
+    existing: frozenset[str] = frozenset()  # those that were there
+    token: str = ""  # of the group's catalog; empty where there was none
+    # The batch is the first content of the arrays: where another writer's is there at the end, it is refused
     alone: bool = False
-    listed: str = ""
-    marker: str = ""
+    listed: str = ""  # where there was no catalog: :func:`lists_digest` of the arrays
+    marker: str = ""  # name of the mark that chunks are being replaced; empty where none is
+    # Grids of arrays whose names only the blocks know, by the group above them
     families: Mapping[str, GridSpec] = field(default_factory=dict)
 
     def naming(self, arrays: Iterable[str]) -> GridPlan:

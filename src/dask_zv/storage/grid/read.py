@@ -59,15 +59,8 @@ def _coords(keys: Sequence[str], rank: int) -> NDArray[np.int64]:
 class GridArrays:
     """Blobs of the grid arrays below `prefix`.
 
-    Parameters
-    ----------
-    objects : Objects
-    prefix : str
-        Path of the group in the store.
-    catalog : Catalog, optional
-        What the group's last commit recorded.
-    trust : bool
-        The catalog was compared with the arrays' documents by who opened the level.
+    `prefix`: path of the group in the store; `catalog`: what the group's last commit recorded; `trust`: the catalog was
+    compared with the arrays' documents by who opened the level.
     """
 
     def __init__(self, objects: Objects, prefix: str, catalog: Catalog | None = None, *, trust: bool = False) -> None:
@@ -233,15 +226,7 @@ class GridArrays:
     # ------------------------------------------------------------------------------------------ reading
 
     def read(self, array: str, key: str) -> bytes:
-        """Return one blob.
-
-        Raises
-        ------
-        NotFoundError
-            No such chunk.
-        FormatError, StoreError
-            It is there but damaged, short or without its bytes.
-        """
+        """Return one blob."""
         found = self.read_many([(array, key)])
         if (array, key) not in found:
             raise NotFoundError(
@@ -309,10 +294,6 @@ class GridArrays:
         """Raise where bytes are not those of the last commit though nobody has stored any since: no edit, but damage.
 
         The object's length and stamp, and the identity of the array's document, are those that the commit noted.
-
-        Raises
-        ------
-        FormatError
         """
         assert self.catalog is not None
         if not addresses:

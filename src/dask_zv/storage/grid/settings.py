@@ -21,19 +21,8 @@ _FAMILIES = ("links_family", "link_attribute_family", "object_index", "geometry_
 def shard_shape_of(shard_chunks: int | Sequence[int], rank: int, shape: Sequence[int] | None = None) -> tuple[int, ...]:
     """Return the extents of a shard in cells.
 
-    Parameters
-    ----------
-    shard_chunks : int or sequence of int
-        Chunks in a shard: a power of two, or the next below, is spread evenly over the last axes; or the extents themselves.
-    rank : int
-        Rank of the chunk keys.
-    shape : sequence of int, optional
-        Extents of the grid: a short axis leaves its share to the others.
-
-    Raises
-    ------
-    InputError
-        Not positive, or extents of another rank.
+    `shard_chunks`: chunks in a shard: a power of two, or the next below, is spread evenly over the last axes; or the extents
+    themselves; `rank`: rank of the chunk keys; `shape`: extents of the grid: a short axis leaves its share to the others.
     """
     if not isinstance(shard_chunks, int):
         extents = tuple(int(s) for s in shard_chunks)
@@ -57,13 +46,7 @@ def shard_shape_of(shard_chunks: int | Sequence[int], rank: int, shape: Sequence
 
 
 def grid_of_bounds(chunk_shape: Sequence[float], low: Sequence[float], high: Sequence[float]) -> tuple[list[int], list[int]]:
-    """Return (origin, extents) of the cells that a box needs (FORMAT.md C.1).
-
-    Raises
-    ------
-    InputError
-        It lies more than 2**53 chunks from the origin.
-    """
+    """Return (origin, extents) of the cells that a box needs (FORMAT.md C.1)."""
     edges = np.asarray(chunk_shape, np.float64)
     corners = np.floor(np.stack([np.asarray(low, np.float64), np.asarray(high, np.float64)]) / edges)
     if not (np.abs(corners) < 2.0**53).all():
@@ -86,13 +69,7 @@ def grid_settings(spec: GridSpec) -> dict[str, Any]:
 
 
 def spec_from_meta(meta: Mapping[str, Any], base: GridSpec | None = None) -> GridSpec | None:
-    """Return the grid that an array's metadata asks for by ``shape`` and ``chunk_grid_origin``, None where it does not.
-
-    Raises
-    ------
-    StoreError
-        They are malformed.
-    """
+    """Return the grid that an array's metadata asks for by ``shape`` and ``chunk_grid_origin``, None where it does not."""
     if "shape" not in meta:
         return None
     shape, origin = meta["shape"], meta.get(ORIGIN)
@@ -117,11 +94,6 @@ def default_grid(objects: Objects, prefix: str) -> GridSpec | None:
     """Return the grid of new arrays of the group at `prefix`, None where nothing says which.
 
     Looked for in the group's own settings, in its ``vertices``, and in the bounds that its store was made with.
-
-    Raises
-    ------
-    MetadataError
-        Settings that are there are damaged.
     """
     parent = prefix.rpartition("/")[0]
     paths = [join(prefix, DOCUMENT), join(prefix, "vertices", DOCUMENT), join(parent, DOCUMENT)]
@@ -146,13 +118,7 @@ def _attributes(document: bytes | None, path: str, objects: Objects) -> dict[str
 
 
 def parse_settings(grid: Any, path: str, store: str) -> GridSpec:
-    """Return the grid in a level's attributes, as :func:`grid_settings` gives it.
-
-    Raises
-    ------
-    MetadataError
-        They are damaged.
-    """
+    """Return the grid in a level's attributes, as :func:`grid_settings` gives it."""
     try:
         shards = grid["shard_shape"]
         lists = [grid["shape"], grid["origin"], [1] * len(grid["shape"]) if shards is None else shards]

@@ -29,27 +29,13 @@ from dask_zv.storage.receipts import COLUMNS, Columns
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredArray:
-    """What was stored of one array.
+    """What was stored of one array."""
 
-    Attributes
-    ----------
-    coords : ndarray of int64, shape (n, K)
-        Chunks that have a cell now.
-    columns : Columns
-        Where they are; row-aligned with `coords`.
-    kept : ndarray of bool, shape (n,)
-        Chunks that the shard held already and that were not written anew.
-    emptied : tuple of str
-        Chunks whose payload is empty: they have no cell any more.
-    objects : int
-        Objects put.
-    """
-
-    coords: NDArray[np.int64]
-    columns: Columns
-    kept: NDArray[np.bool_]
-    emptied: tuple[str, ...]
-    objects: int
+    coords: NDArray[np.int64]  # shape (n, K): chunks that have a cell now
+    columns: Columns  # where they are; row-aligned with `coords`
+    kept: NDArray[np.bool_]  # shape (n,): chunks that the shard held already and that were not written anew
+    emptied: tuple[str, ...]  # chunks whose payload is empty: they have no cell any more
+    objects: int  # objects put
 
 
 Pieces = tuple[bytes, ...]
@@ -127,21 +113,8 @@ def store_cells(
 
     Running it twice stores the same objects with the same bytes.
 
-    Parameters
-    ----------
-    objects : Objects
-    prefix : str
-        Path of the group.
-    specs : mapping of array to GridSpec
-    blobs : mapping of array to mapping of chunk key to payload
-        A :class:`~dask_zv.storage.cell_reads.StoredCell` goes in as it is: it must come from an array of the same codecs.
-    merge : collection of str
-        Arrays whose shards may exist and hold other cells, which are kept.
-
-    Raises
-    ------
-    BoundsError
-        A chunk lies outside its array's grid.
+    `prefix`: path of the group; `blobs`: a :class:`~dask_zv.storage.cell_reads.StoredCell` goes in as it is: it must come from
+    an array of the same codecs; `merge`: arrays whose shards may exist and hold other cells, which are kept.
     """
     tables: dict[str, _Table] = {}
     puts: list[_Object] = []
@@ -259,14 +232,8 @@ def _shards(
 def pack_shard(numbers: NDArray[np.int64], cells: Sequence[Pieces], total: int) -> tuple[bytes, NDArray[np.int64]]:
     """Return a shard of stored cells in the order given, and the offset of each.
 
-    Parameters
-    ----------
-    numbers : ndarray of int64, shape (n,)
-        Number of each cell in the shard.
-    cells : sequence of tuple of bytes, length n
-        Each cell's stored bytes, in one or more pieces.
-    total : int
-        Cells that the shard has room for.
+    `numbers`: number of each cell in the shard; `cells`: each cell's stored bytes, in one or more pieces; `total`: cells that
+    the shard has room for.
     """
     lengths = np.fromiter((sum(map(len, c)) for c in cells), np.int64, len(cells))
     offsets = np.cumsum(lengths) - lengths
@@ -276,13 +243,7 @@ def pack_shard(numbers: NDArray[np.int64], cells: Sequence[Pieces], total: int) 
 
 
 def shard_cells(data: bytes, spec: GridSpec, path: str, store: str) -> dict[int, tuple[int, bytes]]:
-    """Return the offset and the stored bytes of each cell of a whole shard, by number.
-
-    Raises
-    ------
-    FormatError
-        The shard is short, or its index damaged.
-    """
+    """Return the offset and the stored bytes of each cell of a whole shard, by number."""
     n = index_nbytes(spec.shard_cells)
     if len(data) < n:
         raise FormatError(f"the shard has {len(data)} bytes, its index alone has {n}", store=store, array=path)
@@ -324,13 +285,7 @@ def object_cells(spec: GridSpec, coords: NDArray[np.int64]) -> list[tuple[tuple[
 def inspect_cells(
     objects: Objects, prefix: str, array: str, found: GridArray, groups: Sequence[tuple[tuple[int, ...], NDArray[np.int64]]]
 ) -> Inspected:
-    """Read some objects of an array and tell where each listed chunk is in them.
-
-    Raises
-    ------
-    StoreError, FormatError
-        An object or a listed cell is missing or damaged; the message names the chunk.
-    """
+    """Read some objects of an array and tell where each listed chunk is in them."""
     spec, path = found.spec, join(prefix, array)
     codec = cell_codec(spec.codecs)
     paths = [cell_path(path, where) for where, _ in groups]

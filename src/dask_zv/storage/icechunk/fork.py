@@ -55,16 +55,10 @@ class _Live:
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """What a session had changed at some moment, since its snapshot.
-
-    Attributes
-    ----------
-    chunks : mapping of path to set of chunk coordinates
-    nodes, new, deleted : frozenset of str
-        Paths of nodes that are new or have another document, that are new, and that were removed.
-    """
+    """What a session had changed at some moment, since its snapshot."""
 
     chunks: Mapping[str, frozenset[tuple[int, ...]]] = field(default_factory=dict)
+    # Paths of nodes that are new or have another document, that are new, and that were removed
     nodes: frozenset[str] = frozenset()
     new: frozenset[str] = frozenset()
     deleted: frozenset[str] = frozenset()
@@ -91,30 +85,15 @@ class SessionState:
 
 @dataclass(slots=True)
 class Changes:
-    """What a task did in a fork that merging forks would lose.
+    """What a task did in a fork that merging forks would lose."""
 
-    Attributes
-    ----------
-    documents : dict of key to bytes or None
-        Documents that it wrote of nodes that were there; None of a node that it removed then.
-    before : dict of key to bytes
-        What those were.
-    replaced : dict of key to str or None
-        Digest of what the other objects were that a commit wrote.
-    removed : dict of str
-        Prefixes that it removed.
-    chunks : set of str
-        Keys that it wrote over chunks that the session had changed.
-    given : dict of key to bytes or None
-        Documents of the tasks before it.
-    """
-
+    # Documents that it wrote of nodes that were there; None of a node that it removed then
     documents: dict[str, bytes | None] = field(default_factory=dict)
-    before: dict[str, bytes] = field(default_factory=dict)
-    replaced: dict[str, str | None] = field(default_factory=dict)
-    removed: dict[str, None] = field(default_factory=dict)
-    chunks: set[str] = field(default_factory=set)
-    given: dict[str, bytes | None] = field(default_factory=dict)
+    before: dict[str, bytes] = field(default_factory=dict)  # what those were
+    replaced: dict[str, str | None] = field(default_factory=dict)  # digest of what the other objects were that a commit wrote
+    removed: dict[str, None] = field(default_factory=dict)  # prefixes that it removed
+    chunks: set[str] = field(default_factory=set)  # keys that it wrote over chunks that the session had changed
+    given: dict[str, bytes | None] = field(default_factory=dict)  # documents of the tasks before it
 
     def next(self) -> Changes:
         """Return the changes of a task that is given these, and has done nothing yet."""
@@ -143,36 +122,17 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """A fork as tasks pass it on.
+    """A fork as tasks pass it on."""
 
-    Attributes
-    ----------
-    data : bytes
-        The pickled fork; empty where it is shared.
-    live : object, optional
-        The fork that all tasks of the session's process share.
-    url : str
-        What to call its store.
-    snapshot : str
-        That the session is based on.
-    base : SessionState
-        What the session had changed when it was forked.
-    merges : int
-        How many writes had been merged into sessions of the snapshot: a state does not show that chunks were replaced again.
-    whole : bool
-        The fork has these changes as its own, too (Icechunk 1).
-    changes : Changes
-        What travels beside it.
-    """
-
-    data: bytes = field(repr=False)  # with the credentials of its storage
-    live: _Live | None
-    url: str
-    snapshot: str
-    base: SessionState = field(default_factory=SessionState, repr=False)
+    data: bytes = field(repr=False)  # with the credentials of its storage  # the pickled fork; empty where it is shared
+    live: _Live | None  # the fork that all tasks of the session's process share
+    url: str  # what to call its store
+    snapshot: str  # that the session is based on
+    base: SessionState = field(default_factory=SessionState, repr=False)  # what the session had changed when it was forked
+    # How many writes had been merged into sessions of the snapshot: a state does not show that chunks were replaced again
     merges: int = 0
-    whole: bool = False
-    changes: Changes = field(default_factory=Changes, repr=False)
+    whole: bool = False  # the fork has these changes as its own, too (Icechunk 1)
+    changes: Changes = field(default_factory=Changes, repr=False)  # what travels beside it
 
     def __sizeof__(self) -> int:
         return len(self.data) + self.changes.__sizeof__() + 500  # what the scheduler's memory management counts
@@ -200,13 +160,8 @@ class Fork:
 class ForkObjects(ZarrObjects):
     """The objects of a fork.
 
-    Parameters
-    ----------
-    fork : Fork
-    guarded : bool
-        Refuse what a merge with other forks would undo.
-    last : bool
-        For the task that comes after all others: its changes are those of all.
+    `guarded`: refuse what a merge with other forks would undo; `last`: for the task that comes after all others: its changes
+    are those of all.
     """
 
     def __init__(self, fork: Fork, *, guarded: bool, last: bool = False) -> None:
@@ -305,11 +260,7 @@ class ForkObjects(ZarrObjects):
 class ForkSource:
     """What a graph's first task makes the first fork from: the session as it was when the graph was built.
 
-    Parameters
-    ----------
-    fork : Fork
-    shared : bool
-        All tasks may share one fork, where the graph is not sent anywhere: on the local schedulers of one process.
+    `shared`: all tasks may share one fork, where the graph is not sent anywhere: on the local schedulers of one process.
     """
 
     def __init__(self, fork: Fork, *, shared: bool = True) -> None:
@@ -338,13 +289,7 @@ def _sent(fork: Fork) -> ForkSource:
 
 
 def merge_forks(forks: Sequence[Fork]) -> Fork:
-    """Return one fork with the changes of all, in the order of their tasks.
-
-    Raises
-    ------
-    StoreError
-        Icechunk does not merge them.
-    """
+    """Return one fork with the changes of all, in the order of their tasks."""
     first, *rest = forks
     if first.live is not None or not rest:
         return forks[-1]

@@ -26,16 +26,7 @@ _MISSING: Any = object()
 
 
 def merge_into_session(handle: StoreHandle, fork: Fork) -> None:
-    """Give the session what a graph wrote in forks of it. All or nothing.
-
-    Raises
-    ------
-    PlanError
-        This process does not hold the session, it is no longer what was forked, or it has been changed since where the graph
-        wrote, too.
-    InputError
-        The store is in no session.
-    """
+    """Give the session what a graph wrote in forks of it. All or nothing."""
     session = session_of(handle)
     if session is None:
         raise InputError("this report is of a write to an Icechunk session: finish it with its own store", store=handle.url)
@@ -138,13 +129,7 @@ class _Merge:
         return {key: data for key, data in found if data is not None}
 
     def _documents(self) -> dict[str, bytes]:
-        """Return the documents to put into the session after the merge.
-
-        Raises
-        ------
-        PlanError
-            The session and the graph have both changed one, differently.
-        """
+        """Return the documents to put into the session after the merge."""
         written = {key: data for key, data in self.changes.documents.items() if data is not None}
         now = dict(zip(written, self.here.get_many([(key, None) for key in written]), strict=True))
         out: dict[str, bytes] = {}

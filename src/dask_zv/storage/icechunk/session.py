@@ -26,13 +26,7 @@ _NOWHERE = "dask_zv_nothing"
 
 
 def session_of(handle: StoreHandle) -> Session | None:
-    """Return the Icechunk session of a handle, in the process that holds it; None of other stores.
-
-    Raises
-    ------
-    PlanError
-        This is another process.
-    """
+    """Return the Icechunk session of a handle, in the process that holds it; None of other stores."""
     if not handle.is_session:
         return None
     handle.check_process()
@@ -48,13 +42,6 @@ def fork_session(handle: StoreHandle) -> ForkSource | None:
 
     That is any store but a writable Icechunk session. A session of a repository in memory, and a store that wraps a session's,
     can't be forked: their tasks write into the session itself.
-
-    Raises
-    ------
-    ReadOnlyError
-        The session was committed.
-    PlanError
-        This process does not hold the session.
     """
     session = session_of(handle) if can_fork(handle) else None
     if session is None:
@@ -129,28 +116,9 @@ _NAMED = 4
 def commit_session(handle: StoreHandle, message: str, metadata: Mapping[str, Any] | None, *, rebase: bool) -> str:
     """Commit a session and return the id of its snapshot.
 
-    Parameters
-    ----------
-    handle : StoreHandle
-        Of a store in a writable session.
-    message : str
-        Of the snapshot.
-    metadata : mapping of str to JSON value, optional
-        Kept with the snapshot.
-    rebase : bool
-        Where others have committed to the branch since the session began, and have changed no node and no chunk that this one
-        has, put this snapshot on top of theirs.
-
-    Raises
-    ------
-    InputError
-        The store is in no session.
-    ReadOnlyError
-        The session was committed before.
-    PlanError
-        Others have committed to the branch: what this session changed (or, without `rebase`, anything). Nothing is committed.
-    StoreError
-        There is nothing to commit, or storage failed.
+    `handle`: of a store in a writable session; `message`: of the snapshot; `metadata`: kept with the snapshot; `rebase`: where
+    others have committed to the branch since the session began, and have changed no node and no chunk that this one has, put
+    this snapshot on top of theirs.
     """
     session = session_of(handle)
     if session is None:

@@ -44,22 +44,8 @@ def decode_blob(
 ) -> bytes:
     """Return the payload of the blob at `path`.
 
-    Parameters
-    ----------
-    objects : Objects
-    path : str
-        Path of the blob's array in the store.
-    document, data : bytes
-        Its ``zarr.json`` and its first data object, None where that is absent.
-    array, chunk : str
-        For errors.
-
-    Raises
-    ------
-    FormatError
-        The data object isn't what the document says.
-    StoreError
-        The data object is missing.
+    `path`: path of the blob's array in the store; `document, data`: its ``zarr.json`` and its first data object, None where
+    that is absent; `array, chunk`: for errors.
     """
     url = objects.url
     blob = parse_blob_document(document, path, url)
@@ -140,38 +126,19 @@ _COALESCE_GAP = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class ArrayListing:
-    """What lies below one array's group.
+    """What lies below one array's group."""
 
-    Attributes
-    ----------
-    plain : frozenset of str
-        Names of children that may be blobs (not yet known to have a document).
-    shards : dict of str to dict
-        Shard name to its index.
-    entries : dict of str to (str, ShardEntry)
-        Chunk key to the shard that holds it.
-    raw : frozenset of str
-        Shards of ours: stored as they are and with a checksum per blob, so that slices of them can be read.
-    """
-
-    plain: frozenset[str]
-    shards: dict[str, dict[str, ShardEntry]]
-    entries: dict[str, tuple[str, ShardEntry]]
-    raw: frozenset[str]
+    plain: frozenset[str]  # names of children that may be blobs (not yet known to have a document)
+    shards: dict[str, dict[str, ShardEntry]]  # shard name to its index
+    entries: dict[str, tuple[str, ShardEntry]]  # chunk key to the shard that holds it
+    raw: frozenset[str]  # shards of ours: stored as they are and with a checksum per blob, so that slices of them can be read
 
 
 class PerChunk:
     """Blobs of the arrays below `prefix`, read through shard indexes that are fetched once.
 
-    Parameters
-    ----------
-    objects : Objects
-    prefix : str
-        Path of the group in the store.
-    catalog : Catalog, optional
-        What the group's last commit recorded; saves the documents and the listing.
-    room : int, optional
-        How many chunks an array can have: more names below one are refused before any of them is looked at.
+    `prefix`: path of the group in the store; `catalog`: what the group's last commit recorded; saves the documents and the
+    listing; `room`: how many chunks an array can have: more names below one are refused before any of them is looked at.
     """
 
     def __init__(self, objects: Objects, prefix: str, catalog: Catalog | None = None, room: int | None = None) -> None:
@@ -336,15 +303,7 @@ class PerChunk:
     # ------------------------------------------------------------------------------------------ reading
 
     def read(self, array: str, key: str) -> bytes:
-        """Return one blob.
-
-        Raises
-        ------
-        NotFoundError
-            No such blob.
-        FormatError, StoreError
-            It is there but damaged, short or without its data object.
-        """
+        """Return one blob."""
         found = self.read_many([(array, key)])
         if (array, key) not in found:
             raise NotFoundError(
@@ -396,13 +355,7 @@ class PerChunk:
         return left + changed, changed
 
     def _judge(self, addresses: Sequence[Address], found: Mapping[Address, bytes]) -> None:
-        """Note that the catalog is stale where blobs, once unpacked, are not those of the last commit.
-
-        Raises
-        ------
-        FormatError
-            A blob is another and its object as old as it was.
-        """
+        """Note that the catalog is stale where blobs, once unpacked, are not those of the last commit."""
         changed = [a for a in addresses if a not in found or crc32c(found[a]) != self._noted(a).crc]
         if changed:
             self._refuse_damage([a for a in changed if a in found])
@@ -415,12 +368,7 @@ class PerChunk:
         return place
 
     def _refuse_damage(self, addresses: Sequence[Address]) -> None:
-        """Raise where bytes are not those of the last commit though their object is as old: no edit, but damage.
-
-        Raises
-        ------
-        FormatError
-        """
+        """Raise where bytes are not those of the last commit though their object is as old: no edit, but damage."""
         assert self.catalog is not None
         noted: list[tuple[Address, str, int]] = []
         for array, key in addresses:
