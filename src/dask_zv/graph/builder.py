@@ -24,6 +24,7 @@ from dask_zv.graph.receipts import Report
 from dask_zv.graph.run import as_delayed
 from dask_zv.graph.tasks import commit, prepare, store_block
 from dask_zv.storage.faults import counted_retries
+from dask_zv.storage.layout import must_prepare
 from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec
 
 _LOG = logging.getLogger("dask_zv.blocks")
@@ -132,7 +133,6 @@ def build_write_graph(
     spec: CommitSpec,
     *,
     builder: GraphBuilder | None = None,
-    nodes_first: bool = False,
     then: Callable[[GraphBuilder, list[TaskRef]], tuple[list[TaskRef], list[TaskRef]]] | None = None,
 ) -> Delayed:
     """Return the graph that stores `blocks` and commits; its result is the report.
@@ -145,21 +145,19 @@ def build_write_graph(
     spec : CommitSpec
     builder : GraphBuilder, optional
         Holds tasks that payloads refer to.
-    nodes_first : bool
-        The store wants nodes before chunks: a task that makes them goes before all blocks.
     then : function, optional
         Adds tasks between the blocks and the commit: called with the blocks' results, returns what the commit waits for, and
         the results of further blocks.
     """
     builder = builder or GraphBuilder()
-    before = add_preparation(builder, spec, nodes_first=nodes_first)
+    before = add_preparation(builder, spec)
     results = [add_block(builder, i, block, payload, before) for i, (block, payload) in enumerate(blocks)]
     return add_commit(builder, spec, results, then)
 
 
-def add_preparation(builder: GraphBuilder, spec: CommitSpec, *, nodes_first: bool) -> list[TaskRef]:
+def add_preparation(builder: GraphBuilder, spec: CommitSpec) -> list[TaskRef]:
     """Add what must be done before any block is stored; return what blocks wait for."""
-    return [builder.add(builder.key("prepare"), prepare, spec)] if nodes_first or spec.mark else []
+    return [builder.add(builder.key("prepare"), prepare, spec)] if must_prepare(spec) else []
 
 
 def add_block(

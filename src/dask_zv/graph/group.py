@@ -12,12 +12,12 @@ from dask_zv.graph.writes import WriteBatch
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.group import NodeGroup
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.layout import Layout, check_layout, detect_layout
+from dask_zv.storage.layout import check_layout, detect_layout
 from dask_zv.storage.nodes import SETTINGS, update_attributes
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.opening import open_root
 from dask_zv.storage.per_chunk.read import PerChunk
-from dask_zv.storage.specs import Place
+from dask_zv.storage.specs import LayoutName, Place
 
 
 class Group(NodeGroup):
@@ -45,7 +45,7 @@ class Group(NodeGroup):
     ['0.0.0', '1.0.0', '2.0.0']
     """
 
-    def _attach(self, handle: StoreHandle, objects: Objects, prefix: str, layout: Layout | None = None) -> None:
+    def _attach(self, handle: StoreHandle, objects: Objects, prefix: str, layout: LayoutName | None = None) -> None:
         super()._attach(handle, objects, prefix, layout)
         self._batch: WriteBatch | None = None
         self._deferred = False

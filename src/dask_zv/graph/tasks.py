@@ -6,25 +6,23 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from dask_zv.format.keys import join
 from dask_zv.graph.forks import makes_nodes
 from dask_zv.graph.receipts import BlockTime, Report
-from dask_zv.storage.grid.commit import commit_grid, make_nodes, store_in_grid
+from dask_zv.storage.grid.commit import make_nodes
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.layout import layout_for
+from dask_zv.storage.layout import prepare as prepare_nodes
 from dask_zv.storage.local import sweep
-from dask_zv.storage.marks import mark
-from dask_zv.storage.nodes import ensure_groups
-from dask_zv.storage.per_chunk.write import commit_per_chunk, store_in_per_chunk
-from dask_zv.storage.receipts import Receipt
-from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec
+from dask_zv.storage.receipts import Receipt, combine_receipts
+from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec, normalise
 
 
 def store_block(spec: BlockSpec, payload: Any) -> BlockResult:
-    """Store one block's blobs.
-
-    Running it twice stores the same objects with the same bytes.
-    """
-    return store_in_per_chunk(spec, payload) if spec.grid is None else store_in_grid(spec, spec.grid, payload)
+    """Store one block's blobs; running it twice stores the same objects with the same bytes."""
+    started = time.time()
+    blobs, rows = normalise(payload, spec)
+    receipt = layout_for(spec.place.layout).store(open_objects(spec.place.handle), spec, blobs, rows)
+    return BlockResult.of(payload, receipt, started)
 
 
 @makes_nodes
@@ -32,36 +30,29 @@ def make_arrays(spec: BlockSpec, names: Sequence[Sequence[str]]) -> None:
     """Make the nodes of arrays that only the data told of, in a store that wants them before their chunks."""
     assert spec.grid is not None
     arrays = {name for part in names for name in part}
-    known = spec.grid.naming(arrays).specs
+    known = spec.grid.with_arrays(arrays).specs
     make_nodes(open_objects(spec.place.handle), spec.place.prefix, {name: known[name] for name in arrays & set(known)})
 
 
 @makes_nodes
 def prepare(spec: CommitSpec) -> None:
-    """Make the nodes that must exist before their chunks (stores with `nodes_first`), or mark what is to be replaced."""
-    objects = open_objects(spec.place.handle)
-    if not objects.nodes_first:
-        if spec.mark:
-            mark(objects, spec.place.prefix, spec.mark)
-        return
-    if spec.grid is not None:
-        make_nodes(objects, spec.place.prefix, spec.grid.specs)
-    else:
-        ensure_groups(objects, [join(spec.place.prefix, a) for a in spec.arrays])
+    """Make the nodes that must exist before their chunks, or mark what is to be replaced."""
+    prepare_nodes(spec)
 
 
 def commit(spec: CommitSpec, results: Sequence[BlockResult]) -> Report:
     """Write the metadata that makes the stored blocks the group's content, and return the report."""
     started = time.time()
-    total = commit_per_chunk(spec, results) if spec.grid is None else commit_grid(spec, spec.grid, results)
-    report = _make_report(spec, total, results, started)
-    sweep(open_objects(spec.place.handle), spec.place.prefix)
-    return report
+    objects = open_objects(spec.place.handle)
+    total = combine_receipts([r.receipt for r in results])
+    layout_for(spec.place.layout).commit(objects, spec, total, spec.told_by(results))
+    sweep(objects, spec.place.prefix)
+    return _make_report(spec, total, results, started)
 
 
 def _make_report(spec: CommitSpec, total: Receipt, results: Sequence[BlockResult], started: float) -> Report:
     """Return the report of a commit that began at `started`."""
-    known = spec.report
+    known = spec.report or Report(-1, 0, 0, 0, 0, 0, 0.0)
     rows = int(total.rows.sum()) if len(total.rows) and (total.rows >= 0).all() else known.rows
     if spec.rows is not None:
         rows = sum(spec.stored_rows(results).values())

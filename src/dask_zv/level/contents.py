@@ -27,11 +27,11 @@ from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.layout import Layout, layout_of
+from dask_zv.storage.layout import layout_of
 from dask_zv.storage.nodes import SETTINGS, read_document
 from dask_zv.storage.objects import Objects, place_url
 from dask_zv.storage.opening import open_root
-from dask_zv.storage.specs import Place
+from dask_zv.storage.specs import LayoutName, Place
 
 
 class StoreContents:
@@ -123,7 +123,7 @@ class StoreContents:
         return self._handle
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> LayoutName:
         """How its arrays are stored: ``"grid"`` (ZV 0.9) or ``"per_chunk"`` (ZV 0.7)."""
         return layout_of(self.metadata.generation)
 

@@ -22,6 +22,7 @@ from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.layout import open_place
 from dask_zv.storage.marks import check_not_replaced
 from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, snapshot, together
@@ -221,7 +222,7 @@ def chunk_table(source: LevelSource, catalog: Catalog | None, room: int | None =
             return ChunkTable(coords, rows)
         by_key = dict(zip(map(tuple, coords.tolist()), sizes.tolist(), strict=True))
     else:
-        blobs = source.place.open()
+        blobs = open_place(source.place)
         if isinstance(blobs, GridArrays):
             return ChunkTable(*grid_rows(source, blobs, row_bytes))
         blobs.room = room

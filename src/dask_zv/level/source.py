@@ -20,7 +20,7 @@ from dask_zv.geometry.schema import PointSchema
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.layout import Blobs, open_blobs
+from dask_zv.storage.layout import Blobs, open_blobs, open_place
 from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Objects, place_url
 from dask_zv.storage.specs import Place
@@ -122,7 +122,7 @@ def level_blobs(source: LevelSource) -> Blobs:
     """Return the level's blobs with its catalog, which each process reads once."""
     objects = open_objects(source.place.handle)
     if not source.catalogued:
-        return source.place.open()
+        return open_place(source.place)
     key = (source.place.handle.identity, source.place.prefix, source.token)
     with _LOCK:
         catalog = _CATALOGS.get(key)

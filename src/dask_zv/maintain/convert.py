@@ -21,9 +21,10 @@ from dask_zv.level.contents import StoreContents
 from dask_zv.maintain.convert_level import LevelTarget, add_level, copy_others
 from dask_zv.storage.codecs import cell_codec
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.layout import Layout, check_layout
+from dask_zv.storage.layout import check_layout
 from dask_zv.storage.nodes import SETTINGS, merge_attributes
 from dask_zv.storage.opening import objects_are_cheap, open_empty
+from dask_zv.storage.specs import LayoutName
 from dask_zv.storage.targets import resolve_target
 
 Shards = int | Sequence[int] | Literal["auto"]
@@ -153,7 +154,7 @@ def convert(
     return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
 
-def _root(store: StoreContents, layout: Layout, wanted: LevelTarget, prefix: str) -> dict[str, Any]:
+def _root(store: StoreContents, layout: LayoutName, wanted: LevelTarget, prefix: str) -> dict[str, Any]:
     """Return the target's root attributes: all of the source's, in the words of the target's generation."""
     attributes = store.group.attrs.to_dict()
     settings = {**attributes.get(SETTINGS, {})}

@@ -31,14 +31,13 @@ from dask_zv.maintain.hierarchy import Hierarchy, find_nodes
 from dask_zv.read.object_columns import object_fields
 from dask_zv.spatial.morton import morton_codes, morton_order
 from dask_zv.storage.catalog import CATALOG_NAME
-from dask_zv.storage.grid.plan import GridPlan
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.settings import grid_settings
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.layout import Layout, open_blobs
+from dask_zv.storage.layout import open_blobs, open_place
 from dask_zv.storage.nodes import SETTINGS, load_catalog, merge_attributes
 from dask_zv.storage.objects import Objects
-from dask_zv.storage.specs import BlockSpec, CommitSpec, EncodedBlock, Place
+from dask_zv.storage.specs import BlockSpec, CommitSpec, EncodedBlock, GridPlan, LayoutName, Place
 from dask_zv.write.manifests import object_blobs, object_metadata, write_object_index
 from dask_zv.write.object_plan import ObjectPlan, plan_objects, with_sentinel
 from dask_zv.write.scan import id_ranges
@@ -66,7 +65,7 @@ class LevelTarget:
 
     handle: StoreHandle
     prefix: str
-    layout: Layout
+    layout: LayoutName
     shard_chunks: int | Sequence[int] | Literal["auto"] | None
     codecs: tuple[Mapping[str, Any], ...] | None
     local: bool
@@ -174,8 +173,7 @@ def add_level(builder: GraphBuilder, level: LevelContents, target: LevelTarget) 
         report=Report(level.metadata.vertex_count, 0, 0, 0, 0, 0, 0.0),
         grid=grids,
     )
-    nodes_first = open_objects(target.handle).nodes_first
-    graph = build_write_graph(blocks, spec, builder=builder, nodes_first=nodes_first, then=lambda _, r: ([*waiting], []))
+    graph = build_write_graph(blocks, spec, builder=builder, then=lambda _, r: ([*waiting], []))
     # the level's own attributes make a level of the group, so they come after all that is in it
     return builder.add(builder.key("level", level.number), _finish_level, place, own_attributes, without, TaskRef(graph.key))
 
@@ -216,7 +214,7 @@ def _check_convertible(level: LevelContents, nodes: Hierarchy) -> None:
 
 
 def _coords(place: Place, array: str) -> NDArray[np.int64]:
-    blobs = place.open()
+    blobs = open_place(place)
     if isinstance(blobs, GridArrays):
         return blobs.list_coords(array)
     coords = [parse_key(k) for k in blobs.list_keys(array) if is_spatial_key(k)]

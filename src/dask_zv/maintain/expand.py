@@ -25,16 +25,23 @@ from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.maintain.hierarchy import find_nodes
 from dask_zv.spatial.grid import as_box
-from dask_zv.storage.catalog import CATALOG_NAME, Node, encode_catalog
+from dask_zv.storage.catalog import Node
 from dask_zv.storage.grid.fetch import cell_path
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings, parse_settings
 from dask_zv.storage.grid.shards import object_cells
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.nodes import SETTINGS, drop_copies, load_catalog, merge_attributes, merged_documents, put_documents
+from dask_zv.storage.nodes import (
+    SETTINGS,
+    catalog_objects,
+    drop_copies,
+    load_catalog,
+    merge_attributes,
+    merged_documents,
+    put_documents,
+)
 from dask_zv.storage.objects import Objects
-from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.receipts import Columns
 from dask_zv.storage.specs import Place
 
@@ -185,7 +192,7 @@ def _switch(place: Place, moves: Sequence[Move], settings: Mapping[str, Any] | N
                     columns[array] = _stamped(columns[array], before, catalog.coords, stamps)
         if catalog is not None:
             fresh = dataclasses.replace(catalog, arrays=columns, nodes=nodes, token="")
-            PerChunk(objects, place.prefix).write_node(CATALOG_NAME, encode_catalog(fresh))
+            put_documents(objects, catalog_objects(place.prefix, fresh))
         if settings is not None:
             merge_attributes(objects, place.prefix, settings)
     moved = {m[0]: m for m in moves if any(m[3])}

@@ -98,7 +98,7 @@ def _look(source: LevelSource, addresses: Sequence[tuple[str, str]]) -> Receipt:
                 )  # the catalog vouches for it
         return rows
 
-    return look_at_blobs(source.place, addresses, count)
+    return look_at_blobs(_blobs(source.place), addresses, count)
 
 
 def _commit(spec: CommitSpec, receipts: Sequence[Receipt]) -> Report:

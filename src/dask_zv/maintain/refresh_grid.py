@@ -23,15 +23,14 @@ from dask_zv.level.contents import LevelContents
 from dask_zv.level.grid_source import LINKS
 from dask_zv.level.source import LevelSource
 from dask_zv.maintain.hierarchy import find_nodes
-from dask_zv.storage.catalog import CATALOG_NAME, Node, encode_catalog, merge_catalog
+from dask_zv.storage.catalog import CATALOG_NAME, Node, merge_catalog
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.shards import inspect_cells, object_cells
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.marks import check_not_replaced
-from dask_zv.storage.nodes import SETTINGS, merge_attributes, read_document
+from dask_zv.storage.nodes import SETTINGS, catalog_objects, merge_attributes, put_documents, read_document
 from dask_zv.storage.objects import Objects
-from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.receipts import Columns, Receipt, combine_receipts
 from dask_zv.storage.specs import Place
 
@@ -122,7 +121,7 @@ def _write(place: Place, arrays: Sequence[str], identities: dict[str, str], rece
         # an array without a chunk is in it too: one that is named and not described would make readers pass the catalog by
         columns = {a: Columns.empty(len(total.coords)) for a in arrays} | dict(total.arrays)
         catalog = merge_catalog(None, total.coords, total.rows, columns, nodes)
-        PerChunk(objects, place.prefix).write_node(CATALOG_NAME, encode_catalog(catalog))
+        put_documents(objects, catalog_objects(place.prefix, catalog))
         _count_vertices(objects, place.prefix, total)
 
 

@@ -27,7 +27,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, InvalidNameError
-from dask_zv.format.documents import blob_document, dump_json, parse_document, parse_json
+from dask_zv.format.documents import dump_json, parse_document, parse_json
 from dask_zv.format.keys import check_name, is_spatial_key, parse_key
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.spatial.grouping import group_by_chunk
@@ -47,11 +47,6 @@ _FARTHEST = 1 << 62
 """Coordinates of chunks are no more than this, so that sums of two stay within int64; those of keys have 18 digits at most."""
 _STORED = ("|i1", "<i2", "<i4", "<i8", "<u4", "<u8")
 """The dtypes of columns as they are stored."""
-
-
-def catalog_document(nbytes: int) -> bytes:
-    """Return the document of a catalog of `nbytes`."""
-    return blob_document(nbytes)
 
 
 def stamped_document(document: bytes, stamp: str, path: str, store: str | None = None) -> bytes:

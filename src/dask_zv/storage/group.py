@@ -14,12 +14,10 @@ from dask_zv.errors import NotFoundError, StoreError
 from dask_zv.format.documents import WrongKindError, parse_document, to_json
 from dask_zv.format.grids import parse_grid_document
 from dask_zv.format.keys import DOCUMENT, SHARD_PREFIX, check_chunk_key, check_name, is_chunk_key, is_name, join
-from dask_zv.storage.grid.commit import write_cell, write_grid_meta
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import StoreHandle, open_objects, open_objects_later
-from dask_zv.storage.layout import Layout, detect_layout, open_blobs
+from dask_zv.storage.layout import detect_layout, layout_for, open_blobs
 from dask_zv.storage.local import LocalObjects
-from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import (
     Attributes,
     as_bytes,
@@ -30,11 +28,11 @@ from dask_zv.storage.nodes import (
     holds_nodes,
     kind_of,
     load_catalog,
-    merge_attributes,
     read_document,
 )
 from dask_zv.storage.objects import Objects, place_url
 from dask_zv.storage.per_chunk.read import PerChunk
+from dask_zv.storage.specs import LayoutName
 from dask_zv.storage.targets import resolve_target
 
 
@@ -69,23 +67,22 @@ class NodeGroup:
         handle, prefix = resolve_target(zarr_group, read_only=zarr_group.read_only)
         self._attach(handle, open_objects(handle), prefix)
 
-    def _attach(self, handle: StoreHandle, objects: Objects, prefix: str, layout: Layout | None = None) -> None:
+    def _attach(self, handle: StoreHandle, objects: Objects, prefix: str, layout: LayoutName | None = None) -> None:
         self._handle = handle
         self._objects = objects
         self._prefix = prefix
         self._layout = layout
         self._catalog_known = False
-        self._groups_made: set[str] = set()
         self._above: tuple[str, ...] = ()  # groups that it was got through: their batches write the attributes of this one, too
 
     @classmethod
-    def _from_handle(cls, handle: StoreHandle, prefix: str, layout: Layout | None = None) -> Self:
+    def _from_handle(cls, handle: StoreHandle, prefix: str, layout: LayoutName | None = None) -> Self:
         group = cls.__new__(cls)
         group._attach(handle, open_objects(handle), prefix, layout)
         return group
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> LayoutName:
         """How the group's arrays are stored, ``"grid"`` (ZV 0.9) or ``"per_chunk"`` (ZV 0.7).
 
         Found from the store's metadata; ``"per_chunk"`` where that says nothing.
@@ -227,12 +224,8 @@ class NodeGroup:
         check_array_name(array)
         values = to_json(meta, array)
         drop_copies(self._objects, [join(self._prefix, array).rpartition("/")[0]])
-        if self.layout == "grid":
-            write_grid_meta(self._objects, self._prefix, array, values)
-            self._blobs.forget(array)
-        else:
-            with commit_lock(self._objects, self._prefix):  # a batch's commit writes them, too
-                merge_attributes(self._objects, join(self._prefix, array), values)
+        layout_for(self.layout).write_meta(self._objects, self._prefix, array, values)
+        self._blobs.forget(array)
 
     def read_array_meta(self, array: str) -> dict[str, Any]:
         """Return the attributes of the array's node, ``{}`` where it is absent."""
@@ -267,21 +260,11 @@ class NodeGroup:
         """
         check_array_name(array)
         check_chunk_key(chunk_key)
-        path = join(self._prefix, array)
-        payload = as_bytes(data, path, chunk_key)
-        if self.layout == "grid":
-            write_cell(self._objects, self._prefix, array, chunk_key, payload)
-            self._blobs.catalog = None
-            self._catalog_known = True
-            self._blobs.forget(array)
-            return
-        assert isinstance(self._blobs, PerChunk)
-        # looked at each time: another handle may have removed it, alone or with the groups above
-        if path not in self._groups_made or not self._objects.exists(join(path, DOCUMENT)):
-            ensure_groups(self._objects, [path])
-            self._groups_made.add(path)
-        self._blobs.write([(array, chunk_key, payload)])
-        self._drop_catalogs(path)  # they no longer say what is here
+        payload = as_bytes(data, join(self._prefix, array), chunk_key)
+        layout_for(self.layout).write(self._objects, self._prefix, array, chunk_key, payload)
+        self._blobs.catalog = None
+        self._catalog_known = True
+        self._blobs.forget(array)
 
     def read_bytes(self, array: str, chunk_key: str) -> bytes:
         """Return exactly the bytes that were written.
@@ -343,7 +326,7 @@ class NodeGroup:
 
 
 def _restore_group(
-    cls: type[NodeGroup], handle: StoreHandle, prefix: str, layout: Layout | None, above: tuple[str, ...]
+    cls: type[NodeGroup], handle: StoreHandle, prefix: str, layout: LayoutName | None, above: tuple[str, ...]
 ) -> NodeGroup:
     group = cls.__new__(cls)
     group._attach(handle, open_objects_later(handle), prefix, layout)

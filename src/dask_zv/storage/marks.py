@@ -11,7 +11,7 @@ from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.storage.catalog import CATALOG_NAME, catalog_stamp, stamped_document
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import Objects
-from dask_zv.storage.specs import Place
+from dask_zv.storage.specs import CommitSpec, Place, normal_path
 
 REPLACING = "dask_zv_replacing-"
 
@@ -54,21 +54,26 @@ def written_stamp(place: Place) -> str | None:
     return catalog_stamp(data, path, objects.url)
 
 
-def leave_stamp(objects: Objects, prefix: str, stamp: str) -> None:
-    """Say which write a group's commit was of: the last step but the end of its journal, for whoever finds it is done."""
-    key = join(prefix, CATALOG_NAME, DOCUMENT)
-    data = objects.get(key) if stamp else None
-    if data is not None:
-        objects.put(key, stamped_document(data, stamp, join(prefix, CATALOG_NAME), objects.url))
-
-
 def journal_key(prefix: str) -> str:
     """Return the key of the journal's document."""
     return join(prefix, JOURNAL, DOCUMENT)
 
 
-def drop_journal(objects: Objects, prefix: str, seen: Objects) -> None:
-    """Remove a group's journal, if `seen` (the same store, or what was fetched of it) has one."""
+def end_write(objects: Objects, spec: CommitSpec, seen: Objects) -> None:
+    """Do the last steps of a commit: remove nodes, leave the stamp, and end the journal that `seen` may have.
+
+    Who finds the stamp of a write knows that it is done. `seen` is the same store, or what was fetched of it.
+    """
+    prefix = spec.place.prefix
+    for path in spec.remove:
+        objects.delete_prefix(normal_path(prefix, path))
+    for above in dict.fromkeys(family.rpartition("/")[0] for family in spec.families if spec.replace):
+        while above and all(name == DOCUMENT for name in objects.list_dir(join(prefix, above))):
+            objects.delete_prefix(join(prefix, above))
+            above = above.rpartition("/")[0]
+    key = join(prefix, CATALOG_NAME, DOCUMENT)
+    if spec.stamp and (data := objects.get(key)) is not None:
+        objects.put(key, stamped_document(data, spec.stamp, join(prefix, CATALOG_NAME), objects.url))
     if seen.get(journal_key(prefix)) is not None:
         objects.delete_prefix(join(prefix, JOURNAL, "c"))  # the document last: where this ends in the middle, it tells the next
         objects.delete_prefix(join(prefix, JOURNAL))

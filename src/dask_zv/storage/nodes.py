@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from dask_zv.errors import InvalidNameError, StoreError, ZVWarning
-from dask_zv.format.documents import dump_json, group_document, parse_document, to_json
+from dask_zv.format.documents import blob_document, dump_json, group_document, parse_document, to_json
 from dask_zv.format.keys import DOCUMENT, check_name, join
-from dask_zv.storage.catalog import CATALOG_NAME, Catalog, decode_catalog
+from dask_zv.storage.catalog import CATALOG_NAME, Catalog, decode_catalog, encode_catalog
 from dask_zv.storage.locks import LOCK_NAME, commit_lock
 from dask_zv.storage.objects import Objects, together
 
+LAST = "vertices"
+"""The array whose list of chunks is written last: whoever sees a chunk in it finds the chunk in the others."""
 CONSOLIDATED = "consolidated_metadata"
 """In the document of a group: copies of the documents of all nodes below it, which nothing keeps up to date."""
 
@@ -168,6 +170,12 @@ def load_catalog(objects: Objects, prefix: str) -> Catalog | None:
     path = join(prefix, CATALOG_NAME)
     payload = objects.get(f"{path}/c/0")
     return None if payload is None else decode_catalog(payload, store=objects.url, array=path)
+
+
+def catalog_objects(prefix: str, catalog: Catalog) -> list[tuple[str, bytes]]:
+    """Return the objects of a group's catalog: readers ask for its content alone, so they may arrive in any order."""
+    payload, path = encode_catalog(catalog), join(prefix, CATALOG_NAME)
+    return [(join(path, DOCUMENT), blob_document(len(payload))), (f"{path}/c/0", payload)]
 
 
 def drop_copies(objects: Objects, nodes: Iterable[str]) -> set[str]:

@@ -7,21 +7,21 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+from dask_zv.config import settings
 from dask_zv.errors import InputError, PlanError
+from dask_zv.format.grids import GridSpec
 from dask_zv.format.keys import check_chunk_key, join
-from dask_zv.storage.grid.plan import GridPlan
-from dask_zv.storage.grid.read import GridArrays
-from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.layout import Layout, open_blobs
+from dask_zv.storage.handles import StoreHandle
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import as_bytes, check_array_name
 from dask_zv.storage.objects import Address, Objects
-from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.receipts import Receipt
 
+LayoutName = Literal["per_chunk", "grid"]
+_BLOCKS = 8
 _COUNTED = ("links_family", "link_attribute_family")
 """What groups are called whose attributes count the links below them."""
 
@@ -32,11 +32,28 @@ class Place:
 
     handle: StoreHandle
     prefix: str
-    layout: Layout = "per_chunk"
+    layout: LayoutName = "per_chunk"
 
-    def open(self) -> PerChunk | GridArrays:
-        """Return the group's blobs, through this process' open store."""
-        return open_blobs(open_objects(self.handle), self.prefix, self.layout)
+
+@dataclass(frozen=True, slots=True)
+class GridPlan:
+    """What a batch knew of a group's grid arrays when it was planned."""
+
+    specs: Mapping[str, GridSpec]  # of the arrays that it writes
+    existing: frozenset[str] = frozenset()  # those that were there
+    token: str = ""  # of the group's catalog; empty where there was none
+    # The batch is the first content of the arrays: where another writer's is there at the end, it is refused
+    alone: bool = False
+    listed: str = ""  # where there was no catalog: which chunks the arrays in shards listed
+    marker: str = ""  # name of the mark that chunks are being replaced; empty where none is
+    # Grids of arrays whose names only the blocks know, by the group above them
+    families: Mapping[str, GridSpec] = field(default_factory=dict)
+
+    def with_arrays(self, arrays: Iterable[str]) -> GridPlan:
+        """Return the plan with the grids of `arrays`, where they are members of a family."""
+        new = [a for a in arrays if a not in self.specs and a.rpartition("/")[0] in self.families]
+        found = {a: self.families[a.rpartition("/")[0]] for a in new}
+        return replace(self, specs={**self.specs, **found}) if found else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +131,9 @@ class CommitSpec:
     # Write the catalog; False where the group already held blobs that no catalog lists: one that is there at the end,
     # made since, is added to
     catalog: bool
-    replace: bool  # the batch is the whole content of its `arrays`: what they held before is removed
-    remove: tuple[str, ...]  # nodes to remove
-    report: Any  # what is known before the run; passed on
+    replace: bool = False  # the batch is the whole content of its `arrays`: what they held before is removed
+    remove: tuple[str, ...] = ()  # nodes to remove
+    report: Any = None  # what is known before the run; passed on
     # There was a catalog when the batch was planned: where it is gone at the end, somebody wrote blobs that none lists
     extends_catalog: bool = False
     grid: GridPlan | None = None  # the arrays' grids, in layout ``grid``
@@ -167,6 +184,50 @@ class CommitSpec:
                     store=self.place.handle.url, array=self.place.prefix,
                 )  # fmt: skip
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """What a batch of writes is to store."""
+
+    sizes: Mapping[Address, int]  # bytes of each single blob, 0 where they are not there yet
+    blocks: Sequence[tuple[Address, ...]]  # what each whole block yields
+    metadata: Mapping[str, Mapping[str, Any]]  # attributes by array
+    shards: int | Sequence[int] | None  # packing that was asked for
+    block_chunks: int | None  # chunks of a block, at most
+    run: str  # names the mark of what is being replaced
+
+    def addresses(self) -> list[Address]:
+        """Return all addresses."""
+        return [*self.sizes, *(address for block in self.blocks for address in block)]
+
+    def cut(self, units: Iterable[list[Address]]) -> list[list[Address]]:
+        """Put units of single blobs, in their order, into blocks of bounded size."""
+        # a task waits for the store twice, for data and for documents: few large ones, but some for every worker
+        in_all = len({key for _, key in self.sizes})
+        low, high = settings().batch_block_chunks
+        most = self.block_chunks or min(max(-(-in_all // _BLOCKS), low), high)
+        blocks: list[list[Address]] = []
+        chunks = nbytes = 0
+        for addresses in units:
+            size = sum(self.sizes[a] for a in addresses)
+            count = len({key for _, key in addresses})
+            if not blocks or chunks + count > most or nbytes + size > settings().batch_block_bytes:
+                blocks.append([])
+                chunks = nbytes = 0
+            blocks[-1].extend(addresses)
+            chunks += count
+            nbytes += size
+        return blocks
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """How a batch is stored: the single blobs in blocks, how these and then the whole blocks are stored, and the commit."""
+
+    single: Sequence[Sequence[Address]]
+    blocks: Sequence[BlockSpec]
+    commit: CommitSpec
 
 
 def keys_digest(addresses: Iterable[Address]) -> str:

@@ -193,7 +193,7 @@ class Job:
         journal : Journal, optional
             Where receipts are noted.
         """
-        before = add_preparation(builder, self.commit, nodes_first=self.nodes_first)
+        before = add_preparation(builder, self.commit)
         if journal is not None:
             before.append(builder.add(builder.key("journal"), journal.begin))
         gathered = split_partitions(

@@ -22,13 +22,12 @@ from dask_zv.read.edge_rows import EDGE_COUNTS
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.catalog import CATALOG_NAME
-from dask_zv.storage.grid.plan import GridPlan
 from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import SETTINGS, load_catalog
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.opening import objects_are_cheap
-from dask_zv.storage.specs import Place
+from dask_zv.storage.specs import GridPlan, Place
 from dask_zv.write.manifests import old_object_nodes
 from dask_zv.write.object_plan import ObjectPlan
 from dask_zv.write.scan import Conversion, Scan

@@ -25,6 +25,7 @@ from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import position_dtype
 from dask_zv.spatial.grid import Box, ChunkGrid
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.layout import open_place
 from dask_zv.storage.local import sweep
 from dask_zv.storage.marks import JOURNAL, written_stamp
 from dask_zv.storage.nodes import SETTINGS
@@ -188,7 +189,7 @@ class Write:
             grid = grid_plan(level, scan, arrays, self.options.mode, schema.row_bytes)
             if links is not None:
                 grid = dataclasses.replace(grid, families=dict.fromkeys(links.families, grid.specs["vertices"]))
-            if self.replace and len(place.open().list_keys("vertices")):
+            if self.replace and len(open_place(place).list_keys("vertices")):
                 grid = dataclasses.replace(grid, marker=uuid.uuid4().hex[:12])
         else:
             shards = shards_of(store, scan, schema.row_bytes)
@@ -329,7 +330,7 @@ def check_empty(level: LevelContents, mode: str) -> None:
         )
     objects = open_objects(level.place.handle)
     if level.store.layout == "grid":  # chunks without a commit are in nobody's list
-        if len(level.place.open().list_keys("vertices")):
+        if len(open_place(level.place).list_keys("vertices")):
             raise StoreError("level 0 has chunks already: pass mode='overwrite' to replace them", store=level.url)
         return
     if any(n != "zarr.json" for n in objects.list_dir(join(level.place.prefix, "vertices"))):

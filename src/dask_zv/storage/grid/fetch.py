@@ -55,17 +55,22 @@ class StoredCell:
         return self.nbytes
 
 
-def object_runs(cells: NDArray[np.int64], spec: GridSpec) -> list[tuple[tuple[int, ...], NDArray[np.intp]]]:
-    """Group cells by the object that holds them: (the object's place in the grid of objects, numbers of the cells)."""
-    where = cells if spec.shard_shape is None else cells // np.asarray(spec.shard_shape, np.int64)
+def object_runs(
+    cells: NDArray[np.int64], spec: GridSpec, then: NDArray[np.int64] | None = None
+) -> list[tuple[tuple[int, ...], NDArray[np.intp]]]:
+    """Group cells by the object that holds them: (the object's place in the grid of objects, numbers of the cells).
+
+    Cells of one shard are in the order of `then`, where it is given.
+    """
     if spec.shard_shape is None:
-        return [(tuple(w), np.array([i])) for i, w in enumerate(where.tolist())]
-    if not len(where):
+        return [(tuple(w), np.array([i])) for i, w in enumerate(cells.tolist())]
+    if not len(cells):
         return []
-    order = np.lexsort(where.T[::-1])
+    where = cells // np.asarray(spec.shard_shape, np.int64)
+    order = np.lexsort(where.T[::-1] if then is None else (then, *where.T[::-1]))
     ordered = where[order]
     first = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)])
-    return [(tuple(ordered[f].tolist()), run) for f, run in zip(first.tolist(), np.split(order, first[1:]), strict=True)]
+    return list(zip(map(tuple, ordered[first].tolist()), np.split(order, first[1:]), strict=True))
 
 
 def fetch_runs(
@@ -156,67 +161,54 @@ def coalesce(slices: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int
 
 
 _LIMIT = 64 << 20
-_caches: weakref.WeakKeyDictionary[Objects, ShardIndexes] = weakref.WeakKeyDictionary()
+"""Bytes of indexes that are kept for an open store."""
+_kept: weakref.WeakKeyDictionary[Objects, ShardIndexes] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-Held = tuple["NDArray[np.uint64]", "tuple[int, int]"]
-"""An index, and the length and stamp of the shard just before it was read."""
-
-
 class ShardIndexes:
-    """The indexes that were read last, by the shard's key.
+    """The shard indexes of an open store that were read last, by the shard's key.
 
     An old index may well point at whole cells of a shard that was replaced, those of other chunks: who used one looks
-    afterwards whether the shard is still the one that it was read from.
+    afterwards whether the shard is still the one that it was read from (:func:`moved_shards`).
     """
 
     def __init__(self) -> None:
-        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._held: OrderedDict[str, tuple[NDArray[np.uint64], tuple[int, int]]] = OrderedDict()
         self._nbytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> Held | None:
-        """Return a shard's index, None where it is not here."""
+    def get(self, key: str) -> tuple[NDArray[np.uint64], tuple[int, int]] | None:
+        """Return a shard's index, with the length and stamp of the shard just before it was read."""
         with self._lock:
-            found = self._held.get(key)
-            if found is not None:
+            if key in self._held:
                 self._held.move_to_end(key)
-            return found
+            return self._held.get(key)
 
-    def keep(self, key: str, held: Held) -> None:
+    def keep(self, key: str, index: NDArray[np.uint64], stamp: tuple[int, int]) -> None:
         """Remember an index, and forget those that were not used for longest."""
         with self._lock:
             self._forget(key)
-            self._held[key] = held
-            self._nbytes += held[0].nbytes
+            self._held[key] = index, stamp
+            self._nbytes += index.nbytes
             while self._nbytes > _LIMIT and len(self._held) > 1:
                 self._forget(next(iter(self._held)))
 
-    def drop(self, keys: Iterable[str]) -> None:
-        """Forget some indexes."""
+    def drop(self, keys: Iterable[str] | None = None) -> None:
+        """Forget some indexes, all where None."""
         with self._lock:
-            for key in keys:
+            for key in list(self._held) if keys is None else keys:
                 self._forget(key)
-
-    def clear(self) -> None:
-        """Forget all indexes."""
-        with self._lock:
-            self._held.clear()
-            self._nbytes = 0
 
     def _forget(self, key: str) -> None:
         found = self._held.pop(key, None)
-        if found is not None:
-            self._nbytes -= found[0].nbytes
+        self._nbytes -= 0 if found is None else found[0].nbytes
 
 
 def shard_indexes(objects: Objects) -> ShardIndexes:
     """Return the indexes kept for an open store."""
     with _lock:
-        if objects not in _caches:
-            _caches[objects] = ShardIndexes()
-        return _caches[objects]
+        return _kept.setdefault(objects, ShardIndexes())
 
 
 def load_indexes(
@@ -248,7 +240,7 @@ def load_indexes(
             out[shard] = unpack_index(data, cells)
         except FormatError as error:
             raise error.at(store=objects.url, array=key) from None
-        kept.keep(key, (out[shard], stamp))
+        kept.keep(key, out[shard], stamp)
     return out
 
 

@@ -1,4 +1,4 @@
-"""Storing blobs as cells of grid arrays: one object per cell, or whole shards packed at memory speed.
+"""Cells of grid arrays as they are stored: one object per cell, or whole shards packed at memory speed.
 
 A shard is written once, by the one task that owns it: its cells along the Morton curve, so that a box touches few ranges of it,
 then its index. Zarr reads it as any other shard of ``sharding_indexed``.
@@ -6,8 +6,7 @@ then its index. Zarr reads it as any other shard of ``sharding_indexed``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -16,90 +15,141 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError, StoreError
+from dask_zv.errors import FormatError, PlanError, StoreError
 from dask_zv.format.cells import EMPTY, frame, header, index_nbytes, pack_index, unframe, unpack_index
 from dask_zv.format.grids import GridArray, GridSpec
-from dask_zv.format.keys import format_key, join, keys_to_coords
+from dask_zv.format.keys import coords_to_keys, format_key, join, keys_to_coords
+from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
-from dask_zv.storage.codecs import CellCodec, cell_codec, crc32c
-from dask_zv.storage.grid.fetch import StoredCell, cell_path, shard_indexes
+from dask_zv.storage.codecs import CellCodec, cell_codec
+from dask_zv.storage.grid.fetch import StoredCell, cell_path, object_runs, shard_indexes
 from dask_zv.storage.objects import Objects
-from dask_zv.storage.receipts import COLUMNS, Columns
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredArray:
-    """What was stored of one array."""
-
-    coords: NDArray[np.int64]  # shape (n, K): chunks that have a cell now
-    columns: Columns  # where they are; row-aligned with `coords`
-    kept: NDArray[np.bool_]  # shape (n,): chunks that the shard held already and that were not written anew
-    emptied: tuple[str, ...]  # chunks whose payload is empty: they have no cell any more
-    objects: int  # objects put
-
+from dask_zv.storage.receipts import COLUMNS, Columns, Receipt
 
 Pieces = tuple[bytes, ...]
 """A stored cell, in one piece or as header and payload: large raw payloads are copied once, into their shard."""
 
 
 def _checksum(cell: Pieces) -> int:
-    first, *more = cell
-    value = int(google_crc32c.value(first))
-    for piece in more:
+    value = int(google_crc32c.value(cell[0]))
+    for piece in cell[1:]:
         value = int(google_crc32c.extend(value, piece))
     return value
 
 
-@dataclass(slots=True)
-class _Object:
-    """An object to put, and the rows of its array's table that are in it."""
+class _StoredCells:
+    """The cells of one array that a block stores: rows of the catalog's columns, as its objects are made."""
 
-    array: str
-    path: str
-    data: bytes | None
-    first: int
-    count: int
-
-
-class _Table:
-    """The rows of one array, as its objects are made."""
-
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-        self.count = 0
-        self.emptied: list[str] = []
-        self.objects = 0
+    def __init__(self, objects: Objects, path: str, spec: GridSpec) -> None:
+        self.emptied: list[str] = []  # keys of chunks whose payload is empty: they have no cell any more
+        self.puts: list[tuple[str, bytes | None, int, int]] = []  # path, data (None: to delete), first row, rows
+        self._objects, self._path, self._spec = objects, path, spec
+        self._codec: CellCodec = cell_codec(spec.codecs)
+        self._count = 0
         self._coords: list[NDArray[np.int64]] = []
-        self._parts: dict[str, list[Any]] = {kind: [] for kind in COLUMNS if kind != "stamp"}
+        self._columns: dict[str, list[Any]] = {kind: [] for kind in COLUMNS if kind != "stamp"}
         self._kept: list[NDArray[np.bool_]] = []
 
-    def add(
-        self, coords: NDArray[np.int64], nbytes: Sequence[int], shard: int, offsets: NDArray[np.int64], cells: Sequence[Pieces],
-        kept: NDArray[np.bool_] | None = None,
-    ) -> int:  # fmt: skip
-        """Add the rows of one object; return the number of the first."""
-        first, n = self.count, len(cells)
-        self.count += n
-        self._coords.append(coords)
-        values = self._parts
-        values["nbytes"].append(nbytes)
-        values["shard"].append(np.full(n, shard))
-        values["offset"].append(offsets)
-        values["stored"].append([sum(map(len, c)) for c in cells])
-        values["crc"].append([_checksum(c) for c in cells])
-        self._kept.append(np.zeros(n, bool) if kept is None else kept)
-        return first
+    def add(self, keys: list[str], coords: NDArray[np.int64], payloads: Mapping[str, bytes | StoredCell], merge: bool) -> None:
+        """Make the objects of some chunks; with `merge` shards may exist, and what else they hold is kept."""
+        cells = self._spec.cells_of(coords, self._path)
+        if self._spec.shard_shape is None:
+            self._add_single(keys, coords, cells, payloads)
+        elif keys:
+            self._add_shards(keys, coords, cells, payloads, merge)
 
-    def finish(self, stamps: NDArray[np.uint64]) -> StoredArray:
-        """Return all rows."""
-        columns: dict[str, NDArray[Any]] = {"stamp": stamps}
-        for kind, (dtype, _) in COLUMNS.items():
-            if kind != "stamp":
-                parts = [np.asarray(p, dtype) for p in self._parts[kind]]
-                columns[kind] = np.concatenate(parts) if parts else np.zeros(0, dtype)
-        coords = np.concatenate(self._coords) if self._coords else np.zeros((0, self.rank), np.int64)
-        kept = np.concatenate(self._kept) if self._kept else np.zeros(0, bool)
-        return StoredArray(coords, Columns(columns), kept, tuple(self.emptied), self.objects)
+    def _add_single(
+        self, keys: list[str], coords: NDArray[np.int64], cells: NDArray[np.int64], payloads: Mapping[str, bytes | StoredCell]
+    ) -> None:
+        full = [i for i, key in enumerate(keys) if payloads[key]]
+        where = cells.tolist()
+        if len(full) < len(keys):
+            gone = [i for i, key in enumerate(keys) if not payloads[key]]
+            self.emptied += [keys[i] for i in gone]
+            self.puts += [(cell_path(self._path, where[i]), None, 0, 0) for i in gone]
+        stored = [self._encoded(payloads[keys[i]]) for i in full]
+        self._add_rows(coords[full], [len(payloads[keys[i]]) for i in full], -1, np.zeros(len(full), np.int64), stored)
+        self.puts += [
+            (cell_path(self._path, where[i]), b"".join(pieces), n, 1)
+            for n, (i, pieces) in enumerate(zip(full, stored, strict=True))
+        ]
+
+    def _add_shards(
+        self,
+        keys: list[str],
+        coords: NDArray[np.int64],
+        cells: NDArray[np.int64],
+        payloads: Mapping[str, bytes | StoredCell],
+        merge: bool,
+    ) -> None:
+        spec = self._spec
+        assert spec.shard_shape is not None
+        numbers = spec.shards_of(cells)[1]
+        rank = curve_rank(spec.shard_shape)
+        runs = object_runs(cells, spec, rank[numbers])
+        paths = [cell_path(self._path, shard) for shard, _ in runs]
+        # what is there is asked for by all at once; of new arrays nothing is
+        before = self._objects.get_many([(p, None) for p in paths]) if merge else [None] * len(paths)
+        for (shard, run), place, old in zip(runs, paths, before, strict=True):
+            members = run.tolist()
+            full = [i for i in members if payloads[keys[i]]]
+            self.emptied += [keys[i] for i in members if not payloads[keys[i]]] if len(full) < len(members) else []
+            stored = [self._encoded(payloads[keys[i]]) for i in full]
+            at, number = coords[full], numbers[full]
+            nbytes = [len(payloads[keys[i]]) for i in full]
+            kept = np.zeros(len(full), bool)
+            held = {} if old is None else shard_cells(old, spec, place, self._objects.url)
+            if keep := sorted(set(held) - set(numbers[run].tolist())):
+                stored += [(held[n][1],) for n in keep]
+                nbytes += [len(unframe(self._codec.decode(held[n][1]))) for n in keep]
+                local = np.stack(np.unravel_index(keep, spec.shard_shape), axis=1)
+                at = np.concatenate([at, np.asarray(shard) * np.asarray(spec.shard_shape) + local + np.asarray(spec.origin)])
+                number = np.concatenate([number, keep])
+                along = np.argsort(rank[number], kind="stable")
+                at, number, kept = at[along], number[along], (np.arange(len(number)) >= len(full))[along]
+                stored, nbytes = [stored[i] for i in along], [nbytes[i] for i in along]
+            if not stored:
+                self.puts.append((place, None, 0, 0))
+                continue
+            data, offsets = pack_shard(number, stored, spec.shard_cells)
+            self.puts.append((place, data, self._count, len(stored)))
+            self._add_rows(at, nbytes, 0, offsets, stored, kept)
+
+    def _encoded(self, payload: bytes | StoredCell) -> Pieces:
+        if type(payload) is StoredCell:
+            return (payload.data,)
+        assert isinstance(payload, bytes)
+        return (header(len(payload)), payload) if self._codec.is_identity else (self._codec.encode(frame(payload)),)
+
+    def _add_rows(
+        self,
+        coords: NDArray[np.int64],
+        nbytes: Sequence[int],
+        shard: int,
+        offsets: NDArray[np.int64],
+        cells: Sequence[Pieces],
+        kept: NDArray[np.bool_] | None = None,
+    ) -> None:
+        n = len(cells)
+        self._count += n
+        self._coords.append(coords)
+        self._kept.append(np.zeros(n, bool) if kept is None else kept)
+        rows = (nbytes, np.full(n, shard), offsets, [sum(map(len, c)) for c in cells], [_checksum(c) for c in cells])
+        for kind, values in zip(("nbytes", "shard", "offset", "stored", "crc"), rows, strict=True):
+            self._columns[kind].append(values)
+
+    def finish(self, stamps: Iterator[int]) -> tuple[NDArray[np.int64], Columns, NDArray[np.bool_]]:
+        """Return (coordinates, columns, which were there before), given the stamps of the objects that were put."""
+        stamp = np.zeros(self._count, np.uint64)
+        for _, data, first, count in self.puts:
+            if data is not None:
+                stamp[first : first + count] = next(stamps)
+        columns: dict[str, NDArray[Any]] = {"stamp": stamp}
+        for kind, parts in self._columns.items():
+            dtype = COLUMNS[kind][0]
+            columns[kind] = np.concatenate([np.asarray(p, dtype) for p in parts]) if parts else np.zeros(0, dtype)
+        coords = np.concatenate(self._coords) if self._coords else np.zeros((0, self._spec.rank), np.int64)
+        return coords, Columns(columns), np.concatenate(self._kept) if self._kept else np.zeros(0, bool)
 
 
 def store_cells(
@@ -108,132 +158,61 @@ def store_cells(
     specs: Mapping[str, GridSpec],
     blobs: Mapping[str, Mapping[str, bytes | StoredCell]],
     merge: Collection[str],
-) -> dict[str, StoredArray]:
-    """Store payloads by array and chunk key, all objects at once.
+    rows: Mapping[str, int] | None = None,
+) -> Receipt:
+    """Store payloads by array and chunk key, all objects at once; running it twice stores the same bytes.
 
-    Running it twice stores the same objects with the same bytes.
-
-    `prefix`: path of the group; `blobs`: a :class:`~dask_zv.storage.cell_reads.StoredCell` goes in as it is: it must come from
-    an array of the same codecs; `merge`: arrays whose shards may exist and hold other cells, which are kept.
+    A :class:`StoredCell` goes in as it is: it must come from an array of the same codecs. `merge` are arrays whose shards may
+    exist and hold other cells, which are kept; `rows` the vertices of chunks.
     """
-    tables: dict[str, _Table] = {}
-    puts: list[_Object] = []
+    arrays: dict[str, _StoredCells] = {}
     of_keys: list[str] = []
     coords = np.zeros((0, 0), np.int64)
     for array, payloads in blobs.items():
-        spec = specs[array]
-        path = join(prefix, array)
         keys = list(payloads)
-        if keys != of_keys or spec.rank != coords.shape[1]:  # arrays of a block have the same chunks
-            of_keys, coords = keys, keys_to_coords(keys, spec.rank)
-        cells = spec.cells_of(coords, path)
-        table = tables[array] = _Table(spec.rank)
-        codec = cell_codec(spec.codecs)
-        if spec.shard_shape is None:
-            puts += _single_cells(table, array, path, keys, coords, cells, payloads, codec)
-        else:
-            puts += _shards(objects, table, array, path, spec, keys, coords, cells, payloads, codec, merge=array in merge)
-    stamps = objects.put_all((p.path, p.data) for p in puts if p.data is not None)
-    gone = [p.path for p in puts if p.data is None]
-    if gone:
+        if keys != of_keys or specs[array].rank != coords.shape[1]:  # arrays of a block have the same chunks
+            of_keys, coords = keys, keys_to_coords(keys, specs[array].rank)
+        arrays[array] = _StoredCells(objects, join(prefix, array), specs[array])
+        arrays[array].add(keys, coords, payloads, array in merge)
+    every = [put for cells in arrays.values() for put in cells.puts]
+    stamps = objects.put_all([(path, data) for path, data, *_ in every if data is not None])
+    if gone := [path for path, data, *_ in every if data is None]:
         objects.delete_many(gone)
-    shard_indexes(objects).drop(p.path for p in puts)
-    by_array = {array: np.zeros(t.count, np.uint64) for array, t in tables.items()}
-    for put, stamp in zip((p for p in puts if p.data is not None), stamps, strict=True):
-        by_array[put.array][put.first : put.first + put.count] = stamp
-        tables[put.array].objects += 1
-    return {array: table.finish(by_array[array]) for array, table in tables.items()}
+    shard_indexes(objects).drop(path for path, *_ in every)
+    following = iter(stamps)
+    stored = {array: cells.finish(following) for array, cells in arrays.items()}
+    nbytes = sum(len(data) for payloads in blobs.values() for data in payloads.values())
+    emptied = {array: frozenset(cells.emptied) for array, cells in arrays.items() if cells.emptied}
+    return _receipt(stored, emptied, rows or {}, nbytes, len(stamps))
 
 
-def _single_cells(
-    table: _Table,
-    array: str,
-    path: str,
-    keys: list[str],
-    coords: NDArray[np.int64],
-    cells: NDArray[np.int64],
-    payloads: Mapping[str, bytes | StoredCell],
-    codec: CellCodec,
-) -> Iterable[_Object]:
-    full = [i for i, key in enumerate(keys) if payloads[key]]
-    where = cells.tolist()
-    if len(full) < len(keys):
-        for i in sorted(set(range(len(keys))) - set(full)):
-            table.emptied.append(keys[i])
-            yield _Object(array, cell_path(path, where[i]), None, 0, 0)
-    stored = [_encoded(codec, payloads[keys[i]]) for i in full]
-    first = table.add(coords[full], [len(payloads[keys[i]]) for i in full], -1, np.zeros(len(full), np.int64), stored)
-    for n, (i, pieces) in enumerate(zip(full, stored, strict=True)):
-        yield _Object(array, cell_path(path, where[i]), b"".join(pieces), first + n, 1)
-
-
-def _encoded(codec: CellCodec, payload: bytes | StoredCell) -> Pieces:
-    if type(payload) is StoredCell:
-        return (payload.data,)
-    assert isinstance(payload, bytes)
-    return (header(len(payload)), payload) if codec.is_identity else (codec.encode(frame(payload)),)
-
-
-def _shards(
-    objects: Objects,
-    table: _Table,
-    array: str,
-    path: str,
-    spec: GridSpec,
-    keys: list[str],
-    coords: NDArray[np.int64],
-    cells: NDArray[np.int64],
-    payloads: Mapping[str, bytes | StoredCell],
-    codec: CellCodec,
-    *,
-    merge: bool,
-) -> Iterable[_Object]:
-    assert spec.shard_shape is not None
-    if not len(keys):
-        return
-    shards, numbers = spec.shards_of(cells)
-    rank = curve_rank(spec.shard_shape)
-    order = np.lexsort((rank[numbers], *shards.T[::-1]))
-    ordered = shards[order]
-    first = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)])
-    runs = np.split(order, first[1:])
-    paths = [cell_path(path, shard) for shard in ordered[first].tolist()]
-    # what is there is asked for by all at once; of new arrays nothing is
-    before = objects.get_many([(p, None) for p in paths]) if merge else [None] * len(paths)
-    for run, place, old in zip(runs, paths, before, strict=True):
-        members = run.tolist()
-        full = [i for i in members if payloads[keys[i]]]
-        table.emptied += [keys[i] for i in members if not payloads[keys[i]]] if len(full) < len(members) else []
-        stored = [_encoded(codec, payloads[keys[i]]) for i in full]
-        at, number = coords[full], numbers[full]
-        nbytes = [len(payloads[keys[i]]) for i in full]
-        kept = None
-        if old is not None:
-            shard = cells[run[0]] // np.asarray(spec.shard_shape)
-            held = shard_cells(old, spec, place, objects.url)
-            keep = sorted(set(held) - set(numbers[run].tolist()))
-            if keep:
-                local = np.stack(np.unravel_index(keep, spec.shard_shape), axis=1)
-                stored += [(held[n][1],) for n in keep]
-                nbytes += [len(unframe(codec.decode(held[n][1]))) for n in keep]
-                at = np.concatenate([at, shard * np.asarray(spec.shard_shape) + local + np.asarray(spec.origin)])
-                number = np.concatenate([number, keep])
-                kept = np.r_[np.zeros(len(full), bool), np.ones(len(keep), bool)]
-                along = np.argsort(rank[number], kind="stable")
-                at, number, kept = at[along], number[along], kept[along]
-                stored, nbytes = [stored[i] for i in along], [nbytes[i] for i in along]
-        if not stored:
-            yield _Object(array, place, None, table.count, 0)
-            continue
-        data, offsets = pack_shard(number, stored, spec.shard_cells)
-        yield _Object(array, place, data, table.add(at, nbytes, 0, offsets, stored, kept), len(stored))
+def _receipt(
+    stored: Mapping[str, tuple[NDArray[np.int64], Columns, NDArray[np.bool_]]],
+    emptied: Mapping[str, frozenset[str]],
+    rows: Mapping[str, int],
+    nbytes: int,
+    stored_objects: int,
+) -> Receipt:
+    ranks = tuple(sorted({at.shape[1] for at, _, _ in stored.values() if len(at)}))
+    if len(ranks) > 1:
+        raise PlanError(f"a block has chunk keys of the ranks {ranks}: the arrays of a group have one")
+    rank = ranks[0] if ranks else 0
+    parts = [at for at, _, _ in stored.values() if len(at)]
+    coords, number = group_by_chunk(np.concatenate(parts)) if parts else (np.zeros((0, rank), np.int64), np.zeros(0, np.int64))
+    arrays: dict[str, Columns] = {}
+    start = 0
+    for array, (at, columns, _) in stored.items():
+        arrays[array] = Columns.spread(len(coords), number[start : start + len(at)], columns)
+        start += len(at)
+    known = np.array([rows.get(k, -1) for k in coords_to_keys(coords)], np.int64)
+    kept = {array: frozenset(coords_to_keys(at[again])) for array, (at, _, again) in stored.items() if again.any()}
+    return Receipt(coords, known, arrays, (), ranks, nbytes, stored_objects, kept, emptied)
 
 
 def pack_shard(numbers: NDArray[np.int64], cells: Sequence[Pieces], total: int) -> tuple[bytes, NDArray[np.int64]]:
     """Return a shard of stored cells in the order given, and the offset of each.
 
-    `numbers`: number of each cell in the shard; `cells`: each cell's stored bytes, in one or more pieces; `total`: cells that
-    the shard has room for.
+    `numbers`, shape (n,), are those of the cells in the shard, which has room for `total`.
     """
     lengths = np.fromiter((sum(map(len, c)) for c in cells), np.int64, len(cells))
     offsets = np.cumsum(lengths) - lengths
@@ -243,7 +222,7 @@ def pack_shard(numbers: NDArray[np.int64], cells: Sequence[Pieces], total: int) 
 
 
 def shard_cells(data: bytes, spec: GridSpec, path: str, store: str) -> dict[int, tuple[int, bytes]]:
-    """Return the offset and the stored bytes of each cell of a whole shard, by number."""
+    """Return the offset and the stored bytes of each cell of a whole shard, by number; the shard may be damaged."""
     n = index_nbytes(spec.shard_cells)
     if len(data) < n:
         raise FormatError(f"the shard has {len(data)} bytes, its index alone has {n}", store=store, array=path)
@@ -251,9 +230,8 @@ def shard_cells(data: bytes, spec: GridSpec, path: str, store: str) -> dict[int,
         places = unpack_index(data[-n:], spec.shard_cells, len(data))
     except FormatError as error:
         raise error.at(store=store, array=path) from None
-    have = np.flatnonzero(places[:, 1] != EMPTY).tolist()
     out: dict[int, tuple[int, bytes]] = {}
-    for i in have:
+    for i in np.flatnonzero(places[:, 1] != EMPTY).tolist():
         offset, length = int(places[i, 0]), int(places[i, 1])
         out[i] = offset, data[offset : offset + length]
     return out
@@ -268,34 +246,26 @@ def curve_rank(shape: tuple[int, ...]) -> NDArray[np.int64]:
     return rank
 
 
-Inspected = tuple[NDArray[np.int64], Columns, dict[tuple[int, ...], bytes]]
-"""Chunk coordinates, where they are, and their payloads."""
-
-
 def object_cells(spec: GridSpec, coords: NDArray[np.int64]) -> list[tuple[tuple[int, ...], NDArray[np.int64]]]:
     """Group chunks by the stored object that holds them: (its cell or shard, coordinates of the chunks)."""
-    cells = spec.cells_of(coords)
-    where = cells if spec.shard_shape is None else spec.shards_of(cells)[0]
-    order = np.lexsort(where.T[::-1])
-    ordered = where[order]
-    first = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]) if len(order) else np.zeros(0, np.intp)
-    return [(tuple(where[run[0]].tolist()), coords[run]) for run in np.split(order, first[1:]) if len(run)]
+    return [(where, coords[run]) for where, run in object_runs(spec.cells_of(coords), spec)]
 
 
 def inspect_cells(
     objects: Objects, prefix: str, array: str, found: GridArray, groups: Sequence[tuple[tuple[int, ...], NDArray[np.int64]]]
-) -> Inspected:
-    """Read some objects of an array and tell where each listed chunk is in them."""
+) -> tuple[NDArray[np.int64], Columns, dict[tuple[int, ...], bytes]]:
+    """Read some objects of an array, as :func:`object_cells` groups them; return the chunks, where they are, their payloads.
+
+    What a catalog needs to know of objects that are there already. A listed cell that is missing or damaged is an error.
+    """
     spec, path = found.spec, join(prefix, array)
     codec = cell_codec(spec.codecs)
     paths = [cell_path(path, where) for where, _ in groups]
     stamps = objects.stamps(paths)  # first: what changes in between has another stamp than is noted, and is looked at again
     payloads: dict[tuple[int, ...], bytes] = {}
-    values: dict[str, list[int]] = {kind: [] for kind in COLUMNS}
-    coords: list[list[int]] = []
-    for data, stamp, (_, chunks), place in zip(
-        objects.get_many([(p, None) for p in paths]), stamps, groups, paths, strict=True
-    ):
+    rows: list[tuple[int, ...]] = []
+    read = objects.get_many([(p, None) for p in paths])
+    for data, stamp, (_, chunks), place in zip(read, stamps, groups, paths, strict=True):
         key = format_key(chunks[0].tolist())
         if data is None or stamp is None:
             raise StoreError("a listed chunk is gone: its object is missing", store=objects.url, array=path, chunk=key)
@@ -304,20 +274,17 @@ def inspect_cells(
         if spec.shard_shape is not None:
             numbers = spec.shards_of(spec.cells_of(chunks))[1].tolist()
             cells = shard_cells(data, spec, place, objects.url)
-        for at, number in zip(chunks.tolist(), numbers, strict=True):
+        for at, number in zip(map(tuple, chunks.tolist()), numbers, strict=True):
             key = format_key(at)
             if number not in cells:
                 raise StoreError("a listed chunk is gone: its shard has no such cell", store=objects.url, array=path, chunk=key)
             offset, stored = cells[number]
             try:
-                payload = unframe(codec.decode(stored))
+                payload = payloads[at] = unframe(codec.decode(stored))
             except FormatError as error:
                 raise error.at(store=objects.url, array=path, chunk=key) from None
-            coords.append(at)
-            payloads[tuple(at)] = payload
-            row = {"nbytes": len(payload), "shard": -1 if number < 0 else 0, "offset": offset, "stored": len(stored),
-                   "crc": crc32c(stored), "stamp": stamp[1]}  # fmt: skip
-            for kind, value in row.items():
-                values[kind].append(value)
-    columns = Columns({kind: np.array(values[kind], dtype) for kind, (dtype, _) in COLUMNS.items()})
-    return np.array(coords, np.int64).reshape(-1, spec.rank), columns, payloads
+            shard = -1 if number < 0 else 0
+            rows.append((len(payload), shard, offset, len(stored), int(google_crc32c.value(stored)), stamp[1]))
+    columns = {kind: np.array([row[i] for row in rows], dtype) for i, (kind, (dtype, _)) in enumerate(COLUMNS.items())}
+    coords = np.array(list(payloads), np.int64).reshape(-1, spec.rank)
+    return coords, Columns(columns), payloads

@@ -40,7 +40,7 @@ def merge_into_session(handle: StoreHandle, fork: Fork) -> None:
         _Merge(session, fork, handle).run()
         MERGES[session.snapshot_id] += 1
     for objects in open_now(handle):  # what is kept of its shards is old
-        shard_indexes(objects).clear()
+        shard_indexes(objects).drop()
 
 
 class _Merge:

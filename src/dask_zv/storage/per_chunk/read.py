@@ -141,7 +141,9 @@ class PerChunk:
     listing; `room`: how many chunks an array can have: more names below one are refused before any of them is looked at.
     """
 
-    def __init__(self, objects: Objects, prefix: str, catalog: Catalog | None = None, room: int | None = None) -> None:
+    def __init__(
+        self, objects: Objects, prefix: str, catalog: Catalog | None = None, room: int | None = None, *, trust: bool = False
+    ) -> None:
         self.room = room
         self.objects = objects
         self.prefix = prefix
@@ -177,13 +179,6 @@ class PerChunk:
                 self.objects.delete(key)
         data_at = 1 if self.objects.nodes_first else 0
         return {(a, k): s[data_at] for (a, k, _), s in zip(blobs, stamps, strict=True) if len(s) > 1}
-
-    def write_node(self, name: str, data: BytesLike, described: bytes | None = None) -> None:
-        """Store a blob that is a child of the group itself, not of an array: the catalog."""
-        path = self.path(name)
-        document, content = (f"{path}/{DOCUMENT}", described or blob_document(len(data))), (f"{path}/c/0", data)
-        # its readers ask for the content alone, so the two may arrive in any order
-        self.objects.put_many([[document, content]] if self.objects.nodes_first else [[content], [document]])
 
     def write_shards(
         self, shards: Mapping[tuple[str, int], Mapping[str, BytesLike]]
