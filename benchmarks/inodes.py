@@ -93,7 +93,7 @@ def write(
             made = dzv.create(again, chunk_shape=(1, 1, 1), layout=layout, shard_chunks=shards, storage_options=options)  # type: ignore[arg-type]
             dzv.write_points(made, positions, attributes={"mass": mass})
         shutil.rmtree(again)
-    said = {"write_s": seconds, "objects": report.stored_objects, "chunks": report.chunks, "payload_bytes": report.nbytes}
+    said = {"write_s": seconds, "objects": report.files, "chunks": report.chunks, "payload_bytes": report.nbytes}
     return {**said, "calls": dict(calls)}
 
 

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from dask_zv.geometry.result import Links as Links
     from dask_zv.graph.group import Group as Group
     from dask_zv.graph.group import open_group as open_group
-    from dask_zv.graph.receipts import Report as Report
+    from dask_zv.graph.report import Report as Report
     from dask_zv.maintain.convert import convert as convert
+    from dask_zv.maintain.expand import expand as expand
+    from dask_zv.maintain.refresh import refresh as refresh
     from dask_zv.store.create import create as create
     from dask_zv.store.level import Level as Level
     from dask_zv.store.store import Store as Store
@@ -57,11 +59,12 @@ _LAZY = {
     "Group": "dask_zv.graph.group",
     "Level": "dask_zv.store.level",
     "Links": "dask_zv.geometry.result",
-    "Report": "dask_zv.graph.receipts",
+    "Report": "dask_zv.graph.report",
     "Store": "dask_zv.store.store",
     "WritePlan": "dask_zv.write.plans",
     "convert": "dask_zv.maintain.convert",
     "create": "dask_zv.store.create",
+    "expand": "dask_zv.maintain.expand",
     "load_plan": "dask_zv.write.plans",
     "load_receipt": "dask_zv.write.plans",
     "open": "dask_zv.store.store",
@@ -71,6 +74,7 @@ _LAZY = {
     "plan_points": "dask_zv.write.planning",
     "plan_polylines": "dask_zv.write.planning",
     "plan_skeletons": "dask_zv.write.planning",
+    "refresh": "dask_zv.maintain.refresh",
     "write_graph": "dask_zv.write.graphs",
     "write_lines": "dask_zv.write.polylines",
     "write_meshes": "dask_zv.write.graphs",
@@ -102,6 +106,7 @@ __all__ = [
     "__version__",
     "convert",
     "create",
+    "expand",
     "load_plan",
     "load_receipt",
     "open",
@@ -111,6 +116,7 @@ __all__ = [
     "plan_points",
     "plan_polylines",
     "plan_skeletons",
+    "refresh",
     "write_graph",
     "write_lines",
     "write_meshes",

@@ -647,14 +647,14 @@ def test_one_object_per_array_and_block(make_store):
     payloads = {f"{x}.{y}.{z}": b"%d" % x for x in range(8) for y in range(8) for z in range(8)}
     batch = write_all(group, payloads, arrays, shards=64, block_chunks=64)
     assert batch.report.blocks == 8
-    assert batch.report.stored_objects == 16
+    assert batch.report.files == 16
     for array in arrays:
         assert names_below(store, array) == [f"__shard_{64 * i:06d}" for i in range(8)]
     with group.batched_writes(shards=64) as batch:
         for i in range(3):
             block = {("lazy", f"{i}.{j}.0"): b"x" for j in range(5)} | {("more", f"{i}.{j}.0"): b"y" for j in range(5)}
             batch.write_blobs(delayed(block), keys=list(block))
-    assert batch.report.stored_objects == 6
+    assert batch.report.files == 6
     assert names_below(store, "lazy") == names_below(store, "more") == ["__shard_000000", "__shard_000001", "__shard_000008"]
 
 

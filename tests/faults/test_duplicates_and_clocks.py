@@ -18,7 +18,7 @@ from kills.stores import arm, differences, outcome_of
 from points_reference import files
 
 import dask_zv as dzv
-from dask_zv.graph import builder as graph
+from dask_zv.graph import tasks as graph
 from dask_zv.storage import local, locks
 from dask_zv.storage.grid import commit as grid_tasks
 from dask_zv.storage.per_chunk import write as per_chunk_tasks

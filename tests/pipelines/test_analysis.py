@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
 import dask_zv as dzv
-from dask_zv.analysis.mapping import map_chunks, map_objects
+from dask_zv.analysis.mapping import plan_map_chunks, plan_map_objects
+from dask_zv.format.keys import coords_to_keys
 from dask_zv.xarray_backend import analysis
 
 DATA = Path(__file__).parents[1] / "data"
@@ -31,6 +32,16 @@ FIELDS = (
     *("edge_attributes", "face_attributes"),
 )
 OF_OBJECTS = ("object_index", "object_attributes", "groups", "group_attributes")
+
+
+def map_chunks(level, func, *, compute=True, **options):
+    plan = plan_map_chunks(level, func, **options)
+    return plan.compute() if compute else plan.delayed()
+
+
+def map_objects(level, func, *, compute=True, **options):
+    plan = plan_map_objects(level, func, **options)
+    return plan.compute() if compute else plan.delayed()
 
 
 # ------------------------------------------------------------------------------------------------ stores
@@ -153,16 +164,16 @@ def test_every_chunk_and_object_of_golden_stores_is_as_if_read_alone(path):
             level = store.level(number)
             keep, kept = collecting()
             found = map_chunks(level, keep, rows_per_task=50)
-            assert found.keys == level.chunks.keys
-            for key, rows, at in zip(found.keys, found.rows, found.values["value"], strict=True):
+            assert coords_to_keys(found.labels) == level.chunks.keys
+            for key, rows, at in zip(coords_to_keys(found.labels), found.rows, found.values["value"], strict=True):
                 assert len(kept[at]) == rows
                 assert_equal_geometry(kept[at], level.read(chunks=[key], order="chunk"), FIELDS)
             if not level.source.schema.has_objects:
                 continue
             keep, kept = collecting()
             found = map_objects(level, keep, rows_per_task=30)
-            assert found.ids.tolist() == sorted(level.index.ids.tolist())
-            for key, rows, at in zip(found.ids.tolist(), found.rows, found.values["value"], strict=True):
+            assert found.labels.tolist() == sorted(level.index.ids.tolist())
+            for key, rows, at in zip(found.labels.tolist(), found.rows, found.values["value"], strict=True):
                 assert len(kept[at]) == rows
                 assert_equal_geometry(kept[at], level.read(objects=key, order="object"), (*FIELDS, *OF_OBJECTS))
 
@@ -175,12 +186,12 @@ def test_parts_of_chunks_are_as_if_read_alone(cloud, trees):
             some = [c for c in level.chunks.keys if c[-1] in "012"]
             found = map_chunks(level, keep, bbox=box, objects=objects, chunks=some, rows_per_task=100)
             assert len(found) > 3
-            every = 0
+            keys, every = coords_to_keys(found.labels), 0
             for key in some:
                 expected = level.read(chunks=[key], bbox=box, objects=objects, order="chunk")
                 every += len(expected)
-                if key in found.keys:
-                    assert_equal_geometry(kept[found.values["value"][found.keys.index(key)]], expected, FIELDS)
+                if key in keys:
+                    assert_equal_geometry(kept[found.values["value"][keys.index(key)]], expected, FIELDS)
             assert found.rows.sum() == every
 
 
@@ -202,7 +213,7 @@ def test_chunks_equal_numpy_on_every_scheduler(cloud, scheduler):
     every, cells = per_chunk(cloud)
     for rows_per_task in (None, 300):
         found = map_chunks(cloud, summary, kwargs={"scale": 2.0}, rows_per_task=rows_per_task)
-        assert found.coords.tolist() == [list(c) for c in cells]
+        assert found.labels.tolist() == [list(c) for c in cells]
         assert found.rows.tolist() == found.values["n"].tolist() == [len(r) for r in cells.values()]
         for at, rows in enumerate(cells.values()):
             np.testing.assert_array_equal(found.values["centre"][at], every.positions[rows].astype(float).mean(axis=0) * 2)
@@ -220,7 +231,7 @@ def test_objects_equal_numpy_on_every_scheduler(trees, scheduler):
     level, lengths = trees
     for rows_per_task in (None, 200):
         found = map_objects(level, cable, rows_per_task=rows_per_task)
-        assert found.ids.tolist() == list(range(0, 120, 2))
+        assert found.labels.tolist() == list(range(0, 120, 2))
         assert found.rows.tolist() == [30] * 60
         np.testing.assert_allclose(found.values["value"], lengths, rtol=1e-6)
     lazy = map_objects(level, cable, objects=[10, 4], attributes=[], compute=False)
@@ -252,7 +263,7 @@ def test_any_rows_equal_numpy(cloud, data):
     with dask.config.set(scheduler="sync"):
         keeper, kept = collecting()
         found = map_chunks(cloud, keeper, rows=rows, bbox=box, objects=objects, rows_per_task=400, meta=int)
-        assert [tuple(c) for c in found.coords.tolist()] == list(cells)
+        assert [tuple(c) for c in found.labels.tolist()] == list(cells)
         for at, mine in zip(found.values["value"], cells.values(), strict=True):
             np.testing.assert_array_equal(kept[at].positions, every.positions[mine])
             np.testing.assert_array_equal(kept[at].attributes["rgb"], every.attributes["rgb"][mine])
@@ -407,11 +418,11 @@ def test_blocks_are_of_objects_near_each_other():
         store.forget()
         found = map_objects(level, lambda g: g.positions[-1], rows_per_task=1000)
         assert sum(c for (array, _), c in store.blobs.items() if array == "vertices") < 3 * chunks
-        assert found.ids.tolist() == list(range(n))
+        assert found.labels.tolist() == list(range(n))
         np.testing.assert_array_equal(found.values["value"], positions[vertices - 1 :: vertices])
         some = rng.permutation(n)[:1200]
         found = map_objects(level, lambda g: g.positions[0], objects=some, rows_per_task=1000)
-        assert found.ids.tolist() == sorted(some.tolist())
+        assert found.labels.tolist() == sorted(some.tolist())
         np.testing.assert_array_equal(found.values["value"], positions[::vertices][np.sort(some)])
 
 
@@ -481,7 +492,7 @@ def test_nothing_selected(cloud):
                 map_chunks(cloud, summary, bbox=box)
             meta = {"n": int, "centre": np.zeros(3, np.float32)}
             found = map_chunks(cloud, summary, bbox=box, meta=meta)
-            assert found.coords.shape == (0, 3)
+            assert found.labels.shape == (0, 3)
             assert {k: (v.dtype, v.shape) for k, v in found.values.items()} == {
                 "n": (np.int64, (0,)),
                 "centre": (np.float32, (0, 3)),
@@ -527,7 +538,7 @@ def test_bad_arguments(cloud, tmp_path):
 def test_an_empty_level(tmp_path):
     dzv.create(tmp_path / "empty.zv", chunk_shape=(10, 10), bounds=((0, 0), (1, 1)))
     level = dzv.open(tmp_path / "empty.zv").level(0)
-    assert map_chunks(level, count, meta=int).coords.shape == (0, 2)
+    assert map_chunks(level, count, meta=int).labels.shape == (0, 2)
 
 
 def test_a_chunk_that_is_gone(tmp_path):
@@ -563,7 +574,7 @@ def test_a_table_that_the_client_scattered(cloud, use_scheduler):
     with use_scheduler("distributed") as client:
         table = client.scatter(np.arange(1000))
         found = map_objects(cloud, lambda g, t: int(t[g.ids[0]]), args=(table,), rows_per_task=500)
-    assert found.values["value"].tolist() == found.ids.tolist()
+    assert found.values["value"].tolist() == found.labels.tolist()
 
 
 def test_attributes_of_each_object(cloud):
@@ -584,7 +595,7 @@ def test_xarray_of_chunks(cloud):
         assert found.centre.dims == ("chunk", "centre_0")
         assert found.sizes["chunk"] == 64
         at = np.flatnonzero((found.chunk_x == 1) & (found.chunk_y == 2) & (found.chunk_z == 3))
-        assert found.rows[at] == plain_found.rows[plain_found.keys.index("1.2.3")]
+        assert found.rows[at] == plain_found.rows[coords_to_keys(plain_found.labels).index("1.2.3")]
         assert set(found.coords) == {"chunk_x", "chunk_y", "chunk_z", "rows"}
         assert found.attrs["zv_url"] == cloud.store.url
         meta = {"n": int, "centre": np.zeros(3), "mass": float, "light": bool}

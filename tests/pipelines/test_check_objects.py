@@ -53,7 +53,7 @@ def test_edits_that_agree_are_read_as_they_are(path):
         _ = xr.open_dataset(path, engine="zv").x.values
     checked = xr.open_dataset(path, engine="zv", check_objects=True)
     assert checked.sizes["vertex"] == len(checked.x.values) == len(checked.mass.values) == left
-    dzv.open(path, mode="r+").refresh()
+    dzv.refresh(path)
     assert xr.open_dataset(path, engine="zv").sizes["vertex"] == left
 
 

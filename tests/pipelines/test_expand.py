@@ -32,6 +32,14 @@ def target(request, tmp_path):
     return {} if request.param == "memory" else tmp_path / "s.zv"
 
 
+def test_a_path_is_expanded(tmp_path):
+    make(tmp_path / "s.zv")
+    assert dzv.expand(str(tmp_path / "s.zv"), ((-5, 0, 0), (1, 1, 1))) is None
+    assert dzv.open(tmp_path / "s.zv").metadata.bounds == ((-5, 0, 0), (49, 49, 49))
+    with pytest.raises(dzv.ReadOnlyError):
+        dzv.expand(dzv.open(tmp_path / "s.zv"), BOUNDS)
+
+
 @pytest.mark.parametrize("shard_chunks", [1, (2, 2, 2), 16])
 @pytest.mark.parametrize(
     ("bounds", "key", "position"),

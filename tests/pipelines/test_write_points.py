@@ -773,7 +773,7 @@ def test_shards(layout, shards, with_ids, target):
     else:
         cells = np.prod(zarr.open_array(target / "0" / "vertices", mode="r").shards)
         assert shards / 2 < cells <= shards or shards == 10_000
-    assert report.stored_objects < report.chunks * 4
+    assert report.files < report.chunks * 4
     assert len(dzv.open(target).level(0).read(bbox=BOX)) == in_box(POINTS, BOX).sum()
 
 

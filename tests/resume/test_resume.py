@@ -69,7 +69,7 @@ def given(name, seed=0):
 @pytest.fixture
 def interrupt(monkeypatch):
     """Return a function that makes the n-th block from now on fail before it is stored; with None none does."""
-    from dask_zv.graph import builder as graph
+    from dask_zv.graph import tasks as graph
 
     state = {"left": None, "stored": []}
     store = graph.store_block

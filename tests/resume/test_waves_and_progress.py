@@ -86,7 +86,7 @@ def test_waves_of_links(tmp_path):
 
 
 def test_waves_that_were_interrupted(graphs, tmp_path, monkeypatch):
-    from dask_zv.graph import builder as graph
+    from dask_zv.graph import tasks as graph
 
     store, left = graph.store_block, [6]
 

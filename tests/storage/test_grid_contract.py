@@ -245,7 +245,7 @@ def test_blocks_yield_whole_shards(store):
     with group.batched_writes(shards=[2, 1, 1]) as batch:
         for mine in keys:
             batch.write_blobs(delayed({a: a[1].encode() for a in mine}), keys=mine)
-    assert batch.report.stored_objects == 2
+    assert batch.report.files == 2
     before = store.dump()
     with pytest.raises(dzv.PlanError, match=r"two tasks.*shard"), group.batched_writes() as batch:  # noqa: PT012
         for key in ("0.0.0", "1.0.0"):

@@ -11,27 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.spatial.grid import as_box, stored_box
+from dask_zv.spatial.grid import stored_box
 
-_MOST = 1 << 33
-"""Cells of a grid: 64 GB of numbers; more is taken for a mistake in the units of `spacing`."""
+_MOST = 1 << 33  # 64 GB of numbers; more is taken for a mistake in the units of `spacing`
 _CLOSE = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CellGrid:
-    """Cells between edges; half open, the last one of each axis closed.
-
-    Attributes
-    ----------
-    axes : tuple of int
-        Columns of the positions that the grid is over.
-    edges : tuple of ndarray of float64, shape (n + 1,)
-        For each of them, ascending.
-    """
+    """Cells between edges over some columns (`axes`) of the positions; half open, the last one of each axis closed."""
 
     axes: tuple[int, ...]
     edges: tuple[NDArray[np.float64], ...]
+    """Of each axis, ascending."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,12 +43,7 @@ class CellGrid:
         return low, high
 
     def codes(self, positions: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the cells (row-major) of the positions inside, shape (m,), and which these are, shape (N,).
-
-        Parameters
-        ----------
-        positions : ndarray, shape (N, D)
-        """
+        """Return the cells (row-major) of the positions (N, D) that are inside, shape (m,), and which these are, (N,)."""
         inside = np.ones(len(positions), bool)
         for axis, edges in zip(self.axes, self.edges, strict=True):
             column = positions[:, axis]
@@ -89,24 +76,9 @@ def make_cells(
     spacing: Any,
     shape: Any,
 ) -> CellGrid:
-    """Return a grid from `low` on: of cells of a size, as many as reach `high`, or of a number of cells between them.
+    """Return a grid over axes from `low` on: of cells of a size, as many as reach `high`, or of a number of cells between them.
 
-    Parameters
-    ----------
-    axes : sequence of int
-    names : sequence of str
-        Of these axes, for errors.
-    low, high : ndarray of float64
-        An axis on which they are the same gets one half on both sides.
-    spacing : float or sequence of float, optional
-    shape : int or sequence of int, optional
-        One of both is given.
-
-    Raises
-    ------
-    InputError
-        Neither or both are given, they are not positive numbers, or the cells are more than can be held or too small to be told
-        apart.
+    `names` are those of the axes. An axis on which `low` and `high` are the same gets one half on both sides.
     """
     if (spacing is None) == (shape is None):
         raise InputError("give the size of the cells (spacing=) or their number along each axis (shape=), one of both")
@@ -155,14 +127,3 @@ def _numbers(given: Any, what: str, names: Sequence[str]) -> NDArray[np.float64]
     if values.shape not in ((), (len(names),)):
         raise InputError(f"{what} is a number, or one for each of {', '.join(names)}, not {given!r:.80}")
     return np.broadcast_to(values, len(names))
-
-
-def corners_of(bounds: Any, names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the corners that a user gives for some axes.
-
-    Raises
-    ------
-    InputError
-        Not two corners, or not of these axes.
-    """
-    return as_box(bounds, len(names), f"bounds of the axes {', '.join(names)}")

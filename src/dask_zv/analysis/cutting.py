@@ -12,37 +12,10 @@ from numpy.typing import NDArray
 from dask_zv.geometry.result import Geometry
 
 
-def runs_of(sizes: NDArray[np.int64], limit: int, most: int) -> list[tuple[int, int]]:
-    """Cut a sequence of things into runs: of at most `most`, and of `limit` in all unless one alone is larger.
-
-    Parameters
-    ----------
-    sizes : ndarray of int64, shape (n,)
-    limit, most : int
-
-    Returns
-    -------
-    list of (start, stop)
-    """
-    runs: list[tuple[int, int]] = []
-    start = total = 0
-    for i, size in enumerate(sizes.tolist()):
-        if i > start and (total + size > limit or i - start >= most):
-            runs.append((start, i))
-            start, total = i, 0
-        total += size
-    return [*runs, (start, len(sizes))] if len(sizes) > start else runs
-
-
 def take_rows(geometry: Geometry, rows: NDArray[np.intp]) -> Geometry:
     """Return a geometry of some rows, in the order given.
 
     Edges and faces are those all of whose ends are there, between the first copies where a row comes several times.
-
-    Parameters
-    ----------
-    geometry : Geometry
-    rows : ndarray of intp, shape (m,)
     """
     place = np.full(len(geometry) + 1, -1, np.int64)  # the last one stands for a parent that there isn't
     place[rows[::-1]] = np.arange(len(rows))[::-1]
@@ -63,16 +36,10 @@ def take_rows(geometry: Geometry, rows: NDArray[np.intp]) -> Geometry:
 
 
 def cut_by_rows(geometry: Geometry, counts: NDArray[np.int64]) -> Iterator[Geometry]:
-    """Yield the parts of a geometry one after the other, as if each had been read alone.
+    """Yield the parts of a geometry, of `counts` rows each, one after the other, as if each had been read alone.
 
     Links are those between vertices of one part; a parent in another is -1. Where the geometry has `ids` (it was read by
     object), each part is one object, with its own row of `object_attributes`.
-
-    Parameters
-    ----------
-    geometry : Geometry
-    counts : ndarray of int64, shape (n,)
-        Rows of each part.
     """
     n = len(counts)
     ends = np.cumsum(counts)

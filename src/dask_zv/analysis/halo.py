@@ -27,60 +27,36 @@ _PATHS = ("line", "polyline", "streamline")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HaloBlock:
-    """A block as its task gets it.
-
-    Attributes
-    ----------
-    chunks : ChunkBlock
-    links : ndarray of int64, shape (m, L), optional
-        Its links by level-wide rows, ascending by the first; None where the task reads them.
-    values : mapping of str to ndarray, shape (m, ...)
-        Their attributes.
-    """
+    """A block as its task gets it."""
 
     chunks: ChunkBlock
     links: NDArray[np.int64] | None = None
+    """Its links by level-wide rows, shape (m, L), ascending by the first; None where the task reads them."""
     values: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Attributes of the links."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HaloReader:
-    """How tasks read their blocks.
-
-    Attributes
-    ----------
-    vertices : LevelRows
-    attributes : tuple of str
-        Of vertices.
-    name : {"edges", "faces"}
-    links : LinkSource, optional
-        None for paths: neighbours on one are linked.
-    link_attributes : tuple of int
-    trees : bool
-        Neighbours on a fragment are linked, but where a record says otherwise.
-    parents : bool
-        Edges are (child, parent).
-    rows : slice or ndarray of int64, optional
-        Vertices that are selected, ascending; links to others are left out. All where None.
-    """
+    """How tasks read their blocks."""
 
     vertices: LevelRows
     attributes: tuple[str, ...]
+    """Of vertices."""
     name: str
+    """``"edges"`` or ``"faces"``."""
     links: LinkSource | None = None
+    """None for paths: neighbours on one are linked."""
     link_attributes: tuple[int, ...] = ()
     trees: bool = False
+    """Neighbours on a fragment are linked, but where a record says otherwise."""
     parents: bool = False
+    """Edges are (child, parent)."""
     rows: slice | NDArray[np.int64] | None = None
+    """Vertices that are selected, ascending; links to others are left out. All where None."""
 
-    def read(self, block: HaloBlock) -> tuple[Iterator[Geometry], NDArray[np.int64]]:
-        """Return the geometry of each chunk that has rows, and how many of its own vertices each chunk has.
-
-        Raises
-        ------
-        FormatError, StoreError
-            A chunk is missing or damaged, or its rows can't be numbered.
-        """
+    def pieces(self, block: HaloBlock) -> tuple[NDArray[np.int64], NDArray[np.int64], Iterator[tuple[str, Geometry]]]:
+        """Return coordinates of the chunks that have rows, how many of them are their own, and name and geometry of each."""
         table = self.vertices.table
         chunks = table.find(block.chunks.plan.coords)
         own = take_ranges(self.vertices.offsets[chunks], table.rows[chunks])
@@ -90,7 +66,11 @@ class HaloReader:
         links, values, of_chunk = self._links(block, chunks)
         kept = self._is_selected(links).all(axis=1)
         values = {k: v[kept] for k, v in values.items()}
-        return self._pieces(own, counts, links[kept], values, of_chunk[kept]), counts
+        there = np.flatnonzero(counts)
+        coords = block.chunks.plan.coords[there]
+        names = (f"chunk {key}" for key in coords_to_keys(coords))
+        pieces = self._pieces(own, counts, links[kept], values, of_chunk[kept])
+        return coords, counts[there], zip(names, pieces, strict=True)
 
     def _place(self, rows: NDArray[np.int64], chunks: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return which of some chunks (ascending) rows are in."""
@@ -164,13 +144,7 @@ class HaloReader:
 
 
 def _path_links(vertices: LevelRows, chunks: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Return the segments of paths that begin in some chunks (ascending): rows that follow each other; shape (m, 2).
-
-    Raises
-    ------
-    FormatError
-        A manifest names a chunk or a fragment that isn't there.
-    """
+    """Return the segments of paths that begin in some chunks (ascending): rows that follow each other; shape (m, 2)."""
     level = vertices.table
     owners = fragment_owners(vertices.source, coords_to_keys(level.coords[chunks]), vertices.index)
     table = vertices.index.select(np.unique(owners.within(level.coords[chunks]).objects))
@@ -222,13 +196,7 @@ def _path_links(vertices: LevelRows, chunks: NDArray[np.intp]) -> NDArray[np.int
 
 
 def halo_reader(level: LevelContents, attributes: Sequence[str] | None, rows: slice | NDArray[np.int64] | None) -> HaloReader:
-    """Return how tasks read blocks of a level with the far ends of its links.
-
-    Raises
-    ------
-    InputError
-        The level has no links, and no paths; or no such attribute.
-    """
+    """Return how tasks read blocks of a level with the far ends of its links."""
     vertices = LevelRows(level.source, level.chunks, level.offset)
     if rows is not None and not isinstance(rows, slice):
         rows = np.unique(rows)

@@ -3,149 +3,184 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, overload
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from dask.delayed import Delayed
+from dask.task_spec import List, TaskRef
 from numpy.typing import NDArray
 
-from dask_zv.analysis.map_plan import MappedChunks, MappedObjects, plan_map_chunks, plan_map_objects
+from dask_zv.analysis.chunks import looked_up, plan_chunk_blocks
+from dask_zv.analysis.halo import halo_blocks, halo_reader
+from dask_zv.analysis.objects import plan_object_blocks
+from dask_zv.analysis.results import Example, Mapped, MappedFunction
+from dask_zv.errors import FormatError, InputError
+from dask_zv.graph.builder import GraphBuilder, is_lazy, refuse_expressions
+from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import LevelContents
+from dask_zv.storage.handles import StoreHandle
 
 
-@overload
-def map_chunks(
-    level: LevelContents,
-    func: Callable[..., Any],
-    *,
-    bbox: Any = None,
-    chunks: Any = None,
-    objects: Any = None,
-    rows: slice | NDArray[np.int64] | None = None,
-    attributes: Sequence[str] | None = None,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    meta: Any = None,
-    rows_per_task: int | None = None,
-    halo: str | None = None,
-    compute: Literal[True] = True,
-) -> MappedChunks: ...
-@overload
-def map_chunks(
-    level: LevelContents,
-    func: Callable[..., Any],
-    *,
-    bbox: Any = None,
-    chunks: Any = None,
-    objects: Any = None,
-    rows: slice | NDArray[np.int64] | None = None,
-    attributes: Sequence[str] | None = None,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    meta: Any = None,
-    rows_per_task: int | None = None,
-    halo: str | None = None,
-    compute: Literal[False],
-) -> Delayed: ...
-def map_chunks(
-    level: LevelContents,
-    func: Callable[..., Any],
-    *,
-    bbox: Any = None,
-    chunks: Any = None,
-    objects: Any = None,
-    rows: slice | NDArray[np.int64] | None = None,
-    attributes: Sequence[str] | None = None,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    meta: Any = None,
-    rows_per_task: int | None = None,
-    halo: str | None = None,
-    compute: bool = True,
-) -> MappedChunks | Delayed:
-    """Call a function for every chunk that holds a vertex of a selection.
+def _map_block(reader: Any, function: MappedFunction, block: Any) -> Mapped:
+    return function.map(*reader.pieces(block))
 
-    A task reads a block of many chunks with few requests, cuts it into chunks and calls the function for each; only what it
-    returns leaves the task.
 
-    Parameters
-    ----------
-    level : Level
-    func : callable
-        Gets a :class:`~dask_zv.geometry.result.Geometry` of one chunk, as ``level.read(chunks=[key], order="chunk")`` gives it
-        but without the tables of objects and groups: its selected vertices, their attributes and object ids, and the links
-        between them (see `halo` for those that lead out). It returns a number, a numpy array, or a dict of these: of the same
-        shapes and dtypes for all chunks.
-    bbox : pair of corners, optional
-        Only vertices inside the closed box ``(least corner, greatest corner)``, in the units of the axes.
-    chunks : sequence of str or of int tuples, optional
-        Only these chunks, by key or coordinates.
-    objects : int or sequence of int, optional
-        Only vertices of these objects.
-    rows : slice or ndarray of int64, optional
-        Only these vertices, by number in reading order (that of ``level.read(order="chunk")``). Box, chunks, objects and rows
-        combine: what the function gets is in all of them.
-    attributes : sequence of str, optional
-        Attributes of vertices, and of edges or faces, to read; all where None.
-    args, kwargs : sequence, mapping, optional
-        Passed to the function after the geometry. A Delayed or a Future among them is computed once and shared by all tasks.
-    meta : optional
-        An example of what the function returns, or dtypes in its place (``float``, ``{"mean": "float32"}``). Results are cast
-        to it, and it tells what columns of no rows are like where nothing is selected. Where it is None the first result tells.
-    rows_per_task : int, optional
-        About how many vertices a task handles; by memory (32 MB) where None. Fewer make more tasks, for functions that take
-        long.
-    halo : {"links"}, optional
-        "links": each chunk gets the far ends of its links, and each link between selected vertices is in one chunk, so that a
-        sum over links is right. The vertices of other chunks come last: ``geometry.halo`` of them, with positions, attributes
-        and object ids; they are the chunk's own up to ``len(geometry) - geometry.halo``. `edges` of skeletons are those
-        from the chunk's nodes to their parents, of graphs (and `faces` of meshes) what is filed under the chunk, and of lines,
-        polylines and streamlines the segments that begin in the chunk, as (row, row that follows it). `chunks` picks the
-        calls: their links may lead to other chunks. Box and objects are looked up now. None: what leads out of the chunk is
-        left out, so a sum of lengths is too small; there are no edges of lines, polylines and streamlines.
-    compute : bool
-        False returns a Delayed of the same.
+def _bind(function: MappedFunction, args: Sequence[Any], values: Sequence[Any]) -> MappedFunction:
+    """Return the function with what its lazy arguments came to."""
+    return replace(function, args=tuple(args), kwargs=dict(zip(function.kwargs, values, strict=True)))
 
-    Returns
-    -------
-    MappedChunks or Delayed
-        A row for each chunk, ascending. The function is not called for chunks in which nothing is selected.
 
-    Raises
-    ------
-    InputError
-        Results differ in names, shape or dtype, or are no numbers, the message names the chunk; nothing is selected and `meta`
-        is None; an argument is malformed.
-    NotFoundError
-        The level has no such object or chunk.
-    FormatError, StoreError
-        A chunk is missing or damaged; the message names it.
-    Exception
-        Whatever the function raises, with a note that names the store and the chunk.
+@dataclass(frozen=True, slots=True, eq=False)
+class MapPlan:
+    """A function and the blocks that it is for; nothing was read of them yet.
+
+    `labels` are coordinates of all chunks or ids of all objects, `counts` how many of them each block has. Where `known` is
+    None, which of them have rows is only known when they are read; else it is the rows of each.
     """
-    plan = plan_map_chunks(
+
+    function: MappedFunction
+    reader: Any
+    """With ``pieces(block)``: labels, rows, and (name, geometry) of each chunk or object of a block."""
+    blocks: Sequence[Any]
+    labels: NDArray[np.int64]
+    known: NDArray[np.int64] | None
+    counts: list[int]
+    handle: StoreHandle
+
+    def _is_lazy(self) -> bool:
+        return any(is_lazy(v) for v in (*self.function.args, *self.function.kwargs.values()))
+
+    def _begin(self) -> tuple[GraphBuilder, TaskRef, TaskRef]:
+        """Return a graph under construction, and the reader and the function in it."""
+        builder = GraphBuilder("zv-map")
+        reader, f = builder.share("reader", self.reader), self.function
+        if not self._is_lazy():
+            return builder, reader, builder.share("function", f)
+        arguments = builder.payload(list(f.args)), builder.payload(list(f.kwargs.values()))
+        return builder, reader, builder.add(builder.key("function"), _bind, f, *arguments)
+
+    def delayed(self, then: Callable[[Any], Any] | None = None) -> Delayed:
+        """Return the result as a Delayed; `then` makes something else of it."""
+        builder, reader, function = self._begin()
+        parts = [builder.add(builder.key("block", i), _map_block, reader, function, b) for i, b in enumerate(self.blocks)]
+        end = builder.key("gather")
+        result = builder.add(end, MappedFunction.join, function, self.labels[:0], List(*parts))
+        if then is not None:
+            end = builder.key("result")
+            builder.add(end, then, result)
+        return builder.finish(end)
+
+    def arrays(self) -> dict[str, Any]:
+        """Return every column as a Dask array with a chunk to a block; the function's `example` says what they are."""
+        import dask.array as da
+
+        refuse_expressions("lazy columns of a map")
+        example = self.function.example
+        if example is None or self.known is None:
+            raise InputError("lazy columns need meta=, and a selection by chunks= or rows= alone", store=self.function.where)
+        if not self.blocks:
+            return example.empty()
+        builder, *refs = self._begin()
+        reader, function = (builder.finish(str(r.key)) for r in refs)
+        blocks = np.empty(len(self.blocks), object)
+        for i, planned in enumerate(zip(self.blocks, self.counts, strict=True)):
+            blocks[i] = planned
+        parts = da.from_array(blocks, chunks=1, name=builder.key("plan"), meta=blocks[:0]).map_blocks(
+            _map_planned, reader, function, name=builder.key("block"), dtype=object, meta=blocks[:0]
+        )
+        return {
+            column: parts.map_blocks(
+                _column,
+                column,
+                name=f"{builder.key('column')}-{column}",
+                chunks=(tuple(self.counts), *((n,) for n in shape)),
+                new_axis=list(range(1, 1 + len(shape))),
+                dtype=dtype,
+                meta=np.empty((0,) * (1 + len(shape)), dtype),
+            )
+            for column, (shape, dtype) in example.specs.items()
+        }
+
+    def compute(self) -> Mapped:
+        """Return the result now: on the active scheduler, or at once where there is one block."""
+        if len(self.blocks) <= 1 and not self._is_lazy():
+            return self.function.join(self.labels[:0], [_map_block(self.reader, self.function, b) for b in self.blocks])
+        check_reachable(self.handle)
+        result: Mapped = compute_one(self.delayed())
+        return result
+
+
+def _map_planned(planned: NDArray[Any], reader: Any, function: MappedFunction) -> NDArray[Any]:
+    """Map the one block of an array of (block, labels that it has)."""
+    block, count = planned[0]
+    out = np.empty(1, object)
+    out[0] = found = _map_block(reader, function, block)
+    if len(found) != count:
+        raise FormatError(
+            f"{len(found)} chunks or objects have rows, {count} were planned: the level was changed, open it again",
+            store=function.where,
+        )
+    return out
+
+
+def _column(parts: NDArray[Any], name: str) -> NDArray[Any]:
+    values: NDArray[Any] = parts[0].values[name]
+    return values
+
+
+def _function(
+    level: LevelContents, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None, meta: Any
+) -> MappedFunction:
+    if not callable(func):
+        raise InputError(f"func is a function of a Geometry, not {func!r:.80}")
+    example = None if meta is None else Example.of(meta)
+    return MappedFunction(func, tuple(args), dict(kwargs or {}), example, level.url)
+
+
+def plan_map_chunks(
+    level: LevelContents,
+    func: Callable[..., Any],
+    *,
+    bbox: Any = None,
+    chunks: Any = None,
+    objects: Any = None,
+    rows: slice | NDArray[np.int64] | None = None,
+    attributes: Sequence[str] | None = None,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    meta: Any = None,
+    rows_per_task: int | None = None,
+    halo: str | None = None,
+) -> MapPlan:
+    """Plan the map that ``ds.zv.map_chunks`` documents, of what is in all of a box, chunks, objects and rows (by number)."""
+    function = _function(level, func, args, kwargs, meta)
+    if halo not in (None, "links"):
+        raise InputError(f"halo is None or 'links', not {halo!r:.80}")
+    halo_of = None
+    if halo is not None:
+        rows, bbox, objects = looked_up(level, rows, bbox, objects), None, None
+        halo_of = halo_reader(level, attributes, rows)
+        attributes = halo_of.attributes
+    found = plan_chunk_blocks(
         level,
-        func,
         bbox=bbox,
         chunks=chunks,
         objects=objects,
         rows=rows,
         attributes=attributes,
-        args=args,
-        kwargs=kwargs,
-        meta=meta,
         rows_per_task=rows_per_task,
-        halo=halo,
+        whole=halo_of is None,
     )
-    if not compute:
-        return plan.delayed()
-    result = plan.compute()
-    assert isinstance(result, MappedChunks)
-    return result
+    reader: Any = found.reader
+    blocks: Sequence[Any] = found.blocks
+    counts = [len(b.plan.coords) for b in found.blocks]
+    if halo_of is not None:
+        reader, blocks = halo_blocks(level, halo_of, found.blocks)
+    return MapPlan(function, reader, blocks, found.coords, found.known, counts, level.source.place.handle)
 
 
-@overload
-def map_objects(
+def plan_map_objects(
     level: LevelContents,
     func: Callable[..., Any],
     *,
@@ -155,83 +190,10 @@ def map_objects(
     kwargs: Mapping[str, Any] | None = None,
     meta: Any = None,
     rows_per_task: int | None = None,
-    compute: Literal[True] = True,
-) -> MappedObjects: ...
-@overload
-def map_objects(
-    level: LevelContents,
-    func: Callable[..., Any],
-    *,
-    objects: Any = None,
-    attributes: Sequence[str] | None = None,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    meta: Any = None,
-    rows_per_task: int | None = None,
-    compute: Literal[False],
-) -> Delayed: ...
-def map_objects(
-    level: LevelContents,
-    func: Callable[..., Any],
-    *,
-    objects: Any = None,
-    attributes: Sequence[str] | None = None,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    meta: Any = None,
-    rows_per_task: int | None = None,
-    compute: bool = True,
-) -> MappedObjects | Delayed:
-    """Call a function for every object as a whole, whatever chunks it is in.
-
-    A task reads a block of objects that lie near each other: each chunk that they have vertices in once, of which it keeps
-    their rows. Only what the function returns leaves the task. A chunk that objects of several blocks share is read by each of
-    these: where objects are all over space, tasks of more vertices (`rows_per_task`) read less in all.
-
-    Parameters
-    ----------
-    level : Level
-    func : callable
-        Gets a :class:`~dask_zv.geometry.result.Geometry` of one object, as ``level.read(objects=id, order="object")`` gives it:
-        vertices in the order of its path, links by row number, its row of `object_attributes` (arrays of length 1). Of an
-        object without vertices it has no rows. Returns a number, a numpy array, or a dict of these: of the same shapes and
-        dtypes for all objects.
-    objects : int or sequence of int, optional
-        Ids; all objects where None.
-    attributes, args, kwargs, meta, rows_per_task
-        As of :func:`map_chunks`.
-    compute : bool
-        False returns a Delayed of the same.
-
-    Returns
-    -------
-    MappedObjects or Delayed
-        A row for each object, ascending by id.
-
-    Raises
-    ------
-    InputError
-        The level has no objects; results differ in names, shape or dtype, or are no numbers, the message names the object;
-        there are no objects and `meta` is None; an argument is malformed.
-    NotFoundError
-        The level has no such object.
-    FormatError, StoreError
-        A part of an object is missing or damaged; the message names it.
-    Exception
-        Whatever the function raises, with a note that names the store and the object.
-    """
-    plan = plan_map_objects(
-        level,
-        func,
-        objects=objects,
-        attributes=attributes,
-        args=args,
-        kwargs=kwargs,
-        meta=meta,
-        rows_per_task=rows_per_task,
-    )
-    if not compute:
-        return plan.delayed()
-    result = plan.compute()
-    assert isinstance(result, MappedObjects)
-    return result
+    by_id: bool = False,
+) -> MapPlan:
+    """Plan the map that ``ds.zv.map_objects`` documents; blocks must be `by_id` for :meth:`MapPlan.arrays`."""
+    function = _function(level, func, args, kwargs, meta)
+    found = plan_object_blocks(level, objects=objects, attributes=attributes, rows_per_task=rows_per_task, by_id=by_id)
+    counts = [len(b) for b in found.blocks]
+    return MapPlan(function, found.reader, found.blocks, found.ids, found.lengths, counts, level.source.place.handle)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.analysis.chunks import rows_limit
-from dask_zv.analysis.cutting import runs_of
-from dask_zv.analysis.row_numbers import number_rows
+from dask_zv.analysis.chunks import number_rows, rows_limit
+from dask_zv.analysis.cutting import cut_by_rows
 from dask_zv.config import settings
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.keys import coords_to_keys
@@ -29,6 +28,7 @@ from dask_zv.read.link_reading import CellPlan, plan_cells
 from dask_zv.read.object_lengths import object_lengths
 from dask_zv.read.objects import Here, ReadObjects
 from dask_zv.read.result import Finish
+from dask_zv.spatial.grouping import runs_of
 from dask_zv.spatial.morton import morton_order
 
 _BLOCK_OBJECTS = 1 << 16
@@ -37,27 +37,17 @@ _SLICE = 1 << 14
 
 @dataclass(eq=False)
 class ObjectReader:
-    """What tasks know of the level; what they find out about it is kept while it is used, and does not travel.
-
-    Attributes
-    ----------
-    source : LevelSource
-    wanted : Wanted
-    links : FoundLinks, optional
-    table : ChunkTable, optional
-        The level's chunks, where no catalog tells them.
-    chunked : bool
-        Skeletons of one path a fragment.
-    offset : tuple of float, optional
-        To be added to all positions.
-    """
+    """What tasks know of the level; what they find out about it is kept while it is used, and does not travel."""
 
     source: LevelSource
     wanted: Wanted
     links: FoundLinks | None = None
     table: ChunkTable | None = None
+    """The level's chunks, where no catalog tells them."""
     chunked: bool = False
+    """Skeletons of one path a fragment."""
     offset: tuple[float, ...] | None = None
+    """To be added to all positions."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ObjectReader, (self.source, self.wanted, self.links, self.table, self.chunked, self.offset)
@@ -73,18 +63,7 @@ class ObjectReader:
         return ObjectIndex(self.source)
 
     def read(self, ids: NDArray[np.int64]) -> Geometry:
-        """Return some objects as a whole, in the order of their ids.
-
-        Parameters
-        ----------
-        ids : ndarray of int64, shape (n,)
-            Ascending.
-
-        Raises
-        ------
-        FormatError, StoreError
-            A part of an object is missing or damaged.
-        """
+        """Return some objects as a whole, in the order of their ids, which ascend."""
         source, wanted = self.source, self.wanted
         chosen = self.index.select(ids)
         coords = chosen.distinct_chunks
@@ -100,8 +79,9 @@ class ObjectReader:
             catalog = level_blobs(source).catalog
             mask, others = plan_cells(self.links, catalog, self.level, numbers, source.where(), incident=False)
         parts = []
-        sizes = self.level.rows[numbers] * source.schema.row_bytes
-        for start, stop in runs_of(sizes, settings().read_block_bytes, settings().pass_chunks):
+        nbytes = self.level.rows[numbers] * source.schema.row_bytes
+        ones = np.ones(len(nbytes), np.int64)
+        for start, stop in runs_of((nbytes, settings().read_block_bytes), (ones, settings().pass_chunks)):
             part = coords[start:stop]
             plan = BlockPlan(
                 source,
@@ -117,19 +97,18 @@ class ObjectReader:
         every = self.level.coords if crossing else None
         return Finish(source, wanted, coords, False, False, every, self.chunked, self.offset)(parts, about)
 
+    def pieces(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], Iterator[tuple[str, Geometry]]]:
+        """Return ids and rows of some objects, and the name and geometry of each."""
+        geometry = self.read(ids)
+        lengths = geometry.lengths
+        assert lengths is not None
+        names = (f"object {number}" for number in ids.tolist())
+        return ids, lengths, zip(names, cut_by_rows(geometry, lengths), strict=True)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectBlocks:
-    """The plan of some objects.
-
-    Attributes
-    ----------
-    reader : ObjectReader
-    blocks : list of ndarray of int64
-        Ids of each block, ascending in it.
-    ids, lengths : ndarray of int64, shape (O,)
-        The objects, ascending, and their vertices.
-    """
+    """The plan of some objects: the ids of each block, ascending in it; all `ids`, ascending, and the vertices of each."""
 
     reader: ObjectReader
     blocks: list[NDArray[np.int64]]
@@ -147,21 +126,7 @@ def plan_object_blocks(
 ) -> ObjectBlocks:
     """Plan the reading of whole objects.
 
-    Parameters
-    ----------
-    level : Level
-    objects, attributes
-        As of :meth:`Level.read`.
-    rows_per_task : int, optional
-    by_id : bool
-        Blocks ascend by id. Else objects that lie near each other are in one block, so that few blocks read the same chunk.
-
-    Raises
-    ------
-    InputError
-        The level has no objects, or no such attribute.
-    NotFoundError
-        No such object.
+    Where not `by_id`, objects that lie near each other are in one block, so that few blocks read the same chunk.
     """
     source = level.source
     if not source.schema.has_objects:
@@ -187,12 +152,12 @@ def plan_object_blocks(
     reader = ObjectReader(source, wanted, links, table, level.is_chunked_skeleton, level.offset)
     reader.level, reader.index = level.chunks, level.index
     row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize + sum(a.row_bytes for a in vertex) + 8
-    limit = rows_limit(rows_per_task, row_bytes)
-    runs = runs_of(lengths, limit, _BLOCK_OBJECTS)
+    limit, ones = rows_limit(rows_per_task, row_bytes), np.ones(len(ids), np.int64)
+    runs = runs_of((lengths, limit), (ones, _BLOCK_OBJECTS))
     if by_id or len(runs) < 2:
         return ObjectBlocks(reader, [ids[a:b] for a, b in runs], ids, lengths)
     order = _along_curve(level.index, ids, source.rank, every=objects is None)
-    blocks = [np.sort(ids[order[a:b]]) for a, b in runs_of(lengths[order], limit, _BLOCK_OBJECTS)]
+    blocks = [np.sort(ids[order[a:b]]) for a, b in runs_of((lengths[order], limit), (ones, _BLOCK_OBJECTS))]
     return ObjectBlocks(reader, blocks, ids, lengths)
 
 
@@ -211,13 +176,6 @@ def objects_of_rows(level: LevelContents, rows: slice | NDArray[np.int64]) -> ND
     """Return the objects that have a vertex among some rows (numbers in reading order), ascending.
 
     Fragments and manifests are read of the chunks that the rows are in, no positions.
-
-    Raises
-    ------
-    InputError
-        The level has no objects, or rows are out of range.
-    FormatError
-        Fragments or manifests are damaged.
     """
     if not level.source.schema.has_objects:
         raise InputError(f"{level.url} has no objects: map_chunks maps over its chunks")

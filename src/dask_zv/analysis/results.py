@@ -19,27 +19,14 @@ _KINDS = "biufcmM"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What every result must look like.
-
-    Attributes
-    ----------
-    specs : mapping of str to (shape, dtype)
-    single : bool
-        The function returns no dict.
-    """
+    """What every result must look like: shape and dtype by name; `single` where the function returns no dict."""
 
     specs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
     single: bool
 
     @classmethod
     def of(cls, meta: Any) -> Example:
-        """Return what an example says: a result of the function, or a dtype in the place of a number.
-
-        Raises
-        ------
-        InputError
-            Neither a number, an array, a dtype, nor a dict of these.
-        """
+        """Return what a user's example says: a result of the function, or a dtype in the place of a number."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, np.dtype | type | str):
@@ -49,7 +36,13 @@ class Example:
                     raise InputError(f"meta is an example of a result or a dtype, not {value!r:.80}") from None
             return value
 
-        values, single = _arrays({k: plain(v) for k, v in meta.items()} if isinstance(meta, Mapping) else plain(meta), "meta")
+        return cls.shown_by(
+            *_arrays({k: plain(v) for k, v in meta.items()} if isinstance(meta, Mapping) else plain(meta), "meta")
+        )
+
+    @classmethod
+    def shown_by(cls, values: Mapping[str, NDArray[Any]], single: bool) -> Example:
+        """Return what the arrays of one result show."""
         return cls({name: (v.shape, v.dtype) for name, v in values.items()}, single)
 
     def empty(self) -> dict[str, NDArray[Any]]:
@@ -63,36 +56,34 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Columns:
-    """The results of some chunks or objects.
+class Mapped:
+    """What a function returned for some chunks or objects: `values` has a column for each name, ``"value"`` without a dict.
 
-    Attributes
-    ----------
-    label : str
-        Which the first of them is of.
-    values : mapping of str to ndarray, shape (n, ...)
-    example : Example, optional
-        None where there are no results, and nothing says what they would be.
+    `labels` are coordinates of chunks, shape (n, K), or ids of objects, shape (n,), ascending in the end; `rows` the vertices
+    of each. `example` is None where there is no result, and nothing says what one would be.
     """
 
-    label: str
+    labels: NDArray[np.int64]
+    rows: NDArray[np.int64]
     values: Mapping[str, NDArray[Any]]
     example: Example | None
+    first: str = ""
+    """Which chunk or object the first result is of, in words."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def single(self) -> bool:
+        """The function returns no dict."""
+        return self.example is not None and self.example.single
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
-    """A user's function, and what is known of its results.
+class MappedFunction:
+    """A user's function of a geometry, what is passed to it after that, and the level's URL for errors.
 
-    Attributes
-    ----------
-    func : callable
-    args, kwargs
-        Passed to it after the geometry.
-    example : Example, optional
-        Results are cast to it.
-    where : str
-        The level's URL, for errors.
+    Results are cast to the `example`, where there is one.
     """
 
     func: Callable[..., Any]
@@ -101,14 +92,8 @@ class Function:
     example: Example | None = None
     where: str = ""
 
-    def columns(self, pieces: Iterable[tuple[str, Geometry]]) -> Columns:
-        """Call the function for every piece; each comes with its name.
-
-        Raises
-        ------
-        InputError
-            A result is no number or array, or unlike those before it.
-        """
+    def map(self, labels: NDArray[np.int64], rows: NDArray[np.int64], pieces: Iterable[tuple[str, Geometry]]) -> Mapped:
+        """Call the function for every piece; each comes with its name."""
         example, first = self.example, ""
         stacks: dict[str, list[NDArray[Any]]] = {} if example is None else {name: [] for name in example.specs}
         for label, geometry in pieces:
@@ -119,19 +104,18 @@ class Function:
                 raise
             values, single = _arrays(result, f"the result for {label} of {self.where}")
             if example is None:
-                example = Example({name: (v.shape, v.dtype) for name, v in values.items()}, single)
+                example = Example.shown_by(values, single)
                 stacks = {name: [] for name in values}
             first = first or label
             self._check(example, values, single, label, first)
             for name, value in values.items():
                 stacks[name].append(value)
         if example is None:
-            return Columns("", {}, None)
-        out = {
-            name: np.stack(stacks[name]).astype(dtype, copy=False) if stacks[name] else np.zeros((0, *shape), dtype)
-            for name, (shape, dtype) in example.specs.items()
+            return Mapped(labels, rows, {}, None)
+        out = example.empty() | {
+            name: np.stack(stacks[name]).astype(dtype, copy=False) for name, (_, dtype) in example.specs.items() if stacks[name]
         }
-        return Columns(first, out, example)
+        return Mapped(labels, rows, out, example, first)
 
     def _check(self, example: Example, values: Mapping[str, NDArray[Any]], single: bool, label: str, first: str) -> None:
         if single == example.single and values.keys() == example.specs.keys():
@@ -142,57 +126,46 @@ class Function:
                     break
             else:
                 return
-        found = Example({name: (v.shape, v.dtype) for name, v in values.items()}, single)
-        raise _unlike(found, label, example, "" if self.example is not None else first, self.where)
+        raise self._unlike(Example.shown_by(values, single), label, example, "" if self.example is not None else first)
 
+    def _unlike(self, found: Example, label: str, example: Example, other: str) -> InputError:
+        """Return the error of a result that is unlike another, or unlike meta where `other` is empty."""
+        wanted, hint = f"that for {other}", ", or pass meta= to have numbers cast to one dtype"
+        if not other:
+            wanted, hint = "meta", ", that can be cast to meta's without loss of kind"
+        return InputError(
+            f"the result for {label} is {found.describe()}, unlike {wanted}, which is {example.describe()}: return the same "
+            f"names, shapes and dtypes for all{hint}",
+            store=self.where,
+        )
 
-def _unlike(found: Example, label: str, example: Example, other: str, where: str) -> InputError:
-    """Return the error of a result that is unlike another, or unlike meta where `other` is empty."""
-    wanted, hint = f"that for {other}", ", or pass meta= to have numbers cast to one dtype"
-    if not other:
-        wanted, hint = "meta", ", that can be cast to meta's without loss of kind"
-    return InputError(
-        f"the result for {label} is {found.describe()}, unlike {wanted}, which is {example.describe()}: return the same names, "
-        f"shapes and dtypes for all{hint}",
-        store=where,
-    )
-
-
-def join_parts(parts: Sequence[Columns], function: Function) -> Columns:
-    """Return the results of all blocks, one behind the other.
-
-    Raises
-    ------
-    InputError
-        The results of one block are unlike those of another, or there are none and nothing says what they would be.
-    """
-    some = [p for p in parts if p.example is not None]
-    if not some:
-        if function.example is None:
-            raise InputError(
-                "nothing is selected, so there is no result to tell dtype and shape by: pass meta=, an example of what the "
-                "function returns, to get columns of no rows",
-                store=function.where,
-            )
-        return Columns("", function.example.empty(), function.example)
-    first = some[0]
-    assert first.example is not None
-    for part in some[1:]:
-        if part.example != first.example:
-            assert part.example is not None
-            raise _unlike(part.example, part.label, first.example, first.label, function.where)
-    values = {name: np.concatenate([p.values[name] for p in some]) for name in first.values}
-    return Columns(first.label, values, first.example)
+    def join(self, none: NDArray[np.int64], parts: Sequence[Mapped]) -> Mapped:
+        """Return the results of all blocks, in order; `none` are the labels of no block."""
+        labels = np.concatenate([none, *(p.labels for p in parts)])
+        rows = np.concatenate([np.zeros(0, np.int64), *(p.rows for p in parts)])
+        some = [p for p in parts if p.example is not None]
+        if not some:
+            if self.example is None:
+                raise InputError(
+                    "nothing is selected, so there is no result to tell dtype and shape by: pass meta=, an example of what the "
+                    "function returns, to get columns of no rows",
+                    store=self.where,
+                )
+            return Mapped(labels, rows, self.example.empty(), self.example)
+        first = some[0]
+        assert first.example is not None
+        for part in some[1:]:
+            if part.example is not None and part.example != first.example:
+                raise self._unlike(part.example, part.first, first.example, first.first)
+        values = {name: np.concatenate([p.values[name] for p in some]) for name in first.values}
+        if labels.ndim == 1 and (labels[1:] < labels[:-1]).any():  # blocks of objects lie near each other
+            order = np.argsort(labels)
+            labels, rows, values = labels[order], rows[order], {name: v[order] for name, v in values.items()}
+        return Mapped(labels, rows, values, first.example, first.first)
 
 
 def _arrays(result: Any, what: str) -> tuple[dict[str, NDArray[Any]], bool]:
-    """Return a result as named arrays, and whether it is no dict.
-
-    Raises
-    ------
-    InputError
-        It holds something that is no number and no array of numbers.
-    """
+    """Return a result as named arrays, and whether it is no dict."""
     single = not isinstance(result, Mapping)
     given = {VALUE: result} if single else result
     if not given or not all(isinstance(name, str) and name for name in given):

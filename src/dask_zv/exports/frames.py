@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.exports.front import add_columns, column_names, library, split
-from dask_zv.graph.arrays import block_delayeds
+from dask_zv.graph.builder import block_delayeds
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import check_in_step, places_of, shape_of
 

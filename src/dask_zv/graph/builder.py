@@ -1,57 +1,85 @@
-"""From blocks and a commit to one ``Delayed``: building only, nothing runs.
-
-The graph is a plain dict of :class:`dask.task_spec.Task`: one task per block, one commit. A block's payload that is itself a
-``Delayed`` is evaluated inside the storing task, so its bytes never leave the worker that made them.
-"""
+"""Graphs under construction: plain dicts of :class:`dask.task_spec.Task`, with what foreign Delayeds and arrays bring along."""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import os
-import socket
-import sys
 import uuid
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from dask.core import get_dependencies
+from dask.base import get_annotations
+from dask.core import flatten, get_dependencies
 from dask.delayed import Delayed
-from dask.task_spec import GraphNode, List, Task, TaskRef
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.task_spec import DataNode, GraphNode, List, Task, TaskRef
 
-from dask_zv.graph.progress import tell, topic_of
-from dask_zv.graph.receipts import Report
-from dask_zv.graph.run import as_delayed
-from dask_zv.graph.tasks import commit, prepare, store_block
-from dask_zv.storage.faults import counted_retries
-from dask_zv.storage.layout import must_prepare
-from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec
+from dask_zv.errors import InputError
 
-_LOG = logging.getLogger("dask_zv.blocks")
+T = TypeVar("T")
 
 
 def is_future(value: object) -> bool:
-    """Tell whether `value` is a future of a distributed client."""
+    """Return True for a future of a distributed client."""
     return type(value).__module__.split(".")[0] == "distributed" and hasattr(value, "key")
+
+
+def is_lazy(value: object) -> bool:
+    """Return True for a Delayed or a future."""
+    return isinstance(value, Delayed) or is_future(value)
+
+
+def block_delayeds(array: Any) -> list[Delayed]:
+    """Return a ``Delayed`` for each block of a Dask array, in C order, under both of Dask's ways to hold one."""
+    if hasattr(array, "to_delayed"):
+        # not optimised: fusing each column by itself would compute what columns share once for every column
+        return list(array.to_delayed(optimize_graph=False).ravel())
+    graph = array.__dask_graph__()  # an expression (array.query-planning) has no to_delayed
+    return [Delayed(key, graph) for key in flatten(array.__dask_keys__())]
+
+
+def refuse_expressions(what: str) -> None:
+    """Raise :class:`InputError` where Dask's arrays are expressions, of which there is no way to make `what`."""
+    import dask.array as da
+
+    if not hasattr(da.Array, "to_delayed"):
+        raise InputError(
+            f"{what}: Dask's array expressions can't be made of Delayeds yet. Set array.query-planning to False before "
+            "dask.array is first imported, by dask.config.set({'array.query-planning': False}) or "
+            "DASK_ARRAY__QUERY_PLANNING=False"
+        )
+
+
+def reduce_tree(parts: Sequence[T], merge: Callable[[int, int, list[T]], T], *, fan_in: int = 16, until: int = 1) -> list[T]:
+    """Merge the results of tasks, `fan_in` at a time, until at most `until` are left.
+
+    `merge` adds the task for the group `number` of a `depth` and returns what stands for its result. One alone is passed on as
+    it is: the scheduler of processes would make one task of the two.
+    """
+    left, depth = list(parts), 0
+    while len(left) > until:
+        groups = [left[i : i + fan_in] for i in range(0, len(left), fan_in)]
+        left = [group[0] if len(group) == 1 else merge(depth, i, group) for i, group in enumerate(groups)]
+        depth += 1
+    return left
+
+
+def as_delayed(key: str, tasks: Mapping[Any, Any], run: str) -> Delayed:
+    """Return the ``Delayed`` of a task. What ``dask.annotate`` says now holds for the tasks whose keys name the `run`."""
+    annotations = get_annotations()
+    if not annotations:
+        return Delayed(key, tasks)
+    own = {k: task for k, task in tasks.items() if isinstance(k, str) and run in k}
+    others = {k: task for k, task in tasks.items() if k not in own}
+    name, given = f"zv-{run}", f"zv-{run}-given"
+    layers = {name: MaterializedLayer(own, annotations=annotations), given: MaterializedLayer(others)}
+    layers[given].annotations = None  # else those of now
+    return Delayed(key, HighLevelGraph(layers, {name: {given}, given: set()}), layer=name)
 
 
 class GraphBuilder:
     """A task dict under construction, with keys that are unique to the run.
 
     Unique, because a scheduler that still holds a future of the same key would not run the task again, and would
-    answer a second write without writing.
-
-    Parameters
-    ----------
-    name : str
-        What keys begin with.
-    watched : bool
-        Somebody shows the blocks' progress.
-
-    Attributes
-    ----------
-    lazy : bool
-        Foreign tasks were taken in: not all that is needed is there already.
+    answer a second write without writing. Keys begin with `name`; `watched` where somebody shows the blocks' progress.
     """
 
     def __init__(self, name: str = "zv", *, watched: bool = False) -> None:
@@ -60,6 +88,7 @@ class GraphBuilder:
         self.name = name
         self.watched = watched
         self.lazy = False
+        """Foreign tasks were taken in: not all that is needed is there already."""
         self._absorbed: dict[int, tuple[Any, dict[Any, Any]]] = {}
 
     def sub(self, name: str) -> GraphBuilder:
@@ -76,6 +105,12 @@ class GraphBuilder:
     def add(self, key: str, function: Any, *args: Any) -> TaskRef:
         """Add a task and return a reference to its result."""
         self.tasks[key] = Task(key, function, *args)
+        return TaskRef(key)
+
+    def share(self, kind: str, value: Any) -> TaskRef:
+        """Add a value that tasks share and return a reference to it: it is once in the graph, whatever their number."""
+        key = self.key(kind)
+        self.tasks[key] = DataNode(key, value)
         return TaskRef(key)
 
     def absorb(self, delayed: Delayed, *, inline: bool = False) -> Any:
@@ -126,114 +161,3 @@ class GraphBuilder:
 
 def _as_tuple(*values: Any) -> tuple[Any, ...]:
     return values
-
-
-def build_write_graph(
-    blocks: Sequence[tuple[BlockSpec, Any]],
-    spec: CommitSpec,
-    *,
-    builder: GraphBuilder | None = None,
-    then: Callable[[GraphBuilder, list[TaskRef]], tuple[list[TaskRef], list[TaskRef]]] | None = None,
-) -> Delayed:
-    """Return the graph that stores `blocks` and commits; its result is the report.
-
-    Parameters
-    ----------
-    blocks : sequence of (BlockSpec, payload)
-        A payload is data, a list of (array, chunk key, data), a Delayed or Future of these, or an argument that
-        `builder` made.
-    spec : CommitSpec
-    builder : GraphBuilder, optional
-        Holds tasks that payloads refer to.
-    then : function, optional
-        Adds tasks between the blocks and the commit: called with the blocks' results, returns what the commit waits for, and
-        the results of further blocks.
-    """
-    builder = builder or GraphBuilder()
-    before = add_preparation(builder, spec)
-    results = [add_block(builder, i, block, payload, before) for i, (block, payload) in enumerate(blocks)]
-    return add_commit(builder, spec, results, then)
-
-
-def add_preparation(builder: GraphBuilder, spec: CommitSpec) -> list[TaskRef]:
-    """Add what must be done before any block is stored; return what blocks wait for."""
-    return [builder.add(builder.key("prepare"), prepare, spec)] if must_prepare(spec) else []
-
-
-def add_block(
-    builder: GraphBuilder,
-    number: int,
-    spec: BlockSpec,
-    payload: Any,
-    before: Sequence[TaskRef] = (),
-    note: Callable[[BlockResult], BlockResult] | None = None,
-) -> TaskRef:
-    """Add the task that stores a block; `note` sees its result there."""
-    key = builder.key("store", number)
-    topic = topic_of(builder.run) if builder.watched else ""
-    spec = dataclasses.replace(spec, topic=topic) if topic else spec
-    return builder.add(key, run_block, "vertices", number, key, note, spec, builder.payload(payload, inline=True), *before)
-
-
-def add_commit(
-    builder: GraphBuilder,
-    spec: CommitSpec,
-    results: Sequence[TaskRef],
-    then: Callable[[GraphBuilder, list[TaskRef]], tuple[list[TaskRef], list[TaskRef]]] | None = None,
-) -> Delayed:
-    """Add the commit; see :func:`build_write_graph`."""
-    waiting: list[TaskRef] = []
-    receipts = results = list(results)
-    if then is not None:
-        waiting, more = then(builder, results)
-        results += more
-        # the commit wants receipts alone: what else a block returns may be large
-        receipts = [builder.add(builder.key("receipt", i), _without_extra, r) for i, r in enumerate(results)]
-    end = builder.key("commit")
-    builder.add(end, _commit_after, spec, List(*receipts), List(*waiting))
-    return builder.finish(end)
-
-
-def _without_extra(result: BlockResult) -> BlockResult:
-    return dataclasses.replace(result, extra=None)
-
-
-def _commit_after(spec: CommitSpec, results: Sequence[BlockResult], _: Sequence[Any]) -> Report:
-    return commit(spec, results)
-
-
-def run_block(
-    kind: str,
-    number: int,
-    key: str,
-    note: Callable[[BlockResult], BlockResult] | None,
-    spec: BlockSpec,
-    payload: Any,
-    *_: Any,
-) -> BlockResult:
-    """Store a block, and say so: the body of every storing task."""
-    where = worker_name()
-    with counted_retries() as retries:
-        result = store_block(spec, payload)
-        result = dataclasses.replace(result, kind=kind, number=number, worker=where, retries=retries.count)
-        if note is not None:
-            result = note(result)
-    _LOG.info(
-        "stored block %s of %s: %s chunks, %.1f MB in %.2f s",
-        number, kind, len(result.receipt.coords), result.receipt.nbytes / 1e6, result.ended - result.started,
-    )  # fmt: skip
-    if spec.topic:
-        tell(spec.topic, key, result.receipt.nbytes)
-    return result
-
-
-def worker_name() -> str:
-    """Return the address of the distributed worker that this runs on, elsewhere host and process."""
-    if "distributed" in sys.modules:
-        from distributed import get_worker
-
-        try:
-            return str(get_worker().address)
-        except ValueError:
-            pass  # no worker: a local scheduler in a process that knows of distributed
-    return f"{socket.gethostname()}:{os.getpid()}"

@@ -13,23 +13,24 @@ it. Which fork a task is given:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from dask.core import get_dependencies
 from dask.delayed import Delayed
 from dask.task_spec import GraphNode, List, Task, TaskRef
 
-from dask_zv.graph.receipts import Report
-from dask_zv.graph.run import as_delayed, check_reachable
+from dask_zv.graph.builder import as_delayed, reduce_tree
+from dask_zv.graph.report import Report
+from dask_zv.graph.run import check_reachable
 from dask_zv.storage.handles import StoreHandle, opened_as
 from dask_zv.storage.icechunk.fork import Fork, ForkObjects, ForkSource, merge_forks
 from dask_zv.storage.icechunk.merge import merge_into_session
 from dask_zv.storage.icechunk.session import can_fork, fork_session, session_of
 
-_FAN_IN = 16
 _NODES = "dask_zv_makes_nodes"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,7 +54,11 @@ class UncommittedReport(Report):
 
     def plain(self) -> Report:
         """Return the report alone."""
-        return Report(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Report)})
+        return Report(**_fields(self))
+
+
+def _fields(report: Report) -> dict[str, Any]:
+    return {f.name: getattr(report, f.name) for f in dataclasses.fields(Report)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +72,7 @@ class _InFork:
 def write_in_forks(delayed: Delayed, run: str, handle: StoreHandle) -> Delayed:
     """Return the graph of a write as one that writes in forks of the session; as it is, where the store is no such session.
 
-    Parameters
-    ----------
-    delayed : Delayed
-        Its result is the report.
-    run : str
-        What the keys of the library's own tasks have in common: others are left alone.
-    handle : StoreHandle
+    The result of `delayed` is the report. The keys of the library's own tasks have `run` in common: others are left alone.
     """
     source = fork_session(handle)
     return delayed if source is None else _with_commit(delayed, run, handle, source, [])
@@ -89,11 +88,7 @@ def _with_commit(delayed: Delayed, run: str, handle: StoreHandle, source: ForkSo
 class WaveForks:
     """The forks of a write in several graphs. On a store that is no session, all is left as it is.
 
-    Parameters
-    ----------
-    handle : StoreHandle
-    prepare : function
-        Makes the nodes that all graphs write below. It is called here, once: an array made by each graph would be many.
+    `prepare` makes the nodes that all graphs write below. It is called here, once: an array made by each graph would be many.
     """
 
     def __init__(self, handle: StoreHandle, prepare: Callable[[], None]) -> None:
@@ -116,7 +111,7 @@ class WaveForks:
         merged = rewriting.store_in_forks(ends, set(), [])
         return [as_delayed(key, rewriting.graph, run) for key in (*ends, str(merged.key))]
 
-    def took(self, results: Sequence[Any]) -> list[Any]:
+    def unwrap_results(self, results: Sequence[Any]) -> list[Any]:
         """Return the results of those tasks, of what was computed in their place."""
         if self._source is None or not results:
             return list(results)
@@ -176,12 +171,7 @@ class _Rewriting:
             given = [TaskRef(f"{maker}-changes") for maker in order if maker in before] or [TaskRef(self.begin)]
             self._put_in_fork(key, self.graph[key], given)
             merged.append(TaskRef(f"{key}-changes"))
-        level = 0
-        while len(merged) > 1:
-            groups = [merged[i : i + _FAN_IN] for i in range(0, len(merged), _FAN_IN)]
-            merged = [self._merge(f"{level}-{i}", group) if len(group) > 1 else group[0] for i, group in enumerate(groups)]
-            level += 1
-        found: TaskRef = merged[0]
+        found: TaskRef = reduce_tree(merged, self._merge)[0]
         return found
 
     def commit_in(self, end: str, fork: TaskRef) -> None:
@@ -194,13 +184,13 @@ class _Rewriting:
         self.graph[f"{key}-fork"] = Task(
             f"{key}-fork", _run_in_fork, self.handle, List(*given), nodes, task.func, *task.args, **task.kwargs
         )
-        self.graph[key] = Task(key, _value_of, TaskRef(f"{key}-fork"))
+        self.graph[key] = Task(key, attrgetter("value"), TaskRef(f"{key}-fork"))
         # apart from the value, which may be large and which the merge has no use for
-        self.graph[f"{key}-changes"] = Task(f"{key}-changes", _fork_of, TaskRef(f"{key}-fork"))
+        self.graph[f"{key}-changes"] = Task(f"{key}-changes", attrgetter("fork"), TaskRef(f"{key}-fork"))
 
-    def _merge(self, number: str, forks: Sequence[TaskRef]) -> TaskRef:
-        key = f"zv-fork-{self.run}-merge-{number}"
-        self.graph[key] = Task(key, _merge, List(*forks))
+    def _merge(self, depth: int, number: int, forks: Sequence[Any]) -> TaskRef:
+        key = f"zv-fork-{self.run}-merge-{depth}-{number}"
+        self.graph[key] = Task(key, merge_forks, List(*forks))
         return TaskRef(key)
 
     def _in_order(self, ends: Sequence[str]) -> Iterator[str]:
@@ -262,17 +252,4 @@ def _run_last(handle: StoreHandle, fork: Fork, function: Callable[..., Report], 
     objects = ForkObjects(fork, guarded=False, last=True)
     with opened_as(handle, objects):
         report = function(*args, **kwargs)
-    known: Mapping[str, Any] = {f.name: getattr(report, f.name) for f in dataclasses.fields(Report)}
-    return UncommittedReport(**known, fork=fork.written(objects))
-
-
-def _value_of(result: _InFork) -> Any:
-    return result.value
-
-
-def _fork_of(result: _InFork) -> Fork:
-    return result.fork
-
-
-def _merge(forks: Sequence[Fork]) -> Fork:
-    return merge_forks(forks)
+    return UncommittedReport(**_fields(report), fork=fork.written(objects))

@@ -22,20 +22,26 @@ from weakref import WeakSet
 import numpy as np
 from dask.base import get_scheduler
 from dask.callbacks import Callback
-from dask.task_spec import DataNode, List, TaskRef
+from dask.task_spec import List, TaskRef
 from numpy.typing import NDArray
 
 from dask_zv.config import settings
-from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.ending import end_on_workers
-from dask_zv.graph.run import WorkersAwaited, active_client, cluster_memory, compute_one, seceded, stays_on_client
+from dask_zv.graph.builder import GraphBuilder, reduce_tree
+from dask_zv.graph.run import (
+    WorkersAwaited,
+    active_client,
+    cluster_memory,
+    compute_one,
+    end_on_workers,
+    seceded,
+    stays_on_client,
+)
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 
 _CLUSTER_PARTS, _LOCAL_PARTS = 2, 4
-_FAN_IN = 16
 _POLL = 0.25
 _SAMPLE = 64
 _LOCAL_SCHEDULERS = ("dask.threaded", "dask.local", "dask.multiprocessing")
@@ -51,12 +57,7 @@ Arguments = Callable[[GraphBuilder], list[Any]]
 class Kept:
     """Parts of one input, for as long as this or a graph with them lives.
 
-    Parameters
-    ----------
-    where : object
-        The client whose workers have them, None for this process.
-    room : int
-        Bytes that they may have in all.
+    They are on the workers of the client `where` (in this process where that is None), and may have `room` bytes in all.
     """
 
     def __init__(self, where: Any, room: int) -> None:
@@ -124,27 +125,10 @@ def released_on_failure() -> Iterator[None]:
 def look_once(
     arguments: Arguments, look: Callable[[int, Any], Any], merge: Callable[[Sequence[Any]], Any], nbytes: int | None = None
 ) -> tuple[Any, Arguments, Kept | None]:
-    """Look at all parts of an input on the active scheduler.
+    """Look at all parts of an input on the active scheduler: `arguments` gives one task argument per part.
 
-    Parameters
-    ----------
-    arguments : function of GraphBuilder
-        Returns one task argument per part.
-    look : function of (number, part)
-        Its results are merged on the workers.
-    merge : function of a sequence of results
-        Associative.
-    nbytes : int, optional
-        Of all parts, where it is known.
-
-    Returns
-    -------
-    found : object
-        All results merged.
-    arguments : function of GraphBuilder
-        Gives the same parts again.
-    kept : Kept or None
-        What holds them, where they need not be made again.
+    Returns the results of `look` (of number and part), merged on the workers by `merge` (associative); what gives the same
+    parts again; and what holds them, where they need not be made again. `nbytes` is that of all parts, where it is known.
     """
     builder = GraphBuilder("zv-scan")
     parts = arguments(builder)
@@ -181,8 +165,7 @@ class _Again:
         parts = self.kept.parts(self.count)
         if parts is None:
             return self.arguments(builder)
-        holder = builder.key("kept", self.run)
-        builder.tasks[holder] = DataNode(holder, _Holder(self.kept))
+        builder.share(f"kept-{self.run}", _Holder(self.kept))
         if self.kept.where is None:
             return [builder.payload(part) for part in parts]
         again = zip(parts, self.arguments(builder), strict=True)
@@ -195,14 +178,10 @@ def _look(builder: GraphBuilder, look: Callable[..., Any], number: int, part: An
 
 def _merged(builder: GraphBuilder, level: list[TaskRef], merge: Callable[..., Any]) -> str:
     """Add the tasks that merge results; return the key of the last."""
-    depth = 0
-    while len(level) > 1:
-        key = builder.key(f"merge{depth}")
-        groups = [level[i : i + _FAN_IN] for i in range(0, len(level), _FAN_IN)]
-        # one alone is not merged: the scheduler of processes would make one task of the two
-        level = [g[0] if len(g) == 1 else builder.add(f"{key}-{i}", _merge, merge, List(*g)) for i, g in enumerate(groups)]
-        depth += 1
-    return str(level[0].key)
+    found = reduce_tree(
+        level, lambda depth, i, group: builder.add(builder.key(f"merge{depth}", i), _merge, merge, List(*group))
+    )
+    return str(found[0].key)
 
 
 def _merge(merge: Callable[..., Any], found: Sequence[Any]) -> Any:

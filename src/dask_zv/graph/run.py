@@ -1,31 +1,38 @@
-"""Running a graph on whatever scheduler is active, with or without progress. No client is ever made here."""
+"""Running a graph on whatever scheduler is active, with or without progress. No client is ever made here.
+
+A call that raises has ended: no task of it runs on behind its back, in threads of this process or on workers.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from dask.base import get_annotations, get_scheduler
+import dask
+from dask import threaded
+from dask.base import compute, get_scheduler
 from dask.delayed import Delayed
 from dask.delayed import delayed as delayed_of
-from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.system import CPU_COUNT
 from dask.task_spec import Task
 
 from dask_zv.config import settings
 from dask_zv.errors import PlanError
-from dask_zv.graph.ending import compute_locally, end_on_workers
-from dask_zv.graph.progress import Progress, block_keys, run_of, topic_of, watch_local
+from dask_zv.graph.progress import Progress, shown_blocks, watch_cluster, watch_local
 from dask_zv.storage.handles import StoreHandle, process_token
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
+_LOOK_SECONDS = 0.2
 _SMALL_BYTES = 1 << 18
 _INTERPRETER_BYTES = 128 << 20
 """What a worker's memory holds beside its tasks: the interpreter, libraries, connections to other workers."""
@@ -70,10 +77,7 @@ def _workers() -> list[tuple[int, int]]:
 def active_client() -> Client | None:
     """Return the distributed client that ``dask.compute`` would use now, None for a local scheduler.
 
-    Raises
-    ------
-    PlanError
-        The client is asynchronous, and this is its event loop: waiting for a result here would wait for ever.
+    An asynchronous one is refused in its event loop: waiting for a result there would wait for ever.
     """
     if "distributed" not in sys.modules:
         return None
@@ -126,30 +130,8 @@ def hold_if_large(value: Any, nbytes: int) -> Any:
     return value if nbytes < _SMALL_BYTES else hold_on_workers([value])[0]
 
 
-def as_delayed(key: str, tasks: Mapping[Any, Any], run: str) -> Delayed:
-    """Return the ``Delayed`` of a task. What ``dask.annotate`` says now holds for the tasks whose keys name the `run`."""
-    annotations = get_annotations()
-    if not annotations:
-        return Delayed(key, tasks)
-    own = {k: task for k, task in tasks.items() if isinstance(k, str) and run in k}
-    others = {k: task for k, task in tasks.items() if k not in own}
-    name, given = f"zv-{run}", f"zv-{run}-given"
-    layers = {name: MaterializedLayer(own, annotations=annotations), given: MaterializedLayer(others)}
-    layers[given].annotations = None  # else those of now
-    return Delayed(key, HighLevelGraph(layers, {name: {given}, given: set()}), layer=name)
-
-
 def compute_one(delayed: Delayed, *, progress: Progress | bool | None = None, begun: Callable[[], None] | None = None) -> Any:
-    """Compute one ``Delayed`` on the active scheduler and return its result.
-
-    Parameters
-    ----------
-    delayed : Delayed
-    progress : Progress or bool, optional
-        Show the blocks as they are stored: on a progress of the caller's, or with True on one for this graph.
-    begun : function, optional
-        As for :func:`compute_many`.
-    """
+    """Compute one ``Delayed`` on the active scheduler and return its result; see :func:`compute_many`."""
     return compute_many([delayed], progress=progress, begun=begun)[0]
 
 
@@ -171,22 +153,16 @@ def compute_many(
 ) -> list[Any]:
     """Compute several ``Delayed`` of one graph on the active scheduler and return their results.
 
-    Parameters
-    ----------
-    delayed : sequence of Delayed
-    progress : Progress or bool, optional
-        As for :func:`compute_one`.
-    hold : bool
-        With a distributed client return futures, once all are done: the results stay on the workers.
-    begun : function, optional
-        Called once a cluster's scheduler knows the graph, and keeps what its tasks need by itself.
+    `progress` shows the blocks as they are stored: on one of the caller's, or with True on one for this graph. With `hold`, a
+    distributed client's futures are returned once all are done: the results stay on the workers. `begun` is called once a
+    cluster's scheduler knows the graph, and keeps what its tasks need by itself.
     """
     client = active_client()
-    with _shown(delayed, progress) as shown:
+    with shown_blocks(delayed, progress) as shown:
         if client is None:
-            with watch_local(shown) if shown else nullcontext():
+            with watch_local(shown):
                 return compute_locally(delayed)
-        with _subscribed(client, delayed, shown):
+        with watch_cluster(client, delayed, shown):
             futures = client.compute([*delayed, *([_first_sign()] if begun is not None else [])])
             sign = futures.pop() if begun is not None else None
             if begun is not None and sign is not None:
@@ -233,12 +209,12 @@ def _nothing() -> None:
 
 def _wait(client: Client, futures: Sequence[Any]) -> None:
     """Wait until all futures are done, failed or not; raises as :meth:`WorkersAwaited.check`."""
-    from distributed import wait
+    from distributed import wait as wait_for
 
     awaited = WorkersAwaited(client)
     while True:
         try:
-            wait(futures, timeout=min(awaited.limit / 4, 5))
+            wait_for(futures, timeout=min(awaited.limit / 4, 5))
         except TimeoutError:
             awaited.check()
         else:
@@ -266,43 +242,93 @@ class WorkersAwaited:
             )
 
 
-@contextmanager
-def _shown(delayed: Sequence[Delayed], progress: Progress | bool | None) -> Iterator[Progress | None]:
-    if isinstance(progress, Progress) or not progress:
-        yield progress or None
-        return
-    made = Progress("writing", len(block_keys(delayed[0].__dask_graph__())))
+# ---------------------------------------------------------------------------------------------- ending
+
+
+class _Joined(Executor):
+    """Passes work on to an executor, and can wait for all of it."""
+
+    def __init__(self, inner: Executor, workers: int) -> None:
+        self._inner = inner
+        self._max_workers = workers  # what dask asks for
+        self._pending: set[Future[Any]] = set()
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if isinstance(self._inner, ThreadPoolExecutor):  # settings of the caller hold in the threads
+            future = self._inner.submit(copy_context().run, function, *args, **kwargs)
+        else:
+            future = self._inner.submit(function, *args, **kwargs)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        return future
+
+    def end(self) -> None:
+        """Drop what has not begun, and wait for what runs."""
+        left = list(self._pending)
+        for future in left:
+            future.cancel()
+        wait(left)
+
+
+def compute_locally(delayed: Sequence[Delayed]) -> list[Any]:
+    """Compute several ``Delayed`` on the active local scheduler.
+
+    Where that uses threads (or an executor of the user's) and a task fails, or the user interrupts, those that run are waited
+    for before the error is raised; Dask by itself raises at once and leaves them running.
+    """
+    scheduler = dask.config.get("scheduler", None)
+    if isinstance(scheduler, Executor):
+        return _joined(delayed, scheduler, "scheduler")
+    if get_scheduler() not in (None, threaded.get):
+        return list(compute(*delayed))
+    pool = dask.config.get("pool", None)
+    if pool is None:
+        with ThreadPoolExecutor(dask.config.get("num_workers", None) or CPU_COUNT) as own:
+            return _joined(delayed, own, "pool")
+    return _joined(delayed, pool, "pool") if isinstance(pool, Executor) else list(compute(*delayed))
+
+
+def _joined(delayed: Sequence[Delayed], inner: Executor, keyword: str) -> list[Any]:
+    workers = getattr(inner, "_max_workers", None) or dask.config.get("num_workers", None) or CPU_COUNT
+    joined = _Joined(inner, workers)
+    options: dict[str, Any] = {keyword: joined}
     try:
-        yield made
-    finally:
-        made.close()
+        return list(compute(*delayed, **options))
+    except BaseException:
+        joined.end()
+        raise
 
 
-@contextmanager
-def _subscribed(client: Client, delayed: Sequence[Delayed], progress: Progress | None) -> Iterator[None]:
-    """Note the blocks that a cluster's tasks log."""
-    runs = {run for key in block_keys(delayed[0].__dask_graph__()) if (run := run_of(key))} if progress else set()
-    if progress is None or not runs:
-        yield
-        return
+def end_on_workers(client: Client, futures: Sequence[Any], keys: Iterable[Any], error: BaseException) -> None:
+    """Cancel what a cluster computes, and wait for those of its tasks (`keys`) that run: workers can't stop them.
 
-    def note(event: tuple[float, Any]) -> None:
-        progress.block(event[1]["block"], event[1]["nbytes"])
-
-    topics = sorted(map(topic_of, runs))
-    for topic in topics:
-        client.subscribe_topic(topic, note)
-    try:
-        yield
-    finally:
-        for topic in topics:
-            _drain(client, topic, progress)
-            client.unsubscribe_topic(topic)
-
-
-def _drain(client: Client, topic: str, progress: Progress) -> None:
-    """Note the events that are still on their way."""
+    Half a minute at most: `error` gets a note where tasks may run on. No future may depend on another.
+    """
     if client.status != "running":
-        return
-    for _, event in client.get_events(topic):
-        progress.block(event["block"], event["nbytes"])
+        return  # its scheduler forgets what nobody wants
+    client.cancel(futures, force=True)
+    ours = frozenset(keys)
+    end = monotonic() + settings().end_timeout
+
+    async def ended() -> bool:
+        quiet = 0  # what was cancelled is on its way to the workers at the first look
+        while quiet < 2:
+            await asyncio.sleep(_LOOK_SECONDS)
+            running = await client.run(_cancelled_that_run, ours, on_error="ignore")
+            quiet = 0 if any(running.values()) else quiet + 1
+            if monotonic() > end:
+                return False
+        return True
+
+    try:
+        known = client.sync(ended, callback_timeout=settings().end_timeout)
+    except (OSError, RuntimeError, asyncio.CancelledError) as unknown:  # the error that ended the call is the one to raise
+        error.add_note(f"tasks of it may still run on the cluster, which does not tell ({type(unknown).__name__}: {unknown})")
+    else:
+        if not known:
+            error.add_note(f"tasks of it still run on the cluster, {settings().end_timeout:g} s after they were cancelled")
+
+
+def _cancelled_that_run(keys: frozenset[Any], dask_worker: Any) -> int:
+    tasks = dask_worker.state.tasks
+    return sum(key in keys for key, task in tasks.items() if task.state in ("cancelled", "resumed"))

@@ -1,20 +1,145 @@
-"""The bodies of the tasks: store a block, commit. Plain functions of plain values; no Dask here."""
+"""The graph of a write, and the bodies of its tasks: one task per block, which stores it, and one commit.
+
+A block's payload that is itself a ``Delayed`` is evaluated inside the storing task, so its bytes never leave the worker that
+made them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import os
+import socket
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from dask.delayed import Delayed
+from dask.task_spec import List, TaskRef
+
+from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.forks import makes_nodes
-from dask_zv.graph.receipts import BlockTime, Report
+from dask_zv.graph.progress import tell, topic_of
+from dask_zv.graph.report import BlockTime, Report
+from dask_zv.storage.faults import counted_retries
 from dask_zv.storage.grid.commit import make_nodes
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.layout import layout_for
+from dask_zv.storage.layout import layout_for, must_prepare
 from dask_zv.storage.layout import prepare as prepare_nodes
 from dask_zv.storage.local import sweep
 from dask_zv.storage.receipts import Receipt, combine_receipts
 from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec, normalise
+
+_LOG = logging.getLogger("dask_zv.blocks")
+
+
+def build_write_graph(
+    builder: GraphBuilder,
+    blocks: Sequence[tuple[BlockSpec, Any]],
+    spec: CommitSpec,
+    then: Callable[[GraphBuilder, list[TaskRef]], tuple[list[TaskRef], list[TaskRef]]] | None = None,
+) -> Delayed:
+    """Return the graph that stores `blocks` and commits; its result is the report.
+
+    A payload is data, a list of (array, chunk key, data), a Delayed or Future of these, or an argument that `builder` made.
+    `then` adds tasks between the blocks and the commit: called with the blocks' results, it returns what the commit waits for,
+    and the results of further blocks.
+    """
+    before = add_preparation(builder, spec)
+    results = [add_block(builder, i, block, payload, before) for i, (block, payload) in enumerate(blocks)]
+    return add_commit(builder, spec, results, then)
+
+
+def run_block_and_commit(blocks: Sequence[tuple[BlockSpec, Any]], spec: CommitSpec) -> Report:
+    """Do here and now what the graph of few blocks of data would do."""
+    if must_prepare(spec):
+        prepare(spec)
+    return commit(spec, [run_block("vertices", i, "", None, block, payload) for i, (block, payload) in enumerate(blocks)])
+
+
+def add_preparation(builder: GraphBuilder, spec: CommitSpec) -> list[TaskRef]:
+    """Add what must be done before any block is stored; return what blocks wait for."""
+    return [builder.add(builder.key("prepare"), prepare, spec)] if must_prepare(spec) else []
+
+
+def add_block(
+    builder: GraphBuilder,
+    number: int,
+    spec: BlockSpec,
+    payload: Any,
+    before: Sequence[TaskRef] = (),
+    note: Callable[[BlockResult], BlockResult] | None = None,
+) -> TaskRef:
+    """Add the task that stores a block; `note` sees its result there."""
+    key = builder.key("store", number)
+    topic = topic_of(builder.run) if builder.watched else ""
+    spec = dataclasses.replace(spec, topic=topic) if topic else spec
+    return builder.add(key, run_block, "vertices", number, key, note, spec, builder.payload(payload, inline=True), *before)
+
+
+def add_commit(
+    builder: GraphBuilder,
+    spec: CommitSpec,
+    results: Sequence[TaskRef],
+    then: Callable[[GraphBuilder, list[TaskRef]], tuple[list[TaskRef], list[TaskRef]]] | None = None,
+) -> Delayed:
+    """Add the commit; see :func:`build_write_graph`."""
+    waiting: list[TaskRef] = []
+    receipts = results = list(results)
+    if then is not None:
+        waiting, more = then(builder, results)
+        results += more
+        # the commit wants receipts alone: what else a block returns may be large
+        receipts = [builder.add(builder.key("receipt", i), _without_extra, r) for i, r in enumerate(results)]
+    end = builder.key("commit")
+    builder.add(end, _commit_after, spec, List(*receipts), List(*waiting))
+    return builder.finish(end)
+
+
+def _without_extra(result: BlockResult) -> BlockResult:
+    return dataclasses.replace(result, extra=None)
+
+
+def _commit_after(spec: CommitSpec, results: Sequence[BlockResult], _: Sequence[Any]) -> Report:
+    return commit(spec, results)
+
+
+def run_block(
+    kind: str,
+    number: int,
+    key: str,
+    note: Callable[[BlockResult], BlockResult] | None,
+    spec: BlockSpec,
+    payload: Any,
+    *_: Any,
+) -> BlockResult:
+    """Store a block, and say so: the body of every storing task."""
+    where = worker_name()
+    with counted_retries() as retries:
+        result = store_block(spec, payload)
+        result = dataclasses.replace(result, kind=kind, number=number, worker=where, retries=retries.count)
+        if note is not None:
+            result = note(result)
+    _LOG.info(
+        "stored block %s of %s: %s chunks, %.1f MB in %.2f s",
+        number, kind, len(result.receipt.coords), result.receipt.nbytes / 1e6, result.ended - result.started,
+    )  # fmt: skip
+    if spec.topic:
+        tell(spec.topic, key, result.receipt.nbytes)
+    return result
+
+
+def worker_name() -> str:
+    """Return the address of the distributed worker that this runs on, elsewhere host and process."""
+    if "distributed" in sys.modules:
+        from distributed import get_worker
+
+        try:
+            return str(get_worker().address)
+        except ValueError:
+            pass  # no worker: a local scheduler in a process that knows of distributed
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def store_block(spec: BlockSpec, payload: Any) -> BlockResult:

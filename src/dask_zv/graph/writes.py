@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,14 +15,15 @@ from dask_zv.config import settings
 from dask_zv.errors import InputError, PlanError, ZVWarning
 from dask_zv.format.documents import to_json
 from dask_zv.format.keys import check_chunk_key, join
-from dask_zv.graph.builder import GraphBuilder, build_write_graph, is_future
+from dask_zv.graph.builder import GraphBuilder, is_future, is_lazy
 from dask_zv.graph.forks import check_writable, finish_write, undone_on_failure, write_in_forks
-from dask_zv.graph.receipts import Report
-from dask_zv.graph.run import compute_one, hold_on_workers
+from dask_zv.graph.report import Report
+from dask_zv.graph.run import active_client, check_reachable, compute_one, hold_on_workers
+from dask_zv.graph.tasks import build_write_graph, run_block_and_commit
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.nodes import as_bytes, check_array_name
 from dask_zv.storage.objects import Address, Objects, place_url
-from dask_zv.storage.specs import Place, Queued
+from dask_zv.storage.specs import BlockSpec, CommitSpec, Place, Queued
 
 
 class WriteBatch:
@@ -86,7 +88,7 @@ class WriteBatch:
         address = array, chunk_key
         if array not in self._names or chunk_key not in self._names:  # most names come again and again
             self._check_address(array, chunk_key)
-        if _is_lazy(data):
+        if type(data) is not bytes and is_lazy(data):
             self._declare([address])
             self._lazy[address] = data
             if len(self._lazy) > settings().batch_delayed and not self._warned:
@@ -124,7 +126,7 @@ class WriteBatch:
             A key is queued already, or declared twice.
         """
         self._check_open()
-        if not (isinstance(delayed, Delayed) or is_future(delayed)):
+        if not is_lazy(delayed):
             raise InputError(f"write_blobs takes a Delayed or a Future, not {type(delayed).__name__}")
         addresses = tuple((a, k) for a, k in keys)
         if not {name for address in addresses for name in address} <= self._names:
@@ -179,7 +181,10 @@ class WriteBatch:
         is passed to :meth:`finish`.
         """
         if self._delayed is None:
-            self._delayed = self._plan()
+            builder = GraphBuilder(watched=bool(self._progress))
+            blocks, spec = self._plan(builder.run)
+            held = list(zip((block for block, _ in blocks), self._payloads([p for _, p in blocks]), strict=True))
+            self._delayed = write_in_forks(build_write_graph(builder, held, spec), builder.run, self._place.handle)
         return self._delayed
 
     def finish(self, result: Report) -> Report:
@@ -199,43 +204,48 @@ class WriteBatch:
         """Run the batch on the active scheduler."""
         started = time.perf_counter()
         handle = self._place.handle
-        check_writable(handle)
-        with undone_on_failure(handle):
-            report: Report = finish_write(handle, compute_one(self.to_delayed(), progress=self._progress))
+        if self._is_small():
+            check_reachable(handle)
+            report = run_block_and_commit(*self._plan(uuid.uuid4().hex))
+        else:
+            check_writable(handle)
+            with undone_on_failure(handle):
+                report = finish_write(handle, compute_one(self.to_delayed(), progress=self._progress))
         self.report = dataclasses.replace(report, seconds=time.perf_counter() - started)
         return self.report
 
-    def _plan(self) -> Delayed:
-        builder = GraphBuilder(watched=bool(self._progress))
+    def _is_small(self) -> bool:
+        """Return True where a graph would have one block, of data that is here, and no cluster has other plans for it."""
+        least, _ = settings().batch_block_chunks
+        return (
+            self._delayed is None
+            and not self._lazy and not self._blocks and not self._progress and not self._place.handle.is_session
+            and len(self._eager) <= min(self._block_chunks or least, least)
+            and sum(map(len, self._eager.values())) <= settings().batch_block_bytes
+            and active_client() is None
+        )  # fmt: skip
+
+    def _plan(self, run: str) -> tuple[list[tuple[BlockSpec, Any]], CommitSpec]:
+        """Return how each block is stored, with its payload, and what the commit does."""
         queued = self._eager | self._lazy
+        sizes = {address: len(self._eager.get(address, b"")) for address in queued}
+        whole = [addresses for _, addresses in self._blocks]
         plan = layout_for(self._place.layout).plan(
-            self._objects,
-            self._place,
-            Queued(
-                {address: len(self._eager.get(address, b"")) for address in queued},
-                [addresses for _, addresses in self._blocks],
-                self._meta,
-                self._shards,
-                self._block_chunks,
-                builder.run,
-            ),
+            self._objects, self._place, Queued(sizes, whole, self._meta, self._shards, self._block_chunks, run)
         )
         pieces = [[(a, k, queued[a, k]) for a, k in block] for block in plan.single]
-        payloads = [*self._payloads(pieces), *(delayed for delayed, _ in self._blocks)]
-        graph = build_write_graph(list(zip(plan.blocks, payloads, strict=True)), plan.commit, builder=builder)
-        return write_in_forks(graph, builder.run, self._place.handle)
+        return list(zip(plan.blocks, [*pieces, *(delayed for delayed, _ in self._blocks)], strict=True)), plan.commit
 
-    def _payloads(self, pieces: list[list[tuple[str, str, Any]]]) -> list[Any]:
+    def _payloads(self, pieces: list[Any]) -> list[Any]:
         """Return what stands for each block's data in its task: futures of what the client holds, or the data itself."""
-        eager = [i for i, piece in enumerate(pieces) if not self._lazy or not any(_is_lazy(d) for *_, d in piece)]
+        eager = [
+            i for i, piece in enumerate(pieces)
+            if isinstance(piece, list) and not (self._lazy and any(is_lazy(d) for *_, d in piece))
+        ]  # fmt: skip
         payloads: list[Any] = list(pieces)
         for i, held in zip(eager, hold_on_workers([pieces[i] for i in eager]), strict=True):
             payloads[i] = held if is_future(held) else _Held(held)
         return payloads
-
-
-def _is_lazy(data: object) -> bool:
-    return type(data) is not bytes and (isinstance(data, Delayed) or is_future(data))
 
 
 class _Held(list[Any]):

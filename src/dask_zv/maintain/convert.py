@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -11,20 +12,18 @@ from dask.delayed import Delayed
 from dask.task_spec import List
 
 from dask_zv.errors import InputError, MetadataError
-from dask_zv.format.generations import Generation
 from dask_zv.format.grids import codec_list
 from dask_zv.format.metadata import ome_collection
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.receipts import Report
+from dask_zv.graph.report import Report
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import StoreContents
 from dask_zv.maintain.convert_level import LevelTarget, add_level, copy_others
 from dask_zv.storage.codecs import cell_codec
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.layout import check_layout
+from dask_zv.storage.layout import check_layout, layout_for
 from dask_zv.storage.nodes import SETTINGS, merge_attributes
 from dask_zv.storage.opening import objects_are_cheap, open_empty
-from dask_zv.storage.specs import LayoutName
 from dask_zv.storage.targets import resolve_target
 
 Shards = int | Sequence[int] | Literal["auto"]
@@ -116,13 +115,13 @@ def convert(
     >>> _ = dzv.write_points(source, np.random.default_rng(0).uniform(0, 100, (500, 2)))
     >>> packed = {}
     >>> report = dzv.convert(source, packed, shard_chunks=(4, 4))
-    >>> report.chunks, report.stored_objects
+    >>> report.chunks, report.files
     (100, 18)
     """
     started = time.perf_counter()
     store = source if isinstance(source, StoreContents) else StoreContents.opened(source)
     chosen = check_layout(layout, store.layout)
-    if compressor != "keep" and chosen == "per_chunk" and compressor is not None:
+    if compressor != "keep" and compressor is not None and not layout_for(chosen).has_codecs:
         raise InputError(f"compressor {compressor!r}: layout per_chunk stores raw bytes; leave it out")
     codecs = None
     if compressor != "keep":
@@ -146,7 +145,7 @@ def convert(
     levels = [add_level(builder, store.level(n), wanted) for n in store.levels]
     others = copy_others(builder, store, wanted)
     end = builder.key("finish")
-    builder.add(end, _finish, handle, prefix, _root(store, chosen, wanted, prefix), List(*levels), List(*others))
+    builder.add(end, _finish, handle, prefix, _root(store, wanted, prefix), List(*levels), List(*others))
     delayed = builder.finish(end)
     if not compute:
         return delayed
@@ -154,27 +153,26 @@ def convert(
     return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
 
-def _root(store: StoreContents, layout: LayoutName, wanted: LevelTarget, prefix: str) -> dict[str, Any]:
+def _root(store: StoreContents, wanted: LevelTarget, prefix: str) -> dict[str, Any]:
     """Return the target's root attributes: all of the source's, in the words of the target's generation."""
-    attributes = store.group.attrs.to_dict()
+    attributes, layout = store.group.attrs.to_dict(), layout_for(wanted.layout)
     settings = {**attributes.get(SETTINGS, {})}
     if wanted.shard_chunks is not None:
         chunks = wanted.shard_chunks
         settings["shard_chunks"] = chunks if isinstance(chunks, int | str) else list(chunks)
-    if layout == "grid" and wanted.codecs is not None:
+    if layout.has_codecs and wanted.codecs is not None:
         settings["codecs"] = [dict(c) for c in wanted.codecs]
-    if layout != store.layout:
-        generation = Generation.GRID if layout == "grid" else Generation.PER_CHUNK
-        metadata = dataclasses.replace(store.metadata, generation=generation, zv_version="")
+    if layout is not layout_for(store.layout):
+        metadata = dataclasses.replace(store.metadata, generation=layout.generation, zv_version="")
         attributes = {**attributes, **metadata.to_attributes()}
         for name in ("ome", "shard_layout", "shard_size"):
             attributes.pop(name, None)
         settings.pop("codecs", None)
-        if layout == "grid":
+        if layout.has_codecs:
             settings["codecs"] = [dict(c) for c in (codec_list("zstd") if wanted.codecs is None else wanted.codecs)]
             name = (prefix or store.url).rstrip("/").rpartition("/")[2]
             attributes.update(ome_collection(name, store.metadata.axes, store.levels))
-    if layout == "per_chunk":
+    if not layout.shards_have_extents:
         number = wanted.per_chunk_shards(store)
         attributes["shard_layout"] = "flat" if number is None else "octree"
         attributes.pop("shard_size", None)
@@ -188,18 +186,10 @@ def _finish(
 ) -> Report:
     """Write the root's attributes, which make a store of the copied nodes; return one report for all levels."""
     merge_attributes(open_objects(handle), prefix, attributes)
-    arrays: dict[str, int] = {}
+    arrays: Counter[str] = Counter()
     for report in reports:
-        for name, count in report.arrays.items():
-            arrays[name] = arrays.get(name, 0) + count
-    return Report(
-        sum(r.rows for r in reports),
-        sum(r.chunks for r in reports),
-        sum(r.objects for r in reports),
-        sum(r.nbytes for r in reports),
-        sum(r.stored_objects for r in reports),
-        sum(r.blocks for r in reports),
-        max((r.seconds for r in reports), default=0.0),
-        0,
-        arrays,
-    )
+        arrays.update(report.arrays)
+    counts = {
+        name: sum(getattr(r, name) for r in reports) for name in ("rows", "chunks", "objects", "nbytes", "files", "blocks")
+    }
+    return Report(**counts, seconds=max((r.seconds for r in reports), default=0.0), arrays=dict(arrays))

@@ -20,48 +20,37 @@ from dask_zv.format.levels import LevelMetadata
 from dask_zv.geometry.encoding import Fragments
 from dask_zv.geometry.places import BlockExtra
 from dask_zv.geometry.schema import VERTICES
-from dask_zv.graph.builder import GraphBuilder, build_write_graph
-from dask_zv.graph.receipts import Report
+from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.report import Report
+from dask_zv.graph.tasks import build_write_graph
 from dask_zv.level.chunk_boxes import boxes_hold
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import packing
 from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.object_values import read_groups, read_object_attributes
-from dask_zv.maintain.hierarchy import Hierarchy, find_nodes
+from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, Hierarchy, copy_objects, find_nodes
 from dask_zv.read.object_columns import object_fields
-from dask_zv.spatial.morton import morton_codes, morton_order
+from dask_zv.spatial.grouping import runs_of
 from dask_zv.storage.catalog import CATALOG_NAME
+from dask_zv.storage.grid.plan import cut_units
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.settings import grid_settings
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.layout import open_blobs, open_place
+from dask_zv.storage.layout import layout_for, open_blobs, open_place
 from dask_zv.storage.nodes import SETTINGS, load_catalog, merge_attributes
-from dask_zv.storage.objects import Objects
+from dask_zv.storage.objects import Address
+from dask_zv.storage.per_chunk.write import cut_shards
 from dask_zv.storage.specs import BlockSpec, CommitSpec, EncodedBlock, GridPlan, LayoutName, Place
 from dask_zv.write.manifests import object_blobs, object_metadata, write_object_index
 from dask_zv.write.object_plan import ObjectPlan, plan_objects, with_sentinel
 from dask_zv.write.scan import id_ranges
 
-_COPY_OBJECTS = 64
 _LINKS = ("links", "link_fragments", "link_attributes", "cross_chunk_links", "cross_chunk_link_attributes")
 
 
 @dataclass(frozen=True, slots=True)
 class LevelTarget:
-    """What the copy is to be.
-
-    Attributes
-    ----------
-    handle, prefix
-        The target.
-    layout : {"grid", "per_chunk"}
-    shard_chunks : int, sequence of int, "auto", or None
-        None keeps the source's packing.
-    codecs : tuple of mapping, optional
-        None keeps the source's.
-    local : bool
-        The target is a local directory, or in memory.
-    """
+    """What the copy is to be; where `shard_chunks` or `codecs` are None, as the source's."""
 
     handle: StoreHandle
     prefix: str
@@ -69,6 +58,12 @@ class LevelTarget:
     shard_chunks: int | Sequence[int] | Literal["auto"] | None
     codecs: tuple[Mapping[str, Any], ...] | None
     local: bool
+    """The target is a local directory, or in memory."""
+
+    @property
+    def in_cells(self) -> bool:
+        """Blobs are cells of one array."""
+        return layout_for(self.layout).shards_have_extents
 
     def place(self, number: int) -> Place:
         """Return the place of a level."""
@@ -91,7 +86,7 @@ class LevelTarget:
         """Return the chunks of a shard in layout ``per_chunk``, None for an object per chunk."""
         asked = self.shard_chunks
         if asked is None:
-            kept = store.settings.get("shard_chunks", 1) if store.layout == "per_chunk" else "auto"
+            kept = "auto" if layout_for(store.layout).shards_have_extents else store.settings.get("shard_chunks", 1)
             asked = kept if isinstance(kept, int) else "auto"
         if not isinstance(asked, int | str):
             raise InputError(f"shard_chunks {asked!r}: layout per_chunk packs along the Morton curve, by a number of chunks")
@@ -103,18 +98,12 @@ class LevelTarget:
 
 
 def add_level(builder: GraphBuilder, level: LevelContents, target: LevelTarget) -> TaskRef:
-    """Add the tasks that copy one level; return the one whose result is its report.
-
-    Raises
-    ------
-    InputError
-        The level holds what the other layout tells in another way.
-    """
+    """Add the tasks that copy one level; return the one whose result is its report."""
     builder = builder.sub(str(level.number))
     source, place = level.place, target.place(level.number)
     objects = open_objects(source.handle)
     nodes = find_nodes(objects, source.prefix, source.layout)
-    same = source.layout == target.layout
+    same = layout_for(source.layout) is layout_for(target.layout)
     if not same:
         _check_convertible(level, nodes)
     coords = {a: _coords(source, a) for a in nodes.chunked}
@@ -122,7 +111,7 @@ def add_level(builder: GraphBuilder, level: LevelContents, target: LevelTarget) 
     grids: GridPlan | None = None
     shards: int | None = None
     held: Mapping[str, GridArray | None] = {}
-    if target.layout == "grid":
+    if target.in_cells:
         held = GridArrays(objects, source.prefix).arrays(nodes.chunked) if same else {}
         specs = {}
         for array, found in coords.items():
@@ -146,20 +135,16 @@ def add_level(builder: GraphBuilder, level: LevelContents, target: LevelTarget) 
     if same:
         metadata += list(nodes.chunked.items())
     else:
-        metadata = [(p, a) for p, a in level.source.schema.array_metadata(grid=target.layout == "grid") if p in coords]
+        metadata = [(p, a) for p, a in level.source.schema.array_metadata(grid=target.in_cells) if p in coords]
     own_attributes = _level_attributes(level, target, grids)
     without = () if boxes_hold(level.source, level.chunks) else (CATALOG_NAME,)  # which would vouch for the boxes
 
-    def along(builder: GraphBuilder, results: list[TaskRef]) -> list[TaskRef]:
-        if not same:
-            return _objects_along(builder, level, place, metadata)
-        return [
-            builder.add(builder.key("copy", i), _copy_array, source, place, array)
-            for i, array in enumerate([*nodes.plain, *nodes.literal])
-        ]
-
-    waiting = along(builder, [])
-    if not same and target.layout == "per_chunk" and level.source.schema.has_objects:
+    if same:
+        others = enumerate([*nodes.plain, *nodes.literal])
+        waiting = [builder.add(builder.key("copy", i), _copy_array, source, place, array) for i, array in others]
+    else:
+        waiting = _objects_along(builder, level, place, metadata)
+    if not same and not target.in_cells and level.source.schema.has_objects:
         extra = object_blobs(_object_plan(level, place.layout))
         if extra:
             blocks.append((BlockSpec(place), EncodedBlock({(a, k): data for a, k, data in extra})))
@@ -173,25 +158,19 @@ def add_level(builder: GraphBuilder, level: LevelContents, target: LevelTarget) 
         report=Report(level.metadata.vertex_count, 0, 0, 0, 0, 0, 0.0),
         grid=grids,
     )
-    graph = build_write_graph(blocks, spec, builder=builder, then=lambda _, r: ([*waiting], []))
+    graph = build_write_graph(builder, blocks, spec, lambda _, results: (waiting, []))
     # the level's own attributes make a level of the group, so they come after all that is in it
     return builder.add(builder.key("level", level.number), _finish_level, place, own_attributes, without, TaskRef(graph.key))
 
 
 def copy_others(builder: GraphBuilder, store: StoreContents, target: LevelTarget) -> list[TaskRef]:
-    """Add the tasks that copy what is in the root beside the levels (``headers``, ``parametric``).
-
-    Raises
-    ------
-    InputError
-        It is something that the other layout tells in another way.
-    """
+    """Add the tasks that copy what is in the root beside the levels (``headers``, ``parametric``)."""
     objects = open_objects(store.handle)
     levels = {str(n) for n in store.levels}
     names = [n for n in objects.list_dir(store.prefix) if n not in levels and n != DOCUMENT]
     names = [n for n in names if objects.exists(join(store.prefix, n, DOCUMENT))]
     odd = [n for n in names if n != "headers"]
-    if odd and target.layout != store.layout:
+    if odd and layout_for(target.layout) is not layout_for(store.layout):
         raise InputError(f"{store.url} has {odd[0]!r}, which the other layout tells in another way: leave layout out")
     here, there = Place(store.handle, store.prefix), Place(target.handle, target.prefix)
     return [builder.add(builder.key("copy", f"root-{i}"), _copy_array, here, there, n) for i, n in enumerate(names)]
@@ -227,37 +206,15 @@ def _coords(place: Place, array: str) -> NDArray[np.int64]:
     return np.array(coords, np.int64) if coords else np.zeros((0, 0), np.int64)
 
 
-def _blocks(coords: Mapping[str, NDArray[np.int64]], grids: GridPlan | None, shards: int | None) -> list[list[tuple[str, str]]]:
+def _blocks(coords: Mapping[str, NDArray[np.int64]], grids: GridPlan | None, shards: int | None) -> list[list[Address]]:
     """Cut all chunks into blocks of whole target shards; arrays of one grid go together."""
-    families: dict[Any, list[str]] = {}
-    for array, found in coords.items():
-        if len(found):
-            spec = grids.specs[array] if grids is not None else None
-            families.setdefault((spec.origin, spec.shard_shape) if spec else found.shape[1], []).append(array)
-    out: list[list[tuple[str, str]]] = []
-    for family, arrays in families.items():
-        every = np.unique(np.concatenate([coords[a] for a in arrays]), axis=0)
-        have = {a: set(coords_to_keys(coords[a])) for a in arrays}
-        if grids is not None:
-            units = (every - np.asarray(family[0])) // np.asarray(family[1] or 1)
-            order = morton_order(units)
-            first = np.flatnonzero(np.r_[True, (np.diff(units[order], axis=0) != 0).any(axis=1)])
-        else:
-            codes = morton_codes(every)
-            order = np.argsort(codes, kind="stable")
-            number = codes[order] - codes[order] % (codes.dtype.type(shards or 1) if codes.dtype != object else shards or 1)
-            first = np.flatnonzero(np.r_[True, number[1:] != number[:-1]])
-        count = settings().pass_chunks
-        for run in np.split(order, first[1:]):
-            if count + len(run) > settings().pass_chunks:
-                out.append([])
-                count = 0
-            count += len(run)
-            out[-1] += [(a, key) for key in coords_to_keys(every[run]) for a in arrays if key in have[a]]
-    return out
+    addresses = [(array, key) for array, found in coords.items() for key in coords_to_keys(found)]
+    units = cut_units(grids, addresses) if grids is not None else cut_shards(addresses, shards)
+    chunks = np.array([len({key for _, key in unit}) for unit in units], np.int64)
+    return [[address for unit in units[a:b] for address in unit] for a, b in runs_of((chunks, settings().pass_chunks))]
 
 
-def _load(source: Place, addresses: Sequence[tuple[str, str]], row_bytes: int, alike: frozenset[str]) -> EncodedBlock:
+def _load(source: Place, addresses: Sequence[Address], row_bytes: int, alike: frozenset[str]) -> EncodedBlock:
     """Read a block's blobs from the source; those of arrays in `alike` as they are stored."""
     objects = open_objects(source.handle)
     blobs = open_blobs(objects, source.prefix, source.layout, load_catalog(objects, source.prefix))
@@ -277,7 +234,7 @@ def _load(source: Place, addresses: Sequence[tuple[str, str]], row_bytes: int, a
 def _level_attributes(level: LevelContents, target: LevelTarget, grids: GridPlan | None) -> dict[str, Any]:
     attributes = dict(level.group.attrs.to_dict())
     attributes.pop(SETTINGS, None)
-    if target.layout == "per_chunk" and level.place.layout == "grid":
+    if layout_for(level.place.layout).shards_have_extents and not target.in_cells:
         metadata: LevelMetadata = dataclasses.replace(level.metadata, fragments_tile=False)
         attributes.update(metadata.to_attributes())
         attributes["zarr_vectors_level"].pop("fragments_tile", None)
@@ -303,18 +260,10 @@ def _copy_array(source: Place, target: Place, array: str) -> int:
     keys = sorted(k for k in keys if k != DOCUMENT)
     order = [[DOCUMENT], keys] if there.nodes_first else [keys, [DOCUMENT]]
     for group in order:
-        for start in range(0, len(group), _COPY_OBJECTS):
-            part = group[start : start + _COPY_OBJECTS]
-            _copy_objects(here, there, base, to, part)
+        for start in range(0, len(group), OBJECTS_PER_TASK):
+            moves = [(join(base, k), join(to, k)) for k in group[start : start + OBJECTS_PER_TASK]]
+            copy_objects(here, there, moves, FormatError("an object vanished while the store was converted"))
     return len(keys)
-
-
-def _copy_objects(here: Objects, there: Objects, base: str, to: str, keys: Sequence[str]) -> None:
-    data = here.get_many([(join(base, k), None) for k in keys])
-    for key, content in zip(keys, data, strict=True):
-        if content is None:
-            raise FormatError("an object vanished while the store was converted", store=here.url, array=join(base, key))
-    there.put_all((join(to, k), d) for k, d in zip(keys, data, strict=True) if d is not None)
 
 
 # ---------------------------------------------------------------------------------------------- objects, between layouts
@@ -327,7 +276,7 @@ def _object_plan(level: LevelContents, layout: str) -> ObjectPlan:
     for name, values in read_object_attributes(source, index).items():
         present = ~np.ma.getmaskarray(values).all(axis=tuple(range(1, values.ndim)))
         what = f"object attribute {name!r}"
-        attributes[name] = with_sentinel(what, np.ma.filled(values, 0), present, grid=layout == "grid")
+        attributes[name] = with_sentinel(what, np.ma.filled(values, 0), present, grid=layout_for(layout).has_tables)
     groups, group_attributes = read_groups(source)
     ids = id_ranges(np.asarray(index.ids, np.int64))
     plan = plan_objects(ids, None, {g: m.tolist() for g, m in groups.items()} or None, layout=layout)

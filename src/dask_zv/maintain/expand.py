@@ -23,7 +23,7 @@ from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import LevelContents, StoreContents
-from dask_zv.maintain.hierarchy import find_nodes
+from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, copy_objects, find_nodes
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.catalog import Node
 from dask_zv.storage.grid.fetch import cell_path
@@ -31,6 +31,7 @@ from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings, parse_settings
 from dask_zv.storage.grid.shards import object_cells
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.layout import layout_for
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import (
     SETTINGS,
@@ -45,18 +46,45 @@ from dask_zv.storage.objects import Objects
 from dask_zv.storage.receipts import Columns
 from dask_zv.storage.specs import Place
 
-_OBJECTS_PER_TASK = 128
-
 Shift = tuple[int, ...]
 Move = tuple[str, GridSpec, GridSpec, Shift]
 """Array, its grid before and after, and by how many objects each axis is shifted."""
 
 
-def expand_store(store: StoreContents, bounds: Any, *, compute: bool = True) -> Delayed | None:
-    """Grow a store's bounds, see :meth:`Store.expand`."""
-    if store.read_only:
-        raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=store.url)
-    store.reload()  # another handle may have expanded it
+def expand(store: object, bounds: Any, *, compute: bool = True) -> Delayed | None:
+    """Give a store larger bounds, so that chunks further out can be written; nothing that it holds changes.
+
+    In layout ``grid`` the arrays' grids grow: at their far end by their documents alone; at their near end every stored
+    object is copied once, without being decoded, as one graph on the active scheduler.
+
+    Parameters
+    ----------
+    store : Store, or a target as for :func:`open`
+    bounds : pair of corners
+        What must lie inside, beside what does already.
+    compute : bool
+        False returns a Delayed.
+
+    Raises
+    ------
+    InputError
+        No finite box.
+    StoreError
+        Another writer changed the level at the same time, or storage failed; the store is what it was.
+    """
+    contents = store if isinstance(store, StoreContents) else StoreContents.opened(store, "r+")
+    if contents.read_only:
+        raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=contents.url)
+    contents.reload()  # another handle may have expanded it
+    delayed = _planned(contents, bounds)
+    if not compute:
+        return delayed
+    compute_one(delayed)
+    contents.reload()
+    return None
+
+
+def _planned(store: StoreContents, bounds: Any) -> Delayed:
     metadata = store.metadata
     low, high = as_box(bounds, metadata.ndim, "bounds")
     if not np.isfinite(np.stack([low, high])).all():
@@ -65,18 +93,14 @@ def expand_store(store: StoreContents, bounds: Any, *, compute: bool = True) -> 
     low, high = np.minimum(low, metadata.bounds[0]), np.maximum(high, metadata.bounds[1])
     builder = GraphBuilder("zv-expand")
     levels: list[TaskRef] = []
-    if store.layout == "grid":
+    if layout_for(store.layout).shards_have_extents:
         levels = [ref for n in store.levels if (ref := _add_level(builder, store.level(n), low, high)) is not None]
     grown = dataclasses.replace(metadata, bounds=(tuple(low.tolist()), tuple(high.tolist())))
     attributes = {**grown.to_attributes(), SETTINGS: {**store.settings, "bounds": "declared"}}
     end = builder.key("root")
     known = {**metadata.to_attributes(), SETTINGS: dict(store.settings)}
     builder.add(end, _finish, Place(store.handle, store.prefix), known, attributes, List(*levels))
-    delayed = builder.finish(end)
-    if not compute:
-        return delayed
-    compute_one(delayed)
-    return None
+    return builder.finish(end)
 
 
 def _add_level(
@@ -99,9 +123,9 @@ def _add_level(
         if not any(move[3]):
             continue
         cells = [w for w, _ in object_cells(found.spec, held.list_coords(array))]
-        for start in range(0, len(cells), _OBJECTS_PER_TASK):
+        for start in range(0, len(cells), OBJECTS_PER_TASK):
             key = builder.key("move", f"{level.number}-{array}-{start}")
-            tasks.append(builder.add(key, _copy, place, move, cells[start : start + _OBJECTS_PER_TASK]))
+            tasks.append(builder.add(key, _copy, place, move, cells[start : start + OBJECTS_PER_TASK]))
     settings = _level_settings(level, origin, shape)
     if not moves and settings is None:
         return None
@@ -135,13 +159,9 @@ def _copy(place: Place, move: Move, cells: Sequence[tuple[int, ...]]) -> tuple[s
     path = join(place.prefix, array)
     if objects.nodes_first:  # the keys must lie inside the array's extents; the origin is still the old one
         _stretch(objects, path, after)
-    data = objects.get_many([(cell_path(path, c), None) for c in cells])
-    for cell, content in zip(cells, data, strict=True):
-        if content is None:
-            raise StoreError("an object is gone: another writer changed the level; expand the store again",
-                             store=objects.url, array=cell_path(path, cell))  # fmt: skip
-    there = [cell_path(path, [c + s for c, s in zip(cell, shift, strict=True)]) for cell in cells]
-    return array, list(cells), objects.put_all((p, d) for p, d in zip(there, data, strict=True) if d is not None)
+    moves = [(cell_path(path, c), cell_path(path, [a + s for a, s in zip(c, shift, strict=True)])) for c in cells]
+    gone = StoreError("an object is gone: another writer changed the level; expand the store again")
+    return array, list(cells), copy_objects(objects, objects, moves, gone)
 
 
 def _stretch(objects: Objects, path: str, after: GridSpec) -> None:

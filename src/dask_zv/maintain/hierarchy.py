@@ -2,53 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dask_zv.errors import ZVError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import parse_grid_document
 from dask_zv.format.keys import DOCUMENT, is_spatial_key, join
 from dask_zv.format.shards import is_shard_name
 from dask_zv.storage.catalog import CATALOG_NAME
+from dask_zv.storage.layout import layout_for
 from dask_zv.storage.locks import LOCK_NAME
 from dask_zv.storage.marks import REPLACING
 from dask_zv.storage.objects import Objects
 
 _LITERALS = ("data", "offsets", "present_mask")
 _NO_NODES = (DOCUMENT, CATALOG_NAME)
+OBJECTS_PER_TASK = 128
+"""Stored objects that are copied as they are by one task, or at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hierarchy:
-    """The nodes below a group, by their paths below it.
-
-    Attributes
-    ----------
-    chunked : mapping of str to attributes
-        Arrays whose blobs are the level's chunks; in layout ``grid`` without the list of them.
-    literal : mapping of str to attributes
-        Arrays of layout ``per_chunk`` whose blobs have names such as ``data``.
-    plain : tuple of str
-        Ordinary Zarr arrays.
-    groups : mapping of str to attributes
-    """
+    """The nodes below a group, with their attributes, by their paths below it."""
 
     chunked: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Arrays whose blobs are the level's chunks; in layout ``grid`` without the list of them."""
     literal: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Arrays of layout ``per_chunk`` whose blobs have names such as ``data``."""
     plain: list[str] = field(default_factory=list)
+    """Ordinary Zarr arrays."""
     groups: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def find_nodes(objects: Objects, prefix: str, layout: str) -> Hierarchy:
-    """Walk the nodes below the group at `prefix`.
-
-    Raises
-    ------
-    MetadataError
-        A document is damaged.
-    """
-    found = Hierarchy()
+    """Walk the nodes below the group at `prefix`."""
+    found, blobs_are_nodes = Hierarchy(), not layout_for(layout).shards_have_extents
     open_groups = [""]
     while open_groups:
         below = open_groups.pop()
@@ -56,10 +46,10 @@ def find_nodes(objects: Objects, prefix: str, layout: str) -> Hierarchy:
             n for n in objects.list_dir(join(prefix, below)) if n not in _NO_NODES and not n.startswith((REPLACING, LOCK_NAME))
         ]
         # a store has two axes or more: "0" is a level, or the links between a level's own vertices
-        if layout == "per_chunk" and any(is_shard_name(n) or ("." in n and is_spatial_key(n)) for n in names):
+        if blobs_are_nodes and any(is_shard_name(n) or ("." in n and is_spatial_key(n)) for n in names):
             found.chunked[below] = found.groups.pop(below, {})
             continue
-        if layout == "per_chunk" and any(n in _LITERALS for n in names):
+        if blobs_are_nodes and any(n in _LITERALS for n in names):
             found.literal[below] = found.groups.pop(below, {})
             continue
         paths = [join(below, n) for n in names]
@@ -79,3 +69,12 @@ def find_nodes(objects: Objects, prefix: str, layout: str) -> Hierarchy:
             else:
                 found.chunked[path] = array.attributes
     return found
+
+
+def copy_objects(here: Objects, there: Objects, moves: Sequence[tuple[str, str]], gone: ZVError) -> list[int]:
+    """Copy stored objects as they are, from key to key; return the stamps of the copies. `gone` is raised where one is lost."""
+    data = here.get_many([(key, None) for key, _ in moves])
+    for (key, _), content in zip(moves, data, strict=True):
+        if content is None:
+            raise gone.at(store=here.url, array=key)
+    return there.put_all((to, content) for (_, to), content in zip(moves, data, strict=True) if content is not None)

@@ -1,105 +1,248 @@
-"""Rebuilding the catalog of levels that have none, or whose chunks another tool changed."""
+"""Rebuilding the catalogs and small tables of levels that have none, or whose chunks another tool changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from dask.task_spec import List
+from numpy.typing import NDArray
 
 from dask_zv.config import settings
-from dask_zv.format.keys import is_spatial_key, parse_key
+from dask_zv.errors import FormatError, ZVError
+from dask_zv.format.documents import parse_document
+from dask_zv.format.grids import NONEMPTY, GridArray
+from dask_zv.format.keys import DOCUMENT, format_key, is_spatial_key, join, parse_key
+from dask_zv.format.links import parse_delta
 from dask_zv.format.shards import shard_id
 from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.receipts import Report
+from dask_zv.graph.report import Report
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.graph.tasks import commit
 from dask_zv.level.chunk_boxes import check_positions
 from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.grid_source import LINKS
+from dask_zv.level.link_source import CROSSING
 from dask_zv.level.source import LevelSource
-from dask_zv.maintain.refresh_grid import rebuild_grid_catalog
-from dask_zv.maintain.refresh_tables import rebuild_tables
-from dask_zv.storage.catalog import CATALOG_NAME
+from dask_zv.maintain.hierarchy import find_nodes
+from dask_zv.read.columns import LevelRows
+from dask_zv.read.edge_rows import EDGE_COUNTS, count_parents
+from dask_zv.read.object_lengths import OBJECT_LENGTHS, count_lengths
+from dask_zv.read.stored_links import stored_links
+from dask_zv.spatial.grouping import runs_of
+from dask_zv.storage.catalog import CATALOG_NAME, Node, merge_catalog
+from dask_zv.storage.grid.read import GridArrays
+from dask_zv.storage.grid.shards import inspect_cells, object_cells
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.layout import layout_for
 from dask_zv.storage.local import sweep
+from dask_zv.storage.locks import commit_lock
+from dask_zv.storage.marks import check_not_replaced
+from dask_zv.storage.nodes import SETTINGS, catalog_objects, merge_attributes, put_documents, read_document
+from dask_zv.storage.objects import Objects
 from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.per_chunk.write import look_at_blobs
-from dask_zv.storage.receipts import Receipt
+from dask_zv.storage.receipts import Columns, Receipt, combine_receipts
 from dask_zv.storage.specs import BlockResult, CommitSpec, Place
+from dask_zv.write.object_arrays import write_edge_table, write_lengths
+
+Located = tuple[str, GridArray, tuple[tuple[int, ...], NDArray[np.int64]]]
+"""(array, its document, (place of a stored object, coordinates of its chunks))."""
+Work = tuple[Callable[..., Receipt], list[Any], Callable[..., None]]
+"""What a task does with a level and a part of it, the parts, and what the last task does with all receipts."""
 
 
-def rebuild_catalogs(store: StoreContents) -> None:
-    """Read every blob of every level once, and write the catalogs anew; one graph a level on the active scheduler.
+def refresh(store: object) -> None:
+    """Rebuild the catalogs of a store: those that are missing, and those that are stale after another tool's edits.
+
+    Every blob of every level is read once, as one graph a level on the active scheduler. A store that was opened read-only is
+    looked at afresh, and not written.
+
+    Parameters
+    ----------
+    store : Store, or a target as for :func:`open`
 
     Raises
     ------
     StoreError, FormatError
-        A blob is damaged; the message names it, and the old catalog is gone.
+        A blob is missing or damaged; the message names it, and the old catalog is gone. Or a write that replaced chunks did not
+        reach its commit.
     """
-    check_reachable(store.handle)
-    sweep(open_objects(store.handle), store.prefix)
-    store.reload()
-    for number in store.levels:
-        _rebuild(store.level(number))
-    store.reload()
-    for number in store.levels:
-        rebuild_tables(store.level(number))
+    contents = store if isinstance(store, StoreContents) else StoreContents.opened(store, "r+")
+    if not contents.read_only:
+        check_reachable(contents.handle)
+        sweep(open_objects(contents.handle), contents.prefix)
+        contents.reload()
+        for number in contents.levels:
+            _rebuild_catalog(contents.level(number))
+        contents.reload()
+        for number in contents.levels:
+            _rebuild_tables(contents.level(number))
+    contents.reload()
 
 
-def _rebuild(level: LevelContents) -> None:
-    if level.place.layout == "grid":
-        rebuild_grid_catalog(level)
+def _rebuild_catalog(level: LevelContents) -> None:
+    objects, grid = open_objects(level.place.handle), layout_for(level.place.layout).shards_have_extents
+    if grid:
+        check_not_replaced(objects, level.place.prefix)  # half of one write and half of another is no state to note
+    level.group.delete_subtree(CATALOG_NAME)
+    work = _grid_work(level, objects) if grid else _per_chunk_work(level, objects)
+    if work is None:
         return
-    place = level.place
-    group = level.group
-    group.delete_subtree(CATALOG_NAME)
-    arrays = tuple(a for a in level.source.schema.arrays if group.array_exists(a))
-    root = level.store.metadata
-    blobs = PerChunk(open_objects(place.handle), place.prefix, room=level.metadata.room(root.chunk_shape, root.bounds))
-    for array in arrays:
-        blobs.listing(array)
-    keys = {a: [k for k in group.list_chunks(a) if is_spatial_key(k)] for a in arrays}
-    wanted = sorted({k for found in keys.values() for k in found})
-    if any(_has_foreign_shards(place, a) for a in arrays):
-        return  # such shards are read through their own index; a catalog without them would hide their chunks
+    look, parts, finish = work
     builder = GraphBuilder("zv-refresh")
-    have = {a: frozenset(found) for a, found in keys.items()}
-    receipts = []
-    for start in range(0, len(wanted), settings().pass_chunks):
-        block = wanted[start : start + settings().pass_chunks]
-        addresses = [(a, k) for k in block for a in arrays if k in have[a]]
-        receipts.append(builder.add(builder.key("block", start), _look, level.source, addresses))
+    receipts = [builder.add(builder.key("look", i), look, level.source, part) for i, part in enumerate(parts)]
     end = builder.key("commit")
-    spec = CommitSpec(place, (), (), catalog=True, replace=False, remove=(), report=Report(-1, 0, 0, 0, 0, 0, 0.0))
-    builder.add(end, _commit, spec, List(*receipts))
+    builder.add(end, finish, List(*receipts))
     compute_one(builder.finish(end))
 
 
-def _blobs(place: Place) -> PerChunk:
-    return PerChunk(open_objects(place.handle), place.prefix)
+def _count_vertices(source: LevelSource, key: str, data: bytes) -> int:
+    """Return how many vertices a chunk has; they must lie in its box, for which the catalog vouches."""
+    try:
+        positions = decode_positions(source.schema, key, data)
+    except ZVError as error:
+        raise error.at(store=source.where()) from None
+    check_positions(source, np.array([parse_key(key)]), np.array([len(positions)]), positions)
+    return len(positions)
 
 
-def _has_foreign_shards(place: Place, array: str) -> bool:
-    entries = _blobs(place).listing(array).entries.values()
-    return any(crc is None or shard_id(name) is None for name, (_, _, crc) in entries)
+# ---------------------------------------------------------------------------------------------- layout per_chunk
 
 
-def _look(source: LevelSource, addresses: Sequence[tuple[str, str]]) -> Receipt:
+def _per_chunk_work(level: LevelContents, objects: Objects) -> Work | None:
+    root = level.store.metadata
+    blobs = PerChunk(objects, level.place.prefix, room=level.metadata.room(root.chunk_shape, root.bounds))
+    arrays = [a for a in level.source.schema.arrays if level.group.array_exists(a)]
+    for array in arrays:
+        entries = blobs.listing(array).entries.values()
+        if any(crc is None or shard_id(name) is None for name, (_, _, crc) in entries):
+            return None  # shards of others are read through their own index; a catalog without them would hide their chunks
+    have = {a: {k for k in blobs.list_keys(a) if is_spatial_key(k)} for a in arrays}
+    wanted = sorted(set().union(*have.values()))
+    parts = [
+        [(a, k) for k in wanted[i : i + settings().pass_chunks] for a in arrays if k in have[a]]
+        for i in range(0, len(wanted), settings().pass_chunks)
+    ]
+    report = Report(-1, 0, 0, 0, 0, 0, 0.0)
+    spec = CommitSpec(level.place, (), (), catalog=True, replace=False, remove=(), report=report)
+    return _look_per_chunk, parts, partial(_commit, spec)
+
+
+def _look_per_chunk(source: LevelSource, addresses: Sequence[tuple[str, str]]) -> Receipt:
     def count(found: Mapping[tuple[str, str], bytes]) -> dict[str, int]:
-        rows: dict[str, int] = {}
-        for (array, key), data in found.items():
-            if array == VERTICES:
-                positions = decode_positions(source.schema, key, data)
-                rows[key] = len(positions)
-                check_positions(
-                    source, np.array([parse_key(key)]), np.array([rows[key]]), positions
-                )  # the catalog vouches for it
-        return rows
+        return {key: _count_vertices(source, key, data) for (array, key), data in found.items() if array == VERTICES}
 
-    return look_at_blobs(_blobs(source.place), addresses, count)
+    blobs = PerChunk(open_objects(source.place.handle), source.place.prefix)
+    return look_at_blobs(blobs, addresses, count)
 
 
-def _commit(spec: CommitSpec, receipts: Sequence[Receipt]) -> Report:
-    return commit(spec, [BlockResult(r, 0.0, 0.0) for r in receipts])
+def _commit(spec: CommitSpec, receipts: Sequence[Receipt]) -> None:
+    commit(spec, [BlockResult(r, 0.0, 0.0) for r in receipts])
+
+
+# ---------------------------------------------------------------------------------------------- layout grid
+
+
+def _grid_work(level: LevelContents, objects: Objects) -> Work | None:
+    place = level.place
+    links = [a for a in find_nodes(objects, place.prefix, place.layout).chunked if a.startswith(LINKS)]
+    arrays = [*level.source.schema.arrays, *links]
+    # the documents' identities before their content: what changes in between is seen as changed
+    noted = objects.identities([join(place.prefix, a, DOCUMENT) for a in arrays])
+    blobs = GridArrays(objects, place.prefix)
+    found = {a: d for a, d in blobs.arrays(arrays).items() if d is not None}
+    if any(not d.plain for d in found.values()):
+        return None  # cells that only zarr can find have no place to note
+    located = [(a, d, group) for a, d in found.items() for group in object_cells(d.spec, blobs.list_coords(a))]
+    runs = runs_of((np.array([len(coords) for _, _, (_, coords) in located], np.int64), settings().pass_chunks))
+    identities = {a: identity or "" for a, identity in zip(arrays, noted, strict=True) if a in found}
+    return _look_grid, [located[a:b] for a, b in runs], partial(_write_grid, place, identities)
+
+
+def _look_grid(source: LevelSource, part: Sequence[Located]) -> Receipt:
+    documents = {array: document for array, document, _ in part}
+    groups = {array: [group for name, _, group in part if name == array] for array in documents}
+    return combine_receipts([_look_at_array(source, a, d, groups[a]) for a, d in documents.items()])
+
+
+def _look_at_array(source: LevelSource, array: str, document: GridArray, groups: Sequence[Any]) -> Receipt:
+    place = source.place
+    coords, columns, payloads = inspect_cells(open_objects(place.handle), place.prefix, array, document, groups)
+    rows = np.full(len(coords), -1, np.int64)
+    if array == VERTICES:
+        rows[:] = [_count_vertices(source, format_key(at), payloads[tuple(at)]) for at in coords.tolist()]
+    return Receipt(coords, rows, {array: columns}, (), (coords.shape[1],) if len(coords) else (), 0, 0)
+
+
+def _write_grid(place: Place, identities: Mapping[str, str], receipts: Sequence[Receipt]) -> None:
+    objects = open_objects(place.handle)
+    with commit_lock(objects, place.prefix):
+        nodes = {}
+        for array, identity in identities.items():
+            path = join(place.prefix, array)
+            data = objects.get(join(path, DOCUMENT))
+            if data is None:
+                raise FormatError("the array was removed while the catalog was rebuilt", store=objects.url, array=path)
+            document = parse_document(data, path, objects.url)
+            attributes = {k: v for k, v in document["attributes"].items() if k != NONEMPTY}
+            nodes[array] = Node({**document, "attributes": attributes}, identity)
+        total = combine_receipts(receipts)
+        # an array without a chunk is in it too: one that is named and not described would make readers pass the catalog by
+        columns = {a: Columns.empty(len(total.coords)) for a in identities} | dict(total.arrays)
+        catalog = merge_catalog(None, total.coords, total.rows, columns, nodes)
+        put_documents(objects, catalog_objects(place.prefix, catalog))
+        _correct_vertex_count(objects, place.prefix, total)
+
+
+def _correct_vertex_count(objects: Objects, prefix: str, total: Receipt) -> None:
+    """Correct the number of vertices of a level of ours, which edits of single chunks leave as it was."""
+    document = read_document(objects, prefix) or {}
+    attributes = document.get("attributes", {})
+    # what another tool says in its own store is not ours to change
+    level = dict(attributes.get("zarr_vectors_level", {})) if SETTINGS in attributes else {}
+    count = int(total.rows[total.rows >= 0].sum())
+    if level and VERTICES in total.arrays and level.get("vertex_count") != count:
+        merge_attributes(objects, prefix, {"zarr_vectors_level": {**level, "vertex_count": count}})
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def _rebuild_tables(level: LevelContents) -> None:
+    """Count the vertices of objects, and of skeletons the edges of chunks, and store the counts; the catalog must be new.
+
+    Fragments, manifests and links are read, some thousand chunks at a time; positions and attributes are not.
+    """
+    place = level.place
+    objects = open_objects(place.handle)
+    for array in (OBJECT_LENGTHS, EDGE_COUNTS):
+        objects.delete_prefix(join(place.prefix, array))
+    if not level.source.catalogued:
+        return  # the tables are believed beside a catalog alone
+    if level.store.settings or SETTINGS in level._attributes:  # what another tool says in its own store is not ours to change
+        _correct_link_counts(level, objects)
+    if level.source.schema.has_objects:
+        found = count_lengths(level.source, level.chunks, level.index)
+        write_lengths(place, [(found.ids, found.lengths)], objects.nodes_first)
+    links = level.found_links(0) if level.has_implied_edges else None
+    if links is not None and not level.is_chunked_skeleton and links.source.crossing is None:
+        counts = count_parents(LevelRows(level.source, level.chunks), links.source)
+        write_edge_table(place, np.column_stack([level.chunks.coords, counts]), objects.nodes_first)
+
+
+def _correct_link_counts(level: LevelContents, objects: Objects) -> None:
+    """Correct the numbers of links, which other tools' edits leave as they were."""
+    grid = layout_for(level.place.layout).shards_have_extents
+    family, keys = ("links", ("num_links", "num_physical_records")) if grid else (CROSSING, ("num_links",))
+    for name in objects.list_dir(join(level.place.prefix, family)):
+        found = level.found_links(parse_delta(name)) if name != DOCUMENT else None
+        if found is None or found.source.family.store != "canonical":
+            continue
+        count, told = stored_links(level.source, found), found.source.family
+        if any(n not in (None, count) for n in (told.count, told.physical)):
+            merge_attributes(objects, join(level.place.prefix, family, name), dict.fromkeys(keys, count))

@@ -1,4 +1,4 @@
-"""Chunks that occur many times: the distinct ones, and which is whose."""
+"""Chunks that occur many times: the distinct ones, and which is whose; and how things of some sizes are cut into runs."""
 
 from __future__ import annotations
 
@@ -46,3 +46,22 @@ def group_by_chunk(chunks: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArra
         occupied, inverse = np.unique(code, return_inverse=True)
         number = inverse.reshape(-1).astype(np.int64)
     return np.stack(np.unravel_index(occupied, extent), axis=1).astype(np.int64) + low, number
+
+
+def runs_of(*bounded: tuple[NDArray[np.int64], int]) -> list[tuple[int, int]]:
+    """Cut things into runs (start, stop) by their sizes of one or more kinds, and the most that a run may have of each kind.
+
+    One thing alone that is larger is a run of its own.
+    """
+    ends = [np.cumsum(sizes) for sizes, _ in bounded]
+    runs: list[tuple[int, int]] = []
+    start = 0
+    while start < len(ends[0]):
+        before = [int(end[start - 1]) if start else 0 for end in ends]
+        stops = [
+            int(np.searchsorted(end, first + most, side="right"))
+            for end, first, (_, most) in zip(ends, before, bounded, strict=True)
+        ]
+        runs.append((start, max(min(stops), start + 1)))
+        start = runs[-1][1]
+    return runs

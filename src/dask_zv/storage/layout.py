@@ -46,6 +46,7 @@ class Layout:
 
     name: LayoutName
     generation: Generation
+    has_codecs: bool  # blobs go through Zarr codecs; else their bytes are stored as they are
     has_tables: bool  # facts of objects and groups are Zarr arrays; else blobs with literal names
     shards_have_extents: bool  # shards are boxes, given by their extents; else runs of chunks along the Morton curve
     blobs: Callable[..., Blobs]  # reads: list_keys, sizes, exists, read, read_many
@@ -62,6 +63,7 @@ _LAYOUTS: Mapping[str, Layout] = {
     "grid": Layout(
         "grid",
         Generation.GRID,
+        has_codecs=True,
         has_tables=True,
         shards_have_extents=True,
         blobs=GridArrays,
@@ -76,6 +78,7 @@ _LAYOUTS: Mapping[str, Layout] = {
     "per_chunk": Layout(
         "per_chunk",
         Generation.PER_CHUNK,
+        has_codecs=False,
         has_tables=False,
         shards_have_extents=False,
         blobs=PerChunk,

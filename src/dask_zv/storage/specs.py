@@ -10,10 +10,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from dask_zv.config import settings
 from dask_zv.errors import InputError, PlanError
 from dask_zv.format.grids import GridSpec
 from dask_zv.format.keys import check_chunk_key, join
+from dask_zv.spatial.grouping import runs_of
 from dask_zv.storage.handles import StoreHandle
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import as_bytes, check_array_name
@@ -201,24 +204,16 @@ class Queued:
         """Return all addresses."""
         return [*self.sizes, *(address for block in self.blocks for address in block)]
 
-    def cut(self, units: Iterable[list[Address]]) -> list[list[Address]]:
+    def cut(self, units: Sequence[Sequence[Address]]) -> list[list[Address]]:
         """Put units of single blobs, in their order, into blocks of bounded size."""
         # a task waits for the store twice, for data and for documents: few large ones, but some for every worker
         in_all = len({key for _, key in self.sizes})
         low, high = settings().batch_block_chunks
         most = self.block_chunks or min(max(-(-in_all // _BLOCKS), low), high)
-        blocks: list[list[Address]] = []
-        chunks = nbytes = 0
-        for addresses in units:
-            size = sum(self.sizes[a] for a in addresses)
-            count = len({key for _, key in addresses})
-            if not blocks or chunks + count > most or nbytes + size > settings().batch_block_bytes:
-                blocks.append([])
-                chunks = nbytes = 0
-            blocks[-1].extend(addresses)
-            chunks += count
-            nbytes += size
-        return blocks
+        chunks = np.array([len({key for _, key in unit}) for unit in units], np.int64)
+        nbytes = np.array([sum(self.sizes[a] for a in unit) for unit in units], np.int64)
+        runs = runs_of((chunks, most), (nbytes, settings().batch_block_bytes))
+        return [[address for unit in units[start:stop] for address in unit] for start, stop in runs]
 
 
 @dataclass(frozen=True, slots=True)

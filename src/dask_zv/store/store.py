@@ -17,7 +17,7 @@ from dask_zv.store.level import Level
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
-    from dask_zv.graph.receipts import Report
+    from dask_zv.graph.report import Report
 
 
 class Store(StoreContents):
@@ -50,48 +50,23 @@ class Store(StoreContents):
         return found
 
     def refresh(self) -> Store:
-        """Look at the store afresh, and rebuild catalogs that are missing or stale where it can be written.
-
-        Rebuilding reads every blob once, as one graph on the active scheduler.
+        """Look at the store afresh, and rebuild catalogs where it can be written; see :func:`dask_zv.refresh`.
 
         Returns
         -------
         Store
             This store.
         """
-        if not self.read_only:
-            from dask_zv.maintain.refresh import rebuild_catalogs
+        from dask_zv.maintain.refresh import refresh
 
-            rebuild_catalogs(self)
-        self.reload()
+        refresh(self)
         return self
 
     def expand(self, bounds: Any, *, compute: bool = True) -> Delayed | None:
-        """Give the store larger bounds, so that chunks further out can be written; nothing that it holds changes.
+        """Give the store larger bounds, so that chunks further out can be written; see :func:`dask_zv.expand`."""
+        from dask_zv.maintain.expand import expand
 
-        In layout ``grid`` the arrays' grids grow: at their far end by their documents alone; at their near end every stored
-        object is copied once, without being decoded, as one graph on the active scheduler.
-
-        Parameters
-        ----------
-        bounds : pair of corners
-            What must lie inside, beside what does already.
-        compute : bool
-            False returns a Delayed.
-
-        Raises
-        ------
-        InputError
-            No finite box.
-        StoreError
-            Another writer changed the level at the same time, or storage failed; the store is what it was.
-        """
-        from dask_zv.maintain.expand import expand_store
-
-        delayed = expand_store(self, bounds, compute=compute)
-        if compute:
-            self.reload()
-        return delayed
+        return expand(self, bounds, compute=compute)
 
     def finish(self, result: Report) -> Report:
         """Take the result of a write with ``compute=False``: in an Icechunk session, its changes are merged into the session.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dask_zv.analysis.cells import CellGrid
 from dask_zv.errors import InputError
-from dask_zv.graph.arrays import block_delayeds
+from dask_zv.graph.builder import block_delayeds, reduce_tree
 from dask_zv.spatial.grid import Box
 from dask_zv.viz.colours import Colour, Guide, Look
 from dask_zv.viz.detail import Pair, blocks, chunk_counts
@@ -227,9 +227,8 @@ def _tallied(variables: Sequence[xr.Variable], ndim: int, grids: Sequence[CellGr
     table = xr.Dataset({str(i): v.to_base_variable() for i, v in enumerate(variables)}).chunk().unify_chunks()
     found = [block_delayeds(table[str(i)].data) for i in range(len(variables))]
     tasks = [delayed(tally, pure=False)(list(columns)) for columns in zip(*found, strict=True)]
-    while len(tasks) > 1:
-        tasks = [delayed(_joined, pure=False)(tasks[i : i + _FAN_IN]) for i in range(0, len(tasks), _FAN_IN)]
-    out: _Tally = compute(tasks[0])[0]
+    join = delayed(_joined, pure=False)
+    out: _Tally = compute(*reduce_tree(tasks, lambda depth, number, group: join(group), fan_in=_FAN_IN))[0]
     return out
 
 

@@ -16,7 +16,7 @@ from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError, has_control
-from dask_zv.graph.arrays import refuse_expressions
+from dask_zv.graph.builder import refuse_expressions
 from dask_zv.graph.run import computed
 
 KINDS = "biufcmM"

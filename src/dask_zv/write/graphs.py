@@ -17,7 +17,7 @@ from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.blocks import encode_linked
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.keeping import released_on_failure
-from dask_zv.graph.receipts import Report
+from dask_zv.graph.report import Report
 from dask_zv.level.contents import StoreContents
 from dask_zv.write.containers import as_table
 from dask_zv.write.explaining import not_begun

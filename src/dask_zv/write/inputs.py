@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from dask_zv.config import settings
 from dask_zv.errors import InputError
 from dask_zv.geometry.schema import check_attribute_name
-from dask_zv.graph.arrays import block_delayeds
-from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.builder import GraphBuilder, block_delayeds
 from dask_zv.graph.keeping import Kept, nbytes_of
 from dask_zv.graph.run import hold_on_workers
 from dask_zv.write.containers import (

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from dask_zv.geometry.blocks import GeometryBlock
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
-from dask_zv.graph.builder import GraphBuilder, add_block, add_commit, add_preparation, run_block
+from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.tasks import add_block, add_commit, add_preparation, run_block
 from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec, EncodedBlock
 from dask_zv.write.exchange import BlockPlan, Touch, remove_spill, split_partitions
 from dask_zv.write.inputs import Partitions

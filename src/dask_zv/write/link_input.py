@@ -17,8 +17,7 @@ from dask_zv.errors import InputError
 from dask_zv.format.links import MAX_WIDTH
 from dask_zv.geometry.link_records import LinkRows
 from dask_zv.geometry.schema import AttributeSchema, check_attribute_name
-from dask_zv.graph.arrays import block_delayeds
-from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.builder import GraphBuilder, block_delayeds
 from dask_zv.graph.keeping import look_once, nbytes_of
 from dask_zv.graph.run import hold_on_workers
 from dask_zv.storage.codecs import columns_crc32c

@@ -21,9 +21,9 @@ from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.link_records import LinkRecords, LinkRows, encode_links, source_coords
 from dask_zv.geometry.places import Found, Places, join_links
 from dask_zv.geometry.schema import AttributeSchema
-from dask_zv.graph.builder import GraphBuilder, run_block
+from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.progress import topic_of
-from dask_zv.graph.tasks import make_arrays
+from dask_zv.graph.tasks import make_arrays, run_block
 from dask_zv.storage.specs import BlockResult, BlockSpec, EncodedBlock
 from dask_zv.write.exchange import BlockPlan
 

@@ -15,7 +15,7 @@ from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.graph.arrays import block_delayeds, refuse_expressions
+from dask_zv.graph.builder import block_delayeds, refuse_expressions
 from dask_zv.graph.run import hold_if_large
 from dask_zv.write.containers import (
     as_array,

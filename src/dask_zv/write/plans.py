@@ -19,7 +19,7 @@ from dask.task_spec import TaskRef
 
 from dask_zv.errors import FormatError, NotFoundError, PlanError
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.receipts import Report
+from dask_zv.graph.report import Report
 from dask_zv.graph.run import compute_one, hold_if_large
 from dask_zv.storage.local import partial_name
 from dask_zv.storage.marks import written_stamp

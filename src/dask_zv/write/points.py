@@ -11,7 +11,7 @@ from dask.delayed import Delayed
 from dask_zv.errors import InputError
 from dask_zv.geometry.blocks import encode_points
 from dask_zv.graph.keeping import released_on_failure
-from dask_zv.graph.receipts import Report
+from dask_zv.graph.report import Report
 from dask_zv.level.contents import StoreContents
 from dask_zv.write.inputs import partition_input
 from dask_zv.write.object_plan import plan_objects

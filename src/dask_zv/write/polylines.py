@@ -17,7 +17,7 @@ from dask_zv.geometry.blocks import encode_polylines
 from dask_zv.geometry.link_records import LinkRecords, family_path
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.keeping import released_on_failure
-from dask_zv.graph.receipts import Report
+from dask_zv.graph.report import Report
 from dask_zv.level.contents import StoreContents
 from dask_zv.storage.specs import BlockSpec, EncodedBlock
 from dask_zv.write.containers import position_attrs

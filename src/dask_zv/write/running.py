@@ -15,7 +15,7 @@ from dask_zv.config import settings
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.forks import WaveForks, finish_write, undone_on_failure, write_in_forks
 from dask_zv.graph.progress import Progress, block_keys
-from dask_zv.graph.receipts import Report
+from dask_zv.graph.report import Report
 from dask_zv.graph.run import compute_many, compute_one, hold_if_large
 from dask_zv.graph.tasks import prepare
 from dask_zv.storage.specs import BlockResult
@@ -86,7 +86,7 @@ def _run_job(job: Job, done: Mapping[int, BlockResult], journal: Journal | None,
             try:
                 wanted = forks.wave([builder.finish(str(refs[n].key)) for n in wave], builder.run)
                 begun = job.release if wave is waves[-1] else None
-                stored = forks.took(compute_many(wanted, progress=shown, hold=True, begun=begun))
+                stored = forks.unwrap_results(compute_many(wanted, progress=shown, hold=True, begun=begun))
             finally:
                 remove_spill(spill)
             results |= dict(zip(wave, stored, strict=True))

@@ -20,7 +20,7 @@ from dask_zv.geometry.blocks import encode_skeletons
 from dask_zv.geometry.skeletons import check_forest, check_same_object
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
-from dask_zv.graph.receipts import Report
+from dask_zv.graph.report import Report
 from dask_zv.level.contents import StoreContents
 from dask_zv.write.containers import as_table
 from dask_zv.write.inputs import Partitions, RawPart, partition_input

@@ -19,7 +19,7 @@ from dask_zv.geometry.blocks import GeometryBlock
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.graph.forks import check_writable
-from dask_zv.graph.receipts import Report
+from dask_zv.graph.report import Report
 from dask_zv.graph.run import task_memory
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import position_dtype

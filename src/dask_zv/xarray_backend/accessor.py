@@ -18,7 +18,7 @@ from dask_zv.xarray_backend.spatial import chunk_variables
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
-    from dask_zv.graph.receipts import Report
+    from dask_zv.graph.report import Report
     from dask_zv.viz import Plot
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.graph.arrays import refuse_expressions
+from dask_zv.graph.builder import refuse_expressions
 from dask_zv.level.contents import read_headers
 from dask_zv.level.object_values import read_groups
 from dask_zv.storage.specs import Place
@@ -32,7 +32,7 @@ from dask_zv.xarray_backend.selection import row_index
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
-    from dask_zv.graph.receipts import Report
+    from dask_zv.graph.report import Report
 
 
 _ID = "id of the object, to write"

@@ -82,7 +82,7 @@ def install() -> None:
     if _installed:
         return
     _installed.append(True)
-    from dask_zv.graph import builder as graph
+    from dask_zv.graph import tasks as graph
     from dask_zv.storage import local
     from dask_zv.write import exchange, scan
 

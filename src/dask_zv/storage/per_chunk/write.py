@@ -70,7 +70,7 @@ def plan_per_chunk(objects: Objects, place: Place, queued: Queued) -> BatchPlan:
     fresh = not catalogued and not _holds_blobs(objects, place.prefix, {a for a, _ in addresses})
     listings = {a: blobs.listing(a) for a in arrays} if addresses and not fresh else {}
     shards = queued.shards if isinstance(queued.shards, int) else None
-    single = queued.cut(_cut_units(queued, shards))
+    single = queued.cut(cut_shards(queued.sizes, shards))
     every = set(addresses)
     specs = [_block_spec(place, block, listings, every, shards, None) for block in single]
     taken = set(shard_numbers(queued.sizes, shards, None).values()) if queued.blocks else set()
@@ -96,10 +96,10 @@ def _holds_blobs(objects: Objects, prefix: str, arrays: set[str]) -> bool:
     return any(k.removesuffix(f"/{DOCUMENT}").rpartition("/")[0] in paths for k in objects.list_prefix(prefix))
 
 
-def _cut_units(queued: Queued, shards: int | None) -> list[list[Address]]:
-    """Cut the single blobs: all arrays of a chunk together, neighbours after each other, whole shards together."""
+def cut_shards(addresses: Iterable[Address], shards: int | None) -> list[list[Address]]:
+    """Cut blobs: all arrays of a chunk together, neighbours after each other, whole shards together."""
     by_key: dict[str, list[Address]] = {}
-    for address in queued.sizes:
+    for address in addresses:
         by_key.setdefault(address[1], []).append(address)
     units: list[list[str]] = [[k] for k in sorted(by_key) if not is_spatial_key(k)]
     if shards is None:
@@ -107,7 +107,7 @@ def _cut_units(queued: Queued, shards: int | None) -> list[list[Address]]:
             units += [[keys[i]] for i in morton_order(np.array([parse_key(k) for k in keys], np.int64))]
     else:  # keys of every rank together: a shard's number does not tell ranks apart, and one task must own it
         members: dict[int, list[str]] = {}
-        for key, number in shard_numbers(queued.sizes, shards, None).items():
+        for key, number in shard_numbers(addresses, shards, None).items():
             members.setdefault(number, []).append(key)
         units += [sorted(members[n]) for n in sorted(members)]
     return [[a for k in unit for a in by_key[k]] for unit in units]

@@ -1,12 +1,11 @@
-"""What a block's task returns, what the commit makes of all of them, and what the caller gets."""
+"""What a write did: the report that its caller gets."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-from dask_zv.graph.html_parts import count, faint, frame, pairs, size, table, text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -56,8 +55,8 @@ class Report:
         ZV objects written (0 where the data has none).
     nbytes : int
         Bytes of all payloads, before any codec.
-    stored_objects : int
-        Objects (files) that the payloads went into.
+    files : int
+        Files (objects of an object store) that the payloads went into.
     blocks : int
         Tasks that encoded and stored.
     seconds : float
@@ -75,7 +74,7 @@ class Report:
     chunks: int
     objects: int
     nbytes: int
-    stored_objects: int
+    files: int
     blocks: int
     seconds: float
     dropped: int = 0
@@ -103,6 +102,12 @@ class Report:
         return frame.sort_values("start", kind="stable", ignore_index=True)
 
     @property
+    def stored_objects(self) -> int:
+        """The old name of `files`, for one release."""
+        warnings.warn("Report.stored_objects is Report.files now", DeprecationWarning, stacklevel=2)
+        return self.files
+
+    @property
     def hint(self) -> str:
         """What would make the store faster; empty where nothing is to be said."""
         if self.chunks > _MANY_CHUNKS and self.nbytes < self.chunks * _SMALL_CHUNK:
@@ -111,7 +116,7 @@ class Report:
 
     def __repr__(self) -> str:
         parts = [f"{self.rows:,} rows"] if self.rows >= 0 else []
-        parts += [f"{self.chunks:,} chunks", f"{self.nbytes / 1e6:,.1f} MB in {self.stored_objects:,} objects"]
+        parts += [f"{self.chunks:,} chunks", f"{self.nbytes / 1e6:,.1f} MB in {self.files:,} files"]
         if self.objects:
             parts.append(f"{self.objects:,} ZV objects")
         if self.dropped:
@@ -122,44 +127,15 @@ class Report:
             lines.append(f"  hint: {self.hint}")
         lines += [
             f"  {name}: {blobs:,} blobs" if arrays is None else f"  {name}/* ({arrays:,} arrays): {blobs:,} blobs"
-            for name, arrays, blobs in array_rows(self.arrays)
+            for name, arrays, blobs in _array_rows(self.arrays)
         ]
         return "\n".join(lines)
 
-    def _repr_html_(self) -> str:
-        return _report_html(self)
 
-
-def array_family(array: str) -> str | None:
-    """Return the family that an array belongs to, ``"links/0"`` for ``"links/0/0.0.+1"``; None for one on its own."""
-    return array.rpartition("/")[0] if array.startswith(("links/", "link_attributes/")) else None
-
-
-def array_rows(arrays: Mapping[str, int]) -> list[tuple[str, int | None, int]]:
+def _array_rows(arrays: Mapping[str, int]) -> list[tuple[str, int | None, int]]:
     """Return (name, arrays, blobs) for each array, with None arrays, and for each family of links, which can have hundreds."""
     rows: dict[tuple[str, bool], list[int]] = {}
     for name, blobs in sorted(arrays.items()):
-        family = array_family(name)
-        rows.setdefault((family or name, family is not None), []).append(blobs)
-    return [(name, len(blobs) if is_family else None, sum(blobs)) for (name, is_family), blobs in rows.items()]
-
-
-def _report_html(report: Report) -> str:
-    """Return the report of a write as HTML."""
-    facts = [("rows", count(report.rows))] if report.rows >= 0 else []
-    facts += [("chunks", count(report.chunks)), ("payload", f"{size(report.nbytes)} in {count(report.stored_objects)} objects")]
-    if report.objects:
-        facts.append(("ZV objects", count(report.objects)))
-    if report.dropped:
-        facts.append(("left out", f"{count(report.dropped)} rows out of bounds"))
-    facts.append(("tasks", f"{count(report.blocks)} blocks in {report.seconds:.2f} s"))
-    if report.hint:
-        facts.append(("hint", faint(text(report.hint))))
-    parts = [pairs(facts)]
-    if report.arrays:
-        rows = [
-            (text(name) if arrays is None else f"{text(name)}/* {faint(f'({count(arrays)} arrays)')}", count(blobs))
-            for name, arrays, blobs in array_rows(report.arrays)
-        ]
-        parts.append(table([("array", False), ("blobs", True)], rows))
-    return frame("dask_zv.Report", "", parts)
+        is_link = name.startswith(("links/", "link_attributes/"))
+        rows.setdefault((name.rpartition("/")[0] if is_link else name, is_link), []).append(blobs)
+    return [(name, len(blobs) if is_link else None, sum(blobs)) for (name, is_link), blobs in rows.items()]
