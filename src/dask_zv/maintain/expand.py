@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from dask.delayed import Delayed
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError, ReadOnlyError, StoreError
 from dask_zv.format.documents import dump_json
-from dask_zv.format.grids import NONEMPTY, GridSpec, grid_document
+from dask_zv.format.grids import GridSpec, grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
+from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import LevelContents, StoreContents
@@ -46,9 +47,14 @@ from dask_zv.storage.objects import Objects
 from dask_zv.storage.receipts import Columns
 from dask_zv.storage.specs import Place
 
-Shift = tuple[int, ...]
-Move = tuple[str, GridSpec, GridSpec, Shift]
-"""Array, its grid before and after, and by how many objects each axis is shifted."""
+
+class Move(NamedTuple):
+    """An array's grid before and after, and by how many objects each axis is shifted."""
+
+    array: str
+    before: GridSpec
+    after: GridSpec
+    shift: tuple[int, ...]
 
 
 def expand(store: object, bounds: Any, *, compute: bool = True) -> Delayed | None:
@@ -120,7 +126,7 @@ def _add_level(
         if move is None:
             continue
         moves.append(move)
-        if not any(move[3]):
+        if not any(move.shift):
             continue
         cells = [w for w, _ in object_cells(found.spec, held.list_coords(array))]
         for start in range(0, len(cells), OBJECTS_PER_TASK):
@@ -149,19 +155,18 @@ def _plan(array: str, spec: GridSpec, origin: Sequence[int], shape: Sequence[int
         shift[axis] = max(int(shift[axis]), -(-spec.shape[axis] // int(unit[axis])))
     first = before - shift * unit
     after = dataclasses.replace(spec, origin=tuple(first.tolist()), shape=tuple((np.maximum(high, last) - first + 1).tolist()))
-    return array, spec, after, tuple(shift.tolist())
+    return Move(array, spec, after, tuple(shift.tolist()))
 
 
 def _copy(place: Place, move: Move, cells: Sequence[tuple[int, ...]]) -> tuple[str, list[tuple[int, ...]], list[int]]:
     """Copy some objects of an array to their new keys; return their places before, and the stamps of the copies."""
-    array, _, after, shift = move
     objects = open_objects(place.handle)
-    path = join(place.prefix, array)
+    path = join(place.prefix, move.array)
     if objects.nodes_first:  # the keys must lie inside the array's extents; the origin is still the old one
-        _stretch(objects, path, after)
-    moves = [(cell_path(path, c), cell_path(path, [a + s for a, s in zip(c, shift, strict=True)])) for c in cells]
+        _stretch(objects, path, move.after)
+    moves = [(cell_path(path, c), cell_path(path, [a + s for a, s in zip(c, move.shift, strict=True)])) for c in cells]
     gone = StoreError("an object is gone: another writer changed the level; expand the store again")
-    return array, list(cells), copy_objects(objects, objects, moves, gone)
+    return move.array, list(cells), copy_objects(objects, objects, moves, gone)
 
 
 def _stretch(objects: Objects, path: str, after: GridSpec) -> None:
@@ -176,47 +181,44 @@ def _stretch(objects: Objects, path: str, after: GridSpec) -> None:
 def _switch(place: Place, moves: Sequence[Move], settings: Mapping[str, Any] | None, copied: Sequence[Any]) -> None:
     """Let the documents name the new grids, correct the catalog, and remove the objects at their old places."""
     objects = open_objects(place.handle)
+    copies: dict[str, dict[tuple[int, ...], int]] = {}  # stamps by array and place before
+    for array, cells, stamps in copied:
+        copies.setdefault(array, {}).update(zip(cells, stamps, strict=True))
     with commit_lock(objects, place.prefix):
-        held = GridArrays(objects, place.prefix).arrays([m[0] for m in moves])
+        blobs = GridArrays(objects, place.prefix)
+        held = blobs.arrays([m.array for m in moves])
         for array, before, _, shift in moves:
             found = held[array]
-            done = {c for name, cells, _ in copied if name == array for c in cells}
             if found is None or (found.spec.origin, found.spec.shard_shape) != (before.origin, before.shard_shape):
                 raise StoreError("another writer gave the array another grid at the same time: expand the store again",
                                  store=objects.url, array=join(place.prefix, array))  # fmt: skip
-            now = {w for w, _ in object_cells(found.spec, GridArrays(objects, place.prefix).list_coords(array))}
-            if any(shift) and not now <= done:
+            now = {w for w, _ in object_cells(found.spec, blobs.list_coords(array))}
+            if any(shift) and not now <= copies.get(array, {}).keys():
                 raise StoreError("another writer added chunks at the same time: expand the store again",
                                  store=objects.url, array=join(place.prefix, array))  # fmt: skip
         drop_copies(objects, [place.prefix])
         catalog = load_catalog(objects, place.prefix)
-        if catalog is not None:
-            known = GridArrays(objects, place.prefix, catalog).catalogued(catalog.nodes)
-            catalog = catalog if len(known) == len(catalog.nodes) else None
+        if catalog is not None and len(GridArrays(objects, place.prefix, catalog).catalogued(catalog.nodes)) < len(
+            catalog.nodes
+        ):
+            catalog = None  # it is stale
         nodes: dict[str, Node] = {} if catalog is None else dict(catalog.nodes)
         columns: dict[str, Columns] = {} if catalog is None else dict(catalog.arrays)
-        order = sorted(moves, key=lambda m: (m[0] == "vertices", m[0]))
-        for array, before, after, shift in order:
-            found = held[array]
+        for array, before, after, shift in sorted(moves, key=lambda m: (m.array == VERTICES, m.array)):
+            found, path = held[array], join(place.prefix, array, DOCUMENT)
             assert found is not None
-            listed = coords_to_keys(GridArrays(objects, place.prefix).list_coords(array))
-            document = grid_document(after, found.attributes, listed)
-            objects.put(join(place.prefix, array, DOCUMENT), dump_json(document))
-            identity = objects.identities([join(place.prefix, array, DOCUMENT)])[0] or ""
-            attributes = {k: v for k, v in document["attributes"].items() if k != NONEMPTY}
+            document = grid_document(after, found.attributes, coords_to_keys(blobs.list_coords(array)))
+            objects.put(path, dump_json(document))
             if catalog is not None and array in columns:
-                nodes[array] = Node({**document, "attributes": attributes}, identity)
+                nodes[array] = Node.of(document, objects.identities([path])[0])
                 if any(shift):
-                    stamps = {c: s for name, cells, all_of in copied if name == array
-                              for c, s in zip(cells, all_of, strict=True)}  # fmt: skip
-                    columns[array] = _stamped(columns[array], before, catalog.coords, stamps)
+                    columns[array] = _stamped(columns[array], before, catalog.coords, copies.get(array, {}))
         if catalog is not None:
             fresh = dataclasses.replace(catalog, arrays=columns, nodes=nodes, token="")
             put_documents(objects, catalog_objects(place.prefix, fresh))
         if settings is not None:
             merge_attributes(objects, place.prefix, settings)
-    moved = {m[0]: m for m in moves if any(m[3])}
-    old = [cell_path(join(place.prefix, name), c) for name, cells, _ in copied if name in moved for c in cells]
+    old = [cell_path(join(place.prefix, array), cell) for array, cells in copies.items() for cell in cells]
     if old:
         objects.delete_many(old)
 
@@ -238,7 +240,7 @@ def _level_settings(level: LevelContents, origin: Sequence[int], shape: Sequence
         return None
     spec = parse_settings(own["grid"], level.place.prefix, level.store.url)
     move = _plan("", spec, origin, shape)
-    return None if move is None else {SETTINGS: {**own, "grid": grid_settings(move[2])}}
+    return None if move is None else {SETTINGS: {**own, "grid": grid_settings(move.after)}}
 
 
 def _finish(place: Place, known: Mapping[str, Any], attributes: Mapping[str, Any], _: Sequence[None]) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dask_zv.config import settings
 from dask_zv.errors import FormatError, ZVError
 from dask_zv.format.documents import parse_document
-from dask_zv.format.grids import NONEMPTY, GridArray
+from dask_zv.format.grids import GridArray
 from dask_zv.format.keys import DOCUMENT, format_key, is_spatial_key, join, parse_key
 from dask_zv.format.links import parse_delta
 from dask_zv.format.shards import shard_id
@@ -188,9 +188,7 @@ def _write_grid(place: Place, identities: Mapping[str, str], receipts: Sequence[
             data = objects.get(join(path, DOCUMENT))
             if data is None:
                 raise FormatError("the array was removed while the catalog was rebuilt", store=objects.url, array=path)
-            document = parse_document(data, path, objects.url)
-            attributes = {k: v for k, v in document["attributes"].items() if k != NONEMPTY}
-            nodes[array] = Node({**document, "attributes": attributes}, identity)
+            nodes[array] = Node.of(parse_document(data, path, objects.url), identity)
         total = combine_receipts(receipts)
         # an array without a chunk is in it too: one that is named and not described would make readers pass the catalog by
         columns = {a: Columns.empty(len(total.coords)) for a in identities} | dict(total.arrays)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, InvalidNameError
 from dask_zv.format.documents import dump_json, parse_document, parse_json
+from dask_zv.format.grids import NONEMPTY
 from dask_zv.format.keys import check_name, is_spatial_key, parse_key
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.spatial.grouping import group_by_chunk
@@ -84,6 +85,12 @@ class Node:
 
     document: Mapping[str, Any]  # the document without its list of chunks
     identity: str  # of the document's object; see :meth:`~dask_zv.storage.objects.Objects.identities`
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], identity: str | None) -> Node:
+        """Return the node of a document as it is stored."""
+        attributes = {k: v for k, v in document["attributes"].items() if k != NONEMPTY}
+        return cls({**document, "attributes": attributes}, identity or "")
 
 
 @dataclass(frozen=True, eq=False)

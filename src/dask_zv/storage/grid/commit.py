@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import PlanError, StoreError
 from dask_zv.format.documents import dump_json
-from dask_zv.format.grids import NONEMPTY, ORIGIN, GridArray, GridSpec, grid_document, listed_coords, parse_grid_document
+from dask_zv.format.grids import ORIGIN, GridArray, GridSpec, grid_document, listed_coords, parse_grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, join, keys_to_coords
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, Node, merge_catalog
 from dask_zv.storage.grid.fetch import cell_path
@@ -194,15 +194,13 @@ def merge_arrays(
     }
     ensure_groups(objects, sorted({join(prefix, a).rpartition("/")[0] for a in documents}))
     order = sorted(documents, key=lambda a: (a == LAST, a))
-    nodes = {}
+    nodes: dict[str, Node] = {}
     waves = [order[:-1], order[-1:]] if LAST in documents and len(order) > 1 else [order]
     for wave in waves:
         if wave[-1:] == [LAST]:
             put_documents(objects, before_last)
         identities = objects.put_identified((join(prefix, a, DOCUMENT), dump_json(documents[a])) for a in wave)
-        for array, identity in zip(wave, identities, strict=True):
-            attributes = {k: v for k, v in documents[array]["attributes"].items() if k != NONEMPTY}
-            nodes[array] = Node({**documents[array], "attributes": attributes}, identity)
+        nodes |= {array: Node.of(documents[array], identity) for array, identity in zip(wave, identities, strict=True)}
     # an array whose chunks were there before is in a catalog only with all of them
     complete = catalog is not None or whole or not any(a is not None and a.nonempty != frozenset() for a in held.values())
     return catalog, nodes if complete else None
