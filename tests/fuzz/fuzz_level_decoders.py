@@ -36,9 +36,8 @@ from fuzz_stores import SMALL, Files, files_of, golden, golden_names, write_smal
 import dask_zv as dzv
 from dask_zv.errors import ZVError
 from dask_zv.level import object_index as objects_index
-from dask_zv.level import object_values
 from dask_zv.read import columns
-from dask_zv.read.object_lengths import object_lengths
+from dask_zv.read.object_rows import object_lengths
 from dask_zv.storage.grid import read as grid
 from dask_zv.storage.per_chunk import read as per_chunk
 
@@ -57,8 +56,8 @@ def _settle() -> None:
     """Readers wait for writers that replace what they found broken; here there are none. Caches hide what was changed."""
     for module in (grid, per_chunk):
         module.wait_before_retry = lambda attempt: None  # type: ignore[assignment]
-    columns._POSITIONS._limit = columns._INDEXES._limit = 1 << 20
-    objects_index._CACHE_LIMIT = 1
+    columns._POSITIONS.limit = columns._FRAGMENTS.limit = 1 << 20
+    objects_index._CACHE.limit = 1
 
 
 class WorkingCopy:
@@ -222,8 +221,8 @@ def _objects(store: dzv.Store) -> Answer:
     tables = list(index.slices())
     out: Answer = {"ids": _plain(ids)}
     out["entries"] = [(_plain(t.objects), _plain(t.chunks), _plain(t.fragments)) for t in tables]
-    out["attributes"] = _plain(object_values.read_object_attributes(level.source, index))
-    groups, of_groups = object_values.read_groups(level.source, index.tables)
+    out["attributes"] = _plain(index.attributes())
+    groups, of_groups = index.tables.groups
     out["groups"] = _plain(groups), _plain(of_groups)
     some = ids[:2]
     g = level.read(objects=some.tolist(), order="object")

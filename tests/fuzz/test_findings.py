@@ -33,7 +33,6 @@ from dask_zv.format.links import parse_delta, parse_segment
 from dask_zv.format.manifests import decode_manifest, decode_manifests
 from dask_zv.format.shards import parse_shard_index
 from dask_zv.geometry.schema import parse_dtype
-from dask_zv.level.object_values import read_groups, read_object_attributes
 from dask_zv.storage.catalog import Catalog, decode_catalog, encode_catalog
 from dask_zv.storage.codecs import _local, cell_codec, unpack_zstd
 from dask_zv.storage.local import LocalObjects
@@ -89,7 +88,7 @@ def everything(root: Path) -> None:
     level = dzv.open(root).level(0)
     level.read()
     level.read(objects=level.index.ids[:1].tolist(), order="object")
-    read_object_attributes(level.source, level.index)
+    level.index.attributes()
     for view in ("spatial", "objects"):
         with xr.open_dataset(root, engine="zv", view=view) as ds:
             ds.load()
@@ -341,7 +340,7 @@ def test_tables_that_claim_to_be_large(skeleton, array, shape):
     def read() -> None:
         everything(skeleton)
         level = dzv.open(skeleton).level(0)
-        read_groups(level.source, level.index.tables)
+        _ = level.index.tables.groups
 
     assert peak_of(read) < 120
 

@@ -21,7 +21,7 @@ from dask_zv.geometry.places import BlockExtra
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.level.object_index import ObjectIndex, fragment_owners
-from dask_zv.level.object_values import read_groups, read_object_attributes
+from dask_zv.level.object_tables import ObjectTables
 from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.handles import open_objects
@@ -84,7 +84,7 @@ def test_golden_manifests_are_read_whole_and_by_object(name):
     found = np.concatenate([as_entries(t) for t in index.slices()])
     assert index.count == len(index.ids)
     assert (found == expected).all()
-    assert (as_entries(fragment_owners(source, [])) == expected).all()
+    assert (as_entries(fragment_owners(source, np.zeros((0, source.rank), np.int64))) == expected).all()
     for wanted in (index.ids[:1], index.ids[-2:], index.ids[::3], index.ids[:0]):
         assert (as_entries(index.select(wanted)) == expected[np.isin(expected[:, 0], wanted)]).all()
 
@@ -93,7 +93,7 @@ def test_golden_manifests_are_read_whole_and_by_object(name):
 def test_golden_object_attributes_are_those_of_the_ids(name):
     source, truth = golden(name)
     index = ObjectIndex(source)
-    found = read_object_attributes(source, index)
+    found = index.attributes()
     names = {k.removeprefix("oattr__") for k in truth if k.startswith("oattr__")}
     assert set(found) == names
     if names:
@@ -107,7 +107,7 @@ def test_golden_object_attributes_are_those_of_the_ids(name):
 @pytest.mark.parametrize("name", WITH_OBJECTS)
 def test_golden_groups(name):
     source, truth = golden(name)
-    groups, attributes = read_groups(source)
+    groups, attributes = ObjectTables(source).groups
     offsets = truth.get("groups_offsets", np.zeros(1, int))
     assert list(groups) == list(range(len(offsets) - 1))
     for g, members in groups.items():
@@ -124,7 +124,7 @@ def test_golden_pyramid_levels(level):
     index = ObjectIndex(source)
     found = np.concatenate([as_entries(t) for t in index.slices()])
     assert (found == without_places(truth[f"L{level}_manifest"])).all()
-    for key, values in read_object_attributes(source, index).items():
+    for key, values in index.attributes().items():
         assert np.array_equal(np.ma.getdata(values), truth[f"L{level}_oattr__{key}"], equal_nan=values.dtype.kind == "f")
 
 
@@ -176,7 +176,7 @@ def test_ids_in_any_order(ids, data):
     found = index.select(wanted)
     assert found.objects.tolist() == wanted.tolist()
     assert found.fragments.tolist() == [ids.index(i) for i in wanted]
-    assert fragment_owners(source, []).objects.tolist() == sorted(ids)
+    assert fragment_owners(source, np.zeros((0, source.rank), np.int64)).objects.tolist() == sorted(ids)
     unknown = data.draw(st.integers(-3, 70).filter(lambda i: i not in ids))
     with pytest.raises(dzv.NotFoundError, match=f"no object {unknown}:"):
         index.select(np.sort(np.append(wanted, unknown)))
@@ -243,7 +243,7 @@ def attribute(values, fill, chunk=2, **attributes):
 def read_attribute(values, fill, count, **attributes):
     store = made_index(list(range(10, 10 + count)), {"object_attributes/a": attribute(values, fill, **attributes)})
     source = source_of(store)
-    return read_object_attributes(source, ObjectIndex(source))["a"]
+    return ObjectIndex(source).attributes()["a"]
 
 
 ABSENT = {"fill_sentinel_meaning": "absent"}
@@ -289,9 +289,9 @@ def test_a_lost_chunk_of_an_attribute():
         source = source_of(store)
         if ours:
             with pytest.raises(dzv.StoreError, match="object_attributes/a/c/1/0' is missing"):
-                read_object_attributes(source, ObjectIndex(source))
+                ObjectIndex(source).attributes()
         else:
-            found = read_object_attributes(source, ObjectIndex(source))["a"]
+            found = ObjectIndex(source).attributes()["a"]
             assert found.mask.ravel().tolist() == [False, False, True, True, False, False]
 
 
@@ -301,10 +301,10 @@ def test_a_damaged_or_undocumented_attribute_names_its_array():
     (key,) = [k for k in store._store_dict if k.startswith("0/object_attributes/a/c/")]
     store._store_dict[key] = default_buffer_prototype().buffer.from_bytes(b"no frame")
     with pytest.raises(dzv.FormatError, match="object_attributes/a"):
-        read_object_attributes(source, ObjectIndex(source))
+        ObjectIndex(source).attributes()
     del store._store_dict["0/object_attributes/a/zarr.json"]
     with pytest.raises(dzv.StoreError, match="the document of 'object_attributes/a' is missing"):
-        read_object_attributes(source, ObjectIndex(source))
+        ObjectIndex(source).attributes()
 
 
 def group_array(members, **attributes):
@@ -315,10 +315,10 @@ def group_array(members, **attributes):
 
 def test_groups_as_lists_and_ranges():
     store = memory({"groups": group_array([[9, 3], [], []], group_ranges={"2": [4, 7]})})
-    groups, attributes = read_groups(source_of(store))
+    groups, attributes = ObjectTables(source_of(store)).groups
     assert {g: m.tolist() for g, m in groups.items()} == {0: [9, 3], 1: [], 2: [4, 5, 6]}
     assert attributes == {}
-    assert read_groups(source_of(memory({"x": group_array([])}))) == ({}, {})
+    assert ObjectTables(source_of(memory({"x": group_array([])}))).groups == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_groups_as_lists_and_ranges():
 def test_groups_that_contradict_themselves(bad):
     source = source_of(memory({"groups": group_array([[9, 3], [], [-1][:0]], **bad)}))
     with pytest.raises(dzv.FormatError) as raised:
-        read_groups(source)
+        _ = ObjectTables(source).groups
     assert raised.value.array == "groups"
     assert raised.value.store == source.where()
 
@@ -346,7 +346,7 @@ def test_members_that_are_no_ids():
         values, options, attributes = group_array(damage)
         values[0] = values[0][:8] if damage == [[-1]] else values[0][:-3]
         with pytest.raises(dzv.FormatError, match="group 0"):
-            read_groups(source_of(memory({"groups": (values, options, attributes)})))
+            _ = ObjectTables(source_of(memory({"groups": (values, options, attributes)}))).groups
 
 
 # ----------------------------------------------------------------------------------------------------- what we write
@@ -411,12 +411,12 @@ def test_what_is_written_is_read(ids, seed, data):
     assert plan.count == index.count == len(every)
     assert index.ids.tolist() == every.tolist()
     assert (np.concatenate([as_entries(t) for t in index.slices()]) == in_order(fragments)).all()
-    found = read_object_attributes(source, index)
+    found = index.attributes()
     for name in frame:
         expected = frame[name].reindex(every)
         assert np.ma.getmaskarray(found[name]).tolist() == expected.isna().tolist()
         assert found[name][index.rows(frame.index.to_numpy())].tolist() == frame[name].tolist()
-    assert {g: m.tolist() for g, m in read_groups(source)[0].items()} == {0: [], 1: [], 2: members}
+    assert {g: m.tolist() for g, m in ObjectTables(source).groups[0].items()} == {0: [], 1: [], 2: members}
     attrs = zarr.open_group(store, mode="r")["0/object_index"].attrs
     assert (attrs["num_objects"], attrs["num_present"]) == (len(every), len(set(ids)))
 
@@ -433,7 +433,7 @@ def test_many_objects_go_by_several_tasks(override, blocks):
     source = source_of(store)
     index = ObjectIndex(source)
     assert (np.concatenate([as_entries(t) for t in index.slices()]) == in_order(fragments)).all()
-    assert np.array_equal(np.ma.getdata(read_object_attributes(source, index)["v"]), values)
+    assert np.array_equal(np.ma.getdata(index.attributes()["v"]), values)
     names = sorted(k.removeprefix("0/object_index/") for k in store._store_dict if "/c/" in k and "index" in k)
     assert names == ["manifests/c/0", *(f"manifests/c/{i}" for i in range(1, 5)), "object_ids/c/0", "object_ids/c/1"]
 
@@ -463,8 +463,12 @@ def test_plain_zarr_reads_attributes(values):
 
 def everything(source):
     index = ObjectIndex(source)
-    attributes = read_object_attributes(source, index).items()
-    return [as_entries(t).tolist() for t in index.slices()], {k: v.tolist() for k, v in attributes}, str(read_groups(source))
+    attributes = index.attributes().items()
+    return (
+        [as_entries(t).tolist() for t in index.slices()],
+        {k: v.tolist() for k, v in attributes},
+        str(ObjectTables(source).groups),
+    )
 
 
 def test_every_lost_object_is_noticed():
@@ -518,7 +522,7 @@ def test_writing_again_leaves_nothing_of_other_shapes():
         objects.delete_prefix(f"0/{node}")
     source = source_of(store)
     index = ObjectIndex(source)
-    assert {k: v.tolist() for k, v in read_object_attributes(source, index).items()} == {"a": ["x"]}
+    assert {k: v.tolist() for k, v in index.attributes().items()} == {"a": ["x"]}
     assert index.ids.tolist() == [4]
     nothing = plan_objects(np.zeros((0, 2), np.int64), None, None, layout="grid")
     assert set(manifests.old_object_nodes(objects, "0", nothing, "grid")) == {

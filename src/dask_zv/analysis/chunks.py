@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from dask_zv.analysis.cutting import cut_by_rows, take_rows
 from dask_zv.config import settings
-from dask_zv.errors import FormatError, InputError, ZVError
+from dask_zv.errors import FormatError, InputError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.result import Geometry
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import chosen_ids, fragment_owners
 from dask_zv.level.source import level_blobs
+from dask_zv.read.assemble import Finish, ObjectFacts
 from dask_zv.read.block import BlockPlan, Part, Wanted, read_block
 from dask_zv.read.columns import LevelRows, rows_in
-from dask_zv.read.levels import LINKED, choose_attributes, select_chunks
-from dask_zv.read.link_reading import plan_cells
-from dask_zv.read.objects import ObjectFacts
-from dask_zv.read.result import Finish
+from dask_zv.read.levels import select_in
+from dask_zv.read.link_cells import plan_cells
+from dask_zv.read.select import LINKED, choose_attributes
 from dask_zv.spatial.grid import Box, as_box, stored_box
 from dask_zv.spatial.grouping import runs_of
 
@@ -172,11 +172,8 @@ class ChunkReader:
         assert kept is not None
         assert fragments is not None
         if self.owners and source.schema.has_objects:
-            table = plan.chosen if plan.chosen is not None else fragment_owners(source, coords_to_keys(plan.coords))
-            try:
-                owners = table.owners_in(plan.coords, fragments)
-            except ZVError as error:
-                raise error.at(store=source.where()) from None
+            table = plan.chosen if plan.chosen is not None else fragment_owners(source, plan.coords)
+            owners = table.owners_in(plan.coords, fragments, source.where())
             part = replace(part, owners=np.repeat(owners, kept))
         finish = Finish(source, self.wanted, plan.coords, False, False, self.level, self.chunked, self.offset)
         geometry = finish([part], ObjectFacts())
@@ -266,11 +263,11 @@ def plan_chunk_blocks(
         raise InputError(f"{level.url} has no objects: leave out objects=")
     links = level.found_links(0) if whole and level.kind in LINKED else None
     vertex, of_links = choose_attributes(level, attributes, links)
-    selection = select_chunks(level, objects, bbox, chunks)
+    selection = select_in(level, objects, bbox, chunks)
     numbers, keep_whole = selection.chunks, selection.whole
     if within is not None:
         inside = stored_box(within, source.schema.dtype, level.offset)
-        near = source.schema.grid.touches(table.coords[numbers][:, source.rank - source.schema.grid.ndim :], inside)
+        near = source.schema.grid.touches(source.spatial(table.coords[numbers]), inside)
         numbers, keep_whole = numbers[near], keep_whole[near]
     wanted_rows = None if rows is None else number_rows(rows, table.rows)
     known = None if bbox is not None or objects is not None else table.rows

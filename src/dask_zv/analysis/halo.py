@@ -15,14 +15,14 @@ from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import take_ranges
 from dask_zv.geometry.result import Geometry
 from dask_zv.level.contents import LevelContents
+from dask_zv.level.fragment_table import chunk_numbers
 from dask_zv.level.link_source import LinkSource
 from dask_zv.level.object_index import fragment_owners
 from dask_zv.level.source import level_blobs
 from dask_zv.read.columns import OBJECT_ID, LevelRows
 from dask_zv.read.edge_rows import filed_links, read_parents
-from dask_zv.read.levels import LINKED, choose_attributes, read_level
-
-_PATHS = ("line", "polyline", "streamline")
+from dask_zv.read.levels import read_level
+from dask_zv.read.select import LINKED, PATHS, choose_attributes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,21 +146,15 @@ class HaloReader:
 def _path_links(vertices: LevelRows, chunks: NDArray[np.intp]) -> NDArray[np.int64]:
     """Return the segments of paths that begin in some chunks (ascending): rows that follow each other; shape (m, 2)."""
     level = vertices.table
-    owners = fragment_owners(vertices.source, coords_to_keys(level.coords[chunks]), vertices.index)
+    owners = fragment_owners(vertices.source, level.coords[chunks], vertices.index)
     table = vertices.index.select(np.unique(owners.within(level.coords[chunks]).objects))
-    number = level.find(table.chunks)
-    lost = table.chunks[number < 0]
-    if len(lost):
-        raise FormatError(
-            "a manifest names a chunk that the level does not have",
-            store=vertices.source.where(), array="object_index", chunk=coords_to_keys(lost[:1])[0],
-        )  # fmt: skip
+    number = chunk_numbers(level, table.chunks, vertices.where)
     first, size = (np.full(len(number) + 1, -1, np.int64) for _ in range(2))
 
     def look_up(entries: NDArray[np.intp]) -> None:
         wanted = np.unique(number[entries])
-        sizes = vertices.fragment_rows(wanted)
-        fragments = np.array([len(s) for s in sizes], np.int64)
+        found = vertices.fragments(wanted)
+        fragments = found.numbers
         place, named = np.searchsorted(wanted, number[entries]), table.fragments[entries]
         beyond = np.flatnonzero(named >= fragments[place])
         if len(beyond):
@@ -170,8 +164,9 @@ def _path_links(vertices: LevelRows, chunks: NDArray[np.intp]) -> NDArray[np.int
                 chunk=coords_to_keys(table.chunks[entries[beyond[:1]]])[0],
             )  # fmt: skip
         at = (np.cumsum(fragments) - fragments)[place] + named
-        starts = np.concatenate([np.cumsum(s) - s + vertices.offsets[c] for s, c in zip(sizes, wanted, strict=True)])
-        first[entries], size[entries] = starts[at], np.concatenate(sizes)[at]
+        of_chunk = np.cumsum(found.rows) - found.rows
+        starts = found.starts + np.repeat(vertices.offsets[wanted] - of_chunk, fragments)
+        first[entries], size[entries] = starts[at], found.counts[at]
 
     here = np.flatnonzero(np.isin(number, chunks))
     if not len(here):
@@ -210,7 +205,7 @@ def halo_reader(level: LevelContents, attributes: Sequence[str] | None, rows: sl
     own = level.source.chunk_attribute
     if own is not None and (attributes is None or own[0] in attributes):
         names = (*names, own[0])
-    if level.kind in _PATHS and level.source.schema.has_objects:
+    if level.kind in PATHS and level.source.schema.has_objects:
         return HaloReader(vertices, names, "edges", rows=rows)
     if level.kind not in LINKED or (links is not None and links.source.family.width == 1):
         raise InputError(f"{level.url} has no links between vertices ({level.kind}): leave out halo='links'")
@@ -229,10 +224,10 @@ def halo_blocks(level: LevelContents, reader: HaloReader, blocks: Sequence[Chunk
     links = reader.links
     by_chunk = links is not None and links.crossing is None and not level.is_chunked_skeleton
     by_chunk &= level_blobs(level.source).catalog is not None
-    if level.kind in _PATHS or (by_chunk and (reader.trees or not reader.parents)):
+    if level.kind in PATHS or (by_chunk and (reader.trees or not reader.parents)):
         return reader, [HaloBlock(b) for b in blocks]
     wanted = [] if links is None else [links.attributes[i].schema.name for i in reader.link_attributes]
-    found = read_level(level, objects=None, bbox=None, order="chunk", chunks=None, clip=True, attributes=wanted, compute=True)
+    found = read_level(level, order="chunk", attributes=wanted)
     ends = found.faces if reader.name == "faces" else found.edges
     values = found.face_attributes if reader.name == "faces" else found.edge_attributes
     if ends is None:

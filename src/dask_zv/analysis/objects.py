@@ -13,21 +13,18 @@ from numpy.typing import NDArray
 from dask_zv.analysis.chunks import number_rows, rows_limit
 from dask_zv.analysis.cutting import cut_by_rows
 from dask_zv.config import settings
-from dask_zv.errors import FormatError, InputError
-from dask_zv.format.keys import coords_to_keys
+from dask_zv.errors import InputError
 from dask_zv.geometry.result import Geometry
+from dask_zv.level.chunk_table import chunk_table
 from dask_zv.level.contents import LevelContents
-from dask_zv.level.find import chunk_table
 from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
-from dask_zv.read.block import BlockPlan, Wanted, read_block
+from dask_zv.read.block import Wanted
 from dask_zv.read.columns import LevelRows
-from dask_zv.read.levels import LINKED, choose_attributes
-from dask_zv.read.link_reading import CellPlan, plan_cells
-from dask_zv.read.object_lengths import object_lengths
-from dask_zv.read.objects import Here, ReadObjects
-from dask_zv.read.result import Finish
+from dask_zv.read.object_rows import object_lengths
+from dask_zv.read.objects import read_whole_objects
+from dask_zv.read.select import LINKED, choose_attributes
 from dask_zv.spatial.grouping import runs_of
 from dask_zv.spatial.morton import morton_order
 
@@ -64,38 +61,17 @@ class ObjectReader:
 
     def read(self, ids: NDArray[np.int64]) -> Geometry:
         """Return some objects as a whole, in the order of their ids, which ascend."""
-        source, wanted = self.source, self.wanted
-        chosen = self.index.select(ids)
-        coords = chosen.distinct_chunks
-        numbers = self.level.find(coords)
-        if (numbers < 0).any():
-            raise FormatError(
-                "a manifest names a chunk that the level does not have",
-                store=source.where(), array="object_index", chunk=coords_to_keys(coords[numbers < 0][:1])[0],
-            )  # fmt: skip
-        mask: NDArray[np.bool_] | None = None
-        others: CellPlan | None = None
-        if self.links is not None:
-            catalog = level_blobs(source).catalog
-            mask, others = plan_cells(self.links, catalog, self.level, numbers, source.where(), incident=False)
-        parts = []
-        nbytes = self.level.rows[numbers] * source.schema.row_bytes
-        ones = np.ones(len(nbytes), np.int64)
-        for start, stop in runs_of((nbytes, settings().read_block_bytes), (ones, settings().pass_chunks)):
-            part = coords[start:stop]
-            plan = BlockPlan(
-                source,
-                part,
-                np.ones(len(part), bool),
-                chosen.within(part),
-                None if mask is None else np.packbits(mask[:, start:stop]),
-                None if start else others,
-            )
-            parts.append(read_block(plan, wanted))  # keeps the rows of these objects, not of the whole chunks
-        about = ReadObjects(source, coords, True, chosen, ids, True, True, Here(self.index))()
-        crossing = self.links is not None and self.links.source.crossing is not None
-        every = self.level.coords if crossing else None
-        return Finish(source, wanted, coords, False, False, every, self.chunked, self.offset)(parts, about)
+        return read_whole_objects(
+            self.source,
+            self.level,
+            self.index,
+            ids,
+            self.wanted,
+            self.links,
+            chunked=self.chunked,
+            offset=self.offset,
+            tables=True,
+        )
 
     def pieces(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], Iterator[tuple[str, Geometry]]]:
         """Return ids and rows of some objects, and the name and geometry of each."""
@@ -183,15 +159,14 @@ def objects_of_rows(level: LevelContents, rows: slice | NDArray[np.int64]) -> ND
     wanted = number_rows(rows, table.rows)
     chunks = np.flatnonzero(wanted.counts)
     coords = table.coords[chunks]
-    owners = fragment_owners(level.source, coords_to_keys(coords), level.index)
+    owners = fragment_owners(level.source, coords, level.index)
     found: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     columns = LevelRows(level.source, table)
     for start in range(0, len(chunks), settings().pass_chunks):
         some = chunks[start : start + settings().pass_chunks]
-        counts = columns.fragment_rows(some)
         named = [
-            np.unique(np.searchsorted(np.cumsum(c), wanted.of_chunk(i) - wanted.offsets[i], side="right"))
-            for i, c in zip(some.tolist(), counts, strict=True)
+            np.unique(np.searchsorted(np.cumsum(f.counts), wanted.of_chunk(i) - wanted.offsets[i], side="right"))
+            for i, f in zip(some.tolist(), columns.fragments(some).split(), strict=True)
         ]
         entries, chunk = owners.in_chunks(table.coords[some])
         span = int(owners.fragments.max(initial=0)) + 1

@@ -19,8 +19,8 @@ from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import RootMetadata
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.group import Group
-from dask_zv.level.find import chunk_table, find_source
-from dask_zv.level.fragments import has_emptied_fragments
+from dask_zv.level.chunk_table import chunk_table, has_emptied_fragments
+from dask_zv.level.find import find_source
 from dask_zv.level.link_source import FoundLinks, find_links
 from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
@@ -35,16 +35,7 @@ from dask_zv.storage.specs import LayoutName, Place
 
 
 class StoreContents:
-    """The facts of a store.
-
-    Attributes
-    ----------
-    metadata : RootMetadata
-    settings : mapping
-        What `create` was asked for, of stores of ours.
-    check_objects : bool
-        Levels compare every stored object with their catalog when they are first looked at.
-    """
+    """The facts of a store; `settings` is what `create` was asked for, of stores of ours."""
 
     def __init__(self, handle: StoreHandle, prefix: str, attributes: Mapping[str, Any], *, check_objects: bool = False) -> None:
         self.check_objects = check_objects
@@ -160,13 +151,7 @@ class StoreContents:
         return {k: dict(v) for k, v in found.items() if isinstance(v, Mapping)} if isinstance(found, Mapping) else {}
 
     def level(self, number: int = 0) -> LevelContents:
-        """Return one resolution level.
-
-        Raises
-        ------
-        NotFoundError
-            The store has no such level.
-        """
+        """Return one resolution level; where the store has none of this number, :class:`NotFoundError` is raised."""
         found: LevelContents = self._find_level(number)
         return found
 
@@ -197,14 +182,7 @@ def read_headers(handle: StoreHandle, prefix: str) -> dict[str, dict[str, Any]]:
 
 
 class LevelContents:
-    """The facts of one resolution level.
-
-    Attributes
-    ----------
-    store : StoreContents
-    number : int
-    metadata : LevelMetadata
-    """
+    """The facts of one resolution level."""
 
     def __init__(self, store: StoreContents, number: int, attributes: Mapping[str, Any]) -> None:
         self.store = store
@@ -249,13 +227,7 @@ class LevelContents:
 
     @cached_property
     def chunks(self) -> ChunkTable:
-        """The level's chunks and their rows: from the catalog, without one from a document per chunk.
-
-        Raises
-        ------
-        FormatError
-            The level is another tool's, and counts more vertices than it has.
-        """
+        """The level's chunks and their rows: from the catalog, without one from a document per chunk."""
         return self._find_chunks()
 
     def _find_chunks(self) -> ChunkTable:
@@ -331,8 +303,7 @@ class LevelContents:
     def is_chunked_skeleton(self) -> bool:
         """True for skeletons of one unbranched path a fragment, whose positions may have an offset.
 
-        Such a store has directed links, and names the segment that each fragment is of. (Zarr Vectors format 0.9, chunked
-        skeletons.)
+        Such a store has directed links, and names the segment that each fragment is of (format 0.9, chunked skeletons).
         """
         links = self.found_links(0) if self.kind == "skeleton" else None
         if links is None or not links.source.family.directed:
@@ -342,13 +313,7 @@ class LevelContents:
 
     @cached_property
     def offset(self) -> tuple[float, ...] | None:
-        """What reading adds to the stored positions, None for nothing.
-
-        Raises
-        ------
-        MetadataError
-            The root's metadata has no such number for every axis.
-        """
+        """What reading adds to the stored positions, None for nothing."""
         given = self.store.metadata.extra.get("coordinate_offset") if self.is_chunked_skeleton else None
         if given is None:
             return None

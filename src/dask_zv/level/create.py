@@ -102,15 +102,7 @@ def packing(
 ) -> tuple[int, ...] | None:
     """Return the extents of a shard, None for an object per chunk.
 
-    Parameters
-    ----------
-    shard_chunks : int, sequence of int, or "auto"
-    chunks : int
-        Chunks of the level.
-    shape : sequence of int
-        Extents of its grid.
-    local : bool
-        The store is a local directory or in memory, where an object is cheap.
+    The level has so many `chunks` in a grid of this `shape`; in a `local` store (a directory, or in memory) an object is cheap.
     """
     if shard_chunks == "auto":
         shard_chunks = 1 if local and chunks <= settings().few_chunks else settings().shard_chunks
@@ -152,13 +144,7 @@ def _codecs(compressor: Any, layout: str) -> tuple[Mapping[str, Any], ...]:
 
 
 def position_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return a dtype that positions can be stored in, little-endian.
-
-    Raises
-    ------
-    InputError
-        Not integers or floats.
-    """
+    """Return the little-endian dtype for stored positions: integers or floats."""
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise InputError(f"positions are integers or floats of at most 64 bits, not {dtype}")
     return dtype.newbyteorder("<")

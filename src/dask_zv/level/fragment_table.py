@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
-from dask_zv.format.keys import coords_to_keys, parse_key
+from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import take_ranges
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 
@@ -21,14 +21,7 @@ SHARED = -2
 
 @dataclass(frozen=True, eq=False)
 class FragmentTable:
-    """Fragments in manifest order: object by object, each in path order.
-
-    Attributes
-    ----------
-    objects : ndarray of int64, shape (M,)
-    chunks : ndarray of int64, shape (M, K)
-    fragments : ndarray of int64, shape (M,)
-    """
+    """Fragments in manifest order, object by object, each in path order: ids (M,), chunks (M, K) and numbers (M,), int64."""
 
     objects: NDArray[np.int64]
     chunks: NDArray[np.int64]
@@ -47,12 +40,7 @@ class FragmentTable:
         return ChunkLookup(chunks[first]), order, np.r_[first, len(order)]
 
     def in_chunks(self, coords: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the entries in some chunks, chunk by chunk, and the place in `coords` of each entry's chunk.
-
-        Parameters
-        ----------
-        coords : ndarray of int64, shape (n, K)
-        """
+        """Return the entries in chunks (n, K), chunk by chunk, and the place in `coords` of each entry's chunk."""
         known, order, starts = self._by_chunk
         at = known.find(coords)
         counts = np.where(at >= 0, starts[at + 1] - starts[at], 0) if len(known) else np.zeros(len(coords), np.intp)
@@ -68,18 +56,10 @@ class FragmentTable:
         """The chunks that have entries, ascending; shape (m, K)."""
         return self._by_chunk[0].coords
 
-    def owners_in(self, coords: NDArray[np.int64], fragments: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the object of each fragment of some chunks: -1 for none, -2 where several objects share it.
+    def owners_in(self, coords: NDArray[np.int64], fragments: NDArray[np.int64], where: str) -> NDArray[np.int64]:
+        """Return the object of each fragment of chunks (n, K): -1 for none, :data:`SHARED` where several name it.
 
-        Parameters
-        ----------
-        coords : ndarray of int64, shape (n, K)
-        fragments : ndarray of int64, shape (n,)
-            Fragments of each chunk.
-
-        Returns
-        -------
-        ndarray of int64, shape (fragments.sum(),)
+        `fragments` are how many each chunk has, and `where` the level's URL.
 
         Raises
         ------
@@ -93,7 +73,7 @@ class FragmentTable:
             at = beyond[0]
             raise FormatError(
                 f"a manifest names fragment {named[at]}, the chunk has {fragments[chunk[at]]}",
-                array="object_index", chunk=coords_to_keys(coords[chunk[at : at + 1]])[0],
+                store=where, array="object_index", chunk=coords_to_keys(coords[chunk[at : at + 1]])[0],
             )  # fmt: skip
         place = (np.cumsum(fragments) - fragments)[chunk] + named
         out = np.full(int(fragments.sum()), -1, np.int64)
@@ -102,18 +82,23 @@ class FragmentTable:
         return out
 
 
-def only_in(part: FragmentTable, wanted: set[str]) -> FragmentTable:
-    """Return the entries in some chunks."""
-    return part.within(np.array(sorted(map(parse_key, wanted)), np.int64).reshape(len(wanted), part.chunks.shape[1]))
+def chunk_numbers(level: ChunkLookup, chunks: NDArray[np.int64], where: str) -> NDArray[np.int64]:
+    """Return the numbers of the chunks that manifests name; one that the level does not have is a :class:`FormatError`."""
+    at = level.find(chunks)
+    lost = chunks[at < 0]
+    if len(lost):
+        raise FormatError(
+            "a manifest names a chunk that the level does not have",
+            store=where, array="object_index", chunk=coords_to_keys(lost[:1])[0],
+        )  # fmt: skip
+    return at
 
 
 def join_tables(parts: Sequence[FragmentTable], rank: int) -> FragmentTable:
     """Return the entries of all parts, ascending by object; `rank` is that of the chunk keys."""
-    if not parts:
-        return FragmentTable(np.zeros(0, np.int64), np.zeros((0, rank), np.int64), np.zeros(0, np.int64))
-    objects = np.concatenate([p.objects for p in parts])
-    chunks = np.concatenate([p.chunks for p in parts])
-    fragments = np.concatenate([p.fragments for p in parts])
+    objects = np.concatenate([np.zeros(0, np.int64), *(p.objects for p in parts)])
+    chunks = np.concatenate([np.zeros((0, rank), np.int64), *(p.chunks for p in parts)])
+    fragments = np.concatenate([np.zeros(0, np.int64), *(p.fragments for p in parts)])
     if (objects[1:] < objects[:-1]).any():  # rows may have their ids in any order; readers go by ids
         order = np.argsort(objects, kind="stable")
         objects, chunks, fragments = objects[order], chunks[order], fragments[order]

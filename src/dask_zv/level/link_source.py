@@ -15,8 +15,8 @@ from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridArray
 from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
 from dask_zv.format.links import LinkFamily, delta_name, has_permutation, parse_segment
-from dask_zv.geometry.schema import AttributeSchema, parse_dtype, readable
-from dask_zv.level.source import LevelSource, level_blobs
+from dask_zv.geometry.schema import LINK_FRAGMENTS, AttributeSchema, parse_dtype, readable
+from dask_zv.level.source import LevelSource, level_blobs, lost_document
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid.read import GridArrays
@@ -26,43 +26,26 @@ from dask_zv.storage.per_chunk.read import PerChunk
 
 CROSSING = "cross_chunk_links"
 """Array of the records of generation 0.7 whose endpoints lie in several chunks: one blob of all of them."""
-_FRAGMENTS = "link_fragments"
 
 
 @dataclass(frozen=True, slots=True)
 class LinkSegment:
-    """An array of link cells: those of all records whose endpoints lie at the same offsets from their source.
-
-    Attributes
-    ----------
-    array : str
-        Path below the level.
-    offsets : tuple of (tuple of int, length K), length L-1
-        From the source's chunk (at the level of the others, its anchor) to the chunks of the other endpoints.
-    permuted : bool
-        Rows start with the code of the order in which their endpoints were given.
-    flat : bool
-        Cells are rows and nothing else.
-    dtype : str
-    """
+    """An array of link cells: those of all records whose endpoints lie at the same offsets from their source."""
 
     array: str
+    """Path below the level."""
     offsets: tuple[tuple[int, ...], ...]
+    """From the source's chunk (at the level of the others, its anchor) to those of the other L - 1 endpoints; K numbers."""
     permuted: bool
+    """Rows start with the code of the order in which their endpoints were given."""
     flat: bool
+    """Cells are rows and nothing else."""
     dtype: str
 
 
 @dataclass(frozen=True, slots=True)
 class LinkAttribute:
-    """An attribute of links.
-
-    Attributes
-    ----------
-    schema : AttributeSchema
-    arrays : tuple of str
-        Path below the level of the array for each segment.
-    """
+    """An attribute of links, and the path below the level of its array for each segment."""
 
     schema: AttributeSchema
     arrays: tuple[str, ...]
@@ -70,32 +53,28 @@ class LinkAttribute:
 
 @dataclass(frozen=True)
 class LinkSource:
-    """All that a task needs to read a family of links: small and picklable.
-
-    Attributes
-    ----------
-    family : LinkFamily
-        In generation 0.7 its `count` is that of the records across chunks.
-    segments : tuple of LinkSegment
-        Those to read: all but the second copies of a family that stores its records in every chunk that they touch.
-    attributes : tuple of LinkAttribute
-    crossing : str, optional
-        Array of the records across chunks (generation 0.7), which have no attributes.
-    own, target : tuple of int, length K
-        Chunk edges of the level and of the other endpoints' level, in those of the root.
-    """
+    """All that a task needs to read a family of links: small and picklable."""
 
     family: LinkFamily
+    """In generation 0.7 its `count` is that of the records across chunks."""
     segments: tuple[LinkSegment, ...]
+    """Those to read: all but the second copies of a family that stores its records in every chunk that they touch."""
     attributes: tuple[LinkAttribute, ...] = ()
     crossing: str | None = None
+    """Array of the records across chunks (generation 0.7), which have no attributes."""
     own: tuple[int, ...] = ()
     target: tuple[int, ...] = ()
+    """Chunk edges of the level and of the other endpoints' level, in those of the root; K numbers each."""
 
     @property
     def array(self) -> str:
         """Path of the family below the level."""
         return f"links/{delta_name(self.family.delta)}"
+
+    @property
+    def expected(self) -> int | None:
+        """How many records of the family are stored, as its group counts them."""
+        return self.family.count if self.family.store == "duplicate" else (self.family.physical or self.family.count)
 
     @cached_property
     def slots(self) -> NDArray[np.int64]:
@@ -106,67 +85,38 @@ class LinkSource:
                 out[i, 1:] = segment.offsets
         return out
 
-    def anchors(self, coords: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the chunks of the other level that hold the least corners of chunks, shape (n, K)."""
-        if self.own == self.target:
-            return coords
-        return coords * np.asarray(self.own, np.int64) // np.asarray(self.target, np.int64)
-
     def targets(self, coords: NDArray[np.int64], segments: NDArray[np.intp]) -> NDArray[np.int64]:
-        """Return the chunks of the stored endpoints of cells.
+        """Return the chunks (c, L, K) of the stored endpoints of cells, by sources (c, K) and segments (c,).
 
-        Parameters
-        ----------
-        coords : ndarray of int64, shape (c, K)
-            Sources.
-        segments : ndarray of intp, shape (c,)
-
-        Returns
-        -------
-        ndarray of int64, shape (c, L, K)
-            Endpoint 0 at this level, the others at the family's.
+        Endpoint 0 is at this level, the others at the family's: there offsets count from the chunk that holds the source's
+        least corner.
         """
-        out = self.anchors(coords)[:, None, :] + self.slots[segments]
+        anchors = coords if self.own == self.target else coords * np.asarray(self.own) // np.asarray(self.target)
+        out = anchors[:, None, :] + self.slots[segments]
         out[:, 0] = coords
         return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundLinks:
-    """A family of links, and where it has cells.
-
-    Attributes
-    ----------
-    source : LinkSource
-    listed : mapping of str to ChunkLookup
-        The chunks of those arrays that the level's catalog does not know.
-    """
+    """A family of links, and the chunks of those of its arrays that the level's catalog does not know."""
 
     source: LinkSource
     listed: Mapping[str, ChunkLookup] = field(default_factory=dict)
 
-    def present(self, coords: NDArray[np.int64], catalog: Catalog | None) -> NDArray[np.bool_]:
-        """Tell which segments have cells in which chunks: coords (n, K) to bool (S, n)."""
+    def present(
+        self, coords: NDArray[np.int64], catalog: Catalog | None, only: Sequence[int] | None = None
+    ) -> NDArray[np.bool_]:
+        """Return which segments (of those that are wanted) have cells in which chunks: coords (n, K) to bool (S, n)."""
         out = np.zeros((len(self.source.segments), len(coords)), bool)
         rows = catalog.find(coords) if catalog is not None else np.zeros(0, np.int64)
-        for i in range(len(out)):
-            out[i] = self._has(i, coords, catalog, rows)
+        for i in range(len(out)) if only is None else only:
+            segment = self.source.segments[i]
+            if segment.array in self.listed:
+                out[i] = self.listed[segment.array].find(coords) >= 0
+            elif catalog is not None and segment.array in catalog.arrays:
+                out[i] = (rows >= 0) & (catalog.arrays[segment.array].nbytes[rows] >= 0)
         return out
-
-    def present_in(self, segment: int, coords: NDArray[np.int64], catalog: Catalog | None) -> NDArray[np.bool_]:
-        """Tell in which chunks one segment has cells: coords (n, K) to bool (n,)."""
-        rows = catalog.find(coords) if catalog is not None else np.zeros(0, np.int64)
-        return self._has(segment, coords, catalog, rows)
-
-    def _has(
-        self, segment: int, coords: NDArray[np.int64], catalog: Catalog | None, rows: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        array = self.source.segments[segment].array
-        if array in self.listed:
-            return np.asarray(self.listed[array].find(coords) >= 0, bool)
-        if catalog is None or array not in catalog.arrays:
-            return np.zeros(len(coords), bool)
-        return np.asarray((rows >= 0) & (catalog.arrays[array].nbytes[rows] >= 0), bool)
 
     def chunks(self, segment: int, catalog: Catalog | None) -> NDArray[np.int64]:
         """Return the chunks that have cells in a segment, ascending, shape (n, K)."""
@@ -181,14 +131,7 @@ def find_links(
 ) -> FoundLinks | None:
     """Return a level's links to the level `delta` above, None where it has none.
 
-    Parameters
-    ----------
-    source : LevelSource
-    delta : int
-    own, target : tuple of int
-        Edges of the chunks of both levels, in chunks of the root.
-    empty : bool
-        The level has no vertices.
+    `own` and `target` are the edges of the chunks of both levels, in chunks of the root; an `empty` level has no vertices.
 
     Raises
     ------
@@ -210,16 +153,19 @@ def _attributes(source: LevelSource, path: str, data: bytes | None) -> Mapping[s
     return found
 
 
-def _lost(source: LevelSource, array: str) -> MetadataError:
-    return MetadataError(
-        f"the document of {array!r} is missing, which says how to read it: restore it, or write the level again; where another "
-        "tool removed the array on purpose, store.refresh() takes the level as it is",
-        store=source.where(), array=array,
-    )  # fmt: skip
-
-
 def _schema(source: LevelSource, name: str, attributes: Mapping[str, Any]) -> AttributeSchema | None:
     return readable(lambda: AttributeSchema.from_attributes(name, attributes, any_width=True), source.where())
+
+
+def _row_dtype(source: LevelSource, array: str, attributes: Mapping[str, Any]) -> np.dtype[Any]:
+    dtype = parse_dtype(attributes.get("dtype", "int64"), f"array {array!r}")
+    if dtype.kind not in "iu":
+        raise MetadataError(f"links of dtype {dtype}: rows are integers", store=source.where(), array=array)
+    return dtype
+
+
+def _lookup(coords: Iterable[tuple[int, ...]], rank: int) -> ChunkLookup:
+    return ChunkLookup(np.array(sorted(coords), np.int64).reshape(-1, rank))
 
 
 # -------------------------------------------------------------------------------------------------- layout grid
@@ -243,30 +189,26 @@ def _find_in_grid(
     )
     if data is None:
         if segments and not empty:  # in an empty level they are those of a write that has not reached its commit
-            raise _lost(source, base)
+            raise lost_document(source.where(), base)
         return None
     try:
         family = LinkFamily.from_attributes(_attributes(source, base, data) or {}, source.rank, delta)
     except MetadataError as error:
         raise error.at(store=source.where(), array=base) from None
-    values = [a for a in known if a.startswith("link_attributes/") and a.split("/")[2:3] == [suffix]]
-    names = sorted({*(a.split("/")[1] for a in values), *(n for n in names if n != DOCUMENT)})
+    must = [a for a in known if a.startswith("link_attributes/") and a.split("/")[2:3] == [suffix]]
+    names = sorted({*(a.split("/")[1] for a in must), *(n for n in names if n != DOCUMENT)})
     arrays = [f"{base}/{s}" for s in segments]
-    must = set(values)
-    values = [f"link_attributes/{n}/{suffix}/{s}" for n in names for s in segments]
+    values = {n: [f"link_attributes/{n}/{suffix}/{s}" for s in segments] for n in names}
+    every = [*arrays, *(a for of_name in values.values() for a in of_name)]
     compared = blobs if source.links_compared else GridArrays(objects, blobs.prefix, blobs.catalog)
-    found: dict[str, GridArray | None] = {**compared.catalogued([*arrays, *values])}
-    unknown = [a for a in (*arrays, *values) if a not in found]
+    found: dict[str, GridArray | None] = {**compared.catalogued(every)}
+    unknown = [a for a in every if a not in found]
     found |= blobs.arrays(unknown)
-    lost = next((a for a in values if a in must and found[a] is None), None)
+    lost = next((a for a in every if a in must and found[a] is None), None)
     if lost is not None:
-        raise _lost(source, lost)
-    read = _read_segments(source, family, segments, arrays, found)
-    attributes = [
-        a
-        for n in names
-        if (a := _link_attribute(source, n, [f"link_attributes/{n}/{suffix}/{s}" for s in segments], found)) is not None
-    ]
+        raise lost_document(source.where(), lost)
+    read = [_read_segment(source, family, s, a, found[a]) for s, a in zip(segments, arrays, strict=True)]
+    attributes = [a for n in names if (a := _link_attribute(source, n, values[n], found)) is not None]
     # the copy of a record that is filed under the least of its chunks has no offset to a lesser one
     keep = [i for i, s in enumerate(read) if family.store == "canonical" or all(o >= (0,) * source.rank for o in s.offsets)]
     keep.sort(key=lambda i: (any(map(any, read[i].offsets)), segments[i]))
@@ -284,60 +226,41 @@ def _find_in_grid(
 def _listing(blobs: GridArrays, array: str, found: GridArray | None) -> ChunkLookup:
     """Return the chunks that an array's document lists; where it has no list, those that are stored."""
     assert found is not None
-    if found.nonempty is None:
-        return _lookup(map(tuple, blobs.list_coords(array).tolist()), found.spec.rank)
-    return _lookup(map(parse_key, found.nonempty), found.spec.rank)
+    listed = map(tuple, blobs.list_coords(array).tolist()) if found.nonempty is None else map(parse_key, found.nonempty)
+    return _lookup(listed, found.spec.rank)
 
 
-def _lookup(coords: Iterable[tuple[int, ...]], rank: int) -> ChunkLookup:
-    return ChunkLookup(np.array(sorted(coords), np.int64).reshape(-1, rank))
-
-
-def _read_segments(
-    source: LevelSource,
-    family: LinkFamily,
-    names: Sequence[str],
-    arrays: Sequence[str],
-    found: Mapping[str, GridArray | None],
-) -> list[LinkSegment]:
-    out: list[LinkSegment] = []
-    for name, array in zip(names, arrays, strict=True):
-        node = found[array]
-        if node is None:
-            raise _lost(source, array)
-        try:
-            offsets = parse_segment(name, source.rank)
-        except FormatError as error:
-            raise MetadataError(error.message, store=source.where(), array=array) from None
-        if len(offsets) != family.width - 1 or node.spec.rank != source.rank:
-            raise MetadataError(
-                f"a segment for {len(offsets) + 1} endpoints in chunks of rank {node.spec.rank}, the family has link_width "
-                f"{family.width} and the level's chunk keys rank {source.rank}",
-                store=source.where(), array=array,
-            )  # fmt: skip
-        intra = not offsets.any()
-        permuted = node.attributes.get("has_perm")
-        if permuted is None:
-            permuted = has_permutation(intra=intra, delta=family.delta, directed=family.directed, store=family.store)
-        if type(permuted) is not bool or node.attributes.get("link_width", family.width) != family.width:
-            raise MetadataError(
-                f"has_perm is {permuted!r} and link_width {node.attributes.get('link_width')!r}, the family has {family.width}",
-                store=source.where(), array=array,
-            )  # fmt: skip
-        dtype = parse_dtype(node.attributes.get("dtype", "int64"), f"array {array!r}")
-        if dtype.kind not in "iu":
-            raise MetadataError(f"links of dtype {dtype}: rows are integers", store=source.where(), array=array)
-        flat = intra and family.delta == 0
-        out.append(LinkSegment(array, tuple(map(tuple, offsets.tolist())), permuted, flat, dtype.str))
-    return out
+def _read_segment(source: LevelSource, family: LinkFamily, name: str, array: str, node: GridArray | None) -> LinkSegment:
+    if node is None:
+        raise lost_document(source.where(), array)
+    try:
+        offsets = parse_segment(name, source.rank)
+    except FormatError as error:
+        raise MetadataError(error.message, store=source.where(), array=array) from None
+    if len(offsets) != family.width - 1 or node.spec.rank != source.rank:
+        raise MetadataError(
+            f"a segment for {len(offsets) + 1} endpoints in chunks of rank {node.spec.rank}, the family has link_width "
+            f"{family.width} and the level's chunk keys rank {source.rank}",
+            store=source.where(), array=array,
+        )  # fmt: skip
+    intra = not offsets.any()
+    permuted = node.attributes.get("has_perm")
+    if permuted is None:
+        permuted = has_permutation(intra=intra, delta=family.delta, directed=family.directed, store=family.store)
+    if type(permuted) is not bool or node.attributes.get("link_width", family.width) != family.width:
+        raise MetadataError(
+            f"has_perm is {permuted!r} and link_width {node.attributes.get('link_width')!r}, the family has {family.width}",
+            store=source.where(), array=array,
+        )  # fmt: skip
+    dtype = _row_dtype(source, array, node.attributes)
+    return LinkSegment(array, tuple(map(tuple, offsets.tolist())), permuted, intra and family.delta == 0, dtype.str)
 
 
 def _link_attribute(
     source: LevelSource, name: str, arrays: Sequence[str], found: Mapping[str, GridArray | None]
 ) -> LinkAttribute | None:
     """Return an attribute of the family, None where it belongs to the links of other levels alone."""
-    nodes = [node for a in arrays if (node := found[a]) is not None]
-    every = [_schema(source, name, node.attributes) for node in nodes]
+    every = [_schema(source, name, node.attributes) for a in arrays if (node := found[a]) is not None]
     schemas = [s for s in every if s is not None]
     if not schemas:
         return None
@@ -366,12 +289,13 @@ def _find_per_chunk(source: LevelSource, blobs: PerChunk, delta: int) -> FoundLi
         lambda: _spatial_keys(blobs, base),
         lambda: objects.list_dir(blobs.path("link_attributes")) if delta == 0 else [],
     )
-    attributes = [_attributes(source, a, d) for a, d in zip((base, crossing), documents, strict=True)]
-    if attributes[0] is None and listed:
-        raise _lost(source, base)
-    # made before there is a record across chunks, with a width of 2 whatever the links are
-    unused = attributes[0] is not None and attributes[1] is not None and "num_links" not in attributes[1]
-    told = [a for a in (attributes[:1] if unused else attributes) if a is not None]
+    inside, across = (_attributes(source, a, d) for a, d in zip((base, crossing), documents, strict=True))
+    if inside is None and listed:
+        raise lost_document(source.where(), base)
+    has_crossing = across is not None
+    if inside is not None and across is not None and "num_links" not in across:
+        across = None  # made before there is a record across chunks, with a width of 2 whatever the links are
+    told = [a for a in (inside, across) if a is not None]
     if not told:
         return None
     try:
@@ -380,17 +304,14 @@ def _find_per_chunk(source: LevelSource, blobs: PerChunk, delta: int) -> FoundLi
         ]
     except MetadataError as error:
         raise error.at(store=source.where(), array=base) from None
-    if len({f.width for f in families}) > 1:
-        raise MetadataError(
-            f"link_width is {families[0].width} in {base!r} and {families[1].width} in {crossing!r}",
-            store=source.where(), array=base,
-        )  # fmt: skip
     width = families[0].width
+    if families[-1].width != width:
+        raise MetadataError(
+            f"link_width is {width} in {base!r} and {families[1].width} in {crossing!r}", store=source.where(), array=base
+        )
+    dtype = _row_dtype(source, base, inside or {})
     zero = ((0,) * source.rank,) * (width - 1)
-    dtype = parse_dtype((attributes[0] or {}).get("dtype", "int64"), f"array {base!r}")
-    if dtype.kind not in "iu":
-        raise MetadataError(f"links of dtype {dtype}: rows are integers", store=source.where(), array=base)
-    segments = (LinkSegment(base, zero, False, delta == 0, dtype.str),) if attributes[0] is not None else ()
+    segments = (LinkSegment(base, zero, False, delta == 0, dtype.str),) if inside is not None else ()
     wanted = [f"link_attributes/{n}/{suffix}" for n in names if n != DOCUMENT]
     found = objects.get_many([(blobs.path(a, DOCUMENT), None) for a in wanted])
     schemas = [
@@ -398,13 +319,12 @@ def _find_per_chunk(source: LevelSource, blobs: PerChunk, delta: int) -> FoundLi
         for a, d in zip(wanted, found, strict=True)
         if (attrs := _attributes(source, a, d)) is not None and (schema := _schema(source, a.split("/")[1], attrs)) is not None
     ]
-    for sibling in [_FRAGMENTS, *(a.arrays[0] for a in schemas if a.arrays)] if delta == 0 else []:
+    for sibling in [LINK_FRAGMENTS, *(a.arrays[0] for a in schemas if a.arrays)] if delta == 0 else []:
         _check_sibling(source, blobs, base, listed, sibling)
-    crossings = families[-1].count if attributes[1] is not None and not unused else 0
-    family = LinkFamily(width, source.rank, delta, directed=delta != 0, count=crossings)
+    family = LinkFamily(width, source.rank, delta, directed=delta != 0, count=families[-1].count if across is not None else 0)
     ones = (1,) * source.rank
     # between levels a cell of 0.7 is about chunks of the same key, whatever their edges
-    links = LinkSource(family, segments, tuple(schemas), crossing if attributes[1] is not None else None, ones, ones)
+    links = LinkSource(family, segments, tuple(schemas), crossing if has_crossing else None, ones, ones)
     return FoundLinks(links, {base: _lookup(map(parse_key, listed), source.rank)} if segments else {})
 
 

@@ -1,9 +1,7 @@
-"""Which object owns which fragment: the manifests of a level, read in slices."""
+"""Which object owns which fragment: ids and manifests of a level, read in slices."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -14,10 +12,9 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, StoreError
 from dask_zv.format.keys import join
 from dask_zv.format.manifests import decode_manifests
-from dask_zv.level.fragment_table import FragmentTable, join_tables, only_in
-from dask_zv.level.id_table import IdTable
-from dask_zv.level.object_tables import ObjectTables, decoding
-from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource, check_same_objects
+from dask_zv.level.fragment_table import FragmentTable, join_tables
+from dask_zv.level.object_tables import ObjectTables, decoding, read_object_attributes
+from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource, SharedCache, check_same_objects
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.per_chunk.read import PerChunk
@@ -25,37 +22,26 @@ from dask_zv.storage.per_chunk.read import PerChunk
 _SLICE = 1 << 14
 _UNSEEN = 1 << 20
 """Objects that are believed without a look at their manifests: for each id takes memory."""
+_FEW = 16
+"""Ids that are looked up one by one."""
 _KEPT_FRAGMENTS = 4_000_000
-_CACHE: OrderedDict[tuple[str, str, str], FragmentTable] = OrderedDict()
-_CACHE_LIMIT = 4
-_LOCK = threading.Lock()
+_CACHE: SharedCache[FragmentTable] = SharedCache(4)
+_IDS, _MANIFESTS = "object_index/object_ids", "object_index/manifests"
 ROWS_ARE_IDS = "vlen_manifests_v1"
 ROWS_HAVE_IDS = "vlen_manifests_v2"
 """Layouts of the index: an object's id is its row, or what the table of ids has there."""
 
 
 class ObjectIndex:
-    """The manifests of a level.
+    """The manifests of a level: `count` objects, each with a row in the manifests and in the object attributes.
 
-    Parameters
-    ----------
-    source : LevelSource
-    documents : mapping of str to mapping, optional
-        Documents of the level's nodes that were read already.
-
-    Attributes
-    ----------
-    count : int
-        Number of objects; each has a row in the manifests and in the object attributes.
-    tables : ObjectTables
-        The other tables about objects; what is read of them is remembered as long as this is.
+    `tables` are the other tables about objects; what is read of them is remembered as long as this is.
     """
 
     def __init__(self, source: LevelSource, documents: Mapping[str, Mapping[str, Any] | None] | None = None) -> None:
         self._source = source
         self._objects = open_objects(source.place.handle)
         self.tables = ObjectTables(source, documents)
-        path = join(source.place.prefix, "object_index")
         document = self.tables.document("object_index")
         attrs: Mapping[str, Any] = {} if document is None else document.get("attributes", {})
         count = attrs.get("num_objects", 0)
@@ -65,50 +51,55 @@ class ObjectIndex:
         if rank != source.rank:
             raise MetadataError(f"object_index has sid_ndim {rank!r}, chunk keys have {source.rank}", store=source.where())
         layout = attrs.get("layout")
-        grid = source.place.layout == "grid"
-        if grid and count and layout not in (ROWS_ARE_IDS, ROWS_HAVE_IDS):
+        self._grid = source.place.layout == "grid"
+        if self._grid and count and layout not in (ROWS_ARE_IDS, ROWS_HAVE_IDS):
             raise MetadataError(f"object_index has the layout {layout!r}, which is not read", store=source.where())
         self.count = count
         told = attrs.get("num_present")
         self._present = told if type(told) is int else None
         # an appender leaves the table of ids in place when it goes over to rows as ids: the layout alone is to be trusted
-        self._has_table = layout == ROWS_HAVE_IDS
-        self._legacy = layout is None and not grid
-        self._grid = grid
-        self._path = path
-        self._ids = IdTable(source, self.tables, count, ordered=attrs.get("object_ids_sorted") is True)
+        self.rows_are_ids = layout != ROWS_HAVE_IDS
+        self._legacy = layout is None and not self._grid
+        self._ordered = attrs.get("object_ids_sorted") is True
+        self._id_chunks: SharedCache[NDArray[np.int64]] = SharedCache(8)
         if count > _UNSEEN:
             _ = self._manifests  # a number is a claim: they are compared with it
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:
         """Ids of the objects, row by row; distinct, and in the grid layout in any order with any gaps."""
-        if self._has_table and self.count:
-            return self._ids.read()
-        return np.arange(self.count, dtype=np.int64)
+        if self.rows_are_ids or not self.count:
+            return np.arange(self.count, dtype=np.int64)
+        ids = self._stored_ids(0, self.count)
+        if not (ids[1:] > ids[:-1]).all():
+            ordered = np.sort(ids)
+            twice = np.flatnonzero(ordered[1:] == ordered[:-1])
+            if len(twice):
+                raise FormatError(f"object_ids has id {ordered[twice[0]]} twice", store=self._source.where(), array=_IDS)
+        return ids
+
+    @cached_property
+    def order(self) -> NDArray[np.intp] | None:
+        """Rows in ascending order of their ids; None where that is the order of the rows."""
+        return None if (self.ids[1:] > self.ids[:-1]).all() else np.argsort(self.ids)
 
     @property
-    def rows_are_ids(self) -> bool:
-        """True where an object's id is its row, so that no table of ids need be read."""
-        return not self._has_table
+    def sorted_ids(self) -> NDArray[np.int64]:
+        """Ids of the objects, ascending."""
+        return self.ids if self.order is None else self.ids[self.order]
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the row of each of `ids`.
-
-        Raises
-        ------
-        NotFoundError
-            No object has one of them.
-        """
-        if not self._has_table:
+        """Return the row of each of `ids`; one that no object has is a :class:`NotFoundError`."""
+        if self.rows_are_ids:
             if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= self.count):
                 bad = int(ids.max()) if int(ids.max()) >= self.count else int(ids.min())
                 raise NotFoundError(f"no object {bad}: ids are 0 to {self.count - 1}", store=self._source.where())
             return ids
-        if "ids" not in self.__dict__ and (few := self._ids.find(ids)) is not None:
-            return few
-        order = self._order
-        known = self.ids if order is None else self.ids[order]
+        if "ids" not in self.__dict__ and self._ordered and self.count and 0 < len(ids) <= _FEW:
+            few = [self._find_one(wanted) for wanted in ids.tolist()]
+            if None not in few:
+                return np.array(few, np.int64)
+        known = self.sorted_ids
         at = np.searchsorted(known, ids)
         found = at < self.count
         found[found] = known[at[found]] == ids[found]
@@ -116,12 +107,53 @@ class ObjectIndex:
             bad = int(ids[~found][0])
             which = f"the {self.count:,} ids are {known[0]} to {known[-1]}, with gaps" if self.count else "there are none"
             raise NotFoundError(f"no object {bad}: {which}", store=self._source.where())
-        return np.asarray(at if order is None else order[at], np.int64)
+        return np.asarray(at if self.order is None else self.order[at], np.int64)
 
-    @cached_property
-    def _order(self) -> NDArray[np.intp] | None:
-        """Rows in ascending order of their ids; None where that is the order of the rows."""
-        return None if (self.ids[1:] > self.ids[:-1]).all() else np.argsort(self.ids)
+    def _find_one(self, wanted: int) -> int | None:
+        """Return the row of an id, None where it is not there or the table is in no order: then all of it is to be read."""
+        step = int(self.tables.open(_IDS).chunks[0])
+        # distinct ids from 0 on, ascending: none is less than its row, and most tables have no gaps
+        low, high = 0, min(wanted, self.count - 1) // step
+        probe = high
+        while low <= high:
+            start, stop = probe * step, min((probe + 1) * step, self.count)
+            ids = self._id_chunks.get_many([probe], lambda _, a=start, b=stop: [self._stored_ids(a, b)])[0]  # type: ignore[misc]
+            if not (ids[1:] > ids[:-1]).all():
+                return None
+            if wanted < ids[0]:
+                high = probe - 1
+            elif wanted > ids[-1]:
+                low = probe + 1
+            else:
+                at = int(np.searchsorted(ids, wanted))
+                return start + at if ids[at] == wanted else None
+            probe = (low + high) // 2
+        return None
+
+    def _stored_ids(self, start: int, stop: int) -> NDArray[np.int64]:
+        table = self.tables.open(_IDS)
+        if table.shape != (self.count,) or table.dtype.kind not in "iu":
+            raise FormatError(
+                f"object_ids is {table.dtype} {table.shape}, object_index counts {self.count} objects",
+                store=self._source.where(), array=_IDS,
+            )  # fmt: skip
+        ids = decoding(self._source, _IDS, lambda: np.asarray(table[start:stop])).astype(np.int64)
+        if (ids < 0).any():  # ours are filled with -1, so that a chunk that was lost isn't taken for ids
+            bad = int(np.argmax(ids < 0))
+            raise FormatError(
+                f"row {start + bad} of object_ids is {ids[bad]}, ids count from 0: a chunk of it is lost, or another writer's "
+                "ids are negative, which can't be read",
+                store=self._source.where(), array=_IDS,
+            )  # fmt: skip
+        return ids
+
+    def attributes(self, rows: NDArray[np.int64] | None = None, name: str | None = None) -> dict[str, NDArray[Any]]:
+        """Return the object attributes of some rows (all where None), see :func:`read_object_attributes`."""
+        return read_object_attributes(self.tables, self.count, rows, name, present=self._present_ids)
+
+    def _present_ids(self) -> NDArray[np.int64]:
+        """Return the objects that have vertices."""
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *(np.unique(t.objects) for t in self.slices())]))
 
     @cached_property
     def _manifests(self) -> Any:
@@ -134,11 +166,10 @@ class ObjectIndex:
             if len(offsets) != self.count or (offsets < 0).any() or (ends < offsets).any():
                 raise FormatError("the offsets of object_index are damaged", store=self._source.where())
             return [data[a:b] for a, b in zip(offsets.tolist(), ends.tolist(), strict=True)]
-        array = self.tables.open("object_index/manifests")
+        array = self.tables.open(_MANIFESTS)
         if array.shape != (self.count,):
             raise FormatError(
-                f"manifests has the shape {array.shape}, object_index counts {self.count} objects",
-                store=self._source.where(),
+                f"manifests has the shape {array.shape}, object_index counts {self.count} objects", store=self._source.where()
             )
         return array
 
@@ -153,7 +184,7 @@ class ObjectIndex:
         present = 0
         for first in range(0, self.count, _SLICE):
             rows = np.arange(first, min(first + _SLICE, self.count))
-            table = self._table(rows, self.ids[rows] if self._has_table else rows)
+            table = self._table(rows, rows if self.rows_are_ids else self.ids[rows])
             present += len(np.unique(table.objects))
             yield table
         if self._present is not None and present < self._present:
@@ -171,9 +202,7 @@ class ObjectIndex:
             No object has one of the ids.
         """
         rows = self.rows(ids)
-        if not len(ids):
-            return FragmentTable(ids, np.zeros((0, self._source.rank), np.int64), ids)
-        return self._table(rows, ids)
+        return self._table(rows, ids) if len(ids) else join_tables([], self._source.rank)
 
     def _table(self, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> FragmentTable:
         """Return the table of the objects of these rows, in their order."""
@@ -187,16 +216,19 @@ class ObjectIndex:
             def read() -> list[bytes]:
                 return [bytes(b) for b in np.asarray(self._manifests.oindex[stored])[back].tolist()]
 
-            blobs = decoding(self._source, "object_index/manifests", read)
+            blobs = decoding(self._source, _MANIFESTS, read)
             if self._grid:
                 self._check_rows(rows, blobs)
         try:
             entries, chunks, fragments = decode_manifests(blobs, self._source.rank)
         except FormatError as error:
-            raise error.at(store=self._source.where(), array="object_index/manifests") from None
+            raise error.at(store=self._source.where(), array=_MANIFESTS) from None
         return FragmentTable(ids[entries], chunks, fragments)
 
-    def _check_cells(self, ids: NDArray[np.int64]) -> None:
+    def _key(self, cell: int) -> str:
+        return join(self._source.place.prefix, _MANIFESTS, f"c/{cell}")
+
+    def _check_cells(self, rows: NDArray[np.int64]) -> None:
         """Compare the stored objects that hold some manifests with the checksums that our writer left.
 
         zarr takes an absent one for empty manifests, and a frame of Zstandard may decode to others after a bit was lost.
@@ -206,11 +238,10 @@ class ObjectIndex:
             return
         if not isinstance(checksums, list):
             raise FormatError(
-                f"the checksums of the manifests are {checksums!r:.80}, no list", store=self._source.where(),
-                array="object_index/manifests",
-            )  # fmt: skip
-        cells = np.unique(ids // self._manifests.chunks[0]).tolist()
-        keys = [f"{self._path}/manifests/c/{c}" for c in cells]
+                f"the checksums of the manifests are {checksums!r:.80}, no list", store=self._source.where(), array=_MANIFESTS
+            )
+        cells = np.unique(rows // self._manifests.chunks[0]).tolist()
+        keys = [self._key(c) for c in cells]
         for cell, key, data in zip(cells, keys, self._objects.get_many([(k, None) for k in keys]), strict=True):
             if data is None:
                 raise StoreError(f"'/{key}', which holds manifests of objects, is missing", store=self._source.where())
@@ -225,53 +256,38 @@ class ObjectIndex:
         if all(blobs) or MANIFESTS_CRC32C not in self._manifests.attrs:
             return
         row = int(rows[[not b for b in blobs].index(True)])
-        key = f"{self._path}/manifests/c/{row // self._manifests.chunks[0]}"
+        key = self._key(row // self._manifests.chunks[0])
         raise StoreError(f"'/{key}', which holds manifests of objects, is missing", store=self._source.where())
 
 
 def chosen_ids(objects: Any) -> NDArray[np.int64]:
-    """Return the ids that a user asks for, distinct and ascending.
-
-    Raises
-    ------
-    InputError
-        Not an integer or a sequence of them.
-    """
+    """Return the ids that a user asks for, distinct and ascending."""
     ids = np.atleast_1d(np.asarray(objects))
     if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
         raise InputError(f"objects are an integer id or a sequence of them, not {objects!r:.80}")
     return np.unique(ids).astype(np.int64)
 
 
-def fragment_owners(source: LevelSource, chunks: Sequence[str], index: ObjectIndex | None = None) -> FragmentTable:
-    """Return the fragments of the objects that have any in `chunks`.
+def fragment_owners(source: LevelSource, coords: NDArray[np.int64], index: ObjectIndex | None = None) -> FragmentTable:
+    """Return the fragments of the objects that have any in the chunks `coords` (n, K).
 
     The whole table is kept per process where it is small; where it isn't, the manifests are read again in slices, so memory
     is bounded by the answer.
     """
-    key = (source.place.handle.identity, source.place.prefix, source.token + source.index_token)
-    with _LOCK:
-        if key in _CACHE:
-            return _CACHE[key]
+    key = (*source.state, source.index_token)
+    known = _CACHE.get(key)
+    if known is not None:
+        return known
     index = index or ObjectIndex(source)
-    wanted = set(chunks)
-    every: list[FragmentTable] | None = []
-    kept: list[FragmentTable] = []
+    parts: list[FragmentTable] = []
     total = 0
     for part in index.slices():
         total += len(part.objects)
-        if every is not None:
-            every.append(part)
-            if total > _KEPT_FRAGMENTS:
-                kept, every = [only_in(p, wanted) for p in every], None
-        else:
-            kept.append(only_in(part, wanted))
+        if total - len(part.objects) <= _KEPT_FRAGMENTS < total:
+            parts = [p.within(coords) for p in parts]
+        parts.append(part if total <= _KEPT_FRAGMENTS else part.within(coords))
     check_same_objects(source)
-    if every is None:
-        return join_tables(kept, source.rank)
-    table = join_tables(every, source.rank)
-    with _LOCK:
-        _CACHE[key] = table
-        while len(_CACHE) > _CACHE_LIMIT:
-            _CACHE.popitem(last=False)
+    table = join_tables(parts, source.rank)
+    if total <= _KEPT_FRAGMENTS:
+        _CACHE.put(key, table)
     return table

@@ -1,4 +1,4 @@
-"""The tables about objects in the grid generation: ids, attributes and groups are ordinary Zarr arrays, row by row."""
+"""The tables about objects: ids, attributes and groups; Zarr arrays row by row in layout ``grid``, blobs in ``per_chunk``."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import StorePath
 
-from dask_zv.errors import FormatError, StoreError, ZVError
+from dask_zv.errors import FormatError, MetadataError, StoreError, ZVError
 from dask_zv.format.documents import parse_document
-from dask_zv.format.groups import decode_group_elements, names_of_groups
+from dask_zv.format.groups import decode_group_elements, decode_groups, names_of_groups
 from dask_zv.format.keys import DOCUMENT, confined, join
-from dask_zv.geometry.schema import VALUE_KINDS, UnreadableDtypeError, readable
+from dask_zv.geometry.schema import VALUE_KINDS, UnreadableDtypeError, parse_dtype, readable
 from dask_zv.level.find import MEMBERS
 from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import Objects
+from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.zarr_reads import ZARR_ERRORS, check_claim, open_zarr_array, unpacked
 
 VALUES_CRC32C = "dask_zv_values_crc32c"
 """Attribute of the small tables of ours; where the values have another, another tool edited them and they are not believed."""
 WHOLE_STRINGS = "dask_zv_whole_strings"
 """Attribute of an object attribute: of how many objects each has a string, so that an empty one is a value."""
+OBJECT_LENGTHS = "dask_zv_objects"
+"""Array (n, 2) of int64 of ours: id and vertices of each object, ascending by id."""
+EDGE_COUNTS = "dask_zv_edges"
+"""Array (n, K + 1) of int64 of ours in skeletons: coordinates of each chunk, and how many of its nodes have a parent."""
 
 T = TypeVar("T")
+Groups = tuple[dict[int, NDArray[np.int64]], dict[str, NDArray[Any]]]
+"""The members of each group, and the group attributes (row = group)."""
 
 
 def decoding(source: LevelSource, array: str, read: Callable[[], T]) -> T:
-    """Return what `read` gets of an array through zarr.
-
-    Raises
-    ------
-    FormatError
-        zarr or a codec of it can't make sense of a chunk.
-    """
+    """Return what `read` gets of an array through zarr; what zarr can't make sense of is a :class:`FormatError`."""
     try:
         return read()
     except ZVError:
@@ -48,14 +49,15 @@ def decoding(source: LevelSource, array: str, read: Callable[[], T]) -> T:
         raise FormatError(f"'{array}' can't be decoded: {error!s:.500}", store=source.where(), array=array) from error
 
 
+def values_checksum(values: NDArray[Any]) -> int:
+    """Return the CRC-32C of a small table's values, which our writer leaves in its document as :data:`VALUES_CRC32C`."""
+    return crc32c(np.ascontiguousarray(values).tobytes())
+
+
 class ObjectTables:
     """The arrays about the objects of a level; each document is read once, and so are the groups.
 
-    Parameters
-    ----------
-    source : LevelSource
-    documents : mapping of str to mapping, optional
-        Documents that were read already, by the path below the level; None for nodes that are absent.
+    `documents` were read already, by the path below the level; None for nodes that are absent.
     """
 
     def __init__(self, source: LevelSource, documents: Mapping[str, Mapping[str, Any] | None] | None = None) -> None:
@@ -75,6 +77,11 @@ class ObjectTables:
             self._load([node])
         return self._documents[node]
 
+    def attributes(self, node: str) -> Mapping[str, Any]:
+        """Return the attributes of a node, none where it has no document."""
+        found: Mapping[str, Any] = (self.document(node) or {}).get("attributes", {})
+        return found
+
     def _load(self, nodes: Sequence[str]) -> None:
         wanted = [n for n in nodes if n not in self._documents]
         found = self._objects.get_many([(self.path(n, DOCUMENT), None) for n in wanted])
@@ -82,13 +89,7 @@ class ObjectTables:
             self._documents[node] = None if data is None else parse_document(data, self.path(node), self._objects.url)
 
     def open(self, array: str) -> zarr.Array[Any]:
-        """Return an array through zarr.
-
-        Raises
-        ------
-        FormatError
-            zarr can't open it.
-        """
+        """Return an array through zarr; one that zarr can't open is a :class:`FormatError`."""
         if array not in self._open:
             document = self.document(array)
             if document is None:
@@ -98,19 +99,25 @@ class ObjectTables:
             self._open[array] = unpacked(self._objects, found)
         return self._open[array]
 
+    def own_table(self, array: str, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], bool] | None:
+        """Return a small table of our writer's, and whether it is as that left it; None where there is none of this shape."""
+        if self.document(array) is None:
+            return None
+        table = self.open(array)
+        if table.shape != shape or table.dtype != np.int64:
+            return None
+        values = decoding(self.source, array, lambda: np.asarray(table[...]))
+        return values, table.attrs.get(VALUES_CRC32C) == values_checksum(values)
+
     @cached_property
     def _names(self) -> frozenset[str]:
         known = self._documents.get(MEMBERS)
         return frozenset(self._objects.list_dir(self.path()) if known is None else known)
 
     def members(self, family: str) -> list[str]:
-        """Return the arrays of a family.
-
-        Raises
-        ------
-        StoreError
-            One has chunks and no document.
-        """
+        """Return the arrays of a family; in layout ``grid`` one that has chunks and no document is a :class:`StoreError`."""
+        if self.source.place.layout != "grid":
+            return [f"{family}/{n}" for n in self._objects.list_dir(self.path(family)) if n != DOCUMENT]
         if family not in self._members:
             names = self._objects.list_dir(self.path(family)) if family in self._names else []
             arrays = [f"{family}/{n}" for n in names if n != DOCUMENT]
@@ -119,13 +126,7 @@ class ObjectTables:
         return self._members[family]
 
     def has(self, array: str) -> bool:
-        """Tell whether there is an array; the package reserves names by groups without content.
-
-        Raises
-        ------
-        StoreError
-            Chunks without a document.
-        """
+        """Return True if there is an array, in layout ``grid``; the package reserves names by groups without content."""
         if array.partition("/")[0] not in self._names:
             return False
         document = self.document(array)
@@ -136,46 +137,43 @@ class ObjectTables:
         return bool(document["node_type"] == "array")
 
     @cached_property
-    def groups(self) -> tuple[dict[int, NDArray[np.int64]], dict[str, NDArray[Any]]]:
-        """The members of each group, and the group attributes (row = group).
-
-        Raises
-        ------
-        FormatError
-            An array can't be decoded, or counts other groups than there are.
-        StoreError
-            A document or a chunk is missing.
-        """
-        return _read_groups(self)
+    def groups(self) -> Groups:
+        """The groups of objects: an array that can't be decoded, is missing or counts other groups is an error."""
+        return _groups_of_grid(self) if self.source.place.layout == "grid" else _groups_of_blobs(self)
 
 
-def values_checksum(values: NDArray[Any]) -> int:
-    """Return the CRC-32C of a small table's values, which our writer leaves in its document as :data:`VALUES_CRC32C`."""
-    return crc32c(np.ascontiguousarray(values).tobytes())
-
-
-def read_attribute_tables(
-    tables: ObjectTables, count: int, rows: NDArray[np.int64] | None = None, name: str | None = None
+def read_object_attributes(
+    tables: ObjectTables,
+    count: int,
+    rows: NDArray[np.int64] | None = None,
+    name: str | None = None,
+    *,
+    present: Callable[[], NDArray[np.int64]],
 ) -> dict[str, NDArray[Any]]:
-    """Return the object attributes, row = row of the manifests; masked where objects have none.
+    """Return the object attributes (or the one called `name`), row = row of the index; masked where objects have none.
 
-    Parameters
-    ----------
-    tables : ObjectTables
-    count : int
-        Rows of the manifests.
-    rows : ndarray of int64, optional
-        Only these, in their order.
-    name : str, optional
-        Only this attribute.
+    `rows` are rows of the index, in any order; `present` finds the objects that have vertices, which a writer of layout
+    ``per_chunk`` has rows for.
 
     Raises
     ------
     FormatError
-        An array can't be decoded, or does not have `count` rows.
+        An array can't be decoded, or its rows fit neither the objects nor those with vertices.
     StoreError
         A document or a chunk is missing.
     """
+    if tables.source.place.layout == "grid":
+        return _attributes_of_grid(tables, count, rows, name)
+    values = _plain_arrays(tables, "object_attributes", count, present, name)
+    return values if rows is None else {name: v[rows] for name, v in values.items()}
+
+
+# -------------------------------------------------------------------------------------------------- layout grid
+
+
+def _attributes_of_grid(
+    tables: ObjectTables, count: int, rows: NDArray[np.int64] | None, name: str | None
+) -> dict[str, NDArray[Any]]:
     source = tables.source
     out: dict[str, NDArray[Any]] = {}
     for array in tables.members("object_attributes"):
@@ -213,7 +211,7 @@ def read_attribute_tables(
     return out
 
 
-def _read_groups(tables: ObjectTables) -> tuple[dict[int, NDArray[np.int64]], dict[str, NDArray[Any]]]:
+def _groups_of_grid(tables: ObjectTables) -> Groups:
     source = tables.source
     if not tables.has("groups"):
         return {}, {}
@@ -259,13 +257,7 @@ def _values(source: LevelSource, array: str, table: zarr.Array[Any], rows: NDArr
 
 
 def values_dtype(source: LevelSource, array: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype of an array's values, objects for strings of any length.
-
-    Raises
-    ------
-    UnreadableDtypeError
-        None that can be read.
-    """
+    """Return the dtype of an array's values, objects for strings of any length; others are :class:`UnreadableDtypeError`."""
     if dtype.kind in "OT":
         return np.dtype(object)
     if dtype.kind not in VALUE_KINDS:
@@ -274,7 +266,7 @@ def values_dtype(source: LevelSource, array: str, dtype: np.dtype[Any]) -> np.dt
 
 
 def _absent_rows(values: NDArray[Any], sentinel: Any) -> NDArray[np.bool_]:
-    """Tell which rows equal the sentinel in every component."""
+    """Return which rows equal the sentinel in every component."""
     same = values == np.asarray(sentinel).astype(values.dtype)
     if values.dtype.kind in "fcmM" and bool(np.isnan(np.asarray(sentinel).astype(values.dtype))):
         same = np.isnan(values)
@@ -287,14 +279,8 @@ def _check_chunks(
 ) -> None:
     """Look for the chunks of ours that read as nothing but fill values: zarr takes one that was lost for that.
 
-    We store every chunk, so where the checksums say that we wrote the array, one that is absent was lost.
-
-    Parameters
-    ----------
-    rows : ndarray of int64
-        Those that were read, ascending.
-    empty : ndarray of bool
-        Which of them have nothing but fill values.
+    We store every chunk, so where the checksums say that we wrote the array, one that is absent was lost. `rows` were read,
+    ascending; of these, `empty` have nothing but fill values.
     """
     checksums = table.attrs.get(MANIFESTS_CRC32C)
     if not isinstance(checksums, list):
@@ -311,13 +297,7 @@ def _check_chunks(
 
 
 def zarr_array_of(objects: Objects, path: str, document: Mapping[str, Any]) -> zarr.Array[Any]:
-    """Return the array at `path` through zarr, by its document: which is not read again.
-
-    Raises
-    ------
-    FormatError
-        zarr can't make sense of the document.
-    """
+    """Return the array at `path` through zarr, by its document: which is not read again."""
     confined(path)
     try:
         return zarr.Array.from_dict(StorePath(objects.zarr_reads(), path), dict(document))
@@ -325,3 +305,81 @@ def zarr_array_of(objects: Objects, path: str, document: Mapping[str, Any]) -> z
         raise
     except ZARR_ERRORS as error:
         raise FormatError(f"'/{path}' can't be opened by zarr: {error!s:.500}", store=objects.url, array=path) from error
+
+
+# -------------------------------------------------------------------------------------------------- layout per_chunk
+
+
+def _groups_of_blobs(tables: ObjectTables) -> Groups:
+    objects = open_objects(tables.source.place.handle)
+    blobs, path = PerChunk(objects, tables.source.place.prefix), tables.path("groups")
+    if tables.document("groups") is None and not objects.list_dir(path):
+        return {}, {}
+    attributes = tables.attributes("groups")
+    number = attributes.get("num_groups")
+    if number == 0:
+        return {}, {}
+    members = decode_groups(blobs.read("groups", "data"), blobs.read("groups", "offsets"))
+    if number is not None and number != len(members):
+        raise FormatError(f"{len(members)} groups are stored, the metadata counts {number!r}", store=objects.url, array=path)
+    groups = dict(enumerate(np.asarray(m, np.int64) for m in members))
+    about = _plain_arrays(tables, "group_attributes", len(groups), lambda: np.zeros(0, np.int64))
+    return groups, {**names_of_groups(attributes, len(groups)), **about}
+
+
+def plain_table(tables: ObjectTables, array: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return dtype and shape of a table of layout ``per_chunk``, -1 for as many rows as it has.
+
+    Raises
+    ------
+    MetadataError
+        The metadata says something else; :class:`UnreadableDtypeError` of a dtype that is not read.
+    """
+    attributes = tables.attributes(array)
+    dtype = parse_dtype(attributes.get("dtype"), f"{array!r}", VALUE_KINDS)
+    shape = attributes.get("shape", [-1])
+    whole = isinstance(shape, list) and shape and all(type(n) is int and abs(n) < 1 << 53 for n in shape)
+    if not whole or any(n < 1 for n in shape[1:]):
+        raise MetadataError(
+            f"the shape is {shape!r:.80}: a list of extents is wanted", store=tables.source.where(), array=array
+        )
+    return dtype, tuple(shape)
+
+
+def _plain_arrays(
+    tables: ObjectTables, family: str, count: int, present: Callable[[], NDArray[np.int64]], only: str | None = None
+) -> dict[str, NDArray[Any]]:
+    source = tables.source
+    blobs = PerChunk(open_objects(source.place.handle), source.place.prefix)
+    out: dict[str, NDArray[Any]] = {}
+    for array in tables.members(family):
+        name = array.partition("/")[2]
+        if only not in (None, name):
+            continue
+        get = partial(plain_table, tables, array)
+        known = get() if only else readable(get, source.where())
+        if known is None:
+            continue
+        dtype, shape = known
+        data = blobs.read(array, "data")
+        try:
+            values = np.frombuffer(data, dtype).reshape(shape)
+        except (ValueError, TypeError) as error:
+            raise FormatError(f"{len(data)} bytes are no {shape} of {dtype}", store=source.where(), array=array) from error
+        if tables.attributes(array).get("has_present_mask"):
+            flags = np.frombuffer(blobs.read(array, "present_mask"), np.uint8).astype(bool)
+            if len(flags) != len(values):
+                raise FormatError(f"{len(flags)} presence flags for {len(values)} rows", store=source.where(), array=array)
+            values = np.ma.MaskedArray(values, np.broadcast_to(~flags.reshape(-1, *[1] * (values.ndim - 1)), values.shape))
+        if len(values) != count:  # rows for the objects with vertices only: a known way of the 0.2 writer
+            ids = present()
+            if len(values) != len(ids):
+                raise FormatError(
+                    f"{len(values)} rows for {count} objects: which rows are whose can't be told",
+                    store=source.where(), array=array,
+                )  # fmt: skip
+            full = np.ma.MaskedArray(np.zeros((count, *values.shape[1:]), values.dtype), True)
+            full[ids] = values
+            values = full
+        out[name] = values
+    return out

@@ -1,4 +1,4 @@
-"""The part of a level that tasks carry, and its blobs."""
+"""The part of a level that tasks carry, its blobs, and what a process keeps for a while of the levels that it reads."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError
+from dask_zv.errors import FormatError, MetadataError
 from dask_zv.format.documents import parse_document
-from dask_zv.format.keys import DOCUMENT, join
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.storage.catalog import Catalog
@@ -28,9 +29,78 @@ from dask_zv.storage.specs import Place
 MANIFESTS_CRC32C = "dask_zv_crc32c"
 """Attribute of the manifests' array; see :func:`dask_zv.write.manifests.write_manifests_document`."""
 
-_CATALOGS: OrderedDict[tuple[str, str, str], Catalog] = OrderedDict()
-_CATALOG_LIMIT = 8
-_LOCK = threading.Lock()
+V = TypeVar("V")
+
+
+class SharedCache(Generic[V]):
+    """A cache whose values are kept while their sizes sum up to no more than `limit`, those last used the longest."""
+
+    def __init__(self, limit: int, size: Callable[[V], int] = lambda _: 1) -> None:
+        self.limit = limit
+        self._size = size
+        self._values: OrderedDict[Hashable, V] = OrderedDict()
+        self._pending: dict[Hashable, Future[V]] = {}
+        self._total = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> V | None:
+        """Return a value that is kept, None where there is none."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
+
+    def put(self, key: Hashable, value: V) -> None:
+        """Keep a value, in place of another of the same key."""
+        with self._lock:
+            self._keep(key, value)
+
+    def get_many(self, keys: Sequence[Hashable], make: Callable[[list[int]], Sequence[V]]) -> list[V]:
+        """Return the values of `keys`; `make` is called once with the positions of those that nobody has or makes."""
+        out: dict[int, V] = {}
+        waiting: dict[int, Future[V]] = {}
+        mine: dict[int, Future[V]] = {}
+        with self._lock:
+            for i, key in enumerate(keys):
+                if key in self._values:
+                    self._values.move_to_end(key)
+                    out[i] = self._values[key]
+                elif key in self._pending:
+                    waiting[i] = self._pending[key]
+                else:
+                    mine[i] = self._pending[key] = Future()
+        if mine:
+            try:
+                made = make(list(mine))
+            except BaseException as error:
+                with self._lock:
+                    for i in mine:
+                        del self._pending[keys[i]]
+                for future in mine.values():
+                    future.set_exception(error)
+                raise
+            with self._lock:
+                for i, value in zip(mine, made, strict=True):
+                    out[i] = value
+                    del self._pending[keys[i]]
+                    self._keep(keys[i], value)
+            for i, future in mine.items():
+                future.set_result(out[i])
+        for i, future in waiting.items():
+            out[i] = future.result()
+        return [out[i] for i in range(len(keys))]
+
+    def _keep(self, key: Hashable, value: V) -> None:
+        old = self._values.pop(key, None)
+        self._total += self._size(value) - (0 if old is None else self._size(old))
+        self._values[key] = value
+        while self._total > self.limit and len(self._values) > 1:
+            _, least = self._values.popitem(last=False)
+            self._total -= self._size(least)
+
+
+_CATALOGS: SharedCache[Catalog] = SharedCache(8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +123,7 @@ class ChunkTable(ChunkLookup):
     @property
     def keys(self) -> list[str]:
         """Chunk keys, such as ``"0.1.2"``."""
-        return [".".join(map(str, c)) for c in self.coords.tolist()]
+        return coords_to_keys(self.coords)
 
     def __repr__(self) -> str:
         return f"<ChunkTable: {len(self):,} chunks, {int(self.rows.sum()):,} vertices>"
@@ -61,85 +131,81 @@ class ChunkTable(ChunkLookup):
 
 @dataclass(frozen=True, slots=True)
 class LevelSource:
-    """All that a task needs to read a level: small, picklable, no open store.
-
-    Attributes
-    ----------
-    place : Place
-        The level's group.
-    schema : PointSchema
-    chunk_attribute : tuple of (name, values), optional
-        The attribute that leads the chunk keys, where there is one whose values they tell.
-    token : str
-        State of the store when it was looked at: the digest of the catalog, or of the metadata without one.
-    catalogued : bool
-        The level had a catalog.
-    index_token : str
-        Digest of the manifests that our writer left; empty for levels of others.
-    links_compared : bool
-        The documents of links were compared with the catalog as well.
-    leading : str, optional
-        Name of the part that leads the chunk keys, where there is one: that attribute, or what bins or groups are of.
-    """
+    """All that a task needs to read a level: small, picklable, no open store."""
 
     place: Place
     schema: PointSchema
     chunk_attribute: tuple[str, tuple[Any, ...]] | None
+    """Name and values of the attribute that leads the chunk keys, where there is one whose values they tell."""
     token: str
+    """State of the store when it was looked at: the digest of the catalog, or of the metadata without one."""
     catalogued: bool
+    """The level had a catalog."""
     index_token: str = ""
+    """Digest of the manifests that our writer left; empty for levels of others."""
     links_compared: bool = False
+    """The documents of links were compared with the catalog as well."""
     leading: str | None = None
+    """Name of the part that leads the chunk keys, where there is one: that attribute, or what bins or groups are of."""
 
     @property
     def rank(self) -> int:
         """Rank K of the chunk keys."""
         return self.schema.grid.ndim + (self.leading is not None)
 
+    @property
+    def state(self) -> tuple[str, str, str]:
+        """What tells the level as it is now from all others."""
+        return self.place.handle.identity, self.place.prefix, self.token
+
     def where(self) -> str:
         """Return the level's URL."""
         return place_url(self.place.handle.url, self.place.prefix)
 
+    def spatial(self, coords: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the part of chunk coordinates (n, K) that is a place in space, (n, D)."""
+        return coords[:, self.rank - self.schema.grid.ndim :]
+
 
 def read_documents(objects: Objects, paths: list[str]) -> list[dict[str, Any] | None]:
+    """Return the documents of nodes, None for those that have none."""
     found = objects.get_many([(join(p, DOCUMENT), None) for p in paths])
     return [None if d is None else parse_document(d, p, objects.url) for p, d in zip(paths, found, strict=True)]
 
 
+def lost_document(where: str, array: str) -> MetadataError:
+    """Return the error that a node which must be there has no document."""
+    return MetadataError(
+        f"the document of {array!r} is missing, which says how to read it: restore it, or write the level again; where another "
+        "tool removed the array on purpose, store.refresh() takes the level as it is",
+        store=where, array=array,
+    )  # fmt: skip
+
+
 def index_token(manifests: Mapping[str, Any] | None) -> str:
+    """Return the digest of the manifests with this document, see :attr:`LevelSource.index_token`."""
     checksums = (manifests or {}).get("attributes", {}).get(MANIFESTS_CRC32C)
     return "" if checksums is None else hashlib.sha256(json.dumps(checksums).encode()).hexdigest()
 
 
 def remember(source: LevelSource, catalog: Catalog) -> None:
-    with _LOCK:
-        _CATALOGS[source.place.handle.identity, source.place.prefix, catalog.token] = catalog
-        while len(_CATALOGS) > _CATALOG_LIMIT:
-            _CATALOGS.popitem(last=False)
+    """Keep a level's catalog for the tasks of this process."""
+    _CATALOGS.put(source.state, catalog)
 
 
 def level_blobs(source: LevelSource) -> Blobs:
     """Return the level's blobs with its catalog, which each process reads once."""
-    objects = open_objects(source.place.handle)
     if not source.catalogued:
         return open_place(source.place)
-    key = (source.place.handle.identity, source.place.prefix, source.token)
-    with _LOCK:
-        catalog = _CATALOGS.get(key)
+    catalog = _CATALOGS.get(source.state)
     if catalog is None:
         catalog = check_unchanged(source)
         remember(source, catalog)
-    return open_blobs(objects, source.place.prefix, source.place.layout, catalog, trust=True)
+    return open_blobs(open_objects(source.place.handle), source.place.prefix, source.place.layout, catalog, trust=True)
 
 
 def check_unchanged(source: LevelSource) -> Catalog:
-    """Return the level's catalog if it is the one that `source` was found with.
-
-    Raises
-    ------
-    FormatError
-        The level was rewritten since.
-    """
+    """Return the level's catalog if it is the one that `source` was found with, else raise :class:`FormatError`."""
     objects = open_objects(source.place.handle)
     catalog = load_catalog(objects, source.place.prefix)
     if catalog is None or catalog.token != source.token:
@@ -150,19 +216,12 @@ def check_unchanged(source: LevelSource) -> Catalog:
 
 
 def check_same_objects(source: LevelSource) -> None:
-    """Raise where the level has other objects than when `source` was found: one small document tells, of our writer's.
-
-    Raises
-    ------
-    FormatError
-        The objects were written again since.
-    """
+    """Raise :class:`FormatError` where the objects were written again since: one small document tells, of our writer's."""
     if not source.index_token:
         return
     document = join(source.place.prefix, "object_index/manifests")
     if index_token(read_documents(open_objects(source.place.handle), [document])[0]) != source.index_token:
         raise FormatError(
             "the objects were written again after the level was opened: open it again",
-            store=source.where(),
-            array="object_index",
-        )
+            store=source.where(), array="object_index",
+        )  # fmt: skip

@@ -23,12 +23,11 @@ from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report
 from dask_zv.graph.tasks import build_write_graph
-from dask_zv.level.chunk_boxes import boxes_hold
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import packing
 from dask_zv.level.object_index import ObjectIndex
-from dask_zv.level.object_values import read_groups, read_object_attributes
 from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, Hierarchy, copy_objects, find_nodes
+from dask_zv.read.chunk_boxes import boxes_hold
 from dask_zv.read.object_columns import object_fields
 from dask_zv.spatial.grouping import runs_of
 from dask_zv.storage.catalog import CATALOG_NAME
@@ -273,11 +272,11 @@ def _object_plan(level: LevelContents, layout: str) -> ObjectPlan:
     source = level.source
     index = ObjectIndex(source)
     attributes: dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]] = {}
-    for name, values in read_object_attributes(source, index).items():
+    for name, values in index.attributes().items():
         present = ~np.ma.getmaskarray(values).all(axis=tuple(range(1, values.ndim)))
         what = f"object attribute {name!r}"
         attributes[name] = with_sentinel(what, np.ma.filled(values, 0), present, grid=layout_for(layout).has_tables)
-    groups, group_attributes = read_groups(source)
+    groups, group_attributes = index.tables.groups
     ids = id_ranges(np.asarray(index.ids, np.int64))
     plan = plan_objects(ids, None, {g: m.tolist() for g, m in groups.items()} or None, layout=layout)
     names = group_attributes.pop(GROUP_NAMES, np.zeros(0, str))

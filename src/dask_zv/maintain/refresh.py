@@ -23,16 +23,17 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.graph.tasks import commit
-from dask_zv.level.chunk_boxes import check_positions
 from dask_zv.level.contents import LevelContents, StoreContents
-from dask_zv.level.grid_source import LINKS
+from dask_zv.level.find import LINKS
 from dask_zv.level.link_source import CROSSING
+from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS
 from dask_zv.level.source import LevelSource
 from dask_zv.maintain.hierarchy import find_nodes
+from dask_zv.read.chunk_boxes import check_positions
 from dask_zv.read.columns import LevelRows
-from dask_zv.read.edge_rows import EDGE_COUNTS, count_parents
-from dask_zv.read.object_lengths import OBJECT_LENGTHS, count_lengths
-from dask_zv.read.stored_links import stored_links
+from dask_zv.read.edge_rows import count_parents
+from dask_zv.read.links import stored_links
+from dask_zv.read.object_rows import count_lengths
 from dask_zv.spatial.grouping import runs_of
 from dask_zv.storage.catalog import CATALOG_NAME, Node, merge_catalog
 from dask_zv.storage.grid.read import GridArrays

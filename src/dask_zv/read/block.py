@@ -2,123 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import ZVError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import RowMap
 from dask_zv.geometry.schema import AttributeSchema
-from dask_zv.level.chunk_boxes import check_positions, note_strays
 from dask_zv.level.fragment_table import FragmentTable
 from dask_zv.level.link_source import FoundLinks, LinkSource
 from dask_zv.level.object_index import fragment_owners
-from dask_zv.level.source import LevelSource, level_blobs
-from dask_zv.read.block_rows import BlockRows, decode_block
-from dask_zv.read.chunk_rows import fetch_chunks
-from dask_zv.read.link_reading import CellPlan, LinkCells, cell_addresses, decode_cells
+from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
+from dask_zv.read.chunk_boxes import check_positions, note_strays
+from dask_zv.read.decode import BlockRows, decode_block, fetch
+from dask_zv.read.link_cells import CellPlan, LinkCells, cell_addresses, check_sources, decode_cells, plan_cells
+from dask_zv.read.select import Selection, rows_inside
 from dask_zv.spatial.grid import Box
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to read of every block.
-
-    Attributes
-    ----------
-    attributes : tuple of AttributeSchema
-        Of the vertices.
-    box : Box, optional
-        Only vertices inside.
-    by_object : bool
-        The rows are put into the order of the manifests in the end.
-    places : bool
-        Where paths are cut must be told.
-    trees : bool
-        Rows are linked to the rows before them.
-    parents : bool
-        Links that are all stored are (child, parent).
-    links : LinkSource, optional
-    link_attributes : tuple of int
-        Numbers of those of `links` to read.
-    """
+    """What to read of every block."""
 
     attributes: tuple[AttributeSchema, ...] = ()
+    """Of the vertices."""
     box: Box | None = None
+    """Only vertices inside."""
     by_object: bool = False
+    """The rows are put into the order of the manifests in the end."""
     places: bool = False
+    """Where paths are cut must be told."""
     trees: bool = False
+    """Rows are linked to the rows before them."""
     parents: bool = False
+    """Links that are all stored are (child, parent)."""
     links: LinkSource | None = None
     link_attributes: tuple[int, ...] = ()
+    """Numbers of those of `links` to read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockPlan:
-    """A block of n chunks.
-
-    Attributes
-    ----------
-    source : LevelSource
-    coords : ndarray of int64, shape (n, K)
-    whole : ndarray of bool, shape (n,)
-        Chunks inside the box as a whole.
-    chosen : FragmentTable, optional
-        The fragments to keep; all where None.
-    cells : ndarray of uint8, optional
-        Bits of a table (S, n): the cells of links to read. All that the level's catalog knows where None.
-    others : CellPlan, optional
-        More cells, of other chunks.
-    """
+    """A block of chunks (n, K)."""
 
     source: LevelSource
     coords: NDArray[np.int64]
     whole: NDArray[np.bool_]
+    """Chunks inside the box as a whole, shape (n,)."""
     chosen: FragmentTable | None
+    """The fragments to keep; all where None."""
     cells: NDArray[np.uint8] | None = None
+    """Bits of a table (S, n): the cells of links to read. All that the level's catalog knows where None."""
     others: CellPlan | None = None
+    """More cells, of other chunks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """What one block's task returns: its rows that passed the filters, in reading order.
-
-    Attributes
-    ----------
-    positions : ndarray, shape (N, D)
-    columns : mapping of str to ndarray, shape (N,) or (N, C)
-    owners : ndarray of int64, shape (N,), optional
-        None where the rows are put into the order of the manifests, which tell.
-    fragments : ndarray of int64, shape (n,), optional
-        Fragments of each chunk.
-    counts, kept : ndarray of int64, shape (F,), optional
-        Rows of each fragment, and those of them that are here.
-    places : ndarray of int64, shape (N,), optional
-        Place of each row in its fragment.
-    rows : RowMap, optional
-    linked, first : ndarray of bool, shape (N,), optional
-        See :func:`~dask_zv.geometry.assembly.parents_of`.
-    links : LinkCells, optional
-    edited : bool
-        Another tool changed something that the catalog knows.
-    """
+    """What one block's task returns: its N rows that passed the filters, in reading order."""
 
     positions: NDArray[Any]
     columns: Mapping[str, NDArray[Any]]
     owners: NDArray[np.int64] | None = None
+    """Object of each row; None where the rows are put into the order of the manifests, which tell."""
     fragments: NDArray[np.int64] | None = None
+    """Fragments of each chunk."""
     counts: NDArray[np.int64] | None = None
+    """Rows of each fragment."""
     kept: NDArray[np.int64] | None = None
+    """Those of them that are here."""
     places: NDArray[np.int64] | None = None
+    """Place of each row in its fragment."""
     rows: RowMap | None = None
     linked: NDArray[np.bool_] | None = None
     first: NDArray[np.bool_] | None = None
+    """See :func:`~dask_zv.geometry.assembly.parents_of`."""
     links: LinkCells | None = None
-    edited: bool = field(default=False)
+    edited: bool = False
+    """Another tool changed something that the catalog knows."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -127,33 +91,64 @@ class Part:
         return self.positions.nbytes + sum(v.nbytes for v in self.columns.values()) + 200
 
 
+def plan_blocks(
+    source: LevelSource,
+    table: ChunkTable,
+    selection: Selection,
+    runs: Sequence[tuple[int, int]],
+    links: FoundLinks | None,
+    *,
+    incident: bool,
+) -> list[BlockPlan]:
+    """Return the blocks of a selection, cut into `runs` of its chunks, each with the cells of links to read with it.
+
+    With `incident` records with one end in the selection are wanted, too.
+    """
+    coords, every = table.coords[selection.chunks], len(selection.chunks) == len(table)
+    mask: NDArray[np.bool_] | None = None
+    others: list[CellPlan] = []
+    if links is not None:
+        catalog = level_blobs(source).catalog
+        if every:
+            check_sources(links, catalog, table, source.where())
+        if not every or links.listed:
+            mask, more = plan_cells(links, catalog, table, selection.chunks, source.where(), incident=incident)
+            others = [more.part(p) for p in np.array_split(np.arange(len(more)), max(len(runs), 1))]
+    return [
+        BlockPlan(
+            source,
+            coords[start:stop],
+            selection.whole[start:stop],
+            None if selection.chosen is None else selection.chosen.within(coords[start:stop]),
+            None if mask is None else np.packbits(mask[:, start:stop]),
+            others[number] if others else None,
+        )
+        for number, (start, stop) in enumerate(runs)
+    ]
+
+
 def read_block(plan: BlockPlan, wanted: Wanted) -> Part:
     """Read a block of chunks and keep the rows inside the box that belong to the chosen objects."""
-    source = plan.source
+    source, links = plan.source, wanted.links
     blobs = level_blobs(source)
-    keys = coords_to_keys(plan.coords)
-    cells = None
-    if wanted.links is not None:
-        cells = _cells(plan, wanted.links, blobs.catalog)
-    more = [] if cells is None or wanted.links is None else cell_addresses(wanted.links, wanted.link_attributes, cells)
-    found = fetch_chunks(source, blobs, keys, wanted.attributes, positions=True, indexes=True, more=more)
-    block = decode_block(source, blobs, keys, wanted.attributes, found)
+    more, cells = [], None
+    if links is not None:
+        cells = _cells(plan, links, blobs.catalog)
+        more = cell_addresses(links, wanted.link_attributes, cells)
+    found = fetch(source, blobs, coords_to_keys(plan.coords), wanted.attributes, more=more)
+    block = decode_block(source, blobs, plan.coords, wanted.attributes, found)
     if not source.catalogued or blobs.catalog_is_stale:
         look = note_strays if wanted.box is None else check_positions
-        look(source, plan.coords, block.rows, block.positions)
-    links = None
-    if cells is not None and wanted.links is not None:
-        links = decode_cells(source, wanted.links, wanted.link_attributes, cells, found)
+        look(source, plan.coords, block.fragments.rows, block.positions)
+    records = None
+    if cells is not None and links is not None:
+        records = decode_cells(source, links, wanted.link_attributes, cells, found)
     owners = None
     # in the order of the manifests, owners are told by these in the end
     if source.schema.has_objects and (plan.chosen is not None or not wanted.by_object):
-        table = plan.chosen if plan.chosen is not None else fragment_owners(source, keys)
-        try:
-            owners = table.owners_in(plan.coords, block.fragments)
-        except ZVError as error:
-            raise error.at(store=source.where()) from None
-    keep = _keep(plan, wanted.box, block, owners)
-    return _select(wanted, block, owners, keep, links, edited=blobs.catalog_is_stale)
+        table = plan.chosen if plan.chosen is not None else fragment_owners(source, plan.coords)
+        owners = table.owners_in(plan.coords, block.fragments.numbers, source.where())
+    return _select(wanted, block, owners, _keep(plan, wanted.box, block, owners), records, edited=blobs.catalog_is_stale)
 
 
 def _cells(plan: BlockPlan, links: LinkSource, catalog: Any) -> CellPlan:
@@ -163,22 +158,18 @@ def _cells(plan: BlockPlan, links: LinkSource, catalog: Any) -> CellPlan:
     else:
         mask = np.unpackbits(plan.cells, count=shape[0] * shape[1]).astype(bool).reshape(shape)
     own = CellPlan.of(mask, plan.coords)
-    if plan.others is None or not len(plan.others):
-        return own
-    return CellPlan(np.r_[own.segments, plan.others.segments], np.concatenate([own.coords, plan.others.coords]))
+    return own if plan.others is None or not len(plan.others) else own + plan.others
 
 
 def _keep(plan: BlockPlan, box: Box | None, block: BlockRows, owners: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
-    """Tell which rows to keep, None for all."""
+    """Return which rows to keep, None for all."""
     keep: NDArray[np.bool_] | None = None
     if box is not None and not plan.whole.all():
-        keep = np.repeat(plan.whole, block.rows)
-        ask = ~keep
-        p = block.positions[ask].astype(np.float64, copy=False)
-        keep[ask] = ((p >= box[0]) & (p <= box[1])).all(axis=1)
+        rows = block.fragments.rows
+        keep = rows_inside(rows, plan.whole, box, block.positions[np.repeat(~plan.whole, rows)])
     if plan.chosen is not None:
         assert owners is not None
-        mine = np.repeat(owners != -1, block.counts)
+        mine = np.repeat(owners != -1, block.fragments.counts)
         keep = mine if keep is None else keep & mine
     return None if keep is None or keep.all() else keep
 
@@ -195,49 +186,30 @@ def _select(
     """Return the rows to keep, with what is asked of them."""
     select: Any = slice(None) if keep is None else keep
     total = len(block.positions)
-    starts = np.cumsum(block.counts) - block.counts
-    kept = places = linked = first = rows = None
+    counts, starts = block.fragments.counts, block.fragments.starts
+    kept = places = linked = first = None
     if wanted.by_object:
-        kept = block.counts
-        if keep is not None:
-            kept = np.diff(np.r_[0, np.cumsum(keep)][np.r_[starts, total]])
+        kept = counts if keep is None else np.diff(np.r_[0, np.cumsum(keep)][np.r_[starts, total]])
     if wanted.places:
-        places = (np.arange(total) - np.repeat(starts, block.counts))[select]
+        places = (np.arange(total) - np.repeat(starts, counts))[select]
     if wanted.trees:
         begins = np.zeros(total, bool)
-        begins[starts[block.counts > 0]] = True
+        begins[starts[counts > 0]] = True
         goes_on = ~begins
         if keep is not None:
             goes_on[1:] &= keep[:-1]
         linked, first = goes_on[select], begins[select]
-    if links is not None:
-        rows = _row_map(block, keep)
     return Part(
         block.positions[select],
         {k: v[select] for k, v in block.columns.items()},
-        None if owners is None or wanted.by_object else np.repeat(owners, block.counts)[select],
-        block.fragments if wanted.by_object else None,
-        block.counts if wanted.by_object else None,
+        None if owners is None or wanted.by_object else np.repeat(owners, counts)[select],
+        block.fragments.numbers if wanted.by_object else None,
+        counts if wanted.by_object else None,
         kept,
         places,
-        rows,
+        None if links is None else block.fragments.row_map(keep),
         linked,
         first,
         links,
         edited,
     )
-
-
-def _row_map(block: BlockRows, keep: NDArray[np.bool_] | None) -> RowMap:
-    if keep is None and block.stored_rows is None:
-        return RowMap(block.stored, None)
-    of_chunk = block.rows
-    within = block.stored_rows
-    if within is None:
-        within = np.arange(len(block.positions)) - np.repeat(np.cumsum(of_chunk) - of_chunk, of_chunk)
-    at = np.repeat(np.cumsum(block.stored) - block.stored, of_chunk) + within
-    if keep is not None:
-        at = at[keep]
-    places = np.full(int(block.stored.sum()), -1, np.int64)
-    places[at[::-1]] = np.arange(len(at))[::-1]  # a row that several fragments name is the first of them
-    return RowMap(block.stored, places)

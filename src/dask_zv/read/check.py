@@ -7,17 +7,15 @@ import numpy as np
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.format.links import parse_delta
 from dask_zv.geometry.schema import LINK_FRAGMENTS, VERTICES
-from dask_zv.level.chunk_boxes import check_boxes
+from dask_zv.level.chunk_table import decode_index
 from dask_zv.level.contents import LevelContents
-from dask_zv.level.fragments import decode_index
-from dask_zv.level.grid_source import warn_of_other_bytes
+from dask_zv.level.find import warn_of_other_bytes
 from dask_zv.level.link_source import CROSSING
-from dask_zv.level.object_values import read_groups, read_object_attributes
 from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
-from dask_zv.read.chunk_rows import read_chunks
-from dask_zv.read.link_reading import read_crossing
-from dask_zv.read.links import check_count
-from dask_zv.read.stored_links import link_parts
+from dask_zv.read.chunk_boxes import check_boxes
+from dask_zv.read.decode import decode_block, fetch
+from dask_zv.read.link_cells import read_crossing
+from dask_zv.read.links import check_count, count_in_cells
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import load_catalog
@@ -42,20 +40,20 @@ def check_others(level: LevelContents) -> None:
         found = level.found_links(delta)
         if found is None or (source.links_compared and source.catalogued):
             continue
-        count = sum(len(p) for p in link_parts(source, found, blobs, range(len(found.source.attributes))))
+        count = count_in_cells(source, found, range(len(found.source.attributes)))
         check_count(source, found.source, count, exact=False)
         read_crossing(source, found.source, blobs)
     if isinstance(blobs, GridArrays) and blobs.array(LINK_FRAGMENTS) is not None:
         keys = coords_to_keys(blobs.list_coords(LINK_FRAGMENTS))
         for start in range(0, len(keys), _AT_ONCE):
             for (_, key), data in blobs.read_many([(LINK_FRAGMENTS, k) for k in keys[start : start + _AT_ONCE]]).items():
-                decode_index(source, LINK_FRAGMENTS, key, data)
+                decode_index(source, key, data, LINK_FRAGMENTS)
     if source.schema.has_objects:
         for _ in index.slices():
             pass
         for start in range(0, index.count, _ROWS):
-            read_object_attributes(source, index, np.arange(start, min(start + _ROWS, index.count)))
-        read_groups(source, index.tables)
+            index.attributes(np.arange(start, min(start + _ROWS, index.count)))
+        _ = index.tables.groups
 
 
 def check_chunks(source: LevelSource, table: ChunkTable) -> None:
@@ -71,9 +69,10 @@ def check_chunks(source: LevelSource, table: ChunkTable) -> None:
     prefix = source.place.prefix
     catalog = load_catalog(objects, prefix) if source.place.layout == "per_chunk" else None
     for start in range(0, len(table), _AT_ONCE):
-        part = np.arange(start, min(start + _AT_ONCE, len(table)))
-        keys = [table.keys[i] for i in part]
-        read_chunks(source, keys, source.schema.attributes, rows=table.rows[part].tolist())
+        coords, rows = table.coords[start : start + _AT_ONCE], table.rows[start : start + _AT_ONCE]
+        keys, blobs = coords_to_keys(coords), level_blobs(source)
+        found = fetch(source, blobs, keys, source.schema.attributes)
+        decode_block(source, blobs, coords, source.schema.attributes, found, rows)
         if catalog is not None:
             noted = PerChunk(objects, prefix, catalog)
             known = [a for a in (VERTICES, *source.schema.arrays) if a in catalog.arrays]

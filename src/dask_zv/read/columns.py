@@ -1,7 +1,6 @@
-"""Columns of a level's vertices by row number.
+"""Columns of a level by row number, which lazy arrays are made of.
 
-Rows are numbered in reading order (chunks ascending, fragments in order, rows in order). Asking for rows reads only the chunks
-that hold them.
+Rows of vertices are numbered in reading order (chunks ascending, fragments in order, rows in order).
 """
 
 from __future__ import annotations
@@ -14,42 +13,146 @@ from numpy.typing import NDArray
 
 from dask_zv.config import settings
 from dask_zv.errors import FormatError
-from dask_zv.format.fragment_index import FragmentIndex
-from dask_zv.geometry.points import decode_index
+from dask_zv.format.keys import coords_to_keys
+from dask_zv.geometry.assembly import take_ranges
 from dask_zv.geometry.schema import FRAGMENTS, AttributeSchema
-from dask_zv.level.chunk_boxes import check_some_boxes, note_strays
-from dask_zv.level.find import chunk_table
-from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
-from dask_zv.level.source import ChunkTable, LevelSource, check_same_objects, level_blobs
-from dask_zv.read.chunk_cache import SharedCache
-from dask_zv.read.chunk_rows import fetch_chunks, read_chunks
-from dask_zv.read.ragged import RaggedColumns
-from dask_zv.spatial.grid import Box, stored_box
-from dask_zv.storage.layout import Blobs
+from dask_zv.level.chunk_table import chunk_table
+from dask_zv.level.object_index import ObjectIndex, fragment_owners
+from dask_zv.level.source import ChunkTable, LevelSource, SharedCache, check_same_objects, level_blobs
+from dask_zv.read.chunk_boxes import note_strays
+from dask_zv.read.decode import Fragments, block_fragments, block_positions, block_values, check_coverage, fetch
+from dask_zv.read.select import rows_inside, select
+from dask_zv.spatial.grid import Box
+from dask_zv.spatial.grouping import runs_of
 
 OBJECT_ID, OBJECT_INDEX = "/object_id", "/object_index"
 """Names of columns that no attribute can have."""
 
+_RUN_CELLS = 1024
+_RUN_BYTES = 64 << 20
 _UNSEEN_ROWS = 1 << 23
 """Rows of a chunk that are believed without a look at its positions."""
 
+# x, y and z of a chunk are one blob: who asks for one after the other, or from several threads at once, causes one read
 _POSITIONS: SharedCache[NDArray[Any]] = SharedCache(128 << 20, lambda p: p.nbytes + 200)
-_INDEXES: SharedCache[FragmentIndex | None] = SharedCache(32 << 20, lambda i: 32 * len(i) + 400 if i is not None else 100)
+_FRAGMENTS: SharedCache[Fragments] = SharedCache(
+    32 << 20, lambda f: f.counts.nbytes + (0 if f.stored_rows is None else f.stored_rows.nbytes) + 400
+)
+
+
+class RaggedColumns:
+    """Rows in *cells* (chunks, objects), one behind the other; asking for rows reads only the cells that hold them.
+
+    A subclass says how many rows each cell has, and reads the columns of some cells.
+    """
+
+    def __init__(self) -> None:
+        self._offsets: NDArray[np.int64] | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a stored row, about."""
+        raise NotImplementedError
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Rows of each cell, shape (n,)."""
+        raise NotImplementedError
+
+    @property
+    def where(self) -> str:
+        """URL of the level, for errors."""
+        raise NotImplementedError
+
+    def _read_cells(self, name: str | int, cells: NDArray[np.intp]) -> NDArray[Any]:
+        """Return a column of some cells (ascending), one behind the other."""
+        raise NotImplementedError
+
+    def empty(self, name: str | int) -> NDArray[Any]:
+        """Return a column of no rows; nothing is read for it."""
+        raise NotImplementedError
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """First row of each cell, and the number of rows at the end; shape (n + 1,)."""
+        if self._offsets is None:
+            self._offsets = np.r_[0, np.cumsum(self.counts)].astype(np.int64)
+        return self._offsets
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def column(self, name: str | int, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        """Return rows of one column, by number, or as a slice with a positive step.
+
+        Cells that hold other numbers of rows than the level says are a :class:`FormatError`.
+        """
+        offsets = self.offsets
+        wanted: NDArray[np.int64] | None = None
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if stop <= start:
+                return self.empty(name)
+            first, last = self.cells_between(start, stop)
+            cells = np.arange(first, last)
+        else:
+            if not len(rows):
+                return self.empty(name)
+            wanted = np.asarray(rows, np.int64)
+            of_row = np.searchsorted(offsets, wanted, side="right") - 1
+            cells = np.unique(of_row)
+        out: NDArray[Any] | None = None
+        base = np.concatenate([[0], np.cumsum(self.counts[cells])]).astype(np.int64, copy=False)
+        sizes = self.counts[cells] * self.row_bytes
+        for low, high in runs_of((sizes, _RUN_BYTES), (np.ones_like(sizes), _RUN_CELLS)):
+            values = self._read_cells(name, cells[low:high])
+            if out is None:
+                out = self._room(name, int(base[-1]), values)
+            if values.shape[1:] != out.shape[1:] and len(values):
+                raise FormatError(
+                    f"column {name!r} has {values.shape[1:] or 'one'} values a row in some cells (chunks, or objects) and "
+                    f"{out.shape[1:] or 'one'} in others: they are damaged or were exchanged; restore them",
+                    store=self.where,
+                )
+            if len(values) != base[high] - base[low]:
+                raise FormatError(
+                    f"column {name!r} has {len(values):,} rows in the cells {int(cells[low]):,} to "
+                    f"{int(cells[high - 1]):,} (chunks, or objects), which hold {int(base[high] - base[low]):,}: something in "
+                    "them is damaged or was changed; open the store again, then restore it",
+                    store=self.where,
+                )
+            out[base[low] : base[high]] = values
+        assert out is not None
+        if wanted is None:
+            part: NDArray[Any] = out[start - int(offsets[first]) : stop - int(offsets[first]) : step]
+            return part
+        at = np.searchsorted(cells, of_row)
+        picked: NDArray[Any] = out[base[at] + wanted - offsets[of_row]]
+        return picked
+
+    def _room(self, name: str | int, rows: int, like: NDArray[Any]) -> NDArray[Any]:
+        try:
+            return np.empty((rows, *like.shape[1:]), like.dtype)
+        except MemoryError as error:
+            nbytes = rows * like.dtype.itemsize * int(np.prod(like.shape[1:]))
+            raise FormatError(
+                f"column {name!r} has {rows:,} rows by what the level says, {nbytes / 1e9:,.1f} GB, for which there is no "
+                "memory: read a part, or in chunks (chunks={}); if that is more than was written, a document is damaged",
+                store=self.where,
+            ) from error
+
+    def cells_between(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the first cell, and the one after the last, that hold the rows from `start` to `stop`."""
+        first = int(np.searchsorted(self.offsets, start, side="right")) - 1
+        last = int(np.searchsorted(self.offsets, stop, side="left"))
+        return first, last
 
 
 class LevelRows(RaggedColumns):
-    """The rows of one level, read when asked for; small to pickle where the store has a catalog.
+    """The rows of one level, read when asked for; small to pickle where the store has a catalog, which tells the chunks.
 
     Columns are the axes by number, and by name the attributes, :data:`OBJECT_ID`, and :data:`OBJECT_INDEX`, its
-    place among the ids.
-
-    Parameters
-    ----------
-    source : LevelSource
-    table : ChunkTable
-        The level's chunks; every process finds it again where the level has a catalog.
-    offset : tuple of float, optional
-        Added to the stored positions.
+    place among the ids. `offset` is added to the stored positions.
     """
 
     def __init__(self, source: LevelSource, table: ChunkTable, offset: tuple[float, ...] | None = None) -> None:
@@ -76,14 +179,7 @@ class LevelRows(RaggedColumns):
 
     def __getstate__(self) -> dict[str, Any]:
         table = None if self.source.catalogued else self._table
-        return {"source": self.source, "table": table, "offset": self.offset}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.source = state["source"]
-        self.offset = state["offset"]
-        self._table = state["table"]
-        self._index = None
-        self._offsets = None
+        return {"source": self.source, "_table": table, "offset": self.offset, "_index": None, "_offsets": None}
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         s = self.source
@@ -102,25 +198,6 @@ class LevelRows(RaggedColumns):
         """Vertices of each chunk."""
         return self.table.rows
 
-    def _empty(self, name: str | int) -> NDArray[Any]:
-        if isinstance(name, int):
-            return np.zeros(0, self.dtype)
-        if name in (OBJECT_ID, OBJECT_INDEX):
-            return np.zeros(0, np.int64)
-        attribute = self._attribute(name)
-        if attribute is None:
-            return np.asarray(self.chunk_values)[:0]
-        return np.zeros((0,) if attribute.channels is None else (0, attribute.channels), attribute.value_dtype)
-
-    @property
-    def chunk_values(self) -> NDArray[Any]:
-        """Values of the attribute that leads the chunk keys."""
-        assert self.source.chunk_attribute is not None
-        return np.asarray(self.source.chunk_attribute[1])
-
-    def _attribute(self, name: str) -> AttributeSchema | None:
-        return next((a for a in self.source.schema.attributes if a.name == name), None)
-
     @property
     def index(self) -> ObjectIndex:
         """The manifests of the level's objects."""
@@ -128,102 +205,105 @@ class LevelRows(RaggedColumns):
             self._index = ObjectIndex(self.source)
         return self._index
 
-    def _keys(self, chunks: NDArray[np.intp]) -> list[str]:
-        return [".".join(map(str, c)) for c in self.table.coords[chunks].tolist()]
+    def attribute(self, name: str | int) -> AttributeSchema | None:
+        """Return the schema of an attribute, None for what is no attribute."""
+        return next((a for a in self.source.schema.attributes if a.name == name), None)
 
-    def _read_cells(self, name: str | int, chunks: NDArray[np.intp]) -> list[NDArray[Any]]:
+    def empty(self, name: str | int) -> NDArray[Any]:
+        """Return a column of no rows; nothing is read for it."""
         if isinstance(name, int):
-            shift = None if self.offset is None else self.offset[name]
-            return [p[:, name] if shift is None else p[:, name].astype(np.float64) + shift for p in self.positions(chunks)]
-        keys, rows = self._keys(chunks), self.table.rows[chunks].tolist()
-        if name == OBJECT_INDEX:
-            ids, owners = np.sort(self.index.ids), self._read_cells(OBJECT_ID, chunks)
-            check_same_objects(self.source)
-            return [places_in(ids, o) for o in owners]
-        if name == OBJECT_ID:
-            table = fragment_owners(self.source, keys, self.index)
-            counts = self.fragment_rows(chunks)
-            fragments = np.array([len(c) for c in counts], np.int64)
-            owners = np.split(table.owners_in(self.table.coords[chunks], fragments), np.cumsum(fragments)[:-1])
-            return [np.repeat(o, c) for o, c in zip(owners, counts, strict=True)]
-        attribute = self._attribute(name)
+            return np.zeros(0, self.dtype)
+        if name in (OBJECT_ID, OBJECT_INDEX):
+            return np.zeros(0, np.int64)
+        attribute = self.attribute(name)
         if attribute is None:
-            codes = self.table.coords[chunks, 0]
-            if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < len(self.chunk_values):
+            return self._chunk_values[:0]
+        return np.zeros((0,) if attribute.channels is None else (0, attribute.channels), attribute.value_dtype)
+
+    @property
+    def _chunk_values(self) -> NDArray[Any]:
+        """Values of the attribute that leads the chunk keys."""
+        assert self.source.chunk_attribute is not None
+        return np.asarray(self.source.chunk_attribute[1])
+
+    def _read_cells(self, name: str | int, chunks: NDArray[np.intp]) -> NDArray[Any]:
+        if isinstance(name, int):
+            found = np.concatenate([p[:, name] for p in self._positions(chunks)])
+            return found if self.offset is None else found.astype(np.float64) + self.offset[name]
+        if name == OBJECT_INDEX:
+            ids, owners = self.index.sorted_ids, self._read_cells(OBJECT_ID, chunks)
+            check_same_objects(self.source)
+            return places_in(ids, owners)
+        coords, rows = self.table.coords[chunks], self.table.rows[chunks]
+        if name == OBJECT_ID:
+            fragments = self.fragments(chunks)
+            owners = fragment_owners(self.source, coords, self.index).owners_in(coords, fragments.numbers, self.where)
+            return np.repeat(owners, fragments.counts)
+        attribute = self.attribute(name)
+        if attribute is None:
+            codes = coords[:, 0]
+            if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < len(self._chunk_values):
                 raise FormatError(
-                    f"a chunk key names value {int(codes.max())} of attribute {name!r}, which has {len(self.chunk_values)}",
-                    store=self.source.where(),
+                    f"a chunk key names value {int(codes.max())} of attribute {name!r}, which has {len(self._chunk_values)}",
+                    store=self.where,
                 )
-            return [np.repeat(self.chunk_values[c : c + 1], n) for c, n in zip(codes.tolist(), rows, strict=True)]
-        found = read_chunks(
-            self.source, keys, (attribute,), positions=False, rows=rows, blobs=self._blobs(), indexes=self.indexes(chunks)
-        )
-        return [attribute.values(c.attributes[name]) for c in found]
+            return np.repeat(self._chunk_values[codes], rows)
+        blobs, keys = level_blobs(self.source), coords_to_keys(coords)
+        fragments = self.fragments(chunks)
+        blobs_found = fetch(self.source, blobs, keys, (attribute,), positions=False, indexes=False)
+        return attribute.values(fragments.take(block_values(self.source, attribute, keys, rows, blobs_found)))
 
-    def _blobs(self) -> Blobs:
-        return level_blobs(self.source)
-
-    def _cache_keys(self, chunks: NDArray[np.intp]) -> list[tuple[str, str, str, int]]:
-        s = self.source
-        return [(s.place.handle.identity, s.place.prefix, s.token, int(c)) for c in chunks]
-
-    def positions(self, chunks: NDArray[np.intp]) -> list[NDArray[Any]]:
+    def _positions(self, chunks: NDArray[np.intp]) -> list[NDArray[Any]]:
         """Return chunks' positions in reading order; each chunk is fetched once while the cache holds it."""
 
         def make(which: list[int]) -> list[NDArray[Any]]:
             picked = chunks[which]
-            rows, indexes = self.table.rows[picked].tolist(), self.indexes(picked)
-            found = read_chunks(self.source, self._keys(picked), (), rows=rows, blobs=self._blobs(), indexes=indexes)
-            positions = [c.positions for c in found]
+            coords, expected, fragments = self.table.coords[picked], self.table.rows[picked], self.fragments(picked)
+            blobs, keys = level_blobs(self.source), coords_to_keys(coords)
+            found = fetch(self.source, blobs, keys, (), indexes=False)
+            stored, rows = block_positions(self.source, blobs, coords, keys, found, expected)
+            positions = fragments.take(stored)
             if not self.source.catalogued:
-                note_strays(self.source, self.table.coords[picked], np.array(rows, np.int64), np.concatenate(positions))
-            return positions
+                note_strays(self.source, coords, rows, positions)
+            return [p.copy() for p in np.split(positions, np.cumsum(rows)[:-1])]
 
-        return _POSITIONS.get_many(self._cache_keys(chunks), make)
+        return _POSITIONS.get_many([(*self.source.state, int(c)) for c in chunks], make)
 
-    def indexes(self, chunks: NDArray[np.intp]) -> list[FragmentIndex | None]:
-        """Return chunks' fragment indexes, which every column needs and one fetch serves.
+    def positions(self, chunks: NDArray[np.intp]) -> NDArray[Any]:
+        """Return the stored positions of some chunks in reading order, (N, D)."""
+        empty = np.zeros((0, self.source.schema.grid.ndim), self.source.schema.dtype)
+        return np.concatenate([empty, *self._positions(chunks)])
 
-        Raises
-        ------
-        FormatError
-            The fragments of a chunk don't name each of its rows once.
+    def fragments(self, chunks: NDArray[np.intp]) -> Fragments:
+        """Return the fragments of some chunks, which every column needs and one fetch serves.
+
+        Chunks whose fragments don't name each of their rows once are a :class:`FormatError`.
         """
-        found = self._decoded_indexes(chunks)
-        for chunk, index in zip(chunks.tolist(), found, strict=True):
-            n = int(self.table.rows[chunk])
-            if index is not None and int(index.counts.sum()) != n:
-                raise FormatError(
-                    f"the chunk's fragments cover {int(index.counts.sum())} of its {n} rows, so rows can't be numbered: "
-                    "read it with Level.read, or by objects",
-                    store=self.source.where(), array=FRAGMENTS, chunk=self._keys(np.array([chunk]))[0],
-                )  # fmt: skip
+        found = self.all_fragments(chunks)
+        odd = np.flatnonzero(found.rows != found.stored)
+        if len(odd):
+            raise FormatError(
+                f"the chunk's fragments cover {found.rows[odd[0]]} of its {found.stored[odd[0]]} rows, so rows can't be "
+                "numbered: read it with Level.read, or by objects",
+                store=self.where, array=FRAGMENTS, chunk=coords_to_keys(self.table.coords[chunks[odd[:1]]])[0],
+            )  # fmt: skip
+        check_coverage(self.source, coords_to_keys(self.table.coords[chunks]) if found.stored_rows is not None else (), found)
         return found
 
-    def _decoded_indexes(self, chunks: NDArray[np.intp]) -> list[FragmentIndex | None]:
-        def make(which: list[int]) -> list[FragmentIndex | None]:
-            picked = chunks[which]
-            keys = self._keys(picked)
-            rows = self.table.rows[picked].tolist()
-            for key, n in zip(keys, rows, strict=True):
-                if n > _UNSEEN_ROWS:  # callers take memory for each, and so far they are a number in the catalog
-                    read_chunks(self.source, [key], (), rows=[n], blobs=self._blobs(), indexes=[None])
-            found = fetch_chunks(self.source, self._blobs(), keys, (), positions=False, indexes=True)
-            return [decode_index(k, found.get((FRAGMENTS, k)), n) for k, n in zip(keys, rows, strict=True)]
-
-        return _INDEXES.get_many(self._cache_keys(chunks), make)
-
-    def fragment_rows(self, chunks: NDArray[np.intp]) -> list[NDArray[np.int64]]:
-        """Return the rows of each chunk's fragments; a chunk without an index is one fragment."""
-        return self._counts_of(chunks, self.indexes(chunks))
-
-    def rows_of_fragments(self, chunks: NDArray[np.intp]) -> list[NDArray[np.int64]]:
+    def all_fragments(self, chunks: NDArray[np.intp]) -> Fragments:
         """Return the same of chunks whose fragments may overlap, or leave rows out."""
-        return self._counts_of(chunks, self._decoded_indexes(chunks))
 
-    def _counts_of(self, chunks: NDArray[np.intp], found: Sequence[FragmentIndex | None]) -> list[NDArray[np.int64]]:
-        rows = self.table.rows[chunks]
-        return [np.array([n]) if i is None else i.counts for i, n in zip(found, rows, strict=True)]
+        def make(which: list[int]) -> list[Fragments]:
+            coords, rows = self.table.coords[chunks[which]], self.table.rows[chunks[which]]
+            blobs, keys = level_blobs(self.source), coords_to_keys(coords)
+            for i in np.flatnonzero(rows > _UNSEEN_ROWS):  # callers take memory for each, and they are a number in the catalog
+                one = slice(i, i + 1)
+                found = fetch(self.source, blobs, keys[one], (), indexes=False)
+                block_positions(self.source, blobs, coords[one], keys[one], found, rows[one])
+            found = fetch(self.source, blobs, keys, (), positions=False)
+            return block_fragments(self.source, keys, rows, found).split()
+
+        return Fragments.join(_FRAGMENTS.get_many([(*self.source.state, int(c)) for c in chunks], make))
 
 
 def places_in(ids: NDArray[np.int64], owners: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -235,14 +315,7 @@ def places_in(ids: NDArray[np.int64], owners: NDArray[np.int64]) -> NDArray[np.i
 
 
 class PlacesIn:
-    """A table of one column, the place of each row's object among some objects of the level.
-
-    Parameters
-    ----------
-    ids : ndarray of int64
-        Ascending.
-    rows : LevelRows
-    """
+    """A table of one column: the place of each row's object among some `ids` of the level, ascending."""
 
     def __init__(self, ids: NDArray[np.int64], rows: LevelRows) -> None:
         self.ids = ids
@@ -259,55 +332,24 @@ class PlacesIn:
 def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> slice | NDArray[np.int64]:
     """Return the numbers of the rows inside a closed box that belong to some objects, ascending.
 
-    Positions are read of the chunks that the box cuts, and of no others.
-
-    Parameters
-    ----------
-    rows : LevelRows
-    box : Box, optional
-    objects : sequence of int, optional
-
-    Returns
-    -------
-    slice or ndarray of int64
-        A slice where the rows are one run.
+    A slice where they are one run. Positions are read of the chunks that the box cuts, and of no others.
     """
-    source, table = rows.source, rows.table
-    if box is not None:
-        box = stored_box(box, source.schema.dtype, rows.offset)
-    keep = np.ones(len(table), bool)
-    whole = np.ones(len(table), bool)
-    if box is not None:
-        check_some_boxes(source, table)
-        spatial = table.coords[:, source.rank - source.schema.grid.ndim :]
-        keep = source.schema.grid.touches(spatial, box)
-        whole = source.schema.grid.inside(spatial, box)
-    chosen = None
-    if objects is not None:
-        ids = chosen_ids(objects)
-        chosen = ObjectIndex(source).select(ids)
-        named = table.find(chosen.distinct_chunks)
-        mine = np.zeros(len(table), bool)
-        mine[named[named >= 0]] = True
-        keep &= mine
-    parts: list[NDArray[np.int64]] = []
-    numbers = np.flatnonzero(keep)
-    for start in range(0, len(numbers), settings().pass_chunks):
-        run = numbers[start : start + settings().pass_chunks]
-        masks = [np.ones(int(table.rows[c]), bool) for c in run]
-        cut = [i for i, c in enumerate(run) if not whole[c]]
-        if box is not None and cut:
-            for i, piece in zip(cut, rows.positions(run[cut]), strict=True):
-                p = piece.astype(np.float64, copy=False)
-                masks[i] &= ((p >= box[0]) & (p <= box[1])).all(axis=1)
-        if chosen is not None:
-            of_chunks = rows.fragment_rows(run)
-            fragments = np.array([len(c) for c in of_chunks], np.int64)
-            owned = np.split(chosen.owners_in(table.coords[run], fragments) != -1, np.cumsum(fragments)[:-1])
-            for i, counts in enumerate(of_chunks):
-                masks[i] &= np.repeat(owned[i], counts)
-        parts += [np.flatnonzero(m) + rows.offsets[c] for m, c in zip(masks, run, strict=True)]
-    found = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    table = rows.table
+    chosen = select(rows.source, table, lambda: rows.index, box=box, objects=objects, offset=rows.offset)
+    parts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    step = settings().pass_chunks
+    for start in range(0, len(chosen.chunks), step):
+        run, whole = chosen.chunks[start : start + step], chosen.whole[start : start + step]
+        counts = table.rows[run]
+        keep = np.ones(int(counts.sum()), bool)
+        if chosen.box is not None and not whole.all():
+            keep = rows_inside(counts, whole, chosen.box, rows.positions(run[~whole]))
+        if chosen.chosen is not None:
+            fragments = rows.fragments(run)
+            owners = chosen.chosen.owners_in(table.coords[run], fragments.numbers, rows.where)
+            keep &= np.repeat(owners != -1, fragments.counts)
+        parts.append(take_ranges(rows.offsets[run], counts)[keep])
+    found = np.concatenate(parts)
     if len(found) and int(found[-1]) - int(found[0]) + 1 == len(found):
         return slice(int(found[0]), int(found[-1]) + 1)
     return found

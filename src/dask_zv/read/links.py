@@ -1,4 +1,4 @@
-"""From cells of links to row numbers: every endpoint is looked up, and must be there."""
+"""Links by rows: every endpoint is looked up, and must be there; and links as they are stored."""
 
 from __future__ import annotations
 
@@ -9,29 +9,61 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError
+from dask_zv.errors import FormatError, InputError, NotFoundError
 from dask_zv.format.keys import coords_to_keys
+from dask_zv.format.links import delta_name
 from dask_zv.geometry.assembly import RowMap, input_order
-from dask_zv.level.link_source import LinkSource
+from dask_zv.geometry.result import Links
+from dask_zv.level.contents import LevelContents
+from dask_zv.level.link_source import FoundLinks, LinkSource
 from dask_zv.level.source import LevelSource, level_blobs
-from dask_zv.read.link_reading import LinkCells, join_cells, lost_links, read_crossing
+from dask_zv.read.link_cells import (
+    CellPlan,
+    LinkCells,
+    find_targets,
+    join_cells,
+    lost_links,
+    lost_target,
+    read_crossing,
+    read_in_parts,
+)
+from dask_zv.read.select import chosen_chunks
 from dask_zv.spatial.chunk_lookup import ChunkLookup
+from dask_zv.storage.grid.read import GridArrays
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Endpoints:
-    """Records by the row numbers of their endpoints.
+    """Records by the row numbers of their endpoints: in input order, -1 for what was not read; shape (m, L).
 
-    Attributes
-    ----------
-    rows : ndarray of int64, shape (m, L)
-        In input order; -1 for what was not read.
-    attributes : mapping of str to ndarray, shape (m,) or (m, C)
-        Categories as strings; masked where there are none.
+    Attributes (m, ...) have categories as strings, and are masked where there are none.
     """
 
     rows: NDArray[np.int64]
     attributes: Mapping[str, NDArray[Any]]
+
+
+def find_endpoints(
+    source: LevelSource, links: LinkSource, cells: LinkCells, read: ChunkLookup, rows: RowMap, *, every: bool
+) -> NDArray[np.int64]:
+    """Return the row numbers of the endpoints of records (m, L), in input order: -1 for what was not read.
+
+    `rows` are of the chunks that were `read`; with `every` chunk that a record names must be among these.
+
+    Raises
+    ------
+    FormatError
+        A record names a chunk or a row that isn't there.
+    """
+    targets, at = find_targets(links, cells.cells, read, source.where() if every else None)
+    chunks = np.repeat(at, cells.counts, axis=0)
+    beyond = rows.beyond(chunks, cells.rows)
+    if len(beyond):
+        record = int(beyond[0])
+        cell = cells.cell_of(record)
+        place = cells.cells.place(links, cell)
+        raise _lost_row(source, cells.rows[record], targets[cell], rows, chunks[record], *place)
+    return input_order(rows.find(chunks, cells.rows), cells.order)
 
 
 def resolve_links(
@@ -47,27 +79,10 @@ def resolve_links(
     counted: bool,
     exact: bool,
 ) -> Endpoints:
-    """Look up the endpoints of records.
+    """Look up the endpoints of the records in some parts, with `attributes` by number; `rows` are those of the chunks `coords`.
 
-    Parameters
-    ----------
-    source : LevelSource
-    links : LinkSource
-    attributes : sequence of int
-        Numbers of those that were read.
-    parts : sequence of LinkCells
-    rows : RowMap
-        Of the chunks that were read.
-    coords : ndarray of int64, shape (n, K)
-        These chunks, ascending.
-    level : ndarray of int64, shape (m, K), optional
-        All chunks of the level, ascending.
-    every : bool
-        All chunks were read: every one that a record names must be among them.
-    counted : bool
-        All records of the family were read: there are no fewer than it counts.
-    exact : bool
-        Nor more.
+    `level` are all chunks of the level (m, K), where records may lead to others than were read. `every` one of these was
+    read; all records of the family were, and `counted`: there are no fewer than it counts, nor more where that is `exact`.
 
     Raises
     ------
@@ -76,24 +91,13 @@ def resolve_links(
     """
     cells = join_cells(links, attributes, parts, source.where())
     read = ChunkLookup(coords)
-    targets = links.targets(cells.cells.coords, cells.cells.segments)
-    at = read.find(targets)
-    if every and (at < 0).any():
-        cell, slot = np.argwhere(at < 0)[0].tolist()
-        raise _lost(source, links, cells, cell, targets[cell, slot])
-    chunks = np.repeat(at, cells.counts, axis=0)
-    beyond = rows.beyond(chunks, cells.rows)
-    if len(beyond):
-        record = int(beyond[0])
-        cell = cells.cell_of(record)
-        raise _beyond(source, *_place(links, cells, cell), cells.rows[record], targets[cell], rows, chunks[record])
-    found = input_order(rows.find(chunks, cells.rows), cells.order)
-    names = [links.attributes[a].schema for a in attributes]
-    values = {s.name: s.values(cells.attributes[s.name]) for s in names}
+    found = find_endpoints(source, links, cells, read, rows, every=every)
+    schemas = [links.attributes[a].schema for a in attributes]
+    values = {s.name: s.values(cells.attributes[s.name]) for s in schemas}
     if links.crossing is not None:
         more = _crossing(source, links, rows, read, level)
         found = np.concatenate([found, more])
-        values = {name: without_values(v, len(more)) for name, v in values.items()}
+        values = {name: _without_values(v, len(more)) for name, v in values.items()}
     if counted:
         check_count(source, links, len(found), exact=exact)
     return Endpoints(found, values)
@@ -101,12 +105,12 @@ def resolve_links(
 
 def check_count(source: LevelSource, links: LinkSource, found: int, *, exact: bool) -> None:
     """Raise :class:`FormatError` where a family has fewer records than it counts; with `exact`, where it has more as well."""
-    expected = links.family.count if links.family.store == "duplicate" else (links.family.physical or links.family.count)
+    expected = links.expected
     if links.crossing is None and expected is not None and (found != expected if exact else found < expected):
         raise lost_links(source, links.array, found, expected)
 
 
-def without_values(values: NDArray[Any], more: int) -> NDArray[Any]:
+def _without_values(values: NDArray[Any], more: int) -> NDArray[Any]:
     """Return values with some more that are masked."""
     if not more:
         return values
@@ -115,29 +119,35 @@ def without_values(values: NDArray[Any], more: int) -> NDArray[Any]:
     return out
 
 
-def _place(links: LinkSource, cells: LinkCells, cell: int) -> tuple[str, str]:
-    """Return array and chunk key of a cell."""
-    return links.segments[int(cells.cells.segments[cell])].array, coords_to_keys(cells.cells.coords[cell : cell + 1])[0]
+def _crossing(
+    source: LevelSource, links: LinkSource, rows: RowMap, read: ChunkLookup, level: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    """Return the row numbers of the records across chunks of generation 0.7."""
+    assert links.crossing is not None
+    chunks, named = read_crossing(source, links, level_blobs(source))
+    place = links.crossing, "data"
+    if level is not None:
+        lost = np.argwhere(ChunkLookup(level).find(chunks) < 0)
+        if len(lost):
+            raise lost_target(chunks[tuple(lost[0])], source.where(), *place)
+    at = read.find(chunks)
+    beyond = rows.beyond(at, named)
+    if len(beyond):
+        record = int(beyond[0])
+        raise _lost_row(source, named[record], chunks[record], rows, at[record], *place)
+    return rows.find(at, named)
 
 
-def _lost(source: LevelSource, links: LinkSource, cells: LinkCells, cell: int, target: NDArray[np.int64]) -> FormatError:
-    array, chunk = _place(links, cells, cell)
-    return FormatError(
-        f"links lead to chunk {coords_to_keys(target[None])[0]}, which the level does not have: it was lost, or the links "
-        "belong to another version of the level",
-        store=source.where(), array=array, chunk=chunk,
-    )  # fmt: skip
-
-
-def _beyond(
+def _lost_row(
     source: LevelSource,
-    array: str,
-    chunk: str,
     named: NDArray[np.int64],
     targets: NDArray[np.int64],
     rows: RowMap,
     chunks: NDArray[np.int64],
+    array: str,
+    chunk: str,
 ) -> FormatError:
+    """Return the error that a record names a row which its chunk does not have."""
     stored = np.append(rows.stored, np.iinfo(np.int64).max)[chunks]
     slot = int(np.flatnonzero((named < 0) | (named >= stored))[0])
     has = "" if chunks[slot] < 0 else f", which has {stored[slot]} rows"
@@ -148,24 +158,54 @@ def _beyond(
     )  # fmt: skip
 
 
-def _crossing(
-    source: LevelSource, links: LinkSource, rows: RowMap, read: ChunkLookup, level: NDArray[np.int64] | None
-) -> NDArray[np.int64]:
-    """Return the row numbers of the records across chunks of generation 0.7."""
-    assert links.crossing is not None
-    chunks, named = read_crossing(source, links, level_blobs(source))
-    flat = chunks.reshape(-1, links.family.rank)
-    if level is not None:
-        lost = np.flatnonzero(ChunkLookup(level).find(flat) < 0)
-        if len(lost):
-            raise FormatError(
-                f"links lead to chunk {coords_to_keys(flat[lost[:1]])[0]}, which the level does not have: it was lost, or the "
-                "links belong to another version of the level",
-                store=source.where(), array=links.crossing, chunk="data",
-            )  # fmt: skip
-    at = read.find(chunks)
-    beyond = rows.beyond(at, named)
-    if len(beyond):
-        record = int(beyond[0])
-        raise _beyond(source, links.crossing, "data", named[record], chunks[record], rows, at[record])
-    return rows.find(at, named)
+# -------------------------------------------------------------------------------------------------- as they are stored
+
+
+def read_links(level: LevelContents, delta: int, *, chunks: Any) -> Links:
+    """Read a family of links, see :meth:`Level.links`."""
+    if type(delta) is not int:
+        raise InputError(f"delta is the difference of two level numbers, not {delta!r}")
+    found = level.found_links(delta)
+    if found is None:
+        raise NotFoundError(
+            "the level has no such links" if not delta else f"the level has no links to level {level.number + delta}",
+            store=level.url, array=f"links/{delta_name(delta)}",
+        )  # fmt: skip
+    source, links = level.source, found.source
+    blobs = level_blobs(source)
+    plan, selected = CellPlan.every(found, blobs.catalog), None
+    if chunks is not None:
+        selected = level.chunks.coords[chosen_chunks(level, chunks)]
+        plan = CellPlan.of(found.present(selected, blobs.catalog), selected)
+    names = range(len(links.attributes))
+    joined = join_cells(links, names, list(read_in_parts(source, links, names, plan, blobs)), source.where())
+    if selected is None:
+        check_count(source, links, len(joined), exact=False)
+    targets = np.repeat(links.targets(joined.cells.coords, joined.cells.segments), joined.counts, axis=0)
+    rows = input_order(joined.rows, joined.order)
+    if joined.order is not None:
+        targets = np.stack([input_order(targets[..., k], joined.order) for k in range(targets.shape[2])], axis=2)
+    schemas = [a.schema for a in links.attributes]
+    values = {s.name: s.values(joined.attributes[s.name]) for s in schemas}
+    if links.crossing is not None:
+        more, named = read_crossing(source, links, blobs)
+        if selected is not None:
+            mine = ChunkLookup(selected).find(more[:, 0]) >= 0
+            more, named = more[mine], named[mine]
+        targets, rows = np.concatenate([targets, more]), np.concatenate([rows, named])
+        values = {name: _without_values(v, len(more)) for name, v in values.items()}
+    return Links(targets, rows, values, links.family.directed, links.family.width)
+
+
+def count_in_cells(source: LevelSource, found: FoundLinks, attributes: Sequence[int] = ()) -> int:
+    """Return how many records a family has in cells, reading them (with some attributes), a bounded number at a time."""
+    blobs = level_blobs(source)
+    return sum(len(p) for p in read_in_parts(source, found.source, attributes, CellPlan.every(found, blobs.catalog), blobs))
+
+
+def stored_links(source: LevelSource, found: FoundLinks) -> int:
+    """Return how many records of a family are stored, of those that its group counts: in layout per_chunk across chunks."""
+    blobs = level_blobs(source)
+    if isinstance(blobs, GridArrays):
+        return count_in_cells(source, found)
+    return len(read_crossing(source, found.source, blobs, counted=False)[0])

@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, InputError
-from dask_zv.format.keys import DOCUMENT
 from dask_zv.format.object_documents import sentinel
-from dask_zv.geometry.schema import VALUE_KINDS, parse_dtype, readable
+from dask_zv.geometry.schema import readable
 from dask_zv.level.object_index import ObjectIndex
-from dask_zv.level.object_tables import ObjectTables, values_dtype
-from dask_zv.level.object_values import parse_shape, read_groups, read_object_attributes
+from dask_zv.level.object_tables import ObjectTables, plain_table, values_dtype
 from dask_zv.level.source import LevelSource, check_same_objects
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.marks import check_not_replaced
@@ -29,62 +27,38 @@ GROUPS = 0
 
 @dataclass(frozen=True, slots=True)
 class ObjectField:
-    """An attribute of objects, or of groups.
-
-    Attributes
-    ----------
-    dtype : dtype
-    shape : tuple of int
-        Of one value.
-    missing : object
-        What stands for "none"; None where nothing can.
-    state : str
-        Digest of what the store has of it, see :func:`array_state`.
-    """
+    """An attribute of objects, or of groups: dtype and shape of one value."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     missing: Any = None
+    """What stands for "none"; None where nothing can."""
     state: str = ""
+    """Digest of what the store has of it, see :func:`array_state`."""
 
 
 def object_fields(index: ObjectIndex, family: str = "object_attributes") -> dict[str, ObjectField]:
-    """Return the attributes of objects (or "group_attributes"), from their documents alone.
-
-    Raises
-    ------
-    MetadataError, FormatError, StoreError
-        A document is damaged or missing.
-    """
-    tables = index.tables
+    """Return the attributes of objects (or "group_attributes"), from their documents alone."""
+    tables, where = index.tables, index.tables.source.where()
     out: dict[str, ObjectField] = {}
-    grid = tables.source.place.layout == "grid"
-    names = tables.members(family) if grid else [
-        f"{family}/{n}" for n in open_objects(tables.source.place.handle).list_dir(tables.path(family)) if n != DOCUMENT
-    ]  # fmt: skip
-    for array in names:
-        if grid:
+    for array in tables.members(family):
+        if tables.source.place.layout == "grid":
             table = tables.open(array)
-            known = readable(partial(values_dtype, tables.source, array, table.dtype), tables.source.where())
-            if known is None:
+            dtype = readable(partial(values_dtype, tables.source, array, table.dtype), where)
+            if dtype is None:
                 continue
-            dtype, shape = known, table.shape[1:]
-            missing = _missing(np.dtype(dtype))
+            shape, missing = table.shape, _missing(dtype)
         else:
-            attributes = (tables.document(array) or {}).get("attributes", {})
-            known = readable(partial(parse_dtype, attributes.get("dtype"), f"{array!r}", VALUE_KINDS), tables.source.where())
+            known = readable(partial(plain_table, tables, array), where)
             if known is None:
                 continue
-            dtype = known
-            rows, *rest = parse_shape(attributes, tables.source.where(), array)
-            shape = tuple(rest)
+            dtype, shape = known
             # a mask tells what is missing, if anything is: without one, a value that is the sentinel is a value
-            some = attributes.get("has_present_mask") or rows != index.count
-            missing = _missing(np.dtype(dtype)) if some else None
+            some = tables.attributes(array).get("has_present_mask") or shape[0] != index.count
+            missing = _missing(dtype) if some else None
             if some and missing is None:
                 dtype = np.dtype(object)  # no boolean says that an object has none
-        state = array_state(tables, array)
-        out[array.partition("/")[2]] = ObjectField(np.dtype(dtype), tuple(shape), missing, state)
+        out[array.partition("/")[2]] = ObjectField(np.dtype(dtype), tuple(shape[1:]), missing, array_state(tables, array))
     return out
 
 
@@ -113,18 +87,7 @@ def _missing(dtype: np.dtype[Any]) -> Any:
 class ObjectColumns:
     """The objects of a level as a table, ascending by id; columns are :data:`GROUPS` and the attributes by name.
 
-    Parameters
-    ----------
-    source : LevelSource
-    fields : mapping of str to ObjectField
-    group_count : int
-    index : ObjectIndex, optional
-        As this process knows it already.
-
-    Attributes
-    ----------
-    group_state : str
-        That of the members of groups, see :func:`array_state`.
+    `group_state` is that of the members of groups, see :func:`array_state`.
     """
 
     def __init__(
@@ -155,24 +118,15 @@ class ObjectColumns:
         return self.index.count
 
     def column(self, name: Any, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
-        """Return a column of some objects.
-
-        Parameters
-        ----------
-        name : int or str
-        rows : slice with a positive step, or int64 array
-            Numbers of objects, ascending by id.
-        """
+        """Return a column of some objects, by their numbers, or as a slice with a positive step."""
         numbers = np.arange(len(self))[rows]
         if name == GROUPS:
             return self._groups(numbers)
         if not len(numbers):
             f = self.fields[name]
             return np.zeros((0, *f.shape), f.dtype)
-        ids = self.index.ids
-        ascending = bool((ids[1:] > ids[:-1]).all())
-        at = numbers if ascending else np.argsort(ids, kind="stable")[numbers]
-        values = _filled(read_object_attributes(self.source, self.index, at, name)[name], self.fields[name])
+        at = numbers if self.index.order is None else self.index.order[numbers]
+        values = _filled(self.index.attributes(at, name)[name], self.fields[name])
         self._check(f"object_attributes/{name}", self.fields[name].state)
         return values
 
@@ -186,18 +140,14 @@ class ObjectColumns:
             )
 
     def _groups(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-        ids = np.sort(self.index.ids)[numbers]
+        ids = self.index.sorted_ids[numbers]
         out = np.zeros((len(ids), self.group_count), bool)
         if len(ids):
-            groups, _ = read_groups(self.source, self.index.tables)
+            groups, _ = self.index.tables.groups
             self._check("groups", self.group_state)
             for group, members in groups.items():
                 out[:, group] = np.isin(ids, members)
         return out
-
-    def group_attributes(self) -> dict[str, NDArray[Any]]:
-        """Return the attributes of all groups."""
-        return {n: np.asarray(np.ma.getdata(v)) for n, v in read_groups(self.source, self.index.tables)[1].items()}
 
 
 def _filled(values: NDArray[Any], field: ObjectField) -> NDArray[Any]:

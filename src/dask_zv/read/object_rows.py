@@ -1,46 +1,116 @@
-"""Columns of a level's vertices in the order of its objects: each object's together, along its path."""
+"""Vertices in the order of their objects, each object's along its path; and how many each object has.
+
+Of that our writer leaves a small table beside the manifests (:data:`~dask_zv.level.object_tables.OBJECT_LENGTHS`), which makes
+opening a level by objects cost the same few requests whatever the number of objects. Other tools pass it by; nothing is
+believed on its word: rows that are read by object are counted, and must be as many.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.config import settings
-from dask_zv.errors import FormatError, NotFoundError
+from dask_zv.errors import FormatError, NotFoundError, StoreError
+from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.result import Geometry
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex
-from dask_zv.level.source import check_same_objects, level_blobs
-from dask_zv.read.block import BlockPlan, Wanted, read_block
-from dask_zv.read.chunk_cache import SharedCache
-from dask_zv.read.columns import LevelRows
-from dask_zv.read.link_reading import plan_cells
-from dask_zv.read.object_lengths import ObjectLengths, object_lengths
-from dask_zv.read.objects import ObjectFacts
-from dask_zv.read.ragged import RaggedColumns
-from dask_zv.read.result import Finish
+from dask_zv.level.object_tables import OBJECT_LENGTHS
+from dask_zv.level.source import ChunkTable, LevelSource, SharedCache, check_same_objects
+from dask_zv.read.block import Wanted
+from dask_zv.read.columns import LevelRows, RaggedColumns
+from dask_zv.read.decode import Fragments
+from dask_zv.read.objects import read_whole_objects
 
 PARENT = "/parent"
 """A column's name that no attribute can have."""
+_SLICE = 4096
 _POSITIONS: SharedCache[NDArray[Any]] = SharedCache(128 << 20, lambda p: p.nbytes + 200)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObjectLengths:
+    """The objects of a level: ids, ascending, and the vertices of each; int64 (O,)."""
+
+    ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def object_lengths(source: LevelSource, table: ChunkTable, index: ObjectIndex) -> ObjectLengths:
+    """Return the objects of a level with their lengths: from the table that says so, else from manifests and fragments."""
+    if not index.count:
+        return ObjectLengths(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    return _stored_lengths(source, index) or count_lengths(source, table, index)
+
+
+def object_ids(source: LevelSource, index: ObjectIndex) -> NDArray[np.int64]:
+    """Return the ids of the objects, ascending; in a few requests, however many they are, where our table has them."""
+    if index.rows_are_ids or not index.count:
+        return np.arange(index.count)
+    found = _stored_lengths(source, index)
+    return index.sorted_ids if found is None else found.ids
+
+
+def _stored_lengths(source: LevelSource, index: ObjectIndex) -> ObjectLengths | None:
+    """Return what the table says; None where there is none, or another tool made objects since."""
+    if not source.catalogued or not source.index_token:  # manifests of ours have checksums
+        return None
+    found = index.tables.own_table(OBJECT_LENGTHS, (index.count, 2))
+    if found is None:
+        return None
+    values, intact = found
+    if (values < 0).any():  # what an absent chunk reads as
+        raise StoreError(
+            "a part of the table of objects is missing: store.refresh() makes it anew",
+            store=source.where(), array=OBJECT_LENGTHS,
+        )  # fmt: skip
+    if intact and (values[1:, 0] <= values[:-1, 0]).any():
+        raise FormatError(
+            "the ids of the table of objects don't ascend: store.refresh() makes it anew",
+            store=source.where(), array=OBJECT_LENGTHS,
+        )  # fmt: skip
+    return ObjectLengths(*np.ascontiguousarray(values.T)) if intact else None
+
+
+def count_lengths(source: LevelSource, table: ChunkTable, index: ObjectIndex) -> ObjectLengths:
+    """Return the objects of a level with their lengths, from their manifests and all fragments of the level.
+
+    Raises
+    ------
+    FormatError
+        A manifest names a chunk or a fragment that isn't there.
+    """
+    rows = LevelRows(source, table)
+    fragments = Fragments.join(
+        [rows.all_fragments(np.arange(a, min(a + _SLICE, len(table)))) for a in range(0, len(table), _SLICE)]
+    )
+    first = np.cumsum(fragments.numbers) - fragments.numbers
+    ids = index.sorted_ids
+    lengths = np.zeros(len(ids), np.int64)
+    for part in index.slices():
+        chunk = table.find(part.chunks)
+        lost = np.flatnonzero((chunk < 0) | (part.fragments >= np.append(fragments.numbers, 0)[chunk]))
+        if len(lost):
+            raise FormatError(
+                f"a manifest names fragment {part.fragments[lost[0]]} of a chunk that does not have it",
+                store=source.where(), array="object_index", chunk=coords_to_keys(part.chunks[lost[:1]])[0],
+            )  # fmt: skip
+        np.add.at(lengths, np.searchsorted(ids, part.objects), fragments.counts[first[chunk] + part.fragments])
+    return ObjectLengths(ids, lengths)
 
 
 class ObjectRows(RaggedColumns):
     """Vertices in the order of the objects; columns are the axes by number, the attributes by name, and :data:`PARENT`.
 
-    Parameters
-    ----------
-    vertices : LevelRows
-    lengths : ObjectLengths
-    links : FoundLinks, optional
-        Of skeletons, for their parents.
-    chunked : bool
-        Skeletons of one path a fragment.
-    implied : bool
-        Neighbours on a fragment are linked; False where all links are stored.
+    `links` are those of skeletons, for their parents: `chunked` ones have one path a fragment; where that is `implied`,
+    neighbours on a fragment are linked, else all links are stored.
     """
 
     def __init__(
@@ -58,34 +128,20 @@ class ObjectRows(RaggedColumns):
         self.chunked = chunked
         self.implied = implied
         self._lengths: ObjectLengths | None = lengths
-        self._index: ObjectIndex | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         lengths = None if self.vertices.source.catalogued else self._lengths
-        kept = {name: getattr(self, name) for name in ("vertices", "links", "chunked", "implied")}
-        return {**kept, "_lengths": lengths}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._index = None
-        self._offsets = None
+        return {**self.__dict__, "_lengths": lengths, "_offsets": None}
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         links = repr(self.links and self.links.source)
         return (type(self).__name__, self.vertices.__dask_tokenize__(), links, self.chunked, self.implied)
 
     @property
-    def index(self) -> ObjectIndex:
-        """The manifests."""
-        if self._index is None:
-            self._index = ObjectIndex(self.vertices.source)
-        return self._index
-
-    @property
     def lengths(self) -> ObjectLengths:
         """Ids and lengths of the objects."""
         if self._lengths is None:
-            self._lengths = object_lengths(self.vertices.source, self.vertices.table, self.index)
+            self._lengths = object_lengths(self.vertices.source, self.vertices.table, self.vertices.index)
         return self._lengths
 
     @property
@@ -96,30 +152,26 @@ class ObjectRows(RaggedColumns):
     @property
     def where(self) -> str:
         """URL of the level, for errors."""
-        return self.vertices.source.where()
+        return self.vertices.where
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a stored row."""
         return self.vertices.row_bytes
 
-    def _empty(self, name: str | int) -> NDArray[Any]:
-        return np.zeros(0, np.int64) if name == PARENT else self.vertices._empty(name)
+    def empty(self, name: str | int) -> NDArray[Any]:
+        """Return a column of no rows; nothing is read for it."""
+        return np.zeros(0, np.int64) if name == PARENT else self.vertices.empty(name)
 
-    def _read_cells(self, name: str | int, objects: NDArray[np.intp]) -> list[NDArray[Any]]:
-        if isinstance(name, int):
-            return [self._positions(objects)[:, name]]
+    def _read_cells(self, name: str | int, objects: NDArray[np.intp]) -> NDArray[Any]:
+        if isinstance(name, int):  # x, y and z of the same objects are one read
+            key = (*self.vertices.source.state, self.vertices.source.index_token, objects.tobytes())
+            column: NDArray[Any] = _POSITIONS.get_many([key], lambda _: [self.read(objects, ()).positions])[0][:, name]
+            return column
         if name == PARENT:
-            return [self._parents(objects)]
-        schema = next((a for a in self.vertices.source.schema.attributes if a.name == name), None)
-        found = self.read(objects, () if schema is None else (schema,))
-        return [found.attributes[name]]
-
-    def _positions(self, objects: NDArray[np.intp]) -> NDArray[Any]:
-        """Return the positions of objects; x, y and z of the same ones are one read."""
-        s = self.vertices.source
-        key = (s.place.handle.identity, s.place.prefix, s.token, s.index_token, objects.tobytes())
-        return _POSITIONS.get_many([key], lambda _: [self.read(objects, ()).positions])[0]
+            return self._parents(objects)
+        schema = self.vertices.attribute(name)
+        return self.read(objects, () if schema is None else (schema,)).attributes[name]
 
     def _parents(self, objects: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return the numbers of parents among the rows of all objects."""
@@ -133,15 +185,7 @@ class ObjectRows(RaggedColumns):
         return np.where(parents < 0, -1, parents + shift)
 
     def read(self, objects: NDArray[np.intp], attributes: tuple[AttributeSchema, ...], *, trees: bool = False) -> Geometry:
-        """Return the vertices of some objects, without Dask: a task does this.
-
-        Parameters
-        ----------
-        objects : ndarray of intp, shape (n,)
-            Numbers of objects in the table of lengths, ascending.
-        attributes : tuple of AttributeSchema
-        trees : bool
-            With the parents of skeletons.
+        """Return the vertices of some objects, by their numbers (ascending), and with `trees` the parents of skeletons.
 
         Raises
         ------
@@ -150,20 +194,7 @@ class ObjectRows(RaggedColumns):
         StoreError
             A part of it is missing.
         """
-        source, table = self.vertices.source, self.vertices.table
-        ids = self.lengths.ids[objects]
-        try:
-            chosen = self.index.select(ids)
-        except NotFoundError:
-            check_same_objects(source)
-            raise
-        numbers = table.find(chosen.distinct_chunks)
-        if (numbers < 0).any():
-            lost = chosen.distinct_chunks[numbers < 0][0]
-            raise FormatError(
-                "a manifest names a chunk that the level does not have",
-                store=source.where(), array="object_index", chunk=".".join(map(str, lost.tolist())),
-            )  # fmt: skip
+        source, ids = self.vertices.source, self.lengths.ids[objects]
         links = self.links if trees else None
         wanted = Wanted(
             attributes,
@@ -172,30 +203,29 @@ class ObjectRows(RaggedColumns):
             parents=trees and not self.implied,
             links=None if links is None else links.source,
         )
-        mask = others = None
-        if links is not None:
-            mask, others = plan_cells(links, level_blobs(source).catalog, table, numbers, source.where(), incident=False)
-        parts = []
-        for start in range(0, len(numbers), settings().pass_chunks):
-            stop = min(start + settings().pass_chunks, len(numbers))
-            coords = table.coords[numbers[start:stop]]
-            cells = None if mask is None else np.packbits(mask[:, start:stop])
-            whole = np.ones(len(coords), bool)
-            extra = others if not start else None
-            parts.append(read_block(BlockPlan(source, coords, whole, chosen.within(coords), cells, extra), wanted))
-        finish = Finish(source, wanted, table.coords[numbers], False, False, None, self.chunked, self.vertices.offset)
-        found = finish(parts, ObjectFacts(chosen, ids))
+        try:
+            found = read_whole_objects(
+                source,
+                self.vertices.table,
+                self.vertices.index,
+                ids,
+                wanted,
+                links,
+                chunked=self.chunked,
+                offset=self.vertices.offset,
+                tables=False,
+            )
+        except NotFoundError:
+            check_same_objects(source)
+            raise
         check_same_objects(source)
-        self._check(objects, found)
-        return found
-
-    def _check(self, objects: NDArray[np.intp], found: Geometry) -> None:
         assert found.lengths is not None
         wrong = np.flatnonzero(found.lengths != self.counts[objects])
         if len(wrong):
             at = int(wrong[0])
             raise FormatError(
-                f"object {self.lengths.ids[objects[at]]} has {found.lengths[at]} vertices, the table of objects says "
-                f"{self.counts[objects[at]]}: another tool changed it; store.refresh() takes the level as it is",
-                store=self.vertices.source.where(), array="object_index",
+                f"object {ids[at]} has {found.lengths[at]} vertices, the table of objects says {self.counts[objects[at]]}: "
+                "another tool changed it; store.refresh() takes the level as it is",
+                store=self.where, array="object_index",
             )  # fmt: skip
+        return found

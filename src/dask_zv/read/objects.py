@@ -1,4 +1,4 @@
-"""What a read wants to know of objects: their fragments in path order, ids, attributes and groups; beside the blocks."""
+"""Reading by object: what a read wants to know of objects, beside the blocks; and objects as a whole."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.format.keys import coords_to_keys
-from dask_zv.level.fragment_table import FragmentTable
+from dask_zv.config import settings
+from dask_zv.geometry.result import Geometry
+from dask_zv.level.fragment_table import FragmentTable, chunk_numbers
+from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex, fragment_owners
-from dask_zv.level.object_values import read_groups, read_object_attributes
-from dask_zv.level.source import LevelSource
+from dask_zv.level.source import ChunkTable, LevelSource
+from dask_zv.read.assemble import Finish, ObjectFacts
+from dask_zv.read.block import Wanted, plan_blocks, read_block
+from dask_zv.read.select import Selection
+from dask_zv.spatial.grouping import runs_of
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.marks import check_not_replaced
 from dask_zv.storage.objects import together
 
 
 class Here:
-    """What is remembered of the level's objects in this process; it stays here when tasks go elsewhere.
-
-    Parameters
-    ----------
-    index : ObjectIndex, optional
-    """
+    """The object index as this process knows it already; it stays here when tasks go elsewhere."""
 
     def __init__(self, index: ObjectIndex | None = None) -> None:
         self.index = index
@@ -34,57 +34,26 @@ class Here:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ObjectFacts:
-    """What was found.
-
-    Attributes
-    ----------
-    table : FragmentTable, optional
-        Fragments of the objects in path order, where rows are wanted in that order.
-    ids : ndarray of int64, optional
-        All objects that the answer lists, where that is known beforehand.
-    tables : dict
-        Fields of :class:`~dask_zv.geometry.result.Geometry`: attributes of objects, and groups.
-    """
-
-    table: FragmentTable | None = None
-    ids: NDArray[np.int64] | None = None
-    tables: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class ReadObjects:
-    """Read it; a task of its own, so that nobody waits for it after the blocks.
-
-    Attributes
-    ----------
-    source : LevelSource
-    coords : ndarray of int64, shape (n, K)
-        The chunks that are read.
-    by_object : bool
-        Rows are wanted in the order of the objects' paths.
-    chosen : FragmentTable, optional
-        Fragments of the objects that were asked for, where that is known.
-    ids : ndarray of int64, optional
-        The objects that were asked for.
-    every : bool
-        Objects without vertices are listed, too.
-    tables : bool
-        Attributes of objects, and groups, are wanted.
-    here : Here
-    """
+    """Read what is wanted of objects; a task of its own, so that nobody waits for it after the blocks."""
 
     source: LevelSource
     coords: NDArray[np.int64]
+    """The chunks that are read, shape (n, K)."""
     by_object: bool
+    """Rows are wanted in the order of the objects' paths."""
     chosen: FragmentTable | None
+    """Fragments of the objects that were asked for, where that is known."""
     ids: NDArray[np.int64] | None
+    """The objects that were asked for."""
     every: bool
+    """Objects without vertices are listed, too."""
     tables: bool
+    """Attributes of objects, and groups, are wanted."""
     here: Here = field(default_factory=Here)
 
     def __call__(self) -> ObjectFacts:
-        if not (self.source.schema.has_objects and (self.tables or self.by_object)):
+        if not (self.tables or self.by_object):
             return ObjectFacts()
         index = self.here.index or ObjectIndex(self.source)
         objects = open_objects(self.source.place.handle)
@@ -92,33 +61,59 @@ class ReadObjects:
         _, groups, _ = together(  # the documents of attributes are remembered
             objects,
             lambda: index.ids if all_ids else None,
-            lambda: read_groups(self.source, index.tables) if self.tables else ({}, {}),
-            lambda: index.tables.members("object_attributes") if self.tables and self._grid else None,
+            lambda: index.tables.groups if self.tables else ({}, {}),
+            lambda: index.tables.members("object_attributes") if self.tables else None,
         )
-        table, values = together(
-            objects,
-            lambda: self._table(index),
-            lambda: self._values(index) if self.tables else {},
-        )
+        table, values = together(objects, lambda: self._table(index), lambda: self._values(index) if self.tables else {})
         if self.tables:  # no catalog has their checksums
             check_not_replaced(objects, self.source.place.prefix)
         tables = {**values, "groups": groups[0], "group_attributes": groups[1]} if self.tables else {}
-        ids = self.ids
-        if ids is None and self.every:
-            ids = np.sort(index.ids)
-        return ObjectFacts(table, ids, tables)
-
-    @property
-    def _grid(self) -> bool:
-        return self.source.place.layout == "grid"
+        return ObjectFacts(table, index.sorted_ids if self.ids is None and self.every else self.ids, tables)
 
     def _table(self, index: ObjectIndex) -> FragmentTable | None:
         if not self.by_object or self.chosen is not None:
             return self.chosen if self.by_object else None
-        return fragment_owners(self.source, coords_to_keys(self.coords), index)
+        return fragment_owners(self.source, self.coords, index)
 
     def _values(self, index: ObjectIndex) -> dict[str, Any]:
-        every = self.ids is None
-        ids = np.sort(index.ids) if self.ids is None else self.ids
-        rows = None if every and np.array_equal(ids, index.ids) else np.argsort(index.ids) if every else index.rows(ids)
-        return {"object_index": ids, "object_attributes": read_object_attributes(self.source, index, rows)}
+        if self.ids is None:
+            return {"object_index": index.sorted_ids, "object_attributes": index.attributes(index.order)}
+        return {"object_index": self.ids, "object_attributes": index.attributes(index.rows(self.ids))}
+
+
+def read_whole_objects(
+    source: LevelSource,
+    table: ChunkTable,
+    index: ObjectIndex,
+    ids: NDArray[np.int64],
+    wanted: Wanted,
+    links: FoundLinks | None,
+    *,
+    chunked: bool,
+    offset: tuple[float, ...] | None,
+    tables: bool,
+) -> Geometry:
+    """Return some objects as a whole in the order of their `ids` (ascending), without Dask: a task does this.
+
+    `chunked` and `offset` are as of :class:`~dask_zv.read.assemble.Finish`; with `tables` their attributes and groups are read.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such object.
+    FormatError, StoreError
+        A part of an object is missing or damaged.
+    """
+    chosen = index.select(ids)
+    numbers = chunk_numbers(table, chosen.distinct_chunks, source.where())
+    coords = table.coords[numbers]
+    selection = Selection(numbers, np.ones(len(numbers), bool), None, ids, chosen)
+    sizes = table.rows[numbers] * source.schema.row_bytes
+    runs = runs_of((sizes, settings().read_block_bytes), (np.ones_like(sizes), settings().pass_chunks))
+    # a part keeps the rows of these objects, not of the whole chunks
+    parts = [read_block(p, wanted) for p in plan_blocks(source, table, selection, runs, links, incident=False)]
+    facts = ObjectFacts(chosen, ids)
+    if tables:
+        facts = ReadObjects(source, coords, True, chosen, ids, True, True, Here(index))()
+    crossing = links is not None and links.source.crossing is not None
+    return Finish(source, wanted, coords, False, False, table.coords if crossing else None, chunked, offset)(parts, facts)

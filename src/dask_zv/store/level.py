@@ -11,7 +11,7 @@ from dask_zv.level.contents import LevelContents
 from dask_zv.level.source import ChunkTable
 from dask_zv.read.check import check_chunks
 from dask_zv.read.levels import read_level
-from dask_zv.read.stored_links import read_links
+from dask_zv.read.links import read_links
 from dask_zv.store.html import level_summary_html
 
 if TYPE_CHECKING:

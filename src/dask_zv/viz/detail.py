@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dask_zv.config import settings
 from dask_zv.errors import InputError
 from dask_zv.read.columns import LevelRows
-from dask_zv.read.object_lengths import object_lengths
+from dask_zv.read.object_rows import object_lengths
 from dask_zv.spatial.grid import Box
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import Shape, places_of

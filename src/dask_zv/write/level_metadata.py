@@ -18,7 +18,7 @@ from dask_zv.format.levels import LevelMetadata
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import CONVENTIONS, packing
-from dask_zv.read.edge_rows import EDGE_COUNTS
+from dask_zv.level.object_tables import EDGE_COUNTS
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.catalog import CATALOG_NAME

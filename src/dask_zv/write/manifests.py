@@ -26,8 +26,8 @@ from dask_zv.geometry.places import BlockExtra
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.forks import makes_nodes
 from dask_zv.graph.run import hold_if_large
+from dask_zv.level.object_tables import OBJECT_LENGTHS
 from dask_zv.level.source import MANIFESTS_CRC32C
-from dask_zv.read.object_lengths import OBJECT_LENGTHS
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects

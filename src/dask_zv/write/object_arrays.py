@@ -17,10 +17,8 @@ from dask_zv.format.object_documents import elements_document, sentinel, table_d
 from dask_zv.geometry.places import BlockExtra
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import hold_if_large
-from dask_zv.level.object_tables import VALUES_CRC32C, WHOLE_STRINGS, values_checksum
+from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS, VALUES_CRC32C, WHOLE_STRINGS, values_checksum
 from dask_zv.level.source import MANIFESTS_CRC32C
-from dask_zv.read.edge_rows import EDGE_COUNTS
-from dask_zv.read.object_lengths import OBJECT_LENGTHS
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import ensure_groups

@@ -11,11 +11,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.level.object_values import read_groups
 from dask_zv.read.columns import LevelRows
 from dask_zv.read.object_columns import GROUPS, ObjectColumns, array_state, object_fields
-from dask_zv.read.object_lengths import object_lengths
-from dask_zv.read.object_rows import PARENT, ObjectRows
+from dask_zv.read.object_rows import PARENT, ObjectRows, object_lengths
 from dask_zv.store.level import Level
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import lazy_variable
@@ -73,7 +71,7 @@ def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
         *([names.CONTAINER] if paths else []),
     }
     taken |= {names.CRS} if crs is not None else set()
-    groups = read_groups(level.source, level.index.tables)
+    groups = level.index.tables.groups
     taken |= {"group", names.IN_GROUP} if groups[0] else set()
     names.check_names(taken, dict.fromkeys(coords, "the axis"))
     taken |= {*coords}

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError, NotFoundError
 from dask_zv.format.groups import GROUP_NAMES
-from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import take_ranges
-from dask_zv.level.chunk_boxes import check_some_boxes
 from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
-from dask_zv.level.object_values import read_groups
+from dask_zv.level.object_tables import ObjectTables
+from dask_zv.read.chunk_boxes import check_some_boxes
 from dask_zv.read.columns import OBJECT_ID, LevelRows, PlacesIn, places_in, rows_in
 from dask_zv.read.edge_rows import EdgeRows
 from dask_zv.spatial.grid import Box, as_box, stored_box
@@ -227,7 +226,7 @@ def _group_numbers(ds: xr.Dataset, groups: Any) -> Any:
     if GROUP_NAMES in ds.variables:
         named = ds[GROUP_NAMES].to_numpy()
     elif index is not None and index.level.source.schema.has_objects:
-        named = read_groups(index.level.source)[1].get(GROUP_NAMES, named)
+        named = ObjectTables(index.level.source).groups[1].get(GROUP_NAMES, named)
     lost = [g for g in wanted.tolist() if g not in named.tolist()]
     if lost:
         raise NotFoundError(f"no group {lost[0]!r}: they are called {', '.join(map(repr, named.tolist())) or 'nothing'}")
@@ -245,7 +244,7 @@ def _members(ds: xr.Dataset, groups: NDArray[np.int64]) -> NDArray[np.int64]:
     index = row_index(ds)
     if index is None or not index.level.source.schema.has_objects:
         raise InputError("groups= needs a Dataset of a level with objects, as it was opened or selected from that")
-    known, _ = read_groups(index.level.source)
+    known, _ = ObjectTables(index.level.source).groups
     lost = [g for g in groups.tolist() if g not in known]
     if lost:
         raise NotFoundError(f"no group {lost[0]}: there are {len(known)}", store=index.level.source.where())
@@ -411,7 +410,7 @@ def _near(rows: LevelRows, box: Box) -> NDArray[np.int64]:
     coords = rows.table.coords[_touched(rows, box)]
     if not len(coords):
         return np.zeros(0, np.int64)
-    return np.unique(fragment_owners(rows.source, coords_to_keys(coords), rows.index).within(coords).objects)
+    return np.unique(fragment_owners(rows.source, coords, rows.index).within(coords).objects)
 
 
 def objects_of(ds: xr.Dataset, key: Any) -> xr.Dataset:

@@ -14,7 +14,7 @@ from dask_zv.level.link_source import LinkSource
 from dask_zv.read.columns import OBJECT_ID, OBJECT_INDEX, LevelRows
 from dask_zv.read.edge_rows import CONNECTIVITY, EdgeRows, ParentRows, count_links
 from dask_zv.read.object_columns import ObjectColumns, object_fields
-from dask_zv.read.object_lengths import object_ids
+from dask_zv.read.object_rows import object_ids
 from dask_zv.store.level import Level
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import lazy_variable

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from dask_zv.errors import InputError
 from dask_zv.graph.builder import refuse_expressions
 from dask_zv.level.contents import read_headers
-from dask_zv.level.object_values import read_groups
+from dask_zv.level.object_tables import ObjectTables
 from dask_zv.storage.specs import Place
 from dask_zv.storage.targets import resolve_target
 from dask_zv.store.create import create
@@ -262,7 +262,7 @@ def _groups(ds: xr.Dataset, present: NDArray[np.int64]) -> tuple[dict[int, list[
     index = row_index(ds)
     if index is None or not index.level.source.schema.has_objects:
         return {}, None
-    known, about = read_groups(index.level.source)
+    known, about = ObjectTables(index.level.source).groups
     groups = {g: np.intersect1d(m, present).tolist() for g, m in known.items()}
     specs = json.loads(ds.attrs.get("zarr_vectors", "{}")).get("attribute_specs", {}).get("group", {})
     columns = {k: with_attrs(np.asarray(np.ma.getdata(v)), specs.get(k, {}).get("attrs", {})) for k, v in about.items()}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,44 +13,44 @@ from dask_zv.errors import FormatError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import Paths, RowMap, follow_copies, parents_of, parents_of_edges
 from dask_zv.geometry.result import Geometry
+from dask_zv.level.fragment_table import FragmentTable, chunk_numbers
 from dask_zv.level.source import LevelSource
 from dask_zv.read.block import Part, Wanted
-from dask_zv.read.block_rows import empty_columns, join_columns
+from dask_zv.read.decode import empty_columns, join_columns
 from dask_zv.read.links import Endpoints, resolve_links
-from dask_zv.read.objects import ObjectFacts
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Finish:
-    """Make the result from the blocks' parts.
+class ObjectFacts:
+    """What was found about the objects."""
 
-    Attributes
-    ----------
-    source : LevelSource
-    wanted : Wanted
-    coords : ndarray of int64, shape (n, K)
-        The chunks that were read, ascending.
-    every : bool
-        They are all of the level's.
-    whole : bool
-        And no row of them was left out.
-    level : ndarray of int64, shape (m, K), optional
-        All chunks of the level, where links may lead to others than those that were read.
-    chunked : bool
-        Skeletons of one path a fragment.
-    offset : tuple of float, optional
-        To be added to all positions.
-    """
+    table: FragmentTable | None = None
+    """Their fragments in path order, where rows are wanted in that order."""
+    ids: NDArray[np.int64] | None = None
+    """All objects that the answer lists, where that is known beforehand."""
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of :class:`~dask_zv.geometry.result.Geometry`: attributes of objects, and groups."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finish:
+    """Make the result from the blocks' parts."""
 
     source: LevelSource
     wanted: Wanted
     coords: NDArray[np.int64]
+    """The chunks that were read, ascending, shape (n, K)."""
     every: bool
+    """They are all of the level's."""
     whole: bool
+    """And no row of them was left out."""
     level: NDArray[np.int64] | None = None
+    """All chunks of the level, where links may lead to others than those that were read; shape (m, K)."""
     chunked: bool = False
+    """Skeletons of one path a fragment."""
     offset: tuple[float, ...] | None = None
+    """To be added to all positions."""
 
     def __call__(self, parts: Sequence[Part], objects: ObjectFacts) -> Geometry:
         positions, columns = self._join(parts)
@@ -145,15 +145,11 @@ class Finish:
         fragments = _joined(parts, lambda p: p.fragments, np.int64)
         counts = _joined(parts, lambda p: p.counts, np.int64)
         kept = _joined(parts, lambda p: p.kept, np.int64)
-        number = ChunkLookup(self.coords).find(table.chunks)
-        if self.every and (number < 0).any():
-            lost = coords_to_keys(table.chunks[number < 0][:1])[0]
-            raise FormatError(
-                "a manifest names a chunk that the level does not have",
-                store=self.source.where(),
-                array="object_index",
-                chunk=lost,
-            )
+        read_chunks = ChunkLookup(self.coords)
+        if self.every:
+            number = chunk_numbers(read_chunks, table.chunks, self.source.where())
+        else:
+            number = read_chunks.find(table.chunks)
         read = number >= 0
         beyond = np.flatnonzero(table.fragments >= np.append(fragments, np.iinfo(np.int64).max)[number])
         if len(beyond):

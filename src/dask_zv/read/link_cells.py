@@ -1,8 +1,8 @@
-"""Cells of links: which to read for some chunks, and what is in them."""
+"""Cells of links: which to read for some chunks, and the records in them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,21 +15,19 @@ from dask_zv.format.links import decode_flat, decode_ragged, permutations
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.link_source import FoundLinks, LinkSource
 from dask_zv.level.source import LevelSource
+from dask_zv.read.decode import fetch
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.layout import Blobs
 from dask_zv.storage.objects import Address
 
+_AT_ONCE = 4096
+"""Cells that are fetched together."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CellPlan:
-    """Cells of links: segment by segment number, chunk by coordinates.
-
-    Attributes
-    ----------
-    segments : ndarray of intp, shape (c,)
-    coords : ndarray of int64, shape (c, K)
-    """
+    """Cells of links: numbers of their segments (c,), and the chunks that they are filed under (c, K)."""
 
     segments: NDArray[np.intp]
     coords: NDArray[np.int64]
@@ -40,31 +38,48 @@ class CellPlan:
         chunk, segment = np.nonzero(mask.T)
         return cls(segment, coords[chunk])
 
+    @classmethod
+    def every(cls, found: FoundLinks, catalog: Catalog | None) -> CellPlan:
+        """Return all cells of a family, chunk by chunk."""
+        coords = [found.chunks(s, catalog) for s in range(len(found.source.segments))]
+        segments = np.repeat(np.arange(len(coords)), [len(c) for c in coords])
+        joined = np.concatenate([np.zeros((0, found.source.family.rank), np.int64), *coords])
+        order = np.lexsort((segments, *joined.T[::-1]))
+        return cls(segments[order], joined[order])
+
     def __len__(self) -> int:
         return len(self.segments)
+
+    def __add__(self, other: CellPlan) -> CellPlan:
+        return CellPlan(np.r_[self.segments, other.segments], np.concatenate([self.coords, other.coords]))
+
+    def part(self, some: slice | NDArray[np.intp]) -> CellPlan:
+        """Return some of the cells."""
+        return CellPlan(self.segments[some], self.coords[some])
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the chunks."""
+        return coords_to_keys(self.coords)
+
+    def place(self, links: LinkSource, cell: int) -> Address:
+        """Return array and chunk of a cell."""
+        return links.segments[int(self.segments[cell])].array, coords_to_keys(self.coords[cell : cell + 1])[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinkCells:
-    """The records of some cells, as they are stored.
-
-    Attributes
-    ----------
-    cells : CellPlan
-    counts : ndarray of int64, shape (c,)
-        Records of each cell.
-    rows : ndarray of int64, shape (m, L)
-        Rows of the endpoints, in stored order.
-    order : ndarray of intp, shape (m, L), optional
-        Which endpoint of the input each stored one is; None where all are in the order of the input.
-    attributes : mapping of str to ndarray, shape (m,) or (m, C)
-    """
+    """The m records of some cells, as they are stored."""
 
     cells: CellPlan
     counts: NDArray[np.int64]
+    """Records of each cell."""
     rows: NDArray[np.int64]
+    """Rows of the endpoints, in stored order; shape (m, L)."""
     order: NDArray[np.intp] | None
+    """Which endpoint of the input each stored one is, shape (m, L); None where all are in the order of the input."""
     attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """As stored, shape (m,) or (m, C)."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,28 +92,10 @@ class LinkCells:
 def plan_cells(
     found: FoundLinks, catalog: Catalog | None, level: ChunkLookup, chunks: NDArray[np.int64], where: str, *, incident: bool
 ) -> tuple[NDArray[np.bool_], CellPlan]:
-    """Return which cells to read for a selection of a level's chunks.
+    """Return which cells to read for `chunks`, ascending rows of `level`, which are all chunks of the level.
 
-    Parameters
-    ----------
-    found : FoundLinks
-    catalog : Catalog, optional
-        The level's own.
-    level : ChunkLookup
-        All chunks of the level.
-    chunks : ndarray of int64, shape (n,)
-        The selection: rows of `level`, ascending.
-    where : str
-        The level's URL, for errors.
-    incident : bool
-        Every record with an endpoint in the selection is wanted, not only those with all of them in it.
-
-    Returns
-    -------
-    mask : ndarray of bool, shape (S, n)
-        Cells whose source is in the selection.
-    others : CellPlan
-        Cells whose source is not.
+    That is a mask (S, n) of the cells that are filed under these chunks, and the cells that are filed elsewhere: with
+    `incident` every record with an endpoint in the selection is wanted, not only those with all of them in it.
 
     Raises
     ------
@@ -110,45 +107,46 @@ def plan_cells(
     mask = found.present(coords, catalog)
     selected = np.zeros(len(level) + 1, bool)  # the last one stands for chunks that aren't there
     selected[chunks] = True
-    segments: list[NDArray[np.intp]] = []
-    others: list[NDArray[np.int64]] = []
+    pairs: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
     for s in range(len(mask)):
         here = np.flatnonzero(mask[s])
-        number = np.full(len(here), s)
-        targets = links.targets(coords[here], number)
-        at = level.find(targets)
-        _check_targets(links, targets, at, coords[here], number, where)
+        plan = CellPlan(np.full(len(here), s), coords[here])
+        at = find_targets(links, plan, level, where)[1]
         if not incident:
             mask[s, here] = selected[at].all(axis=1)
             continue
         for offset in {*links.segments[s].offsets} - {(0,) * coords.shape[1]}:
             sources = level.find(coords - np.asarray(offset, np.int64))
             sources = np.unique(sources[~selected[sources] & (sources >= 0)])
-            sources = sources[found.present_in(s, level.coords[sources], catalog)]
-            segments.append(np.full(len(sources), s))
-            others.append(sources)
-    if not others:
-        return mask, CellPlan(np.zeros(0, np.intp), coords[:0])
-    pairs = np.unique(np.stack([np.concatenate(others), np.concatenate(segments)], axis=1), axis=0)  # some come by two offsets
-    return mask, CellPlan(pairs[:, 1], level.coords[pairs[:, 0]])
+            sources = sources[found.present(level.coords[sources], catalog, [s])[s]]
+            pairs.append(np.stack([sources, np.full(len(sources), s)], axis=1))
+    others = np.unique(np.concatenate(pairs), axis=0)  # some come by two offsets
+    return mask, CellPlan(others[:, 1], level.coords[others[:, 0]])
 
 
-def _check_targets(
-    links: LinkSource,
-    targets: NDArray[np.int64],
-    at: NDArray[np.int64],
-    coords: NDArray[np.int64],
-    segments: NDArray[np.intp],
-    where: str,
-) -> None:
+def find_targets(
+    links: LinkSource, cells: CellPlan, level: ChunkLookup, where: str | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the chunks that cells lead to (c, L, K), and their numbers (c, L): -1 for those that aren't there.
+
+    With `where`, the level's URL, one that isn't there is a :class:`FormatError`.
+    """
+    targets = links.targets(cells.coords, cells.segments)
+    at = level.find(targets)
     lost = np.argwhere(at < 0)
-    if len(lost):
+    if len(lost) and where is not None:
         cell, slot = lost[0].tolist()
-        raise FormatError(
-            f"links lead to chunk {coords_to_keys(targets[cell, slot : slot + 1])[0]}, which the level does not have: it was "
-            "lost, or the links belong to another version of the level",
-            store=where, array=links.segments[int(segments[cell])].array, chunk=coords_to_keys(coords[cell : cell + 1])[0],
-        )  # fmt: skip
+        raise lost_target(targets[cell, slot], where, *cells.place(links, cell))
+    return targets, at
+
+
+def lost_target(target: NDArray[np.int64], where: str, array: str, chunk: str) -> FormatError:
+    """Return the error that links lead to a chunk which isn't there."""
+    return FormatError(
+        f"links lead to chunk {coords_to_keys(target[None])[0]}, which the level does not have: it was lost, or the links "
+        "belong to another version of the level",
+        store=where, array=array, chunk=chunk,
+    )  # fmt: skip
 
 
 def check_sources(found: FoundLinks, catalog: Catalog | None, level: ChunkLookup, where: str) -> None:
@@ -166,13 +164,26 @@ def check_sources(found: FoundLinks, catalog: Catalog | None, level: ChunkLookup
 
 def cell_addresses(links: LinkSource, attributes: Sequence[int], cells: CellPlan) -> list[Address]:
     """Return the addresses of cells and of their attributes (by number)."""
-    keys = coords_to_keys(cells.coords)
-    numbers = cells.segments.tolist()
+    keys, numbers = cells.keys, cells.segments.tolist()
     out = [(links.segments[s].array, k) for s, k in zip(numbers, keys, strict=True)]
     for a in attributes:
         arrays = links.attributes[a].arrays
         out += [(arrays[s], k) for s, k in zip(numbers, keys, strict=True)]
     return out
+
+
+def read_cells(source: LevelSource, links: LinkSource, attributes: Sequence[int], cells: CellPlan, blobs: Blobs) -> LinkCells:
+    """Read the records of cells; those of another state of the level are refused."""
+    found = fetch(source, blobs, (), (), positions=False, indexes=False, more=cell_addresses(links, attributes, cells))
+    return decode_cells(source, links, attributes, cells, found)
+
+
+def read_in_parts(
+    source: LevelSource, links: LinkSource, attributes: Sequence[int], cells: CellPlan, blobs: Blobs
+) -> Iterator[LinkCells]:
+    """Yield the records of cells, some cells at a time."""
+    for start in range(0, len(cells), _AT_ONCE):
+        yield read_cells(source, links, attributes, cells.part(slice(start, start + _AT_ONCE)), blobs)
 
 
 def decode_cells(
@@ -192,13 +203,18 @@ def decode_cells(
         A cell is damaged, or an attribute does not have its rows.
     """
     width = links.family.width
-    keys = coords_to_keys(cells.coords)
+    keys = cells.keys
     numbers = cells.segments.tolist()
     parts: list[NDArray[np.int64]] = []
     permuted = np.zeros(len(cells), bool)
     for i, (s, key) in enumerate(zip(numbers, keys, strict=True)):
         segment = links.segments[s]
-        blob = _blob(source, found, segment.array, key)
+        blob = found.get((segment.array, key))
+        if blob is None:
+            raise StoreError(
+                "a cell of links that is listed is gone: restore it, or write the level again",
+                store=source.where(), array=segment.array, chunk=key,
+            )  # fmt: skip
         permuted[i] = segment.permuted
         try:
             wide = width + segment.permuted
@@ -216,16 +232,6 @@ def decode_cells(
         for a in attributes
     }
     return LinkCells(cells, counts, rows, order, values)
-
-
-def _blob(source: LevelSource, found: Mapping[Address, bytes], array: str, key: str) -> bytes:
-    blob = found.get((array, key))
-    if blob is None:
-        raise StoreError(
-            "a cell of links that is listed is gone: restore it, or write the level again",
-            store=source.where(), array=array, chunk=key,
-        )  # fmt: skip
-    return blob
 
 
 def _in_order(
@@ -252,11 +258,8 @@ def _in_order(
             try:
                 permutations(codes[ends[i] - counts[i] : ends[i]], width)
             except FormatError as of_cell:
-                raise of_cell.at(
-                    store=source.where(),
-                    array=links.segments[int(cells.segments[i])].array,
-                    chunk=coords_to_keys(cells.coords[i : i + 1])[0],
-                ) from None
+                array, chunk = cells.place(links, int(i))
+                raise of_cell.at(store=source.where(), array=array, chunk=chunk) from None
         raise error.at(store=source.where(), array=links.array) from None
     return rows, order
 

@@ -1,0 +1,136 @@
+"""What is asked for of a level, as chunks, rows and attributes: the same for whole reads, lazy columns and maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_zv.errors import InputError, NotFoundError
+from dask_zv.format.keys import coords_to_keys, is_spatial_key, parse_key
+from dask_zv.geometry.schema import AttributeSchema
+from dask_zv.level.contents import LevelContents
+from dask_zv.level.fragment_table import FragmentTable, chunk_numbers
+from dask_zv.level.link_source import FoundLinks
+from dask_zv.level.object_index import ObjectIndex, chosen_ids
+from dask_zv.level.source import ChunkTable, LevelSource
+from dask_zv.read.chunk_boxes import check_some_boxes
+from dask_zv.spatial.grid import Box, stored_box
+
+PATHS = ("line", "polyline", "streamline")
+"""Geometries whose objects are sequences of vertices."""
+LINKED = ("graph", "skeleton", "mesh")
+"""Geometries whose vertices are joined by links."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """Which chunks of a level to read, and which rows of them."""
+
+    chunks: NDArray[np.int64]
+    """Rows of the level's table of chunks, ascending, shape (n,)."""
+    whole: NDArray[np.bool_]
+    """Chunks whose rows are all inside the box, shape (n,)."""
+    box: Box | None
+    """In stored positions."""
+    ids: NDArray[np.int64] | None
+    """The objects that were asked for."""
+    chosen: FragmentTable | None
+    """Their fragments."""
+
+
+def select(
+    source: LevelSource,
+    table: ChunkTable,
+    index: Callable[[], ObjectIndex],
+    *,
+    box: Box | None = None,
+    objects: Any = None,
+    chunks: NDArray[np.int64] | None = None,
+    offset: tuple[float, ...] | None = None,
+) -> Selection:
+    """Return what is in a closed box, of some objects (by id) and in some chunks (by number); None selects all.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such object.
+    FormatError
+        A manifest names a chunk that isn't there, or the chunks of the level don't hold what lies in their boxes.
+    """
+    keep = np.ones(len(table), bool)
+    whole = np.ones(len(table), bool)
+    if box is not None:
+        check_some_boxes(source, table)
+        box = stored_box(box, source.schema.dtype, offset)
+        spatial = source.spatial(table.coords)
+        keep, whole = source.schema.grid.touches(spatial, box), source.schema.grid.inside(spatial, box)
+    chosen = ids = None
+    if objects is not None:
+        ids = chosen_ids(objects)
+        chosen = index().select(ids)
+        keep &= _marks(len(table), chunk_numbers(table, chosen.distinct_chunks, source.where()))
+    if chunks is not None:
+        keep &= _marks(len(table), chunks)
+    numbers = np.flatnonzero(keep)
+    return Selection(numbers, whole[numbers], box, ids, chosen)
+
+
+def _marks(n: int, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    out = np.zeros(n, bool)
+    out[numbers] = True
+    return out
+
+
+def rows_inside(rows: NDArray[np.int64], whole: NDArray[np.bool_], box: Box, positions: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows of chunks are inside a box: all of those that are `whole`, of the others by their positions."""
+    keep = np.repeat(whole, rows)
+    p = positions.astype(np.float64, copy=False)
+    keep[~keep] = ((p >= box[0]) & (p <= box[1])).all(axis=1)
+    return keep
+
+
+def chosen_chunks(level: LevelContents, chunks: Any) -> NDArray[np.int64]:
+    """Return the rows of a level's table of chunks that a user asks for by key or by coordinates, ascending."""
+    rank = level.source.rank
+    given = [chunks] if isinstance(chunks, str) else chunks
+    try:
+        if isinstance(given, Sequence) and any(isinstance(k, str) for k in given):
+            given = [parse_key(k) if isinstance(k, str) and is_spatial_key(k) else k for k in given]
+        coords = np.asarray(given)
+    except (TypeError, ValueError):
+        coords = np.zeros(0, object)
+    if coords.ndim == 1 and len(coords) == rank and coords.dtype.kind in "iu":
+        coords = coords[None]
+    if coords.size == 0 and coords.dtype.kind != "O":
+        coords = np.zeros((0, rank), np.int64)
+    if coords.ndim != 2 or coords.shape[1] != rank or coords.dtype.kind not in "iu":
+        raise InputError(f"chunks are keys such as {'.'.join(['0'] * rank)!r}, or {rank} integers each, not {chunks!r:.80}")
+    coords = coords.astype(np.int64)
+    at = level.chunks.find(coords)
+    if (at < 0).any():
+        lost = coords_to_keys(coords[at < 0][:1])[0]
+        raise NotFoundError("the level has no such chunk: level.chunks lists them", store=level.url, chunk=lost)
+    return np.unique(at)
+
+
+def choose_attributes(
+    level: LevelContents, names: Sequence[str] | None, links: FoundLinks | None
+) -> tuple[tuple[AttributeSchema, ...], tuple[int, ...]]:
+    """Return the attributes of vertices, and the numbers of those of links, that a user asks for."""
+    own = {a.name: a for a in level.source.schema.attributes}
+    of_links = [] if links is None else [a.schema.name for a in links.source.attributes]
+    if names is None:
+        return tuple(own.values()), tuple(range(len(of_links)))
+    if isinstance(names, str):
+        names = [names]
+    known = [*level.attributes, *of_links]
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        if f"vertex_attributes/{unknown[0]}" in level.group:  # one that is left out: this says why
+            AttributeSchema.from_attributes(unknown[0], level.group.read_array_meta(f"vertex_attributes/{unknown[0]}"))
+        raise InputError(f"no attribute {unknown[0]!r}: the level has {', '.join(known) or 'none'}")
+    return tuple(own[n] for n in names if n in own), tuple(i for i, n in enumerate(of_links) if n in names)
