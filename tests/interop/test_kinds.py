@@ -41,6 +41,18 @@ def in_xarray(store, view="spatial"):
     return xr.open_dataset(store, engine="zv", view=view).load()
 
 
+def test_a_skeleton_with_the_convention_of_paths_is_refused(open_kind):
+    """It says nothing of trees: the package gives no edges then, and others may be meant."""
+    store, _ = open_kind("skeleton_explicit", mode="r+")
+    root = zarr.open_group(store.group.path, mode="r+")
+    root.attrs["zarr_vectors"] = {**root.attrs["zarr_vectors"], "links_convention": "implicit_sequential"}
+    changed = dzv.open(store.url)
+    with pytest.raises(dzv.MetadataError, match="set it to 'implicit_sequential_with_branches'"):
+        changed.level(0).read()
+    with pytest.raises(dzv.MetadataError, match="links_convention"):
+        in_xarray(changed)
+
+
 @pytest.mark.parametrize("name", ["graph_implicit", "skeleton_explicit"])
 def test_the_convention_tells_which_links_are_implied(name, open_kind):
     """Not the kind of geometry: a graph that was made implicit keeps its edges, and removed links of a skeleton stay away."""

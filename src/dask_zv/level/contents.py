@@ -289,15 +289,23 @@ class LevelContents:
     def has_implied_edges(self) -> bool:
         """True where each row of a fragment is linked to the row before it, but where a stored link says otherwise.
 
-        The store's ``links_convention`` says so of graphs and skeletons: edits change it. Where it is absent, or that of points
-        or paths (the first writer of a store sets it), the kind decides.
+        The store's ``links_convention`` says so of graphs and skeletons: edits change it. Where it is absent, the kind decides.
+
+        Raises
+        ------
+        MetadataError
+            A skeleton with the convention of paths, which says nothing of trees.
         """
         convention = self.store.metadata.links_convention
         if self.kind not in ("graph", "skeleton"):
             return False
-        if convention in (None, "implicit_sequential"):
-            return self.kind == "skeleton"
-        return convention == "implicit_sequential_with_branches"
+        if convention == "implicit_sequential" and self.kind == "skeleton":
+            raise MetadataError(
+                "links_convention is 'implicit_sequential', that of paths, in a store of skeletons: whether rows that follow each "
+                "other are linked can't be known; set it to 'implicit_sequential_with_branches' where they are, else to 'explicit'",
+                store=self.store.url,
+            )
+        return self.kind == "skeleton" if convention is None else convention == "implicit_sequential_with_branches"
 
     @cached_property
     def is_chunked_skeleton(self) -> bool:
