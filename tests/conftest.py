@@ -83,15 +83,19 @@ def s3_endpoint() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def s3_options(s3_endpoint: str) -> dict[str, Any]:
-    """Storage options in fsspec's dialect, for a server that has the bucket BUCKET."""
+def s3_client(s3_endpoint: str) -> Any:
+    """A client of that server."""
     import boto3
 
+    account = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": "us-east-1"}
+    return boto3.client("s3", endpoint_url=s3_endpoint, **account)
+
+
+@pytest.fixture(scope="session")
+def s3_options(s3_endpoint: str, s3_client: Any) -> dict[str, Any]:
+    """Storage options in fsspec's dialect, for a server that has the bucket BUCKET."""
     options = {"key": "moto-key-id", "secret": S3_SECRET, "endpoint_url": s3_endpoint}
-    client = boto3.client(
-        "s3", endpoint_url=s3_endpoint, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
-    )
-    client.create_bucket(Bucket=BUCKET)
+    s3_client.create_bucket(Bucket=BUCKET)
     return options
 
 
@@ -263,6 +267,12 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path, layout: str) -> C
         return made
 
     return make
+
+
+@pytest.fixture
+def no_waiting(override: Callable[..., None]) -> None:
+    """Damage does not heal: don't wait between the attempts to read it."""
+    override(reread_wait=0)
 
 
 # -------------------------------------------------------------------------------------------------- schedulers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from zarr.abc.store import Store
 from zarr.buffer import default_buffer_prototype
@@ -15,6 +15,16 @@ from zarr.storage import WrapperStore
 _ARRAY = r"(?P<node>(?:.*/)?(?P<array>vertices|vertex_fragments|vertex_attributes/[^/]+))"
 _BLOB = re.compile(_ARRAY + r"/(?P<chunk>-?\d+(?:\.-?\d+)*)/")
 _CELL = re.compile(_ARRAY + r"/c/(?P<cell>\d+(?:/\d+)*)")
+
+
+class RecordingStore(WrapperStore[Store]):
+    """Remembers the order in which objects were stored: the class's list of all of them."""
+
+    order: ClassVar[list[str]] = []
+
+    async def set(self, key: str, value: Any) -> None:
+        self.order.append(key)
+        await self._store.set(key, value)
 
 
 class CountingStore(WrapperStore[Store]):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import ClassVar
 
 import dask
 import pytest
 import zarr
 from contract_exceptions import need
+from counting_store import RecordingStore
 from dask.delayed import delayed
-from zarr.storage import MemoryStore, WrapperStore
+from refusals import fails
+from zarr.storage import MemoryStore
 
 import dask_zv as dzv
 from dask_zv.storage.catalog import decode_catalog
@@ -24,12 +25,6 @@ META = {"shape": [4, 8, 8], "chunk_grid_origin": [-1, 0, 0]}
 @pytest.fixture(params=["grid"])
 def layout(request):
     return request.param
-
-
-@pytest.fixture
-def no_waiting(override):
-    """Damage does not heal: don't wait between the attempts to read it."""
-    override(reread_wait=0)
 
 
 @pytest.fixture
@@ -49,13 +44,9 @@ def plain(store, keys, array="v"):
     return {key: data for key, data in out.items() if data}
 
 
-# -------------------------------------------------------------------------------------------------- which grid
-
-
 def test_an_array_needs_a_grid(store, bare):
     before = store.dump()
-    with pytest.raises(dzv.StoreError, match=r"which grid.*bounds.*write_array_meta"):
-        bare.write_bytes("v", "0.0.0", b"1")
+    fails(dzv.StoreError, r"which grid.*bounds.*write_array_meta", bare.write_bytes, "v", "0.0.0", b"1")
     with pytest.raises(dzv.StoreError, match="which grid"), bare.batched_writes() as batch:
         batch.write_bytes("v", "0.0.0", b"1")
     with pytest.raises(dzv.StoreError, match="which grid"), bare.batched_writes() as batch:
@@ -79,17 +70,14 @@ def test_a_grid_by_metadata(store, bare):
     }  # fmt: skip
     for key in ("3.0.0", "-2.0.0", "0.8.0"):
         before = store.dump()
-        with pytest.raises(dzv.BoundsError, match=key):
-            bare.write_bytes("v", key, b"1")
+        fails(dzv.BoundsError, key, bare.write_bytes, "v", key, b"1")
         with pytest.raises(dzv.BoundsError, match=key), bare.batched_writes():
             bare.write_bytes("v", key, b"1")
         assert store.dump() == before
         assert not bare.chunk_exists("v", key)
-        with pytest.raises(KeyError):
-            bare.read_bytes("v", key)
+        fails(KeyError, None, bare.read_bytes, "v", key)
     for meta in ({"shape": [5, 8, 8]}, {"nonempty_chunks": []}):
-        with pytest.raises(dzv.PlanError, match="grid|writer"):
-            bare.write_array_meta("v", meta)
+        fails(dzv.PlanError, "grid|writer", bare.write_array_meta, "v", meta)
     bare.write_array_meta("v", META)  # the same again
     assert bare.read_bytes("v", "2.7.0") == b"last"
 
@@ -100,8 +88,7 @@ def test_a_grid_by_metadata(store, bare):
 )  # fmt: skip
 def test_grids_that_are_none(meta):
     group = dzv.open_group({}, layout="grid")
-    with pytest.raises(dzv.StoreError):
-        group.write_array_meta("v", meta)
+    fails(dzv.StoreError, None, group.write_array_meta, "v", meta)
     with pytest.raises(dzv.StoreError), group.batched_writes():  # noqa: PT012 - it ends with the batch
         group.write_array_meta("v", meta)
         group.write_bytes("v", "0.0", b"1")
@@ -116,8 +103,7 @@ def test_a_grid_by_the_bounds_of_the_store(store):
     for array in ("vertices", "vertex_attributes/a"):
         found = zarr.open_array(store.plain, path=f"0/{array}", mode="r", zarr_format=3)
         assert (found.shape, found.attrs["chunk_grid_origin"]) == ((5, 1, 2), [-2, 0, 0])
-    with pytest.raises(dzv.BoundsError, match=r"3\.0\.0"):
-        group.write_bytes("vertices", "3.0.0", b"1")
+    fails(dzv.BoundsError, r"3\.0\.0", group.write_bytes, "vertices", "3.0.0", b"1")
 
 
 def test_new_arrays_have_the_grid_of_the_vertices(store, bare):
@@ -131,34 +117,18 @@ def test_new_arrays_have_the_grid_of_the_vertices(store, bare):
     assert documents[0]["chunk_grid"] == documents[1]["chunk_grid"]
 
 
-# -------------------------------------------------------------------------------------------------- names
-
-
-def test_literal_keys_belong_to_the_other_layout(store):
-    group = store.open()
-    before = store.dump()
-    for key in ("data", "offsets", "0.x"):
-        with pytest.raises(dzv.InvalidNameError, match="integers"):
-            group.write_bytes("v", key, b"1")
-        with group.batched_writes() as batch, pytest.raises(dzv.InvalidNameError, match="integers"):
-            batch.write_bytes("v", key, b"1")
-        assert not group.chunk_exists("v", key)
-        with pytest.raises(KeyError):
-            group.read_bytes("v", key)
-    assert store.dump() == before
-
-
-def test_keys_of_another_rank(store):
+def test_keys_of_the_other_layout_and_of_another_rank(store):
     group = store.open()
     group.write_bytes("v", "0.0.0", b"1")
-    for key in ("0", "0.0", "0.0.0.0"):
-        with pytest.raises(dzv.ZVError, match="rank"):
-            group.write_bytes("v", key, b"1")
-        with pytest.raises(dzv.ZVError, match="rank"), group.batched_writes():
+    before = store.dump()
+    literal = [(key, dzv.InvalidNameError, "integers") for key in ("data", "offsets", "0.x")]
+    for key, error, match in [*literal, *((key, dzv.ZVError, "rank") for key in ("0", "0.0", "0.0.0.0"))]:
+        fails(error, match, group.write_bytes, "v", key, b"1")
+        with pytest.raises(error, match=match), group.batched_writes():
             group.write_bytes("v", key, b"1")
         assert not group.chunk_exists("v", key)
-        with pytest.raises(KeyError):
-            group.read_bytes("v", key)
+        fails(KeyError, None, group.read_bytes, "v", key)
+    assert store.dump() == before
     assert store.open("r").list_chunks("v") == ["0.0.0"]
 
 
@@ -175,11 +145,7 @@ def test_arrays_are_arrays(store):
             group[name]
         assert isinstance(caught.value, KeyError)
     assert group.list_chunks("vertex_attributes") == []
-    with pytest.raises(dzv.StoreError, match="Group"):
-        group.write_bytes("vertex_attributes", "0.0.0", b"1")
-
-
-# -------------------------------------------------------------------------------------------------- empty payloads
+    fails(dzv.StoreError, "Group", group.write_bytes, "vertex_attributes", "0.0.0", b"1")
 
 
 @pytest.mark.parametrize("shards", [None, 8])
@@ -200,8 +166,7 @@ def test_an_empty_payload_is_absence(make_store, shards):
             assert reader.list_chunks("v") == ["0.0.0", "3.0.0"]
             for key in ("1.0.0", "2.0.0", "5.0.0", "9.0.0"):
                 assert not reader.chunk_exists("v", key)
-                with pytest.raises(KeyError):
-                    reader.read_bytes("v", key)
+                fails(KeyError, None, reader.read_bytes, "v", key)
             assert reader.read_bytes("v", "3.0.0") == b"3"
         assert plain(store, [f"{i}.0.0" for i in range(10)]) == {"0.0.0": b"0", "3.0.0": b"3"}
         with group.batched_writes():
@@ -209,9 +174,6 @@ def test_an_empty_payload_is_absence(make_store, shards):
                 group.write_bytes("v", key, b"")
         assert group.list_chunks("v") == []
         assert not [k for k in store.list_keys() if k.startswith("v/c/")]  # an empty cell has no object, an empty shard neither
-
-
-# -------------------------------------------------------------------------------------------------- shards
 
 
 def test_shards_are_zarrs_own(store):
@@ -251,9 +213,6 @@ def test_blocks_yield_whole_shards(store):
         for key in ("0.0.0", "1.0.0"):
             batch.write_blobs(delayed({("v", key): b"x"}), keys=[("v", key)])
     assert store.dump() == before
-
-
-# -------------------------------------------------------------------------------------------------- damage and commits
 
 
 @pytest.mark.parametrize("catalog", [True, False], ids=["catalog", "no catalog"])
@@ -297,8 +256,7 @@ def test_damaged_document_is_an_error(store):
     whole = json.loads(store.get("v/zarr.json"))
     for text in (b"{", b"[]", json.dumps({**whole, "shape": [4]}).encode(), json.dumps({**whole, "codecs": []}).encode()):
         store.put("v/zarr.json", text)
-        with pytest.raises(dzv.MetadataError, match="/v"):
-            store.open("r").read_bytes("v", "0.0.0")
+        fails(dzv.MetadataError, "/v", lambda: store.open("r").read_bytes("v", "0.0.0"))
 
 
 def test_cells_that_nobody_lists_are_absent(store):
@@ -309,11 +267,14 @@ def test_cells_that_nobody_lists_are_absent(store):
     again = store.open()
     assert again.list_chunks("v") == ["0.0.0"]
     assert not again.chunk_exists("v", "1.0.0")
-    with pytest.raises(KeyError):
-        again.read_bytes("v", "1.0.0")
+    fails(KeyError, None, again.read_bytes, "v", "1.0.0")
     with again.batched_writes():
         again.write_bytes("v", "2.0.0", b"56")
     assert store.open("r").list_chunks("v") == ["0.0.0", "2.0.0"]
+    before = store.open() and store.dump()
+    with store.open().batched_writes():
+        pass
+    assert store.dump() == before
 
 
 def test_a_writer_that_left_no_list(store):
@@ -328,21 +289,10 @@ def test_a_writer_that_left_no_list(store):
     assert again.list_chunks("v") == ["0.0.0", "3.1.0"]
     assert again.chunk_exists("v", "3.1.0")
     assert again.read_bytes("v", "3.1.0") == b"3.1.0"
-    with pytest.raises(KeyError):
-        again.read_bytes("v", "1.0.0")
+    fails(KeyError, None, again.read_bytes, "v", "1.0.0")
     with again.batched_writes():
         again.write_bytes("v", "1.0.0", b"new")
     assert store.open("r").list_chunks("v") == ["0.0.0", "1.0.0", "3.1.0"]
-
-
-class RecordingStore(WrapperStore):
-    """Remembers the order in which objects were stored."""
-
-    order: ClassVar[list[str]] = []
-
-    async def set(self, key, value):
-        self.order.append(key)
-        await self._store.set(key, value)
 
 
 @pytest.mark.parametrize("name", ["memory_store", "icechunk"])
@@ -362,16 +312,6 @@ def test_cells_then_attributes_then_vertices_then_the_catalog(make_store, name):
     assert max(cells) < min(documents)
     assert max(documents) == documents[-1]  # who sees a chunk of the vertices finds it in the others
     assert max(documents) < last[CATALOG]
-
-
-def test_a_batch_of_nothing_leaves_no_trace(store):
-    before = store.open() and store.dump()
-    with store.open().batched_writes():
-        pass
-    assert store.dump() == before
-
-
-# -------------------------------------------------------------------------------------------------- catalog and layout
 
 
 def test_the_catalog_says_what_is_stored(store):
@@ -397,24 +337,19 @@ def test_layouts_are_told_apart(store):
     assert store.open("r").layout == group.layout == "grid"
     with pytest.raises(dzv.MetadataError, match=r"'grid'.*'per_chunk'"):
         dzv.open_group(store.target, layout="per_chunk", storage_options=store.options)
-    with pytest.raises(dzv.InputError, match=r"rows.*grid.*per_chunk"):
-        dzv.open_group(store.target, layout="rows", storage_options=store.options)
+    fails(dzv.InputError, r"rows.*grid.*per_chunk", dzv.open_group, store.target, layout="rows", storage_options=store.options)
 
 
 def test_what_is_neither_layout_says_what_it_found(tmp_path):
     """An array that is no chunk grid, in the place of one; a root that is no store of vectors."""
     root = zarr.open_group(tmp_path / "s", mode="w")
     root.create_array("vertices", shape=(3,), dtype="f4")
-    with pytest.raises(dzv.ZVError, match="zarr_vectors|Zarr Vectors"):
-        dzv.open(tmp_path / "s")
+    fails(dzv.ZVError, "zarr_vectors|Zarr Vectors", lambda: dzv.open(tmp_path / "s"))
     group = dzv.open_group(MemoryStore(), layout="grid")
     group.zarr_group.create_array("v", shape=(3, 3), dtype="f4")
-    with pytest.raises(dzv.StoreError, match=r"/v' is a array|/v' is an array|/v' is a 2-D Array"):
-        group.write_bytes("v", "0.0", b"1")
-    with pytest.raises(dzv.StoreError, match="2-D Array"):
-        group.read_bytes("v", "0.0")
+    fails(dzv.StoreError, r"/v' is a array|/v' is an array|/v' is a 2-D Array", group.write_bytes, "v", "0.0", b"1")
+    fails(dzv.StoreError, "2-D Array", group.read_bytes, "v", "0.0")
     assert group.list_chunks("v") == []
     for damaged in ({"zv_version": "0.9.1"}, {"zv_version": "0.9.1", "chunk_shape": "x"}, "text", {}):
         root.attrs["zarr_vectors"] = damaged
-        with pytest.raises(dzv.MetadataError, match=r"zarr_vectors|bounds|chunk_shape"):
-            dzv.open(tmp_path / "s")
+        fails(dzv.MetadataError, r"zarr_vectors|bounds|chunk_shape", lambda: dzv.open(tmp_path / "s"))

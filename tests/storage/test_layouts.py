@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from refusals import fails
 
 import dask_zv as dzv
 from dask_zv.storage import locks
@@ -26,8 +27,7 @@ def test_an_empty_level_opened_alone_knows_its_layout(tmp_path, layout, bounds):
     assert dzv.open_group(tmp_path / "s.zv/0").layout == layout
     other = next(x for x in LAYOUTS if x != layout)
     for path in (tmp_path / "s.zv", tmp_path / "s.zv/0"):
-        with pytest.raises(dzv.MetadataError, match=f"layout '{layout}'"):
-            dzv.open_group(path, layout=other)
+        fails(dzv.MetadataError, f"layout '{layout}'", dzv.open_group, path, layout=other)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -46,8 +46,7 @@ def test_an_empty_level_of_others_tells_nothing(tmp_path):
     document = json.loads((tmp_path / "s.zv/0/zarr.json").read_text())
     del document["attributes"]["dask_zv"]
     (tmp_path / "s.zv/0/zarr.json").write_text(json.dumps(document))
-    with pytest.raises(dzv.MetadataError, match="open the store"):
-        dzv.open_group(tmp_path / "s.zv/0")
+    fails(dzv.MetadataError, "open the store", lambda: dzv.open_group(tmp_path / "s.zv/0"))
     assert dzv.open(tmp_path / "s.zv").level(0).group.layout == "grid"
 
 
@@ -55,8 +54,7 @@ def test_an_empty_level_of_others_tells_nothing(tmp_path):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_names_of_the_library_are_no_arrays(layout, name):
     group = make({}, layout, bounds=((0, 0), (99, 99))).level(0).group
-    with pytest.raises(dzv.InvalidNameError, match="dask_zv_"):
-        group.write_bytes(name, "0.0", b"x")
+    fails(dzv.InvalidNameError, "dask_zv_", group.write_bytes, name, "0.0", b"x")
     with pytest.raises(dzv.InvalidNameError, match="dask_zv_"), group.batched_writes():
         group.write_bytes(name, "0.0", b"x")
     assert not group.list_chunks(name)
@@ -65,18 +63,26 @@ def test_names_of_the_library_are_no_arrays(layout, name):
 @pytest.mark.parametrize("far", [1e25, -1e30])
 def test_bounds_beyond_all_chunks(far):
     low, high = sorted([(0.0, 0.0), (far, far)])
-    with pytest.raises(dzv.InputError, match=r"2\*\*53"):
-        make({}, "grid", bounds=(low, high))
+    fails(dzv.InputError, r"2\*\*53", make, {}, "grid", bounds=(low, high))
     store = make({}, "grid", bounds=((0, 0), (99, 99)))
     dzv.write_points(store, np.ones((3, 2)))
-    with pytest.raises(dzv.InputError, match=r"2\*\*53"):
-        store.expand((low, high))
+    fails(dzv.InputError, r"2\*\*53", store.expand, (low, high))
     assert store.metadata.bounds == ((0.0, 0.0), (99.0, 99.0))
 
 
-def test_numpy_integers_are_integers():
+def test_numpy_integers_are_integers_and_refresh_counts_vertices():
     dzv.write_points(make({}, "grid", shard_chunks=np.int64(4)), np.ones((3, 2)))
     dzv.write_points(make({}, "grid", shard_chunks=(np.int64(2), np.int32(2))), np.ones((3, 2)))
+    store = make({}, "grid", bounds=((0, 0), (99, 99)))
+    dzv.write_points(store, np.random.default_rng(0).uniform(0, 99, (100, 2)))
+    group = store.level(0).group
+    key = group.list_chunks("vertices")[0]
+    rows = len(group.read_bytes("vertices", key)) // 16
+    with group.batched_writes():
+        for array in ("vertices", "vertex_fragments"):
+            group.write_bytes(array, key, b"")
+    store.refresh()
+    assert store.level(0).metadata.vertex_count == 100 - rows == len(store.level(0).read().positions)
 
 
 def test_what_others_say_of_an_array_survives_its_replacement(tmp_path):
@@ -91,20 +97,7 @@ def test_what_others_say_of_an_array_survives_its_replacement(tmp_path):
     assert (attributes["unit"], attributes["foreign"], attributes["dtype"]) == ("gram", [1], "int64")
 
 
-def test_refresh_counts_vertices():
-    store = make({}, "grid", bounds=((0, 0), (99, 99)))
-    dzv.write_points(store, np.random.default_rng(0).uniform(0, 99, (100, 2)))
-    group = store.level(0).group
-    key = group.list_chunks("vertices")[0]
-    rows = len(group.read_bytes("vertices", key)) // 16
-    with group.batched_writes():
-        for array in ("vertices", "vertex_fragments"):
-            group.write_bytes(array, key, b"")
-    store.refresh()
-    assert store.level(0).metadata.vertex_count == 100 - rows == len(store.level(0).read().positions)
-
-
-def test_a_lock_that_was_taken_away_is_not_taken_back(override):
+def test_locks_that_were_taken_away_and_renewals_that_fail(override, monkeypatch):
     objects = open_objects(make({}, "grid").handle)
     override(lock_lifetime=0.2)
     theirs = json.dumps({"owner": "B", "expires": time.time() + 100}).encode()
@@ -113,12 +106,8 @@ def test_a_lock_that_was_taken_away_is_not_taken_back(override):
         objects.delete("0/dask_zv_lock")
         assert objects.put_if_absent("0/dask_zv_lock", theirs)
         time.sleep(0.3)
-        with pytest.raises(dzv.PlanError, match="lost during the commit"):
-            hold.check()
+        fails(dzv.PlanError, "lost during the commit", hold.check)
     assert objects.get("0/dask_zv_lock") == theirs
-
-
-def test_one_renewal_that_fails_is_not_the_last(monkeypatch, override):
     objects = open_objects(make({}, "grid").handle)
     override(lock_lifetime=1.0)
     put, failures = objects.put, [1]

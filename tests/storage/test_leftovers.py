@@ -10,6 +10,7 @@ import warnings
 import dask.array as da
 import numpy as np
 import pytest
+from refusals import fails
 
 import dask_zv as dzv
 from dask_zv.storage import local
@@ -83,8 +84,7 @@ def test_a_deletion_that_was_cut_is_finished(layout, tmp_path, monkeypatch):
     dzv.write_points(dzv.create(path, chunk_shape=(10, 10, 10), layout=layout), points())
     (path / "0" / "zarr.json").unlink()
     (path / "zarr.json").unlink()  # as other tools' deletions leave it, in any order
-    with pytest.raises(dzv.StoreError):
-        dzv.create(path, chunk_shape=(10, 10, 10))
+    fails(dzv.StoreError, None, dzv.create, path, chunk_shape=(10, 10, 10))
     dzv.write_points(dzv.create(path, chunk_shape=(10, 10, 10), overwrite=True), points())
 
     def cut(self, prefix):
@@ -92,8 +92,7 @@ def test_a_deletion_that_was_cut_is_finished(layout, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(local.LocalObjects, "delete_prefix", cut)
-        with pytest.raises(KeyboardInterrupt):
-            dzv.create(path, chunk_shape=(10, 10, 10), overwrite=True)
+        fails(KeyboardInterrupt, None, dzv.create, path, chunk_shape=(10, 10, 10), overwrite=True)
     assert (path / "zarr.json").is_file()
     dzv.create(path, chunk_shape=(10, 10, 10), overwrite=True)
     assert dzv.open(path).level(0).metadata.vertex_count == 0

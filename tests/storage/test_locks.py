@@ -15,11 +15,11 @@ import dask
 import pytest
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.memory import MemoryFileSystem
+from refusals import fails
 from zarr.storage import FsspecStore
 
 import dask_zv as dzv
-from dask_zv.storage.grid import commit as grid_single
-from dask_zv.storage.grid import commit as grid_tasks
+from dask_zv.storage.grid import commit as grid_commit
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import LOCK_NAME, commit_lock
 from s3server import serve
@@ -142,14 +142,12 @@ def test_after_an_exception(store, monkeypatch):
         raise dzv.PlanError("on purpose")
 
     with monkeypatch.context() as patch:
-        patch.setattr(grid_tasks, "merge_arrays", fail)
-        patch.setattr(grid_single, "store_cells", fail)
-        with pytest.raises(dzv.PlanError, match="on purpose"):
-            write(store)
+        patch.setattr(grid_commit, "merge_arrays", fail)
+        patch.setattr(grid_commit, "store_cells", fail)
+        fails(dzv.PlanError, "on purpose", write, store)
         assert lock_of(store) is None
         write_array_meta(store)
-        with pytest.raises(dzv.PlanError, match="on purpose"):
-            store.level(0).group.write_bytes("vertices", "0.0", b"x")
+        fails(dzv.PlanError, "on purpose", lambda: store.level(0).group.write_bytes("vertices", "0.0", b"x"))
         assert lock_of(store) is None
     write(store)
     assert lock_of(store) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from refusals import fails
 from s3_account import BUCKET
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath, ZipStore
 
@@ -30,106 +32,74 @@ from dask_zv.storage.zarr_objects import ZarrObjects
 SECRET = "wJalrXUtnFEMI-do-not-print"
 
 
-# -------------------------------------------------------------------------------------------------- targets
-
-
 def test_targets(tmp_path, make_store):
     path = tmp_path / "a dir" / "s%20 #1.zv"
     group = dzv.open_group(path)
     group.write_bytes("0/vertices", "0.0.0", b"12")
     assert group.url == path.as_uri()
     assert group["0"].url == (path / "0").as_uri()
+    texts = [str(path), path.as_uri(), group.url, group.backend.url]
     targets = [
-        str(path),
-        path.as_uri(),
-        group.url,
-        group.backend.url,
+        *texts,
         LocalStore(path),
         StorePath(LocalStore(path)),
-        zarr.open_group(path, mode="r"),
         fsspec.get_mapper(str(path)),
         FsspecStore.from_url(f"local://{path}"),
     ]
-    for target in targets:
-        for mode in ("r", "r+"):
-            if isinstance(target, zarr.Group) and mode == "r+":
-                continue
-            found = dzv.open_group(target, mode)
-            assert found.read_bytes("0/vertices", "0.0.0") == b"12", target
+    for target, mode in [*((t, m) for t in targets for m in ("r", "r+")), (zarr.open_group(path, mode="r"), "r")]:
+        assert dzv.open_group(target, mode).read_bytes("0/vertices", "0.0.0") == b"12", target
     below = dzv.open_group(StorePath(LocalStore(path), "0"))
     assert below.prefix == "0"
     assert below.read_bytes("vertices", "0.0.0") == b"12"
     assert dzv.open_group(group["0"].url).read_bytes("vertices", "0.0.0") == b"12"
 
 
-def test_memory_targets():
+def test_targets_in_memory_and_what_is_none():
     name = uuid.uuid4().hex
     for i, url in enumerate((f"memory://{name}", f"memory://{name}/")):
         dzv.open_group(url).write_bytes("v", str(i), b"12")
     assert dzv.open_group(f"memory://{name}", "r").list_chunks("v") == ["0", "1"]
-    mapper = fsspec.get_mapper(f"memory://{uuid.uuid4().hex}")
-    dzv.open_group(mapper).write_bytes("v", "0", b"12")
-    assert dzv.open_group(mapper, "r").read_bytes("v", "0") == b"12"
     mapping = {}
-    dzv.open_group(mapping).write_bytes("v", "0", b"12")
-    assert dzv.open_group(mapping, "r").read_bytes("v", "0") == b"12"
+    fsspec.filesystem("memory").rm("/", recursive=True)
+    for target in (fsspec.get_mapper(f"memory://{uuid.uuid4().hex}"), mapping, "memory://"):
+        dzv.open_group(target).write_bytes("v", "0", b"12")
+        assert dzv.open_group(target, "r").read_bytes("v", "0") == b"12"
     assert dzv.open_group(MemoryStore(mapping), "r").read_bytes("v", "0") == b"12"
-
-
-def test_the_root_of_memory_is_a_target():
     fsspec.filesystem("memory").rm("/", recursive=True)
-    dzv.open_group("memory://").write_bytes("v", "0", b"12")
-    assert dzv.open_group("memory://", "r").read_bytes("v", "0") == b"12"
-    fsspec.filesystem("memory").rm("/", recursive=True)
-
-
-@pytest.mark.parametrize("target", [None, 3, [], b"path", object(), ""])
-def test_no_target(target):
-    with pytest.raises(ValueError, match="target"):
-        dzv.open_group(target)
+    for target in (None, 3, [], b"path", object(), ""):
+        fails(ValueError, "target", dzv.open_group, target)
+    fails(dzv.StoreError, r"unknown scheme 'gopher'.*s3", dzv.open_group, "gopher://host/store")
+    fails(dzv.StoreError, "host", dzv.open_group, "file://host/store")
 
 
 def test_modes(tmp_path):
     path = tmp_path / "s.zv"
-    with pytest.raises(ValueError, match="mode"):
-        dzv.open_group(path, "rw")
-    with pytest.raises(ValueError, match="layout"):
-        dzv.open_group(path, layout="flat")
-    with pytest.raises(FileNotFoundError, match="nothing is here"):
-        dzv.open_group(path, "r")
+    fails(ValueError, "mode", dzv.open_group, path, "rw")
+    fails(ValueError, "layout", dzv.open_group, path, layout="flat")
+    fails(FileNotFoundError, "nothing is here", dzv.open_group, path, "r")
     assert not path.exists()
     dzv.open_group(path, "w-").write_bytes("v", "0", b"12")
-    with pytest.raises(dzv.StoreError, match=r"r\+"):
-        dzv.open_group(path, "w-")
+    fails(dzv.StoreError, r"r\+", dzv.open_group, path, "w-")
     for mode in ("r", "r+", "a"):
         assert dzv.open_group(path, mode).read_bytes("v", "0") == b"12"
     assert dzv.open_group(path, "w").list_chunks("v") == []
     assert [p.name for p in path.iterdir()] == ["zarr.json"]
 
 
-# -------------------------------------------------------------------------------------------------- something else is there
-
-
-def test_unknown_scheme():
-    with pytest.raises(dzv.StoreError, match=r"unknown scheme 'gopher'.*s3"):
-        dzv.open_group("gopher://host/store")
-    with pytest.raises(dzv.StoreError, match="host"):
-        dzv.open_group("file://host/store")
-
-
-def test_missing_packages(monkeypatch):
+@pytest.fixture
+def without_obstore(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "obstore" else find(name, *a))
+
+
+def test_missing_packages(monkeypatch, without_obstore):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     for name in ("s3", "s3a"):  # what fsspec imported before
         monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, name, raising=False)
-    with pytest.raises(dzv.StoreError, match=r"dask-zv\[cloud\]"):
-        dzv.open_group("s3://bucket/store")
+    fails(dzv.StoreError, r"dask-zv\[cloud\]", dzv.open_group, "s3://bucket/store")
 
 
-def test_fsspec_serves_where_obstore_is_missing(monkeypatch, s3_options):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "obstore" else find(name, *a))
+def test_fsspec_serves_where_obstore_is_missing(monkeypatch, without_obstore, s3_options):
     url = f"s3://contract/{uuid.uuid4().hex}"
     group = dzv.open_group(url, storage_options=s3_options)
     group.write_bytes("v", "0.0", b"12")
@@ -143,11 +113,9 @@ def test_fsspec_serves_where_obstore_is_missing(monkeypatch, s3_options):
 @pytest.mark.parametrize("mode", ["r", "r+", "w"])
 def test_missing_bucket(s3_options, mode):
     url = f"s3://no-such-bucket-{uuid.uuid4().hex}/store"
-    with pytest.raises(dzv.StoreError, match="bucket"):
-        dzv.open_group(url, mode, storage_options=s3_options)
+    fails(dzv.StoreError, "bucket", dzv.open_group, url, mode, storage_options=s3_options)
     store = FsspecStore.from_url(url, storage_options={**s3_options, "use_listings_cache": False})
-    with pytest.raises(dzv.StoreError, match=r"bucket" if mode != "r" else r"bucket|nothing is here"):
-        dzv.open_group(store, mode)
+    fails(dzv.StoreError, r"bucket" if mode != "r" else r"bucket|nothing is here", dzv.open_group, store, mode)
 
 
 def test_no_server():
@@ -162,47 +130,36 @@ def test_path_of_another_file(tmp_path):
     path = tmp_path / "cells.csv"
     path.write_text("x,y,z\n")
     for mode in ("r", "r+", "w"):
-        with pytest.raises(dzv.StoreError, match="file"):
-            dzv.open_group(path, mode)
+        fails(dzv.StoreError, "file", dzv.open_group, path, mode)
     assert path.read_text() == "x,y,z\n"
-    with pytest.raises(dzv.StoreError, match=r"cells\.csv"):
-        dzv.open_group(path / "below")
+    fails(dzv.StoreError, r"cells\.csv", lambda: dzv.open_group(path / "below"))
 
 
 def test_directory_of_something_else(tmp_path):
     (tmp_path / "a.txt").write_text("mine")
     for mode in ("r", "r+", "w", "w-"):
-        with pytest.raises(dzv.StoreError, match=r"a\.txt"):
-            dzv.open_group(tmp_path, mode)
+        fails(dzv.StoreError, r"a\.txt", dzv.open_group, tmp_path, mode)
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     (tmp_path / "empty").mkdir()
     dzv.open_group(tmp_path / "empty").write_bytes("v", "0", b"1")
 
 
-@pytest.mark.parametrize("kind", ["group", "array"])
-def test_zarr_v2(tmp_path, kind):
-    if kind == "group":
-        zarr.open_group(tmp_path / "s", mode="w", zarr_format=2).create_group("g")
-    else:
-        zarr.create_array(tmp_path / "s", shape=(2,), dtype="i4", zarr_format=2)
-    for mode in ("r", "r+", "w"):
-        with pytest.raises(dzv.StoreError, match="a Zarr v2 hierarchy"):
-            dzv.open_group(tmp_path / "s", mode)
-
-
-def test_array_instead_of_group(tmp_path):
-    zarr.create_array(tmp_path / "s", shape=(2,), dtype="i4")
-    for mode in ("r", "r+"):
-        with pytest.raises(dzv.StoreError, match="Array"):
-            dzv.open_group(tmp_path / "s", mode)
+def test_zarr_v2_and_an_array_instead_of_a_group(tmp_path):
+    group, array, newer = (tmp_path / name for name in ("group", "array", "newer"))
+    zarr.open_group(group, mode="w", zarr_format=2).create_group("g")
+    zarr.create_array(array, shape=(2,), dtype="i4", zarr_format=2)
+    zarr.create_array(newer, shape=(2,), dtype="i4")
+    for path, match in ((group, "a Zarr v2 hierarchy"), (array, "a Zarr v2 hierarchy"), (newer, "Array")):
+        for mode in ("r", "r+", "w") if path != newer else ("r", "r+"):
+            with pytest.raises(dzv.StoreError, match=match):
+                dzv.open_group(path, mode)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"zarr_format": 4, "node_type": "group"}'])
 def test_damaged_root_document(tmp_path, text):
     (tmp_path / "zarr.json").write_text(text)
     for mode in ("r", "r+"):
-        with pytest.raises(dzv.MetadataError, match=r"zarr\.json"):
-            dzv.open_group(tmp_path, mode)
+        fails(dzv.MetadataError, r"zarr\.json", dzv.open_group, tmp_path, mode)
     assert (tmp_path / "zarr.json").read_text() == text
 
 
@@ -221,53 +178,38 @@ def test_read_only_stores(tmp_path):
     dzv.open_group(mapping).write_bytes("v", "0", b"12")
     for store in (LocalStore(tmp_path / "s", read_only=True), MemoryStore(mapping, read_only=True)):
         for mode in ("r+", "a", "w", "w-"):
-            with pytest.raises(PermissionError, match="'r'"):
-                dzv.open_group(store, mode)
+            fails(PermissionError, "'r'", dzv.open_group, store, mode)
         assert dzv.open_group(store, "r").read_bytes("v", "0") == b"12"
     group = dzv.Group(zarr.open_group(tmp_path / "s", mode="r"))
-    with pytest.raises(PermissionError, match=r"r\+"):
-        group.write_bytes("v", "0", b"34")
+    fails(PermissionError, r"r\+", group.write_bytes, "v", "0", b"34")
     assert group.read_bytes("v", "0") == b"12"
-
-
-# -------------------------------------------------------------------------------------------------- zip files
 
 
 def test_bad_zip(tmp_path):
     path = tmp_path / "s.zip"
     path.write_bytes(b"PK\x03\x04 no zip")
-    with pytest.raises(dzv.StoreError, match=r"zip"):
-        dzv.open_group(path, "r")
-    with pytest.raises(FileNotFoundError):
-        dzv.open_group(tmp_path / "absent.zip", "r")
+    fails(dzv.StoreError, r"zip", dzv.open_group, path, "r")
+    fails(FileNotFoundError, None, lambda: dzv.open_group(tmp_path / "absent.zip", "r"))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes.txt", "mine")
-    with pytest.raises(dzv.StoreError, match=r"notes\.txt"):
-        dzv.open_group(path, "r")
+    fails(dzv.StoreError, r"notes\.txt", dzv.open_group, path, "r")
 
 
-def test_zip_is_for_reading(tmp_path):
+def test_zip_files_are_for_reading(tmp_path):
     path = tmp_path / "s.zip"
     with ZipStore(path, mode="w") as store:
         zarr.create_group(store, attributes={"a": 1})
-        with pytest.raises(dzv.StoreError, match="zip"):
-            dzv.open_group(store)
+        fails(dzv.StoreError, "zip", dzv.open_group, store)
     assert dzv.open_group(path, "r").attrs["a"] == 1
     for mode in ("r+", "w"):
-        with pytest.raises(dzv.ReadOnlyError):
-            dzv.open_group(path, mode)
-
-
-# -------------------------------------------------------------------------------------------------- options and secrets
+        fails(dzv.ReadOnlyError, None, dzv.open_group, path, mode)
 
 
 def test_options_misused(tmp_path, s3_options):
-    with pytest.raises(ValueError, match="fsync"):
-        dzv.open_group(tmp_path / "s", storage_options={"anon": True})
+    fails(ValueError, "fsync", lambda: dzv.open_group(tmp_path / "s", storage_options={"anon": True}))
     dzv.open_group(tmp_path / "s", storage_options={"fsync": True}).write_bytes("v", "0", b"12")
     for target in ({}, MemoryStore(), LocalStore(tmp_path / "t")):
-        with pytest.raises(ValueError, match="URL"):
-            dzv.open_group(target, storage_options={"anon": True})
+        fails(ValueError, "URL", dzv.open_group, target, storage_options={"anon": True})
     with pytest.raises(dzv.StoreError, match="no_such_option") as caught:
         dzv.open_group("s3://contract/s", storage_options={**s3_options, "no_such_option": SECRET, "secret": SECRET})
     assert SECRET not in str(caught.value)
@@ -374,9 +316,6 @@ def test_secrets_of_stores_that_the_user_opened(s3_endpoint):
         assert_silent(caught.value)
 
 
-# -------------------------------------------------------------------------------------------------- handles
-
-
 def test_one_open_store_per_handle(s3_options):
     url = f"s3://contract/{uuid.uuid4().hex}"
     one, two = (resolve_target(url, dict(s3_options))[0] for _ in range(2))
@@ -410,15 +349,7 @@ def test_wrapped_icechunk_wants_nodes_first(make_store):
     assert group.read_bytes("0/w", "0") == b"34"
 
 
-# -------------------------------------------------------------------------------------------------- names that are taken as they are
-
-
-def test_characters_of_urls_in_keys(s3_options, s3_endpoint):
-    import boto3
-
-    client = boto3.client(
-        "s3", endpoint_url=s3_endpoint, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
-    )
+def test_characters_of_urls_in_keys(s3_options, s3_client):
     base = f"chars-{uuid.uuid4().hex}"
     names = ["a", "a#b", "a#c", "a%20b", "a b", "a%23b", "100%", "ä+&=;@:~", "a#b/c#d"]
     for i, name in enumerate(names):
@@ -429,7 +360,8 @@ def test_characters_of_urls_in_keys(s3_options, s3_endpoint):
         url = f"s3://{BUCKET}/{base}/{name}"
         assert dzv.open(url, storage_options=s3_options).metadata.crs == {"number": i}, name
         # the keys are those that fsspec has for the URL
-        assert client.head_object(Bucket=BUCKET, Key=fsspec.core.url_to_fs(url, anon=True)[1].partition("/")[2] + "/zarr.json")
+        key = fsspec.core.url_to_fs(url, anon=True)[1].partition("/")[2] + "/zarr.json"
+        assert s3_client.head_object(Bucket=BUCKET, Key=key)
 
 
 def test_keys_that_libraries_disagree_on_are_refused(monkeypatch):
@@ -439,28 +371,21 @@ def test_keys_that_libraries_disagree_on_are_refused(monkeypatch):
         assert "s3cr3t" not in str(caught.value)
     with pytest.raises(dzv.InputError, match="has a '#'"):
         dzv.open("https://host/a#b")
-    with pytest.raises(dzv.InputError, match="control characters"):
-        dzv.create("memory://a\nb", chunk_shape=(1, 1))
+    fails(dzv.InputError, "control characters", dzv.create, "memory://a\nb", chunk_shape=(1, 1))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(dzv.InputError, match="has a query"):
-        dzv.open("https://host/a?x=1")
+    fails(dzv.InputError, "has a query", dzv.open, "https://host/a?x=1")
 
 
-def test_file_urls_have_no_fragment_and_no_query(tmp_path):
+def test_file_urls_and_names_that_are_no_path(tmp_path):
     for name in ("a", "a#b", "a?b"):
         dzv.create(tmp_path / name, chunk_shape=(1, 1), crs={"name": name})
     for name in ("a", "a#b", "a?b"):
         assert dzv.open(f"file://{tmp_path}/{name}").metadata.crs == {"name": name}
         assert dzv.open((tmp_path / name).as_uri()).metadata.crs == {"name": name}
-
-
-def test_what_is_no_path_is_an_input_error(tmp_path):
     for name in ("a\0b", "x" * 300, "y/" * 3000, "a\ud800b"):
         for target in (f"{tmp_path}/{name}", tmp_path / name):
-            with pytest.raises(dzv.InputError, match="is no path"):
-                dzv.create(target, chunk_shape=(1, 1))
-            with pytest.raises(dzv.InputError, match="is no path"):
-                dzv.open(target)
+            fails(dzv.InputError, "is no path", dzv.create, target, chunk_shape=(1, 1))
+            fails(dzv.InputError, "is no path", dzv.open, target)
 
 
 def test_names_that_are_no_utf8(tmp_path):
@@ -519,8 +444,7 @@ def test_mappers_are_told_by_their_type(tmp_path):
     class Looks:
         fs, root = fsspec.filesystem("file"), str(tmp_path)
 
-    with pytest.raises(dzv.InputError, match="a Looks is no target"):
-        dzv.create(Looks(), chunk_shape=(1, 1))
+    fails(dzv.InputError, "a Looks is no target", lambda: dzv.create(Looks(), chunk_shape=(1, 1)))
 
 
 def test_overwriting_a_link_replaces_what_it_points_to(tmp_path):
@@ -540,34 +464,30 @@ def test_overwriting_a_link_replaces_what_it_points_to(tmp_path):
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for folder in ("/proc/nothing", "/proc/nothing/below/it", tmp_path / "file" / "below"):
-        with pytest.raises(dzv.StoreError, match="failed"):
-            dzv.create(f"{folder}/s.zv", chunk_shape=(1, 1))
+        fails(dzv.StoreError, "failed", dzv.create, f"{folder}/s.zv", chunk_shape=(1, 1))
 
 
 ODD = ["a\nb", "a\x1b[2J", "a\x07", "a\x7f", "a\x9b", "a\u2028b", "a\u202eb", "a\ud800"]
 
 
 def test_control_characters_are_refused_where_names_are_given(tmp_path):
-    points = np.zeros((2, 2))
-    ends = [[0, 1]]
-    for layout in ("grid", "per_chunk"):
+    points, objects = np.zeros((2, 2)), {"object_ids": [0, 0]}
+    for layout, odd in itertools.product(("grid", "per_chunk"), ODD):
         options = {"chunk_shape": (1, 1), "layout": layout}
-        for odd in ODD:
-            for axis in ({"name": odd}, {"name": "c", "unit": odd}, {"name": "c", "type": odd}):
-                with pytest.raises(dzv.InputError, match=r"control characters") as caught:
-                    dzv.create({}, axes=[axis, "x", "y"], **{**options, "chunk_shape": (1, 1, 1)})
-                assert odd not in str(caught.value)
-            for given in ({"attributes": {odd: [1, 2]}}, {"object_ids": [0, 0], "object_attributes": {odd: [1]}}):
-                with pytest.raises(dzv.InputError, match=r"control characters") as caught:
-                    dzv.write_points(dzv.create({}, **options), points, **given)
-                assert odd not in str(caught.value)
-    for odd in ODD:
-        graph = dzv.create({}, geometry="graph", chunk_shape=(1, 1))
-        with pytest.raises(dzv.InputError, match=r"control characters"):
-            dzv.write_graph(graph, points, edges=ends, edge_attributes={odd: [1]})
-        groups = {"object_ids": [0, 0], "groups": {0: [0]}, "group_attributes": {odd: [1]}}
-        with pytest.raises(dzv.InputError, match=r"control characters"):
-            dzv.write_points(dzv.create({}, chunk_shape=(1, 1)), points, **groups)
+        calls = [
+            (dzv.create, {}, {"axes": [axis, "x", "y"], "layout": layout, "chunk_shape": (1, 1, 1)})
+            for axis in ({"name": odd}, {"name": "c", "unit": odd}, {"name": "c", "type": odd})
+        ]
+        groups = {"groups": {0: [0]}, "group_attributes": {odd: [1]}}
+        given = ({"attributes": {odd: [1, 2]}}, {**objects, "object_attributes": {odd: [1]}}, {**objects, **groups})
+        calls += [(dzv.write_points, dzv.create({}, **options), {"positions": points, **g}) for g in given]
+        if layout == "grid":
+            edges = {"positions": points, "edges": [[0, 1]], "edge_attributes": {odd: [1]}}
+            calls.append((dzv.write_graph, dzv.create({}, geometry="graph", **options), edges))
+        for call, target, given in calls:
+            with pytest.raises(dzv.InputError, match=r"control characters") as caught:
+                call(target, **given)
+            assert odd not in str(caught.value)
 
 
 def test_control_characters_of_others_are_escaped(tmp_path):

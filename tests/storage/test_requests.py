@@ -8,11 +8,12 @@ import sys
 import zipfile
 from pathlib import Path
 
-import dask
 import numpy as np
 import pytest
 import xarray as xr
+from refusals import fails
 from sampling import examples
+from small import always
 
 import dask_zv as dzv
 from dask_zv.storage.local import LocalObjects
@@ -24,11 +25,7 @@ EDGE = 160  # 16 x 16 chunks
 ARRAYS = 4  # vertices, their fragments, two attributes
 RANGES = 4  # of one object, where its cells are far apart
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _sync():
-    with dask.config.set(scheduler="sync"):
-        yield
+_sync = always(scheduler="sync")
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +111,7 @@ def test_single_chunks(server, level):
     for key in ("3.3", "15.15"):
         _, requests, _ = asked(server, lambda key=key: group.read_bytes("vertices", key))
         assert requests <= 2
-    with pytest.raises(dzv.NotFoundError):
-        group.read_bytes("vertices", "99.99")
+    fails(dzv.NotFoundError, None, group.read_bytes, "vertices", "99.99")
     keys = group.list_chunks("vertices")
 
     def many():

@@ -6,6 +6,7 @@ import errno
 
 import numpy as np
 import pytest
+from refusals import fails
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 import dask_zv as dzv
@@ -57,8 +58,7 @@ def test_a_lasting_fault_names_store_and_object(layout):
     memory = MemoryStore()
     written(memory, layout)
     store = Failing(memory, times=10**6)
-    with pytest.raises(dzv.StoreError, match=r"(?s)reading '/0/object_.*4 times.*connection reset"):
-        read(store)
+    fails(dzv.StoreError, r"(?s)reading '/0/object_.*4 times.*connection reset", read, store)
     assert store.failed
 
 

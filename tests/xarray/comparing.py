@@ -1,4 +1,4 @@
-"""Comparing arrays of which some hold missing strings."""
+"""What the tests of this folder share: opening, storing and comparing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
+
+import dask_zv as dzv
+
+
+def opened(target: Any, view: str = "spatial", **options: Any) -> xr.Dataset:
+    return xr.open_dataset(target, engine="zv", view=view, **options)
+
+
+def stored(ds: xr.Dataset, **options: Any) -> dzv.Store:
+    """Return a Dataset as a new store in memory."""
+    out: dict[str, Any] = {}
+    ds.zv.to_store(out, **options)
+    return dzv.open(out)
+
+
+def cloud(positions: Any, chunk_shape: Any, *, axes: Any = None, **given: Any) -> dzv.Store:
+    """Return points as a new store in memory."""
+    store = dzv.create({}, chunk_shape=chunk_shape, **({} if axes is None else {"axes": axes}))
+    dzv.write_points(store, positions, **given)
+    return store
 
 
 def assert_same(found: Any, expected: Any, message: str = "") -> None:

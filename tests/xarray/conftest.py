@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 from counting_store import CountingStore
 from numpy.typing import NDArray
+from small import always
 from zarr.storage import MemoryStore
 
 import dask_zv as dzv
@@ -62,6 +63,9 @@ def write(target: Any, shard_chunks: Any = "auto", n: int = N, seed: int = 0) ->
     dzv.write_points(store, positions, attributes=attributes, object_ids=ids)
     read = dzv.open(target).level(0).read()
     return Written(target, read.positions, dict(read.attributes), read.object_ids)
+
+
+_sync = always(scheduler="sync")
 
 
 @pytest.fixture(scope="session")

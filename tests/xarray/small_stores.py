@@ -7,6 +7,7 @@ from typing import Any
 import dask
 import numpy as np
 import pandas as pd
+from small_geometries import write_any
 
 import dask_zv as dzv
 
@@ -39,6 +40,8 @@ def write_small(
     ids = np.arange(n) if ids is None else np.asarray(ids)
     here, owner = np.arange(rows), np.repeat(ids, sizes)
     first = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    last = first if other_links else here - 1 - (kind == "mesh")
+    links = np.stack([here, here - 1, last] if kind == "mesh" else [here, last], 1)[here > first + (kind == "mesh")]
     common: dict[str, Any] = {
         "attributes": {"mass": here + mass},
         "object_attributes": pd.DataFrame({"score": np.arange(n) + score}, index=ids),
@@ -53,21 +56,6 @@ def write_small(
             )
         else:
             store = dzv.open(target, "r+", storage_options=options)
-        if kind == "point_cloud":
-            dzv.write_points(store, positions, object_ids=owner, **common)
-        elif kind == "polyline":
-            dzv.write_polylines(store, positions, lengths=sizes, object_ids=ids, **common)
-        elif kind == "skeleton":
-            parents = np.where(here == first, -1, first if other_links else here - 1)
-            dzv.write_skeletons(store, positions, parents=parents, object_ids=owner, **common)
-        elif kind == "graph":
-            linked = here > first
-            edges = np.stack([here, first if other_links else here - 1], 1)[linked]
-            weights = {"weight": np.arange(len(edges)) + weight}
-            dzv.write_graph(store, positions, edges=edges, edge_attributes=weights, object_ids=owner, **common)
-        else:
-            linked = here > first + 1
-            faces = np.stack([here, here - 1, first if other_links else here - 2], 1)[linked]
-            weights = {"weight": np.arange(len(faces)) + weight}
-            dzv.write_meshes(store, positions, faces=faces, face_attributes=weights, object_ids=owner, **common)
+        weights = {"weight": np.arange(len(links)) + weight}
+        write_any(store, kind, positions, owner, links, weights, **common)
     return store

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from comparing import assert_same
+from refusals import fails
 
 import dask_zv as dzv
 from dask_zv.xarray_backend.entrypoint import ZVBackendEntrypoint
@@ -24,27 +25,13 @@ def in_fresh_interpreter(code: str, *args: str) -> str:
     return done.stdout.strip()
 
 
-# -------------------------------------------------------------------------------------------------- discovery
-
-
-def test_xarray_finds_the_engine_without_an_import_of_ours():
+def test_imports(written):
     code = "import xarray as xr; e = xr.backends.list_engines()['zv']; print(e.description)"
     assert "Zarr Vectors" in in_fresh_interpreter(code)
-
-
-def test_a_bare_xarray_opens_by_name_and_has_the_accessor(written):
     code = "import sys, xarray as xr; ds = xr.open_dataset(sys.argv[1]); print(ds.zv.sel().sizes['vertex'])"
     assert in_fresh_interpreter(code, written.target) == str(len(written.positions))
-
-
-def test_importing_dask_zv_does_not_import_xarray():
     code = "import sys, dask_zv; print(sorted({'xarray', 'pandas', 'distributed'} & set(sys.modules)))"
     assert in_fresh_interpreter(code) == "[]"
-
-
-def test_engine_is_opened_without_naming_it(written):
-    sizes = {"vertex": len(written.positions), "colour_channel": 3, "object": 40, "object_table_column": 2}
-    assert xr.open_dataset(written.target).sizes == sizes
 
 
 @pytest.mark.parametrize("name", ["a.zv", "a.zarrvectors", "A.ZV", "b/a.zv/", "s3://bucket/a.zarrvectors", "a.zarrvectors.zip"])
@@ -57,9 +44,6 @@ def test_guesses_by_suffix_alone(name):
 @pytest.mark.parametrize("name", ["a.zarr", "a.nc", "zv", "a.zv.nc", "", b"a.zv", 7, None, {"a.zv": 1}])
 def test_leaves_other_things_to_others(name):
     assert not ZVBackendEntrypoint().guess_can_open(name)
-
-
-# -------------------------------------------------------------------------------------------------- what is opened
 
 
 def test_names_dims_dtypes_and_values(written):
@@ -107,9 +91,6 @@ def test_attrs_say_units_and_fit_netcdf(written):
             assert flat, f"{name} is an empty list"
             assert len({type(v) for v in flat}) == 1
             assert all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in flat), (name, value)
-
-
-def test_no_encoding_that_breaks_a_later_to_zarr(written):
     assert not any("chunks" in v.encoding for v in written.open(chunks={}).variables.values())
 
 
@@ -145,6 +126,8 @@ def test_takes_whatever_dzv_open_takes(written):
     path = Path(written.target)
     for target in (path, path.as_uri(), dzv.open(path)):
         assert xr.open_dataset(target, engine="zv").sizes["vertex"] == len(written.positions)
+    sizes = {"vertex": len(written.positions), "colour_channel": 3, "object": 40, "object_table_column": 2}
+    assert xr.open_dataset(written.target).sizes == sizes
 
 
 def test_storage_options_reach_the_store(s3_options, s3_endpoint):
@@ -157,23 +140,15 @@ def test_storage_options_reach_the_store(s3_options, s3_endpoint):
     assert s3_options["secret"] not in f"{ds!r} {ds.attrs} {ds.xindexes} {ds.x.data.name}"
 
 
-# -------------------------------------------------------------------------------------------------- errors
-
-
 def test_errors_say_what_is_wrong(written, tmp_path):
-    with pytest.raises(dzv.NotFoundError, match=r"no level 3.*\[0\]"):
-        written.open(level=3)
-    with pytest.raises(FileNotFoundError, match="nothing is here"):
-        xr.open_dataset(tmp_path / "absent.zv", engine="zv")
-    with pytest.raises(dzv.MetadataError, match="no Zarr Vectors store"):
-        xr.open_dataset(Path(written.target) / "0", engine="zv")
+    fails(dzv.NotFoundError, r"no level 3.*\[0\]", written.open, level=3)
+    fails(FileNotFoundError, "nothing is here", lambda: xr.open_dataset(tmp_path / "absent.zv", engine="zv"))
+    fails(dzv.MetadataError, "no Zarr Vectors store", lambda: xr.open_dataset(Path(written.target) / "0", engine="zv"))
     with pytest.raises(dzv.StoreError, match="is an Array, not a group"):
         xr.open_dataset(Path(written.target) / "0" / "vertices", engine="zv")
     (tmp_path / "file.zv").write_text("x")
-    with pytest.raises(dzv.StoreError, match="is a file, not a store"):
-        xr.open_dataset(tmp_path / "file.zv")
-    with pytest.raises(TypeError, match="colour"):
-        written.open(colour="red")
+    fails(dzv.StoreError, "is a file, not a store", lambda: xr.open_dataset(tmp_path / "file.zv"))
+    fails(TypeError, "colour", written.open, colour="red")
 
 
 def test_an_attribute_with_the_name_of_an_axis_is_shown_by_another(tmp_path):
@@ -184,9 +159,6 @@ def test_an_attribute_with_the_name_of_an_axis_is_shown_by_another(tmp_path):
     ds = xr.open_dataset(tmp_path / "p.zv")
     np.testing.assert_array_equal(ds.vertex_x, np.ones(50))
     assert ds.vertex_x.attrs["zv_name"] == "x"
-
-
-# -------------------------------------------------------------------------------------------------- reference stores
 
 
 def golden() -> list[str]:

@@ -5,46 +5,31 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from functools import cache
-from pathlib import Path
 
-import dask
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from comparing import opened
+from golden_reference import Golden, golden_names
+from hemibrain import NEURONS, area, cable, meshes, skeletons, synapses
+from refusals import fails
+from test_views import random_store as new_store
 
 import dask_zv as dzv
 from dask_zv import exports as export
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
-from golden_reference import Golden, golden_names
-from hemibrain import NEURONS, area, cable, meshes, skeletons, synapses
-from test_views import random_store as new_store
-
 PATHS = ("line", "polyline", "streamline")
 NETWORKS = ("skeleton", "graph")
-LIBRARIES = {
-    "to_shapely": "shapely",
-    "to_geodataframe": "geopandas",
-    "to_awkward": "awkward",
-    "to_networkx": "networkx",
-    "to_trimesh": "trimesh",
-    "to_uxarray": "uxarray",
+LIBRARIES = {  # and the extra that brings each
+    "to_shapely": ("shapely", "geo"),
+    "to_geodataframe": ("geopandas", "geo"),
+    "to_awkward": ("awkward", "ragged"),
+    "to_networkx": ("networkx", "graph"),
+    "to_trimesh": ("trimesh", "mesh"),
+    "to_uxarray": ("uxarray", "uxarray"),
 }
-EXTRAS = {
-    "shapely": "geo",
-    "geopandas": "geo",
-    "awkward": "ragged",
-    "networkx": "graph",
-    "trimesh": "mesh",
-    "uxarray": "uxarray",
-}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _sync():
-    with dask.config.set(scheduler="sync"):
-        yield
+KINDS = pytest.mark.parametrize("kind", ["point_cloud", "polyline", "skeleton", "graph", "mesh"])
 
 
 random_store = cache(new_store)  # tests here only read
@@ -54,10 +39,6 @@ reference = cache(Golden)
 @pytest.fixture(params=golden_names())
 def golden(request):
     return reference(request.param)
-
-
-def opened(store, view="spatial", **options):
-    return xr.open_dataset(store, engine="zv", view=view, **options)
 
 
 def goldens(*kinds):
@@ -100,9 +81,6 @@ def neurons():
             dzv.write_points(store, table.positions, **common)
         out[kind] = store
     return out
-
-
-# ------------------------------------------------------------------------------------------------- tables
 
 
 def check_golden_frame(frame, golden, rows):
@@ -158,7 +136,7 @@ def test_columns_have_the_types_of_the_attributes(written):
 @pytest.mark.product(keep="pairs")
 @pytest.mark.parametrize("view", ["spatial", "objects"])
 @pytest.mark.parametrize("chunks", [None, {}, {"vertex": 137}])
-@pytest.mark.parametrize("kind", ["point_cloud", "polyline", "skeleton", "graph", "mesh"])
+@KINDS
 def test_dask_tables_are_the_same(kind, chunks, view):
     store = random_store(kind)
     whole = export.to_dataframe(opened(store, view), object_attributes=True)
@@ -236,9 +214,6 @@ def test_an_object_without_a_value_has_none(view):
         assert frame["size"].isna().tolist() == [False, False, True, True, False, False]
 
 
-# ------------------------------------------------------------------------------------------------- shapely, geopandas
-
-
 @goldens(*PATHS)
 def test_shapely_lines_are_the_paths(golden):
     ds = opened(golden.store, "objects")
@@ -258,15 +233,13 @@ def test_shapely_lines_are_the_paths(golden):
 def test_shapely_networks_and_meshes(golden):
     ds = opened(golden.store)
     if golden.shares_fragments:
-        with pytest.raises(dzv.InputError, match="not of one object"):
-            export.to_shapely(ds)
+        fails(dzv.InputError, "not of one object", export.to_shapely, ds)
         ds = ds.drop_vars(["object_id", "object"])
     key = "faces" if golden.kind == "mesh" else "edges"
     links, positions = golden.truth[key], golden.positions.astype(float)
     owners = golden.owners[links]
     if "object_id" in ds and (owners != owners[:, :1]).any():
-        with pytest.raises(dzv.InputError, match="not of one object"):
-            export.to_shapely(ds)
+        fails(dzv.InputError, "not of one object", export.to_shapely, ds)
         return
     shapes = export.to_shapely(ds)
     found = {}
@@ -312,7 +285,7 @@ def signed_areas(corners):
     return ((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]) / 2
 
 
-def test_objects_with_nothing_to_draw_are_none():
+def test_objects_with_nothing_to_draw_are_none_and_unknown_reference_systems():
     store = dzv.create({}, geometry="polyline", chunk_shape=(10, 10, 10))
     dzv.write_polylines(store, np.arange(15.0).reshape(5, 3), lengths=[2, 1, 2], object_ids=[4, 6, 9])
     ds = opened(store, "objects")
@@ -320,9 +293,14 @@ def test_objects_with_nothing_to_draw_are_none():
     frame = export.to_geodataframe(ds)
     assert frame.index.tolist() == [4, 6, 9]
     assert frame.geometry.isna().tolist() == [False, True, False]
-    with pytest.raises(dzv.InputError, match="1 of 3 objects have nothing to draw"):
-        export.to_cf_geometries(ds)
+    fails(dzv.InputError, "1 of 3 objects have nothing to draw", export.to_cf_geometries, ds)
     assert decoded(export.to_cf_geometries(ds, empty="drop")).object_id.values.tolist() == [4, 9]
+    store = dzv.create({}, geometry="polyline", chunk_shape=(10, 10), crs={"type": "template", "name": "my space"})
+    dzv.write_polylines(store, np.arange(8.0).reshape(4, 2), lengths=[4])
+    ds = opened(store, "objects")
+    for make in (export.to_geodataframe, export.to_cf_geometries):
+        fails(dzv.InputError, "crs=None", make, ds)
+        make(ds, crs=None)
 
 
 def test_geodataframes_of_points(neurons):
@@ -375,19 +353,6 @@ def test_the_reference_system_of_the_store(crs, tmp_path):
     assert by_xvec.xindexes["geometry"].crs == "EPSG:4326"
     near = by_xvec.xvec.query("geometry", shapely.Point(points[12]).buffer(1e-6))
     assert 2.5 in near.speed.values.tolist()
-
-
-def test_a_reference_system_that_nobody_knows():
-    store = dzv.create({}, geometry="polyline", chunk_shape=(10, 10), crs={"type": "template", "name": "my space"})
-    dzv.write_polylines(store, np.arange(8.0).reshape(4, 2), lengths=[4])
-    ds = opened(store, "objects")
-    for make in (export.to_geodataframe, export.to_cf_geometries):
-        with pytest.raises(dzv.InputError, match="crs=None"):
-            make(ds)
-        make(ds, crs=None)
-
-
-# ------------------------------------------------------------------------------------------------- CF geometries
 
 
 def decoded(ds):
@@ -462,9 +427,6 @@ def test_cf_geometries_survive_netcdf(tmp_path):
         same_shapes(decoded(back.load()).geometry.values, export.to_shapely(ds, dims=("x", "y")))
 
 
-# ------------------------------------------------------------------------------------------------- ragged arrays
-
-
 @goldens(*PATHS)
 def test_clouddrift_of_paths(golden):
     import clouddrift
@@ -503,7 +465,7 @@ def test_clouddrift_of_tracks():
     assert sum(k.startswith("rgb_") for k in made) == 3
 
 
-@pytest.mark.parametrize("kind", ["point_cloud", "polyline", "skeleton", "graph", "mesh"])
+@KINDS
 def test_clouddrift_of_every_kind(kind):
     import clouddrift
 
@@ -516,7 +478,7 @@ def test_clouddrift_of_every_kind(kind):
     np.testing.assert_array_equal(np.sort(ragged.data["x"]), np.sort(frame.x))
 
 
-@pytest.mark.parametrize("kind", ["point_cloud", "polyline", "skeleton", "graph", "mesh"])
+@KINDS
 def test_awkward_by_vertex_of_every_kind(kind):
     ds = opened(random_store(kind))
     made = export.to_awkward(ds)
@@ -526,7 +488,7 @@ def test_awkward_by_vertex_of_every_kind(kind):
     assert made.kind.to_list() == ds.kind.values.tolist()
 
 
-@pytest.mark.parametrize("kind", ["point_cloud", "polyline", "skeleton", "graph", "mesh"])
+@KINDS
 def test_awkward_by_object(kind):
     ds = opened(random_store(kind), "objects").load()
     made = export.to_awkward(ds)
@@ -554,16 +516,12 @@ def test_awkward_by_vertex(written):
 
 def test_awkward_of_golden_lines(golden):
     if golden.shares_fragments:
-        with pytest.raises(dzv.InputError):
-            export.to_clouddrift(opened(golden.store))
+        fails(dzv.InputError, None, lambda: export.to_clouddrift(opened(golden.store)))
         return
     made = export.to_awkward(opened(golden.store, "objects"))
     for record in made:
         rows = golden.expected_rows(golden.owners == record.id, "object")
         np.testing.assert_array_equal(np.stack([record[a].to_numpy() for a in golden.store.axes], 1), golden.positions[rows])
-
-
-# ------------------------------------------------------------------------------------------------- networkx
 
 
 @goldens(*NETWORKS)
@@ -628,8 +586,7 @@ def test_networkx_knows_directions_and_parallel_edges():
             graph = export.to_networkx(ds)
             assert type(graph) is nx.DiGraph
         else:
-            with pytest.raises(dzv.InputError, match="multigraph=True"):
-                export.to_networkx(ds)
+            fails(dzv.InputError, "multigraph=True", export.to_networkx, ds)
             graph = export.to_networkx(ds, multigraph=True)
             assert type(graph) is nx.MultiGraph
         number = nx.get_node_attributes(graph, "number")
@@ -659,9 +616,6 @@ def test_networkx_of_a_selection_keeps_numbers():
     assert 0 < len(part.edges) < len(whole.edges)
     assert set(part.edges) == set(whole.subgraph(list(part)).edges)
     assert all(part.nodes[i] == whole.nodes[i] for i in part)
-
-
-# ------------------------------------------------------------------------------------------------- trimesh
 
 
 @goldens("mesh")
@@ -700,11 +654,9 @@ def test_trimesh_of_neurons(neurons):
 
 def test_trimesh_by_object_of_what_has_none(golden):
     if golden.kind != "mesh":
-        with pytest.raises(dzv.InputError, match="has no faces"):
-            export.to_trimesh(opened(golden.store))
+        fails(dzv.InputError, "has no faces", lambda: export.to_trimesh(opened(golden.store)))
     elif golden.shares_fragments:
-        with pytest.raises(dzv.InputError, match="by_object=False"):
-            export.to_trimesh(opened(golden.store), by_object=True)
+        fails(dzv.InputError, "by_object=False", lambda: export.to_trimesh(opened(golden.store), by_object=True))
     else:
         assert sorted(export.to_trimesh(opened(golden.store), by_object=True)) == golden.ids
 
@@ -718,9 +670,6 @@ def test_flat_meshes_lie_in_a_plane():
         quad = positions[faces[number]].tolist()
         assert all(p in quad for p in made.vertices[corners, :2].tolist())
     assert made.area == pytest.approx(110 * 60)
-
-
-# ------------------------------------------------------------------------------------------------- uxarray
 
 
 def globe(**options):
@@ -750,25 +699,15 @@ def test_uxarray_of_a_globe():
     # a sphere of radius 1; sides are great circles, which bulge a little from the parallels
     expected = np.deg2rad(110) * 2 * np.sin(np.deg2rad(30))
     assert float(grid.face_areas.sum()) == pytest.approx(expected, rel=0.01)
-
-
-def test_uxarray_wants_degrees():
     units = [{"name": n, "type": "space", "unit": "degree"} for n in ("lon", "lat")]
     assert export.to_uxarray(opened(globe(axes=units, crs=None)[0])).sizes["n_node"] == 84
     unknown = opened(globe(crs=None)[0])
-    with pytest.raises(dzv.InputError, match=r"dims=\('lon', 'lat'\)"):
-        export.to_uxarray(unknown)
+    fails(dzv.InputError, r"dims=\('lon', 'lat'\)", export.to_uxarray, unknown)
     assert export.to_uxarray(unknown, dims=("lon", "lat")).sizes["n_face"] == 66
     metres = opened(globe(crs={"type": "EPSG", "code": 3857})[0])
-    with pytest.raises(dzv.InputError, match="degrees of longitude"):
-        export.to_uxarray(metres)
-    with pytest.raises(dzv.InputError, match="3 axes"):
-        export.to_uxarray(opened(random_store("mesh")))
-    with pytest.raises(dzv.InputError, match="x and y are not degrees"):
-        export.to_uxarray(opened(random_store("mesh")), dims=("x", "y"))
-
-
-# ------------------------------------------------------------------------------------------------- what is refused
+    fails(dzv.InputError, "degrees of longitude", export.to_uxarray, metres)
+    fails(dzv.InputError, "3 axes", lambda: export.to_uxarray(opened(random_store("mesh"))))
+    fails(dzv.InputError, "x and y are not degrees", lambda: export.to_uxarray(opened(random_store("mesh")), dims=("x", "y")))
 
 
 @pytest.mark.parametrize(
@@ -794,18 +733,13 @@ def test_what_does_not_fit_is_refused(kind, view, names, message):
 def test_bad_arguments():
     ds = opened(random_store("point_cloud"))
     for dims in (("x",), ("x", "x"), ("x", "q"), "xy", ("x", "y", "z", "z")):
-        with pytest.raises(dzv.InputError, match="dims names"):
-            export.to_shapely(ds, dims=dims)
-    with pytest.raises(dzv.InputError, match="two different axes"):
-        export.to_cf_geometries(ds, dims=("x", "y", "z"))
-    with pytest.raises(dzv.InputError, match="'raise' or 'drop'"):
-        export.to_cf_geometries(ds, empty="yes")
+        fails(dzv.InputError, "dims names", export.to_shapely, ds, dims=dims)
+    fails(dzv.InputError, "two different axes", export.to_cf_geometries, ds, dims=("x", "y", "z"))
+    fails(dzv.InputError, "'raise' or 'drop'", export.to_cf_geometries, ds, empty="yes")
     broken = opened(random_store("polyline"), "objects").isel(vertex=slice(3, 900))
     for make in (export.to_dataframe, export.to_dask_dataframe, export.to_shapely, export.to_awkward, export.to_clouddrift):
-        with pytest.raises(dzv.InputError, match="node_count"):
-            make(broken)
-    with pytest.raises(dzv.InputError, match="engine='zv'"):
-        export.to_dataframe(xr.Dataset({"a": ("q", [1, 2])}))
+        fails(dzv.InputError, "node_count", make, broken)
+    fails(dzv.InputError, "engine='zv'", lambda: export.to_dataframe(xr.Dataset({"a": ("q", [1, 2])})))
     twice = ds.assign(rowsize=ds.mass)
     with pytest.raises(dzv.InputError, match="'rowsize'"):
         export.to_clouddrift(opened(random_store("polyline"), "objects").assign(rowsize=("vertex", twice.mass.values)))
@@ -816,7 +750,6 @@ def test_bad_arguments():
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_missing_library_is_named_with_its_extra(name, monkeypatch):
     ds = opened(random_store("mesh"))
-    library = LIBRARIES[name]
+    library, extra = LIBRARIES[name]
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ImportError, match=rf"{library}: pip install 'dask-zv\[{EXTRAS[library]}\]'"):
-        getattr(export, name)(ds)
+    fails(ImportError, rf"{library}: pip install 'dask-zv\[{extra}\]'", getattr(export, name), ds)

@@ -12,8 +12,7 @@ import pytest
 import xarray as xr
 from comparing import assert_same
 from dask.base import tokenize
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from refusals import fails
 
 import dask_zv as dzv
 
@@ -26,9 +25,6 @@ def truth(written, name):
     if name in "xyz":
         return written.positions[:, "xyz".index(name)]
     return written.object_ids if name == "object_id" else written.attributes[name]
-
-
-# -------------------------------------------------------------------------------------------------- what is read
 
 
 @pytest.mark.parametrize("chunks", [None, {}, {"vertex": -1}])
@@ -56,9 +52,6 @@ def test_axes_of_a_chunk_are_one_blob_fetched_once(counted):
     assert {chunk for array, chunk in blobs if array == "vertices"} == set(dzv.open(counted.target).level(0).chunks.keys)
     assert max(n for (array, _), n in blobs.items() if array == "vertices") == 1
     assert not any("attributes" in array for array, _ in blobs)
-
-
-def test_axes_asked_for_at_once_from_threads_are_fetched_once(counted):
     ds = counted.open(chunks={})
     with dask.config.set(scheduler="threads", num_workers=8):
         dask.compute(ds.x.data, ds.y.data, ds.z.data)
@@ -97,9 +90,6 @@ def test_shards_are_read_with_few_requests(counted_sharded):
     assert len(data) < len(dzv.open(counted_sharded.target).level(0).chunks)
 
 
-# -------------------------------------------------------------------------------------------------- chunks
-
-
 def test_preferred_chunks_cut_at_chunks_of_the_store(written):
     rows = dzv.open(written.target).level(0).chunks.rows
     with patch("dask_zv.xarray_backend.spatial._CHUNK_ROWS", 300):
@@ -113,11 +103,12 @@ def test_preferred_chunks_cut_at_chunks_of_the_store(written):
     assert max(ds.chunks["vertex"]) <= 300
     assert ds.colour.data.chunks[1] == (3,)
     np.testing.assert_array_equal(ds.x, written.positions[:, 0])
-
-
-def test_many_small_chunks_become_few_dask_chunks(written):
     assert len(dzv.open(written.target).level(0).chunks) > 50
     assert written.open(chunks={}).chunks["vertex"] == (len(written.positions),)
+    with pytest.warns(UserWarning, match="separate the stored chunks"):
+        ds = written.open(chunks={"vertex": 311})
+    assert ds.chunks["vertex"][0] == 311
+    np.testing.assert_array_equal(ds.mass, written.attributes["mass"])
 
 
 @pytest.mark.filterwarnings("error")
@@ -127,15 +118,6 @@ def test_other_ways_to_ask_for_chunks(written, chunks):
     for name in set(names(written)) - {"maybe"}:
         assert_same(ds[name], truth(written, name))
 
-
-def test_a_cut_inside_a_chunk_is_right_too(written):
-    with pytest.warns(UserWarning, match="separate the stored chunks"):
-        ds = written.open(chunks={"vertex": 311})
-    assert ds.chunks["vertex"][0] == 311
-    np.testing.assert_array_equal(ds.mass, written.attributes["mass"])
-
-
-# -------------------------------------------------------------------------------------------------- indexing
 
 N = 2_000
 KEYS = [
@@ -184,25 +166,7 @@ def test_vectorized_and_boolean_keys(written):
     np.testing.assert_array_equal(points, written.attributes["colour"][rows, channels])
     mask = written.attributes["flag"]
     np.testing.assert_array_equal(written.open().mass[mask], written.attributes["mass"][mask])
-    with pytest.raises(IndexError):
-        written.open().mass[len(mask)].to_numpy()
-
-
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(data=st.data())
-def test_any_indexer_of_xarray_s_strategies(written, data):
-    strategies = pytest.importorskip("xarray.testing.strategies")
-    lazy = written.open()[["colour"]].drop_vars(["vertex", "x", "y", "z", "colour_channel"])
-    eager = xr.Dataset({"colour": (("vertex", "colour_channel"), written.attributes["colour"])})
-    kinds = [k for k in ("basic_indexers", "outer_array_indexers", "vectorized_indexers") if hasattr(strategies, k)]
-    if not kinds:
-        indexers = data.draw(st.fixed_dictionaries({"vertex": st.slices(N), "colour_channel": st.slices(3)}))
-    else:
-        indexers = data.draw(getattr(strategies, data.draw(st.sampled_from(kinds)))(sizes=dict(eager.sizes)))
-    np.testing.assert_array_equal(lazy.colour.isel(indexers), eager.colour.isel(indexers))
-
-
-# -------------------------------------------------------------------------------------------------- other processes
+    fails(IndexError, None, lambda: written.open().mass[len(mask)].to_numpy())
 
 
 @pytest.mark.parametrize("chunks", [None, {}])
@@ -244,15 +208,16 @@ def test_a_lazy_dataset_travels_to_a_worker_and_back(written, use_scheduler):
     assert count == written.inside(((0, 0, 0), (20, 20, 20))).sum()
 
 
-# -------------------------------------------------------------------------------------------------- state
-
-
-def test_the_tokens_of_a_rewritten_store_differ(fresh):
+def test_a_rewritten_store_has_other_tokens_and_its_old_dataset_says_so(fresh):
     made = fresh()
     before = tokenize(made.open().x.variable._data)
     assert tokenize(made.open().x.variable._data) == before
     dzv.write_points(dzv.open(made.target, "r+"), made.positions + 1, mode="overwrite")
     assert tokenize(made.open().x.variable._data) != before
+    made = fresh()
+    ds = made.open()
+    dzv.write_points(dzv.open(made.target, "r+"), made.positions[:500], mode="overwrite")
+    fails((dzv.FormatError, dzv.StoreError), r"rewritten|catalog says|is gone", ds.x.to_numpy)
 
 
 def test_a_rewritten_store_is_never_answered_from_what_was_remembered(fresh, use_scheduler):
@@ -264,17 +229,6 @@ def test_a_rewritten_store_is_never_answered_from_what_was_remembered(fresh, use
         now = made.open(chunks={}).x.to_numpy()
     np.testing.assert_array_equal(now, dzv.open(made.target).level(0).read().positions[:, 0])
     assert not np.array_equal(first, now)
-
-
-def test_a_dataset_of_a_rewritten_store_says_so(fresh):
-    made = fresh()
-    ds = made.open()
-    dzv.write_points(dzv.open(made.target, "r+"), made.positions[:500], mode="overwrite")
-    with pytest.raises((dzv.FormatError, dzv.StoreError), match=r"rewritten|catalog says|is gone"):
-        ds.x.to_numpy()
-
-
-# -------------------------------------------------------------------------------------------------- xarray's own verbs
 
 
 def test_to_dataframe_and_groupby(written):
@@ -300,20 +254,14 @@ def test_parts_concatenate(written, chunks):
     np.testing.assert_array_equal(picked.object_id, written.object_ids[[3, 1, 2]])
 
 
-def test_row_numbers_are_labels(written):
+def test_labels_alignment_and_arithmetic_go_by_row_numbers(written):
     part = written.open().isel(vertex=slice(100, 200))
     np.testing.assert_array_equal(part.vertex, np.arange(100, 200))
     assert part.mass.sel(vertex=150).item() == written.attributes["mass"][150]
     np.testing.assert_array_equal(part.mass.sel(vertex=slice(110, 119)), written.attributes["mass"][110:120])
-
-
-def test_arithmetic_between_columns_and_copies(written):
     ds, other = written.open(), written.open()
     np.testing.assert_allclose((ds.mass + other.mass).to_numpy(), 2 * written.attributes["mass"])
     xr.testing.assert_identical(ds.load(), other.load())
-
-
-def test_runs_of_rows_align_by_row_number(written):
     ds, mass = written.open(), written.attributes["mass"]
     total = ds.mass.isel(vertex=slice(0, 100)) + ds.mass.isel(vertex=slice(60, 200))
     np.testing.assert_array_equal(total.vertex, np.arange(60, 100))

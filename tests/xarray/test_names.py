@@ -9,38 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from comparing import cloud, opened, stored
+from refusals import fails
+from small_geometries import write_any
 
 import dask_zv as dzv
 
 NAMES = [
-    "parent",
-    "geometry",
-    "crs",
-    "object",
-    "edge",
-    "face",
-    "edges",
-    "faces",
-    "in_group",
-    "topology",
-    "node_count",
-    "vertex",
-    "object_index",
-    "chunk",
-    "level",
-    "connectivity",
-    "group",
-    "edge_node",
-    "face_node",
-    "a",
-    "a_channel",
-    "chunk_x",
-    "chunk_rows",
-    "positions",
-    "vertices",
-    "vertex_range",
-    "vertex_parent",
-]
+    "parent", "geometry", "crs", "object", "edge", "face", "edges", "faces", "in_group", "topology", "node_count", "vertex",
+    "object_index", "chunk", "level", "connectivity", "group", "edge_node", "face_node", "a", "a_channel", "chunk_x", "chunk_rows",
+    "positions", "vertices", "vertex_range", "vertex_parent",
+]  # fmt: skip
 LOW, HIGH = (-1, -1, -1), (15, 21, 21)
 rng = np.random.default_rng(0)
 POINTS = rng.uniform(0, 20, (30, 3)).astype("f4")
@@ -51,32 +30,22 @@ OF_OBJECTS = pd.DataFrame({name: rng.normal(size=3) for name in NAMES}, index=[3
 
 def write(kind: str, **options: object) -> dzv.Store:
     store = dzv.create({}, chunk_shape=(7, 7, 7), geometry=kind, **options)
-    common = {"attributes": ABOUT, "object_attributes": OF_OBJECTS}
-    ends = np.c_[np.arange(29), np.arange(1, 30)]
-    of_links = {name: np.arange(29.0) for name in NAMES}
-    if kind == "point_cloud":
-        dzv.write_points(store, POINTS, object_ids=OWNERS, groups={0: [3, 5]}, **common)
-    elif kind == "polyline":
-        dzv.write_polylines(store, POINTS, lengths=[10, 10, 10], object_ids=[3, 5, 9], **common)
-    elif kind == "skeleton":
-        parents = np.where(np.arange(30) % 10, np.arange(30) - 1, -1)
-        dzv.write_skeletons(store, POINTS, parents=parents, object_ids=OWNERS, **common)
-    elif kind == "graph":
-        dzv.write_graph(store, POINTS, edges=ends, object_ids=OWNERS, edge_attributes=of_links, **common)
-    else:
-        faces = np.c_[ends, (ends[:, 1] + 1) % 30]
-        dzv.write_meshes(store, POINTS, faces=faces, object_ids=OWNERS, face_attributes=of_links, **common)
+    ends = np.c_[np.arange(1, 30), np.arange(29)]
+    links = {"skeleton": ends[ends[:, 0] % 10 > 0], "mesh": np.c_[ends, (ends[:, 0] + 1) % 30]}.get(kind, ends)
+    groups = {"groups": {0: [3, 5]}} if kind == "point_cloud" else {}
+    weights = {name: np.arange(29.0) for name in NAMES}
+    write_any(store, kind, POINTS, OWNERS, links, weights, attributes=ABOUT, object_attributes=OF_OBJECTS, **groups)
     return store
 
 
 @pytest.mark.parametrize("kind", ["point_cloud", "polyline", "skeleton", "graph", "mesh"])
-def test_attributes_of_any_name_survive(kind: str) -> None:
+def test_attributes_of_any_name_survive(kind):
     store = write(kind, crs=4326)
     level = store.level(0)
     for view in ("spatial", "objects"):
-        ds = xr.open_dataset(store, engine="zv", view=view, chunks={})
+        ds = opened(store, view, chunks={})
         if view == "spatial":
-            xr.open_dataset(store, engine="zv", chunk_table=True).load()
+            opened(store, chunk_table=True).load()
         frame = ds.zv.to_dataframe()
         assert len(frame) == 30
         assert {"vertex_vertex", "positions", "level"} <= set(frame.columns)
@@ -84,11 +53,9 @@ def test_attributes_of_any_name_survive(kind: str) -> None:
             continue
         part = ds.zv.sel(bbox=(LOW, HIGH), **({"clip": False} if kind == "polyline" else {}))
         for given, options in ((ds, {}), (part, {"bbox": (LOW, HIGH)})):
-            out: dict[str, object] = {}
-            given.zv.to_store(out)
             if kind == "polyline" and options:
                 options["clip"] = False
-            found, want = dzv.open(out).level(0).read(order="chunk"), level.read(order="chunk", **options)
+            found, want = stored(given).level(0).read(order="chunk"), level.read(order="chunk", **options)
             order, other = np.lexsort(found.positions.T), np.lexsort(want.positions.T)
             np.testing.assert_array_equal(found.positions[order], want.positions[other])
             assert set(found.attributes) == set(ABOUT)
@@ -101,9 +68,9 @@ def test_attributes_of_any_name_survive(kind: str) -> None:
             assert found.parents is None or (found.parents >= 0).sum() == (want.parents >= 0).sum()
 
 
-def test_attributes_of_any_name_survive_exports() -> None:
+def test_attributes_of_any_name_survive_exports():
     for kind, view in (("point_cloud", "objects"), ("polyline", "objects"), ("graph", "spatial"), ("mesh", "spatial")):
-        ds = xr.open_dataset(write(kind), engine="zv", view=view)
+        ds = opened(write(kind), view)
         tables = {"awkward": {k: np.concatenate([np.ravel(v) for v in col]) for k, col in columns_of(ds.zv.to_awkward())}}
         if view == "objects":
             tables["clouddrift"] = dict(ds.zv.to_clouddrift(sort_by="x" if kind == "point_cloud" else None).variables)
@@ -129,7 +96,7 @@ def test_attributes_of_any_name_survive_exports() -> None:
     store = dzv.create({}, chunk_shape=(30, 30, 30), geometry="mesh")
     about = {"object_id": [7, 8, 9]}
     dzv.write_meshes(store, POINTS, faces=[[0, 1, 2], [10, 11, 12]], object_ids=OWNERS, object_attributes=about)
-    meshes = xr.open_dataset(store, engine="zv").zv.to_trimesh(by_object=True)
+    meshes = opened(store).zv.to_trimesh(by_object=True)
     assert {k: m.metadata["object_id"] for k, m in meshes.items()} == {3: 3, 5: 5, 9: 9}
     assert meshes[5].metadata["object_object_id"] == 8
 
@@ -138,8 +105,8 @@ def columns_of(records: object) -> list[tuple[str, list[object]]]:
     return [(k, records[k].to_list()) for k in records.fields]
 
 
-def test_variables_of_a_users_own_are_attributes_and_renamed_roles_are_roles() -> None:
-    points = xr.open_dataset(write("point_cloud"), engine="zv")
+def test_variables_of_a_users_own_are_attributes_and_renamed_roles_are_roles():
+    points = opened(write("point_cloud"))
     numbers = np.arange(30)
     out: dict[str, object] = {}
     new = points.drop_vars("parent").assign(parent=("vertex", numbers), node_count=("vertex", numbers))
@@ -150,16 +117,14 @@ def test_variables_of_a_users_own_are_attributes_and_renamed_roles_are_roles() -
     renamed = points.rename(object_id="who", x="lon")
     assert renamed.zv.sel(objects=[3]).sizes["vertex"] == 10
     assert "who" in renamed.zv.sel(objects=[3]).coords
-    tree = xr.open_dataset(write("skeleton"), engine="zv").rename(edges="links", parent="mother", vertex_parent="mine")
-    out = {}
-    tree.zv.to_store(out)
-    found = dzv.open(out).level(0).read()
+    tree = opened(write("skeleton")).rename(edges="links", parent="mother", vertex_parent="mine")
+    found = stored(tree).level(0).read()
     assert (found.parents >= 0).sum() == 27
     assert {"mine"} == set(found.attributes) - set(ABOUT)
 
 
-def test_selections_of_xarray_cut_both_dimensions_or_say_what_does() -> None:
-    by_object = xr.open_dataset(write("polyline"), engine="zv", view="objects")
+def test_selections_of_xarray_cut_both_dimensions_or_say_what_does():
+    by_object = opened(write("polyline"), "objects")
     for cut in (
         lambda ds: ds.sel(object=5),
         lambda ds: ds.sel(object=[5]),
@@ -171,32 +136,28 @@ def test_selections_of_xarray_cut_both_dimensions_or_say_what_does() -> None:
         lambda ds: xr.concat([ds, ds], "object", data_vars="minimal"),
         lambda ds: xr.align(ds, ds.zv.objects[[3]]),
     ):
-        with pytest.raises(dzv.InputError, match=r"ds\.zv\.objects"):
-            cut(by_object)
+        fails(dzv.InputError, r"ds\.zv\.objects", cut, by_object)
     assert float(by_object["object_level"].sel(object=5)) == OF_OBJECTS.level[5]
     one = by_object.assign(twice=by_object.level * 2).zv.objects[5]
     np.testing.assert_array_equal(one.twice, ABOUT["level"][10:20] * 2)
-    with pytest.raises(dzv.InputError, match=r"ds\.zv\.objects"):
-        one.isel(object=0)
+    fails(dzv.InputError, r"ds\.zv\.objects", one.isel, object=0)
     roles = {"node_count", "geometry", "vertex_range", "edges", "topology", "object_id", "object_index", "in_group", "crs"}
     for kind in ("polyline", "graph", "mesh", "skeleton", "point_cloud"):
         for view in ("spatial", "objects"):
-            ds = xr.open_dataset(write(kind, crs=4326), engine="zv", view=view)
+            ds = opened(write(kind, crs=4326), view)
             used = {str(k) for k in ds.coords}
             assert not {k for k in ds.data_vars if k in roles and "zv_name" not in ds[k].attrs}
             assert roles & used
-    spread = xr.open_dataset(write("graph"), engine="zv")
-    with pytest.raises(dzv.InputError, match="isel"):
-        spread.where(spread.level > 0).zv.to_dataframe()
+    spread = opened(write("graph"))
+    fails(dzv.InputError, "isel", lambda: spread.where(spread.level > 0).zv.to_dataframe())
     part = spread.isel(vertex=slice(5, 20)).drop_indexes(["x", "y", "z"]).drop_vars("vertex")
-    with pytest.raises(dzv.InputError, match="coordinate 'vertex'"):
-        part.zv.to_store({})
+    fails(dzv.InputError, "coordinate 'vertex'", part.zv.to_store, {})
 
 
-def test_changed_variables_are_refused_where_the_store_is_read() -> None:
+def test_changed_variables_are_refused_where_the_store_is_read():
     store = write("polyline")
     for view in ("spatial", "objects"):
-        ds = xr.open_dataset(store, engine="zv", view=view, chunks={})
+        ds = opened(store, view, chunks={})
         uses = [lambda d: d.zv.map_objects(len), lambda d: d.zv.density(shape=2, weights="level")]
         uses += [lambda d: d.zv.map_chunks(len)] if view == "spatial" else []
         for same in (ds, ds.load(), ds.isel(vertex=slice(None)) if view == "spatial" else ds.zv.objects[[3, 5]]):
@@ -210,9 +171,9 @@ def test_changed_variables_are_refused_where_the_store_is_read() -> None:
         ds.assign(new=ds.level * 2).zv.map_objects(len, attributes=["level"])
 
 
-def test_objects_that_are_cut_without_their_vertices_in_the_spatial_view() -> None:
+def test_objects_that_are_cut_without_their_vertices_in_the_spatial_view():
     for kind in ("point_cloud", "graph"):
-        ds = xr.open_dataset(write(kind), engine="zv")
+        ds = opened(write(kind))
         for cut in (
             lambda ds: ds.isel(object=0),
             lambda ds: ds.sel(object=[5]),
@@ -227,16 +188,14 @@ def test_objects_that_are_cut_without_their_vertices_in_the_spatial_view() -> No
             lambda ds: ds.query(object="object_level > 0"),
             lambda ds: xr.concat([ds, ds], "object", data_vars="minimal"),
         ):
-            with pytest.raises(dzv.InputError, match=r"ds\.zv\.sel\(objects=ids\)"):
-                cut(ds)
+            fails(dzv.InputError, r"ds\.zv\.sel\(objects=ids\)", cut, ds)
         with pytest.raises(ValueError, match="object"):  # of xarray
             xr.align(ds, ds["object_level"].isel(object=[0]))
         free = ds.drop_vars("object_table")
         for cut in (free.isel(object=0), free.sortby("object", ascending=False), ds.assign_coords(object=[1, 5, 9])):
             uses = (lambda d: d.zv.to_store({}), lambda d: d.zv.map_objects(len), lambda d: d.zv.sel(bbox=(LOW, HIGH)))
             for use in (*uses, lambda d: d.zv.to_dataframe(), lambda d: d.zv.density(shape=2)):
-                with pytest.raises(dzv.InputError, match=r"ds\.zv\.sel\(objects=ids\)"):
-                    use(cut)
+                fails(dzv.InputError, r"ds\.zv\.sel\(objects=ids\)", use, cut)
             assert cut.zv.plot is not None  # its pictures show the others in grey
         assert float(ds["object_level"].sel(object=5)) == OF_OBJECTS.level[5]
         whole = (ds.isel(object=slice(None)), ds.squeeze(), ds.isel(vertex=slice(5, 20)))
@@ -247,10 +206,10 @@ def test_objects_that_are_cut_without_their_vertices_in_the_spatial_view() -> No
 
 
 @pytest.mark.parametrize("chunks", [None, {}])
-def test_objects_that_are_selected_in_the_spatial_view_are_all_that_its_table_has(chunks: object) -> None:
+def test_objects_that_are_selected_in_the_spatial_view_are_all_that_its_table_has(chunks):
     for kind in ("point_cloud", "graph", "mesh"):
         store = write(kind)
-        ds = xr.open_dataset(store, engine="zv", chunks=chunks)
+        ds = opened(store, chunks=chunks)
         parts = [ds.zv.sel(objects=[9, 3]), ds.zv.sel(bbox=(LOW, HIGH), objects=[3, 9])]
         parts += [
             ds.zv.sel(objects=[3, 9]).isel(vertex=slice(None, None, -1)),
@@ -263,20 +222,18 @@ def test_objects_that_are_selected_in_the_spatial_view_are_all_that_its_table_ha
             np.testing.assert_array_equal(frame.object_level, OF_OBJECTS.level[frame.object_id])
         np.testing.assert_array_equal(parts[0].zv.sel(objects=[9]).object_level, OF_OBJECTS.level[[9]])
         assert parts[0].zv.map_objects(len).values.tolist() == parts[0].load().zv.map_objects(len).values.tolist() == [10, 10]
-        out: dict[str, object] = {}
-        parts[0].zv.to_store(out)
-        np.testing.assert_array_equal(dzv.open(out).level(0).read().object_attributes["level"], OF_OBJECTS.level[[3, 9]])
+        np.testing.assert_array_equal(stored(parts[0]).level(0).read().object_attributes["level"], OF_OBJECTS.level[[3, 9]])
         parts[0].object_level[0] = 7
         with pytest.raises(dzv.InputError, match="'object_level' was changed"):
             parts[0].zv.map_objects(len)
-    groups = xr.open_dataset(write("point_cloud"), engine="zv", chunks=chunks).zv.sel(groups=0)
+    groups = opened(write("point_cloud"), chunks=chunks).zv.sel(groups=0)
     assert groups.object.values.tolist() == [3, 5]
 
 
-def test_names_of_dimensions_and_axes_that_change() -> None:
+def test_names_of_dimensions_and_axes_that_change():
     for kind in ("point_cloud", "graph", "skeleton", "polyline"):
         for view in ("spatial", "objects"):
-            ds = xr.open_dataset(write(kind), engine="zv", view=view)
+            ds = opened(write(kind), view)
             want = ds.zv.sel(bbox=(LOW, HIGH)).sizes["vertex"]
             again = ds.rename(x="lon").assign(x=("vertex", ds.level.values))
             for lon in (ds.rename(x="lon"), ds.rename_vars(x="lon").load(), again):
@@ -287,19 +244,17 @@ def test_names_of_dimensions_and_axes_that_change() -> None:
             for old in ("vertex", "object", *({"edge"} & {*map(str, ds.dims)})):
                 for other in (ds.rename({old: "q"}), ds.rename_dims({old: "q"}), ds.rename_vars({old: "q"})):
                     for use in (lambda d: d.zv.to_dataframe(), lambda d: d.zv.map_objects(len), lambda d: d.zv.to_store({})):
-                        with pytest.raises(dzv.InputError, match=f"{old!r}.* rename or swap it back"):
-                            use(other)
+                        fails(dzv.InputError, f"{old!r}.* rename or swap it back", use, other)
             for other in (ds.swap_dims(vertex="level"), ds.stack(q=["vertex"]), ds.swap_dims(object="object_level")):
-                with pytest.raises(dzv.InputError, match="rename or swap it back"):
-                    other.zv.to_dataframe()
+                fails(dzv.InputError, "rename or swap it back", other.zv.to_dataframe)
             with pytest.raises(dzv.InputError, match="integers"):
                 ds.set_index(object="object_level").zv.to_dataframe()
         with pytest.raises(dzv.InputError, match="node_count"):
             ds.mean("object").zv.to_dataframe()
 
 
-def test_vertices_that_are_numbered_anew_have_no_links_of_others() -> None:
-    ds = xr.open_dataset(write("graph"), engine="zv")
+def test_vertices_that_are_numbered_anew_have_no_links_of_others():
+    ds = opened(write("graph"))
     part = ds.isel(vertex=slice(5, 20))
     want = part.zv.to_networkx(multigraph=True).number_of_edges()
     for new in (np.arange(15), np.arange(15) / 2):
@@ -310,64 +265,55 @@ def test_vertices_that_are_numbered_anew_have_no_links_of_others() -> None:
     assert both.zv.to_networkx(multigraph=True).number_of_edges() == want
 
 
-def test_attributes_of_links_names_that_have_channels() -> None:
+def test_groups_keep_their_numbers_and_attributes_named_links_their_channels():
+    store = dzv.create({}, chunk_shape=(30, 30, 30))
+    about = {"weight": np.array([1.0, 2, 3])}
+    dzv.write_points(store, POINTS, object_ids=OWNERS, groups={0: [3], 1: [5], 2: [3, 9]}, group_attributes=about)
+    part = opened(store, "objects").isel(group=[2, 1])
+    assert part.zv.sel(groups=2).object.values.tolist() == [3, 9]
+    fails(dzv.NotFoundError, "no group 0", part.zv.sel, groups=0)
+    out = {}
+    part.zv.to_store(out)
+    again = opened(out, "objects")
+    assert again.in_group.values.tolist() == [[False, False, True], [False, True, False], [False, False, True]]
+    assert again.weight.values.tolist()[1:] == [2, 3]
     pairs = rng.normal(size=(30, 2))
     pairs[3] = np.nan
     for name in ("edges", "faces"):
         for values in (pairs, np.arange(60).reshape(30, 2)):
-            store = dzv.create({}, chunk_shape=(30, 30, 30))
-            dzv.write_points(store, POINTS, attributes={name: values})
-            out: dict[str, object] = {}
-            xr.open_dataset(store, engine="zv").zv.to_store(out)
-            np.testing.assert_array_equal(dzv.open(out).level(0).read().attributes[name], values)
-            assert len(xr.open_dataset(store, engine="zv").zv.to_dataframe()) == 30
+            store = cloud(POINTS, (30, 30, 30), attributes={name: values})
+            np.testing.assert_array_equal(stored(opened(store)).level(0).read().attributes[name], values)
+            assert len(opened(store).zv.to_dataframe()) == 30
 
 
-def test_groups_keep_their_numbers() -> None:
-    store = dzv.create({}, chunk_shape=(30, 30, 30))
-    about = {"weight": np.array([1.0, 2, 3])}
-    dzv.write_points(store, POINTS, object_ids=OWNERS, groups={0: [3], 1: [5], 2: [3, 9]}, group_attributes=about)
-    part = xr.open_dataset(store, engine="zv", view="objects").isel(group=[2, 1])
-    assert part.zv.sel(groups=2).object.values.tolist() == [3, 9]
-    with pytest.raises(dzv.NotFoundError, match="no group 0"):
-        part.zv.sel(groups=0)
-    out: dict[str, object] = {}
-    part.zv.to_store(out)
-    again = xr.open_dataset(out, engine="zv", view="objects")
-    assert again.in_group.values.tolist() == [[False, False, True], [False, True, False], [False, False, True]]
-    assert again.weight.values.tolist()[1:] == [2, 3]
-
-
-def test_axes_have_no_names_of_the_views() -> None:
+def test_axes_have_no_names_of_the_views():
     from dask_zv.xarray_backend.conventions import DIMS, ROLES
 
     refused = {*NAMES, *DIMS, *ROLES} - {"level", "connectivity", "a", "a_channel", "positions", "vertices", "vertex_parent"}
     for name in refused:
-        with pytest.raises(dzv.InputError, match=f"an axis called '{name}'"):
-            dzv.create({}, chunk_shape=(7, 7, 7), axes=["x", "y", name])
+        fails(dzv.InputError, f"an axis called '{name}'", dzv.create, {}, chunk_shape=(7, 7, 7), axes=["x", "y", name])
     for name in ("level", "vertex_parent", "positions", "dx"):
-        store = dzv.create({}, chunk_shape=(7, 7, 7), axes=["x", "y", name])
-        dzv.write_points(store, POINTS, object_ids=OWNERS, groups={0: [3, 5]})
+        store = cloud(POINTS, (7, 7, 7), axes=["x", "y", name], object_ids=OWNERS, groups={0: [3, 5]})
         for view in ("spatial", "objects"):
-            ds = xr.open_dataset(store, engine="zv", view=view, chunk_table=view == "spatial")
+            ds = opened(store, view, chunk_table=view == "spatial")
             np.testing.assert_array_equal(np.sort(ds[name]), np.sort(POINTS[:, 2]))
 
 
-def test_values_that_change_in_place_are_not_ignored() -> None:
-    def through_values(ds: xr.Dataset, name: str) -> None:
+def test_values_that_change_in_place_are_not_ignored():
+    def through_values(ds: xr.Dataset, name: str):
         ds.load()
         ds[name].values[...] = 0
 
-    def one(ds: xr.Dataset, name: str) -> None:
+    def one(ds: xr.Dataset, name: str):
         ds[name][0] = 100
 
-    def added(ds: xr.Dataset, name: str) -> None:
+    def added(ds: xr.Dataset, name: str):
         ds[name] += 1
 
-    def other(ds: xr.Dataset, name: str) -> None:
+    def other(ds: xr.Dataset, name: str):
         ds[name].data = ds[name].data[::-1]
 
-    def set_values(ds: xr.Dataset, name: str) -> None:
+    def set_values(ds: xr.Dataset, name: str):
         ds[name].values = np.ones(ds[name].shape)
 
     store = dzv.create({}, chunk_shape=(7, 7, 7), geometry="polyline")
@@ -376,42 +322,38 @@ def test_values_that_change_in_place_are_not_ignored() -> None:
     for view, chunks in (("spatial", None), ("spatial", {}), ("objects", None), ("objects", {})):
         for change in (through_values, one, added, other, set_values):
             for name in ("level", "object_level"):
-                ds = xr.open_dataset(store, engine="zv", view=view, chunks=chunks)
+                ds = opened(store, view, chunks=chunks)
                 ds.zv.map_objects(len)
                 change(ds, name)
-                with pytest.raises(dzv.InputError, match=f"'{name}' was changed or added"):
-                    ds.zv.map_objects(len)
+                fails(dzv.InputError, f"'{name}' was changed or added", ds.zv.map_objects, len)
                 if name == "level":
-                    with pytest.raises(dzv.InputError, match="'level' was changed or added"):
-                        ds.zv.density(shape=2, weights="level")
+                    fails(dzv.InputError, "'level' was changed or added", ds.zv.density, shape=2, weights="level")
                     out: dict[str, object] = {}
                     if view == "objects":
                         ds.zv.to_store(out)
                         found = dzv.open(out).level(0).read().attributes["level"]
                         np.testing.assert_array_equal(np.sort(found), np.sort(ds.level.values))
-        ds = xr.open_dataset(store, engine="zv", view=view, chunks=chunks)
+        ds = opened(store, view, chunks=chunks)
         ds.x.data = ds.x.data * 2
-        with pytest.raises(dzv.InputError, match="'x' was changed or added"):
-            ds.zv.density(shape=2)
-        ds = xr.open_dataset(store, engine="zv", view=view, chunks=chunks)
+        fails(dzv.InputError, "'x' was changed or added", ds.zv.density, shape=2)
+        ds = opened(store, view, chunks=chunks)
         ds = ds.rename(x="lon") if view == "spatial" else ds
         for same in (ds.compute(), ds.persist(), ds.copy(deep=True).load()):
             assert len(same.zv.map_objects(len)) == 3
-    part = xr.open_dataset(write("graph"), engine="zv", chunks={}).zv.sel(bbox=(LOW, HIGH)).load()
+    part = opened(write("graph"), chunks={}).zv.sel(bbox=(LOW, HIGH)).load()
     part.zv.map_chunks(len)
     part.edges.values[0] = 0
-    with pytest.raises(dzv.InputError, match="'edges' was changed or added"):
-        part.zv.map_chunks(len)
+    fails(dzv.InputError, "'edges' was changed or added", part.zv.map_chunks, len)
 
 
-def test_paths_are_cut_on_the_faces_of_a_box() -> None:
+def test_paths_are_cut_on_the_faces_of_a_box():
     x = np.array([-5.0, 5, 15, 5, -1, 11, 2, 3, 20, 30], "f4")  # in and out; across without a vertex inside; a lone point
     points = np.c_[x, np.full(10, 0.1, "f4"), np.zeros(10, "f4")]
     store = dzv.create({}, chunk_shape=(4, 4, 4), geometry="polyline")
     when = np.arange(10).astype("M8[s]")
     about = {"t": x * 2.0, "n": np.arange(10), "when": when, "pair": np.c_[x, -x]}
     dzv.write_polylines(store, points, lengths=[4, 2, 1, 3], object_ids=[4, 7, 8, 9], attributes=about)
-    ds = xr.open_dataset(store, engine="zv", view="objects")
+    ds = opened(store, "objects")
     cut = ds.zv.sel(bbox=((0, 0, -1), (10, 0.1, 1)), clip="cut")
     assert cut.object.values.tolist() == [4, 4, 7, 8, 9]
     assert cut.node_count.values.tolist() == [3, 2, 2, 1, 2]
@@ -424,11 +366,9 @@ def test_paths_are_cut_on_the_faces_of_a_box() -> None:
     pieces = cut.x.values[1:] - cut.x.values[:-1]
     inner = np.setdiff1d(np.arange(9), np.cumsum(cut.node_count.values)[:-1] - 1)
     assert np.abs(pieces[inner]).sum() == 10 + 5 + 10 + 7
-    out: dict[str, object] = {}
-    cut.drop_vars("object").assign_coords(object=range(5)).zv.to_store(out, chunk_shape=(4, 4, 4))
-    assert len(dzv.open(out).level(0).read()) == 10
+    assert len(stored(cut.drop_vars("object").assign_coords(object=range(5)), chunk_shape=(4, 4, 4)).level(0).read()) == 10
     with pytest.raises(dzv.InputError, match="clip=True"):
-        xr.open_dataset(store, engine="zv").zv.sel(bbox=((0, 0, -1), (10, 1, 1)), clip="cut")
+        opened(store).zv.sel(bbox=((0, 0, -1), (10, 1, 1)), clip="cut")
 
 
 BOX = ((5, 4, 3), (15, 16, 14.5))
@@ -443,7 +383,7 @@ def lengths_inside(points: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["graph", "skeleton"])
-def test_edges_are_cut_on_the_faces_of_a_box(kind: str) -> None:
+def test_edges_are_cut_on_the_faces_of_a_box(kind):
     store = dzv.create({}, chunk_shape=(7, 7, 7), geometry=kind)
     about = {"temp": POINTS[:, 0] * 2.0, "n": np.arange(30), "name": np.array([f"v{i}" for i in range(30)])}
     common = {"attributes": about, "object_ids": OWNERS, "object_attributes": {"size": [1.0, 2, 3]}}
@@ -453,7 +393,7 @@ def test_edges_are_cut_on_the_faces_of_a_box(kind: str) -> None:
         dzv.write_graph(store, POINTS, edges=links, edge_attributes={"w": np.arange(27)}, **common)
     else:
         dzv.write_skeletons(store, POINTS, parents=ends[:, 1], **common)
-    ds = xr.open_dataset(store, engine="zv")
+    ds = opened(store)
     want = lengths_inside(POINTS, links)
     for given, some in ((ds, slice(None)), (ds.chunk(), slice(None)), (ds.zv.sel(objects=[3, 9]), (links[:, 0] // 10) != 1)):
         cut = given.zv.sel(bbox=BOX, clip="cut")
@@ -471,11 +411,9 @@ def test_edges_are_cut_on_the_faces_of_a_box(kind: str) -> None:
         pairs = new[cut.edges.values]
         one = cut.edges.values[pairs.sum(axis=1) == 1]  # of the end inside
         np.testing.assert_array_equal(cut.n.values[one[:, 0]], cut.n.values[one[:, 1]])
-        out: dict[str, object] = {}
-        cut.zv.to_store(out, chunk_shape=(7, 7, 7))
-        stored = dzv.open(out).level(0).read()
-        assert len(stored) == cut.sizes["vertex"]
-        assert cut.sizes["edge"] == (len(stored.edges) if kind == "graph" else (stored.parents >= 0).sum())
+        back = stored(cut, chunk_shape=(7, 7, 7)).level(0).read()
+        assert len(back) == cut.sizes["vertex"]
+        assert cut.sizes["edge"] == (len(back.edges) if kind == "graph" else (back.parents >= 0).sum())
         if kind == "graph":
             np.testing.assert_allclose(found, want[cut.w.values], atol=0.02)
             assert cut.edges.dims == ("edge", "edge_node")
@@ -483,10 +421,9 @@ def test_edges_are_cut_on_the_faces_of_a_box(kind: str) -> None:
             parents = np.full(len(new), -1)
             parents[cut.edges.values[:, 0]] = cut.edges.values[:, 1]
             np.testing.assert_array_equal(cut.parent, parents)
-    by_object = xr.open_dataset(store, engine="zv", view="objects")
+    by_object = opened(store, "objects")
     if kind == "graph":
-        with pytest.raises(dzv.InputError, match="view='spatial'"):
-            by_object.zv.sel(bbox=BOX, clip="cut")
+        fails(dzv.InputError, "view='spatial'", by_object.zv.sel, bbox=BOX, clip="cut")
         return
     cut = by_object.zv.sel(bbox=BOX, clip="cut")
     points = np.stack([cut[a] for a in "xyz"], axis=1)
@@ -497,12 +434,12 @@ def test_edges_are_cut_on_the_faces_of_a_box(kind: str) -> None:
     cut.zv.to_store({}, chunk_shape=(7, 7, 7))
 
 
-def test_triangles_are_cut_on_the_faces_of_a_box() -> None:
+def test_triangles_are_cut_on_the_faces_of_a_box():
     faces = np.array([np.random.default_rng(i).choice(30, 3, replace=False) for i in range(40)])
     store = dzv.create({}, chunk_shape=(7, 7, 7), geometry="mesh")
     common = {"attributes": {"temp": POINTS[:, 0] * 2.0}, "face_attributes": {"q": np.arange(40)}}
     dzv.write_meshes(store, POINTS, faces=faces, **common)
-    cut = xr.open_dataset(store, engine="zv").zv.sel(bbox=BOX, clip="cut")
+    cut = opened(store).zv.sel(bbox=BOX, clip="cut")
     points = np.stack([cut[a] for a in "xyz"], axis=1).astype(float)
     assert ((points >= np.float32(BOX[0])) & (points <= np.float32(BOX[1]))).all()
     np.testing.assert_allclose(cut.temp, cut.x * 2, rtol=1e-5)
@@ -520,22 +457,21 @@ def test_triangles_are_cut_on_the_faces_of_a_box() -> None:
     cut.zv.to_store({}, chunk_shape=(7, 7, 7))
     plane = dzv.create({}, chunk_shape=(7, 7), geometry="mesh")  # neighbours share the vertices of their cuts
     dzv.write_meshes(plane, [(0, 0), (10, 0), (10, 10), (0, 10)], faces=[(0, 1, 2), (0, 2, 3)])
-    square = xr.open_dataset(plane, engine="zv").zv.sel(bbox=((0, 0), (5, 20)), clip="cut")
+    square = opened(plane).zv.sel(bbox=((0, 0), (5, 20)), clip="cut")
     assert sorted(zip(square.x.values.tolist(), square.y.values.tolist(), strict=True)) == [
-        *((0, 0), (0, 10), (5, 0), (5, 5), (5, 10)),
+        *((0, 0), (0, 10), (5, 0), (5, 5), (5, 10))
     ]
     quads = dzv.create({}, chunk_shape=(7, 7, 7), geometry="mesh")
     dzv.write_meshes(quads, POINTS, faces=[[0, 1, 2, 3]])
-    with pytest.raises(dzv.InputError, match="triangulate"):
-        xr.open_dataset(quads, engine="zv").zv.sel(bbox=BOX, clip="cut")
+    fails(dzv.InputError, "triangulate", lambda: opened(quads).zv.sel(bbox=BOX, clip="cut"))
 
 
-def test_edges_that_touch_a_box_and_points() -> None:
+def test_edges_that_touch_a_box_and_points():
     store = dzv.create({}, chunk_shape=(7, 7, 7), geometry="graph")
     dzv.write_graph(
         store, [[0.0, 0, 0], [5, 0, 0], [10, 0, 0], [-5, -5, -5], [1, 1, 1]], edges=[[0, 1], [1, 2], [3, 0], [4, 4]]
     )
-    ds = xr.open_dataset(store, engine="zv")
+    ds = opened(store)
     cut = ds.zv.sel(bbox=((0, 0, 0), (5, 5, 5)), clip="cut")
     assert sorted(cut.x.values.tolist()) == [0, 1, 5]
     assert cut.sizes["edge"] == 2
@@ -543,14 +479,12 @@ def test_edges_that_touch_a_box_and_points() -> None:
     half = ds.zv.sel(bbox=((None, -9, -9), (3, None, None)), clip="cut")
     assert half.x.values.max() == 3
     assert half.sizes["edge"] == 3
-    points = xr.open_dataset(write("point_cloud"), engine="zv")
+    points = opened(write("point_cloud"))
     xr.testing.assert_identical(points.zv.sel(bbox=BOX, clip="cut"), points.zv.sel(bbox=BOX))
 
 
 def read_back(ds: xr.Dataset, **options: object) -> dzv.Geometry:
-    out: dict[str, object] = {}
-    ds.zv.to_store(out, chunk_shape=(5, 5), **options)
-    return dzv.open(out).level(0).read()
+    return stored(ds, chunk_shape=(5, 5), **options).level(0).read()
 
 
 def ugrid(faces: object, **attrs: object) -> xr.Dataset:
@@ -571,7 +505,7 @@ def ugrid(faces: object, **attrs: object) -> xr.Dataset:
     )
 
 
-def test_plain_ugrid_counts_from_where_it_says_and_dangles_nowhere() -> None:
+def test_plain_ugrid_counts_from_where_it_says_and_dangles_nowhere():
     faces = np.array([[0, 1, 2], [1, 2, 3]])
     for ds in (
         ugrid(faces),
@@ -585,16 +519,14 @@ def test_plain_ugrid_counts_from_where_it_says_and_dangles_nowhere() -> None:
         found = read_back(ds)
         np.testing.assert_array_equal(found.positions[found.faces], np.c_[[0, 1, 0, 1], [0, 0, 1, 1]][faces])
         np.testing.assert_array_equal(found.face_attributes["area"], [1, 2])
-    with pytest.raises(dzv.InputError, match="fill value"):
-        read_back(ugrid(np.array([[0, 1, 2], [1, 2, -1]]), _FillValue=-1))
+    fails(dzv.InputError, "fill value", lambda: read_back(ugrid(np.array([[0, 1, 2], [1, 2, -1]]), _FillValue=-1)))
     for wrong in (faces + 2, faces + 50):
         with pytest.raises(dzv.InputError, match="among the vertices"):
             read_back(ugrid(wrong))
     for start in ("x", 0.5, [1, 2]):
         with pytest.raises(dzv.InputError, match="start_index of 'fn'"):
             read_back(ugrid(faces, start_index=start))
-    with pytest.raises(dzv.InputError, match="Mesh2 and other are topologies"):
-        read_back(ugrid(faces).assign(other=ugrid(faces).Mesh2))
+    fails(dzv.InputError, "Mesh2 and other are topologies", lambda: read_back(ugrid(faces).assign(other=ugrid(faces).Mesh2)))
     places = {"x": ("vertex", [0.0, 1, 2]), "y": ("vertex", [0.0, 1, 2])}
     edges = xr.Dataset({"edges": (("edge", "two"), [[1, 2], [2, 3]], {"start_index": 1})}, coords=places)
     assert read_back(edges).edges.tolist() == [[0, 1], [1, 2]]
@@ -603,7 +535,7 @@ def test_plain_ugrid_counts_from_where_it_says_and_dangles_nowhere() -> None:
             read_back(xr.Dataset({role: (dims, values)}, coords=places))
 
 
-def test_plain_cf_geometries_and_ragged_arrays() -> None:
+def test_plain_cf_geometries_and_ragged_arrays():
     nodes = {"lat": ("node", [0.0, 0, 1, 5, 6], {"axis": "Y"}), "lon": ("node", [0.0, 1, 2, 0, 1], {"axis": "X"})}
     about = {"geometry_type": "line", "node_count": "n", "node_coordinates": "lat lon"}
     lines = read_back(xr.Dataset({"shape": ((), 0, about), "n": ("i", [3, 2]), "s": ("i", [1.0, 2])}, coords=nodes))
@@ -622,7 +554,7 @@ def test_plain_cf_geometries_and_ragged_arrays() -> None:
 
 
 @pytest.mark.parametrize("first", ["dask_zv", "xarray"])
-def test_the_accessor_is_there_from_the_import_on(first: str) -> None:
+def test_the_accessor_is_there_from_the_import_on(first):
     second = {"dask_zv": "xarray", "xarray": "dask_zv"}[first]
     code = f"""
 import sys, {first}
@@ -636,13 +568,12 @@ print(lazy, type(ds.zv).__name__, type(xr.DataTree(ds).zv).__name__)
     assert done.stdout.split() == ["False", "ZVDatasetAccessor", "ZVTreeAccessor"]
 
 
-def test_boxes_are_of_the_stores_dtype_at_chunk_edges_too() -> None:
+def test_boxes_are_of_the_stores_dtype_at_chunk_edges_too():
     labels = np.arange(100) / 10
     points = np.c_[labels, labels, labels].astype("f4")
-    store = dzv.create({}, chunk_shape=(0.1, 0.3, 0.7))
-    dzv.write_points(store, points, object_ids=np.arange(100))
+    store = cloud(points, (0.1, 0.3, 0.7), object_ids=np.arange(100))
     level = store.level(0)
-    ds, by_object = (xr.open_dataset(store, engine="zv", view=v) for v in ("spatial", "objects"))
+    ds, by_object = (opened(store, v) for v in ("spatial", "objects"))
     for i, x in enumerate(labels):
         assert ds.sel(x=slice(x, x)).sizes["vertex"] == 1, x
         assert int(ds.sel(x=x).object_id[0]) == i
@@ -657,11 +588,11 @@ def test_boxes_are_of_the_stores_dtype_at_chunk_edges_too() -> None:
             assert int(ds.zv.density(shape=2, bounds=((x,), (x + 5,)), dims="x").sum()) == want
 
 
-def test_boxes_that_may_be_ranges_are_refused_with_the_form_that_is_meant() -> None:
+def test_boxes_that_may_be_ranges_are_refused_with_the_form_that_is_meant():
     ranges = ((0, 50), (0, 100))
     store = dzv.create({}, chunk_shape=(10, 10), bounds=((0, 0), (100, 100)))
     dzv.write_points(store, np.random.default_rng(0).uniform(0, 100, (50, 2)))
-    ds = xr.open_dataset(store, engine="zv")
+    ds = opened(store)
     for use in (
         lambda box: dzv.create({}, chunk_shape=(10, 10), bounds=box),
         lambda box: store.level(0).read(bbox=box),
@@ -672,21 +603,18 @@ def test_boxes_that_may_be_ranges_are_refused_with_the_form_that_is_meant() -> N
         lambda box: ds.zv.map_chunks(len, bbox=box),
         lambda box: store.expand(box),
     ):
-        with pytest.raises(dzv.InputError, match=r"\(\(x0, y0\), \(x1, y1\)\).*\(\(0\.0, 0\.0\), \(50\.0, 100\.0\)\)"):
-            use(ranges)
+        fails(dzv.InputError, r"\(\(x0, y0\), \(x1, y1\)\).*\(\(0\.0, 0\.0\), \(50\.0, 100\.0\)\)", use, ranges)
         for box in (((5, 5), (1, 9)), ((5, 5), (5, 9)), (1, 2, 3, 4)):
-            with pytest.raises(dzv.InputError, match=r"\(\(x0, y0\), \(x1, y1\)\)"):
-                use(box)
+            fails(dzv.InputError, r"\(\(x0, y0\), \(x1, y1\)\)", use, box)
     want = ds.isel(vertex=((ds.x <= 50) & (ds.y >= 20)).to_numpy())
     xr.testing.assert_identical(ds.zv.sel(x=slice(None, 50), y=slice(20, None)), want)
     xr.testing.assert_identical(ds.zv.sel(bbox=((None, 20), (50, None))), want)
     assert len(store.level(0).read(bbox=((None, 20), (50, None)))) == want.sizes["vertex"]
     for wrong in ({"x": slice(5, 2)}, {"z": slice(0, 1)}, {"x": 5}, {"x": slice(0, 5, 2)}):
-        with pytest.raises(dzv.InputError, match="slice"):
-            ds.zv.sel(**wrong)
+        fails(dzv.InputError, "slice", ds.zv.sel, **wrong)
 
 
-def test_stores_without_a_place_are_told_apart(tmp_path) -> None:
+def test_stores_without_a_place_are_told_apart(tmp_path):
     icechunk = pytest.importorskip("icechunk")
     import fsspec
     import obstore.store
@@ -701,22 +629,22 @@ def test_stores_without_a_place_are_told_apart(tmp_path) -> None:
     dzv.write_points(dzv.create(source.store, chunk_shape=(7, 7, 7)), POINTS)
     snapshot = source.commit("points")
     repos[0].create_branch("other", snapshot)
-    ds = xr.open_dataset(repos[0].readonly_session("main").store, engine="zv")
+    ds = opened(repos[0].readonly_session("main").store)
     for other in (session(repos[1]), session(repos[0], "other")):
         ds.zv.to_store(other.store, overwrite=True)
         assert dzv.open(other.store).level(0).metadata.vertex_count == 30
     stores = [ObjectStore(obstore.store.MemoryStore()) for _ in range(2)], [MemoryStore(), MemoryStore()]
     for one, two in stores:
         dzv.write_points(dzv.create(one, chunk_shape=(7, 7, 7)), POINTS)
-        xr.open_dataset(one, engine="zv").zv.to_store(two)
+        opened(one).zv.to_store(two)
         with pytest.raises(dzv.InputError, match="the target is the store"):
-            xr.open_dataset(one, engine="zv").zv.to_store(one, overwrite=True)
+            opened(one).zv.to_store(one, overwrite=True)
     (tmp_path / "sub").mkdir()
     path, link, folder = tmp_path / "sub" / "a b#.zv", tmp_path / "link.zv", tmp_path / "folder"
     dzv.write_points(dzv.create(path, chunk_shape=(7, 7, 7)), POINTS)
     link.symlink_to(path)
     folder.symlink_to(path.parent)
-    ds = xr.open_dataset(path, engine="zv")
+    ds = opened(path)
     same = [path, f"file://{path}", link, folder / path.name, path.parent / ".." / "sub" / path.name, LocalStore(path)]
     same += [StorePath(LocalStore(path.parent), path.name), ObjectStore(obstore.store.LocalStore(path)), path.parent]
     same += [
@@ -724,12 +652,10 @@ def test_stores_without_a_place_are_told_apart(tmp_path) -> None:
         StorePath(ObjectStore(obstore.store.LocalStore(tmp_path)), f"sub/{path.name}"),
     ]
     for target in same:
-        with pytest.raises(dzv.InputError, match="the target is the store"):
-            ds.zv.to_store(target, overwrite=True)
+        fails(dzv.InputError, "the target is the store", ds.zv.to_store, target, overwrite=True)
         with pytest.raises(dzv.InputError, match="the target is the store"):
             ds.drop_indexes(["x", "y", "z", "vertex"]).zv.to_store(target, overwrite=True)
-        with pytest.raises(dzv.InputError, match="the target is the source"):
-            dzv.convert(path, target, overwrite=True)
+        fails(dzv.InputError, "the target is the source", dzv.convert, path, target, overwrite=True)
     for target in (f"{path}2", StorePath(LocalStore(path.parent), "b.zv"), folder / "c.zv"):
         ds.zv.to_store(target, overwrite=True)
         dzv.convert(path, target, overwrite=True)
@@ -737,33 +663,26 @@ def test_stores_without_a_place_are_told_apart(tmp_path) -> None:
     url = "memory://told-apart/a.zv"
     dzv.write_points(dzv.create(url, chunk_shape=(7, 7, 7)), POINTS)
     for target in (url, fsspec.get_mapper(url)):
-        with pytest.raises(dzv.InputError, match="the target is the source"):
-            dzv.convert(url, target, overwrite=True)
+        fails(dzv.InputError, "the target is the source", dzv.convert, url, target, overwrite=True)
 
 
-def test_ordered_categories_come_back() -> None:
+def test_ordered_categories_come_back():
     kinds = pd.Categorical(["b", "a", "c", None], categories=["c", "b", "a"], ordered=True)
     frame = pd.DataFrame({"x": [0.0, 1, 2, 3], "y": [0.0, 1, 2, 3], "k": kinds})
-    store = dzv.create({}, chunk_shape=(9, 9))
-    dzv.write_points(store, frame)
-    out: dict[str, object] = {}
-    xr.open_dataset(store, engine="zv", chunks={}).zv.to_store(out)
-    for opened in (store, dzv.open(out)):
-        ds = xr.open_dataset(opened, engine="zv")
+    store = cloud(frame, (9, 9))
+    for target in (store, stored(opened(store, chunks={}))):
+        ds = opened(target)
         for made in (ds.zv.to_dataframe(), ds.zv.to_dask_dataframe().compute()):
             assert made.k.dtype == kinds.dtype
             assert made.k.tolist()[:3] == ["b", "a", "c"]
 
 
-def test_ordered_categories_of_objects_come_back() -> None:
+def test_ordered_categories_of_objects_come_back():
     kinds = pd.Categorical(["b", "a", None], categories=["c", "b", "a"], ordered=True)
-    store = dzv.create({}, chunk_shape=(30, 30, 30))
-    dzv.write_points(store, POINTS, object_ids=OWNERS, object_attributes=pd.DataFrame({"k": kinds}, index=[3, 5, 9]))
-    out: dict[str, object] = {}
-    xr.open_dataset(store, engine="zv").zv.to_store(out)
-    for opened in (store, dzv.open(out)):
+    store = cloud(POINTS, (30, 30, 30), object_ids=OWNERS, object_attributes=pd.DataFrame({"k": kinds}, index=[3, 5, 9]))
+    for target in (store, stored(opened(store))):
         for view in ("spatial", "objects"):
-            ds = xr.open_dataset(opened, engine="zv", view=view)
+            ds = opened(target, view)
             for made in (ds.zv.to_dataframe(object_attributes=True), ds.zv.to_dask_dataframe(object_attributes=True).compute()):
                 assert made.k.dtype == kinds.dtype
                 assert made.groupby("object_id").k.first().tolist()[:2] == ["b", "a"]
@@ -772,7 +691,7 @@ def test_ordered_categories_of_objects_come_back() -> None:
         ds.assign(k=ds.k.copy(data=["b", "x", "a"])).zv.to_dataframe(object_attributes=True)
 
 
-def test_reference_systems_are_what_pyproj_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reference_systems_are_what_pyproj_takes(monkeypatch):
     pyproj = pytest.importorskip("pyproj")
     mine = "+proj=laea +lat_0=52 +lon_0=10"
     given = (
@@ -786,11 +705,9 @@ def test_reference_systems_are_what_pyproj_takes(monkeypatch: pytest.MonkeyPatch
     for crs, same in [*((g, 25832) for g in given), (mine, mine), ({"proj": "longlat"}, {"proj": "longlat"})]:
         store = dzv.create({}, chunk_shape=(9, 9), crs=crs)
         dzv.write_points(store, np.zeros((1, 2)))
-        found = pyproj.CRS(xr.open_dataset(store, engine="zv").crs.attrs["crs_wkt"])
+        found = pyproj.CRS(opened(store).crs.attrs["crs_wkt"])
         assert found == pyproj.CRS.from_user_input(same)
     for wrong in ("nonsense", 3.5, object()):
-        with pytest.raises(dzv.InputError, match="from_user_input"):
-            dzv.create({}, chunk_shape=(9, 9), crs=wrong)
+        fails(dzv.InputError, "from_user_input", dzv.create, {}, chunk_shape=(9, 9), crs=wrong)
     monkeypatch.setitem(sys.modules, "pyproj", None)
-    with pytest.raises(dzv.InputError, match=r"dask-zv\[geo\]"):
-        dzv.create({}, chunk_shape=(9, 9), crs=4326)
+    fails(dzv.InputError, r"dask-zv\[geo\]", dzv.create, {}, chunk_shape=(9, 9), crs=4326)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partialmethod
 from typing import Any, Self
 
 import dask
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from small_geometries import write_any
 from small_stores import KINDS
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore, WrapperStore
@@ -30,32 +32,21 @@ class EveryRequest(WrapperStore[Store]):
     def with_read_only(self, read_only: bool = False) -> Self:
         return type(self)(self._store.with_read_only(read_only), self.log)
 
-    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
-        self.log.append(("get", key))
-        return await super().get(key, *args, **kwargs)
+    async def _one(self, verb: str, key: str, *args: Any, **kwargs: Any) -> Any:
+        self.log.append((verb, key))
+        return await getattr(super(), verb)(key, *args, **kwargs)
 
-    async def exists(self, key: str) -> bool:
-        self.log.append(("exists", key))
-        return await super().exists(key)
-
-    async def getsize(self, key: str) -> int:
-        self.log.append(("getsize", key))
-        return await super().getsize(key)
-
-    async def list_dir(self, prefix: str) -> Any:
-        self.log.append(("list_dir", prefix))
-        async for name in super().list_dir(prefix):
+    async def _many(self, verb: str, *prefix: str) -> Any:
+        self.log.append((verb, *prefix) if prefix else (verb, ""))
+        async for name in getattr(super(), verb)(*prefix):
             yield name
 
-    async def list_prefix(self, prefix: str) -> Any:
-        self.log.append(("list_prefix", prefix))
-        async for name in super().list_prefix(prefix):
-            yield name
-
-    async def list(self) -> Any:
-        self.log.append(("list", ""))
-        async for name in super().list():
-            yield name
+    get, exists, getsize = partialmethod(_one, "get"), partialmethod(_one, "exists"), partialmethod(_one, "getsize")
+    list_dir, list_prefix, list = (
+        partialmethod(_many, "list_dir"),
+        partialmethod(_many, "list_prefix"),
+        partialmethod(_many, "list"),
+    )
 
     def taken(self) -> Counter[tuple[str, str]]:
         """Return what was asked for since the last call."""
@@ -89,21 +80,9 @@ def write_wide(kind: str, chunks: int, objects: int) -> EveryRequest:
     }
     made = dzv.create(store, geometry=kind, chunk_shape=(10, 10, 10))
     here = np.arange(len(positions))
-    if kind == "point_cloud":
-        dzv.write_points(made, positions, object_ids=owner, **options)
-    elif kind == "polyline":
-        dzv.write_polylines(made, positions, lengths=np.bincount(owner), object_ids=np.arange(objects), **options)
-    elif kind == "skeleton":
-        dzv.write_skeletons(made, positions, parents=np.where(here % 2, here - 1, -1), object_ids=owner, **options)
-    elif kind == "graph":
-        edges = here.reshape(-1, 2)
-        weights = {"weight": np.arange(len(edges))}
-        dzv.write_graph(made, positions, edges=edges, edge_attributes=weights, object_ids=owner, **options)
-    else:
-        faces = here.reshape(-1, 3)
-        dzv.write_meshes(
-            made, positions, faces=faces, face_attributes={"weight": np.arange(len(faces))}, object_ids=owner, **options
-        )
+    links = here.reshape(-1, 3 if kind == "mesh" else 2)
+    weights = {"weight": np.arange(len(links))}
+    write_any(made, kind, positions, owner, links[:, ::-1] if kind == "skeleton" else links, weights, **options)
     assert len(dzv.open(store).level(0).chunks) == chunks
     assert dzv.open(store).level(0).index.count == objects
     store.taken()

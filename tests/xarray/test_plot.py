@@ -9,7 +9,9 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
+from comparing import cloud, opened
 from counting_store import CountingStore
+from refusals import fails
 from test_views import KINDS, Golden, random_store
 from zarr.storage import MemoryStore
 
@@ -41,7 +43,7 @@ def stores():
 
 
 def view(store, name="spatial", **options):
-    return xr.open_dataset(store, engine="zv", view=name, **options)
+    return opened(store, name, **options)
 
 
 def places(ds, dims="xy"):
@@ -54,12 +56,11 @@ def drawn(ax):
     return ax
 
 
-def test_the_accessor_leads_here(stores, ax):
+def test_the_accessor_leads_here_and_current_axes_are_the_default(stores, ax, written):
     assert view(stores["point_cloud"]).zv.plot(ax).axes is ax
     assert view(stores["point_cloud"]).zv.plot.chunks(ax).axes is ax
-
-
-# ------------------------------------------------------------------------------------------------ points
+    ax = plt.figure().add_subplot()
+    assert Plot(written.open())().axes is ax
 
 
 @pytest.mark.parametrize("name", ["spatial", "objects"])
@@ -140,17 +141,11 @@ def test_attributes_of_every_type_colour_points(written, ax):
     np.testing.assert_allclose(Plot(ds).points(ax, color="tab:red").get_facecolors(), [to_rgba("tab:red")])
 
 
-def test_later_points_lie_on_lines(stores, ax):
-    lines, points = Plot(view(stores["skeleton"]))(ax), Plot(view(stores["point_cloud"]))(ax)
-    assert lines.get_zorder() <= points.get_zorder()  # equal ones are drawn in the order in which they came
-
-
-def test_options_reach_the_artist(stores, ax):
+def test_options_reach_the_artist_and_later_points_lie_on_lines(stores, ax):
     found = Plot(view(stores["point_cloud"])).points(ax, s=7, alpha=0.5, zorder=9)
     assert (found.get_sizes().tolist(), found.get_alpha(), found.get_zorder()) == ([7], 0.5, 9)
-
-
-# ------------------------------------------------------------------------------------------------ rasters
+    lines, points = Plot(view(stores["skeleton"]))(ax), Plot(view(stores["point_cloud"]))(ax)
+    assert lines.get_zorder() <= points.get_zorder()  # equal ones are drawn in the order in which they came
 
 
 def histogram(image, points):
@@ -219,9 +214,6 @@ def test_a_sample_of_every_kth_point(written, ax, override):
     assert isinstance(Plot(ds).points(ax, how="raster"), mpl.image.AxesImage)
 
 
-# ------------------------------------------------------------------------------------------------ lines and faces
-
-
 @pytest.mark.parametrize("dims", ["xy", "xz"])
 def test_paths_are_lines(stores, ax, dims):
     ds = view(stores["polyline"], "objects")
@@ -254,14 +246,11 @@ def test_edges_are_lines(stores, ax, kind):
     drawn(ax)
 
 
-def test_skeletons_in_the_objects_view(stores, ax):
+def test_skeletons_and_attributes_of_edges(stores, ax):
     ds = view(stores["skeleton"], "objects")
     found = Plot(ds)(ax)
     child = np.flatnonzero(ds.parent.values >= 0)
     np.testing.assert_array_equal(found.get_segments(), places(ds)[np.stack([child, ds.parent.values[child]], 1)])
-
-
-def test_attributes_of_edges_colour_them(stores, ax):
     ds = view(stores["graph"])
     np.testing.assert_array_equal(Plot(ds).lines(ax, color="weight").get_array(), ds.weight)
 
@@ -334,9 +323,6 @@ def test_light_comes_from_above(ax):
     assert flat > steep + 0.2
 
 
-# ------------------------------------------------------------------------------------------------ chunks
-
-
 @pytest.mark.parametrize("name", ["spatial", "objects"])
 def test_the_chunk_map_reads_nothing(counted, ax, name):
     ds = counted.open(view=name)
@@ -362,15 +348,13 @@ def test_the_chunk_map_of_a_selection(written, ax):
     for rows in (ends, ends + 1):
         found = Plot(ds.isel(vertex=rows)).chunks(ax)
         np.testing.assert_array_equal(found.get_array().filled(0), histogram_of(found, written.positions[rows]))
-    with pytest.raises(InputError, match="alone would keep"):
-        Plot(written.open(view="objects").isel(object=[0])).chunks(ax)
+    fails(InputError, "alone would keep", lambda: Plot(written.open(view="objects").isel(object=[0])).chunks(ax))
 
 
 def test_wide_grids_are_put_together(ax):
     rng = np.random.default_rng(0)
     positions = rng.uniform([3001, -9000], [8000, -4000], (3000, 2)).astype(np.float32)
-    store = dzv.create({}, chunk_shape=(1, 1), axes=["x", "y"])
-    dzv.write_points(store, positions)
+    store = cloud(positions, (1, 1), axes=["x", "y"])
     found = Plot(view(store)).chunks(ax)
     assert max(found.get_array().shape) <= 1024
     assert found.get_array().sum() == 3000
@@ -380,9 +364,6 @@ def test_wide_grids_are_put_together(ax):
 def histogram_of(mesh, points):
     c = mesh.get_coordinates()
     return np.histogram2d(points[:, 0], points[:, 1], [c[0, :, 0], c[:, 0, 1]])[0].T
-
-
-# ------------------------------------------------------------------------------------------------ what a screen can show
 
 
 @pytest.mark.parametrize(
@@ -452,26 +433,19 @@ def test_an_object_beyond_the_budget_is_left_out_alone(ax, name):
     assert "30 of 32 objects" in ax.get_title()
 
 
-def test_objects_too_large_to_draw_are_counted(stores, ax):
+def test_objects_too_large_to_draw_are_counted_as_pixels_show(stores, ax):
     ds = view(stores["skeleton"])
     found = Plot(ds)(ax, max_vertices=1)
     assert found.get_array().sum() == 1384
     assert "1,384 vertices, counted" in ax.get_title()
     bare = ds.drop_vars(["object_id", "object_index", "object"])
     assert Plot(bare)(ax, max_vertices=1000).get_array().sum() == 1384
-
-
-def test_the_budget_is_what_pixels_show(ax):
     n = 120_000
-    store = dzv.create({}, chunk_shape=(50, 50))
-    dzv.write_points(store, np.random.default_rng(0).uniform(0, 100, (n, 2)).astype(np.float32))
+    store = cloud(np.random.default_rng(0).uniform(0, 100, (n, 2)).astype(np.float32), (50, 50))
     ds = view(store)
     assert len(Plot(ds)(ax).get_offsets()) == n  # 180,000 pixels
     small = plt.figure(figsize=(1, 1)).add_subplot()
     assert Plot(ds)(small).get_array().sum() == n
-
-
-# ------------------------------------------------------------------------------------------------ axes
 
 
 def test_labels_scales_and_title(written, ax):
@@ -498,15 +472,9 @@ def test_what_is_there_stays(written, stores):
     assert plt.get_fignums() == [figure.number]
 
 
-def test_current_axes_by_default(written):
-    ax = plt.figure().add_subplot()
-    assert Plot(written.open())().axes is ax
-
-
 def test_units_that_differ_have_no_common_scale(ax):
     axes = [{"name": "t", "type": "time", "unit": "second"}, *({"name": a, "type": "space", "unit": "meter"} for a in "zyx")]
-    store = dzv.create({}, chunk_shape=(10, 20, 30, 40), axes=axes)
-    dzv.write_points(store, np.random.default_rng(0).uniform(0, 100, (500, 4)).astype(np.float32))
+    store = cloud(np.random.default_rng(0).uniform(0, 100, (500, 4)).astype(np.float32), (10, 20, 30, 40), axes=axes)
     found = Plot(view(store)).density(ax, dims="xt")
     assert ax.get_aspect() == "auto"
     assert found.get_array().sum() == 500
@@ -517,8 +485,7 @@ def test_units_that_differ_have_no_common_scale(ax):
     assert list(found) == [("x", "y"), ("x", "z"), ("z", "y")]
     np.testing.assert_array_equal(found["z", "y"].get_offsets(), places(ds, "zy"))
     ds["z"].attrs["units"] = "second"
-    with pytest.raises(InputError, match="one scale"):
-        Plot(ds).projections()
+    fails(InputError, "one scale", lambda: Plot(ds).projections())
 
 
 @pytest.mark.parametrize("kind", [None, "points", "density", "chunks"])
@@ -552,8 +519,7 @@ def test_projections_share_scales(stores, geometry, kind):
 
 def test_projections_of_flat_data_make_room_for_their_bar(ax):
     positions = np.random.default_rng(0).uniform(0, [100, 100, 0.01], (300, 3)).astype(np.float32)
-    store = dzv.create({}, chunk_shape=(50, 50, 50))
-    dzv.write_points(store, positions)
+    store = cloud(positions, (50, 50, 50))
     found = Plot(view(store)).projections(kind="density")
     plt.gcf().canvas.draw()
     bar = plt.gcf().axes[3]
@@ -572,16 +538,12 @@ def test_nothing_to_draw_is_an_empty_picture(stores, kind):
         drawn(plt.gca())
 
 
-# ------------------------------------------------------------------------------------------------ trees
-
-
 @pytest.fixture(scope="module")
 def tree():
     positions = np.random.default_rng(3).uniform(0, 100, (4000, 3)).astype(np.float32)
     levels = {}
     for number, step in enumerate((1, 4, 16)):
-        store = dzv.create({}, chunk_shape=(20, 20, 20))
-        dzv.write_points(store, positions[::step])
+        store = cloud(positions[::step], (20, 20, 20))
         levels[f"/{number}"] = view(store)
     return xr.DataTree.from_dict(levels)
 
@@ -626,66 +588,38 @@ def test_a_level_by_number_or_function(tree, ax):
         assert len(found.get_offsets()) == tree["/1"].sizes["vertex"]
     assert asked[0][0] is tree
     assert asked[0][1:] == (None, 5000)
-    with pytest.raises(InputError, match=r"no level 7.*\[0, 1, 2\]"):
-        plot_tree(tree, ax, level=7)
+    fails(InputError, r"no level 7.*\[0, 1, 2\]", plot_tree, tree, ax, level=7)
     assert len(plot_tree(tree, kind="projections", level=2)) == 3
     assert plot_tree(tree, ax, kind="chunks").get_array().sum() == 4000
-    with pytest.raises(InputError, match="no levels"):
-        plot_tree(xr.DataTree(), ax)
-    with pytest.raises(InputError, match="kind is one of"):
-        plot_tree(tree, ax, kind="volume")
-    with pytest.raises(InputError, match="axes of their own"):
-        plot_tree(tree, ax, kind="projections")
-
-
-# ------------------------------------------------------------------------------------------------ errors
+    fails(InputError, "no levels", lambda: plot_tree(xr.DataTree(), ax))
+    fails(InputError, "kind is one of", plot_tree, tree, ax, kind="volume")
+    fails(InputError, "axes of their own", plot_tree, tree, ax, kind="projections")
 
 
 def test_what_cannot_be_drawn(stores, written, ax):
     points, paths = Plot(view(stores["point_cloud"])), Plot(view(stores["polyline"]))
-    with pytest.raises(InputError, match="view='objects'"):
-        paths.lines(ax)
-    with pytest.raises(InputError, match="no lines.*point_cloud"):
-        points.lines(ax)
-    with pytest.raises(InputError, match="no faces.*point_cloud"):
-        points.mesh(ax)
-    with pytest.raises(InputError, match="faces are in view='spatial'"):
-        Plot(view(stores["mesh"], "objects")).mesh(ax)
-    with pytest.raises(InputError, match="edges are in view='spatial'"):
-        Plot(view(stores["graph"], "objects")).lines(ax)
-    with pytest.raises(InputError, match="two of the axes"):
-        points(ax, dims=("x", "w"))
-    with pytest.raises(InputError, match="two of the axes"):
-        points(ax, dims="xx")
-    with pytest.raises(InputError, match="neither an attribute.*mass"):
-        points(ax, color="weigth")
-    with pytest.raises(InputError, match="max_vertices"):
-        points(ax, max_vertices=0)
-    with pytest.raises(InputError, match="how is one of"):
-        points.points(ax, how="cloud")
-    with pytest.raises(InputError, match="how='sample'"):
-        points.points(ax, how="raster", color="kind")
-    with pytest.raises(InputError, match="shade is one of"):
-        Plot(view(stores["mesh"])).mesh(ax, shade="phong")
-    with pytest.raises(InputError, match="kind is one of"):
-        points.projections(kind="volume")
-    with pytest.raises(InputError, match="axes of two dimensions"):
-        points(plt.figure().add_subplot(projection="3d"))
-    with pytest.raises(InputError, match="axes of two dimensions"):
-        points(("x", "y"))
-    with pytest.raises(InputError, match="vertex"):
-        Plot(xr.Dataset())(ax)
+    fails(InputError, "view='objects'", paths.lines, ax)
+    fails(InputError, "no lines.*point_cloud", points.lines, ax)
+    fails(InputError, "no faces.*point_cloud", points.mesh, ax)
+    fails(InputError, "faces are in view='spatial'", lambda: Plot(view(stores["mesh"], "objects")).mesh(ax))
+    fails(InputError, "edges are in view='spatial'", lambda: Plot(view(stores["graph"], "objects")).lines(ax))
+    fails(InputError, "two of the axes", points, ax, dims=("x", "w"))
+    fails(InputError, "two of the axes", points, ax, dims="xx")
+    fails(InputError, "neither an attribute.*mass", points, ax, color="weigth")
+    fails(InputError, "max_vertices", points, ax, max_vertices=0)
+    fails(InputError, "how is one of", points.points, ax, how="cloud")
+    fails(InputError, "how='sample'", points.points, ax, how="raster", color="kind")
+    fails(InputError, "shade is one of", lambda: Plot(view(stores["mesh"])).mesh(ax, shade="phong"))
+    fails(InputError, "kind is one of", points.projections, kind="volume")
+    fails(InputError, "axes of two dimensions", lambda: points(plt.figure().add_subplot(projection="3d")))
+    fails(InputError, "axes of two dimensions", points, ("x", "y"))
+    fails(InputError, "vertex", lambda: Plot(xr.Dataset())(ax))
     wide = written.open().rename(colour="wide")
     wide["wide"] = wide["mass"].expand_dims(channel=2, axis=1)
-    with pytest.raises(InputError, match=r"channels.*isel\(channel=0\)"):
-        Plot(wide)(ax, color="wide")
+    fails(InputError, r"channels.*isel\(channel=0\)", lambda: Plot(wide)(ax, color="wide"))
     flat = dzv.create({}, chunk_shape=(50, 50))
     dzv.write_points(flat, np.ones((5, 2), np.float32))
-    with pytest.raises(InputError, match="three axes"):
-        Plot(view(flat)).projections()
-
-
-def test_objects_out_of_step(stores, ax):
+    fails(InputError, "three axes", lambda: Plot(view(flat)).projections())
     ds = view(stores["polyline"], "objects").isel(vertex=slice(0, 700))
     for budget in (100, None):
         with pytest.raises(InputError, match="keep both in step"):
@@ -697,5 +631,4 @@ def test_without_matplotlib(stores, tree, monkeypatch):
     for name in [m for m in sys.modules if m.partition(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
     for draw in (Plot(ds), Plot(ds).chunks, Plot(ds).projections, lambda: plot_tree(tree)):
-        with pytest.raises(ImportError, match=r'pip install "dask-zv\[viz\]"'):
-            draw()
+        fails(ImportError, r'pip install "dask-zv\[viz\]"', draw)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import dask
 import numpy as np
 import pytest
 import xarray as xr
+from comparing import opened, stored
+from refusals import fails
 from test_views import KINDS, check_objects, check_spatial, random_store, rows_of, same
 
 import dask_zv as dzv
 
 BOX = ((8.0, 10.0, 3.0), (45.0, 71.0, 60.0))
 PATHS = ("line", "polyline", "streamline")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _sync():
-    with dask.config.set(scheduler="sync"):
-        yield
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -35,7 +30,7 @@ def test_sel_keeps_the_links_between_the_vertices(store, chunks):
     level = store.level(0)
     read = level.read(order="chunk")
     rows = np.flatnonzero(inside(read))
-    ds = xr.open_dataset(store, engine="zv", chunks=chunks)
+    ds = opened(store, chunks=chunks)
     found = ds.zv.sel(bbox=BOX)
     same(found.vertex, rows)
     same(np.stack([found.x, found.y, found.z], 1), read.positions[rows])
@@ -52,7 +47,7 @@ def test_sel_keeps_the_links_between_the_vertices(store, chunks):
 
 def test_links_are_found_in_any_order_of_the_edges():
     store = random_store("graph")
-    ds = xr.open_dataset(store, engine="zv")
+    ds = opened(store)
     expected = rows_of(ds.zv.sel(bbox=BOX).edges)
     for part in (
         ds.isel(edge=slice(None, None, -1)),
@@ -66,7 +61,7 @@ def test_links_are_found_in_any_order_of_the_edges():
 
 
 def test_chunks_in_brings_their_links(store):
-    ds = xr.open_dataset(store, engine="zv")
+    ds = opened(store)
     near = ds.zv.chunks_in(BOX)
     exact = ds.zv.sel(bbox=BOX)
     assert set(exact.vertex.values) <= set(near.vertex.values)
@@ -80,13 +75,13 @@ def test_chunks_in_brings_their_links(store):
 def test_sel_in_the_objects_view_clips(store, box):
     level = store.level(0)
     read = level.read(bbox=box, order="object")
-    found = xr.open_dataset(store, engine="zv", view="objects").zv.sel(bbox=box)
+    found = opened(store, "objects").zv.sel(bbox=box)
     keep = read.lengths > 0
     same(found.object, read.ids[keep])
     same(found.node_count, read.lengths[keep])
     same(np.stack([found.x, found.y, found.z], 1), read.positions)
     same(found.mass, read.attributes["mass"])
-    whole = xr.open_dataset(store, engine="zv", view="objects").zv.sel(bbox=box, clip=False)
+    whole = opened(store, "objects").zv.sel(bbox=box, clip=False)
     read = level.read(bbox=box, order="object", clip=False)
     same(whole.object, read.ids)
     same(whole.x, read.positions[:, 0])
@@ -95,7 +90,7 @@ def test_sel_in_the_objects_view_clips(store, box):
 def test_objects_by_id(store):
     level = store.level(0)
     for view in ("spatial", "objects"):
-        ds = xr.open_dataset(store, engine="zv", view=view)
+        ds = opened(store, view)
         for key, ids in ((6, [6]), ([9, 3], [3, 9]), (slice(10, 21), [12, 15, 18, 21]), (slice(110, None), [111, 114, 117])):
             found = ds.zv.objects[key]
             if "node_count" in found:
@@ -115,24 +110,26 @@ def test_objects_by_id(store):
 def test_groups(store):
     groups = store.level(0).read(objects=[0]).groups
     for view in ("spatial", "objects"):
-        ds = xr.open_dataset(store, engine="zv", view=view)
+        ds = opened(store, view)
         owner = (lambda d: np.unique(d.object_id)) if view == "spatial" else (lambda d: d.object.values)
         same(owner(ds.zv.sel(groups=0)), groups[0])
         same(owner(ds.zv.sel(groups=[0, 2])), np.union1d(groups[0], groups[2]))
         same(owner(ds.zv.sel(groups=0, objects=[0, 3, 90])), [0, 3])
-        with pytest.raises(dzv.NotFoundError, match="3"):
-            ds.zv.sel(groups=3)
+        fails(dzv.NotFoundError, "3", ds.zv.sel, groups=3)
 
 
-def test_counts_out_of_step_are_refused():
-    ds = xr.open_dataset(random_store("polyline"), engine="zv", view="objects")
+def test_counts_out_of_step_and_functions_of_cut_objects_are_refused():
+    ds = opened(random_store("polyline"), "objects")
     for broken in (ds.isel(vertex=slice(0, 50)), ds.drop_vars("vertex_range").isel(object=[1, 2])):
         for use in (lambda d: d.zv.sel(bbox=BOX), lambda d: d.zv.objects[3], lambda d: d.zv.to_store({})):
-            with pytest.raises(dzv.InputError, match="node_count speaks of"):
-                use(broken)
-
-
-# -------------------------------------------------------------------------------------------------- to_store
+            fails(dzv.InputError, "node_count speaks of", use, broken)
+    ds = opened(random_store("polyline"), "objects")
+    for use in (lambda d: d.zv.map_objects(len), lambda d: d.zv.density(shape=3)):
+        with pytest.raises(dzv.InputError, match="clip=False"):
+            use(ds.zv.sel(bbox=BOX))
+    whole = ds.zv.sel(bbox=BOX, clip=False)
+    same(whole.zv.map_objects(len), whole.node_count)
+    assert int(whole.zv.density(shape=3).sum()) == whole.sizes["vertex"]
 
 
 def view_for(kind):
@@ -142,21 +139,20 @@ def view_for(kind):
 @pytest.mark.parametrize("chunks", [None, {"vertex": 200}])
 def test_there_and_back(store, chunks):
     kind = store.metadata.geometry_types[0]
-    ds = xr.open_dataset(store, engine="zv", view=view_for(kind), chunks=chunks)
+    ds = opened(store, view_for(kind), chunks=chunks)
     target = {}
-    report = ds.zv.to_store(target)
-    assert report.rows == ds.sizes["vertex"]
+    assert ds.zv.to_store(target).rows == ds.sizes["vertex"]
     new = dzv.open(target)
     assert new.metadata.chunk_shape == store.metadata.chunk_shape
-    back = xr.open_dataset(new, engine="zv", view=view_for(kind))
+    back = opened(new, view_for(kind))
     if kind == "skeleton":  # the links are those that they were; in which order nodes lie in a chunk is the writer's to say
         assert back.sizes == ds.sizes
     else:
         ignore = ("edges", "faces", "weight", "step", "area")
         xr.testing.assert_equal(back.drop_vars(ignore, errors="ignore").load(), ds.drop_vars(ignore, errors="ignore").load())
     for number, view in ((0, "spatial"), (0, "objects")):
-        opened = xr.open_dataset(new, engine="zv", view=view)
-        (check_spatial if view == "spatial" else check_objects)(opened, new.level(number))
+        check = check_spatial if view == "spatial" else check_objects
+        check(opened(new, view), new.level(number))
     a, b = store.level(0).read(order="object"), new.level(0).read(order="object")
     for links in ("edges", "faces"):
         if getattr(a, links) is not None:
@@ -169,13 +165,12 @@ def test_there_and_back(store, chunks):
 
 def test_a_selection_becomes_a_store(store):
     kind = store.metadata.geometry_types[0]
-    ds = xr.open_dataset(store, engine="zv", view=view_for(kind))
+    ds = opened(store, view_for(kind))
     part = ds.zv.sel(bbox=BOX, clip=kind not in PATHS)
-    target = {}
-    part.zv.to_store(target, chunk_shape=(20, 20, 20), layout=None)
-    read, old = dzv.open(target).level(0).read(), store.level(0).read(bbox=BOX, clip=kind not in PATHS)
+    again = stored(part, chunk_shape=(20, 20, 20), layout=None)
+    read, old = again.level(0).read(), store.level(0).read(bbox=BOX, clip=kind not in PATHS)
     same(rows_of(read.positions), rows_of(old.positions))
-    assert dzv.open(target).metadata.chunk_shape == (20, 20, 20)
+    assert again.metadata.chunk_shape == (20, 20, 20)
     for links in ("edges", "faces"):
         if getattr(old, links) is not None:
             assert len(getattr(read, links)) == len(getattr(old, links))
@@ -189,8 +184,7 @@ def test_a_dataset_of_ones_own():
         {"mass": ("vertex", rng.random(30))}, coords={a: ("vertex", rng.random(30) * 10, {"units": "m"}) for a in "xyz"}
     )
     target = {}
-    with pytest.raises(dzv.InputError, match="chunk_shape"):
-        ds.zv.to_store(target)
+    fails(dzv.InputError, "chunk_shape", ds.zv.to_store, target)
     ds.zv.to_store(target, chunk_shape=(5, 5, 5))
     store = dzv.open(target)
     assert store.metadata.axes[0].unit == "m"
@@ -204,37 +198,32 @@ def test_a_dataset_of_ones_own():
     read = dzv.open(target).level(0).read()
     same(read.lengths, [2, 3, 0, 4])
     same(read.object_attributes["speed"], [1, 2, 3, 4])
-    with pytest.raises(dzv.InputError, match="view='objects'"):
-        xr.open_dataset(target, engine="zv").zv.to_store({})
-
-
-def test_functions_of_cut_objects_are_refused():
-    ds = xr.open_dataset(random_store("polyline"), engine="zv", view="objects")
-    for use in (lambda d: d.zv.map_objects(len), lambda d: d.zv.density(shape=3)):
-        with pytest.raises(dzv.InputError, match="clip=False"):
-            use(ds.zv.sel(bbox=BOX))
-    whole = ds.zv.sel(bbox=BOX, clip=False)
-    same(whole.zv.map_objects(len), whole.node_count)
-    assert int(whole.zv.density(shape=3).sum()) == whole.sizes["vertex"]
-
-
-# -------------------------------------------------------------------------------------------------- what is refused
+    fails(dzv.InputError, "view='objects'", lambda: opened(target).zv.to_store({}))
+    tracks = xr.Dataset(
+        {"node_count": ("object", [3, 2])},
+        coords={"t": ("vertex", [0.0, 1, 2, 0, 1]), "y": ("vertex", np.arange(5.0)), "x": ("vertex", np.arange(5.0) + 100)},
+        attrs={"zv_axes": ["t", "y", "x"]},
+    )
+    target = {}
+    tracks.zv.to_store(target, chunk_shape=(4, 40, 40), geometry="polyline")
+    ds = opened(target, "objects")
+    assert ds.geometry.attrs["node_coordinates"] == "x y"
+    assert list(ds.zv.to_shapely()[0].coords) == [(100.0, 0.0), (101.0, 1.0), (102.0, 2.0)]
 
 
 def test_a_store_is_not_written_over_itself(tmp_path):
-    ds = xr.open_dataset(random_store("polyline"), engine="zv", view="objects")
+    ds = opened(random_store("polyline"), "objects")
     path = tmp_path / "own.zv"
     ds.zv.to_store(path)
     for view in ("spatial", "objects"):
-        own = xr.open_dataset(path, engine="zv", view=view)
-        with pytest.raises(dzv.InputError, match="read from|view='objects'"):
-            own.zv.to_store(path, overwrite=True)
-    assert xr.open_dataset(path, engine="zv").sizes["vertex"] == ds.sizes["vertex"]
+        own = opened(path, view)
+        fails(dzv.InputError, "read from|view='objects'", own.zv.to_store, path, overwrite=True)
+    assert opened(path).sizes["vertex"] == ds.sizes["vertex"]
 
 
 @pytest.mark.parametrize("how", ["objects", "vertices", "both"])
 def test_objects_and_vertices_out_of_order_are_refused(how):
-    ds = xr.open_dataset(random_store("polyline"), engine="zv", view="objects").drop_vars("vertex_range")
+    ds = opened(random_store("polyline"), "objects").drop_vars("vertex_range")
     other = {
         "objects": lambda: ds.sortby("score"),
         "vertices": lambda: ds.sortby("mass"),
@@ -249,32 +238,23 @@ def test_objects_and_vertices_out_of_order_are_refused(how):
             lambda d: d.zv.map_objects(len),
             lambda d: d.zv.density(shape=2),
         ):
-            with pytest.raises(dzv.InputError, match="order of the objects"):
-                use(broken)
-    with pytest.raises(dzv.InputError, match="node_count speaks"):
-        ds.isel(vertex=slice(0, 9)).zv.map_objects(len)
+            fails(dzv.InputError, "order of the objects", use, broken)
+    fails(dzv.InputError, "node_count speaks", lambda: ds.isel(vertex=slice(0, 9)).zv.map_objects(len))
 
 
-def test_positions_of_ones_own_are_what_sel_goes_by():
-    ds = xr.open_dataset(random_store("point_cloud"), engine="zv")
+def test_positions_of_ones_own_and_deep_copies():
+    ds = opened(random_store("point_cloud"))
     scaled = ds.drop_indexes(["x", "y", "z"])
     scaled["x"] = scaled.x * 2
     found = scaled.zv.sel(bbox=((20, -np.inf, -np.inf), (60, np.inf, np.inf)))
     same(found.vertex, np.flatnonzero((ds.x.values * 2 >= 20) & (ds.x.values * 2 <= 60)))
-    with pytest.raises(dzv.InputError, match="no index"):
-        scaled.zv.density(shape=2)
-
-
-def test_a_deep_copy_shares_nothing():
-    ds = xr.open_dataset(random_store("point_cloud"), engine="zv").load()
+    fails(dzv.InputError, "no index", scaled.zv.density, shape=2)
+    ds = opened(random_store("point_cloud")).load()
     copied = ds.copy(deep=True)
     copied.x.variable.values[:] = -1
     assert float(ds.x.min()) > 0
     assert copied.sel(y=slice(0, 30)).sizes == ds.sel(y=slice(0, 30)).sizes
-
-
-def test_links_without_the_numbers_of_vertices_are_refused():
-    part = xr.open_dataset(random_store("graph"), engine="zv").isel(vertex=slice(10, 25)).load()
+    part = opened(random_store("graph")).isel(vertex=slice(10, 25)).load()
     with pytest.raises(dzv.InputError, match="coordinate 'vertex'"):
         part.drop_indexes(["vertex", "x", "y", "z"]).drop_vars("vertex").zv.to_networkx()
 
@@ -288,28 +268,14 @@ def test_attributes_of_several_values_and_objects_without_vertices_come_back():
     )  # fmt: skip
     for view in ("spatial", "objects"):
         target = {}
-        ds = xr.open_dataset(store, engine="zv", view=view)
+        ds = opened(store, view)
         ds.zv.to_store(target)
-        xr.testing.assert_equal(xr.open_dataset(target, engine="zv", view=view).load(), ds.load())
-
-
-def test_coordinates_are_listed_as_x_and_y_whatever_the_order_of_axes():
-    tracks = xr.Dataset(
-        {"node_count": ("object", [3, 2])},
-        coords={"t": ("vertex", [0.0, 1, 2, 0, 1]), "y": ("vertex", np.arange(5.0)), "x": ("vertex", np.arange(5.0) + 100)},
-        attrs={"zv_axes": ["t", "y", "x"]},
-    )
-    target = {}
-    tracks.zv.to_store(target, chunk_shape=(4, 40, 40), geometry="polyline")
-    ds = xr.open_dataset(target, engine="zv", view="objects")
-    assert ds.geometry.attrs["node_coordinates"] == "x y"
-    assert list(ds.zv.to_shapely()[0].coords) == [(100.0, 0.0), (101.0, 1.0), (102.0, 2.0)]
+        xr.testing.assert_equal(opened(target, view).load(), ds.load())
 
 
 @pytest.mark.parametrize("key", [[1384], [-1385], [0, 9999], np.ones(7, bool)], ids=str)
 def test_rows_that_are_not_there_are_an_error(key):
-    ds = xr.open_dataset(random_store("point_cloud"), engine="zv")
+    ds = opened(random_store("point_cloud"))
     assert ds.sizes["vertex"] == 1384
     for part in (ds, ds.isel(vertex=np.arange(1384))):
-        with pytest.raises(IndexError):
-            part.isel(vertex=key)
+        fails(IndexError, None, part.isel, vertex=key)

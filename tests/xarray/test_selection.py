@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from refusals import fails
 
 import dask_zv as dzv
 
@@ -70,19 +71,19 @@ def test_objects(written, objects):
     np.testing.assert_array_equal(ds.zv.sel(bbox=BOX, objects=objects).vertex, np.flatnonzero(both))
 
 
-def test_sel_of_all_is_all(written):
+def test_sel_of_all_of_a_run_and_after_concatenation(written):
     ds = written.open()
     assert ds.zv.sel().sizes == ds.sizes
     xr.testing.assert_identical(ds.zv.sel(bbox=BOXES[4]), ds)
-
-
-def test_sel_within_a_run_of_rows(written):
     part = written.open().isel(vertex=slice(300, 1500))
     mask = written.inside(BOX)
     mask[:300] = mask[1500:] = False
     np.testing.assert_array_equal(part.zv.sel(bbox=BOX).vertex, np.flatnonzero(mask))
     near = part.zv.chunks_in(BOX).vertex.to_numpy()
     assert set(np.flatnonzero(mask)) <= set(near) <= set(range(300, 1500))
+    both = xr.concat([ds.isel(vertex=slice(0, 700)), ds.isel(vertex=slice(900, 1800))], dim="vertex")
+    rows = np.r_[0:700, 900:1800]
+    np.testing.assert_array_equal(both.zv.sel(bbox=BOX).mass, written.attributes["mass"][rows][written.inside(BOX)[rows]])
 
 
 @pytest.mark.parametrize("chunks", [None, {}])
@@ -97,15 +98,7 @@ def test_sel_among_rows_that_were_picked(written, chunks):
     np.testing.assert_array_equal(picked.zv.sel(bbox=BOX, objects=[3, 5]).mass, written.attributes["mass"][order][chosen])
     twice = written.open(chunks=chunks).zv.sel(bbox=BOX).zv.sel(bbox=((0, 0, 0), (20, 20, 20)))
     np.testing.assert_array_equal(twice.vertex, np.flatnonzero(written.inside(BOX) & written.inside(((0, 0, 0), (20, 20, 20)))))
-    with pytest.raises(dzv.InputError, match="chunks_in"):
-        picked.zv.chunks_in(BOX)
-
-
-def test_sel_after_concatenation(written):
-    ds = written.open()
-    both = xr.concat([ds.isel(vertex=slice(0, 700)), ds.isel(vertex=slice(900, 1800))], dim="vertex")
-    rows = np.r_[0:700, 900:1800]
-    np.testing.assert_array_equal(both.zv.sel(bbox=BOX).mass, written.attributes["mass"][rows][written.inside(BOX)[rows]])
+    fails(dzv.InputError, "chunks_in", picked.zv.chunks_in, BOX)
 
 
 def test_random_boxes_are_exact(written):
@@ -117,27 +110,18 @@ def test_random_boxes_are_exact(written):
         np.testing.assert_array_equal(ds.zv.sel(bbox=box).vertex, np.flatnonzero(written.inside(box)))
 
 
-def test_errors(written):
+def test_errors(written, tmp_path):
     ds = written.open()
-    with pytest.raises(dzv.InputError, match="two corners of 3 numbers"):
-        ds.zv.sel(bbox=((0, 0), (1, 1)))
-    with pytest.raises(dzv.InputError, match="NaN"):
-        ds.zv.sel(bbox=((0, 0, np.nan), (1, 1, 1)))
-    with pytest.raises(dzv.InputError, match="least corner above"):
-        ds.zv.chunks_in(((5, 0, 0), (1, 1, 1)))
-    with pytest.raises(dzv.NotFoundError, match="4000"):
-        ds.zv.sel(objects=4000)
+    fails(dzv.InputError, "two corners of 3 numbers", ds.zv.sel, bbox=((0, 0), (1, 1)))
+    fails(dzv.InputError, "NaN", ds.zv.sel, bbox=((0, 0, np.nan), (1, 1, 1)))
+    fails(dzv.InputError, "least corner above", ds.zv.chunks_in, ((5, 0, 0), (1, 1, 1)))
+    fails(dzv.NotFoundError, "4000", ds.zv.sel, objects=4000)
     with pytest.raises(dzv.InputError, match="no z any more"):
         ds.isel(vertex=[1, 2]).drop_indexes(["x", "y", "z"]).drop_vars(["vertex", "z"]).zv.sel(bbox=BOX)
-    with pytest.raises(dzv.InputError, match="engine='zv'"):
-        xr.Dataset({"a": ("vertex", [1])}).zv.sel(bbox=((0,), (1,)))
-
-
-def test_errors_without_objects(tmp_path):
+    fails(dzv.InputError, "engine='zv'", lambda: xr.Dataset({"a": ("vertex", [1])}).zv.sel(bbox=((0,), (1,))))
     store = dzv.create(tmp_path / "p.zv", chunk_shape=(5, 5))
     dzv.write_points(store, np.random.default_rng(0).uniform(0, 9, (50, 2)))
     ds = xr.open_dataset(tmp_path / "p.zv")
     assert "object_id" not in ds
     for part in (ds, ds.isel(vertex=[1, 2])):
-        with pytest.raises(dzv.InputError, match="no objects"):
-            part.zv.sel(objects=[1])
+        fails(dzv.InputError, "no objects", part.zv.sel, objects=[1])

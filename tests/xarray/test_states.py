@@ -8,10 +8,11 @@ import uuid
 import dask
 import numpy as np
 import pytest
-import xarray as xr
+from comparing import opened
 from dask.base import tokenize
 from distributed import Client
 from fsspec.implementations.memory import MemoryFileSystem
+from refusals import fails
 from small_stores import KINDS, write_small
 from zarr.storage import MemoryStore
 
@@ -57,10 +58,6 @@ def url_of(kind, **options):
     path = f"/{uuid.uuid4().hex}/s.zv"
     MemoryFileSystem().pipe({f"{path}/{k}": v.to_bytes() for k, v in original(kind, **options)._store_dict.items()})
     return f"memory:/{path}"
-
-
-def opened(target, view="spatial", **options):
-    return xr.open_dataset(target, engine="zv", view=view, **options)
 
 
 def values(ds):
@@ -157,9 +154,6 @@ def test_equal_states_have_equal_tokens(kind):
                 assert lazy_a[name].data.name == lazy_b[name].data.name, (v, name)
 
 
-# -------------------------------------------------------------------------------------------------- rewritten by others
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_geometry_in_place_of_the_old_leaves_nothing_of_it(kind, truth):
     target = copy_of(kind)
@@ -211,11 +205,7 @@ def test_overwriting_with_points_of_no_object_leaves_no_table():
     assert "dask_zv_objects" not in dzv.open(target).level(0).group.zarr_group
     ds = opened(target)
     assert set(ds.data_vars) == set()
-    with pytest.raises(dzv.InputError, match="no objects"):
-        opened(target, "objects")
-
-
-# -------------------------------------------------------------------------------------------------- damaged tables
+    fails(dzv.InputError, "no objects", opened, target, "objects")
 
 
 def damage_bytes(store, array):

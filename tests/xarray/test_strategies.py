@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 
-import dask
 import numpy as np
 import pytest
 import xarray as xr
-from comparing import assert_same
+from comparing import assert_same, opened
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sampling import examples
@@ -22,12 +21,6 @@ QUICK = settings(
     deadline=None, max_examples=examples(12, 25), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 INDEXERS = {"basic": basic_indexers, "outer": outer_array_indexers, "vectorized": vectorized_indexers}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _sync():
-    with dask.config.set(scheduler="sync"):
-        yield
 
 
 @functools.cache
@@ -53,7 +46,7 @@ def store_of(kind):
 def pair(kind, view, chunked):
     """Return the arrays of a view as they were opened, and as numpy has them."""
     chunks = {"vertex": 173, "edge": 91, "face": 64, "object": 11} if chunked else None
-    ds = xr.open_dataset(store_of(kind), engine="zv", view=view, chunks=chunks)
+    ds = opened(store_of(kind), view, chunks=chunks)
     arrays = {str(k): xr.DataArray(v.to_base_variable()) for k, v in ds.variables.items() if v.ndim}
     return arrays, {k: xr.DataArray(np.asarray(v.values), dims=v.dims) for k, v in arrays.items()}
 
@@ -94,7 +87,7 @@ def test_indexing_is_that_of_numpy(kind, view, chunked):
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_datasets_by_xarray_s_indexers(kind, view):
     """All variables of a dimension at once, index and all."""
-    whole = xr.open_dataset(store_of(kind), engine="zv", view=view).load()
+    whole = opened(store_of(kind), view).load()
     dims = [d for d in ("vertex", "edge", "face") if d in whole.dims]  # objects are not selected without their vertices
 
     @settings(QUICK, max_examples=examples(7, 15))
@@ -102,7 +95,7 @@ def test_whole_datasets_by_xarray_s_indexers(kind, view):
     def check(data):
         sizes = {d: whole.sizes[d] for d in dims}
         indexers = data.draw(INDEXERS[data.draw(st.sampled_from(["basic", "outer"]))](sizes=sizes))
-        found = xr.open_dataset(store_of(kind), engine="zv", view=view).isel(indexers)
+        found = opened(store_of(kind), view).isel(indexers)
         xr.testing.assert_identical(found.load(), whole.isel(indexers))
 
     check()
@@ -115,3 +108,37 @@ def test_every_kind_of_array_is_among_them():
     kinds = {v.dtype.kind for kind in KINDS for view in VIEWS for v in pair(kind, view, False)[0].values()}
     assert {"f", "i", "u", "b", "M"} <= kinds
     assert kinds & {"U", "O", "T"}
+
+
+@functools.cache
+def packed(kind):
+    """Return a store of shards, and the positions in it."""
+    store = random_store(kind, shard_chunks=8)
+    return store, store.level(0).read(order="chunk").positions
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(data=st.data())
+def test_any_box_by_label(kind, data):
+    store, read = packed(kind)
+    ds = opened(store)
+    edge = st.one_of(st.none(), st.floats(-10, 120, width=32), st.sampled_from(read[:40].ravel().tolist()))
+    box = {a: slice(data.draw(edge), data.draw(edge)) for a in data.draw(st.sets(st.sampled_from("xyz"), min_size=1))}
+    mask = np.ones(len(read), bool)
+    for axis, wanted in box.items():
+        column = read[:, "xyz".index(axis)].astype(float)
+        mask &= column >= (-np.inf if wanted.start is None else wanted.start)
+        mask &= column <= (np.inf if wanted.stop is None else wanted.stop)
+    order = data.draw(st.sampled_from(["as opened", "backwards", "loaded", "picked"]))
+    rows = np.arange(len(read))
+    if order == "backwards":
+        ds, rows = ds.isel(vertex=slice(None, None, -1)), rows[::-1]
+    elif order == "loaded":
+        ds = ds.load()
+    elif order == "picked":
+        rows = np.random.default_rng(data.draw(st.integers(0, 9))).permutation(len(read))
+        ds = ds.isel(vertex=rows)
+    found = ds.sel(box)
+    np.testing.assert_array_equal(found.vertex, rows[mask[rows]])
+    np.testing.assert_array_equal(found.y, read[rows[mask[rows]], 1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,12 +10,6 @@ from test_views import check_objects, check_spatial, random_store
 import dask_zv as dzv
 
 TABLES = ("dask_zv_objects", "dask_zv_edges")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _sync():
-    with dask.config.set(scheduler="sync"):
-        yield
 
 
 def tables_of(store):

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import functools
 import pickle
-import sys
-from pathlib import Path
 
-import dask
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
+from golden_reference import Golden, golden_names
+from small_geometries import write_any
 
 import dask_zv as dzv
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
-from golden_reference import Golden, golden_names
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _sync():
-    with dask.config.set(scheduler="sync"):
-        yield
 
 
 @pytest.fixture(params=golden_names())
@@ -45,32 +36,24 @@ def _random_blobs(kind, layout, shard_chunks):
     attributes = {"mass": rng.normal(size=n), "kind": np.array(["a", "b", "c"])[rng.integers(0, 3, n)]}
     frame = {"score": rng.normal(size=40), "mass": rng.integers(0, 9, 40)}
     named = np.unique(ids)
-    about = {k: dict(zip(named.tolist(), v.tolist(), strict=True)) for k, v in frame.items()}
-    import pandas as pd
-
-    table = pd.DataFrame(about, index=named)
+    table = pd.DataFrame(frame, index=named)
     groups = {0: named[:5].tolist(), 2: named[3:9].tolist()}
     target = {}
     store = dzv.create(target, geometry=kind, chunk_shape=(10, 12, 15), layout=layout, shard_chunks=shard_chunks)
     common = {"attributes": attributes, "object_attributes": table, "groups": groups}
     first = np.repeat(np.cumsum(sizes) - sizes, sizes)
     here = np.arange(n)
-    if kind in ("polyline", "streamline"):
-        dzv.write_polylines(store, positions, lengths=sizes, object_ids=named, **common)
-    elif kind == "skeleton":
-        parents = np.where(here == first, -1, first + (rng.random(n) * (here - first)).astype(int))
-        dzv.write_skeletons(store, positions, parents=parents, object_ids=ids, **common)
+    links = weights = None
+    if kind == "skeleton":
+        parents = first + (rng.random(n) * (here - first)).astype(int)
+        links = np.stack([here, parents], 1)[here > first]
     elif kind == "graph":
-        edges = np.stack([here[1:], here[:-1]], 1)[ids[1:] == ids[:-1]]
-        weights = {"weight": rng.normal(size=len(edges)), "step": rng.integers(0, 99, len(edges))}
-        dzv.write_graph(store, positions, edges=edges, edge_attributes=weights, object_ids=ids, **common)
+        links = np.stack([here[1:], here[:-1]], 1)[ids[1:] == ids[:-1]]
+        weights = {"weight": rng.normal(size=len(links)), "step": rng.integers(0, 99, len(links))}
     elif kind == "mesh":
-        faces = np.stack([here[2:], here[1:-1], here[:-2]], 1)[ids[2:] == ids[:-2]]
-        dzv.write_meshes(
-            store, positions, faces=faces, face_attributes={"area": rng.random(len(faces))}, object_ids=ids, **common
-        )
-    else:
-        dzv.write_points(store, positions, object_ids=ids, **common)
+        links = np.stack([here[2:], here[1:-1], here[:-2]], 1)[ids[2:] == ids[:-2]]
+        weights = {"area": rng.random(len(links))}
+    write_any(store, kind, positions, ids, links, weights, **common)
     return target
 
 
