@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from dask_zv.maintain.convert import convert as convert
     from dask_zv.maintain.expand import expand as expand
     from dask_zv.maintain.refresh import refresh as refresh
-    from dask_zv.store.create import create as create
-    from dask_zv.store.level import Level as Level
+    from dask_zv.store.store import Level as Level
     from dask_zv.store.store import Store as Store
+    from dask_zv.store.store import create as create
     from dask_zv.store.store import open as open
     from dask_zv.write.graphs import write_graph as write_graph
     from dask_zv.write.graphs import write_meshes as write_meshes
@@ -57,13 +57,13 @@ _LAZY = {
     "BlockReceipt": "dask_zv.write.plans",
     "Geometry": "dask_zv.geometry.result",
     "Group": "dask_zv.graph.group",
-    "Level": "dask_zv.store.level",
+    "Level": "dask_zv.store.store",
     "Links": "dask_zv.geometry.result",
     "Report": "dask_zv.graph.report",
     "Store": "dask_zv.store.store",
     "WritePlan": "dask_zv.write.plans",
     "convert": "dask_zv.maintain.convert",
-    "create": "dask_zv.store.create",
+    "create": "dask_zv.store.store",
     "expand": "dask_zv.maintain.expand",
     "load_plan": "dask_zv.write.plans",
     "load_receipt": "dask_zv.write.plans",

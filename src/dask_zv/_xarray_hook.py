@@ -21,7 +21,7 @@ def _dataset_accessor(ds: Any) -> Any:
 
 
 def _tree_accessor(tree: Any) -> Any:
-    from dask_zv.xarray_backend.tree import ZVTreeAccessor
+    from dask_zv.xarray_backend.accessor import ZVTreeAccessor
 
     return ZVTreeAccessor(tree)
 

@@ -170,9 +170,9 @@ def test_dask_tables_read_nothing_before_they_are_computed(counted, chunks):
 
 
 def test_tables_of_selections(written, monkeypatch):
-    from dask_zv.xarray_backend import spatial
+    from dask_zv.xarray_backend import arrays
 
-    monkeypatch.setattr(spatial, "_CHUNK_ROWS", 300)  # several partitions of little data
+    monkeypatch.setattr(arrays, "_CHUNK_ROWS", 300)  # several partitions of little data
     box = ((-5, -5, -5), (15, 15, 15))
     part = written.open().zv.sel(box)
     inside = written.inside(box)

@@ -92,7 +92,7 @@ def test_shards_are_read_with_few_requests(counted_sharded):
 
 def test_preferred_chunks_cut_at_chunks_of_the_store(written):
     rows = dzv.open(written.target).level(0).chunks.rows
-    with patch("dask_zv.xarray_backend.spatial._CHUNK_ROWS", 300):
+    with patch("dask_zv.xarray_backend.arrays._CHUNK_ROWS", 300):
         ds = written.open(chunks={})
         preferred = written.open().x.encoding["preferred_chunks"]["vertex"]
     cuts = np.cumsum(ds.chunks["vertex"])
@@ -188,7 +188,7 @@ def test_a_store_of_one_process_pickles_within_it(counted):
 
 @pytest.mark.parametrize("name", ["threads", "processes", "distributed"])
 def test_computes_on_every_scheduler(written, use_scheduler, name):
-    with patch("dask_zv.xarray_backend.spatial._CHUNK_ROWS", 500):
+    with patch("dask_zv.xarray_backend.arrays._CHUNK_ROWS", 500):
         ds = written.open(chunks={})
     with use_scheduler(name):
         loaded = ds.compute()

@@ -1,23 +1,172 @@
-"""Stores: opening, and what they say about themselves."""
+"""What a user holds of a store: ``create`` and ``open`` it, :class:`Store` and :class:`Level` with their verbs.
+
+One module because it is the face of the rooms below, mostly documentation: the facts are in ``level/contents.py``, the work is
+in ``read``, ``maintain`` and ``storage``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from numpy.typing import DTypeLike
 
 from dask_zv.errors import FormatError, InputError, escaped
+from dask_zv.format.axes import Axis
+from dask_zv.geometry.result import Geometry, Links
 from dask_zv.graph.forks import finish_write
-from dask_zv.level.contents import StoreContents
-from dask_zv.level.source import LevelSource
-from dask_zv.read.check import check_others
+from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.create import create_contents
+from dask_zv.level.source import ChunkTable, LevelSource
+from dask_zv.read.check import check_chunks, check_others
+from dask_zv.read.levels import read_level
+from dask_zv.read.links import read_links
 from dask_zv.storage.icechunk.session import commit_session
-from dask_zv.store.html import store_summary_html
-from dask_zv.store.level import Level
+from dask_zv.store.html import level_summary_html, store_summary_html
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
     from dask_zv.graph.report import Report
+
+
+class Level(LevelContents):
+    """One resolution level of a store.
+
+    Attributes
+    ----------
+    store : Store
+    number : int
+    metadata : LevelMetadata
+    """
+
+    def _find_chunks(self) -> ChunkTable:
+        table = super()._find_chunks()
+        if self.store.check_objects and not self.source.catalogued:
+            check_chunks(self.source, table)
+        return table
+
+    @overload
+    def read(
+        self,
+        objects: Sequence[int] | int | None = None,
+        bbox: Any = None,
+        order: Literal["chunk", "object"] | None = None,
+        *,
+        chunks: Any = None,
+        clip: bool = True,
+        attributes: Sequence[str] | None = None,
+        compute: Literal[True] = True,
+    ) -> Geometry: ...
+    @overload
+    def read(
+        self,
+        objects: Sequence[int] | int | None = None,
+        bbox: Any = None,
+        order: Literal["chunk", "object"] | None = None,
+        *,
+        chunks: Any = None,
+        clip: bool = True,
+        attributes: Sequence[str] | None = None,
+        compute: Literal[False],
+    ) -> Delayed: ...
+    def read(
+        self,
+        objects: Sequence[int] | int | None = None,
+        bbox: Any = None,
+        order: Literal["chunk", "object"] | None = None,
+        *,
+        chunks: Any = None,
+        clip: bool = True,
+        attributes: Sequence[str] | None = None,
+        compute: bool = True,
+    ) -> Geometry | Delayed:
+        """Read vertices with their attributes, and the edges, parents or faces between them.
+
+        Edges and faces are those all of whose vertices were read, ordered by the chunk that they are filed under (ascending),
+        in it by the place of their other chunks (those inside the chunk first, then by the name of the segment), then as
+        written; in generation 0.7 those inside of chunks come first, chunk by chunk, then those across, as written.
+
+        Parameters
+        ----------
+        objects : int or sequence of int, optional
+            Only the vertices of these objects.
+        bbox : pair of corners, optional
+            Only vertices inside the closed box ``(least corner, greatest corner)``, in the units of the axes.
+        order : {"chunk", "object"}, optional
+            "chunk": chunks ascending, fragments in order, rows in order. "object": each object's vertices together, in the
+            order of its manifest, objects ascending by id; `ids` and `lengths` of the result tell them apart. Lines, polylines
+            and streamlines are read by object where none is given, everything else by chunk.
+        chunks : sequence of str or of int tuples, optional
+            Only the vertices in these chunks, by key (``"0.1.2"``) or coordinates. Objects, box and chunks combine: what is
+            read is in all of them.
+        clip : bool
+            True (default): only vertices inside the box and the chunks, so that the answer is no larger than what was asked
+            about, whatever objects pass through. A path that leaves and comes back is then several entries of `ids` and
+            `lengths`, and a parent outside is -1. False: every object that has a vertex inside, as a whole; which these are is
+            found now, also with ``compute=False``.
+        attributes : sequence of str, optional
+            Names of the attributes of vertices, and of edges or faces, to read; all where None.
+        compute : bool
+            False returns a Delayed of the same.
+
+        Returns
+        -------
+        Geometry or Delayed
+
+        Raises
+        ------
+        InputError
+            The store has no objects, no such attribute, or the box or a chunk key is malformed.
+        NotFoundError
+            The level has no such object or chunk.
+        FormatError, StoreError
+            A chunk is missing, damaged, or at odds with its siblings; the message names it.
+        MetadataError
+            The document of an array is missing or damaged.
+        """
+        return read_level(
+            self, objects=objects, bbox=bbox, order=order, chunks=chunks, clip=clip, attributes=attributes, compute=compute
+        )
+
+    def links(self, delta: int = 0, *, chunks: Any = None) -> Links:
+        """Return the records of a family of links as they are: by chunk and stored row.
+
+        Parameters
+        ----------
+        delta : int
+            Number of the level that the records lead to, less that of this one; 0 for those inside the level.
+        chunks : sequence of str or of int tuples, optional
+            Only records that are filed under these chunks: those of the first stored endpoint, which for undirected links is
+            the least.
+
+        Returns
+        -------
+        Links
+            Each record once, ordered as by :meth:`read`.
+
+        Raises
+        ------
+        NotFoundError
+            The level has no such family, or no such chunk.
+        InputError
+            A chunk key is malformed.
+        FormatError, StoreError, MetadataError
+            A part of the family is missing or damaged; the message names it.
+        """
+        return read_links(self, delta, chunks=chunks)
+
+    def __repr__(self) -> str:
+        s = self.source.schema
+        parts = [f"{a.name} ({a.value_dtype}{'' if a.channels is None else f' x {a.channels}'})" for a in s.attributes]
+        lines = [f"<dask_zv.Level {self.url}: {self.metadata.vertex_count:,} vertices in {len(self.chunks):,} chunks>"]
+        lines.append(f"  positions: {s.dtype} x {s.grid.ndim}")
+        if parts:
+            lines.append(f"  attributes: {', '.join(parts)}")
+        return "\n".join(map(escaped, lines))
+
+    def _repr_html_(self) -> str:
+        return level_summary_html(self)
 
 
 class Store(StoreContents):
@@ -141,19 +290,91 @@ class Store(StoreContents):
         return store_summary_html(self)
 
 
-def level_of(source: LevelSource) -> Level:
-    """Return the level that was found so; its store is opened again.
+def create(
+    target: object,
+    *,
+    geometry: str = "point_cloud",
+    chunk_shape: Sequence[float],
+    bounds: tuple[Sequence[float], Sequence[float]] | None = None,
+    bin_shape: Sequence[float] | None = None,
+    axes: Sequence[str | Mapping[str, object] | Axis] | None = None,
+    crs: Any = None,
+    dtype: DTypeLike | None = None,
+    layout: str | None = None,
+    shard_chunks: int | Sequence[int] | Literal["auto"] = "auto",
+    compressor: Any = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Store:
+    """Make an empty store.
+
+    Parameters
+    ----------
+    target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
+    geometry : {"point_cloud", "line", "polyline", "streamline", "skeleton", "graph", "mesh"}
+        Layout ``per_chunk`` holds the first four.
+    chunk_shape : sequence of float, length D
+        Edges of a chunk, in the units of the axes. The grid is anchored at 0, whatever the bounds.
+    bounds : pair of corners, optional
+        Inclusive box that positions must lie in; where None, that of the data once they are written.
+    bin_shape : sequence of float, optional
+        Edges of a bin; `chunk_shape` must be a multiple of it. One bin per chunk where None.
+    axes : sequence of str or of {"name", "type", "unit"}, optional
+        2 to 4 axes; x, y, z, w where None. None has the name of a dimension or a coordinate of Datasets (vertex, object, edges,
+        crs ...).
+    crs : mapping, or whatever :meth:`pyproj.CRS.from_user_input` takes, optional
+        Coordinate reference system. A mapping is stored as it is; a code, WKT, a pyproj CRS or what else pyproj takes (with
+        pyproj installed, the extra ``geo``) as its authority and code where it has them, else as WKT.
+    dtype : dtype, optional
+        Of the stored positions. Where None, that of the first positions written; integers become floats that hold them.
+    layout : {"grid", "per_chunk"}, optional
+        "grid" (ZV 0.9, the default): one array per logical array, a cell per chunk, read by current tools. "per_chunk"
+        (ZV 0.7): an array per chunk.
+    shard_chunks : int, sequence of int, or "auto"
+        Chunks packed into one object per array, or (layout ``grid``) the extents of such a shard in chunks; 1 keeps an object
+        per chunk. "auto": 1 for at most 4,096 chunks on a local file system or in memory, else 256. Packing is what makes many
+        chunks fast; other tools read single objects faster than shards.
+    compressor : {"auto", "zstd", "blosc", None}, or a list of Zarr codecs
+        Of the chunks. "auto" is "zstd" in layout ``grid``; layout ``per_chunk`` stores raw bytes.
+    storage_options : mapping, optional
+        Options of a URL.
+    overwrite : bool
+        Replace what is at the target.
+
+    Returns
+    -------
+    Store
 
     Raises
     ------
-    FormatError
-        It was rewritten since.
+    InputError
+        An argument is malformed.
+    StoreError
+        The target holds something already, or can't be written.
+
+    Examples
+    --------
+    >>> import dask_zv as dzv
+    >>> store = dzv.create({}, chunk_shape=(10, 10), axes=["x", "y"])
+    >>> store.axes
+    ('x', 'y')
     """
-    root, _, number = source.place.prefix.rpartition("/")
-    level = Store.reopened(source.place.handle, root, False).level(int(number))
-    if level.source.token != source.token:
-        raise FormatError("the level was rewritten after it was opened: open it again", store=source.where())
-    return level
+    made = create_contents(
+        target,
+        geometry=geometry,
+        chunk_shape=chunk_shape,
+        bounds=bounds,
+        bin_shape=bin_shape,
+        axes=axes,
+        crs=crs,
+        dtype=dtype,
+        layout=layout,
+        shard_chunks=shard_chunks,
+        compressor=compressor,
+        storage_options=storage_options,
+        overwrite=overwrite,
+    )
+    return Store.of(made)
 
 
 def open(
@@ -201,3 +422,12 @@ def open(
         _ = store.level(number).chunks
         check_others(store.level(number))
     return store
+
+
+def level_of(source: LevelSource) -> Level:
+    """Return the level that was found so; its store is opened again, and an error where it was rewritten since."""
+    root, _, number = source.place.prefix.rpartition("/")
+    level = Store.reopened(source.place.handle, root, False).level(int(number))
+    if level.source.token != source.token:
+        raise FormatError("the level was rewritten after it was opened: open it again", store=source.where())
+    return level

@@ -16,9 +16,8 @@ from dask_zv.read.columns import LevelRows
 from dask_zv.read.object_rows import object_lengths
 from dask_zv.spatial.grid import Box
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.content import Shape, places_of
-from dask_zv.xarray_backend.object_index import ObjectIdIndex
-from dask_zv.xarray_backend.selection import row_index, select, select_objects
+from dask_zv.xarray_backend.content import Shape, object_index, places_of, row_index
+from dask_zv.xarray_backend.selection import select, select_objects
 
 Pair = tuple[int, int]
 """Numbers of the store's axes along the picture's horizontal and vertical axis."""
@@ -129,7 +128,7 @@ def chunk_counts(ds: xr.Dataset) -> ChunkCounts | None:
 
     In the objects view these are all vertices of the level, so objects must not have been picked.
     """
-    index, objects = row_index(ds), ds.xindexes.get("object")
+    index, objects = row_index(ds), object_index(ds)
     level: LevelRows
     rows: NDArray[np.int64]
     if index is not None:
@@ -140,7 +139,7 @@ def chunk_counts(ds: xr.Dataset) -> ChunkCounts | None:
         else:
             chunk = np.searchsorted(level.offsets, numbers, side="right") - 1
             rows = np.bincount(chunk, minlength=len(level.offsets) - 1).astype(np.int64)
-    elif isinstance(objects, ObjectIdIndex) and objects.rows is not None and len(objects.ids) == len(objects.rows.lengths):
+    elif objects is not None and objects.rows is not None and len(objects.ids) == len(objects.rows.lengths):
         level = objects.rows.vertices
         rows = level.counts
     else:

@@ -1,9 +1,12 @@
-"""``ds.zv``: what users do with a Dataset of vertices; each method only leads to the module that does it."""
+"""``ds.zv`` and ``tree.zv``: what users do with Datasets of vertices, and with trees of levels.
+
+One module because it is what users read: each method has its documentation, and leads to the module that does the work.
+"""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -11,24 +14,21 @@ import xarray as xr
 from dask_zv.errors import InputError, ZVError
 from dask_zv.xarray_backend import selection
 from dask_zv.xarray_backend.content import check_object_table
+from dask_zv.xarray_backend.conventions import chunk_variables
 from dask_zv.xarray_backend.exporting import Exports
+from dask_zv.xarray_backend.origin import check_stored, where_from
 from dask_zv.xarray_backend.roles import by_roles
-from dask_zv.xarray_backend.spatial import chunk_variables
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
+    from numpy.typing import DTypeLike
 
     from dask_zv.graph.report import Report
     from dask_zv.viz import Plot
 
 
 class ObjectGetter:
-    """``ds.zv.objects[...]``: whole objects by id.
-
-    Parameters
-    ----------
-    ds : Dataset
-    """
+    """``ds.zv.objects[...]``: whole objects by id."""
 
     def __init__(self, ds: xr.Dataset) -> None:
         self._ds = ds
@@ -80,6 +80,8 @@ class ZVDatasetAccessor(Exports):
         from dask_zv.xarray_backend.to_store import headers_of
 
         return headers_of(self._given)
+
+    # ---------------------------------------------------------------------------------------------- selections
 
     def sel(
         self,
@@ -146,73 +148,276 @@ class ZVDatasetAccessor(Exports):
         """Whole objects by id: ``ds.zv.objects[7]``, ``ds.zv.objects[[7, 9]]``, ``ds.zv.objects[7:9]`` (9 included)."""
         return ObjectGetter(self._ds)
 
+    @property
+    def chunks(self) -> xr.Dataset:
+        """The table of the level's chunks along ``chunk``: coordinates, rows and first rows; nothing is read."""
+        return xr.Dataset(chunk_variables(where_from(self._ds)[0]))
+
     # ---------------------------------------------------------------------------------------------- functions of parts
 
-    def map_chunks(self, func: Callable[..., Any], **options: Any) -> xr.Dataset | xr.DataArray | Delayed:
+    def map_chunks(
+        self,
+        func: Callable[..., Any],
+        *,
+        bbox: Any = None,
+        chunks: Any = None,
+        objects: int | Sequence[int] | None = None,
+        attributes: Sequence[str] | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        meta: Any = None,
+        rows_per_task: int | None = None,
+        halo: str | None = None,
+        compute: bool = True,
+    ) -> xr.Dataset | xr.DataArray | Delayed:
         """Call a function with the vertices of every chunk, as one graph of few tasks; its results along ``chunk``.
 
-        `func` gets a :class:`dask_zv.Geometry` and returns a number, an array of fixed shape, or a dict of these. Options are
-        those of :func:`dask_zv.xarray_backend.analysis.map_chunks`; after a selection it gets the selected vertices alone.
+        A task reads a block of many chunks with few requests, cuts it into chunks and calls the function for each; only what it
+        returns leaves the task. After a selection the function gets the selected vertices alone, and is not called for chunks
+        in which nothing is selected. It sees one chunk at a time; :meth:`map_objects` gives whole objects.
 
-        It sees one chunk at a time, with the links between the vertices of that chunk: a link from chunk to chunk is in none,
-        and paths have no links at all, so a sum of lengths over chunks is too short. ``halo="links"`` gives each chunk the far
-        ends of its links (the last ``geometry.halo`` vertices), and each link, or segment of a path, to one chunk.
-        :meth:`map_objects` gives whole objects.
+        Parameters
+        ----------
+        func : callable
+            Gets a :class:`dask_zv.Geometry` of one chunk, as ``level.read(chunks=[key], order="chunk")`` gives it but without
+            the tables of objects and groups: its selected vertices, their attributes and object ids, and the links between them
+            (see `halo` for those that lead out). It returns a number, a numpy array, or a dict of these: of the same shapes and
+            dtypes for all chunks.
+        bbox : pair of corners, optional
+            Only vertices inside the closed box ``(least corner, greatest corner)``, in the units of the axes.
+        chunks : sequence of str or of int tuples, optional
+            Only these chunks, by key or coordinates.
+        objects : int or sequence of int, optional
+            Only vertices of these objects. The Dataset's rows, box, chunks and objects combine.
+        attributes : sequence of str, optional
+            Attributes of vertices, and of edges or faces, to read; all where None.
+        args, kwargs : sequence, mapping, optional
+            Passed to the function after the geometry. A Delayed or a Future among them is computed once and shared by all
+            tasks.
+        meta : optional
+            An example of what the function returns, or dtypes in its place (``float``, ``{"mean": "float32"}``). Results are
+            cast to it, and it tells what columns of no rows are like where nothing is selected. Where it is None the first
+            result tells.
+        rows_per_task : int, optional
+            About how many vertices a task handles; by memory where None. Fewer make more tasks, for functions that take long.
+        halo : {"links"}, optional
+            "links": each chunk gets the far ends of its links, and each link between selected vertices is in one chunk, so that
+            a sum over links is right. The vertices of other chunks come last: ``geometry.halo`` of them, with positions,
+            attributes and object ids; they are the chunk's own up to ``len(geometry) - geometry.halo``. `edges` of skeletons
+            are those from the chunk's nodes to their parents, of graphs (and `faces` of meshes) what is filed under the chunk,
+            and of paths the segments that begin in the chunk, as (row, row that follows it). `chunks` picks the calls: their
+            links may lead to other chunks. Box and objects are looked up now. None: what leads out of the chunk is left out, so
+            a sum of lengths is too small; there are no edges of paths.
+        compute : bool
+            False returns lazy columns, a Dask chunk to a task, where `meta` says what they are (a box or objects are then
+            looked up now); a Delayed of the whole where it doesn't.
+
+        Returns
+        -------
+        Dataset, or DataArray where the function returns no dict
+            Dimension ``chunk``, ascending; coordinates ``chunk_<axis>``, and ``rows``, the vertices that the function got.
 
         Raises
         ------
         InputError
-            A variable was changed or added in memory: the function gets the store's values.
+            A variable was changed or added in memory (the function gets the store's values); results differ in names, shape or
+            dtype, or are no numbers, the message names the chunk; nothing is selected and `meta` is None; an argument is
+            malformed.
+        NotFoundError
+            The level has no such object or chunk.
+        FormatError, StoreError
+            A chunk is missing or damaged; the message names it.
+        Exception
+            Whatever the function raises, with a note that names the store and the chunk.
         """
         from dask_zv.xarray_backend.analysis import map_chunks
 
-        level, rows, ids = selection.where_from(self._ds)
+        level, rows, ids = where_from(self._ds)
         if ids is not None:
             raise InputError("chunks are of the spatial view: open the level with view='spatial'")
-        selection.check_stored(self._ds, level, "map_chunks", options.get("attributes"))
-        return map_chunks(level, func, rows=rows, **options)
+        check_stored(self._ds, level, "map_chunks", attributes)
+        selected = {"rows": rows, "bbox": bbox, "chunks": chunks, "objects": objects, "halo": halo}
+        called = {"attributes": attributes, "args": args, "kwargs": kwargs, "meta": meta, "rows_per_task": rows_per_task}
+        return map_chunks(level, func, compute=compute, **selected, **called)
 
-    def map_objects(self, func: Callable[..., Any], **options: Any) -> xr.Dataset | xr.DataArray | Delayed:
+    def map_objects(
+        self,
+        func: Callable[..., Any],
+        *,
+        objects: int | Sequence[int] | None = None,
+        attributes: Sequence[str] | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        meta: Any = None,
+        rows_per_task: int | None = None,
+        compute: bool = True,
+    ) -> xr.Dataset | xr.DataArray | Delayed:
         """Call a function with every object as a whole, as one graph of few tasks; its results along ``object``.
 
-        `func` and options as for :meth:`map_chunks`, see :func:`dask_zv.xarray_backend.analysis.map_objects`. After a selection
-        these are the objects that have a vertex in it.
+        A task reads a block of objects that lie near each other: each chunk that they have vertices in once, of which it keeps
+        their rows. Only what the function returns leaves the task. A chunk that objects of several blocks share is read by each
+        of these: where objects are all over space, tasks of more vertices (`rows_per_task`) read less in all. After a selection
+        these are the objects that have a vertex in it: as a whole, not only those vertices.
+
+        Parameters
+        ----------
+        func : callable
+            Gets a :class:`dask_zv.Geometry` of one object, as ``level.read(objects=id, order="object")`` gives it: vertices in
+            the order of its path, links by row number, its row of `object_attributes` (arrays of length 1). Of an object
+            without vertices it has no rows. Returns a number, a numpy array, or a dict of these: of the same shapes and dtypes
+            for all objects.
+        objects : int or sequence of int, optional
+            Ids; all objects of the Dataset where None.
+        attributes, args, kwargs, meta, rows_per_task, compute
+            As of :meth:`map_chunks`.
+
+        Returns
+        -------
+        Dataset, or DataArray where the function returns no dict
+            Dimension ``object`` with the ids, ascending; coordinate ``rows``, the vertices of each.
+
+        Raises
+        ------
+        InputError
+            A variable was changed or added in memory; the level has no objects; results differ in names, shape or dtype, or are
+            no numbers, the message names the object; there are no objects and `meta` is None; an argument is malformed.
+        NotFoundError
+            The level has no such object.
+        FormatError, StoreError
+            A part of an object is missing or damaged; the message names it.
+        Exception
+            Whatever the function raises, with a note that names the store and the object.
         """
         from dask_zv.xarray_backend.analysis import map_objects
 
-        level, rows, ids = selection.where_from(self._ds)
-        selection.check_stored(self._ds, level, "map_objects", options.get("attributes"), objects=True)
-        if ids is not None:
-            options = {"objects": ids, **options}
-        return map_objects(level, func, rows=rows, **options)
+        level, rows, ids = where_from(self._ds)
+        check_stored(self._ds, level, "map_objects", attributes, objects=True)
+        chosen = ids if objects is None else objects
+        called = {"attributes": attributes, "args": args, "kwargs": kwargs, "meta": meta, "rows_per_task": rows_per_task}
+        return map_objects(level, func, rows=rows, objects=chosen, compute=compute, **called)
 
-    def density(self, **options: Any) -> xr.DataArray:
-        """Return counts of vertices (or sums, means of an attribute) on a regular grid, block by block.
+    def density(
+        self,
+        *,
+        spacing: float | Sequence[float] | None = None,
+        shape: int | Sequence[int] | None = None,
+        bounds: Any = None,
+        dims: Sequence[str] | str | None = None,
+        weights: str | None = None,
+        statistic: str | None = None,
+        bbox: Any = None,
+        objects: int | Sequence[int] | None = None,
+        compute: bool = True,
+    ) -> xr.DataArray:
+        """Count vertices, or add up a column of theirs, on a regular grid, block by block.
 
-        Options are those of :func:`dask_zv.xarray_backend.analysis.density`: ``spacing=`` or ``shape=``, ``bounds=``,
-        ``dims=``, ``weights=``, ``statistic=``, ``compute=``.
+        Cells are half open, the last one along each axis closed: a position on an edge is in the cell above, as
+        :func:`numpy.histogramdd` has it. A task handles a block of chunks and returns the cells that it has vertices in; these
+        are added up by a tree. Memory: the grid, and a block.
+
+        Parameters
+        ----------
+        spacing : float or sequence of float, optional
+            Size of a cell, in the units of the axes: one for all of `dims`, or one for each. The grid begins at the lower
+            bounds and reaches the upper ones, maybe goes beyond.
+        shape : int or sequence of int, optional
+            Number of cells along each of `dims` between the bounds. Give `spacing` or `shape`.
+        bounds : pair of corners, optional
+            ``(least corner, greatest corner)`` of the grid, over `dims`; what lies outside is not counted. The bounds of the
+            store where None; they hold all vertices, or it is an error.
+        dims : sequence of str, optional
+            Names of the axes to keep, in the order of the result's; the others are projected. All where None.
+        weights : str, optional
+            Attribute (one number to a vertex), or axis, that "sum" and "mean" are of.
+        statistic : {"count", "sum", "mean"}, optional
+            "count" where there are no weights, else "sum". Cells without vertices have the count and sum 0, the mean NaN. A NaN
+            among the weights makes its cell NaN.
+        bbox : pair of corners, optional
+            Only vertices inside this closed box, over all axes.
+        objects : int or sequence of int, optional
+            Only vertices of these objects.
+        compute : bool
+            False returns a Dask array of one chunk.
+
+        Returns
+        -------
+        DataArray
+            A dimension for each of `dims`, with the centres of the cells as coordinates, whose attributes ``lower``, ``upper``
+            and ``spacing`` tell the edges.
+
+        Raises
+        ------
+        InputError
+            The weights were changed or added in memory, or are no numbers; an argument is malformed, the grid has too many
+            cells, or vertices lie outside of the bounds that the metadata gives.
+        NotFoundError
+            The level has no such object.
+        FormatError, StoreError
+            A chunk is missing or damaged; the message names it.
         """
         from dask_zv.xarray_backend.analysis import density
 
-        level, rows, ids = selection.where_from(self._ds)
-        selection.check_stored(self._ds, level, "density", [options.get("weights") or ""])
-        if ids is not None:
-            options = {"objects": ids, **options}
-        return density(level, rows=rows, **options)
+        level, rows, ids = where_from(self._ds)
+        check_stored(self._ds, level, "density", [weights or ""])
+        grid = {"spacing": spacing, "shape": shape, "bounds": bounds, "dims": dims, "statistic": statistic}
+        chosen = ids if objects is None else objects
+        return density(level, weights=weights, rows=rows, bbox=bbox, objects=chosen, compute=compute, **grid)
 
     # ---------------------------------------------------------------------------------------------- elsewhere
 
-    def to_store(self, target: Any, **options: Any) -> Report | Delayed:
-        """Write the Dataset into a new store, as one graph; options of :func:`dask_zv.xarray_backend.to_store.to_store`."""
+    def to_store(
+        self,
+        target: Any,
+        *,
+        chunk_shape: Sequence[float] | None = None,
+        bounds: tuple[Sequence[float], Sequence[float]] | None = None,
+        bin_shape: Sequence[float] | None = None,
+        geometry: str | None = None,
+        dtype: DTypeLike | None = None,
+        layout: str | None = None,
+        shard_chunks: Any = "auto",
+        compressor: Any = "auto",
+        storage_options: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        compute: bool = True,
+        progress: bool | None = None,
+    ) -> Report | Delayed:
+        """Write the Dataset into a new store, as one graph: vertices, attributes, objects, groups, links.
+
+        Paths are written from the objects view, graphs and meshes from the spatial view; points and skeletons from either.
+        Links that lead out of a selection are left out, and a node whose parent is not in it becomes a root; in a Dataset that
+        is no selection of a level they are errors. UGRID and CF Datasets of other makers are written, too.
+
+        Parameters
+        ----------
+        target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
+            Where; never the store that the Dataset is read from.
+        chunk_shape : sequence of float, optional
+            Edges of a chunk; those of the store that the Dataset comes from where None.
+        geometry : str, optional
+            What the objects are; what they were where None.
+        bounds, bin_shape, dtype, layout, shard_chunks, compressor, storage_options, overwrite
+            As for :func:`dask_zv.create`. Bounds and bins are not taken over from the old store.
+        compute, progress
+            As for :func:`dask_zv.write_points`.
+
+        Returns
+        -------
+        Report or Delayed
+
+        Raises
+        ------
+        InputError
+            The Dataset can't be written in its view, or its rows and counts are not in step; nothing was stored.
+        StoreError
+            There is a store and `overwrite` is False, or storage failed.
+        """
         from dask_zv.xarray_backend.to_store import to_store
 
-        return to_store(self._ds, target, **options)
-
-    @property
-    def chunks(self) -> xr.Dataset:
-        """The table of the level's chunks along ``chunk``: coordinates, rows and first rows; nothing is read."""
-        level, _, _ = selection.where_from(self._ds)
-        return xr.Dataset(chunk_variables(level))
+        made = {"bounds": bounds, "bin_shape": bin_shape, "dtype": dtype, "layout": layout, "shard_chunks": shard_chunks}
+        made |= {"compressor": compressor, "storage_options": storage_options, "overwrite": overwrite}
+        how = {"compute": compute, "progress": progress}
+        return to_store(self._ds, target, chunk_shape=chunk_shape, geometry=geometry, create_options=made, write_options=how)
 
     @property
     def plot(self) -> Plot:
@@ -225,14 +430,62 @@ class ZVDatasetAccessor(Exports):
         from dask_zv.store.html import level_summary_html
 
         try:
-            level = selection.where_from(self._ds)[0]
+            return level_summary_html(where_from(self._ds)[0])
         except ZVError as error:  # a repr tells, and does not fail
             return f"<p>ds.zv: {html.escape(str(error))}</p>"
-        return level_summary_html(level)
 
     def __repr__(self) -> str:
         try:
-            level = selection.where_from(self._ds)[0]
+            return f"<ds.zv of {where_from(self._ds)[0]!r}>"
         except ZVError as error:  # a repr tells, and does not fail
             return f"<ds.zv: {error}>"
-        return f"<ds.zv of {level!r}>"
+
+
+class ZVTreeAccessor:
+    """Zarr Vectors verbs of a tree that ``xr.open_datatree(..., engine="zv")`` opened."""
+
+    def __init__(self, tree: xr.DataTree) -> None:
+        self._tree = tree
+
+    def __repr__(self) -> str:
+        levels = {k: n.sizes["vertex"] for k, n in self._tree.children.items() if "vertex" in n.sizes}
+        return "\n".join(["<tree.zv>", *(f"  /{name}: {count:,} vertices" for name, count in levels.items())])
+
+    def level_for(self, bbox: Any = None, *, max_vertices: int) -> int:
+        """Return the number of the finest level that has about `max_vertices` in a box at most; the coarsest if none has.
+
+        The tables of chunks tell; nothing is read.
+
+        Parameters
+        ----------
+        bbox : pair of corners, optional
+            Everywhere where None.
+        max_vertices : int
+
+        Raises
+        ------
+        InputError
+            The tree has no levels, or the box is malformed.
+        """
+        from dask_zv.viz import choose_level
+
+        return choose_level(self._tree, bbox, max_vertices)
+
+    def sel(self, bbox: Any = None, *, max_vertices: int, **options: Any) -> xr.Dataset:
+        """Return the vertices inside a box at the finest level that :meth:`level_for` allows.
+
+        Parameters
+        ----------
+        bbox : pair of corners, optional
+        max_vertices : int
+        **options
+            As for :meth:`ZVDatasetAccessor.sel`.
+        """
+        number = self.level_for(bbox, max_vertices=max_vertices)
+        return ZVDatasetAccessor(self._tree[str(number)].to_dataset()).sel(bbox, **options)
+
+    def plot(self, *args: Any, **options: Any) -> Any:
+        """Draw the level that a screen can show; see :func:`dask_zv.viz.plot_tree`."""
+        from dask_zv.viz import plot_tree
+
+        return plot_tree(self._tree, *args, **options)

@@ -1,4 +1,4 @@
-"""Lazy columns of a level, for xarray."""
+"""Lazy columns of a level as variables of xarray, and the Dask chunks that suit the store."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 from xarray.core.indexing import LazilyIndexedArray
 
+_CHUNK_ROWS = 500_000
+_CHUNK_CELLS = 4096
 MARK = "preferred_chunks"
 """The encoding that variables lose when others are computed from them."""
 
@@ -22,16 +24,11 @@ def _dask_name(data: Any) -> str | None:
     return getattr(data, "name", None) if hasattr(data, "__dask_graph__") else None
 
 
-class Columns(Protocol):
+class Table(Protocol):
     """A table whose columns are read by row numbers; its token names the state of the store."""
 
-    def column(self, name: Any, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
-        """Return rows of a column."""
-        ...
-
-    def __dask_tokenize__(self) -> object:
-        """Return what tells this state from others."""
-        ...
+    def column(self, name: Any, rows: slice | NDArray[np.int64]) -> NDArray[Any]: ...
+    def __dask_tokenize__(self) -> object: ...
 
 
 def _plain(key: Any, size: int) -> Any:
@@ -42,19 +39,9 @@ def _plain(key: Any, size: int) -> Any:
 
 
 class ColumnArray(BackendArray):
-    """One column of a table: nothing is read before it is indexed.
+    """One column of a table, of shape (n, ...): nothing is read before it is indexed."""
 
-    Parameters
-    ----------
-    rows : Columns
-    name : int or str
-        Of the column, as the table has it.
-    shape : tuple of int
-        (n,) or (n, channels).
-    dtype : dtype
-    """
-
-    def __init__(self, rows: Columns, name: str | int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, rows: Table, name: str | int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.rows = rows
         self.name = name
         self.shape = shape
@@ -83,7 +70,7 @@ class ColumnArray(BackendArray):
                 return self._values(numbers)[(slice(None), *rest)]
             return self._values(slice(start, stop, step))[(slice(None), *rest)]
         numbers = np.asarray(first, np.int64)
-        return _outer(self._values(np.where(numbers < 0, numbers + n, numbers)), rest)
+        return self._values(np.where(numbers < 0, numbers + n, numbers))[(slice(None), *rest)]
 
     def _values(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
         values = self.rows.column(self.name, rows).astype(self.dtype, copy=False)
@@ -93,10 +80,6 @@ class ColumnArray(BackendArray):
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return (type(self).__name__, self.rows, self.name)
-
-
-def _outer(values: NDArray[Any], rest: tuple[Any, ...]) -> NDArray[Any]:
-    return values[(slice(None), *rest)]
 
 
 class StatefulVariable(xr.Variable):
@@ -138,26 +121,41 @@ class StatefulVariable(xr.Variable):
 
 def lazy_variable(
     dims: Sequence[str],
-    rows: Columns,
+    rows: Table,
     name: str | int,
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     attrs: Mapping[str, Any],
     chunks: tuple[int, ...],
 ) -> xr.Variable:
-    """Return a column as a variable.
-
-    Parameters
-    ----------
-    dims : sequence of str
-    rows : Columns
-    name : int or str
-    shape : tuple of int
-    dtype : dtype
-    attrs : mapping
-    chunks : tuple of int
-        Lengths along the first dimension that suit the store: what ``chunks={}`` gives.
-    """
+    """Return a column as a variable; `chunks` along the first dimension suit the store: what ``chunks={}`` gives."""
     preferred: dict[str, Any] = {dims[0]: chunks, **dict(zip(dims[1:], shape[1:], strict=True))}
     data = LazilyIndexedArray(ColumnArray(rows, name, shape, dtype))
     return StatefulVariable(tuple(dims), data, dict(attrs), {MARK: preferred})
+
+
+def merged_chunks(rows: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return the lengths of runs of whole cells that make tasks worth their cost."""
+    return tuple(np.diff(merged_runs(rows)[1]).tolist())
+
+
+def even_chunks(n: int) -> tuple[int, ...]:
+    """Return the lengths of such runs of a table of n rows."""
+    full, rest = divmod(n, _CHUNK_ROWS)
+    return (_CHUNK_ROWS,) * full + ((rest,) if rest or not full else ())
+
+
+def merged_runs(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first cell of each such run and the rows at which they begin, both with the end of the last."""
+    ends = np.cumsum(rows)
+    cells = [0]
+    n = len(rows)
+    while cells[-1] < n:
+        start = cells[-1]
+        before = int(ends[start - 1]) if start else 0
+        stop = int(np.searchsorted(ends, before + _CHUNK_ROWS, side="right"))
+        cells.append(min(max(stop, start + 1), start + _CHUNK_CELLS, n))
+    at = np.asarray(cells, np.int64)
+    if len(at) == 1:
+        return np.array([0, 0]), np.array([0, 0])
+    return at, np.append(0, ends)[at]

@@ -14,36 +14,20 @@ from numpy.typing import NDArray
 from dask_zv.errors import InputError
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import MARK
-from dask_zv.xarray_backend.index import AxisIndex
-from dask_zv.xarray_backend.object_index import ObjectIdIndex
-from dask_zv.xarray_backend.plain import position_names
-from dask_zv.xarray_backend.roles import kind_of
+from dask_zv.xarray_backend.index import AxisIndex, ObjectIdIndex, RowIndex
+from dask_zv.xarray_backend.roles import kind_of, position_names
 from dask_zv.xarray_backend.step_index import InStepIndex
 
-PATHS = ("line", "polyline", "streamline")
-"""Geometries whose objects are sequences of vertices."""
-
+_LINKS = (names.EDGES, names.FACES, names.PARENT)
 _OWN = frozenset({*names.DIMS, *names.ROLES})
 """Variables of the views that are no attributes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Which variable of a Dataset is what.
+    """Which variable of a Dataset is what: coordinates of positions along ``vertex``, their units, and attributes.
 
-    Attributes
-    ----------
-    view : {"spatial", "objects"}
-    kind : str
-        The geometry: "point_cloud", "line", "polyline", "streamline", "skeleton", "graph" or "mesh".
-    axes : tuple of str
-        Coordinates along ``vertex``.
-    units : tuple of (str or None)
-        Of the axes.
-    crs : mapping, optional
-        The store's coordinate reference system.
-    attributes, object_attributes, edge_attributes, face_attributes : mapping of str to str
-        Variable of each attribute, by the attribute's own name.
+    `view` is "spatial" or "objects", `kind` the geometry. Attributes are variables by the attribute's own name.
     """
 
     view: str
@@ -58,42 +42,22 @@ class Shape:
 
     @property
     def drawn(self) -> tuple[str, ...]:
-        """The axes of space in the order x, y, z, as CF names them; those of the store where it names none of them so.
-
-        Time is none of them: stores have it before the others.
-        """
-        letters = {name.lower(): name for name in self.axes}
-        found = tuple(letters[a] for a in "xyz" if a in letters)
-        return found if len(found) > 1 else self.axes
+        """The axes of space in the order x, y, z."""
+        return names.drawn_axes(self.axes)
 
     @property
     def is_path(self) -> bool:
         """True where objects are sequences of vertices."""
-        return self.kind in PATHS
+        return self.kind in names.PATHS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Content:
-    """A Dataset's values, in memory.
+    """A Dataset's values, in memory: N vertices, of which all other rows speak by their place.
 
-    Attributes
-    ----------
-    shape : Shape
-    positions : ndarray, shape (N, D)
-    attributes : mapping of str to ndarray, shape (N,) or (N, C)
-    object_ids : ndarray of int64, shape (N,), optional
-        -1 for vertices of no object.
-    ids, lengths : ndarray of int64, shape (O,), optional
-        Objects in the order of the rows, and the rows of each: in the objects view.
-    object_index : ndarray of int64, shape (P,), optional
-        The objects that `object_attributes` describes.
-    object_attributes : mapping of str to ndarray, shape (P, ...)
-    edges : ndarray of int64, shape (E, 2), optional
-        Row numbers into `positions`; links that lead out of the Dataset are left out.
-    faces : ndarray of int64, shape (F, k), optional
-    edge_attributes, face_attributes : mapping of str to ndarray
-    parents : ndarray of int64, shape (N,), optional
-        -1 at roots, and where the parent is not in the Dataset.
+    `object_ids` (N,) are -1 for vertices of no object. In the objects view, `ids` and `lengths` (O,) are the objects in the
+    order of the rows, and the rows of each. `object_index` (P,) are those that `object_attributes` describes. Links (E, 2) or
+    (F, k) that lead out of the Dataset are left out; `parents` (N,) are -1 there and at roots.
     """
 
     shape: Shape
@@ -129,14 +93,20 @@ class Content:
         return np.stack([rows, rows + 1], axis=1)
 
 
-def shape_of(ds: xr.Dataset) -> Shape:
-    """Return what the variables of a Dataset are; nothing is read.
+def row_index(ds: xr.Dataset) -> RowIndex | None:
+    """Return the index that knows which rows of which level a Dataset in the spatial view holds."""
+    index = ds.xindexes.get("vertex")
+    return index if isinstance(index, RowIndex) and index.rows is not None else None
 
-    Raises
-    ------
-    InputError
-        The Dataset has no vertices with positions.
-    """
+
+def object_index(ds: xr.Dataset) -> ObjectIdIndex | None:
+    """Return the index that knows which objects of which level a Dataset in the objects view holds."""
+    index = ds.xindexes.get("object")
+    return index if isinstance(index, ObjectIdIndex) and index.rows is not None else None
+
+
+def shape_of(ds: xr.Dataset) -> Shape:
+    """Return what the variables of a Dataset are; nothing is read."""
     if "vertex" not in ds.dims:
         raise InputError("ds.zv works on Datasets opened with engine='zv', or shaped like them: there is no dimension 'vertex'")
     axes = _axes(ds)
@@ -148,28 +118,13 @@ def shape_of(ds: xr.Dataset) -> Shape:
         )  # fmt: skip
     view = "objects" if _is_by_object(ds) else "spatial"
     crs = ds.attrs.get("crs") or (ds[names.CRS].attrs.get("zv_crs") if names.CRS in ds.variables else None)
-    own = {*axes, *_OWN}
-    return Shape(
-        view,
-        _kind(ds),
-        axes,
-        tuple(ds[a].attrs.get("units") for a in axes),
-        json.loads(crs) if isinstance(crs, str) else crs,
-        _along(ds, "vertex", own),
-        _along(ds, "object", own),
-        _along(ds, "edge", own),
-        _along(ds, "face", own),
-    )
+    units = tuple(ds[a].attrs.get("units") for a in axes)
+    attributes = [_along(ds, dim, {*axes, *_OWN}) for dim in ("vertex", "object", "edge", "face")]
+    return Shape(view, _kind(ds), axes, units, json.loads(crs) if isinstance(crs, str) else crs, *attributes)
 
 
 def check_object_table(ds: xr.Dataset) -> None:
-    """Refuse objects that were selected or sorted in the spatial view without their vertices.
-
-    Raises
-    ------
-    InputError
-        The table of objects is not the one that `object_index` counts.
-    """
+    """Refuse objects that were selected or sorted in the spatial view without their vertices, which `object_index` counts."""
     place = ds.variables.get(names.OBJECT_INDEX)
     if place is None or "valid_max" not in place.attrs or "object" not in ds.variables:
         return
@@ -231,86 +186,57 @@ def _own_name(variable: str, attrs: Mapping[str, Any]) -> str:
 
 
 def read_content(ds: xr.Dataset, *, attributes: bool = True) -> Content:
-    """Read a Dataset into memory, all of its variables at once.
-
-    Parameters
-    ----------
-    ds : Dataset
-    attributes : bool
-        With the attributes of vertices, objects and links.
-
-    Raises
-    ------
-    InputError
-        The Dataset is in neither view, or its rows are no longer those that its counts or links speak of.
-    """
+    """Read a Dataset into memory, all of its variables at once, with or without attributes."""
     shape = shape_of(ds)
-    extra = [
-        n
-        for n in (names.OBJECT_ID, names.PARENT, names.COUNT, names.EDGES, names.FACES, "object", "vertex")
-        if n in ds.variables
-    ]
+    own = [*(v for v in (*_LINKS, names.OBJECT_ID, names.COUNT, "object", "vertex") if v in ds.variables), *shape.axes]
     tables = (shape.attributes, shape.object_attributes, shape.edge_attributes, shape.face_attributes)
-    wanted = [*shape.axes, *extra, *(v for t in tables for v in t.values() if attributes)]
-    values = _loaded(ds, wanted)
+    wanted = [*own, *(v for t in tables for v in t.values() if attributes)]
+    # numbers from here on: without indexes
+    variables = {k: ds.variables[k].to_base_variable() for k in dict.fromkeys(wanted)}
+    bare = xr.Coordinates({k: v for k, v in variables.items() if k in ds.dims}, indexes={})
+    values = xr.Dataset({k: v for k, v in variables.items() if k not in ds.dims}, coords=bare).load()
 
     def column(name: str) -> NDArray[Any]:
         return np.asarray(values[name].values)
 
+    def columns(table: Mapping[str, str], kept: Any = slice(None)) -> dict[str, NDArray[Any]]:
+        return {k: column(v)[kept] for k, v in table.items()} if attributes else {}
+
     positions = np.stack([column(a) for a in shape.axes], axis=1)
     n = len(positions)
-    linked = {names.EDGES, names.FACES, names.PARENT} & {*map(str, values.variables)}
+    found: dict[str, Any] = {}
+    linked = [name for name in _LINKS if name in variables]
     numbers = vertex_numbers(ds) if linked else np.arange(n)
     for name in linked:
-        if "vertex" not in values.variables and (column(name) >= n).any() and len(numbers) == n == int(numbers[-1:].sum()) + 1:
+        if "vertex" not in variables and (column(name) >= n).any() and len(numbers) == n == int(numbers[-1:].sum()) + 1:
             raise InputError(f"{name} name vertices that are not there: keep the coordinate 'vertex', which has their numbers")
-    ids = lengths = None
-    owners = column(names.OBJECT_ID) if names.OBJECT_ID in values.variables else None
-    if shape.view == "objects":
-        ids = column("object") if "object" in values.variables else np.arange(ds.sizes["object"])
-        lengths = check_in_step(ds)
-        owners = np.repeat(ids, lengths)
-    found: dict[str, Any] = {}
-    for name, field_, of_links in (
-        (names.EDGES, "edges", shape.edge_attributes),
-        (names.FACES, "faces", shape.face_attributes),
-    ):
-        if name in values.variables:
-            links = places_of(numbers, column(name))
+        links = places_of(numbers, column(name))
+        if name == names.PARENT:
+            found["parents"] = links
+        else:
             kept = (links >= 0).all(axis=1)
-            found[field_] = links[kept]
-            found[f"{field_[:-1]}_attributes"] = {k: column(v)[kept] for k, v in of_links.items()} if attributes else {}
-    parents = None
-    if names.PARENT in values.variables:
-        parents = places_of(numbers, column(names.PARENT))
-    index = column("object") if "object" in values.variables else None
-    return Content(
-        shape,
-        positions,
-        {k: column(v) for k, v in shape.attributes.items()} if attributes else {},
-        owners,
-        ids,
-        lengths,
-        index if index is not None and index.ndim else None,
-        {k: column(v) for k, v in shape.object_attributes.items()} if attributes else {},
-        parents=parents,
-        **found,
-    )
+            found[name] = links[kept]
+            of_links = shape.edge_attributes if name == names.EDGES else shape.face_attributes
+            found[f"{name[:-1]}_attributes"] = columns(of_links, kept)
+    if names.OBJECT_ID in variables:
+        found["object_ids"] = column(names.OBJECT_ID)
+    if "object" in variables and column("object").ndim:
+        found["object_index"] = column("object")
+    if shape.view == "objects":
+        ids = column("object") if "object" in variables else np.arange(ds.sizes["object"])
+        lengths = check_in_step(ds)
+        found |= {"ids": ids, "lengths": lengths, "object_ids": np.repeat(ids, lengths)}
+    found["object_attributes"] = columns(shape.object_attributes)
+    return Content(shape, positions, columns(shape.attributes), **found)
 
 
 def vertex_numbers(ds: xr.Dataset) -> NDArray[np.int64]:
-    """Return the numbers that links name the vertices by.
-
-    Raises
-    ------
-    InputError
-        The Dataset is a part of a level, and has lost them.
-    """
+    """Return the numbers that links name the vertices by; a part of a level that has lost them is an error."""
     index = next((i for i in ds.xindexes.values() if isinstance(i, AxisIndex)), None)
     known = None if index is None or index.rows.rows is None else index.rows.all_numbers()
     if "vertex" in ds.variables:
         numbers = ds["vertex"].to_numpy()
-        stored = [n for n in (names.EDGES, names.FACES, names.PARENT) if n in ds.variables and MARK in ds.variables[n].encoding]
+        stored = [n for n in _LINKS if n in ds.variables and MARK in ds.variables[n].encoding]
         if numbers.dtype.kind not in "iu" or (stored and known is not None and not np.array_equal(numbers, known)):
             raise InputError(
                 f"the coordinate 'vertex' holds others than the vertices' numbers, which {' and '.join(stored) or 'links'} "
@@ -334,13 +260,7 @@ def group_numbers(ds: xr.Dataset) -> NDArray[np.int64]:
 
 
 def check_in_step(ds: xr.Dataset) -> NDArray[np.int64]:
-    """Return the vertices of each object of the objects view, where vertices and objects still belong together.
-
-    Raises
-    ------
-    InputError
-        One of both dimensions was selected, or reordered, without the other.
-    """
+    """Return the vertices of each object of the objects view; one of both selected or reordered alone is an error."""
     if names.COUNT not in ds.variables:
         raise InputError("node_count, the vertices of each object, is no longer in the Dataset: keep it in the objects view")
     lengths = np.asarray(ds[names.COUNT].to_numpy(), np.int64)
@@ -350,8 +270,8 @@ def check_in_step(ds: xr.Dataset) -> NDArray[np.int64]:
             f"node_count speaks of {int(lengths.sum()):,} vertices, the Dataset has {n:,}: select objects with "
             "ds.zv.objects[...] or ds.zv.sel(...), which keep both in step"
         )
-    index = ds.xindexes.get("object")
-    if isinstance(index, ObjectIdIndex) and index.rows is not None and "vertex" in ds.variables and n:
+    index = object_index(ds)
+    if index is not None and index.rows is not None and "vertex" in ds.variables and n:
         owner = np.searchsorted(index.rows.offsets, ds["vertex"].to_numpy(), side="right") - 1
         if not np.array_equal(index.rows.lengths.ids[owner], np.repeat(index.ids, lengths)):
             raise InputError(
@@ -359,13 +279,6 @@ def check_in_step(ds: xr.Dataset) -> NDArray[np.int64]:
                 "other; select objects with ds.zv.objects[...] or ds.zv.sel(...), and sort what comes of them"
             )
     return lengths
-
-
-def _loaded(ds: xr.Dataset, wanted: list[str]) -> xr.Dataset:
-    """Return some variables in memory, without indexes: they are numbers from here on."""
-    variables = {k: ds.variables[k].to_base_variable() for k in dict.fromkeys(wanted)}
-    bare = xr.Coordinates({k: v for k, v in variables.items() if k in ds.dims}, indexes={})
-    return xr.Dataset({k: v for k, v in variables.items() if k not in ds.dims}, coords=bare).load()
 
 
 def places_of(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,13 +10,13 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
-from dask_zv.errors import InputError
 from dask_zv.format.axes import Axis
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.link_source import LinkSource
-from dask_zv.store.level import Level
+from dask_zv.store.store import Level
 
 EDGES, FACES, TOPOLOGY = "edges", "faces", "topology"
 OBJECT_ID, OBJECT_INDEX, PARENT = "object_id", "object_index", "parent"
@@ -25,6 +25,10 @@ DIMS = ("vertex", "edge", "face", "object", "group")
 IN_GROUP, RANGE, TABLE = "in_group", "vertex_range", "object_table"
 ROLES = (OBJECT_ID, OBJECT_INDEX, PARENT, COUNT, EDGES, FACES, TOPOLOGY, CONTAINER, CRS, IN_GROUP, RANGE, TABLE)
 """Variables that say how the others belong together. They are no data, so they are coordinates."""
+PATHS = ("line", "polyline", "streamline")
+"""Geometries whose objects are sequences of vertices."""
+LINKED = ("graph", "skeleton", "mesh")
+"""Geometries whose vertices are linked by records."""
 _SPEC_WORDS = ("dtype", "channels", "categorical", "unit", "description", "attrs")
 """What the root's ``attribute_specs`` say in words of the format."""
 _CF_AXIS = {"x": "X", "y": "Y", "z": "Z", "t": "T", "time": "T"}
@@ -77,11 +81,14 @@ def attribute_attrs(attribute: AttributeSchema, level: Level, scope: str = "vert
     return attrs
 
 
-def node_coordinates(axes: tuple[str, ...]) -> str:
-    """Return the coordinates of nodes as CF and UGRID list them: x, y, z, whatever the order of the store; time is none."""
+def drawn_axes(axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the axes of space in the order x, y, z, as CF and UGRID list them; those of the store where it names none so.
+
+    Time is none of them: stores have it before the others.
+    """
     letters = {name.lower(): name for name in axes}
-    found = [letters[a] for a in "xyz" if a in letters]
-    return " ".join(found if len(found) > 1 else axes)
+    found = tuple(letters[a] for a in "xyz" if a in letters)
+    return found if len(found) > 1 else axes
 
 
 def topology(links: LinkSource, axes: tuple[str, ...]) -> xr.Variable:
@@ -95,13 +102,27 @@ def topology(links: LinkSource, axes: tuple[str, ...]) -> xr.Variable:
             "cf_role": "mesh_topology",
             "long_name": "faces between vertices" if surface else "edges between vertices",
             "topology_dimension": 2 if surface else 1,
-            "node_coordinates": node_coordinates(axes),
+            "node_coordinates": " ".join(drawn_axes(axes)),
             "node_dimension": "vertex",
             "directed": int(links.family.directed),
             f"{dim}_node_connectivity": name,
             f"{dim}_dimension": dim,
         },
     )
+
+
+def chunk_variables(level: Level) -> dict[str, xr.Variable]:
+    """Return the table of chunks: coordinates, rows and first row of each, along ``chunk``."""
+    table = level.chunks
+    own = [] if level.source.leading is None else [level.source.leading]
+    out = {
+        f"chunk_{axis}": xr.Variable(("chunk",), table.coords[:, i], {"long_name": f"chunk coordinate along {axis}"})
+        for i, axis in enumerate([*own, *level.store.axes])
+    }
+    first = np.cumsum(table.rows) - table.rows
+    out["chunk_rows"] = xr.Variable(("chunk",), table.rows, {"long_name": "vertices in the chunk"})
+    out["chunk_first_row"] = xr.Variable(("chunk",), first, {"long_name": "number of the chunk's first vertex"})
+    return out
 
 
 def grid_mapping(crs: Mapping[str, Any]) -> xr.Variable:
@@ -136,16 +157,9 @@ def crs_text(crs: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def free_name(name: str, dim: str, taken: Collection[str]) -> tuple[str, dict[str, str]]:
-    """Return what an attribute is called in a Dataset, and what tells its own name there.
+    """Return what an attribute is called in a Dataset, and the attribute that tells its own name there.
 
     It has its own name unless the view uses that: then the dimension comes before it, ``vertex_parent``.
-
-    Parameters
-    ----------
-    name : str
-    dim : str
-    taken : collection of str
-        Names of dimensions and variables.
     """
     shown = name
     while shown in taken:
@@ -158,29 +172,6 @@ def channel_dim(name: str, taken: Collection[str]) -> str:
     while name in taken:
         name += "_"
     return name
-
-
-def check_names(taken: Collection[Any], names: Mapping[str, str]) -> None:
-    """Refuse variables that would come twice.
-
-    Parameters
-    ----------
-    taken : collection
-        The names that the view itself uses.
-    names : mapping of str to str
-        Names of the level's own, and what each is.
-
-    Raises
-    ------
-    InputError
-        One of them is in both.
-    """
-    for name, what in names.items():
-        if name in taken:
-            raise InputError(
-                f"{what} {name!r} has the name of an axis or of another variable of the view: leave it out with "
-                f"drop_variables=[{name!r}]"
-            )
 
 
 def dataset_attrs(level: Level, view: str) -> dict[str, Any]:

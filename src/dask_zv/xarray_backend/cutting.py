@@ -19,11 +19,6 @@ def cut_at_box(ds: xr.Dataset, shape: Shape, box: Box) -> xr.Dataset:
     """Return what of each path, edge or triangle is inside a closed box, with vertices where it crosses the box's sides.
 
     All positions are read: a path can cross the box without a vertex in it. See :meth:`ZVDatasetAccessor.sel`.
-
-    Raises
-    ------
-    InputError
-        The view doesn't hold what is cut, or faces have more than 3 corners.
     """
     if shape.is_path and shape.view == "objects":
         return _cut_paths(ds, shape, box)
@@ -76,16 +71,10 @@ def _cut_paths(ds: xr.Dataset, shape: Shape, box: Box) -> xr.Dataset:
 def _pieces(
     points: NDArray[np.float64], owner: NDArray[np.int64], box: Box
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_], tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """Return the vertices of what is inside.
+    """Return the vertices of what is inside, shape (m,) each.
 
-    Returns
-    -------
-    base, weight : ndarray, shape (m,)
-        Each lies between the vertices `base` and `base` + 1, at this part of the way.
-    begins : ndarray of bool
-        A piece begins with it.
-    faces : (ndarray of int64, ndarray of float64)
-        Axis whose face it lies on (-1: none), and the position of that.
+    Each lies between the vertices `base` and `base` + 1, at the part `weight` of the way; with some a piece `begins`; `faces`
+    are the axis whose face it lies on (-1: none), and the position of that.
     """
     start = np.flatnonzero(owner[1:] == owner[:-1])
     at, way = points[start], points[start + 1] - points[start]
@@ -183,24 +172,11 @@ def _cut_links(ds: xr.Dataset, shape: Shape, box: Box) -> xr.Dataset:
 def _at_side(
     links: NDArray[np.int64], depth: NDArray[np.float64], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.intp], tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
-    """Cut edges or triangles at a plane.
+    """Cut edges (m, 2) or triangles (m, 3) at a plane, below which `depth` of a vertex is negative, and outside.
 
-    Parameters
-    ----------
-    links : ndarray of int64, shape (m, 2) or (m, 3)
-    depth : ndarray of float64
-        Distance of each vertex from the plane, below 0 outside.
-    count : int
-        Number of the first new vertex.
-
-    Returns
-    -------
-    links : ndarray of int64
-        What is inside, in the order (and of triangles with the winding) of what it is cut from.
-    which : ndarray of intp
-        What each is cut from.
-    near, far, weight : ndarray
-        Of each new vertex: it lies between one inside and one outside, at this part of the way.
+    Return what is inside, in the order (and of triangles with the winding) of what it is cut from; what each is cut from; and
+    of each new vertex, numbered from `count` on: it lies between one inside (`near`) and one outside (`far`), at this part of
+    the way.
     """
     inside = depth[links] >= 0
     number = inside.sum(axis=1)

@@ -10,11 +10,9 @@ import xarray as xr
 from xarray.backends import BackendEntrypoint
 
 from dask_zv.errors import InputError
-from dask_zv.store.level import Level
-from dask_zv.store.store import Store
+from dask_zv.store.store import Level, Store
 from dask_zv.store.store import open as open_store
-from dask_zv.xarray_backend.objects import objects_dataset
-from dask_zv.xarray_backend.spatial import spatial_dataset
+from dask_zv.xarray_backend.views import objects_dataset, spatial_dataset
 
 _SUFFIXES = (".zv", ".zarrvectors", ".zv.zip", ".zarrvectors.zip")
 View = Literal["spatial", "objects"]
@@ -23,13 +21,7 @@ View = Literal["spatial", "objects"]
 def level_dataset(
     level: Level, view: str = "spatial", drop_variables: str | Iterable[str] | None = None, *, chunk_table: bool = False
 ) -> xr.Dataset:
-    """Return a level as a lazy Dataset.
-
-    Raises
-    ------
-    InputError
-        There is no such view, or the level can't be seen so.
-    """
+    """Return a level as a lazy Dataset."""
     dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
     if view == "spatial":
         return spatial_dataset(level, dropped, chunk_table=chunk_table)

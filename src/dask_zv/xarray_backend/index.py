@@ -1,13 +1,13 @@
-"""Indexes of the spatial view: which rows of which level a Dataset holds, so that boxes can prune chunks.
+"""Indexes of both views: which rows, links or objects of which level a Dataset holds, so that selections can prune.
 
-:class:`RowIndex` on the dimension ``vertex`` (and on ``edge`` or ``face``) selects by number, :class:`AxisIndex` on the
-coordinates of all axes together selects by position.
+:class:`RowIndex` on ``vertex``, ``edge`` and ``face``, and :class:`ObjectIdIndex` on ``object``, select by number;
+:class:`AxisIndex` on the coordinates of all axes together selects by position. One module because the latter stands on the
+former, and each is xarray's Index from ``isel`` to ``concat``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -20,73 +20,49 @@ from xarray.indexes import Index, PandasIndex
 from dask_zv.errors import escaped
 from dask_zv.read.columns import LevelRows, rows_in
 from dask_zv.read.edge_rows import EdgeRows
+from dask_zv.read.object_rows import ObjectRows
 from dask_zv.xarray_backend.arrays import lazy_variable
 
-Table = LevelRows | EdgeRows
-Rows = slice | NDArray[np.int64]
-"""Row numbers of a level: a run, or any in any order."""
+Numbers = slice | NDArray[np.int64]
+"""Numbers in a level: a run, or any in any order."""
+Positions = Iterable[Iterable[int]] | None
 
 
-def select_rows(index: RowIndex, found: slice | NDArray[np.int64]) -> slice | NDArray[np.int64]:
-    """Return where an index has some rows of the level: places in the index' order.
+class NumberIndex(Index):
+    """Rows of a table of a level by number, along one dimension; a pandas index that remembers its level.
 
-    Parameters
-    ----------
-    index : RowIndex
-    found : slice or ndarray of int64
-        Row numbers, ascending.
-    """
-    mine = index.numbers
-    if isinstance(mine, slice):
-        if isinstance(found, slice):
-            start, stop = max(found.start, mine.start), min(found.stop, mine.stop)
-            return slice(start - mine.start, max(start, stop) - mine.start)
-        within: NDArray[np.int64] = found[(found >= mine.start) & (found < mine.stop)] - mine.start
-        return within
-    if isinstance(found, slice):
-        return np.flatnonzero((mine >= found.start) & (mine < found.stop))
-    if not len(found):
-        return found
-    at = np.minimum(np.searchsorted(found, mine), len(found) - 1)
-    return np.flatnonzero(found[at] == mine)
-
-
-class RowIndex(Index):
-    """Rows of a level along ``vertex``, or links of a level along ``edge`` or ``face``.
-
-    Parameters
-    ----------
-    rows : LevelRows or EdgeRows, optional
-        None after a concatenation of several levels, when the rows are no longer one level's.
-    numbers : slice or ndarray of int64
-        Which rows, by their numbers in the level.
-    name, dim : str
-        The coordinate that it is on, and its dimension.
+    `rows` is None after a concatenation of several levels, when the numbers are no longer one level's. `name` is the coordinate
+    that the index is on.
     """
 
-    def __init__(self, rows: Table | None, numbers: Rows, name: str = "vertex", dim: str = "vertex") -> None:
-        self.rows = rows
-        self.numbers = numbers
-        self.name = name
-        self.dim = dim
+    def __init__(self, rows: Any, numbers: Numbers, name: str, dim: str) -> None:
+        self.rows, self.numbers, self.name, self.dim = rows, numbers, name, dim
 
-    def with_rows(self, numbers: Rows) -> Self:
-        """Return the index on other rows of the level."""
-        return type(self)(self.rows, numbers, self.name, self.dim)
+    def _with(self, numbers: Numbers, rows: Any = None) -> Self:
+        return type(self)(rows, numbers, self.name, self.dim)
 
     def __len__(self) -> int:
         return self.numbers.stop - self.numbers.start if isinstance(self.numbers, slice) else len(self.numbers)
 
-    @property
-    def level(self) -> LevelRows:
-        """The level's vertices, of an index on them."""
-        assert isinstance(self.rows, LevelRows)
-        return self.rows
+    def all_numbers(self) -> NDArray[np.int64]:
+        """Return the numbers of all rows."""
+        mine = self.numbers
+        return np.arange(mine.start, mine.stop) if isinstance(mine, slice) else mine
+
+    def to_pandas_index(self) -> pd.Index:
+        """Return the numbers; a run of them takes no memory."""
+        mine = self.numbers
+        if isinstance(mine, slice):
+            return pd.RangeIndex(mine.start, mine.stop, name=self.name)
+        return pd.Index(mine, name=self.name)
+
+    def _long_name(self) -> str:
+        return f"number of the {self.dim} in the level"
 
     def create_variables(self, variables: Mapping[Any, Variable] | None = None) -> dict[Hashable, Variable]:
-        """Return the coordinate of this index' rows: their numbers; a run of them takes no memory."""
+        """Return the coordinate of the numbers."""
         given = (variables or {}).get(self.name)
-        attrs = {"long_name": f"number of the {self.dim} in the level", "zv_role": self.dim} if given is None else given.attrs
+        attrs = {"long_name": self._long_name(), "zv_role": self.dim} if given is None else given.attrs
         if self.name == self.dim:
             return {self.name: IndexVariable((self.dim,), self.to_pandas_index(), attrs)}
         return {self.name: Variable((self.dim,), self.all_numbers(), attrs)}
@@ -94,9 +70,9 @@ class RowIndex(Index):
     def isel(self, indexers: Mapping[Any, Any]) -> Self | None:
         """Return the index of some of its rows; None for a single one, or another dimension's."""
         numbers = self._pick(indexers.get(self.dim))
-        return None if numbers is None else self.with_rows(numbers)
+        return None if numbers is None else self._with(numbers, self.rows)
 
-    def _pick(self, selected: Any) -> Rows | None:
+    def _pick(self, selected: Any) -> Numbers | None:
         """Return the numbers of the rows that an indexer selects; None where it gives no rows in the index' dimension."""
         if isinstance(selected, Variable | xr.DataArray):
             if selected.dims != (self.dim,):
@@ -114,41 +90,27 @@ class RowIndex(Index):
         if at.dtype == bool and len(at) == len(self):
             at = np.flatnonzero(at)
         if not len(at):
-            return slice(0, 0)
+            return slice(0, 0) if isinstance(mine, slice) else mine[:0]
         if at.dtype == bool or int(at.min()) < -len(self) or int(at.max()) >= len(self):
             raise IndexError(f"rows are selected that the {len(self):,} along {self.dim!r} don't have")
-        if not isinstance(mine, slice):
-            picked: NDArray[np.int64] = mine[at]
-            return picked
         at = at.astype(np.int64)  # a small or an unsigned dtype can't hold the sums
-        rows: NDArray[np.int64] = np.where(at < 0, at + len(self), at) + mine.start
-        return rows
-
-    def all_numbers(self) -> NDArray[np.int64]:
-        """Return the numbers of all rows."""
-        mine = self.numbers
-        return np.arange(mine.start, mine.stop) if isinstance(mine, slice) else mine
-
-    def to_pandas_index(self) -> pd.Index:
-        """Return the row numbers."""
-        mine = self.numbers
-        if isinstance(mine, slice):
-            return pd.RangeIndex(mine.start, mine.stop, name=self.name)
-        return pd.Index(mine, name=self.name)
+        if not isinstance(mine, slice):
+            return np.asarray(mine[at])
+        return np.asarray(np.where(at < 0, at + len(self), at) + mine.start)
 
     def sel(self, labels: dict[Any, Any], method: str | None = None, tolerance: Any = None) -> IndexSelResult:
-        """Select by row numbers."""
+        """Select by number."""
         return PandasIndex(self.to_pandas_index(), self.dim).sel(labels, method=method, tolerance=tolerance)
 
-    def same_level(self, other: RowIndex) -> bool:
-        """Tell whether both are of one state of one level."""
+    def same_level(self, other: NumberIndex) -> bool:
+        """Return True if both are of one state of one level."""
         if self.rows is None or other.rows is None:
             return self.rows is other.rows
-        return self.rows is other.rows or self.rows.__dask_tokenize__() == other.rows.__dask_tokenize__()
+        return self.rows is other.rows or bool(self.rows.__dask_tokenize__() == other.rows.__dask_tokenize__())
 
     def equals(self, other: Index, **_: Any) -> bool:
-        """Tell whether both are the same rows of the same state of a level."""
-        if not isinstance(other, RowIndex) or len(self) != len(other) or not self.same_level(other):
+        """Return True if both are the same rows of the same state of a level."""
+        if not isinstance(other, type(self)) or len(self) != len(other) or not self.same_level(other):
             return False
         if isinstance(self.numbers, slice) and isinstance(other.numbers, slice):
             return self.numbers == other.numbers
@@ -156,53 +118,119 @@ class RowIndex(Index):
 
     def join(self, other: Self, how: str = "inner") -> Self:
         """Return the rows that both have ("inner"), or either has ("outer"), ascending."""
-        same = self.same_level(other)
         a, b = self.numbers, other.numbers
-
-        made = partial(type(self), self.rows if same else None, name=self.name, dim=self.dim)
-
+        numbers: Numbers | None = None
         if isinstance(a, slice) and isinstance(b, slice):
             start, stop = max(a.start, b.start), min(a.stop, b.stop)
             if how == "inner":
-                return made(slice(start, max(start, stop)))
-            if start <= stop:
-                return made(slice(min(a.start, b.start), max(a.stop, b.stop)))
-        both = np.intersect1d if how == "inner" else np.union1d
-        return made(both(self.all_numbers(), other.all_numbers()))
+                numbers = slice(start, max(start, stop))
+            elif start <= stop:
+                numbers = slice(min(a.start, b.start), max(a.stop, b.stop))
+        if numbers is None:
+            both = np.intersect1d if how == "inner" else np.union1d
+            numbers = both(self.all_numbers(), other.all_numbers())
+        return self._with(numbers, self.rows if self.same_level(other) else None)
 
     def reindex_like(self, other: Self, **_: Any) -> dict[Hashable, Any]:
         """Return where this index has the rows of `other`, -1 for none."""
         return {self.dim: self.to_pandas_index().get_indexer(other.to_pandas_index())}
 
     @classmethod
-    def concat(cls, indexes: Sequence[Self], dim: Hashable, positions: Iterable[Iterable[int]] | None = None) -> Self:
+    def concat(cls, indexes: Sequence[Self], dim: Hashable, positions: Positions = None) -> Self:
         """Return the index of all rows; those of several levels are numbered anew."""
         numbers = _concatenated(indexes, positions)
         if numbers is None:
-            return cls(None, slice(0, sum(map(len, indexes))), indexes[0].name, indexes[0].dim)
-        return indexes[0].with_rows(numbers)
+            return indexes[0]._with(slice(0, sum(map(len, indexes))))
+        return indexes[0]._with(numbers, indexes[0].rows)
 
     def rename(self, name_dict: Mapping[Any, Hashable], dims_dict: Mapping[Any, Hashable]) -> Self:
         """Return the index under other names."""
         name, dim = str(name_dict.get(self.name, self.name)), str(dims_dict.get(self.dim, self.dim))
         return type(self)(self.rows, self.numbers, name, dim)
 
-    def _repr_inline_(self, max_width: int) -> str:
-        return f"RowIndex ({self._about()})"[:max_width]
-
     def _about(self) -> str:
         mine = self.numbers
         return f"rows {mine.start:,} to {mine.stop:,}" if isinstance(mine, slice) else f"{len(mine):,} rows"
 
+    def _repr_inline_(self, max_width: int) -> str:
+        return f"{type(self).__name__} ({self._about()})"[:max_width]
+
     def __repr__(self) -> str:
-        where = "" if self.rows is None else f" of {self.rows.source.where()}"
-        return f"<RowIndex: {self._about()}{where}>"
+        where = "" if self.rows is None else f" of {self.rows.where}"
+        return f"<{type(self).__name__}: {self._about()}{where}>"
 
 
-def _concatenated(indexes: Sequence[RowIndex], positions: Iterable[Iterable[int]] | None) -> Rows | None:
+class RowIndex(NumberIndex):
+    """Rows of a level along ``vertex``, or links of a level along ``edge`` or ``face``."""
+
+    rows: LevelRows | EdgeRows | None
+
+    def __init__(self, rows: LevelRows | EdgeRows | None, numbers: Numbers, name: str = "vertex", dim: str = "vertex") -> None:
+        super().__init__(rows, numbers, name, dim)
+
+    @property
+    def level(self) -> LevelRows:
+        """The level's vertices, of an index on them."""
+        assert isinstance(self.rows, LevelRows)
+        return self.rows
+
+    def places(self, found: Numbers) -> Numbers:
+        """Return where the index has some rows of the level (ascending): places in the index' order."""
+        mine = self.numbers
+        if isinstance(mine, slice):
+            if isinstance(found, slice):
+                start, stop = max(found.start, mine.start), min(found.stop, mine.stop)
+                return slice(start - mine.start, max(start, stop) - mine.start)
+            return np.asarray(found[(found >= mine.start) & (found < mine.stop)] - mine.start)
+        if isinstance(found, slice):
+            return np.flatnonzero((mine >= found.start) & (mine < found.stop))
+        if not len(found):
+            return found
+        at = np.minimum(np.searchsorted(found, mine), len(found) - 1)
+        return np.flatnonzero(found[at] == mine)
+
+
+class ObjectIdIndex(NumberIndex):
+    """Ids of objects along ``object`` in the objects view: knows where their vertices are read from."""
+
+    rows: ObjectRows | None
+
+    def __init__(self, rows: ObjectRows | None, numbers: NDArray[np.int64], name: str = "object", dim: str = "object") -> None:
+        super().__init__(rows, numbers, name, dim)
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The ids, in the order of the Dataset."""
+        return self.all_numbers()
+
+    def _long_name(self) -> str:
+        return "id of the object"
+
+    def equals(self, other: Index, **_: Any) -> bool:
+        """Return True if both have the same ids."""
+        return isinstance(other, ObjectIdIndex) and bool(np.array_equal(self.ids, other.ids))
+
+    def join(self, other: Self, how: str = "inner") -> Self:
+        """Return the ids that both have, or either has."""
+        mine, others = self.to_pandas_index(), other.to_pandas_index()
+        joined = mine.intersection(others) if how == "inner" else mine.union(others)
+        return self._with(joined.to_numpy(), self.rows if self.same_level(other) else None)
+
+    @classmethod
+    def concat(cls, indexes: Sequence[Self], dim: Hashable, positions: Positions = None) -> Self:
+        """Return the index of all ids."""
+        first = indexes[0]
+        joined = PandasIndex.concat([PandasIndex(i.to_pandas_index(), i.dim) for i in indexes], dim, positions)
+        return first._with(joined.index.to_numpy(), first.rows if all(map(first.same_level, indexes)) else None)
+
+    def _about(self) -> str:
+        return f"{len(self):,} objects"
+
+
+def _concatenated(indexes: Sequence[NumberIndex], positions: Positions) -> Numbers | None:
     """Return the numbers of the rows of all indexes; None where they are of several levels."""
     first = indexes[0]
-    if first.rows is None or not all(first.same_level(i) for i in indexes):
+    if first.rows is None or not all(map(first.same_level, indexes)):
         return None
     numbers: NDArray[np.int64] = np.concatenate([i.all_numbers() for i in indexes])
     if positions is not None:
@@ -214,16 +242,14 @@ def _concatenated(indexes: Sequence[RowIndex], positions: Iterable[Iterable[int]
     return numbers
 
 
+# ---------------------------------------------------------------------------------------------- positions
+
+
 class AxisIndex(Index):
     """Positions: one index on the coordinates of all axes, which selects exactly and reads what a box cuts alone.
 
-    Parameters
-    ----------
-    rows : RowIndex
-    names : mapping of str to int
-        Coordinates that it is on, and the number of each one's axis.
-    chunks : tuple of int
-        Lengths along ``vertex`` that suit the store.
+    `names` are the coordinates that it is on, and the number of each one's axis; `chunks` are the lengths along ``vertex`` that
+    suit the store.
     """
 
     def __init__(self, rows: RowIndex, names: Mapping[str, int], chunks: tuple[int, ...]) -> None:
@@ -280,13 +306,6 @@ class AxisIndex(Index):
         """Select by positions: slices are closed at both ends, as labels are everywhere in xarray; a number is that position.
 
         Positions of the chunks that the box cuts are read now.
-
-        Raises
-        ------
-        ValueError
-            `method` or `tolerance` are given, a slice has a step, or a number is NaN.
-        KeyError
-            No vertex has a position that was given as a number.
         """
         if method is not None or tolerance is not None:
             raise ValueError("method= and tolerance= don't work on vertices: select a box with slices")
@@ -303,14 +322,14 @@ class AxisIndex(Index):
             else:
                 low[axis] = high[axis] = position_label(name, label)
         empty = bool((low > high).any())
-        found = slice(0, 0) if empty else select_rows(self.rows, rows_in(level, (low, high), None))
+        found = slice(0, 0) if empty else self.rows.places(rows_in(level, (low, high), None))
         exact = [n for n, label in labels.items() if not isinstance(label, slice)]
         if exact and not empty and (found.stop <= found.start if isinstance(found, slice) else not len(found)):
             raise KeyError(f"no vertex with {', '.join(f'{n}={labels[n]}' for n in exact)}")
         return IndexSelResult({self.rows.dim: found})
 
     def equals(self, other: Index, **_: Any) -> bool:
-        """Tell whether both are on the same rows."""
+        """Return True if both are on the same rows."""
         return isinstance(other, AxisIndex) and self.names == other.names and self.rows.equals(other.rows)
 
     def join(self, other: Self, how: str = "inner") -> Self:
@@ -319,7 +338,7 @@ class AxisIndex(Index):
         if rows.rows is None:
             raise ValueError(
                 "the rows are of different levels, or of different states of one, so they can't be aligned: first leave the "
-                "index of positions with ds.drop_indexes(" + repr([*map(str, self.names)]) + ")"
+                f"index of positions with ds.drop_indexes({[*map(str, self.names)]!r})"
             )
         return type(self)(rows, self.names, self.chunks)
 
@@ -328,21 +347,15 @@ class AxisIndex(Index):
         return self.rows.reindex_like(other.rows)
 
     @classmethod
-    def concat(cls, indexes: Sequence[Self], dim: Hashable, positions: Iterable[Iterable[int]] | None = None) -> Self:
-        """Return the index of all rows of one level.
-
-        Raises
-        ------
-        ValueError
-            The rows are of several levels.
-        """
-        numbers = _concatenated([i.rows for i in indexes], positions)
-        if numbers is None:
+    def concat(cls, indexes: Sequence[Self], dim: Hashable, positions: Positions = None) -> Self:
+        """Return the index of all rows of one level."""
+        rows = RowIndex.concat([i.rows for i in indexes], dim, positions)
+        if rows.rows is None:
             raise ValueError(
                 "the Datasets are of different levels, or of different states of one: before the concatenation leave the index "
                 f"of positions with ds.drop_indexes({[*map(str, indexes[0].names)]!r}) in each"
             )
-        return cls(indexes[0].rows.with_rows(numbers), indexes[0].names, indexes[0].chunks)
+        return cls(rows, indexes[0].names, indexes[0].chunks)
 
     def rename(self, name_dict: Mapping[Any, Hashable], dims_dict: Mapping[Any, Hashable]) -> Self:
         """Return the index on coordinates of other names."""

@@ -18,134 +18,18 @@ from dask_zv.read.chunk_boxes import check_some_boxes
 from dask_zv.read.columns import OBJECT_ID, LevelRows, PlacesIn, places_in, rows_in
 from dask_zv.read.edge_rows import EdgeRows
 from dask_zv.spatial.grid import Box, as_box, stored_box
-from dask_zv.store.level import Level
 from dask_zv.store.store import level_of
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.arrays import MARK, StatefulVariable, lazy_variable
-from dask_zv.xarray_backend.content import Shape, check_in_step, group_numbers, shape_of
+from dask_zv.xarray_backend.arrays import lazy_variable
+from dask_zv.xarray_backend.content import Shape, check_in_step, group_numbers, object_index, row_index, shape_of
 from dask_zv.xarray_backend.cutting import cut_at_box
-from dask_zv.xarray_backend.index import AxisIndex, RowIndex, position_label, select_rows
-from dask_zv.xarray_backend.object_index import ObjectIdIndex
-from dask_zv.xarray_backend.objects import objects_dataset
-from dask_zv.xarray_backend.roles import by_roles
-from dask_zv.xarray_backend.spatial import spatial_dataset
+from dask_zv.xarray_backend.index import AxisIndex, RowIndex, position_label
 from dask_zv.xarray_backend.step_index import held_together, isel_in_step
-
-_LINKED = ("graph", "skeleton", "mesh")
-
-
-def row_index(ds: xr.Dataset) -> RowIndex | None:
-    """Return the index that knows which rows of which level a Dataset in the spatial view holds."""
-    index = ds.xindexes.get("vertex")
-    return index if isinstance(index, RowIndex) and index.rows is not None else None
+from dask_zv.xarray_backend.views import objects_dataset
 
 
-def where_from(ds: xr.Dataset) -> tuple[Level, slice | NDArray[np.int64] | None, NDArray[np.int64] | None]:
-    """Return the level that a Dataset is of, which of its rows it holds (None: all), and which objects, in the objects view.
-
-    Raises
-    ------
-    InputError
-        The Dataset no longer knows.
-    FormatError
-        The level was rewritten since the Dataset was opened.
-    """
-    shape = shape_of(ds)
-    index = row_index(ds)
-    if index is not None and not _has_store_positions(ds, shape):
-        raise InputError(
-            "the positions have no index any more, so they may be others than the store's, which this works on: write the "
-            "Dataset with ds.zv.to_store(...), or use it as it was opened"
-        )
-    if index is not None:
-        every = index.numbers == slice(0, len(index.level)) if isinstance(index.numbers, slice) else False
-        return level_of(index.level.source), None if every else index.numbers, None
-    objects = ds.xindexes.get("object")
-    if isinstance(objects, ObjectIdIndex) and objects.rows is not None:
-        check_in_step(ds)
-        at = np.searchsorted(objects.rows.lengths.ids, objects.ids)
-        if not np.array_equal(objects.rows.counts[at], ds[names.COUNT].to_numpy()):
-            raise InputError(
-                "a box cut the objects, and this works on whole ones: select with clip=False, or do it with view='spatial'"
-            )
-        return level_of(objects.rows.vertices.source), None, objects.ids
-    raise InputError(
-        "the Dataset no longer knows which level it is of: use it as it was opened, or as ds.zv.sel selected from it"
-    )
-
-
-def check_stored(ds: xr.Dataset, level: Level, what: str, wanted: Sequence[str] | None, *, objects: bool = False) -> None:
-    """Refuse variables that were changed or added, where values are read from the store on the workers.
-
-    Parameters
-    ----------
-    ds : Dataset
-    level : Level
-    what : str
-        What reads them, for errors.
-    wanted : sequence of str, optional
-        Attributes of vertices that it reads; all where None.
-    objects : bool
-        It reads attributes of objects, too.
-    """
-    shape = shape_of(ds)
-    tables = [shape.attributes, *([shape.object_attributes] if objects else [])]
-    read = [*(a for a in shape.axes if a in ds.variables)]
-    read += [name for table in tables for own, name in table.items() if _is_wanted(own, wanted)]
-    changed = [name for name in read if MARK not in ds.variables[name].encoding]
-    # how the rest belongs together is in memory from the start where no table tells of it
-    held = [r for r in (names.OBJECT_ID, names.OBJECT_INDEX, names.PARENT, names.EDGES, names.FACES) if r in ds.variables]
-    changed += [r for r in held if isinstance(v := ds.variables[r], StatefulVariable) and MARK not in v.encoding]
-    read += [r for r in held if isinstance(ds.variables[r], StatefulVariable)]
-    if not changed and (doubtful := [name for name in read if not _is_lazy(ds.variables[name])]):
-        stored = _as_stored(ds, level, shape, doubtful)
-        changed = [n for n in doubtful if n not in stored or not stored[n].equals(ds.variables[n].to_base_variable())]
-    if changed:
-        name = changed[0]
-        raise InputError(
-            f"{name!r} was changed or added since the level was opened, and {what} reads the store: write the Dataset with "
-            f"ds.zv.to_store(...) and map that, leave it out with ds.drop_vars({name!r}), or name what the function "
-            "needs, attributes=[...]",
-            store=level.url,
-        )
-
-
-def _is_lazy(variable: xr.Variable) -> bool:
-    return isinstance(variable, StatefulVariable) and not variable._in_memory
-
-
-def _as_stored(ds: xr.Dataset, level: Level, shape: Shape, wanted: list[str]) -> dict[str, xr.Variable]:
-    """Return variables as the store has them, where it has them; they are read."""
-    index, by_id = row_index(ds), ds.xindexes.get("object")
-    if shape.view == "objects":
-        assert isinstance(by_id, ObjectIdIndex)
-        fresh = objects_dataset(level)
-        fresh = select_objects(fresh, _places(fresh, by_id.ids))
-    else:
-        assert index is not None
-        fresh = spatial_dataset(level)
-        rows = {"vertex": index.numbers}
-        for dim in ("edge", "face", "object"):
-            links = ds.xindexes.get(dim)
-            if isinstance(links, RowIndex) and dim in fresh.dims:
-                rows[dim] = links.numbers
-        fresh = _with_objects(fresh.isel(rows), ds["object"].to_numpy() if "object" in ds.dims else None)
-    fresh = by_roles(fresh)[0]
-    # axes and attributes that were renamed are what they were
-    before, now = shape_of(fresh), shape
-    back = dict(zip(now.axes, before.axes, strict=True))
-    for old, new in ((before.attributes, now.attributes), (before.object_attributes, now.object_attributes)):
-        back |= {new[own]: old[own] for own in new if own in old}
-    there = {name: back.get(name, name) for name in wanted}
-    return {k: fresh.variables[v].to_base_variable().load() for k, v in there.items() if v in fresh.variables}
-
-
-def _is_wanted(name: str, wanted: Sequence[str] | None) -> bool:
-    return wanted is None or name in ([wanted] if isinstance(wanted, str) else wanted)
-
-
-def _has_store_positions(ds: xr.Dataset, shape: Shape) -> bool:
-    """Tell whether the positions are those of the store: their index goes when others are put in their place."""
+def has_store_positions(ds: xr.Dataset, shape: Shape) -> bool:
+    """Return True if the positions are those of the store: their index goes when others are put in their place."""
     return all(isinstance(ds.xindexes.get(a), AxisIndex) for a in shape.axes if a in ds.variables)
 
 
@@ -175,24 +59,18 @@ def select(
         return _select_by_object(ds, shape, box, ids, clip=clip)
     if not clip:
         raise InputError("clip=False gives whole objects, which view='objects' holds: open the level in that view")
-    index = row_index(ds) if _has_store_positions(ds, shape) else None
+    index = row_index(ds) if has_store_positions(ds, shape) else None
     if index is None:
-        return _with_objects(_with_links(ds, ds.isel(vertex=_loaded_rows(ds, shape, box, ids))), ids)
+        return with_objects(_with_links(ds, ds.isel(vertex=_loaded_rows(ds, shape, box, ids))), ids)
     if ids is not None and not index.level.source.schema.has_objects:
         raise InputError(f"{index.level.source.where()} has no objects")
     if box is None and ids is None:
         return ds
-    return _with_objects(_with_links(ds, ds.isel(vertex=select_rows(index, rows_in(index.level, box, ids)))), ids)
+    return with_objects(_with_links(ds, ds.isel(vertex=index.places(rows_in(index.level, box, ids)))), ids)
 
 
 def _narrowed(shape: Shape, box: Box | None, positions: Mapping[str, Any]) -> Box:
-    """Return what is in a box and in slices along axes.
-
-    Raises
-    ------
-    InputError
-        No such axis, no slice, a step, or a start after the stop.
-    """
+    """Return what is in a box and in slices along axes."""
     low, high = (np.full(len(shape.axes), s) for s in (-np.inf, np.inf)) if box is None else (c.copy() for c in box)
     for name, label in positions.items():
         if name not in shape.axes or not isinstance(label, slice) or label.step is not None:
@@ -235,9 +113,8 @@ def _group_numbers(ds: xr.Dataset, groups: Any) -> Any:
 
 
 def _members(ds: xr.Dataset, groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    if "in_group" in ds.variables:
-        table = np.asarray(ds["in_group"].values)
-        numbers = group_numbers(ds)
+    if names.IN_GROUP in ds.variables:
+        table, numbers = np.asarray(ds[names.IN_GROUP].values), group_numbers(ds)
         if len(absent := groups[~np.isin(groups, numbers)]):
             raise NotFoundError(f"no group {absent[0]}: there are {len(numbers)}")
         return np.asarray(ds["object"].values)[table[:, np.isin(numbers, groups)].any(axis=1)]
@@ -283,14 +160,14 @@ def _with_links(before: xr.Dataset, after: xr.Dataset) -> xr.Dataset:
             continue
         links, vertices = after.xindexes.get(dim), after.xindexes.get("vertex")
         if isinstance(links, RowIndex) and isinstance(vertices, RowIndex) and isinstance(links.rows, EdgeRows):
-            after = after.isel({dim: select_rows(links, _filed_near(links.rows, vertices))})
+            after = after.isel({dim: links.places(_filed_near(links.rows, vertices))})
         numbers = after["vertex"].to_numpy()
         ends = np.asarray(after[name].variable.to_numpy())
         after = after.isel({dim: np.flatnonzero(np.isin(ends, numbers).all(axis=1))})
     return after
 
 
-def _with_objects(ds: xr.Dataset, ids: Sequence[int] | NDArray[np.int64] | None) -> xr.Dataset:
+def with_objects(ds: xr.Dataset, ids: Sequence[int] | NDArray[np.int64] | None) -> xr.Dataset:
     """Leave out all other objects of the spatial view's table, whose vertices are not there any more."""
     if ids is None or "object" not in ds.variables or ds["object"].dims != ("object",):
         return ds
@@ -329,13 +206,13 @@ def chunks_in(ds: xr.Dataset, bbox: Any) -> xr.Dataset:
         raise InputError("chunks_in needs a Dataset as it was opened, or a run of its rows; use sel(bbox=...) on others")
     rows = index.level
     chunks = _touched(rows, as_box(bbox, rows.source.schema.grid.ndim))
-    after = ds.isel(vertex=select_rows(index, _run(take_ranges(rows.offsets[chunks], rows.counts[chunks]))))
+    after = ds.isel(vertex=index.places(_run(take_ranges(rows.offsets[chunks], rows.counts[chunks]))))
     for dim in ("edge", "face"):
         links = ds.xindexes.get(dim)
         if isinstance(links, RowIndex) and isinstance(links.rows, EdgeRows):
             table = links.rows
             near = _run(take_ranges(table.offsets[chunks], table.counts[chunks]))
-            after = after.isel({dim: select_rows(links, near)})
+            after = after.isel({dim: links.places(near)})
     return after
 
 
@@ -358,13 +235,7 @@ def _touched(rows: LevelRows, box: Box) -> NDArray[np.intp]:
 
 
 def select_objects(ds: xr.Dataset, at: NDArray[np.intp]) -> xr.Dataset:
-    """Return some objects of the objects view, by their places, with all their vertices.
-
-    Raises
-    ------
-    InputError
-        Vertices and objects are not in step.
-    """
+    """Return some objects of the objects view, by their places, with all their vertices."""
     lengths = check_in_step(ds)
     starts = np.cumsum(lengths) - lengths
     rows: slice | NDArray[np.int64] = take_ranges(starts[at], lengths[at])
@@ -375,11 +246,11 @@ def select_objects(ds: xr.Dataset, at: NDArray[np.intp]) -> xr.Dataset:
 
 def _select_by_object(ds: xr.Dataset, shape: Shape, box: Box | None, ids: list[int] | None, *, clip: bool | str) -> xr.Dataset:
     if ids is not None:
-        ds = select_objects(ds, _places(ds, np.asarray(ids, np.int64)))
+        ds = select_objects(ds, places_of_ids(ds, np.asarray(ids, np.int64)))
     if box is None:
         return ds
-    index = ds.xindexes.get("object")
-    if isinstance(index, ObjectIdIndex) and index.rows is not None:  # no other objects can be in the box
+    index = object_index(ds)
+    if index is not None and index.rows is not None:  # no other objects can be in the box
         ds = select_objects(ds, np.flatnonzero(np.isin(index.ids, _near(index.rows.vertices, box))))
     lengths = check_in_step(ds)
     inside = _inside(ds, shape, box)
@@ -397,7 +268,7 @@ def _select_by_object(ds: xr.Dataset, shape: Shape, box: Box | None, ids: list[i
     return out.assign_coords({names.COUNT: xr.Variable(("object",), counts, ds[names.COUNT].attrs)})
 
 
-def _places(ds: xr.Dataset, ids: NDArray[np.int64]) -> NDArray[np.intp]:
+def places_of_ids(ds: xr.Dataset, ids: NDArray[np.int64]) -> NDArray[np.intp]:
     known = np.asarray(ds["object"].to_numpy())
     lost = ids[~np.isin(ids, known)]
     if len(lost):
@@ -422,7 +293,7 @@ def objects_of(ds: xr.Dataset, key: Any) -> xr.Dataset:
             raise InputError(
                 "ds.zv.objects[...] needs a Dataset of a level with objects, as it was opened or selected from that"
             )
-        if shape.kind in _LINKED:
+        if shape.kind in names.LINKED:
             ids = _chosen(key, ObjectIndex(index.rows.source).ids)
             whole = ds if index.numbers == slice(0, len(index.rows)) else None
             if whole is None:
@@ -435,7 +306,7 @@ def objects_of(ds: xr.Dataset, key: Any) -> xr.Dataset:
         kept = shape_of(ds).attributes
         ds = whole_view.drop_vars([v for k, v in shape_of(whole_view).attributes.items() if k not in kept])
     known = np.asarray(ds["object"].to_numpy())
-    return select_objects(ds, _places(ds, _chosen(key, known)))
+    return select_objects(ds, places_of_ids(ds, _chosen(key, known)))
 
 
 def _chosen(key: Any, known: NDArray[np.int64]) -> NDArray[np.int64]:

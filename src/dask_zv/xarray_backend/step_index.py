@@ -24,13 +24,7 @@ class InStepIndex(Index):
     """On a coordinate of objects in Datasets of vertices: it lets nobody select, sort or align objects without these.
 
     The coordinate has a dimension of its own, so a DataArray along ``object`` or ``vertex`` does not have it, and is free.
-
-    Parameters
-    ----------
-    ids : ndarray of int64
-        Of the objects.
-    renamed : mapping
-        New names of dimensions.
+    `renamed` are new names of dimensions.
     """
 
     def __init__(self, ids: NDArray[np.int64], renamed: Mapping[Any, Hashable] | None = None) -> None:
@@ -45,13 +39,7 @@ class InStepIndex(Index):
         return out
 
     def isel(self, indexers: Mapping[Any, Any]) -> Self | None:
-        """Refuse what selects objects, under whatever name of their dimension.
-
-        Raises
-        ------
-        InputError
-            Only objects are selected.
-        """
+        """Refuse what selects objects, under whatever name of their dimension."""
         if all(isinstance(s, slice) and s == slice(None) for s in indexers.values()):
             return self
         raise InputError(f"a selection along {next(iter(indexers))!r} alone would keep the vertices of all objects: {_WAYS}")
@@ -65,13 +53,7 @@ class InStepIndex(Index):
         return isinstance(other, InStepIndex) and bool(np.array_equal(self.ids, other.ids))
 
     def join(self, other: Self, how: str = "inner") -> Self:
-        """Refuse: one of both has objects that the other has not.
-
-        Raises
-        ------
-        InputError
-            Always.
-        """
+        """Refuse: one of both has objects that the other has not."""
         raise InputError(f"Datasets of different objects can't be aligned, as their vertices are not: {_WAYS}")
 
     def rename(self, name_dict: Mapping[Any, Hashable], dims_dict: Mapping[Any, Hashable]) -> Self:
@@ -80,13 +62,7 @@ class InStepIndex(Index):
 
     @classmethod
     def concat(cls, indexes: Sequence[Self], dim: Hashable, positions: Any = None) -> Self:
-        """Refuse: the vertices would not follow.
-
-        Raises
-        ------
-        InputError
-            Always.
-        """
+        """Refuse: the vertices would not follow."""
         raise InputError(f"objects can't be concatenated, as their vertices would not be: {_WAYS}")
 
     def __repr__(self) -> str:

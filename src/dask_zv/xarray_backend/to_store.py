@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.graph.builder import refuse_expressions
 from dask_zv.level.contents import read_headers
 from dask_zv.level.object_tables import ObjectTables
-from dask_zv.storage.specs import Place
 from dask_zv.storage.targets import resolve_target
-from dask_zv.store.create import create
+from dask_zv.store.store import create
 from dask_zv.write.containers import attrs_of, with_attrs
 from dask_zv.write.graphs import write_graph, write_meshes
 from dask_zv.write.level_metadata import EACH_AXIS
@@ -25,9 +24,16 @@ from dask_zv.write.points import write_points
 from dask_zv.write.polylines import write_lines, write_polylines
 from dask_zv.write.skeletons import write_skeletons
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.content import Shape, check_in_step, group_numbers, shape_of, vertex_numbers
-from dask_zv.xarray_backend.object_index import ObjectIdIndex
-from dask_zv.xarray_backend.selection import row_index
+from dask_zv.xarray_backend.content import (
+    Shape,
+    check_in_step,
+    group_numbers,
+    object_index,
+    row_index,
+    shape_of,
+    vertex_numbers,
+)
+from dask_zv.xarray_backend.origin import place_of
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -42,51 +48,12 @@ def to_store(
     ds: xr.Dataset,
     target: Any,
     *,
-    chunk_shape: Sequence[float] | None = None,
-    bounds: tuple[Sequence[float], Sequence[float]] | None = None,
-    bin_shape: Sequence[float] | None = None,
-    geometry: str | None = None,
-    dtype: DTypeLike | None = None,
-    layout: str | None = None,
-    shard_chunks: Any = "auto",
-    compressor: Any = "auto",
-    storage_options: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    compute: bool = True,
-    progress: bool | None = None,
+    chunk_shape: Sequence[float] | None,
+    geometry: str | None,
+    create_options: Mapping[str, Any],
+    write_options: Mapping[str, Any],
 ) -> Report | Delayed:
-    """Write a Dataset into a new store: vertices, attributes, objects, groups, links; one graph on the active scheduler.
-
-    Paths are written from the objects view, graphs and meshes from the spatial view; points and skeletons from either. Links
-    that lead out of a selection are left out, and a node whose parent is not in it becomes a root; in a Dataset that is no
-    selection of a level they are errors. UGRID and CF Datasets of other makers are written, too.
-
-    Parameters
-    ----------
-    ds : Dataset
-        As ``engine="zv"`` opened it, a part of that, or any other of that shape: positions along ``vertex``.
-    target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
-        Where; never the store that the Dataset is read from.
-    chunk_shape : sequence of float, optional
-        Edges of a chunk; those of the store that the Dataset comes from where None.
-    geometry : str, optional
-        What the objects are; what they were where None.
-    bounds, bin_shape, dtype, layout, shard_chunks, compressor, storage_options, overwrite
-        As for :func:`dask_zv.create`. Bounds and bins are not taken over from the old store.
-    compute, progress
-        As for :func:`dask_zv.write_points`.
-
-    Returns
-    -------
-    Report or Delayed
-
-    Raises
-    ------
-    InputError
-        The Dataset can't be written in its view, or its rows and counts are not in step; nothing was stored.
-    StoreError
-        There is a store and `overwrite` is False, or storage failed.
-    """
+    """Write a Dataset into a new store, see :meth:`ZVDatasetAccessor.to_store`; options are those of `create` and `write_*`."""
     refuse_expressions("to_store")
     shape = shape_of(ds)
     kind = geometry or shape.kind
@@ -97,7 +64,7 @@ def to_store(
                 "chunk_shape says how large the chunks of the new store are, one edge an axis; the Dataset has none"
             )
     _check_view(shape, kind)
-    _check_target(ds, target, storage_options, overwrite=overwrite)
+    _check_target(ds, target, create_options["storage_options"], overwrite=create_options["overwrite"])
     lazy = ds.drop_indexes(list(ds.xindexes)).chunk({}).unify_chunks()
     axes = [
         {"name": a, **({"unit": u} if u else {}), "type": _axis_type(ds, a)}
@@ -106,16 +73,11 @@ def to_store(
     positions = da.stack([lazy[a].data for a in shape.axes], axis=1)
     positions = positions.rechunk({1: -1})
     about = {EACH_AXIS: {a: _about_axis(ds, a) for a in shape.axes}}
-    options: dict[str, Any] = {"compute": compute, "progress": progress}
-    options["attributes"] = {k: _column(lazy, v) for k, v in shape.attributes.items()}
+    options = {**write_options, "attributes": {k: _column(lazy, v) for k, v in shape.attributes.items()}}
     options |= _objects(ds, lazy, shape, kind)
     options |= _links(ds, lazy, shape, kind)
     headers = headers_of(ds)
-    store = create(
-        target, geometry=kind, chunk_shape=tuple(chunk_shape), bounds=bounds, bin_shape=bin_shape, axes=axes, crs=shape.crs,
-        dtype=dtype, layout=layout, shard_chunks=shard_chunks, compressor=compressor, storage_options=storage_options,
-        overwrite=overwrite,
-    )  # fmt: skip
+    store = create(target, geometry=kind, chunk_shape=tuple(chunk_shape), axes=axes, crs=shape.crs, **create_options)
     for name, header in headers.items():
         store.group.require_group("headers").require_group(name).attrs.update(header)
     if kind == "line":
@@ -136,8 +98,7 @@ def to_store(
 
 
 def _check_view(shape: Shape, kind: str) -> None:
-    paths = ("line", "polyline", "streamline")
-    if kind in paths and shape.view != "objects":
+    if kind in names.PATHS and shape.view != "objects":
         raise InputError(
             f"the vertices of a {kind} are not in the order of its path in the spatial view: open the store with "
             "view='objects', and select with ds.zv.sel(...) there"
@@ -148,7 +109,7 @@ def _check_view(shape: Shape, kind: str) -> None:
 
 def _check_target(ds: xr.Dataset, target: Any, storage_options: Mapping[str, Any] | None, *, overwrite: bool) -> None:
     """Refuse the store that the Dataset is read from: it would be gone before it was read."""
-    place = _origin(ds)
+    place = place_of(ds)
     if place is not None:
         source = place.handle, place.prefix.rpartition("/")[0]
     elif str(url := ds.attrs.get("zv_url", "")).startswith("file:"):  # lazy columns may be its, though no index knows
@@ -163,17 +124,9 @@ def _check_target(ds: xr.Dataset, target: Any, storage_options: Mapping[str, Any
         )
 
 
-def _origin(ds: xr.Dataset) -> Place | None:
-    """Return the place of the level that a Dataset is of, None where it does not know it any more."""
-    index, by_object = row_index(ds), ds.xindexes.get("object")
-    if isinstance(by_object, ObjectIdIndex) and by_object.rows is not None:
-        return by_object.rows.vertices.source.place
-    return None if index is None else index.level.source.place
-
-
 def headers_of(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
     """Return the headers of the store that a Dataset is of; none where it does not know it any more."""
-    place = _origin(ds)
+    place = place_of(ds)
     return {} if place is None else read_headers(place.handle, place.prefix.rpartition("/")[0])
 
 
@@ -251,8 +204,8 @@ def _table(columns: Mapping[str, xr.Variable], ids: NDArray[np.int64]) -> xr.Dat
 
 def _groups(ds: xr.Dataset, present: NDArray[np.int64]) -> tuple[dict[int, list[int]], Any]:
     """Return the members of each group that are in the Dataset, and the attributes of groups."""
-    if "in_group" in ds.variables:
-        table, ids = np.asarray(ds["in_group"].to_numpy()), np.asarray(ds["object"].to_numpy())
+    if names.IN_GROUP in ds.variables:
+        table, ids = np.asarray(ds[names.IN_GROUP].to_numpy()), np.asarray(ds["object"].to_numpy())
         numbers = group_numbers(ds)
         groups = {g: ids[table[:, i]].tolist() for i, g in enumerate(numbers.tolist())}
         named = [str(k) for k, v in ds.variables.items() if v.dims == ("group",)]
@@ -305,8 +258,8 @@ def _links(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[st
 
 def _is_part(ds: xr.Dataset) -> bool:
     """Return True if links may lead out of the Dataset: it is a selection of the vertices of a level."""
-    index, objects = row_index(ds), ds.xindexes.get("object")
-    if isinstance(objects, ObjectIdIndex) and objects.rows is not None:
+    index, objects = row_index(ds), object_index(ds)
+    if objects is not None and objects.rows is not None:
         return ds.sizes["vertex"] != len(objects.rows)
     return index is not None and len(index) != len(index.level)
 
