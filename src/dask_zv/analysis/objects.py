@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,9 @@ from dask_zv.analysis.cutting import cut_by_rows
 from dask_zv.config import settings
 from dask_zv.errors import InputError
 from dask_zv.geometry.result import Geometry
-from dask_zv.level.chunk_table import chunk_table
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
-from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
 from dask_zv.read.block import Wanted
 from dask_zv.read.columns import LevelRows
 from dask_zv.read.object_rows import object_lengths
@@ -32,46 +29,19 @@ _BLOCK_OBJECTS = 1 << 16
 _SLICE = 1 << 14
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class ObjectReader:
-    """What tasks know of the level; what they find out about it is kept while it is used, and does not travel."""
+    """How tasks read whole objects: the level's vertices, and what to read of them."""
 
-    source: LevelSource
+    rows: LevelRows
     wanted: Wanted
     links: FoundLinks | None = None
-    table: ChunkTable | None = None
-    """The level's chunks, where no catalog tells them."""
     chunked: bool = False
     """Skeletons of one path a fragment."""
-    offset: tuple[float, ...] | None = None
-    """To be added to all positions."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ObjectReader, (self.source, self.wanted, self.links, self.table, self.chunked, self.offset)
-
-    @cached_property
-    def level(self) -> ChunkTable:
-        """All chunks of the level."""
-        return self.table or chunk_table(self.source, level_blobs(self.source).catalog)
-
-    @cached_property
-    def index(self) -> ObjectIndex:
-        """The manifests."""
-        return ObjectIndex(self.source)
 
     def read(self, ids: NDArray[np.int64]) -> Geometry:
         """Return some objects as a whole, in the order of their ids, which ascend."""
-        return read_whole_objects(
-            self.source,
-            self.level,
-            self.index,
-            ids,
-            self.wanted,
-            self.links,
-            chunked=self.chunked,
-            offset=self.offset,
-            tables=True,
-        )
+        return read_whole_objects(self.rows, ids, self.wanted, self.links, chunked=self.chunked, tables=True)
 
     def pieces(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], Iterator[tuple[str, Geometry]]]:
         """Return ids and rows of some objects, and the name and geometry of each."""
@@ -124,9 +94,8 @@ def plan_object_blocks(
         links=None if links is None else links.source,
         link_attributes=of_links,
     )
-    table = None if source.catalogued else level.chunks
-    reader = ObjectReader(source, wanted, links, table, level.is_chunked_skeleton, level.offset)
-    reader.level, reader.index = level.chunks, level.index
+    rows = LevelRows(source, level.chunks, level.offset, level.index)
+    reader = ObjectReader(rows, wanted, links, level.is_chunked_skeleton)
     row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize + sum(a.row_bytes for a in vertex) + 8
     limit, ones = rows_limit(rows_per_task, row_bytes), np.ones(len(ids), np.int64)
     runs = runs_of((lengths, limit), (ones, _BLOCK_OBJECTS))

@@ -152,15 +152,21 @@ class LevelRows(RaggedColumns):
     """The rows of one level, read when asked for; small to pickle where the store has a catalog, which tells the chunks.
 
     Columns are the axes by number, and by name the attributes, :data:`OBJECT_ID`, and :data:`OBJECT_INDEX`, its
-    place among the ids. `offset` is added to the stored positions.
+    place among the ids. `offset` is added to the stored positions; `index` is what is known already of the manifests.
     """
 
-    def __init__(self, source: LevelSource, table: ChunkTable, offset: tuple[float, ...] | None = None) -> None:
+    def __init__(
+        self,
+        source: LevelSource,
+        table: ChunkTable,
+        offset: tuple[float, ...] | None = None,
+        index: ObjectIndex | None = None,
+    ) -> None:
         super().__init__()
         self.source = source
         self.offset = offset
         self._table: ChunkTable | None = table
-        self._index: ObjectIndex | None = None
+        self._index = index
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -204,17 +204,7 @@ class ObjectRows(RaggedColumns):
             links=None if links is None else links.source,
         )
         try:
-            found = read_whole_objects(
-                source,
-                self.vertices.table,
-                self.vertices.index,
-                ids,
-                wanted,
-                links,
-                chunked=self.chunked,
-                offset=self.vertices.offset,
-                tables=False,
-            )
+            found = read_whole_objects(self.vertices, ids, wanted, links, chunked=self.chunked, tables=False)
         except NotFoundError:
             check_same_objects(source)
             raise

@@ -13,9 +13,10 @@ from dask_zv.geometry.result import Geometry
 from dask_zv.level.fragment_table import FragmentTable, chunk_numbers
 from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex, fragment_owners
-from dask_zv.level.source import ChunkTable, LevelSource
+from dask_zv.level.source import LevelSource
 from dask_zv.read.assemble import Finish, ObjectFacts
 from dask_zv.read.block import Wanted, plan_blocks, read_block
+from dask_zv.read.columns import LevelRows
 from dask_zv.read.select import Selection
 from dask_zv.spatial.grouping import runs_of
 from dask_zv.storage.handles import open_objects
@@ -82,20 +83,11 @@ class ReadObjects:
 
 
 def read_whole_objects(
-    source: LevelSource,
-    table: ChunkTable,
-    index: ObjectIndex,
-    ids: NDArray[np.int64],
-    wanted: Wanted,
-    links: FoundLinks | None,
-    *,
-    chunked: bool,
-    offset: tuple[float, ...] | None,
-    tables: bool,
+    rows: LevelRows, ids: NDArray[np.int64], wanted: Wanted, links: FoundLinks | None, *, chunked: bool, tables: bool
 ) -> Geometry:
     """Return some objects as a whole in the order of their `ids` (ascending), without Dask: a task does this.
 
-    `chunked` and `offset` are as of :class:`~dask_zv.read.assemble.Finish`; with `tables` their attributes and groups are read.
+    `chunked` skeletons have one path a fragment; with `tables` the attributes and groups of the objects are read.
 
     Raises
     ------
@@ -104,7 +96,8 @@ def read_whole_objects(
     FormatError, StoreError
         A part of an object is missing or damaged.
     """
-    chosen = index.select(ids)
+    source, table = rows.source, rows.table
+    chosen = rows.index.select(ids)
     numbers = chunk_numbers(table, chosen.distinct_chunks, source.where())
     coords = table.coords[numbers]
     selection = Selection(numbers, np.ones(len(numbers), bool), None, ids, chosen)
@@ -114,6 +107,6 @@ def read_whole_objects(
     parts = [read_block(p, wanted) for p in plan_blocks(source, table, selection, runs, links, incident=False)]
     facts = ObjectFacts(chosen, ids)
     if tables:
-        facts = ReadObjects(source, coords, True, chosen, ids, True, True, Here(index))()
+        facts = ReadObjects(source, coords, True, chosen, ids, True, True, Here(rows.index))()
     crossing = links is not None and links.source.crossing is not None
-    return Finish(source, wanted, coords, False, False, table.coords if crossing else None, chunked, offset)(parts, facts)
+    return Finish(source, wanted, coords, False, False, table.coords if crossing else None, chunked, rows.offset)(parts, facts)
