@@ -15,7 +15,6 @@ from dask_zv.config import settings
 from dask_zv.errors import InputError, MetadataError, has_control
 from dask_zv.format.axes import NOT_FOR_AXES, Axis, parse_axes
 from dask_zv.format.documents import dump_json, group_document, to_json
-from dask_zv.format.generations import Generation
 from dask_zv.format.grids import GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
@@ -25,7 +24,7 @@ from dask_zv.spatial.grid import as_box
 from dask_zv.storage.codecs import cell_codec
 from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings, shard_shape_of
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.layout import check_layout
+from dask_zv.storage.layout import Layout, check_layout, layout_for
 from dask_zv.storage.nodes import SETTINGS, ensure_groups, put_documents
 from dask_zv.storage.opening import objects_are_cheap, open_empty
 
@@ -58,10 +57,10 @@ def create_contents(
     overwrite: bool = False,
 ) -> StoreContents:
     """Make an empty store, see :func:`dask_zv.create`."""
-    chosen = check_layout(layout, "grid")
+    chosen = layout_for(check_layout(layout, "grid"))
     if geometry not in CONVENTIONS:
         raise InputError(f"geometry {geometry!r}: one of {', '.join(CONVENTIONS)}")
-    if chosen == "per_chunk" and geometry in ("skeleton", "graph", "mesh"):
+    if not chosen.has_tables and geometry in ("skeleton", "graph", "mesh"):
         raise InputError(
             f"layout per_chunk (ZV 0.7) can't hold a {geometry} soundly: its writers and readers lose or mix up the links of "
             "objects that share a chunk; leave layout out, or pass layout='grid'"
@@ -78,8 +77,8 @@ def create_contents(
         "shard_chunks": shard_chunks if isinstance(shard_chunks, int | str) else list(shard_chunks),
     }
     # a level may be opened as a group of its own, from where the root is out of sight
-    own: dict[str, Any] = {SETTINGS: {"layout": chosen}}
-    if chosen == "grid":
+    own: dict[str, Any] = {SETTINGS: {"layout": chosen.name}}
+    if chosen.has_codecs:
         settings["codecs"] = [dict(c) for c in codecs]
         if bounds is not None:
             origin, shape = grid_of_bounds(metadata.chunk_shape, *metadata.bounds)
@@ -87,7 +86,7 @@ def create_contents(
             shards = packing(shard_chunks, math.prod(shape), shape, local=local)
             own[SETTINGS]["grid"] = grid_settings(GridSpec(tuple(shape), tuple(origin), shards, codecs))
     name = (prefix or urlsplit(handle.url).path).rstrip("/").rpartition("/")[2]
-    collection = ome_collection(name, metadata.axes, [0]) if chosen == "grid" else {}
+    collection = ome_collection(name, metadata.axes, [0]) if chosen.has_codecs else {}
     root = {**metadata.to_attributes(), **collection, SETTINGS: settings}
     level = {**LevelMetadata(level=0, vertex_count=0, arrays_present=("vertices",)).to_attributes(), **own}
     objects = open_objects(handle)
@@ -119,19 +118,20 @@ def _plain_shards(shard_chunks: Any) -> Any:
     return shard_chunks
 
 
-def _check_shards(shard_chunks: object, layout: str, ndim: int) -> None:
+def _check_shards(shard_chunks: Any, layout: Layout, ndim: int) -> None:
     if shard_chunks == "auto" or (isinstance(shard_chunks, int) and shard_chunks is not True and shard_chunks >= 1):
         return
-    if layout == "grid" and isinstance(shard_chunks, list | tuple) and all(type(s) is int and s >= 1 for s in shard_chunks):
+    several = layout.shards_have_extents and isinstance(shard_chunks, list | tuple)
+    if several and all(type(s) is int and s >= 1 for s in shard_chunks):
         if len(shard_chunks) == ndim:
             return
         raise InputError(f"shard_chunks {shard_chunks!r} has {len(shard_chunks)} extents for {ndim} axes")
-    extents = ", or positive extents of a shard along each axis" if layout == "grid" else ""
+    extents = ", or positive extents of a shard along each axis" if layout.shards_have_extents else ""
     raise InputError(f"shard_chunks is 'auto' or a positive int{extents}, not {shard_chunks!r}")
 
 
-def _codecs(compressor: Any, layout: str) -> tuple[Mapping[str, Any], ...]:
-    if layout == "per_chunk":
+def _codecs(compressor: Any, layout: Layout) -> tuple[Mapping[str, Any], ...]:
+    if not layout.has_codecs:
         if compressor not in ("auto", None):
             raise InputError(f"compressor {compressor!r}: layout per_chunk stores raw bytes; leave it out")
         return ()
@@ -157,7 +157,7 @@ def _root_metadata(
     bin_shape: Sequence[float] | None,
     axes: Sequence[str | Mapping[str, object] | Axis] | None,
     crs: Any,
-    layout: str,
+    layout: Layout,
 ) -> RootMetadata:
     chunk = _edges(chunk_shape, "chunk_shape", None)
     parsed = parse_axes(axes, len(chunk))
@@ -178,8 +178,8 @@ def _root_metadata(
             raise InputError("bounds must be finite: leave them out to take those of the data")
         low, high = tuple(box[0].tolist()), tuple(box[1].tolist())
     try:
-        metadata = RootMetadata(
-            generation=Generation.GRID if layout == "grid" else Generation.PER_CHUNK,
+        return RootMetadata(
+            generation=layout.generation,
             chunk_shape=chunk,
             bounds=(low, high),
             axes=parsed,
@@ -192,7 +192,6 @@ def _root_metadata(
         )
     except MetadataError as error:
         raise InputError(error.message) from None
-    return metadata
 
 
 def _plain_crs(crs: Any) -> dict[str, Any] | None:

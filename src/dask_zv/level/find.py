@@ -25,6 +25,7 @@ from dask_zv.storage.grid.fetch import cell_path, object_runs
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.shards import object_cells
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.layout import layout_for
 from dask_zv.storage.marks import check_not_replaced
 from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Address, Objects, place_url, snapshot, together
@@ -58,10 +59,11 @@ def find_source(
         The level has no vertices array, or an array's metadata is damaged.
     """
     store, where = open_objects(place.handle), place_url(place.handle.url, place.prefix)
+    grid = layout_for(place.layout).has_tables
     # of other geometries than points readers want the objects next
-    ahead = place.layout == "grid" and root.geometry_types[:1] != ("point_cloud",)
+    ahead = grid and root.geometry_types[:1] != ("point_cloud",)
     about = ["object_index", "object_index/manifests", *(["object_index/object_ids"] if ahead else [])]
-    nodes = [*about, *([VERTICES] if place.layout == "per_chunk" else [])]
+    nodes = [*about, *([VERTICES] if not grid else [])]
     keys = [join(place.prefix, CATALOG_NAME, "c/0"), *(join(place.prefix, n, DOCUMENT) for n in nodes)]
     objects, names, members = together(
         store,
@@ -69,9 +71,9 @@ def find_source(
         lambda: [n for n in store.list_dir(join(place.prefix, ATTRIBUTES)) if n != DOCUMENT],
         lambda: store.list_dir(place.prefix) if ahead else None,
     )
-    catalog = load_catalog(objects, place.prefix) if place.layout == "grid" or not check_objects else None
+    catalog = load_catalog(objects, place.prefix) if grid or not check_objects else None
     arrays = [VERTICES, *(f"{ATTRIBUTES}/{n}" for n in names)]
-    if place.layout == "grid":
+    if grid:
         wanted = [*arrays, FRAGMENTS]
         links = root.links_convention != "implicit_sequential"  # paths are read from their manifests
         catalog, found, state, gone = _look_at_grid(objects, place, catalog, wanted, check_objects=check_objects, links=links)
@@ -89,12 +91,12 @@ def find_source(
     if members is not None:
         keep[MEMBERS] = dict.fromkeys(members)
     # chunks without a document: of a write that has not reached its commit in grid, where the list of chunks is in it
-    stored = level.vertex_count > 0 if place.layout == "grid" else bool(objects.list_dir(join(place.prefix, VERTICES)))
-    empty = place.layout == "grid" and vertices is None and not catalog
+    stored = level.vertex_count > 0 if grid else bool(objects.list_dir(join(place.prefix, VERTICES)))
+    empty = grid and vertices is None and not catalog
     if vertices is None and (stored or (catalog and len(catalog))):
         raise lost_document(where, VERTICES)  # a default dtype would make other points of the same bytes
     lost = catalog is not None and "object_index" in level.arrays_present
-    if index is None and (lost or (place.layout == "grid" and manifests is not None and not empty)):
+    if index is None and (lost or (grid and manifests is not None and not empty)):
         raise lost_document(where, "object_index")
     meta: Mapping[str, Any] = (vertices or {}).get("attributes", {})
     if meta.get("encoding", "raw") != "raw":
@@ -123,7 +125,7 @@ def find_source(
         catalog.token if catalog is not None else token,
         catalog is not None,
         index_token(manifests),
-        links_compared=place.layout == "grid" and root.links_convention != "implicit_sequential",
+        links_compared=grid and root.links_convention != "implicit_sequential",
         leading=leading,
     )
     if catalog is not None:

@@ -51,7 +51,7 @@ class ObjectIndex:
         if rank != source.rank:
             raise MetadataError(f"object_index has sid_ndim {rank!r}, chunk keys have {source.rank}", store=source.where())
         layout = attrs.get("layout")
-        self._grid = source.place.layout == "grid"
+        self._grid = self.tables.in_zarr
         if self._grid and count and layout not in (ROWS_ARE_IDS, ROWS_HAVE_IDS):
             raise MetadataError(f"object_index has the layout {layout!r}, which is not read", store=source.where())
         self.count = count

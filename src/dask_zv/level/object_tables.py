@@ -21,6 +21,7 @@ from dask_zv.level.find import MEMBERS
 from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.layout import layout_for
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.zarr_reads import ZARR_ERRORS, check_claim, open_zarr_array, unpacked
@@ -62,6 +63,7 @@ class ObjectTables:
 
     def __init__(self, source: LevelSource, documents: Mapping[str, Mapping[str, Any] | None] | None = None) -> None:
         self.source = source
+        self.in_zarr = layout_for(source.place.layout).has_tables  # else they are blobs
         self._objects = open_objects(source.place.handle)
         self._documents = dict(documents or {})
         self._open: dict[str, zarr.Array[Any]] = {}
@@ -116,7 +118,7 @@ class ObjectTables:
 
     def members(self, family: str) -> list[str]:
         """Return the arrays of a family; in layout ``grid`` one that has chunks and no document is a :class:`StoreError`."""
-        if self.source.place.layout != "grid":
+        if not self.in_zarr:
             return [f"{family}/{n}" for n in self._objects.list_dir(self.path(family)) if n != DOCUMENT]
         if family not in self._members:
             names = self._objects.list_dir(self.path(family)) if family in self._names else []
@@ -139,7 +141,7 @@ class ObjectTables:
     @cached_property
     def groups(self) -> Groups:
         """The groups of objects: an array that can't be decoded, is missing or counts other groups is an error."""
-        return _groups_of_grid(self) if self.source.place.layout == "grid" else _groups_of_blobs(self)
+        return _groups_of_grid(self) if self.in_zarr else _groups_of_blobs(self)
 
 
 def read_object_attributes(
@@ -162,7 +164,7 @@ def read_object_attributes(
     StoreError
         A document or a chunk is missing.
     """
-    if tables.source.place.layout == "grid":
+    if tables.in_zarr:
         return _attributes_of_grid(tables, count, rows, name)
     values = _plain_arrays(tables, "object_attributes", count, present, name)
     return values if rows is None else {name: v[rows] for name, v in values.items()}

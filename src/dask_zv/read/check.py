@@ -67,7 +67,7 @@ def check_chunks(source: LevelSource, table: ChunkTable) -> None:
     """
     objects = open_objects(source.place.handle)
     prefix = source.place.prefix
-    catalog = load_catalog(objects, prefix) if source.place.layout == "per_chunk" else None
+    catalog = None if isinstance(level_blobs(source), GridArrays) else load_catalog(objects, prefix)
     for start in range(0, len(table), _AT_ONCE):
         coords, rows = table.coords[start : start + _AT_ONCE], table.rows[start : start + _AT_ONCE]
         keys, blobs = coords_to_keys(coords), level_blobs(source)

@@ -42,7 +42,7 @@ def object_fields(index: ObjectIndex, family: str = "object_attributes") -> dict
     tables, where = index.tables, index.tables.source.where()
     out: dict[str, ObjectField] = {}
     for array in tables.members(family):
-        if tables.source.place.layout == "grid":
+        if tables.in_zarr:
             table = tables.open(array)
             dtype = readable(partial(values_dtype, tables.source, array, table.dtype), where)
             if dtype is None:
@@ -69,7 +69,7 @@ def array_state(tables: ObjectTables, array: str) -> str:
     document and the ETags or times of change of its blobs (the blobs themselves where a store has neither).
     """
     about: list[Any] = [tables.document(array)]
-    if tables.source.place.layout != "grid":
+    if not tables.in_zarr:
         parts = ("data", "offsets", "present_mask")
         about += open_objects(tables.source.place.handle).identities([tables.path(array, p, "c/0") for p in parts])
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()

@@ -64,7 +64,8 @@ def select(
     keep = np.ones(len(table), bool)
     whole = np.ones(len(table), bool)
     if box is not None:
-        check_some_boxes(source, table)
+        if not source.catalogued:
+            check_some_boxes(source, table)
         box = stored_box(box, source.schema.dtype, offset)
         spatial = source.spatial(table.coords)
         keep, whole = source.schema.grid.touches(spatial, box), source.schema.grid.inside(spatial, box)
