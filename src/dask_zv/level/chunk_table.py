@@ -21,13 +21,7 @@ _AT_ONCE = 4096
 
 
 def chunk_table(source: LevelSource, catalog: Catalog | None, room: int | None = None) -> ChunkTable:
-    """Return the level's chunks with their rows; `room` is how many it can have.
-
-    Raises
-    ------
-    FormatError
-        A blob of positions is no whole number of rows, a chunk lacks its sibling, or there are more than there is room for.
-    """
+    """Return the level's chunks with their rows; `room` is how many it can have."""
     row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize
     if catalog is not None and VERTICES in catalog.arrays:
         have = catalog.chunks_of(VERTICES)

@@ -52,11 +52,6 @@ def find_source(
     With `check_objects` the catalog is believed only where every stored object is the one that it noted. Layout ``per_chunk``
     notes none: there the catalog is left aside. `keep` gets documents of the object index, and maybe the names of the level's
     nodes, as :data:`MEMBERS`.
-
-    Raises
-    ------
-    MetadataError
-        The level has no vertices array, or an array's metadata is damaged.
     """
     store, where = open_objects(place.handle), place_url(place.handle.url, place.prefix)
     grid = layout_for(place.layout).has_tables

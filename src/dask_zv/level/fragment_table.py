@@ -60,11 +60,6 @@ class FragmentTable:
         """Return the object of each fragment of chunks (n, K): -1 for none, :data:`SHARED` where several name it.
 
         `fragments` are how many each chunk has, and `where` the level's URL.
-
-        Raises
-        ------
-        FormatError
-            A manifest names a fragment that its chunk does not have.
         """
         entries, chunk = self.in_chunks(coords)
         named = self.fragments[entries]

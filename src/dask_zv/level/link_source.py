@@ -32,14 +32,11 @@ CROSSING = "cross_chunk_links"
 class LinkSegment:
     """An array of link cells: those of all records whose endpoints lie at the same offsets from their source."""
 
-    array: str
-    """Path below the level."""
+    array: str  # path below the level
     offsets: tuple[tuple[int, ...], ...]
     """From the source's chunk (at the level of the others, its anchor) to those of the other L - 1 endpoints; K numbers."""
-    permuted: bool
-    """Rows start with the code of the order in which their endpoints were given."""
-    flat: bool
-    """Cells are rows and nothing else."""
+    permuted: bool  # rows start with the code of the order in which their endpoints were given
+    flat: bool  # cells are rows and nothing else
     dtype: str
 
 
@@ -55,13 +52,11 @@ class LinkAttribute:
 class LinkSource:
     """All that a task needs to read a family of links: small and picklable."""
 
-    family: LinkFamily
-    """In generation 0.7 its `count` is that of the records across chunks."""
+    family: LinkFamily  # in generation 0.7 its `count` is that of the records across chunks
     segments: tuple[LinkSegment, ...]
     """Those to read: all but the second copies of a family that stores its records in every chunk that they touch."""
     attributes: tuple[LinkAttribute, ...] = ()
-    crossing: str | None = None
-    """Array of the records across chunks (generation 0.7), which have no attributes."""
+    crossing: str | None = None  # array of the records across chunks (generation 0.7), which have no attributes
     own: tuple[int, ...] = ()
     target: tuple[int, ...] = ()
     """Chunk edges of the level and of the other endpoints' level, in those of the root; K numbers each."""
@@ -132,11 +127,6 @@ def find_links(
     """Return a level's links to the level `delta` above, None where it has none.
 
     `own` and `target` are the edges of the chunks of both levels, in chunks of the root; an `empty` level has no vertices.
-
-    Raises
-    ------
-    MetadataError
-        Their metadata is damaged, or a part of it missing.
     """
     blobs = level_blobs(source)
     if isinstance(blobs, GridArrays):

@@ -174,13 +174,7 @@ class ObjectIndex:
         return array
 
     def slices(self) -> Iterator[FragmentTable]:
-        """Yield the table of all objects, a bounded number of rows at a time.
-
-        Raises
-        ------
-        FormatError
-            A manifest is damaged, or fewer objects have one than `object_index` counts.
-        """
+        """Yield the table of all objects, a bounded number of rows at a time."""
         present = 0
         for first in range(0, self.count, _SLICE):
             rows = np.arange(first, min(first + _SLICE, self.count))
@@ -194,13 +188,7 @@ class ObjectIndex:
             )  # fmt: skip
 
     def select(self, ids: NDArray[np.int64]) -> FragmentTable:
-        """Return the table of the objects `ids` (distinct, ascending), in their order.
-
-        Raises
-        ------
-        NotFoundError
-            No object has one of the ids.
-        """
+        """Return the table of the objects `ids` (distinct, ascending), in their order."""
         rows = self.rows(ids)
         return self._table(rows, ids) if len(ids) else join_tables([], self._source.rank)
 

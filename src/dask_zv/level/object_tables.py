@@ -156,13 +156,6 @@ def read_object_attributes(
 
     `rows` are rows of the index, in any order; `present` finds the objects that have vertices, which a writer of layout
     ``per_chunk`` has rows for.
-
-    Raises
-    ------
-    FormatError
-        An array can't be decoded, or its rows fit neither the objects nor those with vertices.
-    StoreError
-        A document or a chunk is missing.
     """
     if tables.in_zarr:
         return _attributes_of_grid(tables, count, rows, name)
@@ -330,13 +323,7 @@ def _groups_of_blobs(tables: ObjectTables) -> Groups:
 
 
 def plain_table(tables: ObjectTables, array: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Return dtype and shape of a table of layout ``per_chunk``, -1 for as many rows as it has.
-
-    Raises
-    ------
-    MetadataError
-        The metadata says something else; :class:`UnreadableDtypeError` of a dtype that is not read.
-    """
+    """Return dtype and shape of a table of layout ``per_chunk``, -1 for as many rows as it has."""
     attributes = tables.attributes(array)
     dtype = parse_dtype(attributes.get("dtype"), f"{array!r}", VALUE_KINDS)
     shape = attributes.get("shape", [-1])

@@ -137,14 +137,10 @@ class LevelSource:
     schema: PointSchema
     chunk_attribute: tuple[str, tuple[Any, ...]] | None
     """Name and values of the attribute that leads the chunk keys, where there is one whose values they tell."""
-    token: str
-    """State of the store when it was looked at: the digest of the catalog, or of the metadata without one."""
-    catalogued: bool
-    """The level had a catalog."""
-    index_token: str = ""
-    """Digest of the manifests that our writer left; empty for levels of others."""
-    links_compared: bool = False
-    """The documents of links were compared with the catalog as well."""
+    token: str  # state of the store when it was looked at: the digest of the catalog, or of the metadata without one
+    catalogued: bool  # the level had a catalog
+    index_token: str = ""  # digest of the manifests that our writer left; empty for levels of others
+    links_compared: bool = False  # the documents of links were compared with the catalog as well
     leading: str | None = None
     """Name of the part that leads the chunk keys, where there is one: that attribute, or what bins or groups are of."""
 

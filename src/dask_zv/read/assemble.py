@@ -25,10 +25,8 @@ from dask_zv.spatial.chunk_lookup import ChunkLookup
 class ObjectFacts:
     """What was found about the objects."""
 
-    table: FragmentTable | None = None
-    """Their fragments in path order, where rows are wanted in that order."""
-    ids: NDArray[np.int64] | None = None
-    """All objects that the answer lists, where that is known beforehand."""
+    table: FragmentTable | None = None  # their fragments in path order, where rows are wanted in that order
+    ids: NDArray[np.int64] | None = None  # all objects that the answer lists, where that is known beforehand
     tables: Mapping[str, Any] = field(default_factory=dict)
     """Fields of :class:`~dask_zv.geometry.result.Geometry`: attributes of objects, and groups."""
 
@@ -39,18 +37,13 @@ class Finish:
 
     source: LevelSource
     wanted: Wanted
-    coords: NDArray[np.int64]
-    """The chunks that were read, ascending, shape (n, K)."""
-    every: bool
-    """They are all of the level's."""
-    whole: bool
-    """And no row of them was left out."""
+    coords: NDArray[np.int64]  # the chunks that were read, ascending, shape (n, K)
+    every: bool  # they are all of the level's
+    whole: bool  # and no row of them was left out
     level: NDArray[np.int64] | None = None
     """All chunks of the level, where links may lead to others than those that were read; shape (m, K)."""
-    chunked: bool = False
-    """Skeletons of one path a fragment."""
-    offset: tuple[float, ...] | None = None
-    """To be added to all positions."""
+    chunked: bool = False  # skeletons of one path a fragment
+    offset: tuple[float, ...] | None = None  # to be added to all positions
 
     def __call__(self, parts: Sequence[Part], objects: ObjectFacts) -> Geometry:
         positions, columns = self._join(parts)

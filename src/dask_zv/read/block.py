@@ -27,21 +27,14 @@ from dask_zv.spatial.grid import Box
 class Wanted:
     """What to read of every block."""
 
-    attributes: tuple[AttributeSchema, ...] = ()
-    """Of the vertices."""
-    box: Box | None = None
-    """Only vertices inside."""
-    by_object: bool = False
-    """The rows are put into the order of the manifests in the end."""
-    places: bool = False
-    """Where paths are cut must be told."""
-    trees: bool = False
-    """Rows are linked to the rows before them."""
-    parents: bool = False
-    """Links that are all stored are (child, parent)."""
+    attributes: tuple[AttributeSchema, ...] = ()  # of the vertices
+    box: Box | None = None  # only vertices inside
+    by_object: bool = False  # the rows are put into the order of the manifests in the end
+    places: bool = False  # where paths are cut must be told
+    trees: bool = False  # rows are linked to the rows before them
+    parents: bool = False  # links that are all stored are (child, parent)
     links: LinkSource | None = None
-    link_attributes: tuple[int, ...] = ()
-    """Numbers of those of `links` to read."""
+    link_attributes: tuple[int, ...] = ()  # numbers of those of `links` to read
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,14 +43,11 @@ class BlockPlan:
 
     source: LevelSource
     coords: NDArray[np.int64]
-    whole: NDArray[np.bool_]
-    """Chunks inside the box as a whole, shape (n,)."""
-    chosen: FragmentTable | None
-    """The fragments to keep; all where None."""
+    whole: NDArray[np.bool_]  # chunks inside the box as a whole, shape (n,)
+    chosen: FragmentTable | None  # the fragments to keep; all where None
     cells: NDArray[np.uint8] | None = None
     """Bits of a table (S, n): the cells of links to read. All that the level's catalog knows where None."""
-    others: CellPlan | None = None
-    """More cells, of other chunks."""
+    others: CellPlan | None = None  # more cells, of other chunks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,21 +58,15 @@ class Part:
     columns: Mapping[str, NDArray[Any]]
     owners: NDArray[np.int64] | None = None
     """Object of each row; None where the rows are put into the order of the manifests, which tell."""
-    fragments: NDArray[np.int64] | None = None
-    """Fragments of each chunk."""
-    counts: NDArray[np.int64] | None = None
-    """Rows of each fragment."""
-    kept: NDArray[np.int64] | None = None
-    """Those of them that are here."""
-    places: NDArray[np.int64] | None = None
-    """Place of each row in its fragment."""
+    fragments: NDArray[np.int64] | None = None  # fragments of each chunk
+    counts: NDArray[np.int64] | None = None  # rows of each fragment
+    kept: NDArray[np.int64] | None = None  # those of them that are here
+    places: NDArray[np.int64] | None = None  # place of each row in its fragment
     rows: RowMap | None = None
     linked: NDArray[np.bool_] | None = None
-    first: NDArray[np.bool_] | None = None
-    """See :func:`~dask_zv.geometry.assembly.parents_of`."""
+    first: NDArray[np.bool_] | None = None  # see :func:`~dask_zv.geometry.assembly.parents_of`
     links: LinkCells | None = None
-    edited: bool = False
-    """Another tool changed something that the catalog knows."""
+    edited: bool = False  # another tool changed something that the catalog knows
 
     def __len__(self) -> int:
         return len(self.positions)

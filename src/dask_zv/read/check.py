@@ -26,13 +26,7 @@ _ROWS = 1 << 18
 
 
 def check_others(level: LevelContents) -> None:
-    """Read what no catalog has looked at beside the chunks: links, manifests, and tables about objects, some at a time.
-
-    Raises
-    ------
-    StoreError, FormatError
-        Something is missing or damaged, or fewer than is counted.
-    """
+    """Read what no catalog has looked at beside the chunks: links, manifests, and tables about objects, some at a time."""
     source, index = level.source, level.index
     blobs, objects = level_blobs(source), open_objects(source.place.handle)
     names = {n for f in ("links", CROSSING) for n in objects.list_dir(join(source.place.prefix, f)) if n != DOCUMENT}
@@ -60,10 +54,6 @@ def check_chunks(source: LevelSource, table: ChunkTable) -> None:
     """Read every chunk of a level, some at a time: what is missing, short, or at odds with its siblings is an error.
 
     Warns of blobs of layout ``per_chunk`` that are not those of the last commit.
-
-    Raises
-    ------
-    StoreError, FormatError
     """
     objects = open_objects(source.place.handle)
     prefix = source.place.prefix

@@ -31,16 +31,12 @@ from dask_zv.storage.objects import Address
 class Fragments:
     """The fragments of n chunks, F in all, with N rows; a chunk without an index is one."""
 
-    stored: NDArray[np.int64]
-    """Rows of each chunk's blobs, shape (n,)."""
-    numbers: NDArray[np.int64]
-    """Fragments of each chunk, shape (n,)."""
-    counts: NDArray[np.int64]
-    """Rows of each fragment, shape (F,)."""
+    stored: NDArray[np.int64]  # rows of each chunk's blobs, shape (n,)
+    numbers: NDArray[np.int64]  # fragments of each chunk, shape (n,)
+    counts: NDArray[np.int64]  # rows of each fragment, shape (F,)
     stored_rows: NDArray[np.int64] | None = None
     """Row of the chunk's blobs that each row is, shape (N,); None where fragments are ranges that tile their chunks."""
-    listed: NDArray[np.bool_] | None = None
-    """Chunks in which a fragment lists its rows one by one, shape (n,); None for none."""
+    listed: NDArray[np.bool_] | None = None  # chunks in which a fragment lists its rows one by one, shape (n,); None for none
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -140,13 +136,7 @@ def decode_block(
     found: Mapping[Address, bytes],
     expected: NDArray[np.int64] | None = None,
 ) -> BlockRows:
-    """Return the rows of chunks (n, K) from their blobs, where each must have as many as `expected`.
-
-    Raises
-    ------
-    FormatError
-        A chunk lacks a blob, or one is damaged or not of as many rows as its siblings; the message names it.
-    """
+    """Return the rows of chunks (n, K) from their blobs, where each must have as many as `expected`."""
     keys = coords_to_keys(coords)
     positions, rows = block_positions(source, blobs, coords, keys, found, expected)
     fragments = block_fragments(source, keys, rows, found)

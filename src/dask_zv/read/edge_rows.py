@@ -163,11 +163,6 @@ def filed_links(
 
     That is the level-wide numbers of their ends (m, L), the values of `attributes` (by number), and places in `chunks` (m,).
     `links` have no records across chunks in an array of their own.
-
-    Raises
-    ------
-    FormatError
-        A record names a chunk or a row that isn't there.
     """
     cells, of_chunk = _filed_cells(vertices, links, chunks, attributes)
     schemas = [links.attributes[a].schema for a in attributes]
@@ -275,11 +270,6 @@ def read_parents(vertices: LevelRows, links: LinkSource, chunks: NDArray[np.intp
     """Return the level-wide number of the parent of every vertex of some chunks (ascending), -1 at roots.
 
     Where that is `implied`, neighbours on a fragment are linked, but where a record says otherwise.
-
-    Raises
-    ------
-    FormatError
-        A record leads to a chunk or a row that isn't there; or records alone tell, and a node has several parents.
     """
     source, table = vertices.source, vertices.table
     blobs = level_blobs(source)

@@ -72,14 +72,11 @@ class LinkCells:
     """The m records of some cells, as they are stored."""
 
     cells: CellPlan
-    counts: NDArray[np.int64]
-    """Records of each cell."""
-    rows: NDArray[np.int64]
-    """Rows of the endpoints, in stored order; shape (m, L)."""
+    counts: NDArray[np.int64]  # records of each cell
+    rows: NDArray[np.int64]  # rows of the endpoints, in stored order; shape (m, L)
     order: NDArray[np.intp] | None
     """Which endpoint of the input each stored one is, shape (m, L); None where all are in the order of the input."""
-    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """As stored, shape (m,) or (m, C)."""
+    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # as stored, shape (m,) or (m, C)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -96,11 +93,6 @@ def plan_cells(
 
     That is a mask (S, n) of the cells that are filed under these chunks, and the cells that are filed elsewhere: with
     `incident` every record with an endpoint in the selection is wanted, not only those with all of them in it.
-
-    Raises
-    ------
-    FormatError
-        A cell leads to a chunk that the level does not have.
     """
     links = found.source
     coords = level.coords[chunks]
@@ -193,15 +185,7 @@ def decode_cells(
     cells: CellPlan,
     found: Mapping[Address, bytes],
 ) -> LinkCells:
-    """Return the records of cells.
-
-    Raises
-    ------
-    StoreError
-        A cell is gone.
-    FormatError
-        A cell is damaged, or an attribute does not have its rows.
-    """
+    """Return the records of cells."""
     width = links.family.width
     keys = cells.keys
     numbers = cells.segments.tolist()
@@ -342,15 +326,7 @@ def lost_links(source: LevelSource, array: str, found: int, expected: int | None
 def read_crossing(
     source: LevelSource, links: LinkSource, blobs: Blobs, *, counted: bool = True
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the records across chunks of generation 0.7: chunks (m, L, K) and rows (m, L), in input order.
-
-    Raises
-    ------
-    FormatError
-        The blob is no whole number of records, or (with `counted`) has fewer than the metadata counts.
-    StoreError
-        It is gone.
-    """
+    """Return the records across chunks of generation 0.7: chunks (m, L, K) and rows (m, L), in input order."""
     width, rank = links.family.width, links.family.rank
     found = {} if links.crossing is None else blobs.read_many([(links.crossing, "data")])
     if links.crossing is None or (links.crossing, "data") not in found:

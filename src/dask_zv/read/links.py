@@ -49,11 +49,6 @@ def find_endpoints(
     """Return the row numbers of the endpoints of records (m, L), in input order: -1 for what was not read.
 
     `rows` are of the chunks that were `read`; with `every` chunk that a record names must be among these.
-
-    Raises
-    ------
-    FormatError
-        A record names a chunk or a row that isn't there.
     """
     targets, at = find_targets(links, cells.cells, read, source.where() if every else None)
     chunks = np.repeat(at, cells.counts, axis=0)
@@ -83,11 +78,6 @@ def resolve_links(
 
     `level` are all chunks of the level (m, K), where records may lead to others than were read. `every` one of these was
     read; all records of the family were, and `counted`: there are no fewer than it counts, nor more where that is `exact`.
-
-    Raises
-    ------
-    FormatError
-        A record names a chunk or a row that isn't there, or records are missing.
     """
     cells = join_cells(links, attributes, parts, source.where())
     read = ChunkLookup(coords)

@@ -33,8 +33,7 @@ class ObjectField:
     shape: tuple[int, ...]
     missing: Any = None
     """What stands for "none"; None where nothing can."""
-    state: str = ""
-    """Digest of what the store has of it, see :func:`array_state`."""
+    state: str = ""  # digest of what the store has of it, see :func:`array_state`
 
 
 def object_fields(index: ObjectIndex, family: str = "object_attributes") -> dict[str, ObjectField]:

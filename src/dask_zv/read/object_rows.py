@@ -80,13 +80,7 @@ def _stored_lengths(source: LevelSource, index: ObjectIndex) -> ObjectLengths | 
 
 
 def count_lengths(source: LevelSource, table: ChunkTable, index: ObjectIndex) -> ObjectLengths:
-    """Return the objects of a level with their lengths, from their manifests and all fragments of the level.
-
-    Raises
-    ------
-    FormatError
-        A manifest names a chunk or a fragment that isn't there.
-    """
+    """Return the objects of a level with their lengths, from their manifests and all fragments of the level."""
     rows = LevelRows(source, table)
     fragments = Fragments.join(
         [rows.all_fragments(np.arange(a, min(a + _SLICE, len(table)))) for a in range(0, len(table), _SLICE)]
@@ -185,15 +179,7 @@ class ObjectRows(RaggedColumns):
         return np.where(parents < 0, -1, parents + shift)
 
     def read(self, objects: NDArray[np.intp], attributes: tuple[AttributeSchema, ...], *, trees: bool = False) -> Geometry:
-        """Return the vertices of some objects, by their numbers (ascending), and with `trees` the parents of skeletons.
-
-        Raises
-        ------
-        FormatError
-            An object does not have as many vertices as the table says, or a part of it is damaged.
-        StoreError
-            A part of it is missing.
-        """
+        """Return the vertices of some objects, by their numbers (ascending), and with `trees` the parents of skeletons."""
         source, ids = self.vertices.source, self.lengths.ids[objects]
         links = self.links if trees else None
         wanted = Wanted(

@@ -39,18 +39,12 @@ class ReadObjects:
     """Read what is wanted of objects; a task of its own, so that nobody waits for it after the blocks."""
 
     source: LevelSource
-    coords: NDArray[np.int64]
-    """The chunks that are read, shape (n, K)."""
-    by_object: bool
-    """Rows are wanted in the order of the objects' paths."""
-    chosen: FragmentTable | None
-    """Fragments of the objects that were asked for, where that is known."""
-    ids: NDArray[np.int64] | None
-    """The objects that were asked for."""
-    every: bool
-    """Objects without vertices are listed, too."""
-    tables: bool
-    """Attributes of objects, and groups, are wanted."""
+    coords: NDArray[np.int64]  # the chunks that are read, shape (n, K)
+    by_object: bool  # rows are wanted in the order of the objects' paths
+    chosen: FragmentTable | None  # fragments of the objects that were asked for, where that is known
+    ids: NDArray[np.int64] | None  # the objects that were asked for
+    every: bool  # objects without vertices are listed, too
+    tables: bool  # attributes of objects, and groups, are wanted
     here: Here = field(default_factory=Here)
 
     def __call__(self) -> ObjectFacts:
@@ -63,7 +57,7 @@ class ReadObjects:
             objects,
             lambda: index.ids if all_ids else None,
             lambda: index.tables.groups if self.tables else ({}, {}),
-            lambda: index.tables.members("object_attributes") if self.tables else None,
+            lambda: index.tables.members("object_attributes") if self.tables and index.tables.in_zarr else None,
         )
         table, values = together(objects, lambda: self._table(index), lambda: self._values(index) if self.tables else {})
         if self.tables:  # no catalog has their checksums
@@ -88,13 +82,6 @@ def read_whole_objects(
     """Return some objects as a whole in the order of their `ids` (ascending), without Dask: a task does this.
 
     `chunked` skeletons have one path a fragment; with `tables` the attributes and groups of the objects are read.
-
-    Raises
-    ------
-    NotFoundError
-        There is no such object.
-    FormatError, StoreError
-        A part of an object is missing or damaged.
     """
     source, table = rows.source, rows.table
     chosen = rows.index.select(ids)

@@ -30,16 +30,11 @@ LINKED = ("graph", "skeleton", "mesh")
 class Selection:
     """Which chunks of a level to read, and which rows of them."""
 
-    chunks: NDArray[np.int64]
-    """Rows of the level's table of chunks, ascending, shape (n,)."""
-    whole: NDArray[np.bool_]
-    """Chunks whose rows are all inside the box, shape (n,)."""
-    box: Box | None
-    """In stored positions."""
-    ids: NDArray[np.int64] | None
-    """The objects that were asked for."""
-    chosen: FragmentTable | None
-    """Their fragments."""
+    chunks: NDArray[np.int64]  # rows of the level's table of chunks, ascending, shape (n,)
+    whole: NDArray[np.bool_]  # chunks whose rows are all inside the box, shape (n,)
+    box: Box | None  # in stored positions
+    ids: NDArray[np.int64] | None  # the objects that were asked for
+    chosen: FragmentTable | None  # their fragments
 
 
 def select(
@@ -52,15 +47,7 @@ def select(
     chunks: NDArray[np.int64] | None = None,
     offset: tuple[float, ...] | None = None,
 ) -> Selection:
-    """Return what is in a closed box, of some objects (by id) and in some chunks (by number); None selects all.
-
-    Raises
-    ------
-    NotFoundError
-        There is no such object.
-    FormatError
-        A manifest names a chunk that isn't there, or the chunks of the level don't hold what lies in their boxes.
-    """
+    """Return what is in a closed box, of some objects (by id) and in some chunks (by number); None selects all."""
     keep = np.ones(len(table), bool)
     whole = np.ones(len(table), bool)
     if box is not None:
