@@ -50,9 +50,9 @@ def test_what_is_private() -> None:
     assert is_private("zarr.core._info.ZarrInfo", "dask_zv.storage.group")
     assert is_private("numpy._core", "dask_zv.format.links")
     assert is_private("_pytest", "dask_zv.errors")
-    assert is_private("dask_zv.format._json.text_of", "dask_zv.storage.group")
+    assert is_private("dask_zv.format.documents.text_of", "dask_zv.storage.group")
     assert is_private("dask_zv.format.links._decode", "dask_zv.format.levels")
-    assert not is_private("dask_zv.format._json.text_of", "dask_zv.format.levels")
+    assert not is_private("dask_zv.format.documents.text_of", "dask_zv.format.levels")
     assert not is_private("zarr.storage.LocalStore", "dask_zv.storage.group")
     assert not is_private("__future__.annotations", "dask_zv.errors")
 

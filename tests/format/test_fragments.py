@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_zv.errors import FormatError, InputError, ZVError
-from dask_zv.format.fragment_index import MAX_ROWS, FragmentIndex
-from dask_zv.format.fragments import decode_fragments, encode_fragments, encode_tiling
+from dask_zv.format.fragments import MAX_ROWS, FragmentIndex, decode_fragments, encode_fragments, encode_tiling
 
 MODEST = settings(max_examples=60, deadline=None)
 

@@ -12,10 +12,10 @@ import zarr
 
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.format.fragments import decode_fragments, encode_tiling
-from dask_zv.format.groups import decode_groups, encode_groups
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.manifests import decode_manifests, encode_manifests
 from dask_zv.format.metadata import RootMetadata
+from dask_zv.format.objects import decode_groups, encode_groups
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_0.7"
 STORES = sorted([*GOLDEN.glob("*.zarrvectors"), *GOLDEN.glob("*.zarrvectors.zip")])

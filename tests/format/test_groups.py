@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_zv.errors import FormatError, InputError, ZVError
-from dask_zv.format.groups import MAX_RANGE, decode_group_elements, decode_groups, encode_group_elements, encode_groups
+from dask_zv.format.objects import MAX_RANGE, decode_group_elements, decode_groups, encode_group_elements, encode_groups
 
 MODEST = settings(max_examples=60, deadline=None)
 group_lists = st.lists(st.lists(st.integers(0, 2**62), max_size=6), max_size=8)

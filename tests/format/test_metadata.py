@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_zv.errors import InputError, MetadataError, ZVError
-from dask_zv.format.generations import Generation
 from dask_zv.format.levels import LevelMetadata
-from dask_zv.format.metadata import Axis, RootMetadata, detect_generation, parse_axes
+from dask_zv.format.metadata import Axis, Generation, RootMetadata, detect_generation, parse_axes
 
 
 def dataset(path, scale, translation):

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_zv.format.fragments import decode_fragments, encode_fragments, encode_tiling
-from dask_zv.format.tilings import decode_tilings
+from dask_zv.format.fragments import decode_fragments, decode_tilings, encode_fragments, encode_tiling
 
 CHUNKS = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=150), min_size=1, max_size=8)
 

@@ -13,7 +13,7 @@ from fuzz_base import FREE, Decoder, Parts, from_per_chunk, spread
 from fuzz_corpus import HOSTILE_NAMES
 
 from dask_zv.errors import FormatError, InvalidNameError
-from dask_zv.format import fragments, groups, keys, links, manifests, tilings
+from dask_zv.format import fragments, keys, links, manifests, objects
 from dask_zv.geometry.points import decode_index
 
 __all__ = ["BLOB_DECODERS"]
@@ -69,7 +69,7 @@ def _run_fragments(parts: Parts, seed: Parts) -> None:
 
 def _run_tilings(blob: bytes, index: fragments.FragmentIndex) -> None:
     total = float(index.counts.sum(dtype=float))
-    found = tilings.decode_tilings([blob], np.array([int(min(total, 2**62))], np.int64))
+    found = fragments.decode_tilings([blob], np.array([int(min(total, 2**62))], np.int64))
     if found is not None:
         assert np.array_equal(found[0], index.counts)
         assert found[1].tolist() == [len(index)]
@@ -106,13 +106,13 @@ def _run_manifest(parts: Parts, seed: Parts) -> None:
 
 def _group_seeds() -> list[Parts]:
     found = list(zip(from_per_chunk("groups/data"), from_per_chunk("groups/offsets"), strict=False))
-    ours = [groups.encode_groups(m) for m in ([[4, 7], [], [1]], [], [[]], [range(50)] * 3)]
+    ours = [objects.encode_groups(m) for m in ([[4, 7], [], [1]], [], [[]], [range(50)] * 3)]
     return [*ours, *[f for f in found if _is_decodable(*f)]]
 
 
 def _is_decodable(*pair: bytes) -> bool:
     try:
-        groups.decode_groups(*pair)
+        objects.decode_groups(*pair)
     except FormatError:
         return False
     return True
@@ -120,11 +120,11 @@ def _is_decodable(*pair: bytes) -> bool:
 
 def _run_groups(parts: Parts, seed: Parts) -> None:
     data, offsets = parts
-    found = groups.decode_groups(data, offsets)
+    found = objects.decode_groups(data, offsets)
     assert len(found) == len(offsets) // 8
     assert all(g.dtype == np.int64 and (not len(g) or int(g.min()) >= 0) for g in found)
     assert b"".join(g.astype("<i8").tobytes() for g in found) == data
-    elements = groups.decode_group_elements([data, offsets[:0], data], {})
+    elements = objects.decode_group_elements([data, offsets[:0], data], {})
     assert [len(g) for g in elements] == [len(data) // 8, 0, len(data) // 8]
 
 
@@ -138,7 +138,7 @@ def _run_group_elements(parts: Parts, seed: Parts) -> None:
         ranges = json.loads(parts[1])
     except (ValueError, RecursionError):
         return
-    found = groups.decode_group_elements([parts[0], b"", b""], ranges)
+    found = objects.decode_group_elements([parts[0], b"", b""], ranges)
     assert len(found) == 3
     assert all(g.dtype == np.int64 and g.ndim == 1 and (not len(g) or int(g.min()) >= 0) for g in found)
 

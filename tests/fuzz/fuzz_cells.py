@@ -17,7 +17,7 @@ from fuzz_corpus import HOSTILE_NAMES, junk
 from fuzz_stores import documents
 
 from dask_zv.errors import FormatError
-from dask_zv.format import cells, grids, keys, shards
+from dask_zv.format import grids, keys, shards
 from dask_zv.storage import catalog as catalogs
 from dask_zv.storage.codecs import cell_codec, unpack_zstd
 from dask_zv.storage.grid.shards import shard_cells
@@ -30,12 +30,12 @@ __all__ = ["CELL_DECODERS", "join_catalog", "split_catalog"]
 
 
 def _cell_seeds() -> list[Parts]:
-    return [(cells.frame(bytes(range(n))),) for n in (0, 1, 12, 200)]
+    return [(shards.frame(bytes(range(n))),) for n in (0, 1, 12, 200)]
 
 
 def _run_cell(parts: Parts, seed: Parts) -> None:
-    payload = cells.unframe(parts[0])
-    assert cells.frame(payload) == parts[0]
+    payload = shards.unframe(parts[0])
+    assert shards.frame(payload) == parts[0]
 
 
 _SPEC = grids.GridSpec((4, 4), (0, 0), (2, 2), ())
@@ -43,8 +43,8 @@ _SPEC = grids.GridSpec((4, 4), (0, 0), (2, 2), ())
 
 def _shard_seeds() -> list[Parts]:
     places = np.array([[0, 12], [12, 20], [2**64 - 1] * 2, [32, 8]], np.uint64)
-    body = cells.frame(b"abcd") + cells.frame(b"x" * 12) + cells.frame(b"")
-    return [(body, cells.pack_index(places))]
+    body = shards.frame(b"abcd") + shards.frame(b"x" * 12) + shards.frame(b"")
+    return [(body, shards.pack_index(places))]
 
 
 def _refit_crc(parts: Parts, seed: Parts, rng: random.Random) -> Parts:
@@ -55,8 +55,8 @@ def _refit_crc(parts: Parts, seed: Parts, rng: random.Random) -> Parts:
 def _run_shard(parts: Parts, seed: Parts) -> None:
     data = b"".join(parts)
     found = shard_cells(data, _SPEC, "0/v", "file:///s")
-    index = cells.unpack_index(data[-cells.index_nbytes(4) :], 4)
-    assert cells.pack_index(index) == data[-cells.index_nbytes(4) :]
+    index = shards.unpack_index(data[-shards.index_nbytes(4) :], 4)
+    assert shards.pack_index(index) == data[-shards.index_nbytes(4) :]
     for number, (offset, stored) in found.items():
         assert 0 <= number < 4
         assert offset + len(stored) <= len(data)
@@ -100,7 +100,7 @@ _PAYLOADS = (b"", bytes(range(256)), b"\0" * 30_000)
 def _codec_seeds(which: Sequence[int]) -> Callable[[], list[Parts]]:
     def make() -> list[Parts]:
         return [
-            (cell_codec(_CODECS[i]).encode(cells.frame(payload)), json.dumps(_CODECS[i]).encode())
+            (cell_codec(_CODECS[i]).encode(shards.frame(payload)), json.dumps(_CODECS[i]).encode())
             for i in which
             for payload in _PAYLOADS
         ]
@@ -112,7 +112,7 @@ def _run_codec(parts: Parts, seed: Parts) -> None:
     codec = cell_codec(json.loads(parts[1]))
     framed = codec.decode(parts[0])
     assert isinstance(framed, bytes)
-    payload = cells.unframe(framed)
+    payload = shards.unframe(framed)
     if b'"checksum": true' in parts[1] or b"crc32c" in parts[1]:
         assert payload in _PAYLOADS, "another payload with a checksum that matches"  # a frame may be spliced in as a whole
 

@@ -13,9 +13,8 @@ from dask_zv.errors import FormatError, MetadataError
 from dask_zv.format import grids, links
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.format.documents import parse_blob_document, parse_document
-from dask_zv.format.generations import Generation, detect_generation
 from dask_zv.format.levels import LevelMetadata
-from dask_zv.format.metadata import RootMetadata
+from dask_zv.format.metadata import Generation, RootMetadata, detect_generation
 from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import AttributeSchema, PointSchema, parse_dtype
 from dask_zv.spatial.grid import ChunkGrid

@@ -16,8 +16,7 @@ from zarr.storage import MemoryStore, ZipStore
 
 import dask_zv as dzv
 from dask_zv.format.manifests import encode_manifest
-from dask_zv.geometry.encoding import Fragments
-from dask_zv.geometry.places import BlockExtra
+from dask_zv.geometry.block import BlockExtra, Fragments
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.level.object_index import ObjectIndex, fragment_owners

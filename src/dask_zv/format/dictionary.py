@@ -32,33 +32,13 @@ _NA_TYPES = frozenset({"NAType", "NaTType"})
 
 @dataclass(frozen=True, slots=True)
 class DictionaryEncoding:
-    """Categories of one attribute and how codes stand for them.
-
-    Parameters
-    ----------
-    categories : tuple of str
-        ``categories[code]`` is the value. Stores of other writers also hold numbers or booleans here; they are decoded
-        to arrays of that kind.
-    ordered : bool
-        Whether the order of the categories means something.
-    fill_value : int, optional
-        Code of missing values; None where the attribute has none.
-
-    Raises
-    ------
-    MetadataError
-        If categories repeat or are of mixed kinds, or `fill_value` is the code of a category or no code at all.
-
-    Examples
-    --------
-    >>> encoding = DictionaryEncoding.from_values(["soma", None, "axon"])
-    >>> encoding.categories, encoding.encode(["axon", None]).tolist()
-    (('axon', 'soma'), [0, -1])
-    """
+    """Categories of one attribute and how codes stand for them."""
 
     categories: tuple[Category, ...]
-    ordered: bool = False
-    fill_value: int | None = None
+    """``categories[code]`` is the value. Stores of other writers also hold numbers or booleans here; they are decoded to arrays
+    of that kind."""
+    ordered: bool = False  # Whether the order of the categories means something
+    fill_value: int | None = None  # Code of missing values; None where the attribute has none
 
     def __post_init__(self) -> None:
         kinds = {_kind(c) for c in self.categories}
@@ -85,17 +65,7 @@ class DictionaryEncoding:
     def from_values(cls, values: ArrayLike | Iterable[object], *, ordered: bool = False) -> DictionaryEncoding:
         """Make the encoding of an array: its distinct values, sorted, and a fill value if some are missing.
 
-        Parameters
-        ----------
-        values : array_like of str, bytes or missing, shape (n,)
-            None, NaN and pandas' NA are missing.
-        ordered : bool
-            Whether the order of the categories means something.
-
-        Raises
-        ------
-        InputError
-            If a value is neither a string nor missing, or there are more than `MAX_CATEGORIES`.
+        Shapes: `values` (n,).
         """
         found: set[str] = set()
         missing = False
@@ -110,13 +80,7 @@ class DictionaryEncoding:
 
     @classmethod
     def from_attributes(cls, attrs: Mapping[str, Any]) -> DictionaryEncoding | None:
-        """Read the encoding from the metadata of an attribute array; None where it isn't dictionary encoded.
-
-        Raises
-        ------
-        MetadataError
-            If `categories`, `ordered` or `_FillValue` is absent where needed, or wrong.
-        """
+        """Read the encoding from the metadata of an attribute array; None where it isn't dictionary encoded."""
         if attrs.get("encoding") != _ENCODING:
             return None
         categories = attrs.get("categories")
@@ -142,23 +106,7 @@ class DictionaryEncoding:
         return attrs
 
     def encode(self, values: ArrayLike | Iterable[object]) -> NDArray[np.integer[Any]]:
-        """Return the codes of values.
-
-        Parameters
-        ----------
-        values : array_like of str, bytes or missing, shape (n,)
-            None, NaN and pandas' NA are missing.
-
-        Returns
-        -------
-        ndarray of `dtype`, shape (n,)
-            The codes.
-
-        Raises
-        ------
-        InputError
-            If a value is not a category, or is missing and there is no fill value.
-        """
+        """Return the codes of values. Shapes: `values` (n,)."""
         items = _as_list(values)
         table: dict[object, int] = {c: code for code, c in enumerate(self.categories)}
         try:
@@ -170,24 +118,7 @@ class DictionaryEncoding:
         return codes.astype(self.dtype)
 
     def decode(self, codes: NDArray[np.integer[Any]]) -> NDArray[Any]:
-        """Return the values of codes.
-
-        Parameters
-        ----------
-        codes : ndarray of integers, shape (n,) or (n, C)
-            As stored.
-
-        Returns
-        -------
-        ndarray, same shape
-            Of strings (``<U``) where there is no fill value, else of objects with None for missing values. Numbers
-            and booleans come in their own dtype instead of ``<U``.
-
-        Raises
-        ------
-        FormatError
-            If a code is neither a category's nor the fill value; ``offset`` is the code's place in the payload.
-        """
+        """Return the values of codes. Shapes: `codes` (n,) or (n, C)."""
         if codes.dtype.kind not in "iu":
             raise FormatError(f"codes of a dictionary encoded attribute are {codes.dtype}, not integers")
         n = len(self.categories)

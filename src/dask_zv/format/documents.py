@@ -1,19 +1,106 @@
-"""The ``zarr.json`` documents of generation 0.7: groups, and the one-chunk ``uint8`` array that holds a blob.
+"""JSON documents: typed access to them, and those of nodes, groups and blobs as the Zarr v3 core specification has them.
 
-The documents follow the Zarr v3 core specification; the blob array's is the one that ZV 0.7 writers store.
+The document of a blob is the one that ZV 0.7 writers store for their one-chunk ``uint8`` arrays. What can't be read is a
+MetadataError that names the key.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dask_zv.errors import MetadataError, StoreError
+
+
+def require(document: Mapping[str, Any], key: str, where: str) -> Any:
+    """Return the value of a key that must be there."""
+    if key not in document:
+        raise MetadataError(f"{where} has no {key!r}; it has {', '.join(sorted(map(str, document))) or 'no keys'}")
+    return document[key]
+
+
+def mapping(value: object, key: str) -> Mapping[str, Any]:
+    """Return a JSON object."""
+    if not isinstance(value, Mapping):
+        raise wrong(value, key, "an object")
+    return value
+
+
+def string(value: object, key: str) -> str:
+    """Return a string."""
+    if not isinstance(value, str):
+        raise wrong(value, key, "a string")
+    return value
+
+
+def known_capabilities(document: Mapping[str, Any], where: str, known: Sequence[str]) -> None:
+    """Raise :class:`MetadataError` where a document requires what is not known: what it means can't be guessed."""
+    required = strings(document.get("required_capabilities") or [], f"{where}.required_capabilities")
+    unknown = [token for token in required if token not in known]
+    if unknown:
+        raise MetadataError(
+            f"{where} requires {', '.join(unknown)} of who reads it, which this release does not know: read it with a newer "
+            "one, or with the tool that wrote it"
+        )
+
+
+def strings(value: object, key: str) -> tuple[str, ...]:
+    """Return a list of strings."""
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise wrong(value, key, "a list of strings")
+    return tuple(value)
+
+
+def boolean(value: object, key: str) -> bool:
+    """Return a boolean."""
+    if not isinstance(value, bool):
+        raise wrong(value, key, "true or false")
+    return value
+
+
+def integer(value: object, key: str, *, least: int) -> int:
+    """Return an integer that is not less than `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise wrong(value, key, f"an integer of at least {least}")
+    return value
+
+
+def number(value: object, key: str) -> float:
+    """Return a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong(value, key, "a number")
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise wrong(value, key, "finite")
+    return found
+
+
+def floats(value: object, key: str, n: int, *, positive: bool = False) -> tuple[float, ...]:
+    """Return a list of `n` finite numbers."""
+    if not isinstance(value, list | tuple) or len(value) != n:
+        raise wrong(value, key, f"a list of {n} numbers, one per axis")
+    found = tuple(number(item, key) for item in value)
+    if positive and min(found) <= 0:
+        raise wrong(value, key, "positive")
+    return found
+
+
+def wrong(value: object, key: str, expected: str) -> MetadataError:
+    """Return the error for a value that isn't what is expected of its key."""
+    try:
+        shown = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        shown = f"a huge {type(value).__name__}"
+    return MetadataError(f"{key} must be {expected}, not {shown[:120]}")
+
 
 MAX_DEPTH = 100
 
@@ -34,11 +121,6 @@ def to_json(value: Any, key: str) -> Any:
     """Return `value` as plain JSON values.
 
     numpy scalars and arrays, tuples, lists and mappings are converted; `key` names the attribute in errors.
-
-    Raises
-    ------
-    TypeError
-        JSON has no such value (NaN and infinities included).
     """
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.kind not in "biufUO":
@@ -74,13 +156,7 @@ def _json_key(key: Any, within: str) -> str:
 
 
 def dump_json(value: Any) -> bytes:
-    """Return `value`, of JSON values only, as compact UTF-8 text.
-
-    Raises
-    ------
-    MetadataError
-        A NaN or an infinity in it, which a document of others may have and ours may not.
-    """
+    """Return `value`, of JSON values only, as compact UTF-8 text."""
     try:
         return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
     except ValueError as error:
@@ -123,13 +199,7 @@ def manifests_document(count: int, chunk: int) -> bytes:
 
 
 def parse_json(data: bytes) -> Any:
-    """Return a JSON value that is not nested more than :data:`MAX_DEPTH` deep, so that what walks it, and copies it, can.
-
-    Raises
-    ------
-    ValueError
-        Not JSON, or nested deeper.
-    """
+    """Return a JSON value that is not nested more than :data:`MAX_DEPTH` deep, so that what walks it, and copies it, can."""
     try:
         value = json.loads(data)
     except RecursionError as error:
@@ -146,13 +216,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def parse_document(data: bytes, path: str, store: str | None = None) -> dict[str, Any]:
-    """Return a ``zarr.json`` document as a dict.
-
-    Raises
-    ------
-    MetadataError
-        Not JSON, not an object, not Zarr format 3, or a node that is neither a group nor an array.
-    """
+    """Return a ``zarr.json`` document as a dict."""
     try:
         document = parse_json(data)
     except ValueError as error:
@@ -173,38 +237,20 @@ def parse_document(data: bytes, path: str, store: str | None = None) -> dict[str
 
 @dataclass(frozen=True, slots=True)
 class BlobDocument:
-    """What the document of a blob's array says.
+    """What the document of a blob's array says."""
 
-    Attributes
-    ----------
-    nbytes : int
-        Length of the payload.
-    raw : bool
-        True where the data object is the payload itself.
-    zstd : bool
-        True where the data object is one Zstandard frame of the payload (Zarr's default pipeline, whose writers leave
-        out an all-zero chunk).
-    attributes : dict
-        The array's attributes (a shard's index).
-    """
-
-    nbytes: int
-    raw: bool
+    nbytes: int  # Length of the payload
+    raw: bool  # True where the data object is the payload itself
     zstd: bool
-    attributes: dict[str, Any]
+    """True where the data object is one Zstandard frame of the payload (Zarr's default pipeline, whose writers leave out an
+    all-zero chunk)."""
+    attributes: dict[str, Any]  # The array's attributes (a shard's index)
 
 
 def parse_blob_document(data: bytes, path: str, store: str | None = None) -> BlobDocument | None:
     """Return what the document of a blob says, None where it is no 1-D ``uint8`` array in one chunk.
 
     `None` is not an error: such an array is legal Zarr, and is decoded through zarr.
-
-    Raises
-    ------
-    MetadataError
-        The document is damaged.
-    WrongKindError
-        It is a group's, or that of an array with more axes, or none.
     """
     document = parse_document(data, path, store)
     if document["node_type"] != "array":

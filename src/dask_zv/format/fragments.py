@@ -1,7 +1,7 @@
 """Fragment indexes: which rows of a chunk belong to which fragment.
 
 Every chunk of vertices (and of links) has one such index beside it. Writers store *ranges*, back to back; editing tools
-store *explicit* row lists, in any order and overlapping. The decoder takes both, trusts neither, and never allocates
+store *explicit* row lists, in any order and overlapping. The decoders take both, trust neither, and never allocate
 more than a small multiple of the blob.
 
 Source: Zarr Vectors format, fragment index v1. All integers are little-endian::
@@ -20,13 +20,89 @@ from __future__ import annotations
 import operator
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dask_zv.errors import FormatError, InputError
-from dask_zv.format.fragment_index import FragmentIndex
+
+MAX_ROWS = 2**28
+"""Rows that one index is expanded to; a range's count is a claim that 16 bytes can make."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FragmentIndex:
+    """The fragments of one chunk."""
+
+    starts: NDArray[np.int64]  # (F,): First row of each range; -1 marks an explicit fragment
+    counts: NDArray[np.int64]  # (F,): Rows of each fragment
+    explicit_offsets: NDArray[np.int64]
+    """(F + 1,): Fragment ``f`` lists ``explicit_rows[explicit_offsets[f]:explicit_offsets[f + 1]]``; empty for ranges."""
+    explicit_rows: NDArray[np.int64]  # (T,): Rows of the explicit fragments, back to back
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __repr__(self) -> str:
+        explicit = int(np.count_nonzero(self.starts < 0))
+        return f"FragmentIndex({len(self)} fragments, {explicit} of them explicit)"
+
+    def rows(self, f: int) -> NDArray[np.int64]:
+        """Return the rows of fragment ``f`` in its order, shape (counts[f],)."""
+        if not 0 <= f < len(self):
+            raise IndexError(f"no fragment {f} in a chunk of {len(self)}")
+        start, count = int(self.starts[f]), int(self.counts[f])
+        if start < 0:
+            return self.explicit_rows[self.explicit_offsets[f] : self.explicit_offsets[f + 1]]
+        if count > MAX_ROWS:
+            raise FormatError(f"fragment {f} claims {count} rows, more than the {MAX_ROWS} that are expanded")
+        return np.arange(start, start + count, dtype=np.int64)
+
+    def all_rows(self, *, max_rows: int = MAX_ROWS) -> NDArray[np.int64]:
+        """Return the rows of all fragments in fragment order, shape (counts.sum(),)."""
+        claimed = float(self.counts.sum(dtype=np.float64))
+        if claimed > max_rows:
+            raise FormatError(f"fragments claim {claimed:.0f} rows, more than the {max_rows} that are expanded")
+        total = int(claimed)
+        rows = np.arange(total, dtype=np.int64)
+        if self.tiles(total):
+            return rows
+        rows += np.repeat(self.starts - (np.cumsum(self.counts) - self.counts), self.counts)
+        if len(self.explicit_rows):
+            rows[np.repeat(self.starts < 0, self.counts)] = self.explicit_rows
+        return rows
+
+    def fragment_of_rows(self, n_rows: int) -> NDArray[np.int64]:
+        """Return the fragment that each row of the chunk belongs to, shape (n_rows,); -1 where there is none."""
+        if self.tiles(n_rows):
+            return np.repeat(np.arange(len(self), dtype=np.int64), self.counts)
+        beyond = (self.starts >= 0) & (self.counts > 0) & (self.starts + self.counts > n_rows)
+        if beyond.any():
+            f = int(np.argmax(beyond))
+            last = self.starts[f] + self.counts[f] - 1
+            raise FormatError(f"fragment {f} goes to row {last} of a chunk of {n_rows} rows")
+        rows = self.all_rows()
+        owners = np.repeat(np.arange(len(self), dtype=np.int64), self.counts)
+        if len(rows) and int(rows.max()) >= n_rows:
+            at = int(np.argmax(rows >= n_rows))
+            raise FormatError(f"fragment {owners[at]} names row {rows[at]} of a chunk of {n_rows} rows")
+        found = np.full(n_rows, -1, dtype=np.int64)
+        found[rows] = owners
+        clash = found[rows] != owners
+        if clash.any():
+            at = int(np.argmax(clash))
+            raise FormatError(f"row {rows[at]} belongs to fragments {owners[at]} and {found[rows[at]]}")
+        return found
+
+    def tiles(self, n_rows: int) -> bool:
+        """Tell whether the fragments are ranges, each from where the last ended, that cover exactly `n_rows` rows."""
+        if float(self.counts.sum(dtype=np.float64)) != n_rows:
+            return False
+        in_place = self.starts == np.cumsum(self.counts) - self.counts
+        return bool(in_place.all()) or bool((in_place | ((self.counts == 0) & (self.starts >= 0))).all())
+
 
 _MAGIC = 0x5A564647
 _VERSION = 1
@@ -44,23 +120,7 @@ def encode_single(rows: int) -> bytes:
 
 
 def encode_tiling(counts: ArrayLike) -> bytes:
-    """Encode fragments that are ranges back to back from row 0, which is what every writer stores.
-
-    Parameters
-    ----------
-    counts : array_like of int, shape (F,)
-        Rows of each fragment; 0 is allowed (an empty bin).
-
-    Returns
-    -------
-    bytes
-        Fragment index v1.
-
-    Raises
-    ------
-    InputError
-        If a count is negative or not an integer, or the rows don't fit in int64.
-    """
+    """Encode fragments that are ranges back to back from row 0, which is what every writer stores. Shapes: `counts` (F,)."""
     values = np.asarray(counts)
     n = values.size
     if n == 0:
@@ -73,28 +133,11 @@ def encode_tiling(counts: ArrayLike) -> bytes:
     table[:-1, 1].cumsum(out=table[1:, 0])
     if table.min() < 0:
         raise InputError("fragment counts must not be negative, and must add up within int64")
-    head = _tiling_head(n) if n <= _CACHED_FRAGMENTS else _make_tiling_head(n)
-    return head + table.tobytes() + _ZERO_WORD
+    return _tiling_head(n) + table.tobytes() + _ZERO_WORD
 
 
 def encode_fragments(fragments: Sequence[tuple[int, int] | NDArray[np.int64]]) -> bytes:
-    """Encode fragments of either kind.
-
-    Parameters
-    ----------
-    fragments : sequence of (int, int) or ndarray of int, shape (k,)
-        A tuple is a range ``(start, count)``; an array lists rows, and becomes a range where it is ``a, a + 1, ...``.
-
-    Returns
-    -------
-    bytes
-        Fragment index v1.
-
-    Raises
-    ------
-    InputError
-        If a start, count or row is negative, isn't an integer, or doesn't fit in the format.
-    """
+    """Encode fragments of either kind. Shapes: `fragments` (k,)."""
     n = len(fragments)
     if n == 0:
         return _HEADER.pack(_MAGIC, _VERSION, 0, 0, 0)
@@ -120,25 +163,7 @@ def encode_fragments(fragments: Sequence[tuple[int, int] | NDArray[np.int64]]) -
 
 
 def decode_fragments(blob: bytes | bytearray | memoryview, *, n_rows: int | None = None) -> FragmentIndex:
-    """Decode a fragment index, checking every field.
-
-    Parameters
-    ----------
-    blob : bytes-like
-        The index of one chunk.
-    n_rows : int, optional
-        Rows of the chunk; fragments that go beyond are an error.
-
-    Returns
-    -------
-    FragmentIndex
-        Holds copies: the blob can be released.
-
-    Raises
-    ------
-    FormatError
-        If the blob isn't exactly one valid index; ``offset`` says where.
-    """
+    """Decode a fragment index, checking every field."""
     view = memoryview(blob)
     size = view.nbytes
     if size < _HEADER.size:
@@ -199,7 +224,12 @@ def _make_tiling_head(n: int) -> bytes:
     return _HEADER.pack(_MAGIC, _VERSION, 0, n, n) + _full_bitmap(n)
 
 
-_tiling_head = lru_cache(maxsize=1024)(_make_tiling_head)
+_cached_tiling_head = lru_cache(maxsize=1024)(_make_tiling_head)
+
+
+def _tiling_head(n: int) -> bytes:
+    """Return what comes before the table of `n` ranges; that of so many fragments is too long to be kept."""
+    return _cached_tiling_head(n) if n <= _CACHED_FRAGMENTS else _make_tiling_head(n)
 
 
 def _as_range(f: int, fragment: tuple[int, int]) -> tuple[int, int]:
@@ -275,3 +305,33 @@ def _check_size(size: int, expected: int) -> None:
         raise FormatError(f"fragment index is cut off: {size} bytes of {expected}", offset=size)
     if size > expected:
         raise FormatError(f"{size - expected} bytes after the end of the fragment index", offset=expected)
+
+
+def decode_tilings(blobs: Sequence[bytes], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Decode the indexes of n chunks of so many rows, None unless each is ranges back to back over all of its rows.
+
+    Returns the rows of each fragment of all chunks (F,), and how many fragments each chunk has (n,).
+    """
+    tables: list[bytes] = []
+    numbers: list[int] = []
+    for blob in blobs:
+        fragments = int.from_bytes(blob[8:12], "little")
+        if not fragments or fragments > len(blob) >> 4:
+            return None
+        head = _tiling_head(fragments)
+        end = len(head) + 16 * fragments
+        if len(blob) != end + 4 or not blob.startswith(head) or blob[end:] != _ZERO_WORD:
+            return None
+        tables.append(blob[len(head) : end])
+        numbers.append(fragments)
+    ranges = np.frombuffer(b"".join(tables), "<i8").reshape(-1, 2).astype(np.int64, copy=False)
+    starts, counts = ranges.T
+    per_chunk = np.array(numbers, np.int64)
+    if len(ranges) and (int(ranges.min()) < 0 or int(counts.max()) > int(rows.max())):
+        return None  # from here on no sum overflows
+    ends = np.cumsum(counts)
+    last = np.cumsum(per_chunk) - 1
+    before = np.r_[0, ends[last[:-1]]] if len(last) else ends
+    if (ends[last] - before != rows).any() or (starts + np.repeat(before, per_chunk) + counts != ends).any():
+        return None
+    return np.ascontiguousarray(counts), per_chunk

@@ -38,17 +38,7 @@ _COMPRESSORS: dict[str, list[dict[str, Any]]] = {
 
 
 def codec_list(compressor: object) -> tuple[Mapping[str, Any], ...]:
-    """Return the bytes-to-bytes codecs that a compressor's name stands for, as they are written in a document.
-
-    Parameters
-    ----------
-    compressor : {"zstd", "blosc", "none"}, None, or a sequence of Zarr codec documents
-
-    Raises
-    ------
-    MetadataError
-        None of these.
-    """
+    """Return the bytes-to-bytes codecs that a compressor's name stands for, as they are written in a document."""
     if compressor is None or compressor is False:
         return ()
     if isinstance(compressor, str):
@@ -69,24 +59,12 @@ def codec_list(compressor: object) -> tuple[Mapping[str, Any], ...]:
 
 @dataclass(frozen=True, slots=True)
 class GridSpec:
-    """Where the cells of a grid array are, and how they are encoded.
+    """Where the cells of a grid array are, and how they are encoded."""
 
-    Attributes
-    ----------
-    shape : tuple of int, length K
-        Cells along each axis.
-    origin : tuple of int, length K
-        Chunk coordinates of the first cell.
-    shard_shape : tuple of int, length K, optional
-        Cells of a shard; None where every cell is an object of its own.
-    codecs : tuple of mapping
-        Bytes-to-bytes codecs of a cell, after ``vlen-bytes``.
-    """
-
-    shape: tuple[int, ...]
-    origin: tuple[int, ...]
-    shard_shape: tuple[int, ...] | None = None
-    codecs: tuple[Mapping[str, Any], ...] = ()
+    shape: tuple[int, ...]  # Cells along each axis
+    origin: tuple[int, ...]  # Chunk coordinates of the first cell
+    shard_shape: tuple[int, ...] | None = None  # Cells of a shard; None where every cell is an object of its own
+    codecs: tuple[Mapping[str, Any], ...] = ()  # Bytes-to-bytes codecs of a cell, after ``vlen-bytes``
 
     @property
     def rank(self) -> int:
@@ -104,13 +82,7 @@ class GridSpec:
         return np.asarray(((cells >= 0) & (cells < np.asarray(self.shape, np.int64))).all(axis=1), bool)
 
     def cells_of(self, coords: NDArray[np.int64], array: str | None = None) -> NDArray[np.int64]:
-        """Return the cell of each chunk, shape (n, K).
-
-        Raises
-        ------
-        BoundsError
-            A chunk lies outside the grid.
-        """
+        """Return the cell of each chunk, shape (n, K)."""
         if coords.shape[1] != self.rank:
             raise BoundsError(f"chunk keys of rank {coords.shape[1]} in a grid of rank {self.rank}", array=array)
         inside = self.contains(coords)
@@ -143,23 +115,12 @@ class GridSpec:
 
 @dataclass(frozen=True, slots=True)
 class GridArray:
-    """What a grid array's document says.
-
-    Attributes
-    ----------
-    spec : GridSpec
-    attributes : mapping
-        All but the two that the grid itself uses.
-    nonempty : frozenset of str, or None
-        Keys of the chunks that are there; None where the writer left no list.
-    plain : bool
-        Cells can be read without zarr: separator, index codecs and fill value are the usual ones.
-    """
+    """What a grid array's document says."""
 
     spec: GridSpec
-    attributes: Mapping[str, Any]
-    nonempty: frozenset[str] | None
-    plain: bool = True
+    attributes: Mapping[str, Any]  # All but the two that the grid itself uses
+    nonempty: frozenset[str] | None  # Keys of the chunks that are there; None where the writer left no list
+    plain: bool = True  # Cells can be read without zarr: separator, index codecs and fill value are the usual ones
 
 
 def grid_document(spec: GridSpec, attributes: Mapping[str, Any], nonempty: Iterable[str]) -> dict[str, Any]:
@@ -188,13 +149,7 @@ def grid_document(spec: GridSpec, attributes: Mapping[str, Any], nonempty: Itera
 
 
 def parse_grid_document(document: Mapping[str, Any], path: str, store: str | None = None) -> GridArray | None:
-    """Return what a node's document says, None where it is no grid array (a group, or an ordinary array).
-
-    Raises
-    ------
-    MetadataError
-        It is one, and damaged.
-    """
+    """Return what a node's document says, None where it is no grid array (a group, or an ordinary array)."""
 
     def wrong(what: str) -> MetadataError:
         return MetadataError(f"the zarr.json of '/{path}' is damaged: {what}", store=store, array=path)

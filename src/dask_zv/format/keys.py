@@ -19,21 +19,7 @@ SHARD_PREFIX = "__shard_"
 
 
 def check_name(name: str, what: str = "name") -> str:
-    """Return `name` if it may be the path of a node below a group, else raise.
-
-    Parameters
-    ----------
-    name : str
-        One or more segments joined by ``/``.
-    what : str
-        How the message calls it.
-
-    Raises
-    ------
-    InvalidNameError
-        Empty, absolute, with an empty, ``.`` or ``..`` segment, a backslash or a control character, or a name that
-        Zarr keeps for its documents.
-    """
+    """Return `name` if it may be the path of a node below a group, else raise."""
     if not isinstance(name, str):
         raise InvalidNameError(f"{what} must be a string, not {type(name).__name__}")
     return _check_segments(name, what)
@@ -98,13 +84,7 @@ def _parse(key: str) -> tuple[int, ...] | None:
 
 
 def parse_key(key: str) -> tuple[int, ...]:
-    """Return the integers of a spatial chunk key, ``"-1.0.2"`` as ``(-1, 0, 2)``.
-
-    Raises
-    ------
-    InvalidNameError
-        `key` is not decimal integers joined by dots.
-    """
+    """Return the integers of a spatial chunk key, ``"-1.0.2"`` as ``(-1, 0, 2)``."""
     coords = _parse(key)
     if coords is None:
         raise InvalidNameError(f"chunk key {key!r} is not integers joined by dots")
@@ -112,13 +92,7 @@ def parse_key(key: str) -> tuple[int, ...]:
 
 
 def keys_to_coords(keys: Sequence[str], rank: int) -> NDArray[np.int64]:
-    """Return the coordinates of chunk keys of one rank, which were checked before; shape (n, rank).
-
-    Raises
-    ------
-    InvalidNameError
-        A key has another rank.
-    """
+    """Return the coordinates of chunk keys of one rank, which were checked before; shape (n, rank)."""
     # text, not bytes: the fastest way from many short numbers to an array
     coords = np.fromstring(" ".join(keys).replace(".", " "), np.int64, sep=" ") if keys else np.zeros(0, np.int64)
     odd = next((k for k in keys if k.count(".") + 1 != rank), None)
@@ -151,11 +125,6 @@ def confined(key: str) -> str:
     """Return `key`, if it names something below the store's root.
 
     Names are checked where documents are decoded; this is the last check, at the seam to the bytes, for all of them.
-
-    Raises
-    ------
-    InvalidNameError
-        It is absolute, has a ``..`` segment or a NUL character, or can't be encoded as UTF-8.
     """
     if ".." in key or "\0" in key or key[:1] == "/" or not key.isascii():
         _check(key)

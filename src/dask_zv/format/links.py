@@ -41,42 +41,20 @@ def delta_name(delta: int) -> str:
 
 
 def parse_delta(name: str) -> int:
-    """Return the level difference that a path segment names.
-
-    Raises
-    ------
-    FormatError
-        Not one of these names.
-    """
+    """Return the level difference that a path segment names."""
     if not _NUMBER.fullmatch(name) or len(name) > _MAX_DIGITS + 1:
         raise FormatError(f"{name!r:.120} is no level difference, such as '0', '+1' or '-1'")
     return int(name)
 
 
 def segment_name(offsets: NDArray[np.int64] | Sequence[Sequence[int]]) -> str:
-    """Return the name of a segment.
-
-    Parameters
-    ----------
-    offsets : array_like of int, shape (L-1, K)
-
-    Examples
-    --------
-    >>> segment_name([[0, 0, 0], [1, 0, -2]])
-    '0.0.0_+1.0.-2'
-    """
+    """Return the name of a segment. Shapes: `offsets` (L-1, K)."""
     rows = np.asarray(offsets).tolist()
     return "_".join(".".join(delta_name(c) for c in offset) for offset in rows) or "self"
 
 
 def parse_segment(name: str, rank: int) -> NDArray[np.int64]:
-    """Return the offsets that a segment's name tells, shape (L-1, K).
-
-    Raises
-    ------
-    FormatError
-        Not the name of a segment of chunks of this rank.
-    """
+    """Return the offsets that a segment's name tells, shape (L-1, K)."""
     if name == "self":
         return np.zeros((0, rank), np.int64)
     offsets: list[list[int]] = []
@@ -103,13 +81,7 @@ def encode_ragged(rows: NDArray[np.int64]) -> bytes:
 
 
 def decode_ragged(blob: bytes, width: int, dtype: np.dtype[Any] | str = "<i8") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows of a ragged cell, shape (m, width), and the rows of each of its groups, shape (G,).
-
-    Raises
-    ------
-    FormatError
-        The table of groups does not fit the blob, or a group is no whole number of rows.
-    """
+    """Return the rows of a ragged cell, shape (m, width), and the rows of each of its groups, shape (G,)."""
     kind = np.dtype(dtype)
     if blob[:16] == _ONE_GROUP and (len(blob) - 16) % (width * kind.itemsize) == 0:  # what writers emit
         rows = np.frombuffer(blob, kind, offset=16).astype(np.int64, copy=False).reshape(-1, width)
@@ -141,13 +113,7 @@ def decode_ragged(blob: bytes, width: int, dtype: np.dtype[Any] | str = "<i8") -
 
 
 def decode_flat(blob: bytes, width: int, dtype: np.dtype[Any] | str = "<i8") -> NDArray[np.int64]:
-    """Return the rows of an intra-chunk cell, shape (m, width).
-
-    Raises
-    ------
-    FormatError
-        The blob is no whole number of rows.
-    """
+    """Return the rows of an intra-chunk cell, shape (m, width)."""
     kind = np.dtype(dtype)
     if len(blob) % (width * kind.itemsize):
         raise FormatError(f"the links have {len(blob)} bytes, no whole number of rows of {width} x {kind}", offset=len(blob))
@@ -155,13 +121,7 @@ def decode_flat(blob: bytes, width: int, dtype: np.dtype[Any] | str = "<i8") -> 
 
 
 def lehmer_codes(orders: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Return the Lehmer code of each permutation; orders (m, L) to int64 (m,).
-
-    Examples
-    --------
-    >>> lehmer_codes(np.array([[0, 1, 2], [1, 2, 0], [2, 1, 0]])).tolist()
-    [0, 3, 5]
-    """
+    """Return the Lehmer code of each permutation; orders (m, L) to int64 (m,)."""
     width = orders.shape[1]
     out = np.zeros(len(orders), np.int64)
     for i in range(width - 1):
@@ -171,18 +131,7 @@ def lehmer_codes(orders: NDArray[np.intp]) -> NDArray[np.int64]:
 
 
 def permutations(codes: NDArray[np.int64], width: int) -> NDArray[np.intp]:
-    """Return the permutation of each Lehmer code; codes (m,) to intp (m, L).
-
-    Raises
-    ------
-    FormatError
-        A code is that of no permutation of L.
-
-    Examples
-    --------
-    >>> permutations(np.array([3]), 3).tolist()
-    [[1, 2, 0]]
-    """
+    """Return the permutation of each Lehmer code; codes (m,) to intp (m, L)."""
     if len(codes) and (int(codes.min()) < 0 or int(codes.max()) >= math.factorial(width)):
         bad = int(codes.min()) if int(codes.min()) < 0 else int(codes.max())
         raise FormatError(f"{bad} is the code of no permutation of {width} endpoints")
@@ -198,16 +147,7 @@ def permutations(codes: NDArray[np.int64], width: int) -> NDArray[np.intp]:
 def stored_order(chunks: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.intp]:
     """Return the order in which an undirected family stores the endpoints of each record: slot i holds input endpoint [.., i].
 
-    Parameters
-    ----------
-    chunks : ndarray of int64, shape (m, L)
-        A number for the chunk of each endpoint, ascending as the chunks' coordinates are.
-    rows : ndarray of int64, shape (m, L)
-
-    Returns
-    -------
-    ndarray of intp, shape (m, L)
-        As given where all endpoints lie in one chunk.
+    Shapes: `chunks` (m, L), `rows` (m, L).
     """
     order = np.broadcast_to(np.arange(chunks.shape[1]), chunks.shape).copy()
     crossing = np.flatnonzero((chunks != chunks[:, :1]).any(axis=1))
@@ -220,30 +160,14 @@ def stored_order(chunks: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[
 
 @dataclass(frozen=True, slots=True)
 class LinkFamily:
-    """What the group ``links/<delta>`` says of all its segments.
+    """What the group ``links/<delta>`` says of all its segments."""
 
-    Attributes
-    ----------
-    width : int
-        Endpoints L of a record.
-    rank : int
-        Rank K of the chunk keys.
-    delta : int
-        Level of the endpoints but the first, minus that of the first.
-    directed : bool
-        The order of the endpoints means something, and is kept as it is.
-    store : {"canonical", "duplicate"}
-        One copy of a record, or one in each chunk that it touches.
-    count, physical : int, optional
-        Records, and the rows that hold them.
-    """
-
-    width: int
-    rank: int
-    delta: int = 0
-    directed: bool = False
-    store: str = "canonical"
-    count: int | None = None
+    width: int  # Endpoints L of a record
+    rank: int  # Rank K of the chunk keys
+    delta: int = 0  # Level of the endpoints but the first, minus that of the first
+    directed: bool = False  # The order of the endpoints means something, and is kept as it is
+    store: str = "canonical"  # One copy of a record, or one in each chunk that it touches
+    count: int | None = None  # Records, and the rows that hold them
     physical: int | None = None
 
     def to_attributes(self) -> dict[str, Any]:
@@ -263,13 +187,7 @@ class LinkFamily:
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any], rank: int, delta: int) -> LinkFamily:
-        """Return what a group's attributes say.
-
-        Raises
-        ------
-        MetadataError
-            They are damaged.
-        """
+        """Return what a group's attributes say."""
         width, store = attributes.get("link_width"), attributes.get("store", "canonical")
         if type(width) is not int or not 1 <= width <= MAX_WIDTH:
             raise MetadataError(f"links have link_width {width!r}: 1 to {MAX_WIDTH} endpoints are wanted")

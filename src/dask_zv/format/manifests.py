@@ -42,60 +42,13 @@ Manifests = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
 def encode_manifest(chunks: ArrayLike, fragments: ArrayLike) -> bytes:
-    """Encode one object, one block per fragment.
-
-    Parameters
-    ----------
-    chunks : array_like of int, shape (M, K)
-        Chunk of each piece of the object, in the object's order.
-    fragments : array_like of int, shape (M,)
-        Fragment in that chunk.
-
-    Returns
-    -------
-    bytes
-        The manifest.
-
-    Raises
-    ------
-    InputError
-        If the shapes don't fit each other, or a fragment is negative.
-
-    Examples
-    --------
-    >>> blob = encode_manifest([[0, 1], [0, 1]], [5, 6])
-    >>> [part.tolist() for part in decode_manifest(blob, 2)]
-    [[[0, 1], [0, 1]], [5, 6]]
-    """
+    """Encode one object, one block per fragment. Shapes: `chunks` (M, K), `fragments` (M,)."""
     blocks = _pack(chunks, fragments)
     return _WORD.pack(len(blocks)) + blocks.tobytes()
 
 
 def encode_manifests(object_rows: ArrayLike, chunks: ArrayLike, fragments: ArrayLike, *, first: int, count: int) -> list[bytes]:
-    """Encode the manifests of consecutive objects at once.
-
-    Parameters
-    ----------
-    object_rows : array_like of int, shape (M,)
-        Object of each entry, ascending. Entries of objects outside of the asked ones are left out, so that the table of
-        a whole level can be encoded piece by piece.
-    chunks : array_like of int, shape (M, K)
-        Chunk of each entry; entries of an object are in the object's order.
-    fragments : array_like of int, shape (M,)
-        Fragment in that chunk.
-    first, count : int
-        Encode objects ``first`` to ``first + count - 1``.
-
-    Returns
-    -------
-    list of bytes
-        `count` manifests; objects without entries have an empty one (4 zero bytes).
-
-    Raises
-    ------
-    InputError
-        If the shapes don't fit each other, objects are out of order, or `count` or a fragment is negative.
-    """
+    """Encode the manifests of consecutive objects at once. Shapes: `object_rows` (M,), `chunks` (M, K), `fragments` (M,)."""
     if count < 0:
         raise InputError(f"{count} objects can't be encoded")
     rows = _integers(object_rows, "object rows", 1)
@@ -115,29 +68,7 @@ def encode_manifests(object_rows: ArrayLike, chunks: ArrayLike, fragments: Array
 
 
 def decode_manifest(blob: bytes | bytearray | memoryview, ndim: int, *, max_fragments: int | None = None) -> Manifest:
-    """Decode one manifest, expanding every mode.
-
-    Parameters
-    ----------
-    blob : bytes-like
-        The manifest; empty for an object without vertices.
-    ndim : int
-        Rank K of the level's chunk keys.
-    max_fragments : int, optional
-        Fragments that the ranges of this manifest may expand to; :data:`MAX_FRAGMENTS` and 100 for each byte where None.
-
-    Returns
-    -------
-    chunks : ndarray of int64, shape (M, K)
-        Chunk of each fragment of the object, in its order.
-    fragments : ndarray of int64, shape (M,)
-        The fragment in that chunk.
-
-    Raises
-    ------
-    FormatError
-        If the blob isn't exactly one valid manifest, or its ranges are too long; ``offset`` says where.
-    """
+    """Decode one manifest, expanding every mode. Shapes: returns `chunks` (M, K), returns `fragments` (M,)."""
     size = memoryview(blob).nbytes
     if size == 0:
         return np.empty((0, ndim), dtype=np.int64), np.empty(0, dtype=np.int64)
@@ -158,28 +89,7 @@ def decode_manifest(blob: bytes | bytearray | memoryview, ndim: int, *, max_frag
 def decode_manifests(blobs: Sequence[bytes], ndim: int, *, max_fragments: int | None = None) -> Manifests:
     """Decode the manifests of many objects at once.
 
-    Parameters
-    ----------
-    blobs : sequence of bytes
-        One manifest per object.
-    ndim : int
-        Rank K of the level's chunk keys.
-    max_fragments : int, optional
-        Fragments that the ranges of all these manifests may expand to; :data:`MAX_FRAGMENTS` and 100 for each byte where None.
-
-    Returns
-    -------
-    object_rows : ndarray of int64, shape (M,)
-        Position in `blobs` of each entry, ascending.
-    chunks : ndarray of int64, shape (M, K)
-        Chunk of each entry.
-    fragments : ndarray of int64, shape (M,)
-        The fragment in that chunk.
-
-    Raises
-    ------
-    FormatError
-        As `decode_manifest` does; the message names the object's position in `blobs`.
+    Shapes: returns `object_rows` (M,), returns `chunks` (M, K), returns `fragments` (M,).
     """
     dtype = _block_dtype(ndim)
     n = len(blobs)

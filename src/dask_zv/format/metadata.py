@@ -1,22 +1,117 @@
-"""Metadata of a store: which generation it is, its grid, its axes.
+"""What the root group of a store says: its generation, geometry, axes, grid and levels.
 
-`RootMetadata` stands for the root group's attributes, which `RootMetadata.from_attributes` checks before anything else
-of a store is believed. `LevelMetadata`, `Generation` and `Axis` have modules of their own and are exported here too.
-
-Source: Zarr Vectors format 0.7, root attributes ``zarr_vectors`` and ``multiscales``.
+Source: Zarr Vectors format, ``zarr_vectors`` and ``multiscales`` of the root group; NGFF 0.4 for the order of axis types.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Any
 
 from dask_zv.errors import InputError, MetadataError
-from dask_zv.format import _json
-from dask_zv.format.axes import Axis, parse_axes
-from dask_zv.format.generations import Generation, detect_generation
+from dask_zv.format import documents
+
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*")
+
+
+class Generation(Enum):
+    """Generations of the format; the value is the ``zv_version`` that is written."""
+
+    PER_CHUNK = "0.7.0"
+    """One small array per chunk (0.7)."""
+    GRID = "0.9.2"
+    """One array per logical array, a cell per chunk (0.9)."""
+
+
+def detect_generation(zarr_vectors: Mapping[str, Any]) -> Generation:
+    """Tell the generation of a store from its ``zarr_vectors`` attribute."""
+    version = documents.string(documents.require(zarr_vectors, "zv_version", "zarr_vectors"), "zarr_vectors.zv_version")
+    if not _VERSION.fullmatch(version):
+        raise MetadataError(f"zarr_vectors.zv_version must be numbers joined by dots, not {version!r:.80}")
+    parts = tuple(int(part) for part in version.split("."))
+    if (0, 7) <= parts < (0, 8):
+        return Generation.PER_CHUNK
+    if (0, 9) <= parts < (0, 10):
+        return Generation.GRID
+    raise MetadataError(f"Zarr Vectors version {version} is not read; versions 0.7 and 0.9 are")
+
+
+NOT_FOR_AXES = (
+    *("vertex", "vertex_end", "vertex_range", "object", "object_id", "object_index", "node_count", "geometry", "parent"),
+    *("object_table", "object_table_column"),
+    *("topology", "edge", "edges", "edge_node", "face", "faces", "face_node", "group", "in_group", "crs"),
+    *("chunk", "chunk_rows", "chunk_first_row"),
+)
+"""What Datasets of a store call their dimensions, and the coordinates that say how the others belong together."""
+_DEFAULT_NAMES = "xyzw"
+_MIN_AXES, _MAX_AXES = 2, 4
+_RANKS = {"time": 0, "channel": 1, "space": 3}
+_CUSTOM_RANK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis: column j of every position belongs to axis j."""
+
+    name: str  # Not empty, without ``/``
+    type: str = "space"  # ``space``, ``time``, ``channel`` or a type of one's own
+    unit: str | None = None  # UDUNITS-2 name such as ``micrometer``
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name:
+            raise InputError(f"axis name must be a non-empty string without '/', not {self.name!r:.80}")
+        if not self.type:
+            raise InputError(f"type of axis {self.name!r} must not be empty")
+
+    @classmethod
+    def from_json(cls, value: str | Mapping[str, object] | Axis) -> Axis:
+        """Make an axis of a name, or of an object with ``name`` and optionally ``type`` and ``unit``."""
+        if isinstance(value, Axis):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        if not isinstance(value, Mapping):
+            raise InputError(f"axis must be a name or an object with a name, not {value!r:.80}")
+        name, kind, unit = value.get("name"), value.get("type", "space"), value.get("unit")
+        if not isinstance(name, str) or not isinstance(kind, str) or not (unit is None or isinstance(unit, str)):
+            raise InputError(f"name, type and unit of an axis must be strings: {dict(value)!r:.120}")
+        return cls(name, kind, unit or None)
+
+    def to_json(self) -> dict[str, str]:
+        """Return the axis as an entry of ``multiscales[0].axes``; without a unit where there is none."""
+        entry = {"name": self.name, "type": self.type}
+        return entry if self.unit is None else entry | {"unit": self.unit}
+
+
+def parse_axes(axes: Sequence[str | Mapping[str, object] | Axis] | None, ndim: int | None = None) -> tuple[Axis, ...]:
+    """Check the axes of a store, or make the default ones."""
+    if axes is None:
+        if ndim is None:
+            raise InputError("axes or their number must be given")
+        axes = _DEFAULT_NAMES[:ndim]
+    if isinstance(axes, Mapping) or not isinstance(axes, Sequence):
+        raise InputError(f"axes must be a sequence of names or of objects with a name, not {axes!r:.80}")
+    found = tuple(Axis.from_json(axis) for axis in axes)
+    names = [axis.name for axis in found]
+    if ndim is not None and len(found) != ndim:
+        raise InputError(f"{len(found)} axes ({', '.join(names)}) for positions of {ndim} columns")
+    if not _MIN_AXES <= len(found) <= _MAX_AXES:
+        raise InputError(f"a store has {_MIN_AXES} to {_MAX_AXES} axes, not {len(found)}")
+    if len(set(names)) != len(names):
+        raise InputError(f"axis names must differ from each other: {', '.join(names)}")
+    n_space = sum(axis.type == "space" for axis in found)
+    if n_space < _MIN_AXES:
+        raise InputError(f"a store has at least {_MIN_AXES} axes of type space, not {n_space}")
+    ranks = [_RANKS.get(axis.type, _CUSTOM_RANK) for axis in found]
+    if ranks != sorted(ranks):
+        types = ", ".join(axis.type for axis in found)
+        raise InputError(f"axes must be in the order time, channel, custom types, space; they are {types}")
+    return found
+
 
 GEOMETRY_TYPES = ("point_cloud", "line", "polyline", "streamline", "skeleton", "graph", "mesh")
 CAPABILITIES = ("fragment_index", "preserved_object_ids", "shared_fragments", "multiscale_links")
@@ -44,102 +139,54 @@ class RootMetadata:
 
     Optional fields are None where the document leaves them out, and then left out again when it is written; the text
     names the value that readers assume.
-
-    Parameters
-    ----------
-    generation : Generation
-        How chunks are stored.
-    chunk_shape : tuple of float, length D
-        Edges of a chunk of level 0, in world units.
-    bounds : (tuple of float, tuple of float)
-        Lowest and highest corner, inclusive.
-    axes : tuple of Axis
-        The columns of positions.
-    geometry_types : tuple of str
-        Of `GEOMETRY_TYPES`; the first is the store's main kind.
-    base_bin_shape : tuple of float, optional
-        Edges of a bin of level 0; assumed: `chunk_shape`.
-    links_convention : str, optional
-        Of `LINKS_CONVENTIONS`; assumed: ``implicit_sequential``. This and the next two are set by the first writer.
-    object_index_convention : str, optional
-        Assumed: ``standard``.
-    cross_chunk_strategy : str, optional
-        Assumed: ``explicit_links``.
-    crs : mapping, optional
-        Coordinate reference system, free form.
-    format_capabilities : tuple of str
-        Informative tokens.
-    cross_level_depth : int, optional
-        How many levels links across levels span, -1 for all; assumed: 1.
-    cross_level_storage : str, optional
-        ``none``, ``implicit`` or ``explicit``; assumed: ``explicit``.
-    reduction_factor : int, optional
-        Informative.
-    zv_version : str
-        As stored; by default that of `generation`.
-    datasets : tuple of mapping
-        Entries of ``multiscales[0].datasets``. They hold the bins of levels; level 0's is made where it is absent.
-    multiscales_extra : tuple of mapping
-        What else ``multiscales`` holds: other keys of its first entry, then its other entries.
-    extra : mapping
-        Unknown keys of ``zarr_vectors``, kept when it is rewritten.
-
-    Raises
-    ------
-    MetadataError
-        If a value is wrong; the message names its key.
-
-    Examples
-    --------
-    >>> axes = parse_axes(["x", "y"])
-    >>> RootMetadata(generation=Generation.PER_CHUNK, chunk_shape=(50.0, 50.0), bounds=((0.0, 0.0), (99.0, 80.0)),
-    ...              axes=axes, base_bin_shape=(25.0, 50.0)).bins_per_chunk
-    (2, 1)
     """
 
-    generation: Generation
-    chunk_shape: tuple[float, ...]
-    bounds: tuple[tuple[float, ...], tuple[float, ...]]
-    axes: tuple[Axis, ...]
-    geometry_types: tuple[str, ...] = ()
-    base_bin_shape: tuple[float, ...] | None = None
+    generation: Generation  # How chunks are stored
+    chunk_shape: tuple[float, ...]  # Edges of a chunk of level 0, in world units
+    bounds: tuple[tuple[float, ...], tuple[float, ...]]  # Lowest and highest corner, inclusive
+    axes: tuple[Axis, ...]  # The columns of positions
+    geometry_types: tuple[str, ...] = ()  # Of `GEOMETRY_TYPES`; the first is the store's main kind
+    base_bin_shape: tuple[float, ...] | None = None  # Edges of a bin of level 0; assumed: `chunk_shape`
     links_convention: str | None = None
-    object_index_convention: str | None = None
-    cross_chunk_strategy: str | None = None
-    crs: Mapping[str, Any] | None = None
-    format_capabilities: tuple[str, ...] = ()
-    cross_level_depth: int | None = None
-    cross_level_storage: str | None = None
-    reduction_factor: int | None = None
-    zv_version: str = ""
+    """Of `LINKS_CONVENTIONS`; assumed: ``implicit_sequential``. This and the next two are set by the first writer."""
+    object_index_convention: str | None = None  # Assumed: ``standard``
+    cross_chunk_strategy: str | None = None  # Assumed: ``explicit_links``
+    crs: Mapping[str, Any] | None = None  # Coordinate reference system, free form
+    format_capabilities: tuple[str, ...] = ()  # Informative tokens
+    cross_level_depth: int | None = None  # How many levels links across levels span, -1 for all; assumed: 1
+    cross_level_storage: str | None = None  # ``none``, ``implicit`` or ``explicit``; assumed: ``explicit``
+    reduction_factor: int | None = None  # Informative
+    zv_version: str = ""  # As stored; by default that of `generation`
     datasets: tuple[Mapping[str, Any], ...] = ()
+    """Entries of ``multiscales[0].datasets``. They hold the bins of levels; level 0's is made where it is absent."""
     multiscales_extra: tuple[Mapping[str, Any], ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What else ``multiscales`` holds: other keys of its first entry, then its other entries."""
+    extra: Mapping[str, Any] = field(default_factory=dict)  # Unknown keys of ``zarr_vectors``, kept when it is rewritten
 
     def __post_init__(self) -> None:
         if not self.zv_version:
             object.__setattr__(self, "zv_version", self.generation.value)
         if detect_generation({"zv_version": self.zv_version}) is not self.generation:
             raise MetadataError(f"zv_version {self.zv_version} is not of the generation {self.generation.name}")
-        _json.floats(self.chunk_shape, "chunk_shape", self.ndim, positive=True)
-        low, high = (_json.floats(corner, "bounds", self.ndim) for corner in self.bounds)
+        documents.floats(self.chunk_shape, "chunk_shape", self.ndim, positive=True)
+        low, high = (documents.floats(corner, "bounds", self.ndim) for corner in self.bounds)
         if any(a > b for a, b in zip(low, high, strict=True)):
-            raise _json.wrong(self.bounds, "bounds", "[min corner, max corner]")
+            raise documents.wrong(self.bounds, "bounds", "[min corner, max corner]")
         for kind in self.geometry_types:
             if kind not in GEOMETRY_TYPES:
-                raise _json.wrong(kind, "geometry_types", f"of {', '.join(GEOMETRY_TYPES)}")
+                raise documents.wrong(kind, "geometry_types", f"of {', '.join(GEOMETRY_TYPES)}")
         for key, choices in _CHOICES.items():
             if getattr(self, key) not in (None, *choices):
-                raise _json.wrong(getattr(self, key), key, f"one of {', '.join(choices)}")
+                raise documents.wrong(getattr(self, key), key, f"one of {', '.join(choices)}")
         if self.base_bin_shape is not None:
-            _json.floats(self.base_bin_shape, "base_bin_shape", self.ndim, positive=True)
+            documents.floats(self.base_bin_shape, "base_bin_shape", self.ndim, positive=True)
             for chunk, edge in zip(self.chunk_shape, self.base_bin_shape, strict=True):
                 ratio = chunk / edge
                 if not abs(ratio - max(1, round(min(ratio, 2.0**53)))) <= _TOLERANCE:
                     text = f"base_bin_shape {self.base_bin_shape} must divide chunk_shape {self.chunk_shape} evenly"
                     raise MetadataError(text)
         for index, entry in enumerate(self.datasets):
-            _json.string(entry.get("path"), f"multiscales[0].datasets[{index}].path")
+            documents.string(entry.get("path"), f"multiscales[0].datasets[{index}].path")
 
     @property
     def ndim(self) -> int:
@@ -157,13 +204,7 @@ class RootMetadata:
         return tuple(round(chunk / edge) for chunk, edge in zip(self.chunk_shape, self.bin_shape, strict=True))
 
     def bin_shape_at(self, level: int) -> tuple[float, ...] | None:
-        """Return the edges of a bin of `level`: twice the translation of its dataset; None where that says nothing.
-
-        Raises
-        ------
-        MetadataError
-            If the translation is there and isn't D positive numbers.
-        """
+        """Return the edges of a bin of `level`: twice the translation of its dataset; None where that says nothing."""
         if level == 0:
             return self.bin_shape
         key = f"translation of level {level} in multiscales[0].datasets"
@@ -172,30 +213,17 @@ class RootMetadata:
                 continue
             transforms = entry.get("coordinateTransformations", [])
             if not isinstance(transforms, list | tuple):
-                raise _json.wrong(transforms, f"coordinateTransformations of level {level}", "a list")
+                raise documents.wrong(transforms, f"coordinateTransformations of level {level}", "a list")
             for item in transforms:
-                transform = _json.mapping(item, f"coordinateTransformations of level {level}")
+                transform = documents.mapping(item, f"coordinateTransformations of level {level}")
                 if transform.get("type") == "translation":
-                    halves = _json.floats(transform.get("translation"), key, self.ndim, positive=True)
+                    halves = documents.floats(transform.get("translation"), key, self.ndim, positive=True)
                     return tuple(2 * half for half in halves)
         return None
 
     def with_level(self, level: int, bin_shape: tuple[float, ...]) -> RootMetadata:
-        """Return the metadata with the dataset of `level` added or replaced.
-
-        Parameters
-        ----------
-        level : int
-            Number of the level.
-        bin_shape : tuple of float, length D
-            Edges of its bins.
-
-        Raises
-        ------
-        MetadataError
-            If `bin_shape` isn't D positive numbers.
-        """
-        edges = _json.floats(bin_shape, f"bin shape of level {level}", self.ndim, positive=True)
+        """Return the metadata with the dataset of `level` added or replaced."""
+        edges = documents.floats(bin_shape, f"bin shape of level {level}", self.ndim, positive=True)
         scale = [edge / base for edge, base in zip(edges, self.bin_shape, strict=True)]
         if self.generation is Generation.PER_CHUNK:
             scale = [float(max(1, round(ratio))) for ratio in scale]
@@ -205,57 +233,45 @@ class RootMetadata:
 
     @classmethod
     def from_attributes(cls, attrs: Mapping[str, Any]) -> RootMetadata:
-        """Read the root group's attributes.
-
-        Parameters
-        ----------
-        attrs : mapping
-            All of them.
-
-        Raises
-        ------
-        MetadataError
-            If this is no Zarr Vectors store, its version isn't read, or a value is absent or wrong; the message names
-            the key.
-        """
+        """Read the root group's attributes."""
         if "zarr_vectors" not in attrs:
             found = ", ".join(sorted(map(str, attrs))) or "none"
             raise MetadataError(f"not a Zarr Vectors store: the root has no attribute zarr_vectors; it has {found}")
-        zv = _json.mapping(attrs["zarr_vectors"], "zarr_vectors")
+        zv = documents.mapping(attrs["zarr_vectors"], "zarr_vectors")
         generation = detect_generation(zv)
-        _json.known_capabilities(zv, "zarr_vectors", CAPABILITIES)
+        documents.known_capabilities(zv, "zarr_vectors", CAPABILITIES)
         first, *others = _multiscales(attrs)
         try:
-            axes = parse_axes(_json.require(first, "axes", "multiscales[0]"))
+            axes = parse_axes(documents.require(first, "axes", "multiscales[0]"))
         except InputError as error:
             raise MetadataError(f"multiscales[0].axes: {error.message}") from error
         ndim = len(axes)
-        bounds = _json.require(zv, "bounds", "zarr_vectors")
+        bounds = documents.require(zv, "bounds", "zarr_vectors")
         if not isinstance(bounds, list | tuple) or len(bounds) != 2:
-            raise _json.wrong(bounds, "bounds", "[min corner, max corner]")
+            raise documents.wrong(bounds, "bounds", "[min corner, max corner]")
         datasets = first.get("datasets", [])
         if not isinstance(datasets, list | tuple):
-            raise _json.wrong(datasets, "multiscales[0].datasets", "a list")
+            raise documents.wrong(datasets, "multiscales[0].datasets", "a list")
         bins, crs = zv.get("base_bin_shape"), zv.get("crs")
         depth, factor = zv.get("cross_level_depth"), zv.get("reduction_factor")
-        kinds = _json.require(zv, "geometry_types", "zarr_vectors")
-        edges = _json.require(zv, "chunk_shape", "zarr_vectors")
+        kinds = documents.require(zv, "geometry_types", "zarr_vectors")
+        edges = documents.require(zv, "chunk_shape", "zarr_vectors")
         return cls(
             generation=generation,
-            chunk_shape=_json.floats(edges, "chunk_shape", ndim, positive=True),
-            bounds=(_json.floats(bounds[0], "bounds", ndim), _json.floats(bounds[1], "bounds", ndim)),
+            chunk_shape=documents.floats(edges, "chunk_shape", ndim, positive=True),
+            bounds=(documents.floats(bounds[0], "bounds", ndim), documents.floats(bounds[1], "bounds", ndim)),
             axes=axes,
-            geometry_types=_json.strings(kinds, "geometry_types"),
-            base_bin_shape=None if bins is None else _json.floats(bins, "base_bin_shape", ndim, positive=True),
-            crs=None if crs is None else _json.mapping(crs, "crs"),
-            format_capabilities=_json.strings(zv.get("format_capabilities", []), "format_capabilities"),
-            cross_level_depth=None if depth is None else _json.integer(depth, "cross_level_depth", least=-1),
-            reduction_factor=None if factor is None else _json.integer(factor, "reduction_factor", least=2),
+            geometry_types=documents.strings(kinds, "geometry_types"),
+            base_bin_shape=None if bins is None else documents.floats(bins, "base_bin_shape", ndim, positive=True),
+            crs=None if crs is None else documents.mapping(crs, "crs"),
+            format_capabilities=documents.strings(zv.get("format_capabilities", []), "format_capabilities"),
+            cross_level_depth=None if depth is None else documents.integer(depth, "cross_level_depth", least=-1),
+            reduction_factor=None if factor is None else documents.integer(factor, "reduction_factor", least=2),
             zv_version=zv["zv_version"],
-            datasets=tuple(_json.mapping(entry, "multiscales[0].datasets") for entry in datasets),
+            datasets=tuple(documents.mapping(entry, "multiscales[0].datasets") for entry in datasets),
             multiscales_extra=({k: v for k, v in first.items() if k not in ("axes", "datasets")}, *others),
             extra={key: value for key, value in zv.items() if key not in _FIELDS},
-            **{key: None if zv.get(key) is None else _json.string(zv[key], key) for key in _CHOICES},
+            **{key: None if zv.get(key) is None else documents.string(zv[key], key) for key in _CHOICES},
         )
 
     def to_attributes(self) -> dict[str, Any]:
@@ -295,15 +311,7 @@ class RootMetadata:
 
 
 def ome_collection(name: str, axes: Sequence[Axis], levels: Iterable[int]) -> dict[str, Any]:
-    """Return the root attribute ``ome`` of a store of generation 0.9, which describes it to tools of OME-Zarr (FORMAT.md A.4).
-
-    Parameters
-    ----------
-    name : str
-        Of the store; the endings ``.zarrvectors``, ``.zv`` and ``.zarr`` are left out.
-    axes : sequence of Axis
-    levels : iterable of int
-    """
+    """Return the root attribute ``ome`` of a store of generation 0.9, which describes it to tools of OME-Zarr."""
     for ending in (".zarrvectors", ".zv", ".zarr"):
         name = name.removesuffix(ending)
     world = {"name": "world", "axes": [axis.to_json() for axis in axes]}
@@ -319,10 +327,10 @@ def ome_collection(name: str, axes: Sequence[Axis], levels: Iterable[int]) -> di
 
 
 def _multiscales(attrs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    found = _json.require(attrs, "multiscales", "the root of the store")
+    found = documents.require(attrs, "multiscales", "the root of the store")
     if not isinstance(found, list | tuple) or not found:
-        raise _json.wrong(found, "multiscales", "a list of at least one object")
-    return [_json.mapping(entry, "multiscales") for entry in found]
+        raise documents.wrong(found, "multiscales", "a list of at least one object")
+    return [documents.mapping(entry, "multiscales") for entry in found]
 
 
 def _dataset(level: int, scale: list[float], edges: tuple[float, ...]) -> dict[str, Any]:

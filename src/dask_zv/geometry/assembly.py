@@ -11,13 +11,7 @@ from numpy.typing import NDArray
 
 
 def take_ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the numbers of ranges, one behind the other; shape (counts.sum(),).
-
-    Examples
-    --------
-    >>> take_ranges(np.array([5, 0]), np.array([2, 3])).tolist()
-    [5, 6, 0, 1, 2]
-    """
+    """Return the numbers of ranges, one behind the other; shape (counts.sum(),)."""
     return np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
 
 
@@ -32,18 +26,11 @@ def input_order(values: NDArray[np.int64], order: NDArray[np.intp] | None) -> ND
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowMap:
-    """Where the stored rows of some chunks are among the rows that were read.
+    """Where the stored rows of some chunks are among the rows that were read."""
 
-    Attributes
-    ----------
-    stored : ndarray of int64, shape (n,)
-        Rows of each chunk's blobs.
-    places : ndarray of int64, shape (stored.sum(),), optional
-        Row number of each stored row, -1 where it was not read; None where all were read in their order.
-    """
-
-    stored: NDArray[np.int64]
+    stored: NDArray[np.int64]  # (n,): Rows of each chunk's blobs
     places: NDArray[np.int64] | None
+    """(stored.sum(),): row number of each stored row, -1 where it was not read; None where all were read in their order."""
 
     @classmethod
     def join(cls, parts: Sequence[RowMap], rows: Sequence[int]) -> RowMap:
@@ -65,15 +52,7 @@ class RowMap:
         return np.flatnonzero(((rows < 0) | (rows >= limit)).any(axis=1))
 
     def find(self, chunks: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return row numbers, -1 for what was not read.
-
-        Parameters
-        ----------
-        chunks : ndarray of int64
-            Numbers of chunks, -1 for those that were not read.
-        rows : ndarray of int64, same shape
-            Rows that these chunks have.
-        """
+        """Return row numbers, -1 for what was not read."""
         starts = np.append(np.cumsum(self.stored) - self.stored, 0)
         at = starts[chunks] + np.where(chunks < 0, 0, rows)
         if self.places is not None:
@@ -84,27 +63,11 @@ class RowMap:
 def parents_of(
     linked: NDArray[np.bool_], first: NDArray[np.bool_], records: NDArray[np.int64], *, either_way: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the parent of every row, and the record that says so.
+    """Return the parent of every row (N,), -1 at roots and where it was not read, and the record that says so (N,), or -1.
 
-    A row's parent is the row before it, but for the first one of a fragment; records say otherwise.
-
-    Parameters
-    ----------
-    linked : ndarray of bool, shape (N,)
-        The row before is of the same fragment, and next to this one there.
-    first : ndarray of bool, shape (N,)
-        The row is the first of its fragment.
-    records : ndarray of int64, shape (m, 2)
-        Child and parent, -1 for those that were not read.
-    either_way : bool
-        Records may have the parent first: where every fragment is one path, the child is the one that begins a fragment.
-
-    Returns
-    -------
-    parents : ndarray of int64, shape (N,)
-        -1 at roots, and where the parent was not read.
-    told : ndarray of int64, shape (N,)
-        Number of the record, -1 where there is none.
+    A row's parent is the row before it where `linked` (the same fragment, next to it); records (child, parent), of shape (m, 2)
+    with -1 for what was not read, say otherwise. With `either_way` a record may have the parent first: where every fragment is
+    one path, the child is the row that begins a fragment (`first`).
     """
     n = len(linked)
     parents = np.where(linked, np.arange(n) - 1, -1)
@@ -132,26 +95,11 @@ def parents_of_edges(edges: NDArray[np.int64], n: int) -> NDArray[np.int64] | No
 def follow_copies(
     links: NDArray[np.int64], rows: NDArray[np.int64], owners: NDArray[np.int64], n: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Renumber links after rows were reordered, some of them copied: an object that shares a row has a copy of its own.
+    """Renumber links (m, L) after `n` rows were reordered, some of them copied: an object that shares a row has its own copy.
 
-    Parameters
-    ----------
-    links : ndarray of int64, shape (m, L)
-        Row numbers before; all of them were read.
-    rows : ndarray of int64, shape (M,)
-        The number before of each row that there is now.
-    owners : ndarray of int64, shape (M,)
-        The object that each of these is for.
-    n : int
-        Rows before.
-
-    Returns
-    -------
-    links : ndarray of int64, shape (m', L)
-        Of those whose rows are all still there. Where rows have copies, a link is found in each object that has one of its
-        first endpoint: between copies of that object where it has them.
-    records : ndarray of int64, shape (m',)
-        Number before of each link.
+    `rows` (M,) are the numbers before of the rows that there are now, `owners` (M,) their objects. Returned are the links whose
+    rows are all still there, and the number before of each. Where rows have copies, a link is found in each object that has one
+    of its first endpoint: between copies of that object where it has them.
     """
     first = np.full(n, -1, np.int64)
     first[rows[::-1]] = np.arange(len(rows))[::-1]
@@ -181,21 +129,12 @@ def follow_copies(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Paths:
-    """Rows put into the order of the manifests.
+    """Rows put into the order of the manifests."""
 
-    Attributes
-    ----------
-    rows : ndarray of int64, shape (M,)
-        Number before of each row.
-    owners : ndarray of int64, shape (M,)
-    ids, lengths : ndarray of int64, shape (O,)
-        The objects, or their runs, in the order of the rows, and the rows of each.
-    """
-
-    rows: NDArray[np.int64]
-    owners: NDArray[np.int64]
-    ids: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+    rows: NDArray[np.int64]  # (M,): Number before of each row
+    owners: NDArray[np.int64]  # (M,)
+    ids: NDArray[np.int64]  # (O,): The objects, or their runs, in the order of the rows, and the rows of each
+    lengths: NDArray[np.int64]  # (O,)
 
     @classmethod
     def whole(
@@ -207,11 +146,7 @@ class Paths:
     ) -> Paths:
         """Put objects together, each of `ids` (ascending) once.
 
-        Parameters
-        ----------
-        objects, starts, counts : ndarray of int64, shape (E,)
-            Of each entry of the manifests, in their order: its object, its first row, and how many rows it has.
-        ids : ndarray of int64, shape (O,)
+        Entries of manifests, in their order: the object of each, its first row, and how many rows it has.
         """
         owners = np.repeat(objects, counts)
         lengths = np.zeros(len(ids), np.int64)
@@ -229,14 +164,8 @@ class Paths:
     ) -> Paths:
         """Put what is left of paths together, each unbroken run by itself.
 
-        Parameters
-        ----------
-        objects, starts, counts : ndarray of int64, shape (E,)
-            As of :meth:`whole`, of the rows that were kept.
-        whole : ndarray of int64, shape (E,)
-            Rows of each entry before; 1 or more where that is not known, because none was read.
-        places : ndarray of int64, shape (N,)
-            Place of each kept row in its fragment.
+        Entries as of :meth:`whole`, of the rows that were kept; `whole` are the rows of each entry before, 1 or more where that
+        is not known, because none was read; `places` (N,) the place of each kept row in its fragment.
         """
         rows = take_ranges(starts, counts)
         owners = np.repeat(objects, counts)

@@ -13,10 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
-from dask_zv.format.fragment_index import FragmentIndex
-from dask_zv.format.fragments import decode_fragments
-from dask_zv.geometry.encoding import Arrangement, ChunkedRows, cut_fragments, stable_order
-from dask_zv.geometry.schema import FRAGMENTS, VERTICES, PointSchema
+from dask_zv.format.fragments import FragmentIndex, decode_fragments
+from dask_zv.geometry.block import (
+    Arrangement,
+    BlockExtra,
+    ChunkedRows,
+    GeometryBlock,
+    chunk_rows,
+    cut_fragments,
+    encode_block,
+    stable_order,
+)
+from dask_zv.geometry.rows import VertexRows
+from dask_zv.geometry.schema import FRAGMENTS, VERTICES, Kind, PointSchema
+
+POINT_CLOUD = Kind("point_cloud", "implicit_sequential")
+
+
+def encode_points(schema: PointSchema, rows: VertexRows) -> GeometryBlock:
+    """Encode points, with objects or without."""
+    block = chunk_rows(schema, rows)
+    arrangement = arrange_objects(block) if schema.has_objects else arrange_bins(schema, block)
+    return encode_block(schema, block, arrangement, BlockExtra(arrangement.fragments))
 
 
 def arrange_bins(schema: PointSchema, block: ChunkedRows) -> Arrangement:
@@ -40,13 +58,7 @@ def arrange_objects(block: ChunkedRows) -> Arrangement:
 
 
 def decode_positions(schema: PointSchema, chunk: str, vertices: bytes) -> NDArray[Any]:
-    """Return a chunk's stored positions, shape (n, D).
-
-    Raises
-    ------
-    FormatError
-        The blob is no whole number of rows.
-    """
+    """Return a chunk's stored positions, shape (n, D)."""
     ndim = schema.grid.ndim
     if len(vertices) % (ndim * schema.dtype.itemsize):
         raise FormatError(
@@ -57,13 +69,7 @@ def decode_positions(schema: PointSchema, chunk: str, vertices: bytes) -> NDArra
 
 
 def decode_index(chunk: str, fragments: bytes | None, n_rows: int) -> FragmentIndex | None:
-    """Return the fragment index of a chunk of `n_rows` rows, None where it has none.
-
-    Raises
-    ------
-    FormatError
-        The blob is damaged, or a fragment names rows that aren't there.
-    """
+    """Return the fragment index of a chunk of `n_rows` rows, None where it has none."""
     if fragments is None:
         return None
     try:

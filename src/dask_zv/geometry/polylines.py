@@ -8,21 +8,33 @@ from __future__ import annotations
 
 import numpy as np
 
-from dask_zv.geometry.encoding import Arrangement, ChunkedRows, cut_fragments, stable_order
-from dask_zv.geometry.schema import PointSchema
+from dask_zv.geometry.block import (
+    Arrangement,
+    BlockExtra,
+    ChunkedRows,
+    GeometryBlock,
+    chunk_rows,
+    cut_fragments,
+    encode_block,
+    stable_order,
+)
+from dask_zv.geometry.rows import VertexRows
+from dask_zv.geometry.schema import Kind, PointSchema
+
+LINE = Kind("line", "implicit_sequential", is_path=True)
+POLYLINE = Kind("polyline", "implicit_sequential", is_path=True)
+STREAMLINE = Kind("streamline", "implicit_sequential", is_path=True)
+
+
+def encode_polylines(schema: PointSchema, rows: VertexRows, *, at_bins: bool) -> GeometryBlock:
+    """Encode lines and polylines; `at_bins`: cut at the boundaries of bins as well as of chunks."""
+    block = chunk_rows(schema, rows)
+    arrangement = arrange_pieces(schema, block, at_bins=at_bins)
+    return encode_block(schema, block, arrangement, BlockExtra(arrangement.fragments))
 
 
 def arrange_pieces(schema: PointSchema, block: ChunkedRows, *, at_bins: bool) -> Arrangement:
-    """Arrange the vertices of polylines: a fragment for each run of one object whose rows follow each other in the input.
-
-    Parameters
-    ----------
-    schema : PointSchema
-    block : ChunkedRows
-        Rows with `numbers`, ascending.
-    at_bins : bool
-        Cut at the boundaries of bins as well as of chunks.
-    """
+    """Arrange rows, ascending by number: a fragment for each run of one object whose rows follow each other in the input."""
     rows = block.rows
     assert rows.numbers is not None
     order = stable_order(block.number, len(block.coords))

@@ -1,9 +1,9 @@
-"""Rows of vertices on their way into a store: what travels between partitions and blocks."""
+"""Rows of vertices and links on their way into a store: what travels between partitions and blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,27 +12,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VertexRows:
-    """Rows as they are stored, not yet sorted into chunks.
+    """Rows as they are stored, not yet sorted into chunks."""
 
-    Attributes
-    ----------
-    positions : ndarray, shape (n, D)
-    attributes : mapping of str to ndarray, shape (n,) or (n, C)
-    object_ids : ndarray of int64, shape (n,), optional
-    numbers : ndarray of int64, shape (n,), optional
-        Place of each row in the whole input, where the geometry goes by it.
-    keys : ndarray of int64, shape (n,), optional
-        What edges, faces and parents call each row, where that is not its number.
-    parents : ndarray of int64, shape (n,), optional
-        Number (or key) of each row's parent, negative at roots.
-    """
-
-    positions: NDArray[np.floating]
-    attributes: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
-    object_ids: NDArray[np.int64] | None = None
-    numbers: NDArray[np.int64] | None = None
-    keys: NDArray[np.int64] | None = None
-    parents: NDArray[np.int64] | None = None
+    positions: NDArray[np.floating]  # (n, D)
+    attributes: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)  # (n,) or (n, C)
+    object_ids: NDArray[np.int64] | None = None  # (n,)
+    numbers: NDArray[np.int64] | None = None  # (n,): Place of each row in the whole input, where the geometry goes by it
+    keys: NDArray[np.int64] | None = None  # (n,): What edges, faces and parents call each row, where that is not its number
+    parents: NDArray[np.int64] | None = None  # (n,): Number (or key) of each row's parent, negative at roots
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -49,6 +36,10 @@ class VertexRows:
         """Object of each row."""
         assert self.object_ids is not None
         return self.object_ids
+
+    def with_objects(self) -> VertexRows:
+        """Return rows that all have an object: 0 where none were given."""
+        return self if self.object_ids is not None else replace(self, object_ids=np.zeros(len(self), np.int64))
 
     def __sizeof__(self) -> int:
         # what the scheduler's memory management counts
@@ -91,3 +82,29 @@ def concatenate_rows(pieces: Iterable[VertexRows], total: int) -> VertexRows:
     assert first is not None
     assert start == total
     return first.with_columns(joined)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinkRows:
+    """Links as they were given."""
+
+    endpoints: NDArray[np.int64]  # (m, L): Numbers (or keys) of vertices
+    numbers: NDArray[np.int64]  # (m,): Place of each in the input
+    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # (m,) or (m, C)
+
+    def __len__(self) -> int:
+        return len(self.endpoints)
+
+    def __sizeof__(self) -> int:
+        return self.endpoints.nbytes + self.numbers.nbytes + sum(a.nbytes for a in self.attributes.values()) + 200
+
+    @classmethod
+    def join(cls, parts: Sequence[LinkRows]) -> LinkRows:
+        """Return the links of all parts, of which there is one at least."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([p.endpoints for p in parts]),
+            np.concatenate([p.numbers for p in parts]),
+            {k: np.concatenate([p.attributes[k] for p in parts]) for k in parts[0].attributes},
+        )

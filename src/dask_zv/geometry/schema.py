@@ -44,23 +44,7 @@ def readable(read: Callable[[], T], where: str) -> T | None:
 
 
 def parse_dtype(text: object, what: str, kinds: str = _KINDS) -> np.dtype[Any]:
-    """Return the dtype that a store's metadata names.
-
-    Parameters
-    ----------
-    text : object
-    what : str
-        What has it, for errors.
-    kinds : str
-        The kinds that it may be of; numbers, booleans and dates where they are left out.
-
-    Raises
-    ------
-    UnreadableDtypeError
-        The name of a dtype, but of none of these.
-    MetadataError
-        Not the name of a dtype.
-    """
+    """Return the dtype that a store's metadata names."""
     if not isinstance(text, str) or not _DTYPE.fullmatch(text):
         raise MetadataError(f"{what} has the dtype {text!r:.80}: a name such as 'float32' is wanted")
     try:
@@ -74,13 +58,7 @@ def parse_dtype(text: object, what: str, kinds: str = _KINDS) -> np.dtype[Any]:
 
 
 def check_attribute_name(name: object, axes: tuple[str, ...]) -> str:
-    """Return an attribute's name if a store can hold it beside these axes.
-
-    Raises
-    ------
-    InputError
-        Not a string, empty, with a "/" or other characters that node names can't have, or the name of an axis.
-    """
+    """Return an attribute's name if a store can hold it beside these axes."""
     if not isinstance(name, str) or not name:
         raise InputError(f"attribute names are non-empty strings, not {name!r}")
     if "/" in name or "\\" in name or name in (".", "..", "zarr.json") or has_control(name):
@@ -93,29 +71,26 @@ def check_attribute_name(name: object, axes: tuple[str, ...]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class AttributeSchema:
-    """One vertex attribute.
-
-    Attributes
-    ----------
-    name : str
-    dtype : dtype
-        As stored; the codes' where the attribute is a dictionary.
-    channels : int, optional
-        Width of a 2-D attribute; None for one value per vertex.
-    dictionary : DictionaryEncoding, optional
-        Categories of strings.
-    channel_names : tuple of str, optional
-    any_width : bool
-        The metadata does not tell the width (0.7's writers of polylines, graphs and meshes leave it out).
-    """
+class Kind:
+    """What a geometry is, for whoever creates, reads or shows its stores."""
 
     name: str
-    dtype: np.dtype[Any]
-    channels: int | None = None
-    dictionary: DictionaryEncoding | None = None
+    convention: str  # the root's links_convention: how links are told where no record is stored
+    is_path: bool = False  # objects are sequences of vertices, in the order of their manifests
+    link: str | None = None  # "edge" or "face": what joins the vertices, in records
+    has_parents: bool = False  # links lead from a vertex to its one parent
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeSchema:
+    """One vertex attribute."""
+
+    name: str
+    dtype: np.dtype[Any]  # As stored; the codes' where the attribute is a dictionary
+    channels: int | None = None  # Width of a 2-D attribute; None for one value per vertex
+    dictionary: DictionaryEncoding | None = None  # Categories of strings
     channel_names: tuple[str, ...] | None = None
-    any_width: bool = False
+    any_width: bool = False  # The metadata does not tell the width (0.7's writers of polylines, graphs and meshes leave it out)
 
     @property
     def array(self) -> str:
@@ -154,20 +129,7 @@ class AttributeSchema:
 
     @classmethod
     def from_attributes(cls, name: str, attrs: Mapping[str, Any], *, any_width: bool = False) -> AttributeSchema:
-        """Return the schema in the metadata of an attribute's array.
-
-        Parameters
-        ----------
-        name : str
-        attrs : mapping
-        any_width : bool
-            An attribute without channel names may have any width, to be found in its blobs.
-
-        Raises
-        ------
-        MetadataError
-            It is damaged.
-        """
+        """Return the schema in the metadata of an attribute's array."""
         what = f"attribute {name!r}"
         dtype = parse_dtype(attrs.get("dtype", "float32"), what, VALUE_KINDS)
         any_width = any_width or not {"dtype", "row_shape"} & attrs.keys()  # a writer that notes nothing takes channels, too
@@ -199,11 +161,6 @@ class AttributeSchema:
         """Return a chunk's stored values, shape (n,) or (n, channels); codes are left as they are.
 
         A width that the metadata does not tell is recovered from the number of values.
-
-        Raises
-        ------
-        FormatError
-            The blob does not hold `n` rows.
         """
         width = self.width
         if self.any_width and n:
@@ -224,22 +181,12 @@ class AttributeSchema:
 
 @dataclass(frozen=True, slots=True)
 class PointSchema:
-    """What a level of points holds.
-
-    Attributes
-    ----------
-    grid : ChunkGrid
-    dtype : dtype
-        Of the positions.
-    attributes : tuple of AttributeSchema
-    has_objects : bool
-        Fragments are objects' runs, rather than bins.
-    """
+    """What a level of points holds."""
 
     grid: ChunkGrid
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any]  # Of the positions
     attributes: tuple[AttributeSchema, ...] = ()
-    has_objects: bool = False
+    has_objects: bool = False  # Fragments are objects' runs, rather than bins
 
     @property
     def row_bytes(self) -> int:

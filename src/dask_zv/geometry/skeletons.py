@@ -8,44 +8,45 @@ Vectors format, skeletons, with the rule of its 0.9 readers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.geometry.encoding import Arrangement, ChunkedRows, cut_fragments
-from dask_zv.geometry.link_records import LinkRecords, LinkRows
+from dask_zv.format.links import LinkFamily
+from dask_zv.geometry.block import (
+    Arrangement,
+    BlockExtra,
+    ChunkedRows,
+    GeometryBlock,
+    chunk_rows,
+    cut_fragments,
+    encode_block,
+    places_of,
+)
+from dask_zv.geometry.links import LinkRecords, encode_links
+from dask_zv.geometry.rows import LinkRows, VertexRows
+from dask_zv.geometry.schema import Kind, PointSchema
+
+SKELETON = Kind("skeleton", "implicit_sequential_with_branches", link="edge", has_parents=True)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Forest:
-    """A block's nodes.
-
-    Attributes
-    ----------
-    arrangement : Arrangement
-    inner : LinkRecords
-        (child, parent) in one chunk, where the rule doesn't tell.
-    outer : LinkRows
-        (child, parent) whose parent is in another chunk.
-    edges : ndarray of int64, shape (m, D + 1)
-        Coordinates of each chunk, and how many of its nodes have a parent.
-    """
-
-    arrangement: Arrangement
-    inner: LinkRecords
-    outer: LinkRows
-    edges: NDArray[np.int64]
+def encode_skeletons(schema: PointSchema, rows: VertexRows, *, family: LinkFamily) -> GeometryBlock:
+    """Encode the nodes of skeletons, with the links inside their chunks."""
+    block = chunk_rows(schema, rows.with_objects())
+    arrangement, inner, outer, edges = arrange_forest(block)
+    places = places_of(block, arrangement, with_objects=True)
+    out = encode_block(schema, block, arrangement, BlockExtra(arrangement.fragments, places, outer, edges))
+    links = encode_links(family, (), inner)
+    return replace(out, blobs={**out.blobs, **links.blobs}, metadata=links.metadata, records=links.records)
 
 
-def arrange_forest(block: ChunkedRows) -> Forest:
+def arrange_forest(block: ChunkedRows) -> tuple[Arrangement, LinkRecords, LinkRows, NDArray[np.int64]]:
     """Arrange the nodes of skeletons.
 
-    Raises
-    ------
-    InputError
-        A node's parent is of another object, two nodes have one id, or parents lead round in a cycle of first children.
+    Returns, besides, the links (child, parent) in one chunk where the rule doesn't tell, those whose parent is in another
+    chunk, and (m, D + 1) the coordinates of each chunk with the number of its nodes that have a parent.
     """
     rows = block.rows
     assert rows.parents is not None
@@ -76,7 +77,7 @@ def arrange_forest(block: ChunkedRows) -> Forest:
     away = np.flatnonzero(~near & ~is_root)
     outer = LinkRows(np.stack([rows.names[away], rows.parents[away]], axis=1), rows.names[away])
     linked = np.bincount(block.number[~is_root], minlength=len(block.coords))
-    return Forest(arrangement, inner, outer, np.column_stack([block.coords, linked]))
+    return arrangement, inner, outer, np.column_stack([block.coords, linked])
 
 
 def check_forest(parents: NDArray[np.int64]) -> None:
@@ -109,13 +110,7 @@ def check_same_object(names: NDArray[np.int64], ids: NDArray[np.int64], parent: 
 
 
 def _rows_of(names: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the row that has each wanted name, -1 where none has.
-
-    Raises
-    ------
-    InputError
-        Two rows have one name.
-    """
+    """Return the row that has each wanted name, -1 where none has."""
     order = None if (names[1:] > names[:-1]).all() else np.argsort(names, kind="stable")
     known = names if order is None else names[order]
     twice = np.flatnonzero(known[1:] == known[:-1])

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
-from dask_zv.format.fragment_index import FragmentIndex
-from dask_zv.format.fragments import decode_fragments
+from dask_zv.format.fragments import FragmentIndex, decode_fragments
 from dask_zv.format.keys import coords_to_keys, is_spatial_key, parse_key
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES
 from dask_zv.level.source import ChunkTable, LevelSource, level_blobs

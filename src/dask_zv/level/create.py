@@ -13,12 +13,11 @@ from numpy.typing import DTypeLike
 
 from dask_zv.config import settings
 from dask_zv.errors import InputError, MetadataError, has_control
-from dask_zv.format.axes import NOT_FOR_AXES, Axis, parse_axes
 from dask_zv.format.documents import dump_json, group_document, to_json
 from dask_zv.format.grids import GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
-from dask_zv.format.metadata import RootMetadata, ome_collection
+from dask_zv.format.metadata import NOT_FOR_AXES, Axis, Generation, RootMetadata, ome_collection, parse_axes
 from dask_zv.level.contents import StoreContents
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.codecs import cell_codec

@@ -14,8 +14,8 @@ from zarr.storage import StorePath
 
 from dask_zv.errors import FormatError, MetadataError, StoreError, ZVError
 from dask_zv.format.documents import parse_document
-from dask_zv.format.groups import decode_group_elements, decode_groups, names_of_groups
 from dask_zv.format.keys import DOCUMENT, confined, join
+from dask_zv.format.objects import decode_group_elements, decode_groups, names_of_groups
 from dask_zv.geometry.schema import VALUE_KINDS, UnreadableDtypeError, parse_dtype, readable
 from dask_zv.level.find import MEMBERS
 from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource

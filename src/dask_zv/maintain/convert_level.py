@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from dask_zv.config import settings
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.grids import GridArray, GridSpec, codec_list
-from dask_zv.format.groups import GROUP_NAMES
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, format_key, is_spatial_key, join, parse_key
 from dask_zv.format.levels import LevelMetadata
-from dask_zv.geometry.encoding import Fragments
-from dask_zv.geometry.places import BlockExtra
+from dask_zv.format.objects import GROUP_NAMES
+from dask_zv.geometry.block import BlockExtra, Fragments
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
-from dask_zv.format.fragments import decode_fragments, encode_single
+from dask_zv.format.fragments import decode_fragments, decode_tilings, encode_single
 from dask_zv.format.keys import coords_to_keys
-from dask_zv.format.tilings import decode_tilings
 from dask_zv.geometry.assembly import RowMap
 from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, InputError
-from dask_zv.format.object_documents import sentinel
+from dask_zv.format.objects import sentinel
 from dask_zv.geometry.schema import readable
 from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.object_tables import ObjectTables, plain_table, values_dtype

@@ -32,21 +32,7 @@ def corners(points: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def as_box(bbox: object, ndim: int, what: str = "bbox") -> Box:
-    """Return `bbox`, a pair of corners, as two float64 arrays of shape (ndim,); a None in a corner leaves that side open.
-
-    Parameters
-    ----------
-    bbox : pair of sequences of (float or None)
-    ndim : int
-    what : str
-        The argument's name, for errors.
-
-    Raises
-    ------
-    InputError
-        Not two corners of `ndim` numbers, a NaN, a least corner above the greatest, or no width along an axis, which is what
-        a range an axis, ``((x0, x1), (y0, y1))``, looks like when it is taken for two corners.
-    """
+    """Return `bbox`, a pair of corners, as two float64 arrays of shape (ndim,); a None in a corner leaves that side open."""
     form = _form(ndim)
     try:
         given = np.asarray(bbox, object)
@@ -81,14 +67,6 @@ def stored_box(box: Box, dtype: np.dtype[Any], offset: Sequence[float] | None = 
     """Return a box of coordinates as users see them as a box of stored ones, to be compared with them in float64.
 
     Labels are cast to the dtype of the positions: 0.1 is the side of a box at the float32 position that was written as 0.1.
-
-    Parameters
-    ----------
-    box : Box
-    dtype : dtype
-        Of the stored positions.
-    offset : sequence of float, optional
-        Added to the stored positions when they are read, in float64.
     """
     low, high = box
     if offset is not None:  # half a unit in the last place further out are the stored positions whose sum rounds to the side
@@ -103,18 +81,10 @@ def stored_box(box: Box, dtype: np.dtype[Any], offset: Sequence[float] | None = 
 
 @dataclass(frozen=True, slots=True)
 class ChunkGrid:
-    """The regular grid of one level.
+    """The regular grid of one level."""
 
-    Attributes
-    ----------
-    chunk_shape : tuple of float
-        Edge lengths of a chunk, in the units of the axes.
-    bins_per_chunk : tuple of int
-        Bins along each edge.
-    """
-
-    chunk_shape: tuple[float, ...]
-    bins_per_chunk: tuple[int, ...]
+    chunk_shape: tuple[float, ...]  # Edge lengths of a chunk, in the units of the axes
+    bins_per_chunk: tuple[int, ...]  # Bins along each edge
 
     @property
     def ndim(self) -> int:
@@ -127,13 +97,7 @@ class ChunkGrid:
         return int(np.prod(self.bins_per_chunk))
 
     def chunks_of(self, positions: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Return the chunk of every position, shapes (N, D) to (N, D) int64.
-
-        Raises
-        ------
-        InputError
-            A position is so far out that float64 can't tell neighbouring chunks apart.
-        """
+        """Return the chunk of every position, shapes (N, D) to (N, D) int64."""
         out = np.empty(positions.shape, np.int64)
         for axis, edge in enumerate(self.chunk_shape):  # axis by axis: the float64 cells of a block are larger than its rows
             cells = positions[:, axis].astype(np.float64)
@@ -148,15 +112,7 @@ class ChunkGrid:
     def bins_of(self, positions: NDArray[np.floating], chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return every position's bin number within its chunk, row-major over the axes (last axis fastest).
 
-        Parameters
-        ----------
-        positions : ndarray, shape (N, D)
-        chunks : ndarray of int64, shape (N, D)
-            The chunks of the positions.
-
-        Returns
-        -------
-        ndarray of int64, shape (N,)
+        Shapes: `positions` (N, D), `chunks` (N, D).
         """
         per_chunk = np.asarray(self.bins_per_chunk, np.int64)
         bin_shape = np.asarray(self.chunk_shape) / per_chunk

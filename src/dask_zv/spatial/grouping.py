@@ -13,14 +13,7 @@ _TABLE_LIMIT = 1 << 22
 def group_by_chunk(chunks: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the distinct rows of `chunks`, ascending, and the number of each row's chunk among them.
 
-    Parameters
-    ----------
-    chunks : ndarray of int64, shape (n, D)
-
-    Returns
-    -------
-    unique : ndarray of int64, shape (m, D)
-    number : ndarray of int64, shape (n,)
+    Shapes: `chunks` (n, D), returns `unique` (m, D), returns `number` (n,).
     """
     n, ndim = chunks.shape
     if n == 0:

@@ -35,18 +35,7 @@ def _codes(shifted: NDArray[np.int64]) -> NDArray[np.uint64] | None:
 
 
 def morton_codes(coords: NDArray[np.int64]) -> NDArray[Any]:
-    """Return the code of every row of `coords`, shape (n, K).
-
-    Returns
-    -------
-    ndarray of uint64, shape (n,)
-        Of Python integers (dtype object) where the codes pass 64 bits.
-
-    Raises
-    ------
-    PlanError
-        A component is below ``-2**20``, where the codes of negative coordinates end.
-    """
+    """Return the code of every row of `coords`, shape (n, K)."""
     coords = np.asarray(coords, np.int64)
     if len(coords) and int(coords.min()) < -_NEGATIVE:
         raise PlanError(

@@ -14,9 +14,9 @@ from typing import Any
 
 from dask_zv.errors import InputError
 from dask_zv.format.documents import parse_document
-from dask_zv.format.generations import Generation, detect_generation
 from dask_zv.format.grids import parse_grid_document
 from dask_zv.format.keys import DOCUMENT, join
+from dask_zv.format.metadata import Generation, detect_generation
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid.commit import commit_grid, make_grid_nodes, store_in_grid, write_cell, write_grid_meta
 from dask_zv.storage.grid.plan import check_spatial, plan_in_grid

@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 
 from dask_zv.errors import InputError, MetadataError, NotFoundError, ReadOnlyError, StoreError
 from dask_zv.format.documents import group_document, parse_document
-from dask_zv.format.generations import detect_generation
 from dask_zv.format.keys import DOCUMENT, join
+from dask_zv.format.metadata import detect_generation
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.icechunk.session import is_in_memory
 from dask_zv.storage.local import LocalObjects

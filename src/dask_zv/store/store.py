@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from numpy.typing import DTypeLike
 
 from dask_zv.errors import FormatError, InputError, escaped
-from dask_zv.format.axes import Axis
+from dask_zv.format.metadata import Axis
 from dask_zv.geometry.result import Geometry, Links
 from dask_zv.graph.forks import finish_write
 from dask_zv.level.contents import LevelContents, StoreContents

@@ -14,7 +14,7 @@ from dask.task_spec import TaskRef
 
 from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
-from dask_zv.geometry.blocks import encode_linked
+from dask_zv.geometry.graphs import encode_linked
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report

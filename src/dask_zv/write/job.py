@@ -18,7 +18,7 @@ from dask.delayed import Delayed
 from dask.task_spec import List, Task, TaskRef
 from numpy.typing import NDArray
 
-from dask_zv.geometry.blocks import GeometryBlock
+from dask_zv.geometry.block import GeometryBlock
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.graph.builder import GraphBuilder

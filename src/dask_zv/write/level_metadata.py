@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from dask_zv.config import settings
 from dask_zv.errors import PlanError
-from dask_zv.format.axes import Axis
 from dask_zv.format.grids import GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
+from dask_zv.format.metadata import Axis
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import CONVENTIONS, packing

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dask_zv.config import settings
 from dask_zv.errors import InputError
 from dask_zv.format.links import MAX_WIDTH
-from dask_zv.geometry.link_records import LinkRows
+from dask_zv.geometry.rows import LinkRows
 from dask_zv.geometry.schema import AttributeSchema, check_attribute_name
 from dask_zv.graph.builder import GraphBuilder, block_delayeds
 from dask_zv.graph.keeping import look_once, nbytes_of

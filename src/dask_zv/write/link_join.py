@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from dask_zv.config import settings
 from dask_zv.format.links import LinkFamily
-from dask_zv.geometry.link_records import LinkRecords, LinkRows, encode_links, source_coords
-from dask_zv.geometry.places import Found, Places, join_links
+from dask_zv.geometry.block import Found, Places
+from dask_zv.geometry.links import LinkRecords, encode_links, join_links, source_coords
+from dask_zv.geometry.rows import LinkRows
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.progress import topic_of

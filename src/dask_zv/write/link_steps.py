@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
-from dask_zv.geometry.link_records import family_path, intra_segment, link_attribute_metadata
+from dask_zv.geometry.links import family_path, intra_segment, link_attribute_metadata
 from dask_zv.geometry.schema import LINK_FRAGMENTS, AttributeSchema
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.write.job import LinkContext

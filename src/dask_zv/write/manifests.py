@@ -16,13 +16,11 @@ from numpy.typing import NDArray
 from dask_zv.config import settings
 from dask_zv.errors import PlanError
 from dask_zv.format.documents import dump_json, manifests_document
-from dask_zv.format.groups import GROUP_NAMES, encode_groups
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.manifests import encode_manifests
-from dask_zv.format.object_documents import elements_document
-from dask_zv.geometry.encoding import Fragments
-from dask_zv.geometry.link_records import LinkRecords
-from dask_zv.geometry.places import BlockExtra
+from dask_zv.format.objects import GROUP_NAMES, elements_document, encode_groups
+from dask_zv.geometry.block import BlockExtra, Fragments
+from dask_zv.geometry.links import LinkRecords
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.forks import makes_nodes
 from dask_zv.graph.run import hold_if_large
@@ -121,7 +119,7 @@ def write_object_index(
     """Add the tasks that write the manifests from what the blocks report.
 
     Returns what the commit waits for, and the tasks whose results are the links between the pieces of objects (with
-    `crossings`) as :class:`~dask_zv.geometry.link_records.LinkRecords`.
+    `crossings`) as :class:`~dask_zv.geometry.links.LinkRecords`.
 
     The array's document goes after its cells; where the store wants nodes first, before them as well. In layout grid the
     ids, attributes and groups are written here, too.

@@ -11,10 +11,9 @@ from numcodecs.vlen import VLenBytes
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from dask_zv.format.groups import GROUP_NAMES, encode_group_elements
 from dask_zv.format.keys import DOCUMENT, join
-from dask_zv.format.object_documents import elements_document, sentinel, table_document
-from dask_zv.geometry.places import BlockExtra
+from dask_zv.format.objects import GROUP_NAMES, elements_document, encode_group_elements, sentinel, table_document
+from dask_zv.geometry.block import BlockExtra
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import hold_if_large
 from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS, VALUES_CRC32C, WHOLE_STRINGS, values_checksum

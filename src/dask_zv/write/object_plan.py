@@ -12,9 +12,8 @@ from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError, has_control
-from dask_zv.format.groups import GROUP_NAMES
 from dask_zv.format.keys import DOCUMENT
-from dask_zv.format.object_documents import sentinel
+from dask_zv.format.objects import GROUP_NAMES, sentinel
 from dask_zv.graph.run import computed
 from dask_zv.write.containers import (
     as_integers,

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 from dask.delayed import Delayed
 
 from dask_zv.errors import InputError
-from dask_zv.geometry.blocks import encode_points
+from dask_zv.geometry.points import encode_points
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
 from dask_zv.level.contents import StoreContents

@@ -13,8 +13,8 @@ from dask.delayed import Delayed
 from dask.task_spec import List, Task, TaskRef
 
 from dask_zv.format.links import LinkFamily
-from dask_zv.geometry.blocks import encode_polylines
-from dask_zv.geometry.link_records import LinkRecords, family_path
+from dask_zv.geometry.links import LinkRecords, family_path
+from dask_zv.geometry.polylines import encode_polylines
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report

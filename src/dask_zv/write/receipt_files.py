@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
 from dask_zv.format.keys import check_name
-from dask_zv.geometry.encoding import Fragments
-from dask_zv.geometry.link_records import LinkRows
-from dask_zv.geometry.places import BlockExtra, Places
+from dask_zv.geometry.block import BlockExtra, Fragments, Places
+from dask_zv.geometry.rows import LinkRows
 from dask_zv.geometry.schema import parse_dtype
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.receipts import COLUMNS, Columns, Receipt

@@ -16,8 +16,7 @@ from dask.task_spec import Task, TaskRef
 
 from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
-from dask_zv.geometry.blocks import encode_skeletons
-from dask_zv.geometry.skeletons import check_forest, check_same_object
+from dask_zv.geometry.skeletons import check_forest, check_same_object, encode_skeletons
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report

@@ -15,7 +15,7 @@ from dask_zv.config import settings
 from dask_zv.errors import InputError, PlanError, ReadOnlyError, StoreError
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.format.keys import join
-from dask_zv.geometry.blocks import GeometryBlock
+from dask_zv.geometry.block import GeometryBlock
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.graph.forks import check_writable

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from dask_zv.format.axes import Axis
+from dask_zv.format.metadata import Axis
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.link_source import LinkSource
 from dask_zv.store.store import Level

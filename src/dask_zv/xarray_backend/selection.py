@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError, NotFoundError
-from dask_zv.format.groups import GROUP_NAMES
+from dask_zv.format.objects import GROUP_NAMES
 from dask_zv.geometry.assembly import take_ranges
 from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.level.object_tables import ObjectTables

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, ZVError
-from dask_zv.format.cells import FRAME_NBYTES, index_nbytes, pack_index, unframe, unpack_index
 from dask_zv.format.grids import GridSpec
+from dask_zv.format.shards import FRAME_NBYTES, index_nbytes, pack_index, unframe, unpack_index
 from dask_zv.storage.codecs import CellCodec
 from dask_zv.storage.objects import Address, Objects, Request
 

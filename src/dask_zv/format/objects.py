@@ -1,8 +1,10 @@
-"""Groups of objects: lists of object ids, as two blobs (0.7) or as the elements of one array (0.9).
+"""What a level holds beside its chunks: groups of objects, and the documents of tables with a row to an object.
 
-Source: Zarr Vectors format, group membership. In 0.7 ``data`` is the little-endian int64 members of all groups back to
-back; ``offsets`` is, per group, the little-endian int64 *byte* at which its members start in ``data``. In 0.9 an element is
-the little-endian int64 members of one group, or nothing where the array's ``group_ranges`` has the group's [start, stop).
+Source: Zarr Vectors format, group membership and non-chunk arrays. Groups are, in 0.7, two blobs: ``data`` has the
+little-endian int64 members of all groups back to back, ``offsets`` per group the int64 *byte* at which its members start. In
+0.9 they are the elements of one array: the int64 members of a group, or nothing where the array's ``group_ranges`` has the
+group's [start, stop). An object without a value has, in 0.9, the *sentinel* of its dtype: NaN, the least signed, the greatest
+unsigned integer, the empty string; it is the array's fill value as well.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, InputError
+from dask_zv.format.documents import dump_json
 
 GROUP_NAMES = "group_names"
 """Attribute of ``groups`` that names them; readers give it as an attribute of groups, and writers take it as one."""
@@ -26,13 +29,7 @@ The bounds of a range are a claim that a few digits can make.
 
 
 def names_of_groups(attributes: Mapping[str, Any], count: int) -> dict[str, NDArray[Any]]:
-    """Return the names of groups as an attribute of groups, "" for those without; nothing where no group has one.
-
-    Examples
-    --------
-    >>> names_of_groups({"group_names": ["left"]}, 2)["group_names"].tolist()
-    ['left', '']
-    """
+    """Return the names of groups as an attribute of groups, "" for those without; nothing where no group has one."""
     given = attributes.get(GROUP_NAMES)
     if not isinstance(given, list) or not given:
         return {}
@@ -40,29 +37,7 @@ def names_of_groups(attributes: Mapping[str, Any], count: int) -> dict[str, NDAr
 
 
 def encode_groups(members: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple[bytes, bytes]:
-    """Encode groups; a group's id is its position.
-
-    Parameters
-    ----------
-    members : sequence of sequences of int
-        Object ids of each group, kept in their order.
-
-    Returns
-    -------
-    data, offsets : bytes
-        The two blobs.
-
-    Raises
-    ------
-    InputError
-        If a member is negative or not an integer.
-
-    Examples
-    --------
-    >>> data, offsets = encode_groups([[4, 7], [], [1]])
-    >>> [g.tolist() for g in decode_groups(data, offsets)]
-    [[4, 7], [], [1]]
-    """
+    """Encode groups; a group's id is its position."""
     arrays = [_members(group, ids) for group, ids in enumerate(members)]
     sizes = np.array([0, *(8 * len(ids) for ids in arrays)], dtype=np.int64)
     offsets = np.cumsum(sizes)[:-1].astype("<i8").tobytes()
@@ -70,23 +45,7 @@ def encode_groups(members: Sequence[Sequence[int] | NDArray[np.int64]]) -> tuple
 
 
 def decode_groups(data: bytes | bytearray | memoryview, offsets: bytes | bytearray | memoryview) -> list[NDArray[np.int64]]:
-    """Decode the two blobs of the groups.
-
-    Parameters
-    ----------
-    data, offsets : bytes-like
-        As `encode_groups` makes them.
-
-    Returns
-    -------
-    list of ndarray of int64
-        Object ids of each group.
-
-    Raises
-    ------
-    FormatError
-        If a blob isn't whole integers, offsets don't run from 0 upwards within `data`, or a member is negative.
-    """
+    """Decode the two blobs of the groups."""
     size, n_bytes = memoryview(data).nbytes, memoryview(offsets).nbytes
     if size % 8:
         raise FormatError(f"data of groups is {size} bytes, not whole 8-byte integers", array="groups", offset=size)
@@ -112,48 +71,12 @@ def decode_groups(data: bytes | bytearray | memoryview, offsets: bytes | bytearr
 
 
 def encode_group_elements(members: Sequence[Sequence[int] | NDArray[np.int64]]) -> list[bytes]:
-    """Encode groups as the elements of an array; a group's id is its position.
-
-    Parameters
-    ----------
-    members : sequence of sequences of int
-        Object ids of each group, kept in their order.
-
-    Raises
-    ------
-    InputError
-        If a member is negative or not an integer.
-
-    Examples
-    --------
-    >>> elements = encode_group_elements([[4, 7], []])
-    >>> [g.tolist() for g in decode_group_elements(elements, {})]
-    [[4, 7], []]
-    """
+    """Encode groups as the elements of an array; a group's id is its position."""
     return [_members(group, ids).astype("<i8", copy=False).tobytes() for group, ids in enumerate(members)]
 
 
 def decode_group_elements(elements: Sequence[bytes], ranges: object, *, objects: int = 0) -> list[NDArray[np.int64]]:
-    """Decode the elements of the groups' array; a range counts for more than the element beside it.
-
-    Parameters
-    ----------
-    elements : sequence of bytes
-    ranges : object
-        The array's attribute ``group_ranges``: a mapping of group number to [start, stop).
-    objects : int
-        Objects of the level. Ranges are expanded to four times as many members for each group, or to :data:`MAX_RANGE`.
-
-    Returns
-    -------
-    list of ndarray of int64
-        Object ids of each group.
-
-    Raises
-    ------
-    FormatError
-        If an element isn't whole integers, a member is negative, or a range is none, or of no group of these.
-    """
+    """Decode the elements of the groups' array; a range counts for more than the element beside it."""
     out: list[NDArray[np.int64]] = []
     for group, element in enumerate(elements):
         if len(element) % 8:
@@ -190,3 +113,55 @@ def _members(group: int, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.i
     if array.size and int(array.min()) < 0:
         raise InputError(f"group {group} has the member {array.min()}; object ids count from 0")
     return array
+
+
+_ZSTD = {"name": "zstd", "configuration": {"level": 0, "checksum": True}}
+"""With the codec's own checksum: it goes along with every change in place, by whatever tool."""
+
+
+def sentinel(dtype: np.dtype[Any]) -> Any:
+    """Return the value of objects that have none."""
+    if dtype.kind == "f" and dtype.itemsize <= 8:
+        return float("nan")
+    if dtype.kind == "i":
+        return int(np.iinfo(dtype).min)
+    if dtype.kind == "u":
+        return int(np.iinfo(dtype).max)
+    if dtype.kind == "U":
+        return ""
+    raise InputError(f"{dtype} has no value that says 'absent', so objects can't have attributes of it")
+
+
+def table_document(shape: Sequence[int], dtype: np.dtype[Any], chunk: int, fill: Any, attributes: Mapping[str, Any]) -> bytes:
+    """Return the document of an array with a row to an object, `chunk` rows to a stored object."""
+    data_type: Any = dtype.name
+    if dtype.kind == "U":
+        data_type = {"name": "fixed_length_utf32", "configuration": {"length_bytes": dtype.itemsize}}
+    endian = {"configuration": {"endian": "little"}} if dtype.itemsize > 1 else {}
+    fill = "NaN" if isinstance(fill, float) and np.isnan(fill) else fill
+    return _array(shape, data_type, [chunk, *shape[1:]], fill, [{"name": "bytes", **endian}, _ZSTD], attributes)
+
+
+def elements_document(count: int, chunk: int, attributes: Mapping[str, Any]) -> bytes:
+    """Return the document of a 1-D array of bytes of any length, `chunk` elements to a stored object."""
+    codecs = [{"name": "vlen-bytes", "configuration": {}}, _ZSTD]
+    return _array([count], "variable_length_bytes", [chunk], "", codecs, attributes)
+
+
+def _array(
+    shape: Sequence[int], data_type: Any, chunk: Sequence[int], fill: Any, codecs: Any, attributes: Mapping[str, Any]
+) -> bytes:
+    return dump_json(
+        {
+            "shape": list(shape),
+            "data_type": data_type,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": fill,
+            "codecs": codecs,
+            "attributes": dict(attributes),
+            "zarr_format": 3,
+            "node_type": "array",
+            "storage_transformers": [],
+        }
+    )

@@ -1,4 +1,4 @@
-"""Link records on their way into a store: what they name, where that is, and the cells that hold them.
+"""Links on their way into a store: the rows that they name, and the cells that hold the records.
 
 Source: Zarr Vectors format 0.9, links families; see :mod:`dask_zv.format.links`.
 """
@@ -12,71 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dask_zv.errors import InputError
 from dask_zv.format.fragments import encode_single
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.format.links import LinkFamily, encode_ragged, lehmer_codes, segment_name, stored_order
+from dask_zv.geometry.block import Found
+from dask_zv.geometry.rows import LinkRows
 from dask_zv.geometry.schema import LINK_FRAGMENTS, AttributeSchema
 from dask_zv.spatial.grouping import group_by_chunk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LinkRows:
-    """Links as they were given.
-
-    Attributes
-    ----------
-    endpoints : ndarray of int64, shape (m, L)
-        Numbers (or keys) of vertices.
-    numbers : ndarray of int64, shape (m,)
-        Place of each in the input.
-    attributes : mapping of str to ndarray, shape (m,) or (m, C)
-    """
-
-    endpoints: NDArray[np.int64]
-    numbers: NDArray[np.int64]
-    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.endpoints)
-
-    def __sizeof__(self) -> int:
-        return self.endpoints.nbytes + self.numbers.nbytes + sum(a.nbytes for a in self.attributes.values()) + 200
-
-    @classmethod
-    def join(cls, parts: Sequence[LinkRows]) -> LinkRows:
-        """Return the links of all parts, of which there is one at least."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(
-            np.concatenate([p.endpoints for p in parts]),
-            np.concatenate([p.numbers for p in parts]),
-            {k: np.concatenate([p.attributes[k] for p in parts]) for k in parts[0].attributes},
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class LinkRecords:
-    """Links whose endpoints are known to be rows of chunks.
+    """Links whose endpoints are known to be rows of chunks."""
 
-    Attributes
-    ----------
-    coords : ndarray of int64, shape (c, K)
-        Chunks, ascending.
-    chunks : ndarray of int64, shape (m, L)
-        Chunk of each endpoint, as a place in `coords`.
-    rows : ndarray of int64, shape (m, L)
-        Row of each endpoint among its chunk's vertices.
-    numbers : ndarray of int64, shape (m,)
-        Place of each in the input.
-    attributes : mapping of str to ndarray, shape (m,) or (m, C)
-        As they are stored.
-    """
-
-    coords: NDArray[np.int64]
-    chunks: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    numbers: NDArray[np.int64]
-    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    coords: NDArray[np.int64]  # (c, K): Chunks, ascending
+    chunks: NDArray[np.int64]  # (m, L): Chunk of each endpoint, as a place in `coords`
+    rows: NDArray[np.int64]  # (m, L): Row of each endpoint among its chunk's vertices
+    numbers: NDArray[np.int64]  # (m,): Place of each in the input
+    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # (m,) or (m, C): As they are stored
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -115,18 +69,10 @@ class LinkRecords:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedLinks:
-    """The cells of some records.
-
-    Attributes
-    ----------
-    blobs : dict of (array, chunk key) to bytes
-    metadata : dict of array to attributes
-        Of the arrays in `blobs`, and of their family.
-    records : dict of family's path to int
-    """
+    """The cells of some records."""
 
     blobs: dict[tuple[str, str], bytes]
-    metadata: dict[str, dict[str, Any]]
+    metadata: dict[str, dict[str, Any]]  # Of the arrays in `blobs`, and of their family
     records: dict[str, int]
 
 
@@ -165,15 +111,7 @@ def link_attribute_metadata(family: LinkFamily, attribute: AttributeSchema, segm
 
 
 def encode_links(family: LinkFamily, attributes: Sequence[AttributeSchema], records: LinkRecords) -> EncodedLinks:
-    """Return the cells of the records, those of one cell in the order of the input.
-
-    Parameters
-    ----------
-    family : LinkFamily
-        Canonical, of the level itself.
-    attributes : sequence of AttributeSchema
-    records : LinkRecords
-    """
+    """Return the cells of the records, those of one cell in the order of the input."""
     order = _order(family, records)
     chunks = np.take_along_axis(records.chunks, order, 1)
     rows = np.take_along_axis(records.rows, order, 1)
@@ -215,3 +153,42 @@ def encode_links(family: LinkFamily, attributes: Sequence[AttributeSchema], reco
         for a in attributes:
             out.blobs[f"{family_path(a.name)}/{name}", key] = values[a.name][start:stop].tobytes()
     return out
+
+
+def join_links(links: LinkRows, found: Sequence[Found], what: str, *, one_object: bool) -> LinkRecords:
+    """Return the records of `links`, whose endpoints were looked up in parts."""
+    shape = links.endpoints.shape
+    size = int(np.prod(shape))
+    times = np.zeros(size, np.int64)
+    chunks, rows, objects = (np.zeros(size, np.int64) for _ in range(3))
+    first = 0
+    for part in found:
+        times[part.at] += 1
+        chunks[part.at] = part.chunks + first
+        rows[part.at] = part.rows
+        if part.objects is not None:
+            objects[part.at] = part.objects
+        first += len(part.coords)
+    if (times != 1).any():
+        odd = int(np.flatnonzero(times != 1)[0])
+        name = links.endpoints.reshape(-1)[odd]
+        which = f"{what} {links.numbers[odd // shape[1]]}"
+        if times[odd]:
+            raise InputError(f"{which} names vertex {name}, and two vertices have that id: vertex_ids must be distinct")
+        raise InputError(f"{which} names vertex {name}, which is not among the vertices")
+    if one_object:
+        ends = objects.reshape(shape)
+        odd_rows = np.flatnonzero((ends != ends[:, :1]).any(axis=1))
+        if len(odd_rows):
+            i = int(odd_rows[0])
+            raise InputError(
+                f"vertex {links.endpoints[i, 0]} of object {ends[i, 0]} has the parent {links.endpoints[i, 1]} of object "
+                f"{ends[i, 1]}: a tree belongs to one object; give its vertices one id, or make the child a root (-1)"
+            )
+    tables = [part.coords for part in found]
+    if not len(links) or not tables:
+        ndim = tables[0].shape[1] if tables else 0
+        empty = np.zeros(shape, np.int64)
+        return LinkRecords(np.zeros((0, ndim), np.int64), empty, empty, links.numbers, links.attributes)
+    coords, number = group_by_chunk(np.concatenate(tables))
+    return LinkRecords(coords, number[chunks].reshape(shape), rows.reshape(shape), links.numbers, links.attributes)

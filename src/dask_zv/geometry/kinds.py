@@ -1,0 +1,14 @@
+"""The geometries: what is asked about them, and the one list of them. A new one is a module beside this, and a line here."""
+
+from __future__ import annotations
+
+from dask_zv.geometry.graphs import GRAPH
+from dask_zv.geometry.meshes import MESH
+from dask_zv.geometry.points import POINT_CLOUD
+from dask_zv.geometry.polylines import LINE, POLYLINE, STREAMLINE
+from dask_zv.geometry.skeletons import SKELETON
+
+KINDS = {kind.name: kind for kind in (POINT_CLOUD, LINE, POLYLINE, STREAMLINE, SKELETON, GRAPH, MESH)}
+"""By the name that stores give them (``geometry_types``), the default one first."""
+PATHS = frozenset(name for name, kind in KINDS.items() if kind.is_path)
+LINKED = frozenset(name for name, kind in KINDS.items() if kind.link)
