@@ -13,6 +13,7 @@ from dask_zv.analysis.cutting import cut_by_rows, take_rows
 from dask_zv.config import settings
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.keys import coords_to_keys
+from dask_zv.geometry.kinds import LINKED, kind_of
 from dask_zv.geometry.result import Geometry
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import FoundLinks
@@ -23,7 +24,7 @@ from dask_zv.read.block import BlockPlan, Part, Wanted, read_block
 from dask_zv.read.columns import LevelRows, rows_in
 from dask_zv.read.levels import select_in
 from dask_zv.read.link_cells import plan_cells
-from dask_zv.read.select import LINKED, choose_attributes
+from dask_zv.read.select import choose_attributes
 from dask_zv.spatial.grid import Box, as_box, stored_box
 from dask_zv.spatial.grouping import runs_of
 
@@ -278,7 +279,7 @@ def plan_chunk_blocks(
     elif known is not None:  # others' stores may have chunks of no rows
         numbers, keep_whole = numbers[known[numbers] > 0], keep_whole[known[numbers] > 0]
     trees = whole and level.has_implied_edges
-    parents = whole and level.kind == "skeleton" and not trees
+    parents = whole and kind_of(level.kind).has_parents and not trees
     if links is not None and not trees:
         # what leads from chunk to chunk is left out in the end, so it is not read
         links = replace(links, source=replace(links.source, crossing=None))

@@ -13,6 +13,7 @@ from dask_zv.analysis.chunks import ChunkBlock
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import take_ranges
+from dask_zv.geometry.kinds import LINKED, PATHS, kind_of
 from dask_zv.geometry.result import Geometry
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.fragment_table import chunk_numbers
@@ -22,7 +23,7 @@ from dask_zv.level.source import level_blobs
 from dask_zv.read.columns import OBJECT_ID, LevelRows
 from dask_zv.read.edge_rows import filed_links, read_parents
 from dask_zv.read.levels import read_level
-from dask_zv.read.select import LINKED, PATHS, choose_attributes
+from dask_zv.read.select import choose_attributes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,10 +210,10 @@ def halo_reader(level: LevelContents, attributes: Sequence[str] | None, rows: sl
         return HaloReader(vertices, names, "edges", rows=rows)
     if level.kind not in LINKED or (links is not None and links.source.family.width == 1):
         raise InputError(f"{level.url} has no links between vertices ({level.kind}): leave out halo='links'")
-    name = "faces" if (level.kind == "mesh" if links is None else links.source.family.width > 2) else "edges"
+    name = "faces" if (kind_of(level.kind).link == "face" if links is None else links.source.family.width > 2) else "edges"
     source = None if links is None else links.source
     trees = level.has_implied_edges
-    return HaloReader(vertices, names, name, source, of_links, trees, level.kind == "skeleton", rows)
+    return HaloReader(vertices, names, name, source, of_links, trees, kind_of(level.kind).has_parents, rows)
 
 
 def halo_blocks(level: LevelContents, reader: HaloReader, blocks: Sequence[ChunkBlock]) -> tuple[HaloReader, list[HaloBlock]]:

@@ -13,6 +13,7 @@ from dask_zv.analysis.chunks import number_rows, rows_limit
 from dask_zv.analysis.cutting import cut_by_rows
 from dask_zv.config import settings
 from dask_zv.errors import InputError
+from dask_zv.geometry.kinds import LINKED, kind_of
 from dask_zv.geometry.result import Geometry
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import FoundLinks
@@ -21,7 +22,7 @@ from dask_zv.read.block import Wanted
 from dask_zv.read.columns import LevelRows
 from dask_zv.read.object_rows import object_lengths
 from dask_zv.read.objects import read_whole_objects
-from dask_zv.read.select import LINKED, choose_attributes
+from dask_zv.read.select import choose_attributes
 from dask_zv.spatial.grouping import runs_of
 from dask_zv.spatial.morton import morton_order
 
@@ -90,7 +91,7 @@ def plan_object_blocks(
         vertex,
         by_object=True,
         trees=level.has_implied_edges,
-        parents=level.kind == "skeleton" and not level.has_implied_edges,
+        parents=kind_of(level.kind).has_parents and not level.has_implied_edges,
         links=None if links is None else links.source,
         link_attributes=of_links,
     )

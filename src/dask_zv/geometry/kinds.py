@@ -6,9 +6,16 @@ from dask_zv.geometry.graphs import GRAPH
 from dask_zv.geometry.meshes import MESH
 from dask_zv.geometry.points import POINT_CLOUD
 from dask_zv.geometry.polylines import LINE, POLYLINE, STREAMLINE
+from dask_zv.geometry.schema import Kind
 from dask_zv.geometry.skeletons import SKELETON
 
 KINDS = {kind.name: kind for kind in (POINT_CLOUD, LINE, POLYLINE, STREAMLINE, SKELETON, GRAPH, MESH)}
 """By the name that stores give them (``geometry_types``), the default one first."""
 PATHS = frozenset(name for name, kind in KINDS.items() if kind.is_path)
 LINKED = frozenset(name for name, kind in KINDS.items() if kind.link)
+_NONE = Kind("", "implicit_sequential")
+
+
+def kind_of(name: str | None) -> Kind:
+    """Return what a geometry is; where a store names none, it is read as plain vertices."""
+    return KINDS.get(name or "", _NONE)

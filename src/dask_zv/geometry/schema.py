@@ -80,6 +80,11 @@ class Kind:
     link: str | None = None  # "edge" or "face": what joins the vertices, in records
     has_parents: bool = False  # links lead from a vertex to its one parent
 
+    @property
+    def is_points(self) -> bool:
+        """True where it is known that nothing joins the vertices."""
+        return bool(self.name) and not (self.is_path or self.link)
+
 
 @dataclass(frozen=True, slots=True)
 class AttributeSchema:

@@ -17,6 +17,7 @@ from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import RootMetadata
+from dask_zv.geometry.kinds import kind_of
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.group import Group
 from dask_zv.level.chunk_table import chunk_table, has_emptied_fragments
@@ -297,15 +298,15 @@ class LevelContents:
             A skeleton with the convention of paths, which says nothing of trees.
         """
         convention = self.store.metadata.links_convention
-        if self.kind not in ("graph", "skeleton"):
+        if kind_of(self.kind).link != "edge":
             return False
-        if convention == "implicit_sequential" and self.kind == "skeleton":
+        if convention == "implicit_sequential" and kind_of(self.kind).has_parents:
             raise MetadataError(
                 "links_convention is 'implicit_sequential', that of paths, in a store of skeletons: whether rows that follow each "
                 "other are linked can't be known; set it to 'implicit_sequential_with_branches' where they are, else to 'explicit'",
                 store=self.store.url,
             )
-        return self.kind == "skeleton" if convention is None else convention == "implicit_sequential_with_branches"
+        return kind_of(self.kind).has_parents if convention is None else convention == "implicit_sequential_with_branches"
 
     @cached_property
     def is_chunked_skeleton(self) -> bool:
@@ -313,7 +314,7 @@ class LevelContents:
 
         Such a store has directed links, and names the segment that each fragment is of (format 0.9, chunked skeletons).
         """
-        links = self.found_links(0) if self.kind == "skeleton" else None
+        links = self.found_links(0) if kind_of(self.kind).has_parents else None
         if links is None or not links.source.family.directed:
             return False
         blobs = level_blobs(self.source)

@@ -18,6 +18,7 @@ from dask_zv.format.grids import GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import NOT_FOR_AXES, Axis, Generation, RootMetadata, ome_collection, parse_axes
+from dask_zv.geometry.kinds import KINDS
 from dask_zv.level.contents import StoreContents
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.codecs import cell_codec
@@ -26,17 +27,6 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import Layout, check_layout, layout_for
 from dask_zv.storage.nodes import SETTINGS, ensure_groups, put_documents
 from dask_zv.storage.opening import objects_are_cheap, open_empty
-
-CONVENTIONS = {
-    "point_cloud": "implicit_sequential",
-    "line": "implicit_sequential",
-    "polyline": "implicit_sequential",
-    "streamline": "implicit_sequential",
-    "skeleton": "implicit_sequential_with_branches",
-    "graph": "explicit",
-    "mesh": "explicit",
-}
-"""The kinds of geometry, and how the links of each are told."""
 
 
 def create_contents(
@@ -57,9 +47,9 @@ def create_contents(
 ) -> StoreContents:
     """Make an empty store, see :func:`dask_zv.create`."""
     chosen = layout_for(check_layout(layout, "grid"))
-    if geometry not in CONVENTIONS:
-        raise InputError(f"geometry {geometry!r}: one of {', '.join(CONVENTIONS)}")
-    if not chosen.has_tables and geometry in ("skeleton", "graph", "mesh"):
+    if geometry not in KINDS:
+        raise InputError(f"geometry {geometry!r}: one of {', '.join(KINDS)}")
+    if not chosen.has_tables and KINDS[geometry].link:
         raise InputError(
             f"layout per_chunk (ZV 0.7) can't hold a {geometry} soundly: its writers and readers lose or mix up the links of "
             "objects that share a chunk; leave layout out, or pass layout='grid'"
@@ -184,7 +174,7 @@ def _root_metadata(
             axes=parsed,
             geometry_types=(geometry,),
             base_bin_shape=bins,
-            links_convention=CONVENTIONS[geometry],
+            links_convention=KINDS[geometry].convention,
             object_index_convention="standard",
             cross_chunk_strategy="explicit_links",
             crs=_plain_crs(crs),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dask_zv.config import settings
 from dask_zv.errors import InputError
+from dask_zv.geometry.kinds import LINKED, PATHS, kind_of
 from dask_zv.geometry.result import Geometry
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import check_reachable, compute_one
@@ -21,7 +22,7 @@ from dask_zv.level.link_source import FoundLinks
 from dask_zv.read.assemble import Finish, ObjectFacts
 from dask_zv.read.block import Wanted, plan_blocks, read_block
 from dask_zv.read.objects import Here, ReadObjects
-from dask_zv.read.select import LINKED, PATHS, Selection, choose_attributes, chosen_chunks, select
+from dask_zv.read.select import Selection, choose_attributes, chosen_chunks, select
 from dask_zv.spatial.grid import as_box
 from dask_zv.spatial.grouping import runs_of
 from dask_zv.storage.handles import open_objects
@@ -60,7 +61,7 @@ def read_level(
         by_object,
         by_object and cuts and kind in PATHS,
         level.has_implied_edges,
-        kind == "skeleton" and not level.has_implied_edges,
+        kind_of(kind).has_parents and not level.has_implied_edges,
         None if links is None else links.source,
         of_links,
     )

@@ -20,11 +20,6 @@ from dask_zv.level.source import ChunkTable, LevelSource
 from dask_zv.read.chunk_boxes import check_some_boxes
 from dask_zv.spatial.grid import Box, stored_box
 
-PATHS = ("line", "polyline", "streamline")
-"""Geometries whose objects are sequences of vertices."""
-LINKED = ("graph", "skeleton", "mesh")
-"""Geometries whose vertices are joined by links."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selection:

@@ -15,6 +15,7 @@ from dask.task_spec import TaskRef
 from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.graphs import encode_linked
+from dask_zv.geometry.kinds import KINDS
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
@@ -302,7 +303,7 @@ def prepare_linked(
     """Check what a function that writes edges or faces was given; `links` are the table, its attributes, the vertices' ids."""
     level = linked_level(store, geometry, function, options)
     table, link_attributes, vertex_ids = links
-    renumber, what = None, "edge" if geometry == "graph" else "face"
+    renumber, what = None, KINDS[geometry].link
     consumed: tuple[str, ...] = ()
     positions, table = as_table(positions), as_table(table)
     if vertex_ids is not None and not any(is_dask_collection(v) for v in (positions, table, vertex_ids)):

@@ -15,9 +15,10 @@ from dask_zv.format.grids import GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import Axis
+from dask_zv.geometry.kinds import KINDS
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.level.contents import LevelContents, StoreContents
-from dask_zv.level.create import CONVENTIONS, packing
+from dask_zv.level.create import packing
 from dask_zv.level.object_tables import EDGE_COUNTS
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
@@ -177,8 +178,8 @@ def root_attributes(
     if merged := merge_specs(extra.pop("attribute_specs", {}), specs or {}):
         extra["attribute_specs"] = merged
     metadata = dataclasses.replace(store.metadata, extra=extra, axes=tuple(_with_unit(a, specs) for a in store.metadata.axes))
-    told = CONVENTIONS.get(next(iter(metadata.geometry_types), ""))  # another tool's edit may have changed it
-    metadata = metadata if told is None else dataclasses.replace(metadata, links_convention=told)
+    if (kind := KINDS.get(next(iter(metadata.geometry_types), ""))) is not None:  # another tool's edit may have changed it
+        metadata = dataclasses.replace(metadata, links_convention=kind.convention)
     if conversion.box is None and scan.rows:
         low, high = np.asarray(scan.low, np.float64), np.asarray(scan.high, np.float64)
         if store.settings.get("bounds", "declared") == "declared":  # expanded

@@ -16,6 +16,7 @@ from dask_zv.errors import InputError, PlanError, ReadOnlyError, StoreError
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.format.keys import join
 from dask_zv.geometry.block import GeometryBlock
+from dask_zv.geometry.kinds import kind_of
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.graph.forks import check_writable
@@ -206,7 +207,7 @@ class Write:
             metadata += described
             names += [a for a, _ in described]
         families = links.families if links is not None else ()
-        trees = store.metadata.geometry_types[:1] == ("skeleton",)
+        trees = kind_of(next(iter(store.metadata.geometry_types), None)).has_parents
         explicit = links is not None and not links.crossings
         metadata += [
             ("", level_attributes(level, scan, schema, cells, objects=objects is not None, links=explicit)),

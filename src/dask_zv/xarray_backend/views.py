@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
+from dask_zv.geometry.kinds import kind_of
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.link_source import LinkSource
 from dask_zv.read.columns import OBJECT_ID, OBJECT_INDEX, LevelRows
@@ -153,7 +154,7 @@ def spatial_dataset(level: Level, dropped: Collection[str] = (), *, chunk_table:
         used |= {"object", names.OBJECT_ID, names.OBJECT_INDEX, names.TABLE, "object_table_column"}
     if found is not None:
         name, dim = names.link_names(found.source)
-        used |= {name, dim, f"{dim}_node", names.TOPOLOGY, *([names.PARENT] if level.kind == "skeleton" else [])}
+        used |= {name, dim, f"{dim}_node", names.TOPOLOGY, *([names.PARENT] if kind_of(level.kind).has_parents else [])}
     view = _View(level, dropped, used, rows, rows.dtype, merged_chunks(level.chunks.rows))
     view.add_vertex_attributes({} if found is None else {"mesh": names.TOPOLOGY, "location": "node"})
     if level.source.schema.has_objects:
@@ -203,7 +204,7 @@ def _add_links(view: _View, links: LinkSource) -> EdgeRows | None:
     level, rows = view.level, view.rows
     name, dim = names.link_names(links)
     trees = level.has_implied_edges
-    with_parents = level.kind == "skeleton" or trees
+    with_parents = kind_of(level.kind).has_parents or trees
     if links.family.width == 1 or {name, *([names.PARENT] if with_parents else [])} <= {*view.dropped}:
         return None
     what = "numbers of the vertices of each link" if dim == "edge" else "numbers of the vertices around each face"
@@ -282,7 +283,7 @@ def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
     if not level.source.schema.has_objects:
         raise InputError(f"{level.url} has no objects: open it with view='spatial'")
     lengths = object_lengths(level.source, level.chunks, level.index)
-    trees, paths = level.kind == "skeleton", level.kind in names.PATHS
+    trees, paths = kind_of(level.kind).has_parents, level.kind in names.PATHS
     vertices = LevelRows(level.source, level.chunks, level.offset)
     links = level.found_links(0) if trees else None
     rows = ObjectRows(vertices, lengths, links, chunked=level.is_chunked_skeleton, implied=level.has_implied_edges)
