@@ -55,9 +55,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
         place = Path(folder)
         blobs = dzv.create(place / "blobs.zv", chunk_shape=(50, 50, 50), bounds=((0, 0, 0), (99, 99, 99)))
+        group = blobs.level(0).group
         with noted(found, "write_bytes"):
-            blobs.level(0).group.write_bytes("vertices", "0.0.0", b"0" * 12)
-        with noted(found, "write_bytes in a batch"), blobs.level(0).group.batched_writes() as batch:
+            group.write_bytes("vertices", "0.0.0", b"0" * 12)
+        with noted(found, "write_bytes in a batch"), group.batched_writes() as batch:
             batch.write_bytes("vertices", "1.0.0", b"1" * 12)
         store = dzv.create(place / "points.zv", chunk_shape=(50, 50, 50))
         with noted(found, "write_points"):
