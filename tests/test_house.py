@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -24,18 +25,18 @@ LONG = 350
 
 NUMBERS: dict[str, tuple[int, int]] = {
     # what: (ceiling, bar)
-    "modules entered: write_bytes": (25, 10),
-    "modules entered: write_bytes in a batch": (35, 16),
-    "modules entered: write_points": (65, 32),
-    "modules entered: open and read a box": (41, 20),
-    "modules entered: xarray, a box": (50, 25),
-    "lines of src": (43_100, 28_000),
-    "lines of tests": (45_100, 32_000),
-    "modules": (219, 120),
-    f"modules over {LONG} lines without a reason": (31, 0),
+    "modules entered: write_bytes": (23, 10),
+    "modules entered: write_bytes in a batch": (30, 16),
+    "modules entered: write_points": (62, 32),
+    "modules entered: open and read a box": (39, 20),
+    "modules entered: xarray, a box": (47, 25),
+    "lines of src": (37_500, 28_000),
+    "lines of tests": (43_300, 32_000),
+    "modules": (184, 120),
+    f"modules over {LONG} lines without a reason": (21, 0),
     "modules in import circles": (0, 0),
-    "layouts compared outside of storage": (67, 0),
-    "geometries named outside of geometry": (129, 0),
+    "layouts compared outside of storage": (43, 0),
+    "geometries named outside of geometry": (78, 0),
     "class names that come twice": (5, 0),
 }
 
@@ -161,6 +162,22 @@ def test_numbers_only_go_down(what: str) -> None:
     assert number <= ceiling, f"{what}: {number}, the ceiling is {ceiling}. Make it smaller; don't raise the ceiling. {of_what}"
     if number < ceiling:
         warnings.warn(f"{what}: {number}. Lower the ceiling, which is {ceiling}", stacklevel=1)
+
+
+def test_the_map_is_true() -> None:
+    """Every function that docs/architecture.md names is where it says."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)` `(\w+)(?:\.(\w+))?`", text)
+    assert len(named) > 30
+    absent = []
+    for path, name, member in named:
+        body = trees().get("dask_zv." + path.removesuffix(".py").replace("/", "."), ast.Module([], [])).body
+        found = [
+            n for n in body if name in (getattr(n, "name", ""), *(getattr(t, "id", "") for t in getattr(n, "targets", ())))
+        ]
+        if not found or (member and not any(getattr(n, "name", "") == member for n in ast.walk(found[-1]))):
+            absent.append(f"{path} {name} {member}")
+    assert absent == []
 
 
 if __name__ == "__main__":  # the table, for a report

@@ -57,7 +57,7 @@ def test_more_inputs(name, tmp_path):
 
 
 NO_DECODERS = {
-    "_json.wrong": "makes the error",
+    "documents.wrong": "makes the error",
     "documents.dump_json": "writes",
     "documents.parse_blob_document": "by those that read stores, in other threads",
     "grids.codec_list": "writes",

@@ -21,7 +21,7 @@ def _of_readers(record: Mapping[str, Any]) -> list[str]:
     out = []
     replaces = record["replaces"]
     for name, seen in record["during"].items():
-        # a level that is replaced in place is, to readers that know no catalog, part old and part new: docs/architecture.md
+        # a level that is replaced in place is, to readers that know no catalog, part old and part new: docs/internals.md
         if not (replaces and name.startswith(_PEER)):
             texts = [f"{o}: {t}" for o, t in seen["texts"].items() if o.startswith("WRONG")]
             out += [f"{name} saw {o} during the write: {texts}" for o in _never(replaces) if seen["counts"].get(o)]
