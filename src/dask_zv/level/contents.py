@@ -302,8 +302,9 @@ class LevelContents:
             return False
         if convention == "implicit_sequential" and kind_of(self.kind).has_parents:
             raise MetadataError(
-                "links_convention is 'implicit_sequential', that of paths, in a store of skeletons: whether rows that follow each "
-                "other are linked can't be known; set it to 'implicit_sequential_with_branches' where they are, else to 'explicit'",
+                "links_convention is 'implicit_sequential', that of paths, in a store of skeletons: whether rows that follow "
+                "each other are linked can't be known; set it to 'implicit_sequential_with_branches' where they are, else to "
+                "'explicit'",
                 store=self.store.url,
             )
         return kind_of(self.kind).has_parents if convention is None else convention == "implicit_sequential_with_branches"
