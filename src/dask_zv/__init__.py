@@ -8,23 +8,22 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from dask_zv._version import __version__
+from dask_zv._version import __version__ as __version__
 from dask_zv._xarray_hook import register_accessors as _register_accessors
-from dask_zv.errors import (
-    BoundsError,
-    FormatError,
-    InputError,
-    InvalidNameError,
-    MetadataError,
-    NotFoundError,
-    PlanError,
-    ReadOnlyError,
-    StoreError,
-    ZVError,
-    ZVWarning,
-)
+from dask_zv.errors import BoundsError as BoundsError
+from dask_zv.errors import FormatError as FormatError
+from dask_zv.errors import InputError as InputError
+from dask_zv.errors import InvalidNameError as InvalidNameError
+from dask_zv.errors import MetadataError as MetadataError
+from dask_zv.errors import NotFoundError as NotFoundError
+from dask_zv.errors import PlanError as PlanError
+from dask_zv.errors import ReadOnlyError as ReadOnlyError
+from dask_zv.errors import StoreError as StoreError
+from dask_zv.errors import ZVError as ZVError
+from dask_zv.errors import ZVWarning as ZVWarning
 
 if TYPE_CHECKING:
+    from dask_zv import config as config
     from dask_zv.geometry.result import Geometry as Geometry
     from dask_zv.geometry.result import Links as Links
     from dask_zv.graph.group import Group as Group
@@ -54,84 +53,35 @@ if TYPE_CHECKING:
     from dask_zv.write.skeletons import write_skeletons as write_skeletons
 
 _LAZY = {
-    "BlockReceipt": "dask_zv.write.plans",
-    "Geometry": "dask_zv.geometry.result",
-    "Group": "dask_zv.graph.group",
-    "Level": "dask_zv.store.store",
-    "Links": "dask_zv.geometry.result",
-    "Report": "dask_zv.graph.report",
-    "Store": "dask_zv.store.store",
-    "WritePlan": "dask_zv.write.plans",
-    "convert": "dask_zv.maintain.convert",
-    "create": "dask_zv.store.store",
-    "expand": "dask_zv.maintain.expand",
-    "load_plan": "dask_zv.write.plans",
-    "load_receipt": "dask_zv.write.plans",
-    "open": "dask_zv.store.store",
-    "open_group": "dask_zv.graph.group",
-    "plan_graph": "dask_zv.write.planning",
-    "plan_meshes": "dask_zv.write.planning",
-    "plan_points": "dask_zv.write.planning",
-    "plan_polylines": "dask_zv.write.planning",
-    "plan_skeletons": "dask_zv.write.planning",
-    "refresh": "dask_zv.maintain.refresh",
-    "write_graph": "dask_zv.write.graphs",
-    "write_lines": "dask_zv.write.polylines",
-    "write_meshes": "dask_zv.write.graphs",
-    "write_points": "dask_zv.write.points",
-    "write_polylines": "dask_zv.write.polylines",
-    "write_skeletons": "dask_zv.write.skeletons",
+    name: module
+    for module, names in {
+        "config": "config",
+        "geometry.result": "Geometry Links",
+        "graph.group": "Group open_group",
+        "graph.report": "Report",
+        "maintain.convert": "convert",
+        "maintain.expand": "expand",
+        "maintain.refresh": "refresh",
+        "store.store": "Level Store create open",
+        "write.graphs": "write_graph write_meshes",
+        "write.planning": "plan_graph plan_meshes plan_points plan_polylines plan_skeletons",
+        "write.plans": "BlockReceipt WritePlan load_plan load_receipt",
+        "write.points": "write_points",
+        "write.polylines": "write_lines write_polylines",
+        "write.skeletons": "write_skeletons",
+    }.items()
+    for name in names.split()
 }
 
-__all__ = [
-    "BlockReceipt",
-    "BoundsError",
-    "FormatError",
-    "Geometry",
-    "Group",
-    "InputError",
-    "InvalidNameError",
-    "Level",
-    "Links",
-    "MetadataError",
-    "NotFoundError",
-    "PlanError",
-    "ReadOnlyError",
-    "Report",
-    "Store",
-    "StoreError",
-    "WritePlan",
-    "ZVError",
-    "ZVWarning",
-    "__version__",
-    "convert",
-    "create",
-    "expand",
-    "load_plan",
-    "load_receipt",
-    "open",
-    "open_group",
-    "plan_graph",
-    "plan_meshes",
-    "plan_points",
-    "plan_polylines",
-    "plan_skeletons",
-    "refresh",
-    "write_graph",
-    "write_lines",
-    "write_meshes",
-    "write_points",
-    "write_polylines",
-    "write_skeletons",
-]
+__all__ = sorted({*_LAZY, *(name for name in globals() if name == "__version__" or name.endswith(("Error", "Warning")))})
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        value = getattr(importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'dask_zv' has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'dask_zv' has no attribute {name!r}")
+    module = importlib.import_module(f"dask_zv.{_LAZY[name]}")
+    globals()[name] = value = module if name == _LAZY[name] else getattr(module, name)
+    return value
 
 
 def __dir__() -> list[str]:
