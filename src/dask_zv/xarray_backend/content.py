@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
+from dask_zv.geometry.kinds import PATHS
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import MARK
 from dask_zv.xarray_backend.index import AxisIndex, ObjectIdIndex, RowIndex
@@ -48,7 +49,7 @@ class Shape:
     @property
     def is_path(self) -> bool:
         """True where objects are sequences of vertices."""
-        return self.kind in names.PATHS
+        return self.kind in PATHS
 
 
 @dataclass(frozen=True, slots=True, eq=False)

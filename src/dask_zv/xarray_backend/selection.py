@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dask_zv.errors import InputError, NotFoundError
 from dask_zv.format.objects import GROUP_NAMES
 from dask_zv.geometry.assembly import take_ranges
-from dask_zv.geometry.kinds import kind_of
+from dask_zv.geometry.kinds import LINKED, kind_of
 from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.level.object_tables import ObjectTables
 from dask_zv.read.chunk_boxes import check_some_boxes
@@ -294,7 +294,7 @@ def objects_of(ds: xr.Dataset, key: Any) -> xr.Dataset:
             raise InputError(
                 "ds.zv.objects[...] needs a Dataset of a level with objects, as it was opened or selected from that"
             )
-        if shape.kind in names.LINKED:
+        if shape.kind in LINKED:
             ids = _chosen(key, ObjectIndex(index.rows.source).ids)
             whole = ds if index.numbers == slice(0, len(index.rows)) else None
             if whole is None:

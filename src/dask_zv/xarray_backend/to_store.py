@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
+from dask_zv.geometry.kinds import PATHS
 from dask_zv.graph.builder import refuse_expressions
 from dask_zv.level.contents import read_headers
 from dask_zv.level.object_tables import ObjectTables
@@ -98,7 +99,7 @@ def to_store(
 
 
 def _check_view(shape: Shape, kind: str) -> None:
-    if kind in names.PATHS and shape.view != "objects":
+    if kind in PATHS and shape.view != "objects":
         raise InputError(
             f"the vertices of a {kind} are not in the order of its path in the spatial view: open the store with "
             "view='objects', and select with ds.zv.sel(...) there"
