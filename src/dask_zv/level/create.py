@@ -17,7 +17,7 @@ from dask_zv.format.documents import dump_json, group_document, to_json
 from dask_zv.format.grids import GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
-from dask_zv.format.metadata import NOT_FOR_AXES, Axis, Generation, RootMetadata, ome_collection, parse_axes
+from dask_zv.format.metadata import NOT_FOR_AXES, Axis, RootMetadata, ome_collection, parse_axes
 from dask_zv.geometry.kinds import KINDS
 from dask_zv.level.contents import StoreContents
 from dask_zv.spatial.grid import as_box
