@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.geometry.kinds import PATHS
+from dask_zv.geometry.kinds import PATHS, kind_of
 from dask_zv.graph.builder import refuse_expressions
 from dask_zv.level.contents import read_headers
 from dask_zv.level.object_tables import ObjectTables
@@ -104,7 +104,7 @@ def _check_view(shape: Shape, kind: str) -> None:
             f"the vertices of a {kind} are not in the order of its path in the spatial view: open the store with "
             "view='objects', and select with ds.zv.sel(...) there"
         )
-    if kind in ("graph", "mesh") and shape.view != "spatial":
+    if kind_of(kind).has_records and shape.view != "spatial":
         raise InputError(f"the links of a {kind} are in the spatial view: open the store with view='spatial'")
 
 
