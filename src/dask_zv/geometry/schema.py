@@ -77,13 +77,13 @@ class Kind:
     name: str
     convention: str  # the root's links_convention: how links are told where no record is stored
     is_path: bool = False  # objects are sequences of vertices, in the order of their manifests
-    link: str | None = None  # "edge" or "face": what joins the vertices, in records
+    link: str = ""  # "edge" or "face": what joins the vertices, in records
     has_parents: bool = False  # links lead from a vertex to its one parent
 
     @property
     def has_records(self) -> bool:
         """True where links are tables of edges or faces, rather than a parent for each vertex."""
-        return self.link is not None and not self.has_parents
+        return bool(self.link) and not self.has_parents
 
     @property
     def is_points(self) -> bool:
