@@ -22,6 +22,7 @@ from dask_zv.level.source import level_blobs
 from dask_zv.read.assemble import Finish, ObjectFacts
 from dask_zv.read.block import BlockPlan, Part, Wanted, read_block
 from dask_zv.read.columns import LevelRows, rows_in
+from dask_zv.read.decode import sum_by_chunk
 from dask_zv.read.levels import select_in
 from dask_zv.read.link_cells import plan_cells
 from dask_zv.read.select import choose_attributes
@@ -180,7 +181,7 @@ class ChunkReader:
         geometry = finish([part], ObjectFacts())
         if part.owners is None:
             geometry = replace(geometry, object_ids=None)
-        counts = _by_chunk(kept, fragments)
+        counts = sum_by_chunk(kept, fragments)
         if block.rows is None:
             return geometry, counts
         numbers = block.rows.among(_row_numbers(block, block.rows, part))
@@ -196,20 +197,13 @@ class ChunkReader:
         return coords, counts, zip(names, cut_by_rows(geometry, counts), strict=True)
 
 
-def _by_chunk(of_fragments: NDArray[np.int64], fragments: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the sums over the fragments of each chunk."""
-    ends = np.r_[0, np.cumsum(of_fragments)].astype(np.int64, copy=False)
-    out: NDArray[np.int64] = np.diff(ends[np.r_[0, np.cumsum(fragments)]])
-    return out
-
-
 def _row_numbers(block: ChunkBlock, rows: RowsOfBlock, part: Part) -> NDArray[np.int64]:
     """Return the number in its block of each row that was read."""
     assert part.fragments is not None
     assert part.counts is not None
     assert part.kept is not None
     assert part.places is not None
-    found = _by_chunk(part.counts, part.fragments)
+    found = sum_by_chunk(part.counts, part.fragments)
     odd = np.flatnonzero(found != rows.of_chunks)
     if len(odd):
         raise FormatError(

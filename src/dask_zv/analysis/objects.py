@@ -40,13 +40,9 @@ class ObjectReader:
     chunked: bool = False
     """Skeletons of one path a fragment."""
 
-    def read(self, ids: NDArray[np.int64]) -> Geometry:
-        """Return some objects as a whole, in the order of their ids, which ascend."""
-        return read_whole_objects(self.rows, ids, self.wanted, self.links, chunked=self.chunked, tables=True)
-
     def pieces(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], Iterator[tuple[str, Geometry]]]:
-        """Return ids and rows of some objects, and the name and geometry of each."""
-        geometry = self.read(ids)
+        """Return ids (which ascend) and rows of some objects, and the name and geometry of each as a whole."""
+        geometry = read_whole_objects(self.rows, ids, self.wanted, self.links, chunked=self.chunked, tables=True)
         lengths = geometry.lengths
         assert lengths is not None
         names = (f"object {number}" for number in ids.tolist())

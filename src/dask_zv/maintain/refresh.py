@@ -11,13 +11,12 @@ from dask.task_spec import List
 from numpy.typing import NDArray
 
 from dask_zv.config import settings
-from dask_zv.errors import FormatError, ZVError
+from dask_zv.errors import FormatError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridArray
-from dask_zv.format.keys import DOCUMENT, format_key, is_spatial_key, join, parse_key
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, join, keys_to_coords
 from dask_zv.format.links import parse_delta
 from dask_zv.format.shards import shard_id
-from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report
@@ -31,6 +30,7 @@ from dask_zv.level.source import LevelSource
 from dask_zv.maintain.hierarchy import find_nodes
 from dask_zv.read.chunk_boxes import check_positions
 from dask_zv.read.columns import LevelRows
+from dask_zv.read.decode import block_positions
 from dask_zv.read.edge_rows import count_parents
 from dask_zv.read.links import stored_links
 from dask_zv.read.object_rows import count_lengths
@@ -39,12 +39,12 @@ from dask_zv.storage.catalog import CATALOG_NAME, Node, merge_catalog
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.shards import inspect_cells, object_cells
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.layout import layout_for
+from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.local import sweep
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.marks import check_not_replaced
 from dask_zv.storage.nodes import SETTINGS, catalog_objects, merge_attributes, put_documents, read_document
-from dask_zv.storage.objects import Objects
+from dask_zv.storage.objects import Address, Objects
 from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.per_chunk.write import look_at_blobs
 from dask_zv.storage.receipts import Columns, Receipt, combine_receipts
@@ -102,14 +102,13 @@ def _rebuild_catalog(level: LevelContents) -> None:
     compute_one(builder.finish(end))
 
 
-def _count_vertices(source: LevelSource, key: str, data: bytes) -> int:
-    """Return how many vertices a chunk has; they must lie in its box, for which the catalog vouches."""
-    try:
-        positions = decode_positions(source.schema, key, data)
-    except ZVError as error:
-        raise error.at(store=source.where()) from None
-    check_positions(source, np.array([parse_key(key)]), np.array([len(positions)]), positions)
-    return len(positions)
+def _count_vertices(source: LevelSource, found: Mapping[Address, bytes]) -> dict[str, int]:
+    """Return how many vertices chunks have; they must lie in their chunks' boxes, for which the catalog vouches."""
+    keys = [key for array, key in found if array == VERTICES]
+    coords = keys_to_coords(keys, source.rank)
+    positions, rows = block_positions(source, open_place(source.place), coords, keys, found, None)
+    check_positions(source, coords, rows, positions)
+    return dict(zip(keys, rows.tolist(), strict=True))
 
 
 # ---------------------------------------------------------------------------------------------- layout per_chunk
@@ -134,12 +133,9 @@ def _per_chunk_work(level: LevelContents, objects: Objects) -> Work | None:
     return _look_per_chunk, parts, partial(_commit, spec)
 
 
-def _look_per_chunk(source: LevelSource, addresses: Sequence[tuple[str, str]]) -> Receipt:
-    def count(found: Mapping[tuple[str, str], bytes]) -> dict[str, int]:
-        return {key: _count_vertices(source, key, data) for (array, key), data in found.items() if array == VERTICES}
-
+def _look_per_chunk(source: LevelSource, addresses: Sequence[Address]) -> Receipt:
     blobs = PerChunk(open_objects(source.place.handle), source.place.prefix)
-    return look_at_blobs(blobs, addresses, count)
+    return look_at_blobs(blobs, addresses, partial(_count_vertices, source))
 
 
 def _commit(spec: CommitSpec, receipts: Sequence[Receipt]) -> None:
@@ -176,7 +172,8 @@ def _look_at_array(source: LevelSource, array: str, document: GridArray, groups:
     coords, columns, payloads = inspect_cells(open_objects(place.handle), place.prefix, array, document, groups)
     rows = np.full(len(coords), -1, np.int64)
     if array == VERTICES:
-        rows[:] = [_count_vertices(source, format_key(at), payloads[tuple(at)]) for at in coords.tolist()]
+        found = {(VERTICES, key): payloads[tuple(at)] for key, at in zip(coords_to_keys(coords), coords.tolist(), strict=True)}
+        rows[:] = list(_count_vertices(source, found).values())
     return Receipt(coords, rows, {array: columns}, (), (coords.shape[1],) if len(coords) else (), 0, 0)
 
 

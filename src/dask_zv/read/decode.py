@@ -26,6 +26,13 @@ from dask_zv.storage.marks import check_not_replaced
 from dask_zv.storage.objects import Address
 
 
+def sum_by_chunk(of_fragments: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sums over the fragments of each chunk, which has so many (`numbers`)."""
+    ends = np.r_[0, np.cumsum(of_fragments)].astype(np.int64, copy=False)
+    out: NDArray[np.int64] = np.diff(ends[np.r_[0, np.cumsum(numbers)]])
+    return out
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Fragments:
     """The fragments of n chunks, F in all, with N rows; a chunk without an index is one."""
@@ -49,9 +56,7 @@ class Fragments:
 
     def by_chunk(self, of_fragments: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the sums over the fragments of each chunk."""
-        ends = np.r_[0, np.cumsum(of_fragments)].astype(np.int64, copy=False)
-        out: NDArray[np.int64] = np.diff(ends[np.r_[0, np.cumsum(self.numbers)]])
-        return out
+        return sum_by_chunk(of_fragments, self.numbers)
 
     def stored_places(self) -> NDArray[np.int64]:
         """Return the place of each row among the stored rows of all chunks, shape (N,)."""
