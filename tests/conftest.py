@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "product(keep): without --long, cases with every pair ('pairs') or all ('values') of the parameters' values"
     )
-    config.pluginmanager.register(ContractMatrix(list(_MAKERS), list(SCHEDULERS)), "contract-matrix")
+    config.pluginmanager.register(ContractMatrix(list(STORES), list(SCHEDULERS)), "contract-matrix")
     config.pluginmanager.register(Cases(config), "cases")
     settings.register_profile("no clock", deadline=None)  # how long an example takes is up to what else the machine does
     settings.load_profile("no clock")
@@ -158,89 +158,58 @@ class StoreUnderTest:
         need(self.name, capability)
 
 
-def _local_path(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
-    return StoreUnderTest("local_path", str(root / "s.zv"), LocalStore(root / "s.zv"))
+STORES = (
+    *("local_path", "local_store", "memory_store", "dict", "memory_url", "fsspec_memory", "fsspec_s3", "obstore_s3"),
+    *("obstore_memory", "icechunk"),
+)
 
 
-def _local_store(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
-    store = LocalStore(root / "s.zv")
-    return StoreUnderTest("local_store", store, store)
+def _make_store(name: str, request: pytest.FixtureRequest, root: Path, layout: str) -> StoreUnderTest:
+    """Return a fresh store of a kind."""
+    unique = uuid.uuid4().hex
 
+    def made(target: Any, plain: Store | None = None, **more: Any) -> StoreUnderTest:
+        return StoreUnderTest(name, target, target if plain is None else plain, **more, layout=layout)
 
-def _memory_store(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
-    store = MemoryStore()
-    return StoreUnderTest("memory_store", store, store)
+    match name:
+        case "local_path":
+            return made(str(root / "s.zv"), LocalStore(root / "s.zv"))
+        case "local_store":
+            return made(LocalStore(root / "s.zv"))
+        case "memory_store":
+            return made(MemoryStore())
+        case "dict":
+            mapping: dict[str, Any] = {}
+            return made(mapping, MemoryStore(mapping))
+        case "memory_url":
+            return made(f"memory://{unique}/s.zv", FsspecStore.from_url(f"memory://{unique}/s.zv"))
+        case "fsspec_memory":
+            from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+            from fsspec.implementations.memory import MemoryFileSystem
 
+            return made(FsspecStore(AsyncFileSystemWrapper(MemoryFileSystem(), asynchronous=True), path=f"/{unique}"))
+        case "fsspec_s3":
+            options = {**request.getfixturevalue("s3_options"), "use_listings_cache": False}
+            return made(FsspecStore.from_url(f"s3://{BUCKET}/{unique}", storage_options=options))
+        case "obstore_s3":
+            import obstore.store
 
-def _dict(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
-    mapping: dict[str, Any] = {}
-    return StoreUnderTest("dict", mapping, MemoryStore(mapping))
+            options = request.getfixturevalue("s3_options")
+            plain = obstore.store.S3Store(
+                BUCKET, prefix=unique, endpoint=options["endpoint_url"], access_key_id=options["key"],
+                secret_access_key=options["secret"], region="us-east-1", client_options={"allow_http": True},
+            )  # fmt: skip
+            return made(f"s3://{BUCKET}/{unique}", ObjectStore(plain), options=options)
+        case "obstore_memory":
+            import obstore.store
 
+            return made(ObjectStore(obstore.store.MemoryStore()))
+        case _:
+            import icechunk
 
-def _memory_url(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
-    url = f"memory://{uuid.uuid4().hex}/s.zv"
-    return StoreUnderTest("memory_url", url, FsspecStore.from_url(url))
-
-
-def _fsspec_memory(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
-    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    fs = AsyncFileSystemWrapper(MemoryFileSystem(), asynchronous=True)
-    store = FsspecStore(fs, path=f"/{uuid.uuid4().hex}")
-    return StoreUnderTest("fsspec_memory", store, store)
-
-
-def _fsspec_s3(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
-    options = request.getfixturevalue("s3_options")
-    store = FsspecStore.from_url(f"s3://{BUCKET}/{uuid.uuid4().hex}", storage_options={**options, "use_listings_cache": False})
-    return StoreUnderTest("fsspec_s3", store, store)
-
-
-def _obstore_s3(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
-    import obstore.store
-
-    options = request.getfixturevalue("s3_options")
-    prefix = uuid.uuid4().hex
-    plain = obstore.store.S3Store(
-        BUCKET,
-        prefix=prefix,
-        endpoint=options["endpoint_url"],
-        access_key_id=options["key"],
-        secret_access_key=options["secret"],
-        region="us-east-1",
-        client_options={"allow_http": True},
-    )
-    return StoreUnderTest("obstore_s3", f"s3://{BUCKET}/{prefix}", ObjectStore(plain), options)
-
-
-def _obstore_memory(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
-    import obstore.store
-
-    store = ObjectStore(obstore.store.MemoryStore())
-    return StoreUnderTest("obstore_memory", store, store)
-
-
-def _icechunk(request: pytest.FixtureRequest, root: Path) -> StoreUnderTest:
-    import icechunk
-
-    repo = icechunk.Repository.create(icechunk.local_filesystem_storage(str(root / "repo")))
-    session = repo.writable_session("main")
-    return StoreUnderTest("icechunk", session, session.store, keep=[repo])
-
-
-_MAKERS: dict[str, Callable[[pytest.FixtureRequest, Path], StoreUnderTest]] = {
-    "local_path": _local_path,
-    "local_store": _local_store,
-    "memory_store": _memory_store,
-    "dict": _dict,
-    "memory_url": _memory_url,
-    "fsspec_memory": _fsspec_memory,
-    "fsspec_s3": _fsspec_s3,
-    "obstore_s3": _obstore_s3,
-    "obstore_memory": _obstore_memory,
-    "icechunk": _icechunk,
-}
+            repo = icechunk.Repository.create(icechunk.local_filesystem_storage(str(root / "repo")))
+            session = repo.writable_session("main")
+            return made(session, session.store, keep=[repo])
 
 
 @pytest.fixture
@@ -249,24 +218,16 @@ def layout() -> str:
     return "per_chunk"
 
 
-@pytest.fixture(params=list(_MAKERS))
+@pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, tmp_path: Path, layout: str) -> StoreUnderTest:
     """Every store that can be written, one after the other."""
-    made = _MAKERS[request.param](request, tmp_path)
-    made.layout = layout
-    return made
+    return _make_store(request.param, request, tmp_path, layout)
 
 
 @pytest.fixture
 def make_store(request: pytest.FixtureRequest, tmp_path: Path, layout: str) -> Callable[[str], StoreUnderTest]:
     """Return fresh stores by name, for tests that want a second one, or one kind alone."""
-
-    def make(name: str) -> StoreUnderTest:
-        made = _MAKERS[name](request, tmp_path / uuid.uuid4().hex[:8])
-        made.layout = layout
-        return made
-
-    return make
+    return lambda name: _make_store(name, request, tmp_path / uuid.uuid4().hex[:8], layout)
 
 
 @pytest.fixture

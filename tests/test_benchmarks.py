@@ -1,4 +1,4 @@
-"""The comparisons run, on every store, and say what they should; what they measure here means nothing."""
+"""The comparisons and the benchmarks of scale run, and say what they should; what they measure here means nothing."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from grid_workload import Job
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
+def run(script: str, *arguments: Any) -> str:
+    """Run a benchmark; return what it printed."""
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def test_comparison_beside_the_peer_runs(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / "compare_per_chunk.py"), "--quick", "--results", str(tmp_path)]
-    run = subprocess.run(
-        [*command, "--stores", "local", "s3"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    printed = run("compare_per_chunk.py", "--quick", "--results", tmp_path, "--stores", "local", "s3")
     (path,) = tmp_path.glob("*.json")
     result = json.loads(path.read_text())
     assert result["versions"]["peer 0.2"]["zarr-vectors"] == "0.2.0"
@@ -42,22 +41,18 @@ def test_comparison_beside_the_peer_runs(tmp_path: Path) -> None:
     assert requests["shards"] < requests["plain"] < requests["peer 0.2"]
     with path.with_suffix(".csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == len(result["rows"])
-    assert "peer / ours" in run.stdout
+    assert "peer / ours" in printed
 
 
 def run_grid(tmp_path: Path, *arguments: str, script: str = "compare_grid.py") -> tuple[str, dict[str, Any]]:
-    command = [sys.executable, str(BENCHMARKS / script), "--size", "quick", "--rounds", "1", "--results", str(tmp_path)]
-    run = subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, timeout=900, check=False, stdin=subprocess.DEVNULL
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    printed = run(script, "--size", "quick", "--rounds", "1", "--results", tmp_path, *arguments)
     (path,) = tmp_path.glob("*.json")
     for ending in (".csv", ".md", ".png"):
         assert path.with_suffix(ending).stat().st_size > 1000
     result: dict[str, Any] = json.loads(path.read_text())
     assert result["versions"]["peer"]["zarr-vectors"] == "0.9.2"
     assert all(r["seconds"] > 0 for r in result["rows"])
-    return run.stdout, result
+    return printed, result
 
 
 @pytest.mark.long
@@ -120,20 +115,16 @@ def spoilt(geometry: str, what: str) -> tuple[Shapes, Shapes]:
     """Return what was written, and what a reader might make of it that gets one thing wrong."""
     shapes = make(small_job(geometry))
     arrays = {n: None if getattr(shapes, n) is None else getattr(shapes, n).copy() for n in Shapes.__slots__}
-    if what == "order of a path":
-        arrays["positions"][[3, 4]] = arrays["positions"][[4, 3]]
-    elif what == "a position":
-        arrays["positions"][5, 0] = np.nextafter(arrays["positions"][5, 0], np.float32(0))
-    elif what == "an owner":
-        arrays["owners"][7] += 1
-    elif what == "two radii":
-        arrays["radius"][[0, 1]] = arrays["radius"][[1, 0]]
-    elif what == "direction of an edge":
-        arrays["edges"][0] = arrays["edges"][0, ::-1]
-    elif what == "an edge":
-        arrays["edges"][0, 1] = arrays["edges"][1, 1]
-    else:
-        arrays["faces"][2] = arrays["faces"][2, [0, 2, 1]]
+    name, at, value = {
+        "order of a path": ("positions", [3, 4], lambda a: a[[4, 3]]),
+        "a position": ("positions", (5, 0), lambda a: np.nextafter(a[5, 0], np.float32(0))),
+        "an owner": ("owners", 7, lambda a: a[7] + 1),
+        "two radii": ("radius", [0, 1], lambda a: a[[1, 0]]),
+        "direction of an edge": ("edges", 0, lambda a: a[0, ::-1]),
+        "an edge": ("edges", (0, 1), lambda a: a[1, 1]),
+        "winding": ("faces", 2, lambda a: a[2, [0, 2, 1]]),
+    }[what]
+    arrays[name][at] = np.copy(value(arrays[name]))
     return shapes, Shapes(**arrays)
 
 
@@ -185,21 +176,41 @@ def test_comparison_of_geometries_knows_data_in_another_order(geometry: str) -> 
 
 
 def test_opening_in_xarray_costs_as_many_requests_whatever_the_chunks(tmp_path: Path) -> None:
-    out = tmp_path / "open.json"
-    command = [
-        sys.executable,
-        str(BENCHMARKS / "open_in_xarray.py"),
-        "--chunks",
-        "27",
-        "729",
-        "--rounds",
-        "1",
-        "--output",
-        str(out),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(out.read_text(encoding="utf-8"))
+    run("open_in_xarray.py", "--chunks", 27, 729, "--rounds", 1, "--output", tmp_path / "open.json")
+    rows = json.loads((tmp_path / "open.json").read_text(encoding="utf-8"))
     assert [(r["chunks"], r["view"]) for r in rows] == [(n, v) for n in (27, 729) for v in ("spatial", "objects")]
     for few, many in zip(rows[:2], rows[2:], strict=True):
         assert (few["open_requests"], few["repr_requests"]) == (many["open_requests"], 0)
+
+
+def scale(tmp_path: Path, script: str, *arguments: Any) -> Any:
+    run(script, "--results", tmp_path, *arguments)
+    (path,) = tmp_path.glob("*.json")
+    assert path.with_suffix(".md").stat().st_size > 300
+    return json.loads(path.read_text())
+
+
+def test_sizes(tmp_path: Path) -> None:
+    (found,) = scale(tmp_path, "scale.py", "--cases", "polylines", "--sizes", 5000)
+    assert (found["rows"], found["chunks"] > 100, found["blocks"] > 1) == (500_000, True, True)
+
+
+@pytest.mark.long
+def test_the_shuffles_of_dask_store_the_same(tmp_path: Path) -> None:
+    found = scale(tmp_path, "scale.py", "--exchange", "--sizes", 500_000, "--sides", "ours", "p2p")
+    assert [f["side"] for f in found] == ["ours", "p2p"]
+    assert len({f["digest"] for f in found}) == 1
+
+
+def test_simulation(tmp_path: Path) -> None:
+    (found,) = scale(tmp_path, "simulate_scale.py", "--points", "1e9", "--kinds", "tiles", "--no-run")
+    assert found["chunks"] > 10_000
+    assert found["waves"] == 1
+    assert found["tasks"] < 10_000
+
+
+@pytest.mark.long
+def test_files(tmp_path: Path) -> None:
+    found = scale(tmp_path, "inodes.py", "--quick", "--folder", tmp_path)
+    files = {(row["layout"], row["shard_chunks"]): row["files"] for row in found["rows"] if not row["fsync"]}
+    assert files["grid", 256] < files["grid", 1] < files["per_chunk", 1]

@@ -1,7 +1,5 @@
 """Every script of examples/ runs as it is, in a directory of its own."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os

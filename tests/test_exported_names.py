@@ -1,7 +1,5 @@
 """The public names: `__all__` is what can be imported, and importing the package costs little."""
 
-from __future__ import annotations
-
 import importlib
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Every golden store has its expectation, and every expectation a store and a test that reads it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,12 +1,17 @@
-"""Imports point down, and only where they may (the contracts are in pyproject.toml)."""
+"""Imports point down, and only where they may (the contracts are in pyproject.toml); warnings are ours, and errors in tests."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+
+import dask_zv as dzv
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "src" / "dask_zv").rglob("*.py"))
@@ -22,16 +27,14 @@ def imported_names(source: str) -> Iterator[str]:
                 yield from (f"{'.' * level}{module or ''}.{alias.name}" for alias in names)
 
 
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
 def test_contracts_of_import_linter_are_kept() -> None:
     code = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
-    run = subprocess.run(
-        [sys.executable, "-c", code, "--no-logo", "--no-cache"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    run = run_python(code, "--no-logo", "--no-cache")
     assert run.returncode == 0, run.stdout + run.stderr
     assert " 0 broken" in run.stdout
 
@@ -70,6 +73,20 @@ def test_modules_import_neither_the_peer_nor_private_parts() -> None:
 
 
 def test_root_imports_no_heavy_library() -> None:
-    code = "import sys, dask_zv; print(sorted({'distributed', 'xarray', 'pandas'} & set(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert run.stdout.strip() == "[]"
+    run = run_python("import sys, dask_zv; print(sorted({'distributed', 'xarray', 'pandas'} & set(sys.modules)))")
+    assert run.stdout.strip() == "[]", run.stderr
+
+
+def test_warnings_are_errors_here_wherever_they_are_said_to_come_from() -> None:
+    with pytest.raises(dzv.ZVWarning, match="on behalf of the caller"):
+        warnings.warn("on behalf of the caller", dzv.ZVWarning, stacklevel=1)
+    with pytest.raises(RuntimeWarning, match="of our code"):
+        warnings.warn_explicit("of our code", RuntimeWarning, "code.py", 1, module="dask_zv.spatial.grid")
+
+
+def test_all_that_we_warn_of_has_our_category() -> None:
+    nodes = (node for path in MODULES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    calls = [n for n in nodes if isinstance(n, ast.Call) and ast.unparse(n.func) in ("warnings.warn", "warn")]
+    assert calls
+    own = ("ZVWarning", "DeprecationWarning")
+    assert [ast.unparse(c) for c in calls if len(c.args) < 2 or ast.unparse(c.args[1]) not in own] == []

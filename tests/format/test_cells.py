@@ -1,7 +1,5 @@
 """Cells and shard indexes: what is packed is unpacked, and damage is a FormatError."""
 
-from __future__ import annotations
-
 import struct
 
 import google_crc32c

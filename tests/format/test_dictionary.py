@@ -1,7 +1,5 @@
 """Dictionary encoding of strings: codes, dtypes, missing values, and metadata."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -65,27 +63,19 @@ def test_values_come_back(values):
 
 
 @pytest.mark.parametrize(
-    ("n", "fill", "dtype"),
+    ("fill", "sizes"),
     [
-        (0, None, "uint8"),
-        (255, None, "uint8"),
-        (256, None, "uint16"),
-        (65_535, None, "uint16"),
-        (65_536, None, "uint32"),
-        (0, -1, "int8"),
-        (127, -1, "int8"),
-        (128, -1, "int16"),
-        (32_767, -1, "int16"),
-        (32_768, -1, "int32"),
+        (None, {0: "uint8", 255: "uint8", 256: "uint16", 65_535: "uint16", 65_536: "uint32"}),
+        (-1, {0: "int8", 127: "int8", 128: "int16", 32_767: "int16", 32_768: "int32"}),
     ],
 )
-def test_dtype_of_codes(n, fill, dtype):
-    encoding = DictionaryEncoding(tuple(map(str, range(n))), fill_value=fill)
-    assert encoding.dtype == dtype
-    if n:
-        last = np.array([n - 1], dtype=encoding.dtype)
-        assert encoding.decode(last).tolist() == [str(n - 1)]
-        assert encoding.encode([str(n - 1)]).tolist() == [n - 1]
+def test_dtype_of_codes(fill, sizes):
+    for n, dtype in sizes.items():
+        encoding = DictionaryEncoding(tuple(map(str, range(n))), fill_value=fill)
+        assert encoding.dtype == dtype
+        if n:
+            assert encoding.decode(np.array([n - 1], dtype=encoding.dtype)).tolist() == [str(n - 1)]
+            assert encoding.encode([str(n - 1)]).tolist() == [n - 1]
 
 
 def test_attributes_are_those_of_the_format():
@@ -116,36 +106,22 @@ def test_columns_are_decoded_in_shape():
     assert encoding.decode(np.array([[0, 1], [-1, 0]], np.int8)).tolist() == [["a", "b"], [None, "a"]]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"categories": None},
-        {"categories": "ab"},
-        {"categories": ["a", 1]},
-        {"categories": [True, 1]},
-        {"categories": [["a"]]},
-        {"categories": [None]},
-        {"categories": ["a", "a"]},
-        {"categories": ["a\0"]},
-        {"ordered": 1},
-        {"_FillValue": 0},
-        {"_FillValue": -1000},
-        {"_FillValue": 1.5},
-        {"_FillValue": True},
-        {"_FillValue": False, "categories": []},
-        {"_FillValue": True, "categories": ["a"]},
-        {"_FillValue": -1.0},
-        {"_FillValue": 2.5},
-        {"_FillValue": "2"},
-        {"_FillValue": 128},
-        {"_FillValue": -129},
-    ],
-    ids=repr,
-)
-def test_malformed_metadata_is_refused(change):
-    attrs = {"encoding": "dictionary", "categories": ["a", "b"], "ordered": False} | change
-    with pytest.raises(MetadataError):
-        DictionaryEncoding.from_attributes(attrs)
+MALFORMED = {
+    "categories": [None, "ab", ["a", 1], [True, 1], [["a"]], [None], ["a", "a"], ["a\0"]],
+    "ordered": [1],
+    "_FillValue": [0, -1000, 1.5, True, -1.0, 2.5, "2", 128, -129],
+}
+
+
+@pytest.mark.parametrize("key", MALFORMED)
+def test_malformed_metadata_is_refused(key):
+    attrs = {"encoding": "dictionary", "categories": ["a", "b"], "ordered": False}
+    for change in [{key: value} for value in MALFORMED[key]]:
+        with pytest.raises(MetadataError):
+            DictionaryEncoding.from_attributes(attrs | change)
+    for change in ({"_FillValue": False, "categories": []}, {"_FillValue": True, "categories": ["a"]}):
+        with pytest.raises(MetadataError):
+            DictionaryEncoding.from_attributes(attrs | change)
 
 
 def test_categories_must_be_there():

@@ -1,7 +1,5 @@
 """Documents of grid arrays: what we write we and zarr read, and a mutated one is no grid or a MetadataError."""
 
-from __future__ import annotations
-
 import json
 from copy import deepcopy
 

@@ -1,7 +1,5 @@
 """Groups of objects as two blobs."""
 
-from __future__ import annotations
-
 import struct
 
 import numpy as np
@@ -81,8 +79,6 @@ def test_mutated_blobs_end_in_an_answer_or_an_error(members, data):
         return
     assert encode_groups(found) == tuple(map(bytes, blobs))
 
-
-# -------------------------------------------------------------------------------------------------- elements of ZV 0.9
 
 ELEMENTS = encode_group_elements([[4, 7], [], [1]])
 WRONG_ELEMENTS = {

@@ -25,8 +25,6 @@ from dask_zv.format.links import (
     stored_order,
 )
 
-# -------------------------------------------------------------------------------------------------- names
-
 
 @pytest.mark.parametrize(("delta", "name"), [(0, "0"), (1, "+1"), (-2, "-2"), (12, "+12")])
 def test_names_of_deltas(delta, name):
@@ -84,9 +82,6 @@ def test_segments_beyond_all_measure():
     with pytest.raises(FormatError, match="2\\*\\*63"):
         parse_segment(f"+{2**63}.0.0", 3)
     assert len(parse_segment("_".join(["0.0.0"] * (MAX_WIDTH - 1)), 3)) == MAX_WIDTH - 1
-
-
-# -------------------------------------------------------------------------------------------------- permutations
 
 
 def test_the_codes_of_the_format():
@@ -155,9 +150,6 @@ def test_stored_order(records):
 )
 def test_which_rows_start_with_a_permutation(intra, delta, directed, store, expected):
     assert has_permutation(intra=intra, delta=delta, directed=directed, store=store) is expected
-
-
-# -------------------------------------------------------------------------------------------------- cells
 
 
 def ragged(groups, *, offsets=None):
@@ -258,9 +250,6 @@ def test_flat_cells_of_no_whole_rows():
     for size in (1, 8, 23):
         with pytest.raises(FormatError, match="no whole number"):
             decode_flat(b"\x00" * size, 2)
-
-
-# -------------------------------------------------------------------------------------------------- metadata
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])

@@ -1,7 +1,5 @@
 """Object manifests: bytes of the format's own example, batches against single manifests, and what is refused."""
 
-from __future__ import annotations
-
 import struct
 import tracemalloc
 

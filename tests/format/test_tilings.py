@@ -1,7 +1,5 @@
 """Fragment indexes decoded together are what each is by itself, or nothing at all."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

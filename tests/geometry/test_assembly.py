@@ -1,7 +1,5 @@
 """Row numbers of what was read: maps, paths, parents and links against the same told one row at a time."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

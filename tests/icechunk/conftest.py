@@ -1,4 +1,4 @@
-"""Schedulers of these tests."""
+"""Schedulers, repositories and writes of these tests."""
 
 from __future__ import annotations
 
@@ -22,3 +22,9 @@ def few_forks_or_many(request):
     """All tasks share a fork, as in one process, or each has its own, as on a cluster."""
     with dask.config.set(scheduler=pickling_scheduler if request.param == "pickling" else request.param):
         yield request.param
+
+
+@pytest.fixture
+def repo(tmp_path):
+    icechunk = pytest.importorskip("icechunk")
+    return icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path / "repo")))

@@ -1,21 +1,21 @@
 """Two sessions of one branch, on S3: what is put on top of the other's commit, and what is refused."""
 
-from __future__ import annotations
-
 import threading
+from functools import partial
 
 import dask
-import numpy as np
 import pytest
 import zarr
+from layouts import in_both_layouts
+from repositories import create, group_of, messages
+from repositories import points as some_points
+from small import always
 
 import dask_zv as dzv
 from s3server import serve
 
 icechunk = pytest.importorskip("icechunk")
 
-CHUNK = (20.0, 20.0, 20.0)
-N = 500
 SECRET = "a-secret-of-icechunk"
 
 
@@ -34,18 +34,8 @@ def repo(server, request):
     return icechunk.Repository.create(storage)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with dask.config.set(scheduler="sync"):
-        yield
-
-
-def points(seed=0):
-    return np.random.default_rng(seed).uniform(0, 100, (N, 3))
-
-
-def messages(repo):
-    return [snapshot.message for snapshot in repo.ancestry(branch="main")][:-1]
+_sync = always(scheduler="sync")
+points = partial(some_points, n=500)
 
 
 def commit_root(repo):
@@ -53,10 +43,6 @@ def commit_root(repo):
     session = repo.writable_session("main")
     zarr.create_group(session.store)
     session.commit("the root")
-
-
-def group_of(session, name):
-    return zarr.open_group(session.store, path=name, mode="r" if session.read_only else "a")
 
 
 def check(target, seed):
@@ -68,7 +54,7 @@ def test_two_stores_of_one_repository(repo):
     """They share no node, so that the second commit goes on top of the first."""
     commit_root(repo)
     sessions = [repo.writable_session("main") for _ in "ab"]
-    stores = [dzv.create(group_of(s, name), chunk_shape=CHUNK) for s, name in zip(sessions, "ab", strict=True)]
+    stores = [create(s, name) for s, name in zip(sessions, "ab", strict=True)]
     for seed, store in enumerate(stores):
         dzv.write_points(store, points(seed))
     stores[0].commit("a")
@@ -84,12 +70,12 @@ def test_two_stores_of_one_repository(repo):
         check(group_of(repo.readonly_session("main"), name), seed)
 
 
-@pytest.mark.parametrize("layout", ["grid", "per_chunk"])
+@in_both_layouts
 @pytest.mark.parametrize("mode", ["error", "overwrite"])
 def test_one_level_is_written_once(repo, layout, mode):
     """Also where one of them would have been refused, had it seen the other."""
     session = repo.writable_session("main")
-    store = dzv.create(session, chunk_shape=CHUNK, layout=layout)
+    store = create(session, layout=layout)
     if mode == "overwrite":
         dzv.write_points(store, points(9))
     store.commit("begun")
@@ -111,10 +97,10 @@ def test_one_level_is_written_once(repo, layout, mode):
     check(repo.readonly_session("main"), 1)
 
 
-@pytest.mark.parametrize("layout", ["grid", "per_chunk"])
+@in_both_layouts
 def test_different_chunks_of_one_level(repo, layout):
     """No cell is written twice, but both change what lists them: putting one on top would lose the other's list."""
-    store = dzv.create(repo.writable_session("main"), chunk_shape=CHUNK, bounds=[(0, 0, 0), (100, 100, 100)], layout=layout)
+    store = create(repo.writable_session("main"), bounds=[(0, 0, 0), (100, 100, 100)], layout=layout)
     dzv.write_points(store, points())
     store.commit("begun")
     batches = []
@@ -134,7 +120,7 @@ def test_different_chunks_of_one_level(repo, layout):
 
 def test_different_levels_of_one_store(repo):
     """Groups of their own: safe."""
-    store = dzv.create(repo.writable_session("main"), chunk_shape=CHUNK)
+    store = create(repo.writable_session("main"))
     dzv.write_points(store, points())
     store.commit("begun")
     sessions = [repo.writable_session("main") for _ in range(2)]
@@ -154,7 +140,7 @@ def test_commits_at_the_same_moment(repo):
     """Each is put on top of whichever came before; none is lost."""
     commit_root(repo)
     names = "abcd"
-    stores = [dzv.create(group_of(repo.writable_session("main"), name), chunk_shape=CHUNK) for name in names]
+    stores = [create(repo.writable_session("main"), name) for name in names]
     for seed, store in enumerate(stores):
         dzv.write_points(store, points(seed))
     start = threading.Barrier(len(names))
@@ -181,7 +167,7 @@ def test_commits_at_the_same_moment(repo):
 def test_a_cluster_on_s3_and_its_secrets(repo, use_scheduler, caplog):
     """Forks carry the credentials of the storage; no key, name, text or log does."""
     session = repo.writable_session("main")
-    store = dzv.create(session, chunk_shape=CHUNK)
+    store = create(session)
     with use_scheduler("distributed"):
         lazy = dzv.write_points(store, points(4), compute=False)
         shown = [repr(lazy), *map(repr, lazy.__dask_graph__().items())]

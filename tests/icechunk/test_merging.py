@@ -1,71 +1,26 @@
 """What forks of a session wrote comes together in it, whole, or an error says what else was changed: on Icechunk 1 and 2."""
 
-from __future__ import annotations
+from functools import partial
 
 import dask
-import dask.array as da
 import numpy as np
 import pytest
+import repositories
 import zarr
+from layouts import in_both_layouts
+from repositories import CHUNK, group_of, several_blocks
 
 import dask_zv as dzv
 
 icechunk = pytest.importorskip("icechunk")
 
-CHUNK = (20.0, 20.0, 20.0)
 N = 1200
-LAYOUTS = ("grid", "per_chunk")
+__all__ = ["several_blocks"]
+points, arguments = partial(repositories.points, n=N), partial(repositories.arguments, n=N)
+create, check = partial(repositories.create, shard_chunks=8), partial(repositories.check_points, n=N)
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(override):
-    override(write_block_chunks=16)
-    override(write_block_bytes=(2000, 9000))
-
-
-@pytest.fixture
-def repo(tmp_path):
-    return icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path / "repo")))
-
-
-def points(seed):
-    return np.random.default_rng(seed).uniform(0, 100, (N, 3))
-
-
-def arguments(seed):
-    return {
-        "positions": da.from_array(points(seed), chunks=(300, 3)),
-        "attributes": {"row": da.arange(N, chunks=300)},
-        "object_ids": da.arange(N, chunks=300) % 9,
-        "object_attributes": {"a": np.arange(9) + seed},
-        "groups": {0: [2, 3]},
-    }
-
-
-def create(session, path="", layout="grid"):
-    target = zarr.open_group(session.store, path=path, mode="a") if path else session
-    return dzv.create(target, chunk_shape=CHUNK, layout=layout, shard_chunks=8)
-
-
-def check(target, seed, path=""):
-    """Look at all that such a write leaves: rows, tables, groups, and what the documents say."""
-    if path:
-        target = zarr.open_group(target.store, path=path, mode="r")
-    with dask.config.set(scheduler="sync"):
-        level = dzv.open(target).level(0)
-        found = level.read()
-        assert level.metadata.vertex_count == N
-        row = found.attributes["row"]
-        assert sorted(row.tolist()) == list(range(N))
-        np.testing.assert_array_equal(found.positions, points(seed)[row])
-        np.testing.assert_array_equal(found.object_ids, row % 9)
-        assert found.object_attributes["a"].tolist() == (np.arange(9) + seed).tolist()
-        assert found.groups[0].tolist() == [2, 3]
-        box = level.read(bbox=((0, 0, 0), (50, 50, 50)))
-        assert len(box) == (points(seed) <= 50).all(axis=1).sum()
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
+@in_both_layouts
 def test_written_and_replaced(few_forks_or_many, repo, layout):
     """New nodes, then other documents, tables of other shapes and removed nodes over what is committed."""
     session = repo.writable_session("main")
@@ -87,7 +42,7 @@ def test_written_and_replaced(few_forks_or_many, repo, layout):
     assert (len(found), found.object_ids, dict(found.attributes)) == (N, None, {})
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@in_both_layouts
 def test_replaced_without_a_commit(repo, layout):
     """Icechunk 2 merges no fork that removed or made again what the session has not committed."""
     session = repo.writable_session("main")
@@ -95,7 +50,7 @@ def test_replaced_without_a_commit(repo, layout):
     session.commit("1")
     session = repo.writable_session("main")
     store = dzv.open(session, "r+")
-    other = dzv.create(zarr.open_group(session.store, path="other", mode="a"), chunk_shape=CHUNK, layout=layout)
+    other = dzv.create(group_of(session, "other"), chunk_shape=CHUNK, layout=layout)
     dzv.write_points(other, **arguments(7))
     with dask.config.set(scheduler="threads"):
         for seed in (2, 3):
@@ -126,10 +81,7 @@ def test_batches_of_one_session(few_forks_or_many, repo):
     assert sorted(group.list_chunks("vertices")) == sorted(key for key, _ in keys)
 
 
-# -------------------------------------------------------------------------------------------------- several in one session
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
+@in_both_layouts
 def test_two_writes_in_one_graph(few_forks_or_many, repo, layout):
     """Stores that the session has just made: neither write takes back what the other said of its own."""
     session = repo.writable_session("main")
@@ -150,7 +102,7 @@ def test_two_replacing_writes_in_one_graph(few_forks_or_many, repo):
     if few_forks_or_many == "pickling":  # what is not committed is replaced in one process only
         session.commit("old")
         session = repo.writable_session("main")
-    stores = [dzv.open(zarr.open_group(session.store, path=name, mode="a"), "r+") for name in "ab"]
+    stores = [dzv.open(group_of(session, name), "r+") for name in "ab"]
     lazy = [dzv.write_points(s, **arguments(5 + i), mode="overwrite", compute=False) for i, s in enumerate(stores)]
     for store, result in reversed(list(zip(stores, dask.compute(*lazy), strict=True))):
         store.finish(result)
@@ -159,7 +111,7 @@ def test_two_replacing_writes_in_one_graph(few_forks_or_many, repo):
         check(repo.readonly_session("main"), 5 + i, name)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@in_both_layouts
 @pytest.mark.parametrize("begun", ["empty", "committed", "not committed"])
 def test_two_writes_of_one_level(few_forks_or_many, repo, layout, begun):
     """The first that is finished is in the session, whole; the second is refused, and changes nothing."""
@@ -218,9 +170,6 @@ def test_the_same_attribute_meanwhile(few_forks_or_many, repo):
     with pytest.raises(dzv.PlanError, match="vertices"):
         batches[1].finish(results[1])
     assert group.read_array_meta("vertices")["units"] == "nm"
-
-
-# -------------------------------------------------------------------------------------------------- how it is stored
 
 
 def test_shards_by_default(repo, tmp_path):

@@ -1,12 +1,10 @@
 """Snapshots, tags and branches of an Icechunk repository open as any store, in xarray too, and are never mixed up."""
 
-from __future__ import annotations
-
-import dask
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from small import always
 
 import dask_zv as dzv
 
@@ -15,16 +13,7 @@ icechunk = pytest.importorskip("icechunk")
 CHUNK = (20.0, 20.0, 20.0)
 N = 300
 
-
-@pytest.fixture
-def repo(tmp_path):
-    return icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path / "repo")))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with dask.config.set(scheduler="sync"):
-        yield
+_sync = always(scheduler="sync")
 
 
 def points(seed):

@@ -1,64 +1,27 @@
 """A write to an Icechunk session is one snapshot, on every scheduler; one that fails leaves no trace."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import signal
 from pathlib import Path
 
 import dask
-import dask.array as da
 import numpy as np
 import pytest
+from forms import lazily
 from geometries_reference import check_read, some_data, write
+from repositories import CHUNK, N, arguments, check_points, create, messages, points, several_blocks
 
 import dask_zv as dzv
 
 icechunk = pytest.importorskip("icechunk")
 
-CHUNK = (20.0, 20.0, 20.0)
-N = 3000
 KINDS = {"point_cloud": "grid", "polyline": "per_chunk", "streamline": "grid", "skeleton": "grid", "mesh": "grid"}
+__all__ = ["several_blocks"]
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(override):
-    """Several blocks, each with a fork of its own where the scheduler has other processes."""
-    override(write_block_chunks=16)
-    override(write_block_bytes=(2000, 9000))
-
-
-@pytest.fixture
-def repo(tmp_path):
-    return icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path / "repo")))
-
-
-def messages(repo, branch="main"):
-    """Return the messages of a branch's snapshots, the last first."""
-    return [snapshot.message for snapshot in repo.ancestry(branch=branch)][:-1]  # the first is the repository's own
-
-
-def points(seed=0, n=N):
-    return np.random.default_rng(seed).uniform(0, 100, (n, 3))
-
-
-def arguments(seed=0, *, positions=None):
-    where = da.from_array(points(seed), chunks=(500, 3))
-    about = {"object_attributes": {"a": np.arange(9)}, "groups": {0: [2, 3]}}
-    ids = {"attributes": {"row": da.arange(N, chunks=500)}, "object_ids": da.arange(N, chunks=500) % 9}
-    return {"positions": where if positions is None else positions, **ids, **about}
-
-
-def check_points(target, seed=0):
-    with dask.config.set(scheduler="sync"):
-        found = dzv.open(target).level(0).read()
-    row = found.attributes["row"]
-    assert sorted(row.tolist()) == list(range(N))
-    np.testing.assert_array_equal(found.positions, points(seed)[row])
-    np.testing.assert_array_equal(found.object_ids, row % 9)
-    assert found.groups[0].tolist() == [2, 3]
-    assert found.object_attributes["a"].tolist() == list(range(9))
+def on(*schedulers):
+    return pytest.mark.parametrize("scheduler", schedulers)
 
 
 def state(session):
@@ -81,10 +44,7 @@ def failing_second_time(block, folder):
 
 def failing(folder, seed=0):
     folder.mkdir()
-    return da.from_array(points(seed), chunks=(500, 3)).map_blocks(failing_second_time, folder=str(folder), dtype=float)
-
-
-# -------------------------------------------------------------------------------------------------- one snapshot
+    return lazily(points(seed), 500).map_blocks(failing_second_time, folder=str(folder), dtype=float)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,12 +53,10 @@ def test_one_snapshot_whatever_the_scheduler(scheduler, repo, kind):
         pytest.skip("the same graphs as on a cluster, and much slower")
     data = some_data(np.random.default_rng(3), kind, 90, CHUNK, dense=KINDS[kind] == "per_chunk")
     session = repo.writable_session("main")
-    store = dzv.create(session, geometry=kind, chunk_shape=CHUNK, layout=KINDS[kind]) if kind != "point_cloud" else None
-    if store is None:
-        store = dzv.create(session, chunk_shape=CHUNK, shard_chunks=8)
-        assert dzv.write_points(store, **arguments()).blocks > 3
+    if kind == "point_cloud":
+        assert dzv.write_points(create(session, shard_chunks=8), **arguments()).blocks > 3
     else:
-        write(store, data)
+        write(create(session, geometry=kind, layout=KINDS[kind]), data)
     assert session.has_uncommitted_changes
     assert messages(repo) == []
     session.commit("written")
@@ -111,10 +69,10 @@ def test_one_snapshot_whatever_the_scheduler(scheduler, repo, kind):
             check_read(dzv.open(target).level(0), data)
 
 
-@pytest.mark.parametrize("scheduler", ["sync", "distributed"])
+@on("sync", "distributed")
 def test_what_was_committed_is_replaced_in_one_snapshot(scheduler, use_scheduler, repo):
     session = repo.writable_session("main")
-    dzv.write_points(dzv.create(session, chunk_shape=CHUNK, shard_chunks=8), **arguments(1))
+    dzv.write_points(create(session, shard_chunks=8), **arguments(1))
     first = session.commit("first")
     session = repo.writable_session("main")
     store = dzv.open(session, "r+")
@@ -129,25 +87,25 @@ def test_what_was_committed_is_replaced_in_one_snapshot(scheduler, use_scheduler
     assert {key: value for key, value in metadata.items() if key != "__icechunk"} == {"by": "a test"}  # Icechunk 2 adds its own
 
 
-@pytest.mark.parametrize("scheduler", ["sync", "distributed"])
+@on("sync", "distributed")
 def test_two_writes_in_one_session(scheduler, use_scheduler, repo):
     """The second one's forks have what the first one did, and its documents."""
     session = repo.writable_session("main")
     with use_scheduler(scheduler):
         for name, seed in (("a", 1), ("b", 2)):
-            store = dzv.create(zarr_group(session, name), chunk_shape=CHUNK)
+            store = create(session, name)
             dzv.write_points(store, **arguments(seed))
         store.commit("both")
     assert messages(repo) == ["both"]
-    check_points(zarr_group(repo.readonly_session("main"), "a"), 1)
-    check_points(zarr_group(repo.readonly_session("main"), "b"), 2)
+    for name, seed in (("a", 1), ("b", 2)):
+        check_points(repo.readonly_session("main"), seed, name)
 
 
-@pytest.mark.parametrize("scheduler", ["sync", "processes", "distributed"])
+@on("sync", "processes", "distributed")
 def test_waves_are_one_snapshot(scheduler, use_scheduler, repo):
     data = some_data(np.random.default_rng(5), "mesh", 90, CHUNK)
     session = repo.writable_session("main")
-    store = dzv.create(session, geometry="mesh", chunk_shape=CHUNK, shard_chunks=1)
+    store = create(session, geometry="mesh", shard_chunks=1)
     with use_scheduler(scheduler), dask.config.set({"dask_zv.max-graph-tasks": 8}):
         assert write(store, data).blocks > 3
     assert messages(repo) == []
@@ -159,7 +117,7 @@ def test_waves_are_one_snapshot(scheduler, use_scheduler, repo):
 def test_a_batch_of_blobs(use_scheduler, repo):
     session = repo.writable_session("main")
     with use_scheduler("distributed"):
-        dzv.write_points(dzv.create(session, chunk_shape=CHUNK, layout="per_chunk"), **arguments())
+        dzv.write_points(create(session, layout="per_chunk"), **arguments())
         session.commit("points")
         session = repo.writable_session("main")
         group = dzv.open_group(session)["0"]
@@ -176,13 +134,10 @@ def test_a_batch_of_blobs(use_scheduler, repo):
     assert group.read_bytes("vertices", "1.1.1") == before
 
 
-# -------------------------------------------------------------------------------------------------- the caller finishes
-
-
-@pytest.mark.parametrize("scheduler", ["threads", "processes", "distributed"])
+@on("threads", "processes", "distributed")
 def test_a_delayed_write_is_finished_by_the_caller(scheduler, use_scheduler, repo):
     session = repo.writable_session("main")
-    store = dzv.create(session, chunk_shape=CHUNK)
+    store = create(session)
     before = state(session)
     with use_scheduler(scheduler):
         lazy = dzv.write_points(store, **arguments(), compute=False)
@@ -200,7 +155,7 @@ def test_a_delayed_write_is_finished_by_the_caller(scheduler, use_scheduler, rep
 
 
 def test_finishing_changes_nothing_of_other_stores(tmp_path):
-    store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
+    store = create(tmp_path / "s.zv")
     report = dzv.write_points(store, **arguments(), compute=False).compute()
     assert store.finish(report) is report
     check_points(tmp_path / "s.zv")
@@ -208,35 +163,26 @@ def test_finishing_changes_nothing_of_other_stores(tmp_path):
 
 def test_two_writes_in_one_graph(use_scheduler, repo):
     session = repo.writable_session("main")
-    stores = [dzv.create(zarr_group(session, name), chunk_shape=CHUNK) for name in "ab"]
+    stores = [create(session, name) for name in "ab"]
     with use_scheduler("distributed"):
         results = dask.compute(*(dzv.write_points(s, **arguments(i), compute=False) for i, s in enumerate(stores)))
     for store, result in zip(stores, results, strict=True):
         store.finish(result)
     session.commit("both")
     for i, name in enumerate("ab"):
-        check_points(zarr_group(repo.readonly_session("main"), name), i)
+        check_points(repo.readonly_session("main"), i, name)
 
 
 def test_finishing_too_late(repo):
     session = repo.writable_session("main")
-    store = dzv.create(session, chunk_shape=CHUNK)
+    store = create(session)
     result = dzv.write_points(store, **arguments(), compute=False).compute(scheduler="sync")
     session.commit("the store alone")
     with pytest.raises(dzv.PlanError, match="write again in a new session"):
         store.finish(result)
     assert messages(repo) == ["the store alone"]
     with pytest.raises(dzv.InputError, match="its own store"):
-        dzv.create({}, chunk_shape=CHUNK).finish(result)
-
-
-def zarr_group(session, name):
-    import zarr
-
-    return zarr.open_group(session.store, path=name, mode="r" if session.read_only else "a")
-
-
-# -------------------------------------------------------------------------------------------------- failures
+        create({}).finish(result)
 
 
 @pytest.fixture
@@ -252,7 +198,7 @@ def test_a_failed_graph_leaves_no_trace(scheduler, repo, tmp_path, created):
     if scheduler == "processes" and created == "before":
         pytest.skip("as on a cluster")
     session = repo.writable_session("main")
-    store = dzv.create(session, chunk_shape=CHUNK)
+    store = create(session)
     if created == "before":
         session.commit("an empty store")
         session = repo.writable_session("main")
@@ -272,7 +218,7 @@ def test_a_failed_graph_in_memory(tmp_path):
     """Such a session can't be forked: tasks write into it, and a failure discards that."""
     repo = icechunk.Repository.create(icechunk.in_memory_storage())
     session = repo.writable_session("main")
-    dzv.create(session, chunk_shape=CHUNK).commit("an empty store")
+    create(session).commit("an empty store")
     session = repo.writable_session("main")
     with pytest.raises(ZeroDivisionError):
         dzv.write_points(dzv.open(session, "r+"), **arguments(positions=failing(tmp_path / "marks")))
@@ -284,7 +230,7 @@ def test_a_failed_graph_in_memory(tmp_path):
 
 def test_in_memory_and_other_processes(use_scheduler):
     session = icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main")
-    store = dzv.create(session, chunk_shape=CHUNK)
+    store = create(session)
     before = state(session)
     with use_scheduler("distributed"), pytest.raises(dzv.PlanError, match="thread"):
         dzv.write_points(store, **arguments())
@@ -309,8 +255,8 @@ def test_a_killed_worker(repo, tmp_path):
     from distributed import Client, LocalCluster
 
     session = repo.writable_session("main")
-    store = dzv.create(session, chunk_shape=CHUNK)
-    where = da.from_array(points(), chunks=(500, 3)).map_blocks(deadly, folder=str(tmp_path), dtype=float)
+    store = create(session)
+    where = lazily(points(), 500).map_blocks(deadly, folder=str(tmp_path), dtype=float)
     with (
         LocalCluster(processes=True, n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster),
@@ -322,13 +268,10 @@ def test_a_killed_worker(repo, tmp_path):
     check_points(repo.readonly_session("main"))
 
 
-# -------------------------------------------------------------------------------------------------- uncommitted content
-
-
 def test_replacing_what_is_not_committed(use_scheduler, repo):
     """In one process all tasks share a fork; forks of several can't be merged then, which is an error, and no mixture."""
     session = repo.writable_session("main")
-    store = dzv.create(session, chunk_shape=CHUNK)
+    store = create(session)
     dzv.write_points(store, **arguments(1))
     before = state(session)
     with use_scheduler("distributed"), pytest.raises(dzv.PlanError, match="commit the session first"):
@@ -346,7 +289,7 @@ def test_replacing_what_is_not_committed(use_scheduler, repo):
 def test_what_a_write_removes_stays_removed(repo):
     """The session has it, uncommitted; the fork that is merged into it has not."""
     session = repo.writable_session("main")
-    store = dzv.create(session, chunk_shape=CHUNK)
+    store = create(session)
     dzv.write_points(store, **arguments(1))
     assert "object_index" in dzv.open_group(session)["0"]
     dzv.write_points(store, points(2), mode="overwrite")
@@ -363,14 +306,11 @@ def all_nodes(session):
     return diff.new_groups | diff.new_arrays
 
 
-# -------------------------------------------------------------------------------------------------- commits
-
-
 def test_nothing_to_commit(repo, tmp_path):
     with pytest.raises(dzv.InputError, match="needs no commit"):
-        dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK).commit("a plain store")
+        create(tmp_path / "s.zv").commit("a plain store")
     session = repo.writable_session("main")
-    store = dzv.create(session, chunk_shape=CHUNK)
+    store = create(session)
     snapshot = store.commit("an empty store")
     assert session.snapshot_id == snapshot
     assert session.read_only
@@ -387,7 +327,7 @@ def test_nothing_to_commit(repo, tmp_path):
 def test_another_process_holds_the_session(repo, use_scheduler):
     """What travels is a key: where it is used elsewhere, the error says what to do."""
     session = repo.writable_session("main")
-    store = dzv.create(session, chunk_shape=CHUNK)
+    store = create(session)
     sent = pickle.dumps(store.handle)
     with use_scheduler("distributed") as client:
         error = client.submit(use_elsewhere, sent, pure=False).result()

@@ -1,10 +1,7 @@
 """Functions of every chunk and of every object: as if each had been read alone, on every scheduler, with few tasks and requests."""
 
-from __future__ import annotations
-
 import pickle
 from collections import Counter
-from pathlib import Path
 
 import cloudpickle
 import dask
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from counting_store import CountingStore
+from golden_reference import every_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
@@ -21,17 +19,14 @@ from dask_zv.analysis.mapping import plan_map_chunks, plan_map_objects
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.xarray_backend import analysis
 
-DATA = Path(__file__).parents[1] / "data"
-GOLDEN = [p for g in ("golden_0.7", "golden_0.9") for p in sorted((DATA / g).glob("*.zarrvectors*"))]
 CHUNK = 10.0
 EDGE = 40.0
 N = 3000
 OBJECTS = 25
-FIELDS = (
-    *("positions", "attributes", "object_ids", "edges", "parents", "faces", "ids", "lengths"),
-    *("edge_attributes", "face_attributes"),
-)
+OF_LINKS = ("edges", "parents", "faces", "edge_attributes", "face_attributes")
+FIELDS = ("positions", "attributes", "object_ids", "ids", "lengths", *OF_LINKS)
 OF_OBJECTS = ("object_index", "object_attributes", "groups", "group_attributes")
+in_one_block_and_in_many = pytest.mark.parametrize("rows_per_task", [None, 300])
 
 
 def map_chunks(level, func, *, compute=True, **options):
@@ -44,7 +39,14 @@ def map_objects(level, func, *, compute=True, **options):
     return plan.compute() if compute else plan.delayed()
 
 
-# ------------------------------------------------------------------------------------------------ stores
+def keys_of(found):
+    return coords_to_keys(found.labels)
+
+
+@pytest.fixture
+def sync():
+    with dask.config.set(scheduler="sync"):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,10 @@ def cloud(tmp_path_factory):
     """Points of objects that are all over space, in 64 chunks."""
     rng = np.random.default_rng(1)
     path = tmp_path_factory.mktemp("analysis") / "cloud.zv"
-    positions = rng.uniform(0, EDGE, (N, 3)).astype(np.float32)
-    store = dzv.create(path, chunk_shape=(CHUNK,) * 3, axes=["x", "y", "z"])
     with dask.config.set(scheduler="sync"):
         dzv.write_points(
-            store,
-            positions,
+            dzv.create(path, chunk_shape=(CHUNK,) * 3, axes=["x", "y", "z"]),
+            rng.uniform(0, EDGE, (N, 3)).astype(np.float32),
             attributes={"mass": rng.normal(size=N), "rgb": rng.integers(0, 255, (N, 3), dtype=np.uint8)},
             object_ids=np.r_[np.arange(OBJECTS), rng.integers(0, OBJECTS, N - OBJECTS)] * 3,
             object_attributes={"size": np.arange(OBJECTS) * 0.5},
@@ -70,24 +70,17 @@ def random_trees(target, n=60, nodes=30, **options):
     rng = np.random.default_rng(2)
     steps = rng.normal(0, 3, (n, nodes, 3))
     steps[:, 0] = rng.uniform(5, EDGE - 5, (n, 3))
-    parents = np.full((n, nodes), -1)
-    positions = np.zeros((n, nodes, 3))
+    parents, positions, every = np.full((n, nodes), -1), np.zeros((n, nodes, 3)), np.arange(n)
     positions[:, 0] = steps[:, 0]
-    every = np.arange(n)
     for i in range(1, nodes):
         at = rng.integers(max(0, i - 4), i, n)
         parents[:, i] = at + every * nodes
         positions[:, i] = np.clip(positions[every, at] + steps[:, i], 0, EDGE)
     flat = positions.reshape(-1, 3)
     store = dzv.create(target, geometry="skeleton", chunk_shape=(CHUNK,) * 3, bounds=((0,) * 3, (EDGE,) * 3), **options)
+    about = {"object_ids": np.repeat(every * 2, nodes), "attributes": {"radius": rng.uniform(size=n * nodes)}}
     with dask.config.set(scheduler="sync"):
-        dzv.write_skeletons(
-            store,
-            flat,
-            parents=parents.ravel(),
-            object_ids=np.repeat(every * 2, nodes),
-            attributes={"radius": rng.uniform(size=n * nodes)},
-        )
+        dzv.write_skeletons(store, flat, parents=parents.ravel(), **about)
     return np.linalg.norm(flat[parents[:, 1:]] - positions[:, 1:], axis=2).sum(axis=1)
 
 
@@ -96,9 +89,6 @@ def trees(tmp_path_factory):
     path = tmp_path_factory.mktemp("analysis") / "trees.zv"
     lengths = random_trees(path)
     return dzv.open(path).level(0), lengths
-
-
-# ------------------------------------------------------------------------------------------------ functions
 
 
 def summary(geometry, scale=1.0):
@@ -131,17 +121,16 @@ def fails_at_a_corner(geometry):
 
 def plain(value):
     """Return arrays, mappings and None in a form that compares: dtypes, shapes, masks and values."""
-    if value is None or (isinstance(value, dict) and not value):
+    if value is None or (not isinstance(value, np.ndarray) and not len(value)):
         return None
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
+    if not isinstance(value, np.ndarray):
+        return {k: plain(v) for k, v in dict(value).items()}
     return str(value.dtype), value.shape, np.ma.getmaskarray(value).tolist(), np.ma.filled(value).tolist()
 
 
 def assert_equal_geometry(found, expected, fields):
     for name in fields:
-        left, right = (plain(dict(v) if isinstance(v := getattr(g, name), dict) else v) for g in (found, expected))
-        assert left == right, name
+        assert plain(getattr(found, name)) == plain(getattr(expected, name)), name
 
 
 def collecting():
@@ -156,56 +145,56 @@ def collecting():
 
 
 @pytest.mark.filterwarnings("ignore:the chunk has vertices outside of its box:dask_zv.ZVWarning")  # as some were made
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda p: f"{p.parent.name[-3:]}-{p.name.partition('.')[0]}")
-def test_every_chunk_and_object_of_golden_stores_is_as_if_read_alone(path):
+@every_store
+def test_every_chunk_and_object_of_golden_stores_is_as_if_read_alone(path, sync):
     store = dzv.open(path)
-    with dask.config.set(scheduler="sync"):
-        for number in store.levels:
-            level = store.level(number)
-            keep, kept = collecting()
-            found = map_chunks(level, keep, rows_per_task=50)
-            assert coords_to_keys(found.labels) == level.chunks.keys
-            for key, rows, at in zip(coords_to_keys(found.labels), found.rows, found.values["value"], strict=True):
-                assert len(kept[at]) == rows
-                assert_equal_geometry(kept[at], level.read(chunks=[key], order="chunk"), FIELDS)
-            if not level.source.schema.has_objects:
-                continue
-            keep, kept = collecting()
-            found = map_objects(level, keep, rows_per_task=30)
-            assert found.labels.tolist() == sorted(level.index.ids.tolist())
-            for key, rows, at in zip(found.labels.tolist(), found.rows, found.values["value"], strict=True):
-                assert len(kept[at]) == rows
-                assert_equal_geometry(kept[at], level.read(objects=key, order="object"), (*FIELDS, *OF_OBJECTS))
+    for number in store.levels:
+        level = store.level(number)
+        keep, kept = collecting()
+        found = map_chunks(level, keep, rows_per_task=50)
+        assert keys_of(found) == level.chunks.keys
+        for key, rows, at in zip(keys_of(found), found.rows, found.values["value"], strict=True):
+            assert len(kept[at]) == rows
+            assert_equal_geometry(kept[at], level.read(chunks=[key], order="chunk"), FIELDS)
+        if not level.source.schema.has_objects:
+            continue
+        keep, kept = collecting()
+        found = map_objects(level, keep, rows_per_task=30)
+        assert found.labels.tolist() == level.read().object_index.tolist()
+        for key, rows, at in zip(found.labels.tolist(), found.rows, found.values["value"], strict=True):
+            assert len(kept[at]) == rows
+            assert_equal_geometry(kept[at], level.read(objects=key, order="object"), (*FIELDS, *OF_OBJECTS))
 
 
-def test_parts_of_chunks_are_as_if_read_alone(cloud, trees):
+def test_parts_of_chunks_are_as_if_read_alone(cloud, trees, sync):
     box = ((3.5, 4, 5), (22.2, 31, 36))
-    with dask.config.set(scheduler="sync"):
-        for level, objects in ((cloud, [0, 3, 9, 27]), (trees[0], [0, 4, 6, 44, 50])):
-            keep, kept = collecting()
-            some = [c for c in level.chunks.keys if c[-1] in "012"]
-            found = map_chunks(level, keep, bbox=box, objects=objects, chunks=some, rows_per_task=100)
-            assert len(found) > 3
-            keys, every = coords_to_keys(found.labels), 0
-            for key in some:
-                expected = level.read(chunks=[key], bbox=box, objects=objects, order="chunk")
-                every += len(expected)
-                if key in keys:
-                    assert_equal_geometry(kept[found.values["value"][keys.index(key)]], expected, FIELDS)
-            assert found.rows.sum() == every
+    for level, objects in ((cloud, [0, 3, 9, 27]), (trees[0], [0, 4, 6, 44, 50])):
+        keep, kept = collecting()
+        some = [c for c in level.chunks.keys if c[-1] in "012"]
+        found = map_chunks(level, keep, bbox=box, objects=objects, chunks=some, rows_per_task=100)
+        assert len(found) > 3
+        every = 0
+        for key in some:
+            expected = level.read(chunks=[key], bbox=box, objects=objects, order="chunk")
+            every += len(expected)
+            if key in keys_of(found):
+                assert_equal_geometry(kept[found.values["value"][keys_of(found).index(key)]], expected, FIELDS)
+        assert found.rows.sum() == every
 
 
 # ------------------------------------------------------------------------------------------------ as numpy on all of it
 
 
+def cell_of(positions):
+    return np.floor(np.asarray(positions, np.float64) / CHUNK).astype(int)
+
+
 def per_chunk(level, keep=None):
-    """Return (key, rows) of each chunk of the level, as numpy finds them."""
+    """Return the level, and the rows of each of its chunks, as numpy finds them."""
     every = level.read(order="chunk")
-    cells = np.floor(every.positions.astype(np.float64) / CHUNK).astype(int)
-    numbers = np.arange(len(every)) if keep is None else np.asarray(keep)
     out = {}
-    for number in numbers.tolist():
-        out.setdefault(tuple(cells[number].tolist()), []).append(number)
+    for number in (np.arange(len(every)) if keep is None else np.asarray(keep)).tolist():
+        out.setdefault(tuple(cell_of(every.positions[number]).tolist()), []).append(number)
     return every, dict(sorted(out.items()))
 
 
@@ -219,12 +208,8 @@ def test_chunks_equal_numpy_on_every_scheduler(cloud, scheduler):
             np.testing.assert_array_equal(found.values["centre"][at], every.positions[rows].astype(float).mean(axis=0) * 2)
             assert found.values["mass"][at] == every.attributes["mass"][rows].sum()
             assert found.values["light"][at] == (every.attributes["rgb"][rows] > 200).any()
-        assert {k: (v.dtype, v.shape[1:]) for k, v in found.values.items()} == {
-            "n": (np.int64, ()),
-            "centre": (np.float64, (3,)),
-            "mass": (np.float64, ()),
-            "light": (bool, ()),
-        }
+        kinds = {"n": (np.int64, ()), "centre": (np.float64, (3,)), "mass": (np.float64, ()), "light": (bool, ())}
+        assert {k: (v.dtype, v.shape[1:]) for k, v in found.values.items()} == kinds
 
 
 def test_objects_equal_numpy_on_every_scheduler(trees, scheduler):
@@ -240,7 +225,7 @@ def test_objects_equal_numpy_on_every_scheduler(trees, scheduler):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_rows_equal_numpy(cloud, data):
+def test_any_rows_equal_numpy(cloud, sync, data):
     kind = data.draw(st.sampled_from(["slice", "ascending", "any"]))
     if kind == "slice":
         bound = st.none() | st.integers(-N - 5, N + 5)
@@ -252,66 +237,53 @@ def test_any_rows_equal_numpy(cloud, data):
     low = np.array(data.draw(st.tuples(*[st.floats(0, EDGE)] * 3)))
     box = data.draw(st.none() | st.just((low, low + 15)))
     objects = data.draw(st.none() | st.just([0, 3, 6, 30]))
-    every, _ = per_chunk(cloud)
-    keep = np.ones(N, bool)
-    if box is not None:
-        keep &= ((every.positions >= box[0]) & (every.positions <= box[1])).all(axis=1)
+    every, _ = per_chunk(cloud, [])
+    keep = np.ones(N, bool) if box is None else ((every.positions >= box[0]) & (every.positions <= box[1])).all(axis=1)
     if objects is not None:
         keep &= np.isin(every.object_ids, objects)
-    numbers = numbers[keep[numbers]]
-    _, cells = per_chunk(cloud, numbers)
-    with dask.config.set(scheduler="sync"):
-        keeper, kept = collecting()
-        found = map_chunks(cloud, keeper, rows=rows, bbox=box, objects=objects, rows_per_task=400, meta=int)
-        assert [tuple(c) for c in found.labels.tolist()] == list(cells)
-        for at, mine in zip(found.values["value"], cells.values(), strict=True):
-            np.testing.assert_array_equal(kept[at].positions, every.positions[mine])
-            np.testing.assert_array_equal(kept[at].attributes["rgb"], every.attributes["rgb"][mine])
-            np.testing.assert_array_equal(kept[at].object_ids, every.object_ids[mine])
-        lazy = analysis.map_chunks(
-            cloud, count, rows=rows, bbox=box, objects=objects, meta=int, rows_per_task=400, compute=False
-        )
-        assert lazy.shape == found.rows.shape
-        assert lazy.compute().to_numpy().tolist() == found.rows.tolist()
+    _, cells = per_chunk(cloud, numbers[keep[numbers]])
+    part = {"rows": rows, "bbox": box, "objects": objects, "rows_per_task": 400, "meta": int}
+    keeper, kept = collecting()
+    found = map_chunks(cloud, keeper, **part)
+    assert [tuple(c) for c in found.labels.tolist()] == list(cells)
+    for at, mine in zip(found.values["value"], cells.values(), strict=True):
+        np.testing.assert_array_equal(kept[at].positions, every.positions[mine])
+        np.testing.assert_array_equal(kept[at].attributes["rgb"], every.attributes["rgb"][mine])
+        np.testing.assert_array_equal(kept[at].object_ids, every.object_ids[mine])
+    lazy = analysis.map_chunks(cloud, count, **part, compute=False)
+    assert lazy.shape == found.rows.shape
+    assert lazy.compute().to_numpy().tolist() == found.rows.tolist()
 
 
-def test_links_follow_rows_that_are_picked(trees):
+def test_links_follow_rows_that_are_picked(trees, sync):
     level, _ = trees
     every = level.read(order="chunk")
-    rng = np.random.default_rng(0)
-    rows = rng.permutation(len(every))[:1200]
-    chunk = np.floor(every.positions.astype(np.float64) / CHUNK).astype(int)
-    chosen = set(rows.tolist())
+    rows = np.random.default_rng(0).permutation(len(every))[:1200]
+    chunk, chosen = cell_of(every.positions), set(rows.tolist())
     names = {tuple(p): i for i, p in enumerate(every.positions.tolist())}
-    with dask.config.set(scheduler="sync"):
-        keep, kept = collecting()
-        map_chunks(level, keep, rows=rows, rows_per_task=400)
+    keep, kept = collecting()
+    map_chunks(level, keep, rows=rows, rows_per_task=400)
     pairs, heads = set(), set()
     for piece in kept:
         own = [names[tuple(p)] for p in piece.positions.tolist()]
         pairs |= {(own[a], own[b]) for a, b in piece.edges.tolist()}
         heads |= {(own[i], own[p]) for i, p in enumerate(piece.parents.tolist()) if p >= 0}
-    wanted = {
-        (a, b)
-        for a, b in every.edges.tolist()
-        if a in chosen and b in chosen and (chunk[a] == chunk[b]).all()
-    }  # fmt: skip
+    wanted = {(a, b) for a, b in every.edges.tolist() if {a, b} <= chosen and (chunk[a] == chunk[b]).all()}
     assert wanted
     assert pairs == heads == wanted
 
 
-def test_objects_of_rows(cloud, trees):
+def test_objects_of_rows(cloud, trees, sync):
     for level in (cloud, trees[0]):
         every = level.read(order="chunk")
-        with dask.config.set(scheduler="sync"):
-            for rows in (slice(3, 9), np.array([5, 5, 700, 2]), slice(0, 0), slice(None)):
-                found = analysis.map_objects(level, count, rows=rows, meta=int)
-                ids, lengths = np.unique(every.object_ids, return_counts=True)
-                mine = np.isin(ids, every.object_ids[rows])
-                assert found.object.to_numpy().tolist() == ids[mine].tolist()
-                assert found.to_numpy().tolist() == lengths[mine].tolist()
-            both = analysis.map_objects(level, count, rows=slice(3, 9), objects=[0, 6, 12], meta=int)
-            assert set(both.object.to_numpy().tolist()) == set(every.object_ids[3:9].tolist()) & {0, 6, 12}
+        ids, lengths = np.unique(every.object_ids, return_counts=True)
+        for rows in (slice(3, 9), np.array([5, 5, 700, 2]), slice(0, 0), slice(None)):
+            found = analysis.map_objects(level, count, rows=rows, meta=int)
+            mine = np.isin(ids, every.object_ids[rows])
+            assert found.object.to_numpy().tolist() == ids[mine].tolist()
+            assert found.to_numpy().tolist() == lengths[mine].tolist()
+        both = analysis.map_objects(level, count, rows=slice(3, 9), objects=[0, 6, 12], meta=int)
+        assert set(both.object.to_numpy().tolist()) == set(every.object_ids[3:9].tolist()) & {0, 6, 12}
 
 
 # ------------------------------------------------------------------------------------------------ cost
@@ -334,13 +306,18 @@ def test_few_tasks_and_small_ones(cloud, trees):
     assert tasks_of(map_objects(trees[0], cable, rows_per_task=300, compute=False))["block"] == 6
 
 
-def test_rows_that_are_all_cost_nothing(cloud):
+def test_rows_that_are_all_cost_nothing_and_results_travel_and_not_vertices(cloud):
+    def blocks(rows=None):
+        graph = dict(map_chunks(cloud, count, rows=rows, rows_per_task=500, compute=False).__dask_graph__())
+        return graph, [key for key in graph if "-block-" in key]
+
     def sizes(rows):
-        lazy = map_chunks(cloud, count, rows=rows, rows_per_task=500, compute=False)
-        return sorted(len(cloudpickle.dumps(t)) for k, t in dict(lazy.__dask_graph__()).items() if "-block-" in k)
+        graph, keys = blocks(rows)
+        return sorted(len(cloudpickle.dumps(graph[k])) for k in keys)
 
     assert sizes(slice(0, N)) == sizes(slice(None)) == sizes(np.arange(N)) == sizes(None)
     assert max(sizes(slice(7, N - 7))) < max(sizes(None)) + 1000  # a bit to a row of the blocks at both ends
+    assert all(len(pickle.dumps(part)) < 2_000 for part in dask.get(*blocks()))
 
 
 def test_one_block_needs_no_graph(cloud, trees):
@@ -354,55 +331,40 @@ def test_one_block_needs_no_graph(cloud, trees):
             map_chunks(cloud, count, rows_per_task=10)
 
 
-def test_results_travel_and_not_vertices(cloud):
-    lazy = map_chunks(cloud, count, rows_per_task=500, compute=False)
-    graph = dict(lazy.__dask_graph__())
-    blocks = [key for key in graph if "-block-" in key]
-    for part in dask.get(graph, blocks):
-        assert len(pickle.dumps(part)) < 2_000
-
-
 @pytest.mark.parametrize("shard_chunks", [1, 8])
-def test_requests(shard_chunks):
+def test_requests(shard_chunks, sync):
     store = CountingStore(MemoryStore())
     random_trees(store, shard_chunks=shard_chunks)
     level = dzv.open(store).level(0)
     chunks = level.chunks.keys
-    level.found_links(0)
-    with dask.config.set(scheduler="sync"):
-        store.forget()
-        map_chunks(level, cable, attributes=[], rows_per_task=600)
-        if shard_chunks == 1:
-            assert store.chunks() == set(chunks)
-            assert set(store.blobs.values()) == {1}
-        else:
-            vertices = [k for k in store.log if "/vertices/c/" in k]
-            assert len(vertices) <= len(set(vertices)) * 4 < len(chunks)  # at most one look for each block that is in a shard
-        assert not any("vertex_attributes" in k and "/c/" in k for k in store.log)
-        store.forget()
-        map_chunks(level, count, chunks=chunks[3:5])
-        assert len([k for k in store.log if "/vertices/c/" in k]) <= 2
-        one = level.read(objects=[8])
-        mine = {tuple(c) for c in np.floor(one.positions.astype(np.float64) / CHUNK).clip(0).astype(int).tolist()}
-        store.forget()
-        map_objects(level, cable, objects=[8], attributes=[])
-        if shard_chunks == 1:
-            assert store.chunks() == {".".join(map(str, c)) for c in mine}
-            assert store.blobs[("vertices", next(iter(store.chunks())))] == 1
+    level.links()
 
+    def vertices():
+        return [k for k in store.log if "/vertices/c/" in k]
 
-def test_chunks_of_an_object_are_read_once_in_a_block(cloud):
-    store = CountingStore(MemoryStore())
-    random_trees(store, shard_chunks=1)
-    level = dzv.open(store).level(0)
-    _ = level.chunks
-    with dask.config.set(scheduler="sync"):
+    store.forget()
+    map_chunks(level, cable, attributes=[], rows_per_task=600)
+    if shard_chunks == 1:
+        assert store.chunks() == set(chunks)
+        assert set(store.blobs.values()) == {1}
+    else:
+        assert len(vertices()) <= len(set(vertices())) * 4 < len(chunks)  # at most one look for each block that is in a shard
+    assert not any("vertex_attributes" in k and "/c/" in k for k in store.log)
+    store.forget()
+    map_chunks(level, count, chunks=chunks[3:5])
+    assert len(vertices()) <= 2
+    mine = {".".join(map(str, c)) for c in cell_of(level.read(objects=[8]).positions).tolist()}
+    store.forget()
+    map_objects(level, cable, objects=[8], attributes=[])
+    if shard_chunks == 1:
+        assert store.chunks() == mine
+        assert store.blobs[("vertices", next(iter(mine)))] == 1
         store.forget()
-        map_objects(level, cable, attributes=[])
+        map_objects(level, cable, attributes=[])  # chunks of several objects are read once in a block
         assert set(store.blobs.values()) == {1}
 
 
-def test_blocks_are_of_objects_near_each_other():
+def test_blocks_are_of_objects_near_each_other(sync):
     """Ids say nothing of where objects are; in blocks that go by ids every chunk would be read by nearly every block."""
     rng = np.random.default_rng(0)
     n, vertices = 2000, 5
@@ -410,20 +372,18 @@ def test_blocks_are_of_objects_near_each_other():
     positions = np.clip(starts + np.cumsum(rng.normal(0, 0.5, (n, vertices, 2)), axis=1), 0, 79).reshape(-1, 2)
     store = CountingStore(MemoryStore())
     made = dzv.create(store, geometry="polyline", chunk_shape=(CHUNK,) * 2, bounds=((0, 0), (80, 80)), shard_chunks=1)
-    with dask.config.set(scheduler="sync"):
-        dzv.write_polylines(made, positions, lengths=np.full(n, vertices))
-        level = dzv.open(store).level(0)
-        chunks = len(level.chunks)
-        assert chunks == 64
-        store.forget()
-        found = map_objects(level, lambda g: g.positions[-1], rows_per_task=1000)
-        assert sum(c for (array, _), c in store.blobs.items() if array == "vertices") < 3 * chunks
-        assert found.labels.tolist() == list(range(n))
-        np.testing.assert_array_equal(found.values["value"], positions[vertices - 1 :: vertices])
-        some = rng.permutation(n)[:1200]
-        found = map_objects(level, lambda g: g.positions[0], objects=some, rows_per_task=1000)
-        assert found.labels.tolist() == sorted(some.tolist())
-        np.testing.assert_array_equal(found.values["value"], positions[::vertices][np.sort(some)])
+    dzv.write_polylines(made, positions, lengths=np.full(n, vertices))
+    level = dzv.open(store).level(0)
+    assert len(level.chunks) == 64
+    store.forget()
+    found = map_objects(level, lambda g: g.positions[-1], rows_per_task=1000)
+    assert sum(c for (array, _), c in store.blobs.items() if array == "vertices") < 3 * 64
+    assert found.labels.tolist() == list(range(n))
+    np.testing.assert_array_equal(found.values["value"], positions[vertices - 1 :: vertices])
+    some = rng.permutation(n)[:1200]
+    found = map_objects(level, lambda g: g.positions[0], objects=some, rows_per_task=1000)
+    assert found.labels.tolist() == sorted(some.tolist())
+    np.testing.assert_array_equal(found.values["value"], positions[::vertices][np.sort(some)])
 
 
 # ------------------------------------------------------------------------------------------------ errors
@@ -441,8 +401,8 @@ def test_what_the_function_raises_says_where(cloud, scheduler):
     assert "object 6 of" in caught.value.__notes__[0]
 
 
-@pytest.mark.parametrize("rows_per_task", [None, 300])
-def test_results_that_differ(cloud, rows_per_task):
+@in_one_block_and_in_many
+def test_results_that_differ(cloud, rows_per_task, sync):
     def differing(geometry, how):
         odd = geometry.positions[0].min() > 30  # chunk 3.3.3
         return {
@@ -452,21 +412,19 @@ def test_results_that_differ(cloud, rows_per_task):
             "kind": {"value": 1} if odd else 1,
         }[how]
 
-    with dask.config.set(scheduler="sync"):
-        for how in ("dtype", "shape", "names", "kind"):
-            with pytest.raises(dzv.InputError, match=r"chunk 3\.3\.3 is .* unlike that for chunk .* meta="):
-                map_chunks(cloud, differing, args=(how,), rows_per_task=rows_per_task)
-        found = map_chunks(cloud, differing, args=("dtype",), meta=float, rows_per_task=rows_per_task)
-        assert found.values["value"].dtype == np.float64
-        with pytest.raises(dzv.InputError, match=r"the result for chunk \d\.\d\.\d is float64, unlike meta, .* int64: return"):
-            map_chunks(cloud, differing, args=("dtype",), meta=int, rows_per_task=rows_per_task)
-        with pytest.raises(dzv.InputError, match=r"object \d+ is int64\[\d+\], unlike"):
-            map_objects(cloud, lambda g: np.zeros(len(g), int), rows_per_task=rows_per_task)
+    for how in ("dtype", "shape", "names", "kind"):
+        with pytest.raises(dzv.InputError, match=r"chunk 3\.3\.3 is .* unlike that for chunk .* meta="):
+            map_chunks(cloud, differing, args=(how,), rows_per_task=rows_per_task)
+    found = map_chunks(cloud, differing, args=("dtype",), meta=float, rows_per_task=rows_per_task)
+    assert found.values["value"].dtype == np.float64
+    with pytest.raises(dzv.InputError, match=r"the result for chunk \d\.\d\.\d is float64, unlike meta, .* int64: return"):
+        map_chunks(cloud, differing, args=("dtype",), meta=int, rows_per_task=rows_per_task)
+    with pytest.raises(dzv.InputError, match=r"object \d+ is int64\[\d+\], unlike"):
+        map_objects(cloud, lambda g: np.zeros(len(g), int), rows_per_task=rows_per_task)
 
 
-@pytest.mark.parametrize(
-    ("result", "what"),
-    [
+def test_results_that_are_no_numbers(cloud):
+    for result, what in (
         (None, "NoneType"),
         ("text", "str"),
         ({"a": object()}, "at 'a' is a object"),
@@ -475,33 +433,28 @@ def test_results_that_differ(cloud, rows_per_task):
         ([[1], [1, 2]], "list"),
         (np.ma.masked, "masked"),
         (np.ma.array([1, 2], mask=[True, False]), "masked"),
-    ],
-)
-def test_results_that_are_no_numbers(cloud, result, what):
-    with pytest.raises(dzv.InputError, match=r"chunk 0\.0\.0") as caught:
-        map_chunks(cloud, lambda _: result)
-    assert what in str(caught.value)
+    ):
+        with pytest.raises(dzv.InputError, match=r"chunk 0\.0\.0") as caught:
+            map_chunks(cloud, lambda _, result=result: result)
+        assert what in str(caught.value)
 
 
-def test_nothing_selected(cloud):
-    nowhere = ((100, 100, 100), (101, 101, 101))
-    between = ((1e-6,) * 3, (2e-6,) * 3)
-    with dask.config.set(scheduler="sync"):
-        for box in (nowhere, between):
-            with pytest.raises(dzv.InputError, match="nothing is selected.*meta="):
-                map_chunks(cloud, summary, bbox=box)
-            meta = {"n": int, "centre": np.zeros(3, np.float32)}
-            found = map_chunks(cloud, summary, bbox=box, meta=meta)
-            assert found.labels.shape == (0, 3)
-            assert {k: (v.dtype, v.shape) for k, v in found.values.items()} == {
-                "n": (np.int64, (0,)),
-                "centre": (np.float32, (0, 3)),
-            }
-            lazy = analysis.map_chunks(cloud, summary, bbox=box, meta=meta, compute=False)
-            assert lazy.sizes == {"chunk": 0, "centre_0": 3}
-        assert len(map_objects(cloud, count, objects=[], meta=int)) == 0
-        with pytest.raises(dzv.InputError, match="nothing is selected"):
-            map_objects(cloud, count, objects=[])
+def test_nothing_selected(cloud, sync, tmp_path):
+    meta = {"n": int, "centre": np.zeros(3, np.float32)}
+    for box in (((100,) * 3, (101,) * 3), ((1e-6,) * 3, (2e-6,) * 3)):  # beyond the chunks, between the points
+        with pytest.raises(dzv.InputError, match="nothing is selected.*meta="):
+            map_chunks(cloud, summary, bbox=box)
+        found = map_chunks(cloud, summary, bbox=box, meta=meta)
+        assert found.labels.shape == (0, 3)
+        kinds = {"n": (np.int64, (0,)), "centre": (np.float32, (0, 3))}
+        assert {k: (v.dtype, v.shape) for k, v in found.values.items()} == kinds
+        lazy = analysis.map_chunks(cloud, summary, bbox=box, meta=meta, compute=False)
+        assert lazy.sizes == {"chunk": 0, "centre_0": 3}
+    assert len(map_objects(cloud, count, objects=[], meta=int)) == 0
+    with pytest.raises(dzv.InputError, match="nothing is selected"):
+        map_objects(cloud, count, objects=[])
+    empty = dzv.create(tmp_path / "empty.zv", chunk_shape=(10, 10), bounds=((0, 0), (1, 1))).level(0)
+    assert map_chunks(empty, count, meta=int).labels.shape == (0, 2)
 
 
 def test_bad_arguments(cloud, tmp_path):
@@ -522,51 +475,42 @@ def test_bad_arguments(cloud, tmp_path):
         map_objects(cloud, count, objects=[0, 1])
     with pytest.raises(dzv.NotFoundError, match="no such chunk"):
         map_chunks(cloud, count, chunks=["9.9.9"])
-    plain = dzv.create(tmp_path / "plain.zv", chunk_shape=(10, 10))
-    dzv.write_points(plain, np.ones((3, 2)))
-    level = dzv.open(tmp_path / "plain.zv").level(0)
-    for call in (
-        lambda: map_objects(level, count),
-        lambda: map_chunks(level, count, objects=[0]),
-        lambda: analysis.map_objects(level, count, rows=slice(0, 1)),
-        lambda: analysis.map_chunks(level, count, objects=[0], meta=int, compute=False),
+    store = dzv.create(tmp_path / "plain.zv", chunk_shape=(10, 10))
+    dzv.write_points(store, np.ones((3, 2)))
+    for function, options in (
+        (map_objects, {}),
+        (map_chunks, {"objects": [0]}),
+        (analysis.map_objects, {"rows": slice(0, 1)}),
+        (analysis.map_chunks, {"objects": [0], "meta": int, "compute": False}),
     ):
         with pytest.raises(dzv.InputError, match="has no objects"):
-            call()
+            function(store.level(0), count, **options)
 
 
-def test_an_empty_level(tmp_path):
-    dzv.create(tmp_path / "empty.zv", chunk_shape=(10, 10), bounds=((0, 0), (1, 1)))
-    level = dzv.open(tmp_path / "empty.zv").level(0)
-    assert map_chunks(level, count, meta=int).labels.shape == (0, 2)
-
-
-def test_a_chunk_that_is_gone(tmp_path):
+def test_a_chunk_that_is_gone(tmp_path, sync):
     random_trees(tmp_path / "t.zv", shard_chunks=1)
     level = dzv.open(tmp_path / "t.zv").level(0)
     _ = level.chunks
     (tmp_path / "t.zv" / "0" / "vertices" / "c" / "1" / "2" / "1").unlink()
-    with dask.config.set(scheduler="sync"):
-        for call in (lambda: map_chunks(level, count), lambda: map_objects(level, count, rows_per_task=100)):
-            with pytest.raises(dzv.ZVError, match=r"1\.2\.1"):
-                call()
+    for function, options in ((map_chunks, {}), (map_objects, {"rows_per_task": 100})):
+        with pytest.raises(dzv.ZVError, match=r"1\.2\.1"):
+            function(level, count, **options)
 
 
 # ------------------------------------------------------------------------------------------------ arguments and results
 
 
-def test_lazy_arguments_are_computed_once(cloud):
+def test_lazy_arguments_are_computed_once(cloud, sync):
     calls = []
 
     def make():
         calls.append(1)
         return 5
 
-    with dask.config.set(scheduler="sync"):
-        shared = dask.delayed(make)()
-        found = map_chunks(cloud, lambda g, a, b: a + b, args=(shared,), kwargs={"b": shared}, rows_per_task=400)
-        assert set(found.values["value"].tolist()) == {10}
-        assert map_objects(cloud, lambda g, a: a, args=(shared,)).values["value"].tolist() == [5] * OBJECTS
+    shared = dask.delayed(make)()
+    found = map_chunks(cloud, lambda g, a, b: a + b, args=(shared,), kwargs={"b": shared}, rows_per_task=400)
+    assert set(found.values["value"].tolist()) == {10}
+    assert map_objects(cloud, lambda g, a: a, args=(shared,)).values["value"].tolist() == [5] * OBJECTS
     assert len(calls) == 2
 
 
@@ -577,38 +521,34 @@ def test_a_table_that_the_client_scattered(cloud, use_scheduler):
     assert found.values["value"].tolist() == found.labels.tolist()
 
 
-def test_attributes_of_each_object(cloud):
+def test_attributes_of_each_object(cloud, sync):
     def size(geometry):
         assert list(geometry.attributes) == ["mass"]
         return geometry.object_attributes["size"][0]
 
-    with dask.config.set(scheduler="sync"):
-        found = map_objects(cloud, size, attributes=["mass"], rows_per_task=500)
+    found = map_objects(cloud, size, attributes=["mass"], rows_per_task=500)
     assert found.values["value"].tolist() == (np.arange(OBJECTS) * 0.5).tolist()
 
 
-def test_xarray_of_chunks(cloud):
-    with dask.config.set(scheduler="sync"):
-        found = analysis.map_chunks(cloud, summary, rows_per_task=500)
-        plain_found = map_chunks(cloud, summary)
-        assert isinstance(found, xr.Dataset)
-        assert found.centre.dims == ("chunk", "centre_0")
-        assert found.sizes["chunk"] == 64
-        at = np.flatnonzero((found.chunk_x == 1) & (found.chunk_y == 2) & (found.chunk_z == 3))
-        assert found.rows[at] == plain_found.rows[coords_to_keys(plain_found.labels).index("1.2.3")]
-        assert set(found.coords) == {"chunk_x", "chunk_y", "chunk_z", "rows"}
-        assert found.attrs["zv_url"] == cloud.store.url
-        meta = {"n": int, "centre": np.zeros(3), "mass": float, "light": bool}
-        lazy = analysis.map_chunks(cloud, summary, rows_per_task=500, meta=meta, compute=False)
-        assert len(lazy.chunksizes["chunk"]) > 5
-        xr.testing.assert_identical(lazy.compute(), found)
-        delayed = analysis.map_chunks(cloud, summary, rows_per_task=500, compute=False)
-        xr.testing.assert_identical(delayed.compute(), found)
-        one = analysis.map_chunks(cloud, count)
-        assert (one.name, one.dims) == ("count", ("chunk",))
-        assert analysis.map_chunks(cloud, lambda g: 1).name == "value"
-        with pytest.raises(dzv.InputError, match="'rows'"):
-            analysis.map_chunks(cloud, lambda g: {"rows": 1})
+def test_xarray_of_chunks(cloud, sync):
+    found, plainly = analysis.map_chunks(cloud, summary, rows_per_task=500), map_chunks(cloud, summary)
+    assert isinstance(found, xr.Dataset)
+    assert found.centre.dims == ("chunk", "centre_0")
+    assert found.sizes["chunk"] == 64
+    at = np.flatnonzero((found.chunk_x == 1) & (found.chunk_y == 2) & (found.chunk_z == 3))
+    assert found.rows[at] == plainly.rows[keys_of(plainly).index("1.2.3")]
+    assert set(found.coords) == {"chunk_x", "chunk_y", "chunk_z", "rows"}
+    assert found.attrs["zv_url"] == cloud.store.url
+    meta = {"n": int, "centre": np.zeros(3), "mass": float, "light": bool}
+    lazy = analysis.map_chunks(cloud, summary, rows_per_task=500, meta=meta, compute=False)
+    assert len(lazy.chunksizes["chunk"]) > 5
+    for later in (lazy, analysis.map_chunks(cloud, summary, rows_per_task=500, compute=False)):
+        xr.testing.assert_identical(later.compute(), found)
+    one = analysis.map_chunks(cloud, count)
+    assert (one.name, one.dims) == ("count", ("chunk",))
+    assert analysis.map_chunks(cloud, lambda g: 1).name == "value"
+    with pytest.raises(dzv.InputError, match="'rows'"):
+        analysis.map_chunks(cloud, lambda g: {"rows": 1})
 
 
 def test_xarray_of_objects(trees, scheduler):
@@ -619,8 +559,8 @@ def test_xarray_of_objects(trees, scheduler):
     assert found.rows.to_numpy().tolist() == [30] * 60
     lazy = analysis.map_objects(level, cable, rows_per_task=300, meta=float, compute=False)
     assert lazy.chunks == ((10,) * 6,)
-    xr.testing.assert_identical(lazy.compute(), found)
-    xr.testing.assert_identical(analysis.map_objects(level, cable, rows_per_task=300, compute=False).compute(), found)
+    for later in (lazy, analysis.map_objects(level, cable, rows_per_task=300, compute=False)):
+        xr.testing.assert_identical(later.compute(), found)
 
 
 def test_a_store_of_one_process_is_out_of_reach(use_scheduler):

@@ -1,7 +1,5 @@
 """Dask's arrays as expressions (``array.query-planning``): taken, or refused by name with what to set."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

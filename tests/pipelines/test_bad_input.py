@@ -4,8 +4,6 @@ That is what is in memory, and what one look at lazy data tells; what only a joi
 leaves nothing visible.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A lazy source runs once where its partitions fit into memory, and what is kept goes with the write, its graph, its worker."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import time

@@ -1,7 +1,5 @@
 """Whatever holds a column is taken as what it says, or refused with the place: masks, nullable dtypes, other libraries' containers."""
 
-from __future__ import annotations
-
 import dask
 import dask.array as da
 import dask.dataframe as dd
@@ -10,6 +8,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import xarray as xr
+from geometries_reference import LINKED, VERBS
+from layouts import LAYOUTS, in_both_layouts
+from small import always
 
 import dask_zv as dzv
 
@@ -19,12 +20,10 @@ LAZY = da.from_array(POINTS, chunks=(2, 3))
 MASK = np.arange(N) == 2
 CREATE = {"chunk_shape": (10, 10, 10)}
 NONE = np.zeros((0, 3))
+IDS = [0, 0, 1, 1, 2, 2]
+FRAME = pd.DataFrame(POINTS, columns=list("xyz"))
 
-
-@pytest.fixture(autouse=True)
-def _sync():
-    with dask.config.set(scheduler="sync"):
-        yield
+_sync = always(scheduler="sync")
 
 
 def new(geometry="point_cloud", layout="grid"):
@@ -168,41 +167,35 @@ def test_refused(values, match):
 
 
 def test_masks_and_missing_values_of_every_argument():
-    ids = np.ma.masked_array(np.arange(N) % 2, MASK)
+    ids = masked(np.arange(N) % 2)
     one = np.ma.masked_array([[0, 1], [2, 3]], [[0, 0], [1, 0]])
-    edge_values = {"w": np.ma.masked_array([1, 2], [0, 1])}
-    table = pd.DataFrame(POINTS, columns=list("xyz")).assign(cell=pd.array([0, 1, None, 0, 0, 0], "Int64"))
+    table = FRAME.assign(cell=pd.array([0, 1, None, 0, 0, 0], "Int64"))
     lazy_table = dd.from_pandas(table, npartitions=3, sort=False)
-    lines = np.ma.masked_array(POINTS.reshape(3, 2, 3), POINTS.reshape(3, 2, 3) > 15)
-    cases = [
-        ("point_cloud", dzv.write_points, np.ma.masked_array(POINTS, POINTS > 15), {}, r"position 1 is .*nan"),
-        ("point_cloud", dzv.write_points, da.ma.masked_greater(LAZY, 15), {}, r"partition \d: position \d is .*nan"),
-        ("point_cloud", dzv.write_points, np.ma.masked_array(POINTS.astype(int), POINTS > 15), {}, "positions: row 1"),
-        ("point_cloud", dzv.write_points, POINTS, {"object_ids": ids}, "object_ids: row 2"),
-        (
-            "point_cloud",
-            dzv.write_points,
-            LAZY,
-            {"object_ids": lazily_masked(np.zeros(N, int))},
-            "partition 1: object_ids: row 0",
-        ),
-        ("point_cloud", dzv.write_points, table, {"object_ids": "cell"}, "object_ids: row 2"),
-        ("point_cloud", dzv.write_points, lazy_table, {"object_ids": "cell"}, r"partition 1: .*'cell'\): row 0"),
-        ("point_cloud", dzv.write_points, POINTS, {"object_ids": [0] * N, "groups": {0: ids}}, "group 0: row 2"),
-        ("polyline", dzv.write_polylines, POINTS, {"lengths": np.ma.masked_array([2, 4], [0, 1])}, "lengths: row 1"),
-        ("polyline", dzv.write_polylines, POINTS, {"lengths": [2, 4], "object_ids": pd.array([1, None], "Int64")}, "row 1"),
-        ("polyline", dzv.write_polylines, [np.ma.masked_array(POINTS, POINTS > 15)], {}, "position 1 is .*nan"),
-        ("line", dzv.write_lines, lines, {}, "position 1 is .*nan"),
-        ("skeleton", dzv.write_skeletons, POINTS, {"parents": ids}, "parents: row 2 .*roots are -1"),
-        ("skeleton", dzv.write_skeletons, POINTS, {"parents": [-1] * N, "vertex_ids": ids}, "vertex_ids: row 2"),
-        ("graph", dzv.write_graph, POINTS, {"edges": one}, "edges: row 1"),
-        ("graph", dzv.write_graph, LAZY, {"edges": da.ma.masked_equal(da.from_array(one.data), 2)}, "edges, part 0: row 1"),
-        ("graph", dzv.write_graph, POINTS, {"edges": one.data, "edge_attributes": edge_values}, "'w': row 1"),
-        ("mesh", dzv.write_meshes, POINTS, {"faces": np.ma.masked_array([[0, 1, 2]], [[0, 0, 1]])}, "faces: row 0"),
-    ]
-    for geometry, write, positions, options, match in cases:
+    points, lines = (np.ma.masked_array(p, p > 15) for p in (POINTS, POINTS.reshape(3, 2, 3)))
+    lengths = np.ma.masked_array([2, 4], [0, 1])
+    weights = {"edges": one.data, "edge_attributes": {"w": np.ma.masked_array([1, 2], [0, 1])}}
+    for geometry, positions, options, match in (
+        ("point_cloud", points, {}, r"position 1 is .*nan"),
+        ("point_cloud", da.ma.masked_greater(LAZY, 15), {}, r"partition \d: position \d is .*nan"),
+        ("point_cloud", np.ma.masked_array(POINTS.astype(int), POINTS > 15), {}, "positions: row 1"),
+        ("point_cloud", POINTS, {"object_ids": ids}, "object_ids: row 2"),
+        ("point_cloud", LAZY, {"object_ids": lazily_masked(np.zeros(N, int))}, "partition 1: object_ids: row 0"),
+        ("point_cloud", table, {"object_ids": "cell"}, "object_ids: row 2"),
+        ("point_cloud", lazy_table, {"object_ids": "cell"}, r"partition 1: .*'cell'\): row 0"),
+        ("point_cloud", POINTS, {"object_ids": [0] * N, "groups": {0: ids}}, "group 0: row 2"),
+        ("polyline", POINTS, {"lengths": lengths}, "lengths: row 1"),
+        ("polyline", POINTS, {"lengths": [2, 4], "object_ids": pd.array([1, None], "Int64")}, "row 1"),
+        ("polyline", [points], {}, "position 1 is .*nan"),
+        ("line", lines, {}, "position 1 is .*nan"),
+        ("skeleton", POINTS, {"parents": ids}, "parents: row 2 .*roots are -1"),
+        ("skeleton", POINTS, {"parents": [-1] * N, "vertex_ids": ids}, "vertex_ids: row 2"),
+        ("graph", POINTS, {"edges": one}, "edges: row 1"),
+        ("graph", LAZY, {"edges": da.ma.masked_equal(da.from_array(one.data), 2)}, "edges, part 0: row 1"),
+        ("graph", POINTS, weights, "'w': row 1"),
+        ("mesh", POINTS, {"faces": np.ma.masked_array([[0, 1, 2]], [[0, 0, 1]])}, "faces: row 0"),
+    ):
         with pytest.raises(dzv.InputError, match=match):
-            write(new(geometry), positions, **options)
+            VERBS[geometry](new(geometry), positions, **options)
 
 
 def test_masks_of_object_tables_are_objects_without_a_value():
@@ -213,25 +206,20 @@ def test_masks_of_object_tables_are_objects_without_a_value():
         "floats": [1.0, None, 3.0],
         "lazy": da.ma.masked_equal(da.from_array([1, 2, 3]), 2),
     }
-    for layout in ("grid", "per_chunk"):
+    for layout in LAYOUTS:
         store = new(layout=layout)
-        dzv.write_points(store, POINTS, object_ids=[0, 0, 1, 1, 2, 2], object_attributes=columns)
+        dzv.write_points(store, POINTS, object_ids=IDS, object_attributes=columns)
         found = store.level(0).read().object_attributes
         for name in columns:
             values = np.ma.masked_invalid(found[name])
             assert np.ma.getmaskarray(values).tolist() == [False, True, False], (layout, name)
             assert values.compressed().tolist() == [1, 3], (layout, name)
+    pairs = {"a": np.ma.masked_array([[1, 2]] * 2, [[0, 0], [0, 1]])}
     with pytest.raises(dzv.InputError, match=r"'a': row 1"):  # a part of a row can't be absent
-        dzv.write_points(
-            new(),
-            POINTS,
-            object_ids=[0] * 3 + [1] * 3,
-            object_attributes={"a": np.ma.masked_array([[1, 2]] * 2, [[0, 0], [0, 1]])},
-        )
+        dzv.write_points(new(), POINTS, object_ids=np.arange(N) // 3, object_attributes=pairs)
 
 
 def test_values_that_say_missing_in_their_dtype_are_widened_or_refused():
-    ids = [0, 0, 1, 1, 2, 2]
     for dtype, wider in (("u1", "u2"), ("i1", "i2"), ("u2", "u4"), ("i2", "i4"), ("u4", "u8"), ("i4", "i8")):
         limits = np.iinfo(dtype)
         values = np.array([1, limits.max if dtype[0] == "u" else limits.min, 3], dtype)
@@ -239,7 +227,7 @@ def test_values_that_say_missing_in_their_dtype_are_widened_or_refused():
         for given in (values, da.from_array(values), dd.from_pandas(pd.DataFrame({"a": values}), npartitions=1), frame):
             store = new()
             table = {"a": given} if not hasattr(given, "columns") else given
-            dzv.write_points(store, POINTS, object_ids=ids, object_attributes=table)
+            dzv.write_points(store, POINTS, object_ids=IDS, object_attributes=table)
             found = store.level(0).read().object_attributes["a"]
             assert found.dtype == np.dtype(wider)
             assert found[1] == values[1]
@@ -248,7 +236,7 @@ def test_values_that_say_missing_in_their_dtype_are_widened_or_refused():
             assert shown.values[1] == values[1] != shown.attrs["missing_value"]
     for value in (np.uint64(2**64 - 1), np.int64(-(2**63))):
         with pytest.raises(dzv.InputError, match=rf"'a': row 1 is {value}"):
-            dzv.write_points(new(), POINTS, object_ids=ids, object_attributes={"a": np.array([1, value, 3], value.dtype)})
+            dzv.write_points(new(), POINTS, object_ids=IDS, object_attributes={"a": np.array([1, value, 3], value.dtype)})
 
 
 def test_values_of_plain_arrays_are_values_in_views_and_the_other_layout():
@@ -256,8 +244,7 @@ def test_values_of_plain_arrays_are_values_in_views_and_the_other_layout():
     values = np.array([1, 255, 3], np.uint8)
     store = new(layout="per_chunk")
     flags = pd.DataFrame({"flag": pd.array([True, None, False], "boolean")})
-    ids = [0, 0, 1, 1, 2, 2]
-    dzv.write_points(store, POINTS, object_ids=ids, object_attributes={"a": values})
+    dzv.write_points(store, POINTS, object_ids=IDS, object_attributes={"a": values})
     for view in ("spatial", "objects"):
         shown = xr.open_dataset(store, engine="zv", view=view)["a"]
         assert shown.values.tolist() == values.tolist()
@@ -268,7 +255,7 @@ def test_values_of_plain_arrays_are_values_in_views_and_the_other_layout():
     for made in (target, dataset):
         assert dzv.open(made).level(0).read().object_attributes["a"].tolist() == values.tolist()
     masked = new(layout="per_chunk")
-    dzv.write_points(masked, POINTS, object_ids=ids, object_attributes=flags)
+    dzv.write_points(masked, POINTS, object_ids=IDS, object_attributes=flags)
     assert pd.isna(xr.open_dataset(masked, engine="zv")["flag"].values).tolist() == [False, True, False]
     with pytest.raises(dzv.InputError, match="'flag' is boolean"):
         dzv.convert(masked, {}, layout="grid")
@@ -280,7 +267,7 @@ def test_values_of_plain_arrays_are_values_in_views_and_the_other_layout():
 def test_object_without_a_value_goes_through_a_dataset():
     store = new()
     table = pd.DataFrame({"a": pd.array([1, None, 255], "UInt8")})
-    dzv.write_points(store, POINTS, object_ids=[0, 0, 1, 1, 2, 2], object_attributes=table)
+    dzv.write_points(store, POINTS, object_ids=IDS, object_attributes=table)
     target = {}
     xr.open_dataset(store, engine="zv").zv.to_store(target)
     found = dzv.open(target).level(0).read().object_attributes["a"]
@@ -288,29 +275,23 @@ def test_object_without_a_value_goes_through_a_dataset():
 
 
 def test_tables_and_attributes_beside_each_other():
-    frame = pd.DataFrame(POINTS, columns=list("xyz"))
     more = pd.DataFrame({"a": pd.array(np.arange(N), "Int64"), "s": list("abcdef")})
-    lazy, lazy_more = (dd.from_pandas(t, npartitions=3, sort=False) for t in (frame, more))
+    lazy, lazy_more = (dd.from_pandas(t, npartitions=3, sort=False) for t in (FRAME, more))
+    both = pd.concat([FRAME, more], axis=1)
+    views = pa.schema([*((c, pa.float64()) for c in "xyz"), ("a", pa.int64()), ("s", pa.string_view())])
+    dataset = xr.Dataset({"a": ("v", np.arange(N)), "s": ("v", list("abcdef"))})
     cases = {
-        "two frames": (frame, more),
-        "a frame and a mapping": (frame, {"a": np.arange(N), "s": more.s}),
+        "two frames": (FRAME, more),
+        "a frame and a mapping": (FRAME, {"a": np.arange(N), "s": more.s}),
         "an array and a frame": (POINTS, more),
         "two lazy frames": (lazy, lazy_more),
         "a lazy frame and arrays": (lazy, {"a": da.arange(N, chunks=2), "s": lazy_more.s}),
         "a dask array and a lazy frame": (LAZY, lazy_more),
-        "two Arrow tables": (pa.Table.from_pandas(frame), pa.Table.from_pandas(more)),
-        "an Arrow table": (pa.Table.from_pandas(pd.concat([frame, more], axis=1)), None),
-        "string views, as polars has them": (
-            pa.Table.from_pandas(pd.concat([frame, more], axis=1)).cast(
-                pa.schema([*((c, pa.float64()) for c in "xyz"), ("a", pa.int64()), ("s", pa.string_view())])
-            ),
-            None,
-        ),
-        "a record batch": (pa.RecordBatch.from_pandas(pd.concat([frame, more], axis=1)), ["a", "s"]),
-        "Datasets": (
-            xr.DataArray(POINTS, dims=("v", "axis")),
-            xr.Dataset({"a": ("v", np.arange(N)), "s": ("v", list("abcdef"))}),
-        ),
+        "two Arrow tables": (pa.Table.from_pandas(FRAME), pa.Table.from_pandas(more)),
+        "an Arrow table": (pa.Table.from_pandas(both), None),
+        "string views, as polars has them": (pa.Table.from_pandas(both).cast(views), None),
+        "a record batch": (pa.RecordBatch.from_pandas(both), ["a", "s"]),
+        "Datasets": (xr.DataArray(POINTS, dims=("v", "axis")), dataset),
     }
     for name, (positions, attributes) in cases.items():
         store = new()
@@ -321,34 +302,32 @@ def test_tables_and_attributes_beside_each_other():
         assert "".join(found.attributes["s"][order]) == "abcdef", name
         assert np.allclose(found.positions[order], POINTS), name
     for positions, attributes, match in (
-        (frame, more.set_index(np.arange(1, N + 1)), "different indexes"),
+        (FRAME, more.set_index(np.arange(1, N + 1)), "different indexes"),
         (lazy, more, "both"),
-        (frame, pd.concat([more, more], axis=1), "several columns"),
-        (frame, {"a": np.arange(N + 1)}, "'a' has 7 rows"),
+        (FRAME, pd.concat([more, more], axis=1), "several columns"),
+        (FRAME, {"a": np.arange(N + 1)}, "'a' has 7 rows"),
     ):
         with pytest.raises(dzv.InputError, match=match):
             dzv.write_points(new(), positions, attributes=attributes)
 
 
 def test_a_partition_that_lacks_a_column_is_named():
-    frame = pd.DataFrame(POINTS, columns=list("xyz")).assign(a=1, cell=0)
+    frame = FRAME.assign(a=1, cell=0)
+
+    def table(*parts):
+        return dd.from_delayed([dask.delayed(p) for p in parts], meta=frame.iloc[:0], verify_meta=False)
+
     for lacking in ("a", "z", "cell"):
-        parts = [dask.delayed(frame), dask.delayed(frame.drop(columns=lacking))]
-        table = dd.from_delayed(parts, meta=frame.iloc[:0], verify_meta=False)
         with pytest.raises(dzv.InputError, match=f"partition 1: there is no column '{lacking}'"):
-            dzv.write_points(new(), table, object_ids="cell")
+            dzv.write_points(new(), table(frame, frame.drop(columns=lacking)), object_ids="cell")
     for other in (None, POINTS):
-        table = dd.from_delayed([dask.delayed(frame), dask.delayed(other)], meta=frame.iloc[:0], verify_meta=False)
-        for geometry, write, options in (
-            ("point_cloud", dzv.write_points, {}),
-            ("polyline", dzv.write_polylines, {"object_ids": "cell", "sort_by": "a"}),
-        ):
+        for geometry, options in (("point_cloud", {}), ("polyline", {"object_ids": "cell", "sort_by": "a"})):
             with pytest.raises(dzv.InputError, match="partition 1: a DataFrame is wanted, not a (NoneType|ndarray)"):
-                write(new(geometry), table, **options)
+                VERBS[geometry](new(geometry), table(frame, other), **options)
     edges = pd.DataFrame({"source": [0], "target": [1]})
-    table = dd.from_delayed([dask.delayed(edges[["source"]])], meta=edges.iloc[:0], verify_meta=False)
+    lazy = dd.from_delayed([dask.delayed(edges[["source"]])], meta=edges.iloc[:0], verify_meta=False)
     with pytest.raises(dzv.InputError, match="edges, part 0: there is no column 'target'"):
-        dzv.write_graph(new("graph"), POINTS, edges=table)
+        dzv.write_graph(new("graph"), POINTS, edges=lazy)
 
 
 class Streamlines:
@@ -383,47 +362,38 @@ def test_streamlines_one_by_one():
         assert found.attributes["fa"].ravel().tolist() == [0, 1, 0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("layout", ["grid", "per_chunk"])
+@in_both_layouts
 @pytest.mark.parametrize("bounds", [None, ((0, 0, 0), (20, 20, 20))], ids=["of the data", "declared"])
 def test_nothing_is_an_empty_level(layout, bounds):
-    frame = pd.DataFrame(NONE, columns=list("xyz")).assign(cell=np.zeros(0, int), up=np.zeros(0, int))
-    some = dd.from_pandas(pd.DataFrame(POINTS, columns=list("xyz")).assign(cell=0, up=-1), npartitions=2, sort=False)
+    frame = FRAME[:0].assign(cell=np.zeros(0, int), up=np.zeros(0, int))
+    some = dd.from_pandas(FRAME.assign(cell=0, up=-1), npartitions=2, sort=False)
     filtered, lazy, no_ids = some[some.x > 99], da.zeros((0, 3)), da.zeros((0,), dtype=int)
     table = pa.table({k: pa.array([], pa.float64()) for k in "xyz"})
-    points, paths = dzv.write_points, dzv.write_polylines
-    cases = [
-        ("point_cloud", points, [[], NONE, lazy, table], {}),
-        ("point_cloud", points, [frame, filtered], {"object_ids": "cell"}),
-        (
-            "point_cloud",
-            points,
-            [[], NONE],
-            {"attributes": {"a": [], "s": np.array([], object)}, "object_ids": [], "groups": {}},
-        ),
-        ("polyline", paths, [[], Streamlines([])], {"attributes": {"a": []}}),
-        ("streamline", paths, [[], [NONE, NONE], [[], NONE]], {}),
-        ("polyline", paths, [NONE, []], {"object_ids": []}),
-        ("polyline", paths, [NONE], {"lengths": []}),
-        ("polyline", paths, [lazy], {"lengths": no_ids}),
-        ("polyline", paths, [frame, filtered], {"object_ids": "cell", "sort_by": "x"}),
-        ("line", dzv.write_lines, [[], np.zeros((0, 2, 3)), da.zeros((0, 2, 3))], {}),
-        ("line", dzv.write_lines, [[]], {"attributes": {"a": []}}),
-        ("skeleton", dzv.write_skeletons, [[], NONE, lazy], {"parents": []}),
-        ("skeleton", dzv.write_skeletons, [frame, filtered], {"parents": "up", "object_ids": "cell"}),
-        ("graph", dzv.write_graph, [[], NONE, lazy, filtered], {"edges": [], "edge_attributes": {"w": []}}),
-        ("graph", dzv.write_graph, [[]], {"edges": pd.DataFrame({"source": [], "target": []})}),
-        ("graph", dzv.write_graph, [lazy], {"edges": da.zeros((0, 2), dtype=int)}),
-        ("mesh", dzv.write_meshes, [[], lazy], {"faces": []}),
-        ("mesh", dzv.write_meshes, [NONE], {"faces": np.zeros((0, 3)), "face_attributes": {"c": np.zeros((0, 2))}}),
-    ]
-    for geometry, write, nothings, options in cases:
-        if layout == "per_chunk" and geometry in ("skeleton", "graph", "mesh"):
-            continue
-        for nothing in nothings:
+    columns = {"attributes": {"a": [], "s": np.array([], object)}, "object_ids": [], "groups": {}}
+    for geometry, nothings, options in (
+        ("point_cloud", [[], NONE, lazy, table], {}),
+        ("point_cloud", [frame, filtered], {"object_ids": "cell"}),
+        ("point_cloud", [[], NONE], columns),
+        ("polyline", [[], Streamlines([])], {"attributes": {"a": []}}),
+        ("streamline", [[], [NONE, NONE], [[], NONE]], {}),
+        ("polyline", [NONE, []], {"object_ids": []}),
+        ("polyline", [NONE], {"lengths": []}),
+        ("polyline", [lazy], {"lengths": no_ids}),
+        ("polyline", [frame, filtered], {"object_ids": "cell", "sort_by": "x"}),
+        ("line", [[], np.zeros((0, 2, 3)), da.zeros((0, 2, 3))], {}),
+        ("line", [[]], {"attributes": {"a": []}}),
+        ("skeleton", [[], NONE, lazy], {"parents": []}),
+        ("skeleton", [frame, filtered], {"parents": "up", "object_ids": "cell"}),
+        ("graph", [[], NONE, lazy, filtered], {"edges": [], "edge_attributes": {"w": []}}),
+        ("graph", [[]], {"edges": pd.DataFrame({"source": [], "target": []})}),
+        ("graph", [lazy], {"edges": da.zeros((0, 2), dtype=int)}),
+        ("mesh", [[], lazy], {"faces": []}),
+        ("mesh", [NONE], {"faces": np.zeros((0, 3)), "face_attributes": {"c": np.zeros((0, 2))}}),
+    ):
+        for nothing in nothings if layout == "grid" or geometry not in LINKED else ():
             store = dzv.create({}, geometry=geometry, layout=layout, bounds=bounds, **CREATE)
-            assert write(store, nothing, **options).rows == 0
-            level = dzv.open(store).level(0) if not isinstance(store, dzv.Store) else store.level(0)
-            assert level.read().positions.shape == (0, 3)
+            assert VERBS[geometry](store, nothing, **options).rows == 0
+            assert store.level(0).read().positions.shape == (0, 3)
             assert xr.open_dataset(store, engine="zv").sizes["vertex"] == 0
 
 
@@ -441,72 +411,52 @@ def told_by(store, view):
 
 
 def test_units_and_flags_come_back():
-    def points(store, lazy=False):
-        cut = (lambda v: v.chunk(v=2)) if lazy else (lambda v: v)
-        dzv.write_points(
-            store,
-            LAZY if lazy else POINTS,
-            attributes={"d": cut(told(np.arange(N))), "two": cut(told(np.ones((N, 2)), "v", "c"))},
-            object_ids=np.arange(N) // 2,
-            object_attributes={"q": told(np.arange(3.0))},
-            groups={0: [1], 1: [2]},
-            group_attributes={"g": told(np.arange(2.0))},
-        )
+    def about_points(cut):
+        return {
+            "attributes": {"d": cut(told(np.arange(N))), "two": cut(told(np.ones((N, 2)), "v", "c"))},
+            "object_ids": np.arange(N) // 2,
+            "object_attributes": {"q": told(np.arange(3.0))},
+            "groups": {0: [1], 1: [2]},
+            "group_attributes": {"g": told(np.arange(2.0))},
+        }
 
     listed = [told(np.arange(2.0)), told(np.arange(4.0))]
-    cases = [
-        ("point_cloud", "spatial", points, {"d", "two", "q"}),
-        ("point_cloud", "objects", lambda s: points(s, lazy=True), {"d", "two", "q", "g"}),
-        (
-            "graph",
-            "spatial",
-            lambda s: dzv.write_graph(s, POINTS, edges=[[0, 1], [2, 5]], edge_attributes={"w": told([1.0, 2])}),
-            {"w"},
-        ),
-        (
-            "line",
-            "objects",
-            lambda s: dzv.write_lines(s, POINTS.reshape(3, 2, 3), attributes={"w": told(np.ones((3, 2)), "l", "e")}),
-            {"w"},
-        ),
-        ("polyline", "objects", lambda s: dzv.write_polylines(s, [POINTS[:2], POINTS[2:]], attributes={"w": listed}), {"w"}),
-    ]
-    for geometry, view, write, wanted in cases:
-        for layout in ("grid", "per_chunk"):
-            if layout == "per_chunk" and geometry == "graph":
-                continue
-            store, copy, converted = new(geometry, layout), {}, {}
-            write(store)
-            assert told_by(store, view) == dict.fromkeys(wanted, KEPT), (geometry, layout)
+    edges = {"edges": [[0, 1], [2, 5]], "edge_attributes": {"w": told([1.0, 2])}}
+    pairs = {"attributes": {"w": told(np.ones((3, 2)), "l", "e")}}
+    for geometry, view, positions, about, names in (
+        ("point_cloud", "spatial", POINTS, about_points(lambda v: v), {"d", "two", "q"}),
+        ("point_cloud", "objects", LAZY, about_points(lambda v: v.chunk(v=2)), {"d", "two", "q", "g"}),
+        ("graph", "spatial", POINTS, edges, {"w"}),
+        ("line", "objects", POINTS.reshape(3, 2, 3), pairs, {"w"}),
+        ("polyline", "objects", [POINTS[:2], POINTS[2:]], {"attributes": {"w": listed}}, {"w"}),
+    ):
+        for layout in LAYOUTS if geometry != "graph" else ("grid",):
+            store, copy, converted, wanted = new(geometry, layout), {}, {}, dict.fromkeys(names, KEPT)
+            VERBS[geometry](store, positions, **about)
+            assert told_by(store, view) == wanted, (geometry, layout)
             xr.open_dataset(store, engine="zv", view=view).zv.to_store(copy)
-            assert told_by(dzv.open(copy), view) == dict.fromkeys(wanted, KEPT), (geometry, layout)
+            assert told_by(dzv.open(copy), view) == wanted, (geometry, layout)
             if geometry == "point_cloud":
-                dzv.convert(store, converted, layout={"grid": "per_chunk", "per_chunk": "grid"}[layout])
-                assert told_by(dzv.open(converted), view) == dict.fromkeys(wanted, KEPT), layout
+                dzv.convert(store, converted, layout=LAYOUTS[layout == LAYOUTS[0]])
+                assert told_by(dzv.open(converted), view) == wanted, layout
 
 
 def test_units_and_flags_of_positions_come_back():
     whole = told(POINTS, "v", "xyz")
-    writes = {
-        "point_cloud": [
-            lambda s: dzv.write_points(s, whole),
-            lambda s: dzv.write_points(s, whole.chunk(v=2), object_ids=[0] * N),
-        ],
-        "polyline": [
-            lambda s: dzv.write_polylines(s, whole, lengths=[2, 4]),
-            lambda s: dzv.write_polylines(s, [whole[:2], whole[2:]]),
-        ],
-        "line": [lambda s: dzv.write_lines(s, told(POINTS.reshape(3, 2, 3), "l", "end", "xyz"))],
-        "skeleton": [lambda s: dzv.write_skeletons(s, whole, parents=[-1] * N)],
-        "graph": [lambda s: dzv.write_graph(s, whole, edges=[[0, 1]])],
-        "mesh": [lambda s: dzv.write_meshes(s, whole, faces=[[0, 1, 2]])],
-    }
-    for geometry, each in writes.items():
+    for geometry, positions, options in (
+        ("point_cloud", whole, {}),
+        ("point_cloud", whole.chunk(v=2), {"object_ids": [0] * N}),
+        ("polyline", whole, {"lengths": [2, 4]}),
+        ("polyline", [whole[:2], whole[2:]], {}),
+        ("line", told(POINTS.reshape(3, 2, 3), "l", "end", "xyz"), {}),
+        ("skeleton", whole, {"parents": [-1] * N}),
+        ("graph", whole, {"edges": [[0, 1]]}),
+        ("mesh", whole, {"faces": [[0, 1, 2]]}),
+    ):
         view = "objects" if geometry in ("line", "polyline") else "spatial"
-        layouts = ("grid",) if geometry in ("skeleton", "graph", "mesh") else ("grid", "per_chunk")
-        for layout, write in ((lay, w) for lay in layouts for w in each):
+        for layout in ("grid",) if geometry in LINKED else LAYOUTS:
             store, copy = new(geometry, layout), {}
-            write(store)
+            VERBS[geometry](store, positions, **options)
             assert told_by(store, view) == dict.fromkeys("xyz", KEPT), (geometry, layout)
             assert {a.unit for a in store.metadata.axes} == {"m"}
             ds = xr.open_dataset(store, engine="zv", view=view)
@@ -538,7 +488,7 @@ def test_what_is_said_of_attributes_goes_with_them():
         dzv.write_points(new(), POINTS, attributes={"d": xr.DataArray(np.arange(N), dims="v", attrs={"x": object()})})
 
 
-@pytest.mark.parametrize("layout", ["grid", "per_chunk"])
+@in_both_layouts
 def test_series_about_objects_are_taken_by_their_index(tmp_path, layout):
     """A Series says which objects its rows are of, as a frame does; without an index of its own it goes by position."""
     points = np.arange(18.0).reshape(6, 3)
@@ -552,9 +502,9 @@ def test_series_about_objects_are_taken_by_their_index(tmp_path, layout):
     np.testing.assert_array_equal(write(t=turned)["t"], [0, 1, 2])
     np.testing.assert_array_equal(write(t=turned, u=turned + 1)["u"], [1, 2, 3])
     np.testing.assert_array_equal(write(t=turned.reset_index(drop=True))["t"], [2, 1, 0])
-    with pytest.raises(dzv.errors.InputError, match="'u' has another or none"):
+    with pytest.raises(dzv.InputError, match="'u' has another or none"):
         write(t=turned, u=[1, 2, 3])
-    with pytest.raises(dzv.errors.InputError, match="indexed by distinct object ids"):
+    with pytest.raises(dzv.InputError, match="indexed by distinct object ids"):
         write(t=turned.set_axis(list("abc")))
 
 
@@ -562,7 +512,7 @@ def test_series_beside_a_table_of_positions_have_its_index(tmp_path):
     table = pd.DataFrame(np.arange(12.0).reshape(4, 3), columns=list("xyz"), index=[3, 2, 1, 0])
     store = dzv.create(tmp_path / "s.zv", geometry="point_cloud", chunk_shape=(9.0,) * 3)
     for about in ({"attributes": {"t": pd.Series(range(4))}}, {"object_ids": pd.Series(range(4))}):
-        with pytest.raises(dzv.errors.InputError, match="different indexes"):
+        with pytest.raises(dzv.InputError, match="different indexes"):
             dzv.write_points(store, table, **about)
     dzv.write_points(store, table, attributes={"t": pd.Series(range(4), index=table.index)})
     read = store.level(0).read()
@@ -581,5 +531,5 @@ def test_empty_strings_of_objects_are_values(tmp_path):
     assert dzv.open(tmp_path / "t.zv").level(0).read().object_attributes["name"].tolist() == names, other
     dzv.write_polylines(store, points, lengths=[2, 2, 2], object_attributes={"name": ["b", None, "a"]}, mode="overwrite")
     assert dzv.open(tmp_path / "s.zv").level(0).read().object_attributes["name"].tolist() == ["b", None, "a"]
-    with pytest.raises(dzv.errors.InputError, match="row 0 is '', which says 'none' where other objects have none .row 1."):
+    with pytest.raises(dzv.InputError, match="row 0 is '', which says 'none' where other objects have none .row 1."):
         dzv.write_polylines(store, points, lengths=[2, 2, 2], object_attributes={"name": ["", None, "a"]}, mode="overwrite")

@@ -1,11 +1,8 @@
 """Densities: as numpy's histograms of the whole level, on every scheduler, whatever the grid is to the blocks."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import dask
@@ -13,24 +10,25 @@ import numpy as np
 import pytest
 import xarray as xr
 from counting_store import CountingStore
+from golden_reference import every_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small import always, sizes
 from zarr.storage import MemoryStore
 
 import dask_zv as dzv
 from dask_zv.analysis.density import plan_density
-from dask_zv.config import override
 from dask_zv.xarray_backend import analysis
 
-DATA = Path(__file__).parents[1] / "data"
-GOLDEN = [p for g in ("golden_0.7", "golden_0.9") for p in sorted((DATA / g).glob("*.zarrvectors*"))]
 N = 4000
 LOW, HIGH = (-20.0, 0.0, 5.0), (40.0, 30.0, 15.0)
 AXES = [{"name": n, "type": "space", "unit": "micrometer"} for n in "xyz"]
 
+_sync = always(scheduler="sync")
+
 
 def density(level, *, compute=True, **options):
-    """Values and edges of a density, or its Delayed."""
+    """Return values and edges of a density, or its Delayed."""
     plan = plan_density(level, **options)
     if not compute:
         return plan.delayed()
@@ -44,20 +42,15 @@ def write(target, dtype=np.float32, **options):
     positions[: N // 2] = positions[: N // 2].round()
     positions[:2] = LOW, HIGH
     mass = rng.normal(size=N)
+    attributes = {
+        "mass": mass,
+        "flag": mass > 0,
+        "small": rng.integers(0, 9, N).astype(np.int8),
+        "rgb": rng.integers(0, 255, (N, 3), dtype=np.uint8),
+        "kind": np.array(["soma", "axon"])[rng.integers(0, 2, N)],
+    }
     store = dzv.create(target, chunk_shape=(10, 10, 5), axes=AXES, bounds=(LOW, HIGH), dtype=np.dtype(dtype), **options)
-    with dask.config.set(scheduler="sync"):
-        dzv.write_points(
-            store,
-            positions.astype(dtype),
-            attributes={
-                "mass": mass,
-                "flag": mass > 0,
-                "small": rng.integers(0, 9, N).astype(np.int8),
-                "rgb": rng.integers(0, 255, (N, 3), dtype=np.uint8),
-                "kind": np.array(["soma", "axon"])[rng.integers(0, 2, N)],
-            },
-            object_ids=rng.integers(0, 12, N),
-        )
+    dzv.write_points(store, positions.astype(dtype), attributes=attributes, object_ids=rng.integers(0, 12, N))
     return dzv.open(target).level(0)
 
 
@@ -68,14 +61,13 @@ def level(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def everything(level):
-    with dask.config.set(scheduler="sync"):
-        return level.read(order="chunk")
+    return level.read(order="chunk")
 
 
 @pytest.fixture
 def small_blocks():
     """Make many blocks of little data."""
-    with override(read_block_bytes=5000):
+    with sizes(read_block_bytes=5000):
         yield
 
 
@@ -83,9 +75,6 @@ def histogram(positions, edges, weights=None, keep=None):
     keep = np.ones(len(positions), bool) if keep is None else keep
     found, _ = np.histogramdd(positions[keep].astype(np.float64), edges, weights=None if weights is None else weights[keep])
     return found
-
-
-# ------------------------------------------------------------------------------------------------ as numpy
 
 
 def test_counts_sums_and_means_on_every_scheduler(level, everything, scheduler, small_blocks):
@@ -109,16 +98,15 @@ def test_counts_sums_and_means_on_every_scheduler(level, everything, scheduler, 
 
 
 @pytest.mark.filterwarnings("ignore:the chunk has vertices outside of its box:dask_zv.ZVWarning")  # as some were made
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda p: f"{p.parent.name[-3:]}-{p.name.partition('.')[0]}")
+@every_store
 def test_golden_stores(path):
     store = dzv.open(path)
-    with dask.config.set(scheduler="sync"):
-        for number in store.levels:
-            level = store.level(number)
-            every = level.read(order="chunk")
-            found = density(level, shape=3)
-            np.testing.assert_array_equal(found.values, histogram(every.positions, found.edges))
-            assert found.values.sum() == len(every)
+    for number in store.levels:
+        level = store.level(number)
+        every = level.read(order="chunk")
+        found = density(level, shape=3)
+        np.testing.assert_array_equal(found.values, histogram(every.positions, found.edges))
+        assert found.values.sum() == len(every)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -143,7 +131,7 @@ def test_any_grid_equals_numpy(level, everything, data):
         keep &= np.isin(everything.object_ids, [1, 5, 6])
     weights = data.draw(st.sampled_from([None, "mass", "flag", "z"]))
     values = None if weights is None else everything.positions[:, 2] if weights == "z" else everything.attributes[weights]
-    with dask.config.set(scheduler="sync"), override(read_block_bytes=data.draw(st.sampled_from([2000, 30_000, 1 << 20]))):
+    with sizes(read_block_bytes=data.draw(st.sampled_from([2000, 30_000, 1 << 20]))):
         found = density(level, weights=weights, **options)
     assert found.dims == tuple(options["dims"])
     for edges, a, b in zip(found.edges, low, high, strict=True):
@@ -167,31 +155,28 @@ def test_any_grid_equals_numpy(level, everything, data):
 def test_positions_on_edges_are_in_the_cell_above(points, size, shift, cells):
     positions = np.stack([shift + size * np.array(points, float), np.zeros(len(points))], axis=1)
     store = dzv.create({}, chunk_shape=(size * 30, 1), dtype=np.dtype(np.float64))
-    with dask.config.set(scheduler="sync"):
-        dzv.write_points(store, positions)
-        level = store.level(0)
-        low, high = [positions[:, 0].min()], [positions[:, 0].max()]
-        for options in ({"spacing": size}, {"shape": cells}):
-            for bounds in (None, *([(low, high)] if low < high else [])):
-                found = density(level, bounds=bounds, dims="x", **options)
-                assert found.values.sum() == len(points)
-                np.testing.assert_array_equal(found.values, np.histogram(positions[:, 0], found.edges[0])[0])
+    dzv.write_points(store, positions)
+    level = store.level(0)
+    low, high = [positions[:, 0].min()], [positions[:, 0].max()]
+    for options in ({"spacing": size}, {"shape": cells}):
+        for bounds in (None, *([(low, high)] if low < high else [])):
+            found = density(level, bounds=bounds, dims="x", **options)
+            assert found.values.sum() == len(points)
+            np.testing.assert_array_equal(found.values, np.histogram(positions[:, 0], found.edges[0])[0])
 
 
 def test_rows(level, everything, small_blocks):
     rng = np.random.default_rng(0)
     edges = density(level, shape=4).edges
-    with dask.config.set(scheduler="sync"):
-        for rows in (slice(100, 900), slice(3000, None, -3), rng.permutation(N)[:700], np.array([5, 5, 5, 9]), slice(0, 0)):
-            found = density(level, shape=4, rows=rows)
-            np.testing.assert_array_equal(found.values, histogram(everything.positions[rows], edges))
+    for rows in (slice(100, 900), slice(3000, None, -3), rng.permutation(N)[:700], np.array([5, 5, 5, 9]), slice(0, 0)):
+        found = density(level, shape=4, rows=rows)
+        np.testing.assert_array_equal(found.values, histogram(everything.positions[rows], edges))
 
 
 def test_few_vertices_in_a_large_grid(level, everything, small_blocks):
     """The grid of 12 million cells has 4,000 occupied ones."""
-    with dask.config.set(scheduler="sync"):
-        found = density(level, shape=(300, 200, 200))
-        means = density(level, shape=(300, 200, 200), weights="mass", statistic="mean")
+    found = density(level, shape=(300, 200, 200))
+    means = density(level, shape=(300, 200, 200), weights="mass", statistic="mean")
     codes = [np.searchsorted(e, everything.positions[:, i].astype(float), "right") - 1 for i, e in enumerate(found.edges)]
     codes = np.stack([np.minimum(c, n - 1) for c, n in zip(codes, found.values.shape, strict=True)], axis=1)
     cells, place, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
@@ -213,13 +198,12 @@ def test_parts_are_no_larger_than_the_block_or_the_grid(level, small_blocks):
 
 def test_flat_data_and_one_point(tmp_path):
     store = dzv.create(tmp_path / "flat.zv", chunk_shape=(10, 10))
-    with dask.config.set(scheduler="sync"):
-        dzv.write_points(store, np.array([[3.0, 7.0], [4.5, 7.0]]))
-        level = dzv.open(tmp_path / "flat.zv").level(0)
-        assert density(level, shape=2, dims="y").values.tolist() == [0, 2]
-        found = density(level, spacing=1)
-        assert found.values.tolist() == [[1], [1]]
-        assert found.edges[1].tolist() == [6.5, 7.5]
+    dzv.write_points(store, np.array([[3.0, 7.0], [4.5, 7.0]]))
+    level = dzv.open(tmp_path / "flat.zv").level(0)
+    assert density(level, shape=2, dims="y").values.tolist() == [0, 2]
+    found = density(level, spacing=1)
+    assert found.values.tolist() == [[1], [1]]
+    assert found.edges[1].tolist() == [6.5, 7.5]
 
 
 @pytest.mark.parametrize(
@@ -236,12 +220,8 @@ def test_cells_that_fit_are_as_many_as_one_would_count(level, upper, size, cells
 def test_float32_bounds(tmp_path):
     """Bounds are given more exactly than positions are stored: 0.1 as float32 is above 0.1."""
     store = dzv.create(tmp_path / "f.zv", chunk_shape=(1, 1), bounds=((-0.1, -0.1), (0.1, 0.1)), dtype=np.dtype(np.float32))
-    with dask.config.set(scheduler="sync"):
-        dzv.write_points(store, np.array([[0.1, 0.1], [-0.1, -0.1]], np.float32))
-        assert density(dzv.open(tmp_path / "f.zv").level(0), shape=3).values.sum() == 2
-
-
-# ------------------------------------------------------------------------------------------------ cost
+    dzv.write_points(store, np.array([[0.1, 0.1], [-0.1, -0.1]], np.float32))
+    assert density(dzv.open(tmp_path / "f.zv").level(0), shape=3).values.sum() == 2
 
 
 def test_tasks_are_blocks_and_a_tree(level, small_blocks):
@@ -266,19 +246,15 @@ def test_only_what_the_grid_needs_is_read():
     write(store, shard_chunks=1)
     level = dzv.open(store).level(0)
     _ = level.chunks
-    with dask.config.set(scheduler="sync"):
-        store.forget()
-        density(level, bounds=((1, 1), (8, 8)), dims=["x", "y"], shape=4)
-        assert store.chunks() == {"0.0.1", "0.0.2", "0.0.3"} & set(level.chunks.keys)
-        assert {array for array, _ in store.blobs} == {"vertices", "vertex_fragments"}
-        store.forget()
-        density(level, bounds=((1, 1), (8, 8)), dims=["x", "y"], shape=4, weights="mass")
-        assert {array for array, _ in store.blobs} == {"vertices", "vertex_fragments", "vertex_attributes/mass"}
-        assert set(store.blobs.values()) == {1}
-        assert not any("object" in key or "manifest" in key for key in store.log)
-
-
-# ------------------------------------------------------------------------------------------------ errors
+    store.forget()
+    density(level, bounds=((1, 1), (8, 8)), dims=["x", "y"], shape=4)
+    assert store.chunks() == {"0.0.1", "0.0.2", "0.0.3"} & set(level.chunks.keys)
+    assert {array for array, _ in store.blobs} == {"vertices", "vertex_fragments"}
+    store.forget()
+    density(level, bounds=((1, 1), (8, 8)), dims=["x", "y"], shape=4, weights="mass")
+    assert {array for array, _ in store.blobs} == {"vertices", "vertex_fragments", "vertex_attributes/mass"}
+    assert set(store.blobs.values()) == {1}
+    assert not any("object" in key or "manifest" in key for key in store.log)
 
 
 @pytest.mark.parametrize(
@@ -325,14 +301,10 @@ def test_vertices_outside_of_the_metadata_are_an_error(tmp_path):
     content["attributes"]["zarr_vectors"]["bounds"][1][0] = 20.0
     document.write_text(json.dumps(content))
     level = dzv.open(tmp_path / "p.zv").level(0)
-    with dask.config.set(scheduler="sync"):
-        beyond = int((level.read().positions[:, 0] > 20).sum())
-        with pytest.raises(dzv.InputError, match=f"{beyond:,} vertices lie outside .* pass bounds="):
-            density(level, shape=3)
-        assert density(level, shape=3, bounds=(LOW, HIGH)).values.sum() == N
-
-
-# ------------------------------------------------------------------------------------------------ xarray
+    beyond = int((level.read().positions[:, 0] > 20).sum())
+    with pytest.raises(dzv.InputError, match=f"{beyond:,} vertices lie outside .* pass bounds="):
+        density(level, shape=3)
+    assert density(level, shape=3, bounds=(LOW, HIGH)).values.sum() == N
 
 
 def test_xarray(level, scheduler):

@@ -1,7 +1,5 @@
 """Larger bounds: store.expand and out_of_bounds="expand"."""
 
-from __future__ import annotations
-
 import dask
 import numpy as np
 import pytest

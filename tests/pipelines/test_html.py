@@ -1,33 +1,26 @@
 """What notebooks show of stores and levels, and the text of reports: the facts, nothing that could run, no secret, and few requests."""
 
-from __future__ import annotations
-
 import json
 import re
 import zipfile
 from html.parser import HTMLParser
-from pathlib import Path
 
-import dask
 import numpy as np
 import pytest
 from counting_store import CountingStore
+from golden_reference import DATA, every_store
 from s3_account import BUCKET, S3_SECRET
+from small import always
 from zarr.buffer import cpu
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
 import dask_zv as dzv
 
-DATA = Path(__file__).parent.parent / "data"
-GOLDEN = sorted(p for p in DATA.glob("golden_*/*.zarrvectors*") if p.suffix in (".zarrvectors", ".zip"))
 AXES = [{"name": "t", "type": "time"}, {"name": "x", "unit": "micrometer"}, {"name": "y", "unit": "micrometer"}]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _sync():
-    with dask.config.set(scheduler="sync"):
-        yield
+_sync = always(scheduler="sync")
 
 
 class Page(HTMLParser):
@@ -175,9 +168,6 @@ def test_secrets_stay_out(s3_options):
         assert "key-id-do-not-print" not in found
 
 
-# ------------------------------------------------------------------------------------------------ requests
-
-
 def asked(store, shown):
     """Return the page, the keys that were asked for, and the prefixes that were listed."""
     store.forget()
@@ -250,9 +240,6 @@ def test_checked_stores_are_not_compared_for_it(positions):
     assert page(level).row("objects")[1] == "3"
 
 
-# ------------------------------------------------------------------------------------------------ empty, damaged, of others
-
-
 @pytest.mark.parametrize("layout", ["grid", "per_chunk"])
 def test_an_empty_store(layout):
     store = dzv.create(MemoryStore(), chunk_shape=(10, 10), layout=layout)
@@ -314,7 +301,7 @@ def test_damage_shows_in_its_place(memory):
     assert re.match(r"\d+ of ", found.row("chunks")[1])
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda p: f"{p.parent.name}-{p.name.partition('.')[0]}")
+@every_store
 def test_stores_of_others(path):
     store = dzv.open(path)
     found = page(store)
@@ -326,9 +313,6 @@ def test_stores_of_others(path):
         assert "Error" not in found.text
         assert ["vertices", f"{level.metadata.vertex_count:,}"] in found.rows
         assert {*level.attributes} <= {r[0] for r in found.rows}
-
-
-# ------------------------------------------------------------------------------------------------ reports
 
 
 def test_a_report(graph):

@@ -1,8 +1,5 @@
 """Ids of all integer types and of each object's own, and tables whose rows are not in the order of the paths."""
 
-from __future__ import annotations
-
-import dask
 import dask.array as da
 import dask.dataframe as dd
 import numpy as np
@@ -10,6 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import xarray as xr
+from geometries_reference import VERBS
+from small import always
 
 import dask_zv as dzv
 
@@ -17,17 +16,12 @@ N = 6
 POINTS = np.random.default_rng(0).uniform(0, 20, (N, 3))
 LAZY = da.from_array(POINTS, chunks=(2, 3))
 LAST = 2**63 - 1
-UNSIGNED = ("u2", "u4", "u8")
+
+_sync = always(scheduler="sync")
 
 
-@pytest.fixture(autouse=True)
-def _sync():
-    with dask.config.set(scheduler="sync"):
-        yield
-
-
-def new(geometry="point_cloud", layout="grid"):
-    return dzv.create({}, geometry=geometry, chunk_shape=(10, 10, 10), layout=layout)
+def new(geometry="point_cloud"):
+    return dzv.create({}, geometry=geometry, chunk_shape=(10, 10, 10))
 
 
 def rows_of(found):
@@ -39,30 +33,32 @@ def lazily(values):
     return da.from_array(np.asarray(values), chunks=2)
 
 
-def test_unsigned_ids():
-    names = np.array([5, 60, 7, 8, 9, 61])
-    ends = np.array([[5, 60], [61, 7]])
-    tree = np.array([60, 5, 60, 60, 60, 5])  # no roots: an unsigned integer has no -1
-    for dtype in UNSIGNED:
-        for positions, of in ((POINTS, np.asarray), (LAZY, lazily)):
-            graph, mesh, points, lines = new("graph"), new("mesh"), new(), new("polyline")
-            dzv.write_graph(graph, positions, edges=of(ends.astype(dtype)), vertex_ids=of(names.astype(dtype)))
-            found = graph.level(0).read()
-            rows = rows_of(found)
-            assert sorted([rows[a], rows[b]] for a, b in found.edges) == [[0, 1], [5, 2]]
-            dzv.write_meshes(mesh, positions, faces=of(np.array([[0, 1, 2], [3, 5, 4]], dtype)))
-            found = mesh.level(0).read()
-            rows = rows_of(found)
-            assert sorted(tuple(sorted(rows[i] for i in f)) for f in found.faces) == [(0, 1, 2), (3, 4, 5)]
-            dzv.write_points(points, positions, object_ids=of(names.astype(dtype)), groups={0: np.array([60, 5], dtype)})
-            assert points.level(0).read(objects=[61]).positions.tolist() == [POINTS[5].tolist()]
-            sizes = np.array([2, 2, 2], dtype)
-            dzv.write_polylines(lines, positions, lengths=sizes if of is np.asarray else da.from_array(sizes, chunks=1))
-            assert lines.level(0).read().lengths.tolist() == [2, 2, 2]
-            with pytest.raises(dzv.InputError, match=r"cycle|round|circle|loop"):
-                dzv.write_skeletons(new("skeleton"), POINTS, parents=tree.astype(dtype), vertex_ids=names.astype(dtype))
+@pytest.mark.parametrize("dtype", ["u2", "u4", "u8"])
+def test_unsigned_ids(dtype):
+    names = np.array([5, 60, 7, 8, 9, 61], dtype)
+    tree = np.array([60, 5, 60, 60, 60, 5], dtype)  # no roots: an unsigned integer has no -1
+    for positions, of in ((POINTS, np.asarray), (LAZY, lazily)):
+        graph, mesh, points, lines = new("graph"), new("mesh"), new(), new("polyline")
+        dzv.write_graph(graph, positions, edges=of(np.array([[5, 60], [61, 7]], dtype)), vertex_ids=of(names))
+        found = graph.level(0).read()
+        rows = rows_of(found)
+        assert sorted([rows[a], rows[b]] for a, b in found.edges) == [[0, 1], [5, 2]]
+        dzv.write_meshes(mesh, positions, faces=of(np.array([[0, 1, 2], [3, 5, 4]], dtype)))
+        found = mesh.level(0).read()
+        rows = rows_of(found)
+        assert sorted(tuple(sorted(rows[i] for i in f)) for f in found.faces) == [(0, 1, 2), (3, 4, 5)]
+        dzv.write_points(points, positions, object_ids=of(names), groups={0: np.array([60, 5], dtype)})
+        assert points.level(0).read(objects=[61]).positions.tolist() == [POINTS[5].tolist()]
+        sizes = np.array([2, 2, 2], dtype)
+        dzv.write_polylines(lines, positions, lengths=sizes if of is np.asarray else da.from_array(sizes, chunks=1))
+        assert lines.level(0).read().lengths.tolist() == [2, 2, 2]
+    with pytest.raises(dzv.InputError, match=r"cycle|round|circle|loop"):
+        dzv.write_skeletons(new("skeleton"), POINTS, parents=tree, vertex_ids=names)
+
+
+def test_integers_of_python_and_of_two_signs():
     lines, points = new("polyline"), new()
-    dzv.write_polylines(lines, POINTS, lengths=[3, 3], object_ids=np.array([9, 4], object))  # Python's integers
+    dzv.write_polylines(lines, POINTS, lengths=[3, 3], object_ids=np.array([9, 4], object))
     assert lines.level(0).read().ids.tolist() == [4, 9]
     dzv.write_points(points, POINTS, object_ids=[0, 1] * 3, groups={0: np.array([1], object)})
     assert points.level(0).read().groups[0].tolist() == [1]
@@ -76,32 +72,28 @@ def test_unsigned_ids():
 def test_ids_beyond_63_bits_are_refused_with_their_number():
     big = 2**63 + 5
     ids = np.array([1, 2, 3, big, 5, 0], np.uint64)
-    cases = [
-        ("point_cloud", dzv.write_points, {"object_ids": ids}),
-        ("point_cloud", dzv.write_points, {"object_ids": [0] * N, "groups": {0: ids}}),
-        (
-            "point_cloud",
-            dzv.write_points,
-            {"object_ids": [0] * N, "object_attributes": pd.DataFrame({"a": range(N)}, index=ids)},
-        ),
-        ("polyline", dzv.write_polylines, {"lengths": [3, 3], "object_ids": ids[2:4]}),
-        ("skeleton", dzv.write_skeletons, {"parents": ids}),
-        ("skeleton", dzv.write_skeletons, {"parents": [-1] * N, "vertex_ids": ids}),
-        ("graph", dzv.write_graph, {"edges": ids.reshape(3, 2)}),
-        ("graph", dzv.write_graph, {"edges": [[1, 2]], "vertex_ids": ids}),
-        ("mesh", dzv.write_meshes, {"faces": ids.reshape(2, 3)}),
-    ]
-    for geometry, write, options in cases:
+    frame = pd.DataFrame({"a": range(N)}, index=ids)
+    for geometry, options in (
+        ("point_cloud", {"object_ids": ids}),
+        ("point_cloud", {"object_ids": [0] * N, "groups": {0: ids}}),
+        ("point_cloud", {"object_ids": [0] * N, "object_attributes": frame}),
+        ("polyline", {"lengths": [3, 3], "object_ids": ids[2:4]}),
+        ("skeleton", {"parents": ids}),
+        ("skeleton", {"parents": [-1] * N, "vertex_ids": ids}),
+        ("graph", {"edges": ids.reshape(3, 2)}),
+        ("graph", {"edges": [[1, 2]], "vertex_ids": ids}),
+        ("mesh", {"faces": ids.reshape(2, 3)}),
+    ):
         with pytest.raises(dzv.InputError, match=str(big)):
-            write(new(geometry), POINTS, **options)
-    for geometry, write, options in (
-        ("point_cloud", dzv.write_points, {"object_ids": lazily(ids)}),
-        ("skeleton", dzv.write_skeletons, {"parents": lazily(ids)}),
-        ("graph", dzv.write_graph, {"edges": da.from_array(ids.reshape(3, 2), chunks=(1, 2))}),
-        ("graph", dzv.write_graph, {"edges": da.ones((1, 2), dtype=int), "vertex_ids": lazily(ids)}),
+            VERBS[geometry](new(geometry), POINTS, **options)
+    for geometry, options in (
+        ("point_cloud", {"object_ids": lazily(ids)}),
+        ("skeleton", {"parents": lazily(ids)}),
+        ("graph", {"edges": da.from_array(ids.reshape(3, 2), chunks=(1, 2))}),
+        ("graph", {"edges": da.ones((1, 2), dtype=int), "vertex_ids": lazily(ids)}),
     ):
         with pytest.raises(dzv.InputError, match=rf"part(ition)? 1.*{big}"):
-            write(new(geometry), LAZY, **options)
+            VERBS[geometry](new(geometry), LAZY, **options)
 
 
 @pytest.mark.parametrize("positions", [POINTS, LAZY], ids=["numpy", "dask"])
@@ -130,16 +122,9 @@ def test_ids_up_to_the_last_of_63_bits(positions):
     assert [[rows_of(found)[i] for i in e] for e in found.edges] == [[0, 5]]
 
 
-CELLS = pd.DataFrame(
-    {
-        "x": np.arange(N) * 3.0,
-        "y": 1.0,
-        "z": 1.0,
-        "cell": [4, 4, 4, 9, 9, 9],
-        "node": [1, 2, 3, 1, 2, 3],
-        "up": [-1, 1, 2, 2, -1, 1],
-    }
-)
+CELLS = pd.DataFrame({"x": np.arange(N) * 3.0, "y": 1.0, "z": 1.0, "cell": [4, 4, 4, 9, 9, 9]})
+CELLS = CELLS.assign(node=[1, 2, 3, 1, 2, 3], up=[-1, 1, 2, 2, -1, 1])
+WANTED = {(3, 0), (6, 3), (9, 12), (15, 9)}
 
 
 def write_cells(table):
@@ -153,19 +138,14 @@ def write_cells(table):
 def test_vertex_ids_of_each_object():
     tables = (lambda t: t), (lambda t: dd.from_pandas(t, npartitions=3, sort=False)), pa.Table.from_pandas
     for make in tables:
-        assert write_cells(make(CELLS)) == {(3, 0), (6, 3), (9, 12), (15, 9)}
-        assert write_cells(make(CELLS.assign(node=range(100, 106), up=[-1, 100, 101, 104, -1, 103]))) == {
-            (3, 0),
-            (6, 3),
-            (9, 12),
-            (15, 9),
-        }
+        assert write_cells(make(CELLS)) == WANTED
+        assert write_cells(make(CELLS.assign(node=range(100, 106), up=[-1, 100, 101, 104, -1, 103]))) == WANTED
         with pytest.raises(dzv.InputError, match="vertex 8"):
             write_cells(make(CELLS.assign(up=[-1, 1, 2, 2, -1, 8])))
         with pytest.raises(dzv.InputError, match="must be distinct"):
             write_cells(make(CELLS.assign(node=[1, 1, 3, 1, 2, 3])))
     large = CELLS.assign(node=CELLS.node + 2**62, up=np.where(CELLS.up < 0, -1, CELLS.up + 2**62))
-    assert write_cells(large) == {(3, 0), (6, 3), (9, 12), (15, 9)}
+    assert write_cells(large) == WANTED
     with pytest.raises(dzv.InputError, match="beyond 2"):
         write_cells(dd.from_pandas(pd.concat([large, large.assign(cell=large.cell + 2)]), npartitions=1, sort=False))
     with pytest.raises(dzv.InputError, match="distinct: 1 is given twice"):  # what edges name has no object
@@ -179,15 +159,14 @@ DRIFTERS = pd.DataFrame(
 TRACKS = {i: DRIFTERS[DRIFTERS.id == i].sort_values("time", kind="stable").x.tolist() for i in (3, 7)}
 
 
+def by_id(ids, values, lengths):
+    parts = np.split(np.asarray(values), np.cumsum(np.asarray(lengths))[:-1])
+    return {i: part.tolist() for i, part in zip(np.asarray(ids).tolist(), parts, strict=True)}
+
+
 def tracks(store):
     found = store.level(0).read()
-    return dict(
-        zip(
-            found.ids.tolist(),
-            [p[:, 0].tolist() for p in np.split(found.positions, np.cumsum(found.lengths)[:-1])],
-            strict=True,
-        )
-    )
+    return by_id(found.ids, found.positions[:, 0], found.lengths)
 
 
 def test_tables_in_order_of_time_are_sorted():
@@ -249,13 +228,7 @@ def test_points_are_no_tracks_before_they_are_sorted():
         return xr.open_dataset(store, engine="zv", view="objects")
 
     def rows(ds):
-        return dict(
-            zip(
-                ds.id.values.tolist(),
-                [p.tolist() for p in np.split(ds.x.values, np.cumsum(ds.rowsize.values)[:-1])],
-                strict=True,
-            )
-        )
+        return by_id(ds.id, ds.x, ds.rowsize)
 
     shuffled = opened(DRIFTERS)
     with pytest.raises(dzv.InputError, match="sort_by="):

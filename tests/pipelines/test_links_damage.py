@@ -144,9 +144,6 @@ def test_links_that_are_fewer_than_the_family_counts(whole, copy):
         assert isinstance(errors["all"], dzv.FormatError)
 
 
-# -------------------------------------------------------------------------------------------------- edits of one cell
-
-
 @pytest.fixture(params=[True, False], ids=["catalog", "no catalog"])
 def graph(request, tmp_path):
     """Return the path of a store of a graph with cells of their own."""
@@ -260,9 +257,6 @@ def test_rows_taken_for_rows_with_permutations(graph):
     edit_document(graph, f"0/links/0/{ACROSS}", {}, has_perm=False)
     with pytest.raises(dzv.ZVError, match=r"\+1\.0\.0"):
         level_of(graph).read()
-
-
-# -------------------------------------------------------------------------------------------------- layout per_chunk
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Very many objects: what is held while they are written, and what is asked for to read one of them."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -11,6 +9,7 @@ import dask
 import numpy as np
 import pytest
 from counting_store import CountingStore
+from small import sizes
 from zarr.storage import MemoryStore
 
 import dask_zv as dzv
@@ -51,22 +50,25 @@ def test_one_object_costs_the_same_among_many(layout):
     assert found[1000] <= found[100]
 
 
-def test_manifests_are_made_in_parts(override):
+def test_manifests_are_made_in_parts():
     """No task has the manifests of all objects: parts of them are written one by one, and read back as one."""
-    override(objects_per_task=1 << 14)
     counts = [1000] * 40
     positions, lengths = lazily(counts, VERTICES)
-    store = dzv.create({}, geometry="polyline", chunk_shape=(200,) * 3)
-    ids = np.arange(40_000)[::-1] * 7
-    with dask.config.set(scheduler="sync"):
+    target, ids = {}, np.arange(40_000)[::-1] * 7
+    store = dzv.create(target, geometry="polyline", chunk_shape=(200,) * 3)
+    with sizes(scheduler="sync", objects_per_task=1 << 14):
         planned = dzv.write_polylines(store, positions, lengths=lengths, object_ids=ids, compute=False)
         assert sum("-manifests-" in str(k) for k in dict(planned.__dask_graph__())) == 3
         planned.compute()
         store.reload()
         geometry = store.level(0).read()
+    assert sorted(k.rpartition("/")[2] for k in target if "object_index/manifests/c/" in k) == ["0", "1", "2"]
     assert geometry.ids.tolist() == ids[::-1].tolist()
     whole = np.concatenate([paths(i, n, VERTICES) for i, n in enumerate(counts)]).reshape(-1, VERTICES, 3)
     assert geometry.positions.tobytes() == whole[::-1].tobytes()
+    wanted = np.array([0, 16_383, 16_384, 39_999])  # on both sides of the end of a stored chunk
+    some = store.level(0).read(objects=wanted * 7)
+    assert some.positions.tobytes() == whole[::-1][wanted].tobytes()
 
 
 def run(*arguments):

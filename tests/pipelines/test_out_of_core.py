@@ -1,7 +1,5 @@
 """Data larger than memory: a cluster whose workers can't hold it, and local schedulers that go through files."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -11,14 +9,14 @@ import sys
 from pathlib import Path
 
 import dask
-import dask.array as da
 import numpy as np
 import out_of_core_write
 import pytest
+from forms import lazily
 from points_reference import CATALOG, assert_same, files, reading_order, stored
+from small import sizes
 
 import dask_zv as dzv
-from dask_zv import config
 from dask_zv.write import exchange
 
 LIMIT_MB = 384
@@ -97,21 +95,20 @@ def test_four_times_what_the_workers_hold(shards, tmp_path):
     check_cluster(tmp_path, 4 * out_of_core_write.WORKERS * (LIMIT_MB << 20) // ROW_BYTES + 1, shards, 3000)
 
 
-# -------------------------------------------------------------------------------------------------- local schedulers
-
 N = 3000
 CHUNK = (10.0, 10.0, 10.0)
+POINTS = np.random.default_rng(0).uniform(-20, 20, (N, 3)).astype(np.float32)
+NAMES = np.array(["a", None, "b"], object)[np.arange(N) % 3]
+ORDER = reading_order(POINTS, CHUNK, None, np.arange(N) % 7)
+on_threads_and_on_one = pytest.mark.parametrize("scheduler", ["threads", "sync"])
 
 
 @pytest.fixture
-def spill(tmp_path, monkeypatch, override):
+def spill(tmp_path, monkeypatch):
     """Make every write go through files; return where they are, and a list that grows with each that is read."""
     loaded = []
     folder = tmp_path / "temporary"
     folder.mkdir()
-    override(spill_bytes=1)
-    override(write_block_chunks=4)
-    override(write_block_bytes=(2000, 4000))
     load = exchange.SpilledPiece.load
 
     def note(piece):
@@ -120,61 +117,52 @@ def spill(tmp_path, monkeypatch, override):
         return load(piece)
 
     monkeypatch.setattr(exchange.SpilledPiece, "load", note)
-    with dask.config.set({"temporary-directory": str(folder), "dask_zv.keep-input": 0}):  # each partition is read twice
+    with (
+        sizes(spill_bytes=1, write_block_chunks=4, write_block_bytes=(2000, 4000)),
+        dask.config.set({"temporary-directory": str(folder), "dask_zv.keep-input": 0}),  # each partition is read twice
+    ):
         yield folder, loaded
 
 
-def points():
-    return np.random.default_rng(0).uniform(-20, 20, (N, 3)).astype(np.float32)
+def write(target, positions=None, **options):
+    lazy = lazily(POINTS, 300) if positions is None else positions
+    attributes, ids = {"row": lazily(np.arange(N), 300), "s": lazily(NAMES, 300)}, lazily(np.arange(N) % 7, 300)
+    store = target if isinstance(target, dzv.Store) else dzv.create(target, chunk_shape=CHUNK)
+    return dzv.write_points(store, lazy, attributes=attributes, object_ids=ids, **options)
 
 
-def names():
-    return np.array(["a", None, "b"], object)[np.arange(N) % 3]
-
-
-def arguments():
-    return {
-        "positions": da.from_array(points(), chunks=(300, 3)),
-        "attributes": {"row": da.arange(N, chunks=300), "s": da.from_array(names(), chunks=300)},
-        "object_ids": da.arange(N, chunks=300) % 7,
-    }
-
-
-@pytest.mark.parametrize("scheduler", ["threads", "sync"])
+@on_threads_and_on_one
 @pytest.mark.parametrize("compute", [True, False])
 def test_spilled_pieces(scheduler, compute, spill, tmp_path):
     folder, loaded = spill
-    plain = tmp_path / "plain" / "s.zv"
-    with dask.config.set(scheduler=scheduler):
-        written = dzv.write_points(dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK), compute=compute, **arguments())
+    target, plain = tmp_path / "s.zv", tmp_path / "plain" / "s.zv"
+    with sizes(scheduler=scheduler):
+        written = write(target, compute=compute)
         if not compute:
             assert list(folder.iterdir()) == []
             written = written.compute()
         assert written.rows == N
         assert len(loaded) > 50
         assert list(folder.iterdir()) == []
-        with config.override(spill_bytes=1 << 40):
-            dzv.write_points(dzv.create(plain, chunk_shape=CHUNK), **arguments())
-    assert stored(tmp_path / "s.zv") == stored(plain)
+        with sizes(spill_bytes=1 << 40):
+            write(plain)
+    assert stored(target) == stored(plain)
     assert f"0/{CATALOG}/c/0" in files(plain)
-    order = reading_order(points(), CHUNK, None, np.arange(N) % 7)
-    geometry = dzv.open(tmp_path / "s.zv").level(0).read()
-    assert_same(geometry.positions, points()[order])
-    assert geometry.attributes["s"].tolist() == names()[order].tolist()
+    geometry = dzv.open(target).level(0).read()
+    assert_same(geometry.positions, POINTS[ORDER])
+    assert geometry.attributes["s"].tolist() == NAMES[ORDER].tolist()
 
 
 def test_spilled_pieces_of_processes(spill, use_scheduler, tmp_path):
     """The notes on loading stay in the other processes; the files must not."""
     folder, _ = spill
     with use_scheduler("processes"):
-        report = dzv.write_points(dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK), **arguments())
-    assert report.rows == N
+        assert write(tmp_path / "s.zv").rows == N
     assert list(folder.iterdir()) == []
-    order = reading_order(points(), CHUNK, None, np.arange(N) % 7)
-    assert dzv.open(tmp_path / "s.zv").level(0).read().attributes["row"].tolist() == order.tolist()
+    assert dzv.open(tmp_path / "s.zv").level(0).read().attributes["row"].tolist() == ORDER.tolist()
 
 
-@pytest.mark.parametrize("scheduler", ["threads", "sync"])
+@on_threads_and_on_one
 def test_spilled_pieces_after_a_failure(scheduler, spill, tmp_path):
     """The second look at the data fails when most pieces are in files; they are removed, and there is no commit."""
     folder, _ = spill
@@ -189,10 +177,9 @@ def test_spilled_pieces_after_a_failure(scheduler, spill, tmp_path):
 
     store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
     before = files(tmp_path / "s.zv")
-    given = arguments()
-    given["positions"] = given["positions"].map_blocks(fail_late, meta=np.zeros((0, 3), np.float32))
+    failing = lazily(POINTS, 300).map_blocks(fail_late, meta=np.zeros((0, 3), np.float32))
     with dask.config.set(scheduler=scheduler, num_workers=2), pytest.raises(OSError, match="disk on fire"):
-        dzv.write_points(store, **given)
+        write(store, failing)
     assert max(looks) > 10, "nothing was in files yet when it failed"
     assert list(folder.iterdir()) == []
     after = files(tmp_path / "s.zv")
@@ -204,7 +191,6 @@ def test_spilled_pieces_after_a_failure(scheduler, spill, tmp_path):
 def test_spilled_pieces_after_a_failed_store(spill, tmp_path, monkeypatch):
     """A disk that is full while blocks are stored: the same."""
     folder, loaded = spill
-    store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
 
     def full(piece):
         loaded.append(piece.path)
@@ -212,7 +198,7 @@ def test_spilled_pieces_after_a_failed_store(spill, tmp_path, monkeypatch):
 
     monkeypatch.setattr(exchange.SpilledPiece, "load", full)
     with dask.config.set(scheduler="threads", num_workers=2), pytest.raises(OSError, match="no space left"):
-        dzv.write_points(store, **arguments())
+        write(tmp_path / "s.zv")
     assert loaded
     assert list(folder.iterdir()) == []
 
@@ -220,5 +206,5 @@ def test_spilled_pieces_after_a_failed_store(spill, tmp_path, monkeypatch):
 def test_small_data_stays_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(exchange.SpilledPiece, "load", lambda piece: pytest.fail("went through a file"))
     with dask.config.set({"temporary-directory": str(tmp_path), "scheduler": "threads"}):
-        dzv.write_points(dzv.create({}, chunk_shape=CHUNK), **arguments())
+        write({})
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,5 @@
 """The same input gives the same store, object by object, on every scheduler; but for the times in a grid's catalog."""
 
-from __future__ import annotations
-
 import dask
 import dask.array as da
 import dask.dataframe as dd
@@ -10,21 +8,17 @@ import pandas as pd
 import pytest
 from layouts import in_both_layouts
 from points_reference import CATALOG, assert_same, files, reading_order, stored
+from small import always
 
 import dask_zv as dzv
-from dask_zv.config import override
 
 CHUNK = (25.0, 25.0, 25.0)
-PARTS = 8
-ROWS = 250
+PARTS, ROWS = 8, 250
 N = PARTS * ROWS
+BOX = ([-30, -30, -30], [10, 20, 30])
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _small_blocks():
-    """Make many blocks and partitions of little data; both are planned in this process, whatever the scheduler."""
-    with override(write_block_chunks=5, write_block_bytes=(3000, 1 << 20), partition_bytes=10_000):
-        yield
+# many blocks and partitions of little data; both are planned in this process, whatever the scheduler
+_small = always(write_block_chunks=5, write_block_bytes=(3000, 1 << 20), partition_bytes=10_000)
 
 
 def partition(number):
@@ -57,25 +51,16 @@ def lazy(name):
 
 def frame(number):
     found = partition(number)
-    return pd.DataFrame(
-        {
-            **dict(zip("xyz", found["positions"].T, strict=True)),
-            "kind": pd.Series(found["kind"], dtype=object),
-            "id": found["id"],
-        }
-    )
+    columns = {"kind": pd.Series(found["kind"], dtype=object), "id": found["id"]}
+    return pd.DataFrame({**dict(zip("xyz", found["positions"].T, strict=True)), **columns})
 
 
 def inputs(name):
     """Return the arguments of a write; nothing of them depends on the scheduler."""
     if name == "arrays":
-        return {
-            "positions": lazy("positions"),
-            "attributes": {"mass": lazy("mass"), "rgb": lazy("rgb"), "kind": lazy("kind")},
-            "object_ids": lazy("id"),
-            "object_attributes": pd.DataFrame({"score": [0.5, 1.5]}, index=[7, 3]),
-            "groups": {1: [0, 39]},
-        }
+        about = {"object_attributes": pd.DataFrame({"score": [0.5, 1.5]}, index=[7, 3]), "groups": {1: [0, 39]}}
+        attributes = {k: lazy(k) for k in ("mass", "rgb", "kind")}
+        return {"positions": lazy("positions"), "attributes": attributes, "object_ids": lazy("id"), **about}
     if name == "frame":
         made = dask.delayed(frame, pure=True)
         table = dd.from_delayed([made(i) for i in range(PARTS)], meta=frame(0).iloc[:0], verify_meta=False)
@@ -84,7 +69,7 @@ def inputs(name):
 
 
 def write(target, name, shards, bins, layout):
-    store = dzv.create(target, chunk_shape=CHUNK, bin_shape=bins, shard_chunks=shards, layout=layout)
+    store = dzv.create(target, chunk_shape=CHUNK, bin_shape=bins, shard_chunks=shards, layout=layout, overwrite=True)
     return dzv.write_points(store, **inputs(name))
 
 
@@ -104,43 +89,38 @@ CASES = [
 @pytest.fixture(scope="module", params=CASES, ids=lambda c: f"{c[0]}-{c[1]}-{'bins' if c[2] else 'plain'}-{c[3]}")
 def expected(request, tmp_path_factory):
     """A store that was written synchronously, checked against the data, and how it was made."""
-    name, shards, bins, layout = request.param
+    name, shards, bins, _ = request.param
     target = tmp_path_factory.mktemp("expected") / "s.zv"
     with dask.config.set(scheduler="sync"):
-        report = write(target, name, shards, bins, layout)
+        report = write(target, *request.param)
     assert report.rows == N - ROWS
     assert report.blocks > (5 if shards < 1000 else 1)
     points = column("positions")
-    ids = column("id") if name == "arrays" else None
-    order = reading_order(points, CHUNK, bins, ids)
+    order = reading_order(points, CHUNK, bins, column("id") if name == "arrays" else None)
     geometry = dzv.open(target).level(0).read()
     assert_same(geometry.positions, points[order])
     assert geometry.attributes["kind"].tolist() == column("kind")[order].tolist()
     return request.param, stored(target), report
 
 
+def facts(report):
+    return report.rows, report.chunks, report.objects, report.nbytes, report.arrays
+
+
 @pytest.mark.product(keep="values")
 @pytest.mark.parametrize("scheduler", ["threads", "processes", "distributed", "in-process cluster"])
 def test_same_objects(scheduler, expected, use_scheduler, tmp_path):
-    (name, shards, bins, layout), wanted, report = expected
+    how, wanted, report = expected
     target = tmp_path / "s.zv"
     with use_scheduler(scheduler):
-        again = write(target, name, shards, bins, layout)
-        assert f"0/{CATALOG}/c/0" in files(target)
-        found = stored(target)
-        assert sorted(found) == sorted(wanted)
-        assert [k for k in found if found[k] != wanted[k]] == []
-        assert (again.rows, again.chunks, again.objects, again.nbytes) == (
-            report.rows,
-            report.chunks,
-            report.objects,
-            report.nbytes,
-        )
-        assert again.arrays == report.arrays
+        assert facts(write(target, *how)) == facts(report)
         # and reading on that scheduler gives what reading in this process does
-        level = dzv.open(target).level(0)
-        lazily = level.read(bbox=([-30, -30, -30], [10, 20, 30]), compute=False).compute()
-    here = level.read(bbox=([-30, -30, -30], [10, 20, 30]))
+        lazily = dzv.open(target).level(0).read(bbox=BOX, compute=False).compute()
+    assert f"0/{CATALOG}/c/0" in files(target)
+    found = stored(target)
+    assert sorted(found) == sorted(wanted)
+    assert [k for k in found if found[k] != wanted[k]] == []
+    here = dzv.open(target).level(0).read(bbox=BOX)
     assert_same(lazily.positions, here.positions)
     assert 0 < len(here) < N
 
@@ -149,20 +129,17 @@ def test_same_objects(scheduler, expected, use_scheduler, tmp_path):
 def test_a_second_write_of_the_same_input_writes(use_scheduler, layout, tmp_path):
     """A scheduler that remembers the first write's results must not take them for the second's."""
     with use_scheduler("distributed"):
-        first = tmp_path / "one.zv"
-        write(first, "arrays", 1, None, layout)
-        wanted = stored(first)
-        store = dzv.create(first, chunk_shape=CHUNK, shard_chunks=1, overwrite=True, layout=layout)
-        dzv.write_points(store, **inputs("arrays"))
-        assert stored(first) == wanted
+        write(tmp_path / "one.zv", "arrays", 1, None, layout)
+        wanted = stored(tmp_path / "one.zv")
+        write(tmp_path / "one.zv", "arrays", 1, None, layout)
+    assert stored(tmp_path / "one.zv") == wanted
 
 
 def test_an_error_on_a_worker_names_the_row(use_scheduler, tmp_path):
-    with use_scheduler("distributed"):
-        store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
-        before = files(tmp_path)
-        points = da.from_array(np.full((100, 3), 1.0), chunks=(25, 3))
-        points[60, 1] = np.nan
-        with pytest.raises(dzv.InputError, match="partition 2: position 10 is .*NaN"):
-            dzv.write_points(store, points)
-        assert files(tmp_path) == before
+    store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
+    before = files(tmp_path)
+    points = da.from_array(np.full((100, 3), 1.0), chunks=(25, 3))
+    points[60, 1] = np.nan
+    with use_scheduler("distributed"), pytest.raises(dzv.InputError, match="partition 2: position 10 is .*NaN"):
+        dzv.write_points(store, points)
+    assert files(tmp_path) == before

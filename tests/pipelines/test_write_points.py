@@ -464,19 +464,6 @@ def test_object_attributes_from_a_frame_leave_rows_masked(layout, target):
     assert by_object.lengths.tolist() == [N // 5, 0]
 
 
-def test_many_objects_in_several_manifest_chunks(target):
-    """More objects than one stored chunk of manifests holds (16,384), one vertex each."""
-    n = 40_000
-    points, ids = np.random.default_rng(0).uniform(0, 100, (n, 2)), np.random.default_rng(1).permutation(n)
-    dzv.write_points(dzv.create(target, chunk_shape=(50, 50)), lazily(points, 9_000), object_ids=lazily(ids, 9_000))
-    level = dzv.open(target).level(0)
-    by_object = level.read(order="object")
-    assert by_object.ids.tolist() == list(range(n))
-    assert (by_object.positions == points[np.argsort(ids)]).all()
-    wanted = [0, 16_383, 16_384, 39_999]
-    assert (level.read(objects=wanted, order="object").positions == points[np.argsort(ids)[wanted]]).all()
-
-
 # -------------------------------------------------------------------------------------------------- bounds
 
 
@@ -805,15 +792,7 @@ def test_no_shards_for_few_local_chunks(layout, target):
         assert json.loads((target / "zarr.json").read_text())["attributes"]["shard_layout"] == "flat"
 
 
-# -------------------------------------------------------------------------------------------------- progress and stores
-
-
-def test_progress(capsys):
-    for progress, said in ((True, ("1/1 blocks", "MB/s")), (False, ())):
-        dzv.write_points(dzv.create({}, chunk_shape=CHUNK), POINTS, progress=progress)
-        shown = capsys.readouterr()
-        assert all(text in shown.err for text in said)
-        assert progress or (shown.out, shown.err) == ("", "")
+# -------------------------------------------------------------------------------------------------- stores
 
 
 @in_both_layouts
@@ -822,23 +801,6 @@ def test_paths_with_any_name(layout, tmp_path):
     target = tmp_path / "my cells %20 ü#1.zv"
     round_trip(target, {"positions": POINTS, "object_ids": ROW % 4}, POINTS, None, ROW % 4, layout=layout)
     assert [p.name for p in tmp_path.iterdir()] == [target.name]
-
-
-@in_both_layouts
-def test_icechunk(layout):
-    icechunk = pytest.importorskip("icechunk")
-    session = icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main")
-    store = dzv.create(session, chunk_shape=CHUNK, layout=layout)
-    ids = ROW % 9
-    with dask.config.set(scheduler="sync"):
-        dzv.write_points(store, POINTS, object_ids=ids, object_attributes={"a": np.arange(9)}, groups={0: [8]})
-        geometry = dzv.open(session).level(0).read(order="object")
-        assert_same(geometry.positions, POINTS[object_order(POINTS, CHUNK, ids)])
-        assert geometry.groups[0].tolist() == [8]
-        dzv.write_points(store, POINTS[:50], object_ids=ids[:50] // 3, mode="overwrite")
-    geometry = dzv.open(session).level(0).read(order="object")
-    assert_same(geometry.positions, POINTS[object_order(POINTS[:50], CHUNK, ids[:50] // 3)])
-    assert not geometry.groups
 
 
 @in_both_layouts

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 from comparing import opened
+from geometries_reference import write
 from golden_reference import Golden, golden_names
-from hemibrain import NEURONS, area, cable, meshes, skeletons, synapses
+from hemibrain import NEURONS, meshes, size, skeletons, synapses
 from refusals import fails
 from test_views import random_store as new_store
 
@@ -65,20 +66,12 @@ def paths_of(golden):
 def neurons():
     """Return the three real neurons as stores; `number` is the row in the file."""
     out = {}
-    for kind, table in (("skeleton", skeletons()), ("mesh", meshes()), ("point_cloud", synapses())):
+    about = pd.DataFrame({"rank": [1, 2, 3], "side": ["R", "L", "R"]}, index=list(NEURONS))
+    for kind, read in (("skeleton", skeletons), ("mesh", meshes), ("point_cloud", synapses)):
+        data, _ = read()
         store = dzv.create({}, geometry=kind, chunk_shape=(2000, 2000, 2000), dtype="float64")
-        about = pd.DataFrame({"rank": [1, 2, 3], "side": ["R", "L", "R"]}, index=list(NEURONS))
-        common = {"object_ids": table.neurons, "object_attributes": about}
-        common["attributes"] = {"number": np.arange(len(table.neurons)), **table.columns}
-        if kind == "skeleton":
-            dzv.write_skeletons(store, table.positions, parents=table.links, vertex_ids=table.names, **common)
-        elif kind == "mesh":
-            numbers = {"face_number": np.arange(len(table.links))}
-            dzv.write_meshes(
-                store, table.positions, faces=table.links, vertex_ids=table.names, face_attributes=numbers, **common
-            )
-        else:
-            dzv.write_points(store, table.positions, **common)
+        own = {"face_attributes": {"face_number": data.link_attributes["number"]}} if kind == "mesh" else {}
+        write(store, data, object_attributes=about, **own)
         out[kind] = store
     return out
 
@@ -109,12 +102,12 @@ def test_tables_of_golden_stores(golden):
 
 
 def test_parents_in_tables(neurons):
-    table = skeletons()
+    table, _ = skeletons()
     for view in ("spatial", "objects"):
         frame = export.to_dataframe(opened(neurons["skeleton"], view))
         child, parent = frame[frame.parent >= 0], frame[frame.parent >= 0].parent
-        assert (table.rows_of_links[child.number] == frame.number.loc[parent].to_numpy()).all()
-        assert (table.links[frame.number[frame.parent < 0]] < 0).all()
+        assert (table.parents[child.number] == frame.number.loc[parent].to_numpy()).all()
+        assert (table.parents[frame.number[frame.parent < 0]] < 0).all()
 
 
 def test_columns_have_the_types_of_the_attributes(written):
@@ -306,12 +299,12 @@ def test_objects_with_nothing_to_draw_are_none_and_unknown_reference_systems():
 def test_geodataframes_of_points(neurons):
     import shapely
 
-    table = synapses()
+    table, _ = synapses()
     frame = export.to_geodataframe(opened(neurons["point_cloud"]))
     assert frame.crs is None
     np.testing.assert_array_equal(shapely.get_coordinates(frame.geometry, include_z=True), table.positions[frame.number])
-    assert frame.object_id.tolist() == table.neurons[frame.number].tolist()
-    assert frame["type"].tolist() == table.columns["type"][frame.number].tolist()
+    assert frame.object_id.tolist() == table.ids[frame.number].tolist()
+    assert frame["type"].tolist() == table.attributes["type"][frame.number].tolist()
     box = (3500, 20000, 7500, 24000)
     inside = frame.cx[box[0] : box[2], box[1] : box[3]]
     x, y, _ = table.positions.T
@@ -554,8 +547,8 @@ def test_networkx_of_golden_networks(golden):
 def test_networkx_of_neurons(neurons):
     import networkx as nx
 
-    table = skeletons()
-    parents = table.rows_of_links
+    table, _ = skeletons()
+    parents = table.parents
     edges = np.stack([np.arange(len(parents)), parents], axis=1)[parents >= 0]
     for view in ("spatial", "objects"):
         graph = export.to_networkx(opened(neurons["skeleton"], view))
@@ -566,7 +559,7 @@ def test_networkx_of_neurons(neurons):
         assert nx.is_branching(graph.reverse())
         pos = nx.get_node_attributes(graph, "pos")
         length = sum(np.linalg.norm(np.subtract(pos[a], pos[b])) for a, b in graph.edges)
-        assert length == pytest.approx(cable(table.positions, edges))
+        assert length == pytest.approx(size(table.positions, edges))
         assert nx.get_node_attributes(graph, "object_id")[7] in NEURONS
 
 
@@ -633,19 +626,19 @@ def test_trimesh_of_golden_meshes(golden):
 
 
 def test_trimesh_of_neurons(neurons):
-    table = meshes()
+    table, _ = meshes()
     ds = opened(neurons["mesh"])
     whole = export.to_trimesh(ds)
-    faces = table.rows_of_links
-    assert whole.area == pytest.approx(area(table.positions, faces))
+    faces = table.links
+    assert whole.area == pytest.approx(size(table.positions, faces))
     number = whole.vertex_attributes["number"]
     assert (number[whole.faces] == faces[whole.face_attributes["face_number"]]).all()
     each = export.to_trimesh(ds, by_object=True)
     assert list(each) == list(NEURONS)
     for rank, (neuron, mesh) in enumerate(each.items(), 1):
-        mine = faces[table.neurons[faces[:, 0]] == neuron]
+        mine = faces[table.ids[faces[:, 0]] == neuron]
         assert mesh.metadata["rank"] == rank
-        assert mesh.area == pytest.approx(area(table.positions, mine))
+        assert mesh.area == pytest.approx(size(table.positions, mine))
         assert (mesh.vertex_attributes["object_id"] == neuron).all()
         rows = mesh.vertex_attributes["number"]
         np.testing.assert_array_equal(mesh.vertices, table.positions[rows])
