@@ -171,7 +171,7 @@ def _checked(name: str, value: Any) -> tuple[str, Any]:
         if value is None and default is None:
             return known.name, None
         parts = value if isinstance(default, tuple) else (value,)
-        found = tuple(parse_bytes(v) if "bytes" in form else v for v in parts)
+        found = tuple(parse_bytes(v) if "bytes" in form and isinstance(v, str | float) else v for v in parts)
         kinds = int | float if "seconds" in form else int
         if len(found) == (2 if isinstance(default, tuple) else 1) and all(
             isinstance(v, kinds) and not isinstance(v, bool) and v >= least for v in found

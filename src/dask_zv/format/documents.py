@@ -16,6 +16,16 @@ import numpy as np
 
 from dask_zv.errors import MetadataError, StoreError
 
+MAX_DEPTH = 100
+_LIMIT = 1 << 53
+_BLOB = (
+    b'{"shape":[%d],"data_type":"uint8","chunk_grid":{"name":"regular","configuration":{"chunk_shape":[%d]}},'
+    b'"chunk_key_encoding":{"name":"default","configuration":{"separator":"/"}},"fill_value":0,'
+    b'"codecs":[{"name":"bytes"}],"attributes":%b,"zarr_format":3,"node_type":"array","storage_transformers":[]}'
+)
+PAYLOAD_CRC32C = "dask_zv_crc32c"
+"""Attribute of a blob that no catalog has a checksum of: the CRC-32C of its payload."""
+
 
 def require(document: Mapping[str, Any], key: str, where: str) -> Any:
     """Return the value of a key that must be there."""
@@ -102,19 +112,8 @@ def wrong(value: object, key: str, expected: str) -> MetadataError:
     return MetadataError(f"{key} must be {expected}, not {shown[:120]}")
 
 
-MAX_DEPTH = 100
-
-
 class WrongKindError(StoreError):
     """A node is there, but not of the kind that was asked for: looking again does not help."""
-
-
-_LIMIT = 1 << 53
-_BLOB = (
-    b'{"shape":[%d],"data_type":"uint8","chunk_grid":{"name":"regular","configuration":{"chunk_shape":[%d]}},'
-    b'"chunk_key_encoding":{"name":"default","configuration":{"separator":"/"}},"fill_value":0,'
-    b'"codecs":[{"name":"bytes"}],"attributes":%b,"zarr_format":3,"node_type":"array","storage_transformers":[]}'
-)
 
 
 def to_json(value: Any, key: str) -> Any:
@@ -168,34 +167,27 @@ def group_document(attributes: Mapping[str, Any]) -> bytes:
     return dump_json({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)})
 
 
-PAYLOAD_CRC32C = "dask_zv_crc32c"
-"""Attribute of a blob that no catalog has a checksum of: the CRC-32C of its payload."""
-
-
 def blob_document(nbytes: int, attributes: Mapping[str, Any] | None = None) -> bytes:
     """Return the document of a blob's array: 1-D ``uint8``, one chunk, codec ``bytes``."""
     return _BLOB % (nbytes, max(nbytes, 1), dump_json(dict(attributes)) if attributes else b"{}")
 
 
-def manifests_document(count: int, chunk: int) -> bytes:
-    """Return the document of ``object_index/manifests``: 1-D variable-length bytes, `chunk` manifests to an object."""
-    return dump_json(
-        {
-            "shape": [count],
-            "data_type": "variable_length_bytes",
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk]}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": "",
-            "codecs": [
-                {"name": "vlen-bytes", "configuration": {}},
-                {"name": "zstd", "configuration": {"level": 0, "checksum": False}},
-            ],
-            "attributes": {},
-            "zarr_format": 3,
-            "node_type": "array",
-            "storage_transformers": [],
-        }
-    )
+def array_document(
+    shape: Sequence[int], data_type: Any, chunk: Sequence[int], fill: Any, codecs: Any, attributes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the document of an array on a regular grid of chunks."""
+    return {
+        "shape": list(shape),
+        "data_type": data_type,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": fill,
+        "codecs": codecs,
+        "attributes": dict(attributes),
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
 
 
 def parse_json(data: bytes) -> Any:

@@ -32,6 +32,16 @@ MAX_ROWS = 2**28
 """Rows that one index is expanded to; a range's count is a claim that 16 bytes can make."""
 
 
+_MAGIC = 0x5A564647
+_VERSION = 1
+_HEADER = struct.Struct("<IHHII")
+_RANGE = struct.Struct("<qq")
+_WORD = struct.Struct("<I")
+_ZERO_WORD = bytes(4)
+_MAX_FRAGMENTS = 2**32 - 1
+_CACHED_FRAGMENTS = 8192
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FragmentIndex:
     """The fragments of one chunk."""
@@ -97,21 +107,11 @@ class FragmentIndex:
         return found
 
     def tiles(self, n_rows: int) -> bool:
-        """Tell whether the fragments are ranges, each from where the last ended, that cover exactly `n_rows` rows."""
+        """Return True if the fragments are ranges, each from where the last ended, that cover exactly `n_rows` rows."""
         if float(self.counts.sum(dtype=np.float64)) != n_rows:
             return False
         in_place = self.starts == np.cumsum(self.counts) - self.counts
         return bool(in_place.all()) or bool((in_place | ((self.counts == 0) & (self.starts >= 0))).all())
-
-
-_MAGIC = 0x5A564647
-_VERSION = 1
-_HEADER = struct.Struct("<IHHII")
-_RANGE = struct.Struct("<qq")
-_WORD = struct.Struct("<I")
-_ZERO_WORD = bytes(4)
-_MAX_FRAGMENTS = 2**32 - 1
-_CACHED_FRAGMENTS = 8192
 
 
 def encode_single(rows: int) -> bytes:

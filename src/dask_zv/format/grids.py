@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import BoundsError, MetadataError
+from dask_zv.format.documents import array_document
 from dask_zv.format.keys import is_spatial_key, parse_key
 
 NONEMPTY = "nonempty_chunks"
@@ -77,7 +78,7 @@ class GridSpec:
         return math.prod(self.shard_shape or (1,))
 
     def contains(self, coords: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Tell which chunks have a cell: coords (n, K) to bool (n,)."""
+        """Return which chunks have a cell: coords (n, K) to bool (n,)."""
         cells = coords - np.asarray(self.origin, np.int64)
         return np.asarray(((cells >= 0) & (cells < np.asarray(self.shape, np.int64))).all(axis=1), bool)
 
@@ -134,18 +135,8 @@ def grid_document(spec: GridSpec, attributes: Mapping[str, Any], nonempty: Itera
     own: dict[str, Any] = {NONEMPTY: sorted(nonempty)}
     if any(spec.origin):
         own[ORIGIN] = list(spec.origin)
-    return {
-        "shape": list(spec.shape),
-        "data_type": "variable_length_bytes",
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(spec.shard_shape or ones)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": "",
-        "codecs": outer,
-        "attributes": {**own, **attributes},
-        "zarr_format": 3,
-        "node_type": "array",
-        "storage_transformers": [],
-    }
+    chunk = spec.shard_shape or ones
+    return array_document(spec.shape, "variable_length_bytes", chunk, "", outer, {**own, **attributes})
 
 
 def parse_grid_document(document: Mapping[str, Any], path: str, store: str | None = None) -> GridArray | None:

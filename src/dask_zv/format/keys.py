@@ -74,7 +74,7 @@ def is_chunk_key(key: object) -> TypeGuard[str]:
 
 
 def is_spatial_key(key: str) -> bool:
-    """Tell whether `key` is integers joined by dots."""
+    """Return True if `key` is integers joined by dots."""
     return _parse(key) is not None
 
 

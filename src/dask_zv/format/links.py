@@ -71,7 +71,7 @@ def parse_segment(name: str, rank: int) -> NDArray[np.int64]:
 
 
 def has_permutation(*, intra: bool, delta: int, directed: bool, store: str) -> bool:
-    """Tell whether rows start with a permutation, where the array's metadata doesn't say."""
+    """Return True if rows start with a permutation, where the array's metadata doesn't say."""
     return not intra and delta == 0 and (store == "duplicate" or not directed)
 
 

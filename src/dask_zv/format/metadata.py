@@ -18,6 +18,36 @@ from dask_zv.format import documents
 _VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*")
 
 
+NOT_FOR_AXES = (
+    *("vertex", "vertex_end", "vertex_range", "object", "object_id", "object_index", "node_count", "geometry", "parent"),
+    *("object_table", "object_table_column"),
+    *("topology", "edge", "edges", "edge_node", "face", "faces", "face_node", "group", "in_group", "crs"),
+    *("chunk", "chunk_rows", "chunk_first_row"),
+)
+"""What Datasets of a store call their dimensions, and the coordinates that say how the others belong together."""
+_DEFAULT_NAMES = "xyzw"
+_RANKS = {"time": 0, "channel": 1, "space": 3}
+_CUSTOM_RANK = 2
+GEOMETRY_TYPES = ("point_cloud", "line", "polyline", "streamline", "skeleton", "graph", "mesh")
+CAPABILITIES = ("fragment_index", "preserved_object_ids", "shared_fragments", "multiscale_links")
+"""Features of stores that are read, by the tokens that name them."""
+LINKS_CONVENTIONS = ("explicit", "implicit_sequential", "implicit_sequential_with_branches")
+_CHOICES = {
+    "links_convention": LINKS_CONVENTIONS,
+    "object_index_convention": ("standard", "identity"),
+    "cross_chunk_strategy": ("explicit_links", "boundary_deduplication", "both"),
+    "cross_level_storage": ("none", "implicit", "explicit"),
+}
+_FIELDS = frozenset(
+    {
+        *("zv_version", "format_capabilities", "chunk_shape", "bounds", "geometry_types", "base_bin_shape", "crs"),
+        *("links_convention", "object_index_convention", "cross_chunk_strategy"),
+        *("cross_level_depth", "cross_level_storage", "reduction_factor"),
+    }
+)
+_TOLERANCE = 1e-9
+
+
 class Generation(Enum):
     """Generations of the format; the value is the ``zv_version`` that is written."""
 
@@ -28,7 +58,7 @@ class Generation(Enum):
 
 
 def detect_generation(zarr_vectors: Mapping[str, Any]) -> Generation:
-    """Tell the generation of a store from its ``zarr_vectors`` attribute."""
+    """Return the generation of a store from its ``zarr_vectors`` attribute."""
     version = documents.string(documents.require(zarr_vectors, "zv_version", "zarr_vectors"), "zarr_vectors.zv_version")
     if not _VERSION.fullmatch(version):
         raise MetadataError(f"zarr_vectors.zv_version must be numbers joined by dots, not {version!r:.80}")
@@ -40,17 +70,7 @@ def detect_generation(zarr_vectors: Mapping[str, Any]) -> Generation:
     raise MetadataError(f"Zarr Vectors version {version} is not read; versions 0.7 and 0.9 are")
 
 
-NOT_FOR_AXES = (
-    *("vertex", "vertex_end", "vertex_range", "object", "object_id", "object_index", "node_count", "geometry", "parent"),
-    *("object_table", "object_table_column"),
-    *("topology", "edge", "edges", "edge_node", "face", "faces", "face_node", "group", "in_group", "crs"),
-    *("chunk", "chunk_rows", "chunk_first_row"),
-)
-"""What Datasets of a store call their dimensions, and the coordinates that say how the others belong together."""
-_DEFAULT_NAMES = "xyzw"
 _MIN_AXES, _MAX_AXES = 2, 4
-_RANKS = {"time": 0, "channel": 1, "space": 3}
-_CUSTOM_RANK = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,26 +131,6 @@ def parse_axes(axes: Sequence[str | Mapping[str, object] | Axis] | None, ndim: i
         types = ", ".join(axis.type for axis in found)
         raise InputError(f"axes must be in the order time, channel, custom types, space; they are {types}")
     return found
-
-
-GEOMETRY_TYPES = ("point_cloud", "line", "polyline", "streamline", "skeleton", "graph", "mesh")
-CAPABILITIES = ("fragment_index", "preserved_object_ids", "shared_fragments", "multiscale_links")
-"""Features of stores that are read, by the tokens that name them."""
-LINKS_CONVENTIONS = ("explicit", "implicit_sequential", "implicit_sequential_with_branches")
-_CHOICES = {
-    "links_convention": LINKS_CONVENTIONS,
-    "object_index_convention": ("standard", "identity"),
-    "cross_chunk_strategy": ("explicit_links", "boundary_deduplication", "both"),
-    "cross_level_storage": ("none", "implicit", "explicit"),
-}
-_FIELDS = frozenset(
-    {
-        *("zv_version", "format_capabilities", "chunk_shape", "bounds", "geometry_types", "base_bin_shape", "crs"),
-        *("links_convention", "object_index_convention", "cross_chunk_strategy"),
-        *("cross_level_depth", "cross_level_storage", "reduction_factor"),
-    }
-)
-_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, InputError
-from dask_zv.format.documents import dump_json
+from dask_zv.format.documents import array_document, dump_json
 
 GROUP_NAMES = "group_names"
 """Attribute of ``groups`` that names them; readers give it as an attribute of groups, and writers take it as one."""
@@ -26,6 +26,11 @@ MAX_RANGE = 2**22
 
 The bounds of a range are a claim that a few digits can make.
 """
+
+
+_VLEN_BYTES = {"name": "vlen-bytes", "configuration": {}}
+_ZSTD = {"name": "zstd", "configuration": {"level": 0, "checksum": True}}
+"""With the codec's own checksum: it goes along with every change in place, by whatever tool."""
 
 
 def names_of_groups(attributes: Mapping[str, Any], count: int) -> dict[str, NDArray[Any]]:
@@ -115,10 +120,6 @@ def _members(group: int, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.i
     return array
 
 
-_ZSTD = {"name": "zstd", "configuration": {"level": 0, "checksum": True}}
-"""With the codec's own checksum: it goes along with every change in place, by whatever tool."""
-
-
 def sentinel(dtype: np.dtype[Any]) -> Any:
     """Return the value of objects that have none."""
     if dtype.kind == "f" and dtype.itemsize <= 8:
@@ -139,29 +140,17 @@ def table_document(shape: Sequence[int], dtype: np.dtype[Any], chunk: int, fill:
         data_type = {"name": "fixed_length_utf32", "configuration": {"length_bytes": dtype.itemsize}}
     endian = {"configuration": {"endian": "little"}} if dtype.itemsize > 1 else {}
     fill = "NaN" if isinstance(fill, float) and np.isnan(fill) else fill
-    return _array(shape, data_type, [chunk, *shape[1:]], fill, [{"name": "bytes", **endian}, _ZSTD], attributes)
+    codecs = [{"name": "bytes", **endian}, _ZSTD]
+    return dump_json(array_document(shape, data_type, [chunk, *shape[1:]], fill, codecs, attributes))
 
 
 def elements_document(count: int, chunk: int, attributes: Mapping[str, Any]) -> bytes:
     """Return the document of a 1-D array of bytes of any length, `chunk` elements to a stored object."""
-    codecs = [{"name": "vlen-bytes", "configuration": {}}, _ZSTD]
-    return _array([count], "variable_length_bytes", [chunk], "", codecs, attributes)
+    codecs = [_VLEN_BYTES, _ZSTD]
+    return dump_json(array_document([count], "variable_length_bytes", [chunk], "", codecs, attributes))
 
 
-def _array(
-    shape: Sequence[int], data_type: Any, chunk: Sequence[int], fill: Any, codecs: Any, attributes: Mapping[str, Any]
-) -> bytes:
-    return dump_json(
-        {
-            "shape": list(shape),
-            "data_type": data_type,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": fill,
-            "codecs": codecs,
-            "attributes": dict(attributes),
-            "zarr_format": 3,
-            "node_type": "array",
-            "storage_transformers": [],
-        }
-    )
+def manifests_document(count: int, chunk: int) -> bytes:
+    """Return the document of ``object_index/manifests``: as of other elements, but for the checksum."""
+    codecs = [_VLEN_BYTES, {"name": "zstd", "configuration": {"level": 0, "checksum": False}}]
+    return dump_json(array_document([count], "variable_length_bytes", [chunk], "", codecs, {}))

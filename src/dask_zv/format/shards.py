@@ -29,6 +29,11 @@ FRAME_NBYTES = _HEADER.size
 """What a frame adds to its payload."""
 
 
+_NAME = re.compile(re.escape(SHARD_PREFIX) + r"[0-9]{6,}")
+ShardEntry = tuple[int, int, int | None]
+"""Offset, length and CRC-32C (None in shards of others) of one blob."""
+
+
 def header(nbytes: int) -> bytes:
     """Return what comes before a payload of `nbytes`: ``uint32`` 1 (items), ``uint32`` length."""
     if nbytes >= 1 << 32:
@@ -77,19 +82,13 @@ def unpack_index(data: bytes, cells: int, limit: int | None = None) -> NDArray[n
     return places
 
 
-_NAME = re.compile(re.escape(SHARD_PREFIX) + r"[0-9]{6,}")
-
-ShardEntry = tuple[int, int, int | None]
-"""Offset, length and CRC-32C (None in shards of others) of one blob."""
-
-
 def shard_name(number: int) -> str:
     """Return the name of shard `number`, zero-padded to six digits at least."""
     return f"{SHARD_PREFIX}{number:06d}"
 
 
 def is_shard_name(name: str) -> bool:
-    """Tell whether a child of an array's group is a shard."""
+    """Return True if a child of an array's group is a shard."""
     return name.startswith(SHARD_PREFIX)
 
 

@@ -121,7 +121,7 @@ class ChunkGrid:
         return np.asarray(np.ravel_multi_index(tuple(local.T), self.bins_per_chunk), np.int64)
 
     def touches(self, coords: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:
-        """Tell which chunks can hold a position inside the closed `box`: coords (n, D) to bool (n,).
+        """Return which chunks can hold a position inside the closed `box`: coords (n, D) to bool (n,).
 
         The candidates are those between the chunks of the two corners, found with the division that put positions there.
         """
@@ -130,7 +130,7 @@ class ChunkGrid:
         return np.asarray(((coords >= low) & (coords <= high)).all(axis=1), bool)
 
     def inside(self, coords: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:
-        """Tell which chunks lie so far inside `box` that none of their positions can be outside it."""
+        """Return which chunks lie so far inside `box` that none of their positions can be outside it."""
         shape = np.asarray(self.chunk_shape)
         low, high = np.floor(box[0] / shape), np.floor(box[1] / shape)
         return np.asarray(((coords > low) & (coords < high)).all(axis=1), bool)

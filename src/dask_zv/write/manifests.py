@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from dask_zv.config import settings
 from dask_zv.errors import PlanError
-from dask_zv.format.documents import dump_json, manifests_document
+from dask_zv.format.documents import dump_json
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.manifests import encode_manifests
-from dask_zv.format.objects import GROUP_NAMES, elements_document, encode_groups
+from dask_zv.format.objects import GROUP_NAMES, elements_document, encode_groups, manifests_document
 from dask_zv.geometry.block import BlockExtra, Fragments
 from dask_zv.geometry.links import LinkRecords
 from dask_zv.graph.builder import GraphBuilder
