@@ -98,7 +98,7 @@ class _Holder:
 
 
 @dataclasses.dataclass(slots=True)
-class Look:
+class LookedAt:
     """What a local scheduler's task found in a part, and the part, until this process has taken it."""
 
     run: str
@@ -185,7 +185,7 @@ def _merged(builder: GraphBuilder, level: list[TaskRef], merge: Callable[..., An
 
 
 def _merge(merge: Callable[..., Any], found: Sequence[Any]) -> Any:
-    return merge([f.found if isinstance(f, Look) else f for f in found])
+    return merge([f.found if isinstance(f, LookedAt) else f for f in found])
 
 
 # ---------------------------------------------------------------------------------------------- in this process
@@ -197,7 +197,7 @@ def _look_here(builder: GraphBuilder, kept: Kept, parts: Sequence[Any], look: An
     total = [0]
 
     def posttask(key: Any, result: Any, dsk: Any, state: Any, worker: Any) -> None:
-        if not isinstance(result, Look) or result.run != kept.run:
+        if not isinstance(result, LookedAt) or result.run != kept.run:
             return
         total[0] += 0 if result.part is None else nbytes_of(result.part)
         if result.part is None or total[0] > kept.room:
@@ -211,14 +211,14 @@ def _look_here(builder: GraphBuilder, kept: Kept, parts: Sequence[Any], look: An
     finally:
         _SEEN.pop(kept.run, None)
     kept.nbytes = total[0] if kept.room else 0
-    return found.found if isinstance(found, Look) else found
+    return found.found if isinstance(found, LookedAt) else found
 
 
-def _look_and_hand_on(run: str, room: int, look: Callable[..., Any], number: int, part: Any) -> Look:
+def _look_and_hand_on(run: str, room: int, look: Callable[..., Any], number: int, part: Any) -> LookedAt:
     found = look(number, part)
     with _LOCK:  # a pool of processes need not send what no longer fits
         _SEEN[run] = total = _SEEN.get(run, 0) + nbytes_of(part)
-    return Look(run, number, found, owned_part(part) if total <= room else None)
+    return LookedAt(run, number, found, owned_part(part) if total <= room else None)
 
 
 # ---------------------------------------------------------------------------------------------- on a cluster

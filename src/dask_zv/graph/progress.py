@@ -28,13 +28,7 @@ _WIDTH = 30
 
 
 def run_of(key: object) -> str | None:
-    """Return the run of a task that stores a block, None of other tasks.
-
-    Examples
-    --------
-    >>> run_of("zv-points-store-0123456789ab-7"), run_of("zv-points-split-0123456789ab-7")
-    ('0123456789ab', None)
-    """
+    """Return the run in a key such as ``zv-points-store-0123456789ab-7``, of a task that stores a block; None of others."""
     found = _STORING.search(key) if isinstance(key, str) else None
     return found[1] if found else None
 
