@@ -12,7 +12,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.geometry.kinds import kind_of
 from dask_zv.xarray_backend.content import Content, Shape, places_of
 from dask_zv.xarray_backend.conventions import crs_text
 
@@ -142,7 +141,7 @@ def faces_of(content: Content) -> NDArray[np.int64]:
 
 
 def _without(shape: Shape, what: str) -> str:
-    if shape.view == "objects" and kind_of(shape.kind).has_records:
+    if shape.view == "objects" and shape.geometry.link and not shape.geometry.has_parents:
         return f"the objects view of a {shape.kind} has no {what}: open the store with view='spatial'"
     return f"the Dataset ({shape.kind}, {shape.view} view) has no {what}"
 
@@ -204,7 +203,7 @@ class Parts:
 def parts_of(content: Content) -> Parts:
     """Return what is drawn: every vertex of points; of all others every object, all at once where there are no objects."""
     shape = content.shape
-    if kind_of(shape.kind).is_points:
+    if shape.geometry.is_points:
         ones = np.ones(len(content), np.int64)
         return Parts("point", np.arange(len(content)), ones, ones)
     if shape.is_path:
@@ -213,7 +212,7 @@ def parts_of(content: Content) -> Parts:
         drawn = content.lengths >= 2
         rows = np.flatnonzero(np.repeat(drawn, content.lengths))
         return Parts("line", rows, content.lengths[drawn], drawn.astype(np.int64), content.ids)
-    surface = kind_of(shape.kind).link == "face"
+    surface = shape.geometry.link == "face"
     kind, what = ("polygon", "faces") if surface else ("line", "edges")
     links = faces_of(content) if surface else edges_of(content)
     widths = np.full(len(links), links.shape[1])

@@ -24,7 +24,6 @@ from dask_zv.exports.front import (
     reference_system,
     source_attrs,
 )
-from dask_zv.geometry.kinds import kind_of
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.content import Content, Shape, read_content, shape_of
 
@@ -43,16 +42,16 @@ def to_networkx(ds: xr.Dataset, *, directed: bool | None = None, multigraph: boo
     """Return a graph of vertices and edges, see :meth:`ZVDatasetAccessor.to_networkx`."""
     nx = library("networkx", "graph")
     shape = shape_of(ds)
-    if kind_of(shape.kind).is_points:
+    if shape.geometry.is_points:
         raise InputError("points have no edges")
-    if kind_of(shape.kind).link == "face":
+    if shape.geometry.link == "face":
         raise InputError("a mesh has faces, not edges: ds.zv.to_trimesh().vertex_adjacency_graph is the graph of its edges")
     check_paths(shape)
     content = read_content(ds)
     edges = content.steps() if shape.is_path else edges_of(content)
     if directed is None:
         topology = ds.variables.get(names.TOPOLOGY)
-        directed = kind_of(shape.kind).has_parents or (topology is not None and bool(topology.attrs.get("directed", 0)))
+        directed = shape.geometry.has_parents or (topology is not None and bool(topology.attrs.get("directed", 0)))
     if not multigraph:
         _check_single(edges, directed=directed)
     kind = (nx.MultiDiGraph if directed else nx.MultiGraph) if multigraph else (nx.DiGraph if directed else nx.Graph)
@@ -131,7 +130,7 @@ def to_trimesh(ds: xr.Dataset, *, by_object: bool = False) -> Trimesh | dict[int
 
 
 def _check_mesh(shape: Shape) -> None:
-    if kind_of(shape.kind).link != "face":
+    if shape.geometry.link != "face":
         raise InputError(f"a {shape.kind} has no faces: only meshes have")
 
 
@@ -162,7 +161,7 @@ def to_uxarray(ds: xr.Dataset, dims: Sequence[str] | None = None) -> UxDataset:
     """Return a mesh on the globe, see :meth:`ZVDatasetAccessor.to_uxarray`."""
     ux = library("uxarray", "uxarray")
     shape = shape_of(ds)
-    if kind_of(shape.kind).link == "edge":
+    if shape.geometry.link == "edge":
         raise InputError(f"uxarray has surfaces alone, and a {shape.kind} is a network of edges: use ds.zv.to_networkx()")
     _check_mesh(shape)
     if dims is None and len(shape.axes) != 2:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.exports.front import add_columns, flat, library, numbers_of, source_attrs, time_axes
-from dask_zv.geometry.kinds import kind_of
 from dask_zv.write.path_order import row_order
 from dask_zv.xarray_backend.content import Content, read_content, shape_of
 
@@ -53,7 +52,7 @@ def _in_order(ds: xr.Dataset, content: Content, sort_by: str | None) -> Content:
     known |= {n: content.attributes[k] for k, v in shape.attributes.items() for n in (k, v)}
     owners = np.repeat(np.arange(len(content.lengths)), content.lengths)
     if sort_by is None:
-        if kind_of(shape.kind).is_points and len(np.unique(owners)) < len(owners):
+        if shape.geometry.is_points and len(np.unique(owners)) < len(owners):
             _check_time(known, time_axes(ds, shape), owners)
         return content
     if sort_by not in known:

@@ -24,7 +24,6 @@ from dask_zv.exports.front import (
     reference_system,
     source_attrs,
 )
-from dask_zv.geometry.kinds import kind_of
 from dask_zv.xarray_backend.content import Content, read_content, shape_of
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def to_geodataframe(ds: xr.Dataset, dims: Sequence[str] | None = None, *, crs: A
     shape = shape_of(ds)
     axes = list(chosen_dims(shape, dims, 3))
     reference = reference_system(shape, crs, "geo")
-    if kind_of(shape.kind).is_points:
+    if shape.geometry.is_points:
         table = to_dataframe(ds, object_attributes=False)
         shapes = library("shapely", "geo").points(table[list(shape.axes)].to_numpy(np.float64)[:, axes])
         frame = table.drop(columns=list(shape.axes))

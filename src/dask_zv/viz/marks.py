@@ -193,7 +193,7 @@ def prepare_lines(ds: xr.Dataset, shape: Shape, colour: Colour | None, notice: s
             )
         raise InputError(
             f"the Dataset has no lines: its geometry is {shape.kind}, in the view {shape.view!r}"
-            + (": edges are in view='spatial'" if shape.kind == "graph" else "")
+            + (": edges are in view='spatial'" if shape.geometry.link == "edge" and not shape.geometry.has_parents else "")
         )
     if colour is not None and colour.where == "edge" and names.EDGES in ds.variables:
         by = names.EDGES
@@ -221,7 +221,7 @@ def prepare_faces(ds: xr.Dataset, shape: Shape, colour: Colour | None, shade: st
     if names.FACES not in ds.variables:
         raise InputError(
             f"the Dataset has no faces: its geometry is {shape.kind}, in the view {shape.view!r}"
-            + (": faces are in view='spatial'" if shape.kind == "mesh" else "")
+            + (": faces are in view='spatial'" if shape.geometry.link == "face" else "")
         )
     content = _read_drawn(ds, shape, colour, names.FACES)
     assert content.faces is not None

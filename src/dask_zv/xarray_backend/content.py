@@ -12,11 +12,17 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.geometry.kinds import PATHS
+from dask_zv.geometry.graphs import GRAPH
+from dask_zv.geometry.kinds import kind_of
+from dask_zv.geometry.meshes import MESH
+from dask_zv.geometry.points import POINT_CLOUD
+from dask_zv.geometry.polylines import POLYLINE
+from dask_zv.geometry.schema import Kind
+from dask_zv.geometry.skeletons import SKELETON
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import MARK
 from dask_zv.xarray_backend.index import AxisIndex, ObjectIdIndex, RowIndex
-from dask_zv.xarray_backend.roles import kind_of, position_names
+from dask_zv.xarray_backend.roles import named_kind, position_names
 from dask_zv.xarray_backend.step_index import InStepIndex
 
 _LINKS = (names.EDGES, names.FACES, names.PARENT)
@@ -47,9 +53,14 @@ class Shape:
         return names.drawn_axes(self.axes)
 
     @property
+    def geometry(self) -> Kind:
+        """What the geometry is."""
+        return kind_of(self.kind)
+
+    @property
     def is_path(self) -> bool:
         """True where objects are sequences of vertices."""
-        return self.kind in PATHS
+        return self.geometry.is_path
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,10 +175,10 @@ def _is_by_object(ds: xr.Dataset) -> bool:
 
 
 def _kind(ds: xr.Dataset) -> str:
-    if (named := kind_of(ds)) is not None:
+    if (named := named_kind(ds)) is not None:
         return named
-    marks = ((names.FACES, "mesh"), (names.PARENT, "skeleton"), (names.EDGES, "graph"), (names.CONTAINER, "polyline"))
-    return next((kind for mark, kind in marks if mark in ds.variables), "point_cloud")
+    marks = ((names.FACES, MESH), (names.PARENT, SKELETON), (names.EDGES, GRAPH), (names.CONTAINER, POLYLINE))
+    return next((kind.name for mark, kind in marks if mark in ds.variables), POINT_CLOUD.name)
 
 
 def _along(ds: xr.Dataset, dim: str, own: set[str]) -> dict[str, str]:

@@ -14,6 +14,9 @@ import numpy as np
 import xarray as xr
 
 from dask_zv.errors import InputError
+from dask_zv.geometry.kinds import kind_of
+from dask_zv.geometry.points import POINT_CLOUD
+from dask_zv.geometry.polylines import POLYLINE
 from dask_zv.xarray_backend import conventions as names
 
 _STANDARD = {
@@ -51,7 +54,7 @@ _MARKS: dict[str, Test] = {
 
 _SHAPES: dict[str, Test] = {
     names.OBJECT_ID: lambda ds, v: _are_numbers(v, "vertex"),
-    names.PARENT: lambda ds, v: _are_numbers(v, "vertex") and kind_of(ds) in (None, "skeleton"),
+    names.PARENT: lambda ds, v: _are_numbers(v, "vertex") and (named_kind(ds) is None or kind_of(named_kind(ds)).has_parents),
     names.COUNT: lambda ds, v: _are_numbers(v, "object") and ds.attrs.get("zv_view", "objects") == "objects",
     names.EDGES: lambda ds, v: v.ndim == 2 and v.dims[0] == "edge",
     names.FACES: lambda ds, v: v.ndim == 2 and v.dims[0] == "face",
@@ -69,7 +72,7 @@ def _are_numbers(v: xr.Variable, dim: str) -> bool:
     return v.dims == (dim,) and v.dtype.kind in "iu"
 
 
-def kind_of(ds: xr.Dataset) -> str | None:
+def named_kind(ds: xr.Dataset) -> str | None:
     """Return the geometry that a Dataset names, None where it names none."""
     named = ds.attrs.get("geometry_types")
     return str(np.atleast_1d(named)[0]) if named is not None and len(np.atleast_1d(named)) else None
@@ -297,7 +300,7 @@ def _from_cf(ds: xr.Dataset) -> xr.Dataset:
     for name, v in ds.variables.items():
         sample, instance = v.attrs.get("sample_dimension"), v.attrs.get("instance_dimension")
         if v.ndim == 1 and sample in ds.dims and (axes := position_names(ds, str(sample))):
-            ds = _with_axes(ds, axes).assign_attrs(geometry_types="polyline")
+            ds = _with_axes(ds, axes).assign_attrs(geometry_types=POLYLINE.name)
             ds[name].attrs["sample_dimension"] = "vertex"
             return _with_ids(_with_dims(ds, {sample: "vertex", v.dims[0]: "object"}))
         if v.ndim == 1 and instance in ds.dims and (axes := position_names(ds, str(v.dims[0]))):
@@ -327,7 +330,7 @@ def _from_container(ds: xr.Dataset, name: str, attrs: Mapping[str, Any]) -> xr.D
         ds[counts[0]].attrs["sample_dimension"] = "vertex"
     elif kind == "line":
         raise InputError(f"{name!r} names no node_count, so which nodes make a line is not known")
-    return _with_ids(_with_dims(ds.assign_attrs(geometry_types="polyline" if kind == "line" else "point_cloud"), dims))
+    return _with_ids(_with_dims(ds.assign_attrs(geometry_types=(POLYLINE if kind == "line" else POINT_CLOUD).name), dims))
 
 
 def _with_ids(ds: xr.Dataset) -> xr.Dataset:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from dask_zv.errors import InputError, NotFoundError
 from dask_zv.format.objects import GROUP_NAMES
 from dask_zv.geometry.assembly import take_ranges
-from dask_zv.geometry.kinds import LINKED, kind_of
 from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.level.object_tables import ObjectTables
 from dask_zv.read.chunk_boxes import check_some_boxes
@@ -53,7 +52,7 @@ def select(
         raise InputError(f"clip is True, False or 'cut', not {clip!r:.80}")
     if clip == "cut":
         ds = ds if ids is None else select(ds, None, ids, None, clip=True)
-        if box is None or kind_of(shape.kind).is_points:  # a point has nothing to cut
+        if box is None or shape.geometry.is_points:  # a point has nothing to cut
             return ds if box is None else select(ds, box, None, None, clip=True)
         return cut_at_box(ds, shape, box)
     if shape.view == "objects":
@@ -294,7 +293,7 @@ def objects_of(ds: xr.Dataset, key: Any) -> xr.Dataset:
             raise InputError(
                 "ds.zv.objects[...] needs a Dataset of a level with objects, as it was opened or selected from that"
             )
-        if shape.kind in LINKED:
+        if shape.geometry.link:
             ids = _chosen(key, ObjectIndex(index.rows.source).ids)
             whole = ds if index.numbers == slice(0, len(index.rows)) else None
             if whole is None:

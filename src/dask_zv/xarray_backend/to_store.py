@@ -12,7 +12,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.geometry.kinds import PATHS, kind_of
+from dask_zv.geometry.kinds import kind_of
+from dask_zv.geometry.polylines import LINE
+from dask_zv.geometry.schema import Kind
 from dask_zv.graph.builder import refuse_expressions
 from dask_zv.level.contents import read_headers
 from dask_zv.level.object_tables import ObjectTables
@@ -81,30 +83,30 @@ def to_store(
     store = create(target, geometry=kind, chunk_shape=tuple(chunk_shape), axes=axes, crs=shape.crs, **create_options)
     for name, header in headers.items():
         store.group.require_group("headers").require_group(name).attrs.update(header)
-    if kind == "line":
-        lines: Report | Delayed = write_lines(
-            store, with_attrs(positions.reshape((-1, 2, len(shape.axes))), about), **_pairs(options)
-        )
-        return lines
-    write: Any = {
-        "point_cloud": write_points,
-        "polyline": write_polylines,
-        "streamline": write_polylines,
-        "skeleton": write_skeletons,
-        "graph": write_graph,
-        "mesh": write_meshes,
-    }[kind]
-    written: Report | Delayed = write(store, with_attrs(positions, about), **options)
+    written: Report | Delayed
+    if kind == LINE.name:
+        positions = positions.reshape((-1, 2, len(shape.axes)))
+        written = write_lines(store, with_attrs(positions, about), **_pairs(options))
+    else:
+        written = _writer(kind_of(kind))(store, with_attrs(positions, about), **options)
     return written
 
 
+def _writer(geometry: Kind) -> Any:
+    if geometry.is_path:
+        return write_polylines
+    if geometry.has_parents:
+        return write_skeletons
+    return {"": write_points, "edge": write_graph, "face": write_meshes}[geometry.link]
+
+
 def _check_view(shape: Shape, kind: str) -> None:
-    if kind in PATHS and shape.view != "objects":
+    if kind_of(kind).is_path and shape.view != "objects":
         raise InputError(
             f"the vertices of a {kind} are not in the order of its path in the spatial view: open the store with "
             "view='objects', and select with ds.zv.sel(...) there"
         )
-    if kind_of(kind).has_records and shape.view != "spatial":
+    if kind_of(kind).link and not kind_of(kind).has_parents and shape.view != "spatial":
         raise InputError(f"the links of a {kind} are in the spatial view: open the store with view='spatial'")
 
 
@@ -166,10 +168,10 @@ def _objects(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[
                 "an id comes several times along 'object', since a box cut its path into runs: give every run an id of its "
                 "own, ds.drop_vars('object').assign_coords(object=range(...)), or select with clip=False"
             )
-        if kind in ("polyline", "streamline"):
-            out |= {"lengths": lengths, "object_ids": ids}
-        elif kind == "line":
+        if kind == LINE.name:
             out["object_ids"] = ids
+        elif kind_of(kind).is_path:
+            out |= {"lengths": lengths, "object_ids": ids}
         else:
             out["object_ids"] = da.from_array(np.repeat(ids, lengths), chunks=(lazy.chunksizes["vertex"],))
     elif names.OBJECT_ID in ds.variables:
@@ -225,33 +227,32 @@ def _groups(ds: xr.Dataset, present: NDArray[np.int64]) -> tuple[dict[int, list[
 
 def _links(ds: xr.Dataset, lazy: xr.Dataset, shape: Shape, kind: str) -> dict[str, Any]:
     """Return the arguments that tell of links; those that lead out of the Dataset are left out."""
-    name = {"skeleton": names.PARENT, "graph": names.EDGES, "mesh": names.FACES}.get(kind)
-    if name is None:
+    geometry = kind_of(kind)
+    if not geometry.link:
         return {}
+    faces = geometry.link == "face"
+    name = names.PARENT if geometry.has_parents else names.FACES if faces else names.EDGES
     if name not in ds.variables:
         raise InputError(f"the Dataset has no {name!r}, which a {kind} needs")
-    if other := {"mesh": shape.edge_attributes, "graph": shape.face_attributes}.get(kind):
+    other = {} if geometry.has_parents else shape.edge_attributes if faces else shape.face_attributes
+    if other:
         raise InputError(f"a {kind} holds no {', '.join(other)}: leave them out with ds.drop_vars({[*other.values()]!r})")
     numbers = vertex_numbers(ds)
     known = np.sort(numbers)
     links = lazy[name].data
-    of = {
-        "graph": ("edges", "edge_attributes", shape.edge_attributes),
-        "mesh": ("faces", "face_attributes", shape.face_attributes),
-    }
     vertex_ids = da.from_array(np.asarray(numbers, np.int64), chunks=(lazy.chunksizes["vertex"],))
-    if kind == "skeleton":
+    if geometry.has_parents:
         parents = links.map_blocks(_known_or_none, known, dtype=np.int64) if _is_part(ds) else links
         return {"parents": parents, "vertex_ids": vertex_ids}
-    given, about, columns = of[kind]
+    columns = shape.face_attributes if faces else shape.edge_attributes
     values = {k: _column(lazy, v) for k, v in columns.items()}
     if _is_part(ds):
         kept = links.map_blocks(_all_known, known, dtype=bool, drop_axis=1)
         links, values = links[kept], {k: with_attrs(v.data[kept], v.attrs) for k, v in values.items()}
-    out: dict[str, Any] = {given: links, "vertex_ids": vertex_ids}
+    out: dict[str, Any] = {name: links, "vertex_ids": vertex_ids}
     if values:
-        out[about] = values
-    if kind == "graph":
+        out[f"{geometry.link}_attributes"] = values
+    if not faces:
         about_links = ds[names.TOPOLOGY].attrs if names.TOPOLOGY in ds.variables else {}
         out["directed"] = bool(about_links.get("directed", 0))
     return out

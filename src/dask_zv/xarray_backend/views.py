@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.geometry.kinds import LINKED, PATHS, kind_of
+from dask_zv.geometry.kinds import kind_of
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.link_source import LinkSource
 from dask_zv.read.columns import OBJECT_ID, OBJECT_INDEX, LevelRows
@@ -147,7 +147,7 @@ def _parent_attrs(where: str = "") -> dict[str, Any]:
 def spatial_dataset(level: Level, dropped: Collection[str] = (), *, chunk_table: bool = False) -> xr.Dataset:
     """Return a level as a lazy Dataset in the order of its chunks; with the table of chunks along ``chunk`` where wanted."""
     rows = LevelRows(level.source, level.chunks, level.offset)
-    found = level.found_links(0) if level.kind in LINKED else None
+    found = level.found_links(0) if kind_of(level.kind).link else None
     table = names.chunk_variables(level) if chunk_table else {}
     used = {*table, *(["chunk"] if table else [])}
     if level.source.schema.has_objects:
@@ -283,7 +283,8 @@ def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
     if not level.source.schema.has_objects:
         raise InputError(f"{level.url} has no objects: open it with view='spatial'")
     lengths = object_lengths(level.source, level.chunks, level.index)
-    trees, paths = kind_of(level.kind).has_parents, level.kind in PATHS
+    kind = kind_of(level.kind)
+    trees, paths = kind.has_parents, kind.is_path
     vertices = LevelRows(level.source, level.chunks, level.offset)
     links = level.found_links(0) if trees else None
     rows = ObjectRows(vertices, lengths, links, chunked=level.is_chunked_skeleton, implied=level.has_implied_edges)
