@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import fails
 
 from dask_zv.errors import FormatError, MetadataError
 from dask_zv.format.links import (
@@ -34,8 +35,7 @@ def test_names_of_deltas(delta, name):
 
 @pytest.mark.parametrize("name", ["", "1", "+0", "-0", "+01", "--1", "+1 ", "a", "0.0", "٣"])
 def test_names_that_are_no_deltas(name):
-    with pytest.raises(FormatError, match="level difference"):
-        parse_delta(name)
+    fails(FormatError, "level difference", parse_delta, name)
 
 
 @pytest.mark.parametrize(
@@ -72,15 +72,13 @@ def test_segments_round_trip(offsets):
     ["", "0.0", "0.0.0.0", "1.0.0", "+0.0.0", "0.0.0_", "_0.0.0", "0.0.0__0.0.0", "0,0,0", "self_0.0.0", "a.json", "0.0.0_0.0"],
 )
 def test_names_that_are_no_segments(name):
-    with pytest.raises(FormatError, match="segment"):
-        parse_segment(name, 3)
+    fails(FormatError, "segment", parse_segment, name, 3)
 
 
 def test_segments_beyond_all_measure():
     with pytest.raises(FormatError, match="endpoints"):
         parse_segment("_".join(["0.0.0"] * MAX_WIDTH), 3)
-    with pytest.raises(FormatError, match="2\\*\\*63"):
-        parse_segment(f"+{2**63}.0.0", 3)
+    fails(FormatError, "2\\*\\*63", parse_segment, f"+{2**63}.0.0", 3)
     assert len(parse_segment("_".join(["0.0.0"] * (MAX_WIDTH - 1)), 3)) == MAX_WIDTH - 1
 
 
@@ -105,8 +103,7 @@ def test_the_widest_record():
     backwards = np.arange(MAX_WIDTH)[::-1][None]
     code = lehmer_codes(backwards)
     assert permutations(code, MAX_WIDTH).tolist() == backwards.tolist()
-    with pytest.raises(FormatError, match="no permutation"):
-        permutations(code + 1, MAX_WIDTH)
+    fails(FormatError, "no permutation", permutations, code + 1, MAX_WIDTH)
 
 
 @pytest.mark.parametrize(("code", "width"), [(2, 2), (-1, 2), (6, 3), (1, 1), (2**62, 3)])
@@ -218,8 +215,7 @@ def test_cells_without_groups(blob):
     ],
 )
 def test_damaged_ragged_cells(blob, match):
-    with pytest.raises(FormatError, match=match):
-        decode_ragged(blob, 2)
+    fails(FormatError, match, decode_ragged, blob, 2)
 
 
 @given(st.binary(max_size=200), st.integers(1, 4))
@@ -242,14 +238,12 @@ def test_cut_cells_are_no_shorter_cells(width, n, data):
     if at >= 16 and (at - 16) % (8 * width) == 0:
         assert len(decode_ragged(blob[:at], width)[0]) < n
     else:
-        with pytest.raises(FormatError):
-            decode_ragged(blob[:at], width)
+        fails(FormatError, None, decode_ragged, blob[:at], width)
 
 
 def test_flat_cells_of_no_whole_rows():
     for size in (1, 8, 23):
-        with pytest.raises(FormatError, match="no whole number"):
-            decode_flat(b"\x00" * size, 2)
+        fails(FormatError, "no whole number", decode_flat, b"\x00" * size, 2)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
@@ -288,8 +282,7 @@ def test_defaults_of_families():
 )
 def test_damaged_families(change, match):
     attributes = {**LinkFamily(2, 3, count=3).to_attributes(), **change}
-    with pytest.raises(MetadataError, match=match):
-        LinkFamily.from_attributes(attributes, 3, 0)
+    fails(MetadataError, match, LinkFamily.from_attributes, attributes, 3, 0)
 
 
 @pytest.mark.parametrize(
