@@ -18,17 +18,14 @@ from geometry_inputs import (
     surface,
     vertex_attributes,
 )
-from our_points import same
+from our_points import rows_in, same
 
 import dask_zv as dzv
 
 
 @dataclass
 class Truth:
-    """What a store holds, in the order of the input.
-
-    `links` are edges, faces, or (child, parent); `lengths` and `ids` are those of paths.
-    """
+    """What a store holds, in the order of the input; `links` are edges, faces, or (child, parent)."""
 
     positions: np.ndarray
     attributes: dict = field(default_factory=dict)
@@ -58,23 +55,11 @@ class Truth:
         )  # fmt: skip
 
 
-# -------------------------------------------------------------------------------------------------- comparing
-
-
-def row_of(among):
-    """Return the place of each position, by its bytes; all are distinct."""
-    rows = {p.tobytes(): i for i, p in enumerate(np.ascontiguousarray(among))}
-    assert len(rows) == len(among)
-    return rows
-
-
 def input_rows(positions, truth):
     """Return the place in the input of every vertex that was read: each is there, once."""
-    assert positions.dtype == truth.positions.dtype
-    rows = row_of(truth.positions)
-    found = np.array([rows[p.tobytes()] for p in np.ascontiguousarray(positions)], np.int64)
-    assert sorted(found.tolist()) == list(range(len(truth.positions)))
-    return found
+    rows = rows_in(positions, truth.positions)
+    assert len(rows) == len(truth.positions)
+    return rows
 
 
 def link_bag(links, attributes):
@@ -106,7 +91,9 @@ def check_ours(geometry, truth, kind):
     if kind == "skeleton":
         children = np.flatnonzero(geometry.parents >= 0)
         assert (geometry.parents >= -1).all()
-        same_links(np.stack([children, geometry.parents[children]], axis=1), {}, rows, without_attributes(truth))
+        same_links(
+            np.stack([children, geometry.parents[children]], axis=1), {}, rows, Truth(truth.positions, links=truth.links)
+        )
     elif kind == "graph":
         same_links(geometry.edges, geometry.edge_attributes, rows, truth)
     elif kind == "mesh":
@@ -124,10 +111,6 @@ def check_ours(geometry, truth, kind):
         same(np.ma.getdata(geometry.group_attributes[name]), values, name)
 
 
-def without_attributes(truth):
-    return Truth(truth.positions, links=truth.links)
-
-
 def check_paths(positions, lengths, ids, attributes, truth):
     """That every path is whole and in order, and the paths ascend by id."""
     order = np.argsort(truth.ids, kind="stable")
@@ -140,9 +123,6 @@ def check_paths(positions, lengths, ids, attributes, truth):
     same(positions, truth.positions[rows], "paths")
     for name, values in attributes.items():
         same(values, truth.attributes[name][rows], name)
-
-
-# -------------------------------------------------------------------------------------------------- what we write
 
 
 @dataclass
@@ -180,27 +160,21 @@ class Case:
         dzv.write_lines(store, self._lazy(ends), attributes=attributes or None, object_ids=truth.ids, **more)
 
     def _polyline(self, store, truth, more):
-        if self.how == "lazy":
-            cut = int(truth.lengths[: len(truth.lengths) // 2].sum())
-            half = len(truth.lengths) // 2, len(truth.lengths) - len(truth.lengths) // 2
-            rows = cut, len(truth.positions) - cut
-            lazy = {k: da.from_array(v, chunks=(rows, *v.shape[1:])) for k, v in truth.attributes.items()}
-            positions = da.from_array(truth.positions, chunks=(rows, truth.positions.shape[1]))
-            lengths = da.from_array(truth.lengths, chunks=(half,))
-            dzv.write_polylines(store, positions, lengths=lengths, attributes=lazy, object_ids=truth.ids, **more)
-            return
-        dzv.write_polylines(
-            store, truth.positions, lengths=truth.lengths, attributes=truth.attributes or None, object_ids=truth.ids, **more
-        )
+        positions, lengths, attributes = truth.positions, truth.lengths, truth.attributes
+        if self.how == "lazy":  # two blocks, cut between paths
+            half, cut = len(lengths) // 2, int(lengths[: len(lengths) // 2].sum())
+            rows = cut, len(positions) - cut
+            attributes = {k: da.from_array(v, chunks=(rows, *v.shape[1:])) for k, v in attributes.items()}
+            positions = da.from_array(positions, chunks=(rows, positions.shape[1]))
+            lengths = da.from_array(lengths, chunks=((half, len(lengths) - half),))
+        dzv.write_polylines(store, positions, lengths=lengths, attributes=attributes or None, object_ids=truth.ids, **more)
 
     _streamline = _polyline
 
     def _skeleton(self, store, truth, more):
         parents = np.full(len(truth.positions), -1)
         parents[truth.links[:, 0]] = truth.links[:, 1]
-        attributes = {k: self._lazy(v) for k, v in truth.attributes.items()}
-        given = {"parents": self._lazy(parents), "attributes": attributes or None, "object_ids": self._lazy(truth.owners)}
-        dzv.write_skeletons(store, self._lazy(truth.positions), **given, **more)
+        self._vertices(dzv.write_skeletons, store, truth, {"parents": self._lazy(parents), **more})
 
     def _graph(self, store, truth, more):
         given = {"edges": self._lazy(truth.links), "edge_attributes": truth.link_attributes or None}
@@ -240,10 +214,6 @@ def path_truth(walks, ids=None, *, names=None, seed=0):
         groups={0: index[:3].tolist(), 2: index[4:9].tolist()},
         group_attributes={"w": np.array([0.5, 1.5, 2.5])} if seed else {},
     )
-
-
-def line_truth(ends, ids=None, **more):
-    return path_truth(list(ends), ids, **more)
 
 
 def link_truth(positions, links, owners=None, *, names=None, of_links=None, seed=0, directed=False):
@@ -290,9 +260,9 @@ def make_cases():
     raw, packed = {"compressor": None}, {"shard_chunks": (2, 1, 2)}
     less = {"names": ("mass", "rgb")}  # each array costs that package many reads where chunks are packed
     return {
-        "lines": Case("line", line_truth(lines(1, count=30)), how="lazy"),
-        "lines_sparse": Case("line", line_truth(lines(3, count=30), sparse(30), seed=1, **less), packed),
-        "lines_2d": Case("line", line_truth(lines(4, count=30, ndim=2, dtype="f8"), **less), {"shard_chunks": 3} | raw),
+        "lines": Case("line", path_truth(lines(1, count=30)), how="lazy"),
+        "lines_sparse": Case("line", path_truth(lines(3, count=30), sparse(30), seed=1, **less), packed),
+        "lines_2d": Case("line", path_truth(lines(4, count=30, ndim=2, dtype="f8"), **less), {"shard_chunks": 3} | raw),
         "polylines": Case("polyline", path_truth(paths(10, count=12))),
         "polylines_sparse": Case("polyline", path_truth(paths(11, count=15), sparse(15), seed=1, **less), packed),
         "polylines_2d": Case("polyline", path_truth(paths(12, count=12, ndim=2, dtype="f8")), raw),
@@ -317,4 +287,26 @@ def make_cases():
     }
 
 
-CASES = make_cases()
+def dense(n):
+    """Return ids as layout per_chunk has them: without gaps, in no order."""
+    return np.random.default_rng(0).permutation(n)
+
+
+def make_per_chunk_cases():
+    plain = {"layout": "per_chunk"}
+    bins, packed = plain | {"bin_shape": (20.0, 20.0, 40.0)}, {"shard_chunks": 20}
+    less = {"names": ("rgb",)}  # 0.2.0 reads chunk by chunk, array by array
+    return {
+        "lines": Case("line", path_truth(lines(1, count=20)), plain),
+        "lines_packed": Case("line", path_truth(lines(2, count=10), dense(10), seed=1, **less), plain | packed),
+        "lines_2d": Case("line", path_truth(lines(3, count=20, ndim=2, dtype="f8"), names=()), plain),
+        "polylines": Case("polyline", path_truth(paths(10, count=10), seed=1), plain),
+        "polylines_bins": Case("polyline", path_truth(paths(11, count=10, longest=25), dense(10), **less), bins),
+        "polylines_packed": Case("polyline", path_truth(paths(12, count=6, longest=20), names=("mass",)), bins | packed),
+        "polylines_2d": Case("polyline", path_truth(paths(13, count=12, ndim=2, dtype="f8"), **less), plain),
+        "polylines_short": Case("polyline", path_truth(paths(14, count=10, shortest=0), **less), plain),
+        "streamlines": Case("streamline", path_truth(paths(16, count=10), seed=2, **less), plain, how="lazy"),
+    }
+
+
+CASES, PER_CHUNK_CASES = make_cases(), make_per_chunk_cases()

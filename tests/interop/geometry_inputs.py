@@ -38,11 +38,7 @@ def vertex_attributes(n, seed=0):
 
 def link_attributes(n, seed=0):
     rng = np.random.default_rng(2000 + seed)
-    return {
-        "weight": rng.normal(size=n),
-        "vec": rng.normal(size=(n, 2)).astype("f4"),
-        "rank": rng.integers(-(2**60), 2**60, n),
-    }
+    return {"weight": rng.normal(size=n), "vec": rng.normal(size=(n, 2)).astype("f4"), "rank": rng.integers(-(2**60), 2**60, n)}
 
 
 def object_attributes(count, seed=0):

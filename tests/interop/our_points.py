@@ -1,7 +1,4 @@
-"""Stores of points that we write, in both layouts, for the packages of both generations to read; and what they find compared.
-
-The truth is the input, which `points_of` and `attributes_of` give again.
-"""
+"""Stores of points that we write, in both layouts, for the packages of both generations to read; and what they find compared."""
 
 from __future__ import annotations
 
@@ -10,14 +7,11 @@ from functools import partial
 import dask.array as da
 import numpy as np
 import pandas as pd
+from geometry_inputs import CHUNK
 
 import dask_zv as dzv
 
-CHUNK = (40.0, 60.0, 120.0)
 N = 200
-
-
-# -------------------------------------------------------------------------------------------------- comparing
 
 
 def same(actual, expected, what=""):
@@ -48,9 +42,6 @@ def rows_in(positions, among):
     rows = np.array([row_of[p.tobytes()] for p in np.ascontiguousarray(positions)], np.int64)
     assert len(np.unique(rows)) == len(rows)
     return rows
-
-
-# -------------------------------------------------------------------------------------------------- stores of ours
 
 
 def points_of(n=N, ndim=3, dtype=np.float32, seed=0):
@@ -107,12 +98,8 @@ def objects_of(layout="grid"):
     return {"owners": owners_of(DENSE), "table": table, "groups": {0: [1, 2, 18], 2: [0]}}
 
 
-def make_plain(target, **creation):
-    write(target, points_of(), attributes=attributes_of(), **creation)
-
-
-def make_bins(target, **creation):
-    make_plain(target, bin_shape=(20.0, 60.0, 40.0), **creation)
+def make_plain(target, offset=0, **creation):
+    write(target, points_of() + np.float32(offset), attributes=attributes_of(), **creation)
 
 
 def make_bare(target, n=N, **creation):
@@ -170,16 +157,7 @@ def make_lazily(target, **creation):
     write(target, da.from_array(points_of(), chunks=(70, 3)), attributes=lazy, **creation)
 
 
-def make_declared(target, **creation):
-    """Bounds far beyond the data: the grid is theirs."""
-    make_plain(target, bounds=([-500.0] * 3, [500.0] * 3), **creation)
-
-
-def make_elsewhere(target, **creation):
-    """All of it at chunks far from the origin of coordinates."""
-    write(target, points_of() - np.float32(4000), attributes=attributes_of(), **creation)
-
-
+make_bins = partial(make_plain, bin_shape=(20.0, 60.0, 40.0))
 BOTH = {
     "plain": make_plain,
     "bare": make_bare,
@@ -218,8 +196,8 @@ MAKERS = {
         "integers": make_integers,
         "lone": partial(make_bare, n=1),
         "lazily": partial(make_lazily, shard_chunks=3),
-        "declared": partial(make_declared, shard_chunks=64),
-        "elsewhere": partial(make_elsewhere, shard_chunks=(3, 1, 2)),
+        "declared": partial(make_plain, bounds=([-500.0] * 3, [500.0] * 3), shard_chunks=64),  # the grid is theirs,
+        "elsewhere": partial(make_plain, offset=-4000, shard_chunks=(3, 1, 2)),
     },
 }
 """Functions that write a store of each name, by layout; they take the target and the layout."""

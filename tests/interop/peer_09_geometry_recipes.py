@@ -1,143 +1,20 @@
 """Stores of lines, polylines, graphs, meshes and skeletons by every writer that the ZV 0.9 package has for them.
 
-Each returns what it was given, in the order of the input. Imported by peer_09.py, where the package is.
+Each returns what it was given, in the order of the input. Imported by peer.py, where the package is.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
-from geometry_inputs import (
-    CHUNK,
-    bounds_of,
-    chunk_of,
-    forest,
-    graph,
-    lines,
-    link_attributes,
-    object_attributes,
-    paths,
-    surface,
-    vertex_attributes,
-)
+from geometry_inputs import CHUNK, bounds_of, graph, link_attributes, surface
+from peer_writers import nodes, of_lines, of_links, of_paths, prefixed, pyramid, skin, trees
 from zarr_vectors import building
 from zarr_vectors.core.store import create_store, get_resolution_level
-from zarr_vectors.multiresolution.coarsen import build_pyramid
 from zarr_vectors.types import skeletons
-from zarr_vectors.types.graphs import write_graph
-from zarr_vectors.types.lines import write_lines
-from zarr_vectors.types.meshes import write_mesh
-from zarr_vectors.types.polylines import write_polylines
 
 IDS = np.array([3, 7, 19, 41])
-
-
-def prefixed(prefix, values):
-    return {f"{prefix}{k}": v for k, v in values.items()}
-
-
-def some(values, names):
-    return values if names is None else {k: values[k] for k in names}
-
-
-def of_lines(seed, ndim=3, names=None, leading=None, **options):
-    def recipe(path):
-        ends = lines(seed, count=25, ndim=ndim, dtype="f8" if ndim == 2 else "f4")
-        n = len(ends)
-        attributes = some(vertex_attributes(2 * n, seed), names)
-        table = object_attributes(n, seed)
-        if leading:
-            table[leading] = np.arange(n) % 3
-            options["chunk_by_attribute"] = leading
-        write_lines(
-            path, ends, chunk_shape=chunk_of(ndim), dtype=str(ends.dtype), object_attributes=table,
-            vertex_attributes={k: v.reshape(n, 2, *v.shape[1:]) for k, v in attributes.items()}, **options,
-        )  # fmt: skip
-        positions = ends.reshape(2 * n, ndim)
-        if leading:
-            attributes[leading] = np.repeat(table[leading], 2)
-        return path_truth(positions, np.full(n, 2), attributes, table)
-
-    return recipe
-
-
-def path_truth(positions, lengths, attributes, table, **more):
-    ids = np.arange(len(lengths))
-    out = {"positions": positions, "lengths": np.asarray(lengths), "ids": ids, "index": ids, "owners": np.repeat(ids, lengths)}
-    return out | prefixed("attr__", attributes) | prefixed("oattr__", table) | more
-
-
-def of_paths(seed, ndim=3, shortest=2, names=None, leading=None, change=None, **options):
-    """Polylines with everything that the writer takes; `leading` is the attribute that leads the chunk keys."""
-
-    def recipe(path):
-        walks = paths(seed, count=14, ndim=ndim, shortest=shortest, dtype="f8" if ndim == 2 else "f4")
-        lengths = [len(w) for w in walks]
-        cuts = np.cumsum(lengths)[:-1]
-        attributes = some(vertex_attributes(sum(lengths), seed), names)
-        if leading:
-            attributes[leading] = (np.arange(sum(lengths)) // 5) % 3
-            options["chunk_by_attribute"] = leading
-        table, weight = object_attributes(len(walks), seed), {"w": np.array([0.5, 1.5, 2.5])}
-        groups = {0: [1, 2], 2: [0, 5, 9]}
-        write_polylines(
-            path, walks, chunk_shape=chunk_of(ndim), dtype=str(walks[0].dtype), object_attributes=table, groups=groups,
-            group_attributes=weight, vertex_attributes={k: np.split(v, cuts) for k, v in attributes.items()}, **options,
-        )  # fmt: skip
-        if change:
-            change(path)
-        more = prefixed("group__", {k: np.array(v) for k, v in groups.items()}) | prefixed("gattr__", weight)
-        return path_truth(np.concatenate(walks), lengths, attributes, table, **more)
-
-    return recipe
-
-
-def of_links(kind, given, seed, owners=None, names=None, of_links=None, leading=None, change=None, **options):
-    """A graph, skeleton or mesh; `given` returns positions, links and a number for each vertex."""
-
-    def recipe(path):
-        positions, links, number = given()
-        ids = None if owners is None else owners(number)
-        attributes = some(vertex_attributes(len(positions), seed), names)
-        more = {} if of_links is None else {"link_attributes": some(link_attributes(len(links), seed), of_links)}
-        if leading:
-            attributes[leading] = number % 3
-            more["chunk_by_attribute"] = leading
-        out = {"positions": positions, "links": links}
-        if ids is not None:
-            out |= {"owners": ids, "index": np.unique(ids)}
-            more |= {"object_ids": ids, "object_attributes": object_attributes(len(np.unique(ids)), seed)}
-            out |= prefixed("oattr__", more["object_attributes"])
-        how = {"chunk_shape": chunk_of(positions.shape[1]), "dtype": str(positions.dtype), "vertex_attributes": attributes}
-        if kind == "mesh":
-            write_mesh(path, positions, links, **how, **more, **options)
-        else:
-            write_graph(path, positions, links, kind=kind, **how, **more, **options)
-        if change:
-            change(path)
-        return out | prefixed("attr__", attributes) | prefixed("eattr__", more.get("link_attributes", {}))
-
-    return recipe
-
-
-def nodes(seed, **options):
-    def given():
-        positions, edges = graph(seed, **{"nodes": 50, "edges": 80, "reach": 3, **options})
-        return positions, edges, np.random.default_rng(seed).permutation(np.arange(len(positions)) % 4)
-
-    return given
-
-
-def trees(seed, sizes, **options):
-    def given():
-        positions, parents, tree = forest(seed, sizes, **options)
-        child = np.flatnonzero(parents >= 0)
-        return positions, np.stack([child, parents[child]], axis=1), tree
-
-    return given
-
-
-def skin(seed, **options):
-    return lambda: surface(seed, **{"side": 5, **options})
 
 
 def ids_of(number):
@@ -145,12 +22,11 @@ def ids_of(number):
 
 
 def by_builder(seed, directed=False, store="canonical", parts=1, links=None, rebuilt=False):
-    """A graph by the verbs for tools that build stores: one chunk after the other, then links in `parts` goes, the later ones
-    appended."""
+    """A graph by the verbs for tools that build stores: chunk after chunk, then links in `parts` goes, the later ones appended."""
 
     def recipe(path):
         positions, edges = links(seed)
-        attributes = some(link_attributes(len(edges), seed), ("vec",))
+        attributes = {"vec": link_attributes(len(edges), seed)["vec"]}
         bounds, kind = bounds_of(), "graph" if edges.shape[1] == 2 else "mesh"
         root = create_store(path, bounds=bounds, chunk_shape=CHUNK, geometry_types=[kind], links_convention="explicit")
         level = get_resolution_level(root, 0)
@@ -198,10 +74,7 @@ def triangles(seed):
 
 
 def chunked_skeleton(path, tip=1):
-    """Two segments, each a tree in every chunk: paths with links inside their chunks, and one link from chunk to chunk.
-
-    These lead from node `tip` of a chunk's tree, which is on its first path where it is 1, to the root in the next chunk.
-    """
+    """Two segments, each a tree in every chunk, linked from node `tip` of a chunk's tree to the root in the next chunk."""
     rng = np.random.default_rng(70)
     box = bounds_of()
     root, level = skeletons.init_skeleton_store(
@@ -219,15 +92,8 @@ def chunked_skeleton(path, tip=1):
                 links = np.array([[i, int(rng.integers(max(0, i - 3), i))] for i in range(1, n)])
                 radius = rng.random(n).astype("f4")
                 ends = {("root", segment, cx): 0, ("tip", segment, cx): tip % n}
-                pieces.append(
-                    {
-                        "segment_id": segment,
-                        "positions": here,
-                        "edges": links,
-                        "attributes": {"radius": radius},
-                        "anchors": ends,
-                    }
-                )
+                piece = {"segment_id": segment, "positions": here, "edges": links}
+                pieces.append({**piece, "attributes": {"radius": radius}, "anchors": ends})
                 first[segment, cx], tips[segment, cx] = count, count + tip % n
                 edges.append(links + count)
                 positions.append(here)
@@ -258,10 +124,7 @@ def chunked_skeleton(path, tip=1):
     }
 
 
-def pyramid(**options):
-    return lambda path: build_pyramid(path, **{"factors": [(2.0, 1.0), (2.0, 2.0)], "sparsity_seed": 1, **options})
-
-
+PYRAMID = partial(pyramid, (2.0, 1.0), (2.0, 2.0))
 TREE_ROOT_FIRST = (30, 25, 20)
 GEOMETRY_RECIPES = {
     "lines": of_lines(1),
@@ -272,19 +135,19 @@ GEOMETRY_RECIPES = {
     "streamlines_sharded": of_paths(12, shard_shape=(2, 1, 2), compressor="zstd", names=("mass", "rgb")),
     "polylines_2d": of_paths(13, ndim=2, geometry_type="polyline", shard_shape=3, names=("count",)),
     "polylines_by_attribute": of_paths(14, leading="cls", names=("mass", "rgb"), compressor="zstd"),
-    "polylines_pyramid": of_paths(15, names=(), compressor="zstd", change=pyramid(chunk_scale_factors=[2, 1])),
-    "graph": of_links("graph", nodes(20), 20, None, None, None),
+    "polylines_pyramid": of_paths(15, names=(), compressor="zstd", change=PYRAMID(chunk_scale_factors=[2, 1])),
+    "graph": of_links("graph", nodes(20), 20),
     "graph_objects": of_links("graph", nodes(21), 21, ids_of, ("mass", "rgb"), ("weight", "vec"), compressor="zstd"),
     "graph_sharded": of_links("graph", nodes(22, ndim=2, dtype="f8"), 22, ids_of, ("mass",), ("rank",), shard_shape=2),
     "graph_by_attribute": of_links("graph", nodes(24), 24, ids_of, ("mass",), ("weight",), leading="cls", compressor="zstd"),
-    "graph_pyramid": of_links("graph", nodes(25), 25, ids_of, (), None, compressor="zstd", change=pyramid()),
+    "graph_pyramid": of_links("graph", nodes(25), 25, ids_of, (), compressor="zstd", change=PYRAMID()),
     "mesh": of_links("mesh", skin(30), 30),
     "mesh_objects": of_links("mesh", skin(31, patches=3), 31, ids_of, ("mass", "rgb"), compressor="zstd"),
     "mesh_quads_sharded": of_links("mesh", skin(32, arity=4), 32, names=("mass",), shard_shape=2, compressor="zstd"),
     "mesh_by_attribute": of_links("mesh", skin(33, patches=3), 33, ids_of, ("mass",), leading="cls", compressor="zstd"),
     "mesh_pyramid": of_links(
         "mesh", skin(34), 34, names=(), compressor="zstd",
-        change=pyramid(cross_level_depth=2, chunk_scale_factors=[(2, 1, 1), 1]),
+        change=PYRAMID(cross_level_depth=2, chunk_scale_factors=[(2, 1, 1), 1]),
     ),
     "skeleton": of_links("skeleton", trees(40, (60,)), 40, None, ("mass", "rgb"), compressor="zstd"),
     "skeleton_sharded": of_links("skeleton", trees(41, (50,), ndim=2, dtype="f8"), 41, names=("mass",), shard_shape=3),
@@ -292,7 +155,7 @@ GEOMETRY_RECIPES = {
         "skeleton", trees(42, TREE_ROOT_FIRST, shuffled=False), 42, ids_of, ("mass",), compressor="zstd"
     ),
     "skeletons_mixed": of_links("skeleton", trees(43, TREE_ROOT_FIRST), 43, ids_of, ("mass",), compressor="zstd"),
-    "skeleton_pyramid": of_links("skeleton", trees(44, (60,)), 44, names=(), change=pyramid(cross_level_storage="implicit")),
+    "skeleton_pyramid": of_links("skeleton", trees(44, (60,)), 44, names=(), change=PYRAMID(cross_level_storage="implicit")),
     "skeleton_chunked": chunked_skeleton,
     "skeleton_chunked_tips": lambda path: chunked_skeleton(path, tip=-1),
     "built_once": by_builder(50, links=any_edges),

@@ -1,15 +1,17 @@
 """Stores by every writer of points that the ZV 0.9 package has; each returns what it was given, in the order of the input.
 
-Imported by peer_09.py, where the package is.
+Imported by peer.py, where the package is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import zarr_vectors as zv
+from geometry_inputs import CHUNK
 from zarr_vectors import building
 from zarr_vectors.core.store import create_store, get_resolution_level, open_store
 from zarr_vectors.core.streaming import ObjectIndexAppender
@@ -18,7 +20,6 @@ from zarr_vectors.sharding.io import reshard, shard_store, unshard_store
 from zarr_vectors.types.points import write_points
 
 N = 200
-CHUNK = (40.0, 60.0, 120.0)
 IDS = [3, 7, 19, 41, 100]
 
 
@@ -75,29 +76,18 @@ def objects(seed, **options):
             "small": np.array([1, 255, 3, 254, 0], "u1"),
         }
         write_points(
-            path,
-            positions,
-            chunk_shape=CHUNK,
-            vertex_attributes=attributes,
-            object_ids=ids,
-            object_attributes=table,
-            groups={0: [3, 100], 1: range(7, 20), 3: [41]},
-            group_attributes={"w": np.array([0.5, 1.5, 2.5, 3.5])},
-            **options,
-        )
-        absent = {f"absent__{k}": v for k, v in zip(table, ABSENT, strict=True)}
-        table = {f"oattr__{k}": v for k, v in table.items()}
-        return truth(positions, attributes, object_ids=ids, oattr_ids=np.array(IDS), **table, **absent)
+            path, positions, chunk_shape=CHUNK, vertex_attributes=attributes, object_ids=ids, object_attributes=table,
+            groups={0: [3, 100], 1: range(7, 20), 3: [41]}, group_attributes={"w": np.array([0.5, 1.5, 2.5, 3.5])}, **options,
+        )  # fmt: skip
+        without = {"score": absent(1, 3), "vec": absent(2), "rank": absent(2), "small": absent(1)}
+        more = {f"absent__{k}": v for k, v in without.items()} | {f"oattr__{k}": v for k, v in table.items()}
+        return truth(positions, attributes, object_ids=ids, oattr_ids=np.array(IDS), **more)
 
     return recipe
 
 
-ABSENT = (
-    np.array([False, True, False, True, False]),
-    np.array([False, False, True, False, False]),
-    np.array([False, False, True, False, False]),
-    np.array([False, True, False, False, False]),
-)
+def absent(*rows):
+    return np.isin(np.arange(len(IDS)), rows)
 
 
 def then(recipe, change):
@@ -158,15 +148,10 @@ def ignored(path):
     """Points out of the bounds are dropped; the grid comes from the bounds."""
     positions = cloud(9)
     inside = ((positions >= -30) & (positions <= 50)).all(axis=1)
-    write_points(
-        path,
-        positions,
-        chunk_shape=CHUNK,
-        vertex_attributes={"n": np.arange(N)},
-        bounds=([-30.0] * 3, [50.0] * 3),
-        out_of_bounds="ignore",
-    )
-    return truth(positions[inside], {"n": np.arange(N)[inside]})
+    bounds = ([-30.0] * 3, [50.0] * 3)
+    numbers = {"n": np.arange(N)}
+    write_points(path, positions, chunk_shape=CHUNK, vertex_attributes=numbers, bounds=bounds, out_of_bounds="ignore")
+    return truth(positions[inside], {"n": numbers["n"][inside]})
 
 
 def by_attribute(path):
@@ -182,45 +167,42 @@ def chunk_rows(positions):
         yield tuple(chunk.tolist()), np.flatnonzero((chunks == chunk).all(axis=1))
 
 
-def built(path):
-    """By the verbs for tools that build stores: fragments of rows in any order, a write session, presence stated at its end."""
-    positions, mass = cloud(11), columns(11)["mass"]
-    bounds = ([-60.0] * 3, [60.0] * 3)
-    root = create_store(path, bounds=bounds, chunk_shape=CHUNK, geometry_types=["point_cloud"])
-    level = get_resolution_level(root, 0)
-    with building.open_write_session(level, bounds=bounds, chunk_shape=CHUNK, compressor="zstd"):
-        building.create_vertices_array(level)
-        building.create_attribute_array(level, "mass", dtype="float64")
-        for chunk, rows in chunk_rows(positions):
-            building.write_chunk_vertices(level, chunk, [positions[rows]])
-            building.write_chunk_attributes(level, "mass", chunk, [mass[rows]], dtype=np.float64)
-            backwards = np.arange(len(rows))[::-1]
-            half = len(rows) // 2
-            building.write_chunk_fragments(level, chunk, [backwards[:half].copy(), backwards[half:].copy()])
-    return truth(positions, {"mass": mass})
+BOUNDS = ([-60.0] * 3, [60.0] * 3)
 
 
-def one_by_one(path):
-    """The same without a session: each write states its own presence."""
-    positions, mass = cloud(12), columns(12)["mass"]
-    root = create_store(path, bounds=([-60.0] * 3, [60.0] * 3), chunk_shape=CHUNK, geometry_types=["point_cloud"])
-    level = get_resolution_level(root, 0)
-    building.create_vertices_array(level)
-    building.create_attribute_array(level, "mass", dtype="float64")
-    for chunk, rows in chunk_rows(positions):
-        building.write_chunk_vertices(level, chunk, [positions[rows]])
-        building.write_chunk_attributes(level, "mass", chunk, [mass[rows]], dtype=np.float64)
-    return truth(positions, {"mass": mass})
+def empty_level(path):
+    return get_resolution_level(create_store(path, bounds=BOUNDS, chunk_shape=CHUNK, geometry_types=["point_cloud"]), 0)
+
+
+def by_verbs(seed, in_session):
+    """By the verbs for tools that build stores: in a write session, which states presence at its end, with fragments of rows in any
+    order; or without one, where each write states its own presence."""
+
+    def recipe(path):
+        positions, mass = cloud(seed), columns(seed)["mass"]
+        level = empty_level(path)
+        how = {"bounds": BOUNDS, "chunk_shape": CHUNK, "compressor": "zstd"}
+        with building.open_write_session(level, **how) if in_session else nullcontext():
+            building.create_vertices_array(level)
+            building.create_attribute_array(level, "mass", dtype="float64")
+            for chunk, rows in chunk_rows(positions):
+                building.write_chunk_vertices(level, chunk, [positions[rows]])
+                building.write_chunk_attributes(level, "mass", chunk, [mass[rows]], dtype=np.float64)
+                if in_session:
+                    backwards, half = np.arange(len(rows))[::-1], len(rows) // 2
+                    building.write_chunk_fragments(level, chunk, [backwards[:half].copy(), backwards[half:].copy()])
+        return truth(positions, {"mass": mass})
+
+    return recipe
 
 
 def streamed(path):
     """Objects by the streaming appender, which numbers them by row and has no table of ids."""
     positions = cloud(13)
-    root = create_store(path, bounds=([-60.0] * 3, [60.0] * 3), chunk_shape=CHUNK, geometry_types=["point_cloud"])
-    level = get_resolution_level(root, 0)
+    level = empty_level(path)
     ids = np.random.default_rng(13).permutation(np.arange(N) % 11)
     manifests = {}
-    with building.open_write_session(level, bounds=([-60.0] * 3, [60.0] * 3), chunk_shape=CHUNK):
+    with building.open_write_session(level, bounds=BOUNDS, chunk_shape=CHUNK):
         building.create_vertices_array(level)
         for chunk, rows in chunk_rows(positions):
             present = np.unique(ids[rows])
@@ -257,7 +239,7 @@ async def append(level, positions, ids):
 def appended(path):
     """Points with objects, then more of each through the lazy writer, and an attribute after that."""
     first, second = cloud(15), cloud(16, n=40)
-    write_points(path, first, chunk_shape=CHUNK, object_ids=np.arange(N) % 7, bounds=([-60.0] * 3, [60.0] * 3))
+    write_points(path, first, chunk_shape=CHUNK, object_ids=np.arange(N) % 7, bounds=BOUNDS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         from zarr_vectors.lazy import open_zv
@@ -293,8 +275,8 @@ RECIPES = {
     "lone": lone,
     "ignored": ignored,
     "by_attribute": by_attribute,
-    "built": built,
-    "one_by_one": one_by_one,
+    "built": by_verbs(11, in_session=True),
+    "one_by_one": by_verbs(12, in_session=False),
     "streamed": streamed,
     "streamed_onto": streamed_onto,
     "appended": appended,

@@ -9,42 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import dask
 import numpy as np
 import pytest
 import xarray as xr
-from our_points import (
-    CHUNK,
-    GROUPS,
-    IDS,
-    OWNERS,
-    TABLE,
-    N,
-    attributes_of,
-    column,
-    points_of,
-    same,
-    write,
-)
-from peer_09_client import start_peer
+from our_points import CHUNK, GROUPS, IDS, OWNERS, TABLE, N, attributes_of, column, points_of, same, write
 
 import dask_zv as dzv
 
-
-@pytest.fixture(autouse=True)
-def few_threads():
-    with dask.config.set(scheduler="threads", num_workers=2):
-        yield
-
-
-@pytest.fixture(scope="module")
-def peer():
-    return start_peer()
-
-
-# -------------------------------------------------------------------------------------------------- it edits ours
-
-
+ROOM = ([-60.0] * 3, [60.0] * 3)
 EDITED = {
     "plain": {},
     "raw": {"compressor": None},
@@ -77,27 +49,27 @@ def in_xarray(path):
     return positions, attributes
 
 
-def all_readings(path, *, xarray):
-    """Read a level in every way that we have: as it lies there, through xarray, and after a refresh."""
-    geometry = dzv.open(path).level(0).read()
-    yield "read", geometry.positions, geometry.attributes
-    if xarray:
-        yield "xarray", *in_xarray(path)
-    store = dzv.open(path, mode="r+").refresh()
-    geometry = store.level(0).read()
-    yield "refreshed", geometry.positions, geometry.attributes
-    geometry = dzv.open(path).level(0).read()
-    yield "reopened", geometry.positions, geometry.attributes
-    some = dzv.open(path).level(0).read(bbox=(np.full(3, -100.0), np.full(3, 100.0)))
-    yield "box", some.positions, some.attributes
-    yield "xarray, refreshed", *in_xarray(path)
+def eager(store, **part):
+    geometry = store.level(0).read(**part)
+    return geometry.positions, geometry.attributes
 
 
-def check_readings(path, peer, positions, attributes, *, xarray=True):
-    """We read what is expected, and in the order in which the peer reads it."""
+READINGS = {
+    "read": lambda path: eager(dzv.open(path)),
+    "xarray": in_xarray,
+    "refreshed": lambda path: eager(dzv.open(path, mode="r+").refresh()),
+    "reopened": lambda path: eager(dzv.open(path)),
+    "box": lambda path: eager(dzv.open(path), bbox=(np.full(3, -100.0), np.full(3, 100.0))),
+    "xarray, refreshed": in_xarray,
+}
+
+
+def check_readings(path, peer, positions, attributes):
+    """Check that we read what is expected, in every way that we have, and in the order in which the peer reads it."""
     expected = records(positions, attributes)
     found, _ = peer.arrays("read", path=path, attributes=sorted(attributes))
-    for how, ours, columns in all_readings(path, xarray=xarray):
+    for how, reading in READINGS.items():
+        ours, columns = reading(path)
         assert ours.dtype == positions.dtype, how
         assert records(ours, columns) == expected, how
         same(ours, found["positions"], how)
@@ -137,37 +109,25 @@ def test_vertices_that_it_moves_within_their_chunk(edited, peer):
     check_readings(path, peer, moved, attributes)
 
 
-def move_to_other_chunks(path, positions, peer):
-    """Rows leave their chunk, and come to another as fragments of their own, with their attributes."""
+def test_vertices_that_it_moves_to_another_chunk(edited, peer):
+    """Rows leave their chunk, and come to another as fragments of their own, with their attributes; before a refresh, too, the rows
+    of chunks are not those of our catalog any more."""
+    path, positions, attributes = edited
     rows = [in_chunk(positions, (0, 0, 0))[0], in_chunk(positions, (-2, 0, -1))[1]]
     moved = positions.copy()
     moved[rows] = [[-1.5, -3.25, -7.5], [1.5, 3.25, 7.5]]
     peer.call("edit", path=path, moves=[[positions[r].tolist(), moved[r].tolist()] for r in rows])
-    return moved
-
-
-def test_vertices_that_it_moves_to_another_chunk(edited, peer):
-    path, positions, attributes = edited
-    moved = move_to_other_chunks(path, positions, peer)
-    check_readings(path, peer, moved, attributes, xarray=False)
+    assert records(*in_xarray(path)) == records(moved, attributes)
     _, told = peer.arrays("read", path=path)
     assert told["chunks"] == dzv.open(path).level(0).chunks.coords.tolist()
-
-
-def test_vertices_that_it_moves_to_another_chunk_in_xarray(edited, peer):
-    """Before a refresh: the rows of chunks are not those of our catalog any more."""
-    path, positions, attributes = edited
-    moved = move_to_other_chunks(path, positions, peer)
-    assert records(*in_xarray(path)) == records(moved, attributes)
+    check_readings(path, peer, moved, attributes)
 
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_vertices_that_it_moves_to_where_there_was_no_chunk(shards, peer, tmp_path):
     path = tmp_path / "s.zv"
     positions = points_of()[(points_of()[:, 0] < 40) | (points_of()[:, 1] < 0)]
-    write(
-        path, positions, attributes={"mass": np.arange(len(positions))}, bounds=([-60.0] * 3, [60.0] * 3), shard_chunks=shards
-    )
+    write(path, positions, attributes={"mass": np.arange(len(positions))}, bounds=ROOM, shard_chunks=shards)
     rows = [in_chunk(positions, (0, 0, 0))[0]]
     moved = positions.copy()
     moved[rows] = [[45.5, 3.25, 7.5]]
@@ -190,12 +150,10 @@ def test_what_its_editor_destroys_is_an_error_that_names_the_chunk(shards, peer,
     assert caught.value.chunk in ("0.0.0", "-1.-1.-1")
     assert caught.value.chunk in str(caught.value)
     box = ([40.5, 0.5, 0.5], [79.0, 59.0, 119.0])
-    geometry = dzv.open(path).level(0).read(bbox=box)
     inside = ((positions >= box[0]) & (positions <= box[1])).all(axis=1)
     assert inside.sum() > 3
-    assert records(geometry.positions, geometry.attributes) == records(
-        positions[inside], {"rgb": attributes_of()["rgb"][inside]}
-    )
+    expected = records(positions[inside], {"rgb": attributes_of()["rgb"][inside]})
+    assert records(*eager(dzv.open(path), bbox=box)) == expected
 
 
 @pytest.fixture(params=[1, (2, 1, 2)])
@@ -323,11 +281,7 @@ def test_shards_that_it_makes_anew_between_readings_of_ours(peer, tmp_path):
     write(path, positions, attributes={"mass": np.arange(N)})
     for shape in ([2, 1, 2], 3, None, [1, 2, 1], [4, 2, 2], [3, 1, 1]):
         peer.call("shard", path=path, shape=shape)
-        geometry = dzv.open(path).level(0).read()
-        assert records(geometry.positions, geometry.attributes) == records(positions, {"mass": np.arange(N)}), shape
-
-
-# -------------------------------------------------------------------------------------------------- killed before the commit
+        assert records(*eager(dzv.open(path))) == records(positions, {"mass": np.arange(N)}), shape
 
 
 KILLED = """
@@ -360,9 +314,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 def kill_before_the_commit(path, *, batch=False, overwrite=False):
     folders = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "benchmarks")]
     code = KILLED.format(batch=batch, overwrite=overwrite)
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path), *folders], capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [sys.executable, "-c", code, str(path), *folders]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -370,7 +323,7 @@ def kill_before_the_commit(path, *, batch=False, overwrite=False):
 def killed_once(request, tmp_path_factory):
     """A new store whose first write ended before its commit."""
     path = tmp_path_factory.mktemp("killed") / "s.zv"
-    dzv.create(path, chunk_shape=CHUNK, layout="grid", shard_chunks=request.param, bounds=([-60.0] * 3, [60.0] * 3))
+    dzv.create(path, chunk_shape=CHUNK, layout="grid", shard_chunks=request.param, bounds=ROOM)
     kill_before_the_commit(path)
     stored = [p for p in (path / "0").rglob("*") if p.is_file() and "c" in p.relative_to(path).parts]
     assert len(stored) > 2  # chunks are there, and nobody names them
@@ -382,17 +335,13 @@ def killed(killed_once, tmp_path):
     return shutil.copytree(killed_once, tmp_path / "s.zv")
 
 
-def test_a_write_that_was_killed_has_no_chunks(killed, peer):
-    assert dzv.open(killed).level(0).group.list_chunks("vertices") == []
-    assert dzv.open(killed).level(0).metadata.vertex_count == 0
+def test_a_write_that_was_killed_is_an_empty_level(killed, peer):
+    """As it was before: its metadata says that no vertex is here."""
+    level = dzv.open(killed).level(0)
+    assert level.group.list_chunks("vertices") == []
+    assert level.metadata.vertex_count == len(level.read()) == xr.open_dataset(killed, engine="zv").sizes["vertex"] == 0
     found, told = peer.arrays("read", path=killed)
     assert len(found["positions"]) == told["vertex_count"] == len(told["chunks"]) == 0
-
-
-def test_a_write_that_was_killed_is_an_empty_level(killed):
-    """As it was before: its metadata says that no vertex is here."""
-    assert len(dzv.open(killed).level(0).read()) == 0
-    assert xr.open_dataset(killed, engine="zv").sizes["vertex"] == 0
 
 
 def test_a_write_that_was_killed_can_be_done_again(killed, peer):
@@ -406,27 +355,22 @@ def test_a_batch_that_was_killed_adds_no_chunks(shards, peer, tmp_path):
     """To a store that has others: what was there is all that there is."""
     path = tmp_path / "s.zv"
     positions = points_of()[points_of()[:, 2] < 0]  # the batch stores chunks above
-    write(
-        path,
-        positions,
-        attributes={"mass": np.arange(len(positions)) * 1.0},
-        bounds=([-60.0] * 3, [60.0] * 3),
-        shard_chunks=shards,
-    )
+    mass = {"mass": np.arange(len(positions)) * 1.0}
+    write(path, positions, attributes=mass, bounds=ROOM, shard_chunks=shards)
     before = {p for p in path.rglob("*") if p.is_file()}
     kill_before_the_commit(path, batch=True)
     assert {p for p in path.rglob("*") if p.is_file()} > before
-    _, told = peer.arrays("cells", path=path, arrays=["vertices", "vertex_attributes/mass"])
+    _, told = peer.arrays("cells", path=path, names=["vertices", "vertex_attributes/mass"])
     group = dzv.open(path).level(0).group
     for array, keys in told.items():
         assert {k.rpartition(".")[2] for k in keys} == {"-1"}
         assert sorted(group.list_chunks(array)) == sorted(keys)
-    check_readings(path, peer, positions, {"mass": np.arange(len(positions)) * 1.0})
+    check_readings(path, peer, positions, mass)
 
 
 @pytest.mark.parametrize("shards", [1, (2, 2, 2)])
 def test_an_overwrite_that_was_killed_shows_no_wrong_vertices(shards, peer, tmp_path):
-    """Of another region, so another grid: each vertex that is read at all is of the old or of the new, with what belongs to it."""
+    """Of another region, so another grid: each vertex that is read is of the old or of the new, with what belongs to it."""
     path = tmp_path / "s.zv"
     old = {tuple(p): m for p, m in zip(points_of().tolist(), range(N), strict=True)}
     new = {tuple(p): m for p, m in zip((points_of(seed=4) + np.float32(100)).tolist(), range(1000, 1000 + N), strict=True)}
