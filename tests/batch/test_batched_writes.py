@@ -13,6 +13,7 @@ from contract_exceptions import need
 from dask.delayed import Delayed, delayed
 from dask.task_spec import DataNode
 from layouts import LAYOUTS, grid_only, per_chunk_only
+from refusals import fails
 from zarr.storage import MemoryStore, WrapperStore
 
 import dask_zv as dzv
@@ -71,9 +72,6 @@ def names_below(store, array):
     return sorted(
         {k.removeprefix(f"{array}/").split("/")[0] for k in store.list_keys() if k.startswith(f"{array}/")} - {"zarr.json"}
     )
-
-
-# -------------------------------------------------------------------------------------------------- on every store
 
 
 @pytest.mark.contract
@@ -288,8 +286,7 @@ def test_storage_trouble_is_retried_inside_the_task(override, layout):
     flaky.failures = 10**9
     with pytest.raises(dzv.StoreError, match="ConnectionError"), group.batched_writes():
         group.write_bytes("vertices", "0.0.0", b"never")
-    with pytest.raises(dzv.StoreError, match="ConnectionError"):
-        group.read_bytes("vertices", "0.0.0")
+    fails(dzv.StoreError, "ConnectionError", group.read_bytes, "vertices", "0.0.0")
 
 
 @per_chunk_only
@@ -300,9 +297,6 @@ def test_keys_of_two_ranks_never_share_a_shard_by_accident(make_store):
     write_all(group, payloads, ["v"], shards=4, block_chunks=1)
     assert {k: store.open("r").read_bytes("v", k) for k in payloads} == payloads
     assert store.open("r").list_chunks("v") == ["0.0", "0.0.0", "1.0", "1.0.0"]
-
-
-# -------------------------------------------------------------------------------------------------- under every scheduler
 
 
 @pytest.fixture(scope="module")
@@ -432,9 +426,6 @@ def divide(a, b):
     return {("vertices", "2.0.0"): bytes(a // b)}
 
 
-# -------------------------------------------------------------------------------------------------- the graph
-
-
 def graph_of(batch):
     return dict(batch.to_delayed().__dask_graph__())
 
@@ -456,7 +447,7 @@ def test_tasks_number_as_blocks(make_store, shards):
     assert len(graph_of(batch)) == 50 + 1  # what makes a block is part of the task that stores it
 
 
-def test_keys_are_unique_to_the_run(make_store):
+def test_keys_are_unique_to_the_run_and_planned_batches_are_closed(make_store):
     graphs = []
     group = make_store("memory_store").open()
     for _ in range(2):
@@ -464,6 +455,16 @@ def test_keys_are_unique_to_the_run(make_store):
             group.write_bytes("vertices", "0.0.0", b"same")
         graphs.append(set(graph_of(batch)))
     assert not graphs[0] & graphs[1]
+    group = make_store("memory_store").open()
+    with group.batched_writes(compute=False) as batch:
+        group.write_bytes("vertices", "0.0.0", b"1")
+        batch.to_delayed()
+        for call in (
+            lambda: group.write_bytes("vertices", "1.0.0", b"2"),
+            lambda: group.write_array_meta("vertices", {"a": 1}),
+            lambda: batch.write_blobs(delayed({}), keys=[("vertices", "1.0.0")]),
+        ):
+            fails(dzv.PlanError, "planned", call)
 
 
 def test_deferred_batch_joins_other_graphs(make_store, scheduler):
@@ -485,21 +486,7 @@ def test_deferred_batch_joins_other_graphs(make_store, scheduler):
     assert group.read_array_meta("vertices")["a"] == 1
 
 
-def test_writes_after_planning_are_refused(make_store):
-    group = make_store("memory_store").open()
-    with group.batched_writes(compute=False) as batch:
-        group.write_bytes("vertices", "0.0.0", b"1")
-        batch.to_delayed()
-        for call in (
-            lambda: group.write_bytes("vertices", "1.0.0", b"2"),
-            lambda: group.write_array_meta("vertices", {"a": 1}),
-            lambda: batch.write_blobs(delayed({}), keys=[("vertices", "1.0.0")]),
-        ):
-            with pytest.raises(dzv.PlanError, match="planned"):
-                call()
-
-
-def test_deferred_batch_is_seen_by_its_group_when_it_ran(make_store):
+def test_deferred_batches_are_seen_when_they_ran_and_share_a_catalog(make_store):
     store = make_store("memory_store")
     group = store.open(rank=2)
     write_all(group, {"0.0": b"old", "1.0": b"old"}, ["v"], shards=4)
@@ -509,9 +496,6 @@ def test_deferred_batch_is_seen_by_its_group_when_it_ran(make_store):
     batch.to_delayed().compute()
     assert group.read_bytes("v", "0.0") == b"new"
     assert group.read_bytes("v", "1.0") == b"old"
-
-
-def test_two_deferred_batches_that_run_one_after_the_other_share_a_catalog(make_store):
     store = make_store("memory_store")
     group = store.open(rank=2)
     lazy = []
@@ -522,9 +506,6 @@ def test_two_deferred_batches_that_run_one_after_the_other_share_a_catalog(make_
     for one in lazy:
         one.compute()
     assert decode_catalog(store.get(CATALOG)).coords.tolist() == [[0, 0], [1, 0]]
-
-
-def test_catalog_that_was_dropped_meanwhile_is_not_started_anew(make_store):
     store = make_store("memory_store")
     group = store.open(rank=2)
     write_all(group, {"0.0": b"a"}, ["v"])
@@ -549,9 +530,6 @@ def test_results_do_not_carry_data(make_store, use_scheduler):
     (key,) = [k for k in graph if "-store-" in k]
     result = dask.get(graph, key)
     assert len(pickle.dumps(result)) < 10_000
-
-
-# -------------------------------------------------------------------------------------------------- payloads
 
 
 def test_future_payloads(make_store, use_scheduler):
@@ -590,7 +568,7 @@ def test_block_with_other_keys_is_refused_and_not_stored(make_store, scheduler):
     assert store.list_keys() == ["zarr.json"]
 
 
-def test_same_key_twice(make_store):
+def test_same_key_twice_and_bad_arguments(make_store):
     group = make_store("memory_store").open(rank=2)
     lazy = delayed(bytes)(3)
     with group.batched_writes() as batch:
@@ -607,24 +585,18 @@ def test_same_key_twice(make_store):
             lambda: batch.write_blobs(lazy, keys=[("vertices", "3.0"), ("vertices", "3.0")]),
         ]
         for call in refused:
-            with pytest.raises(dzv.PlanError, match=r"two tasks.*(v|vertices)"):
-                call()
+            fails(dzv.PlanError, r"two tasks.*(v|vertices)", call)
         batch.write_bytes("vertices", "3.0", b"a refused declaration declares nothing")
     assert group.read_bytes("v", "0.0") == b"last"
     assert group.list_chunks("v") == ["0.0", "1.0"]
     assert group.list_chunks("vertices") == ["2.0", "3.0"]
-
-
-def test_bad_arguments(make_store):
     group = make_store("memory_store").open(rank=2)
     for kwargs in ({"shards": 0}, {"shards": -1}, {"shards": 2.0}, {"shards": True}, {"block_chunks": 0}):
         with pytest.raises(ValueError, match=r"shards|block_chunks"), group.batched_writes(**kwargs):
             raise AssertionError("not opened")
     with group.batched_writes() as batch:
-        with pytest.raises(ValueError, match="Delayed"):
-            batch.write_blobs({("v", "0.0"): b"1"}, keys=[("v", "0.0")])
-        with pytest.raises(ValueError, match="keys"):
-            batch.write_blobs(delayed({}), keys=[])
+        fails(ValueError, "Delayed", batch.write_blobs, {("v", "0.0"): b"1"}, keys=[("v", "0.0")])
+        fails(ValueError, "keys", lambda: batch.write_blobs(delayed({}), keys=[]))
 
 
 def test_a_delayed_per_blob_warns_once_about_whole_blocks(make_store, override):
@@ -636,11 +608,8 @@ def test_a_delayed_per_blob_warns_once_about_whole_blocks(make_store, override):
     assert len(caught) == 1
 
 
-# -------------------------------------------------------------------------------------------------- shards
-
-
 @per_chunk_only
-def test_one_object_per_array_and_block(make_store):
+def test_one_object_per_array_and_block_and_the_same_shards_from_any_client(make_store):
     store = make_store("memory_store")
     group = store.open()
     arrays = ("vertices", "vertex_attributes/mass")
@@ -656,10 +625,6 @@ def test_one_object_per_array_and_block(make_store):
             batch.write_blobs(delayed(block), keys=list(block))
     assert batch.report.files == 6
     assert names_below(store, "lazy") == names_below(store, "more") == ["__shard_000000", "__shard_000001", "__shard_000008"]
-
-
-@per_chunk_only
-def test_shard_ids_are_the_same_from_any_client(make_store):
     dumps = []
     payloads = many(50)
     for order in (1, -1):
@@ -671,10 +636,6 @@ def test_shard_ids_are_the_same_from_any_client(make_store):
     store = make_store("memory_store")
     write_all(store.open(), dict(list(payloads.items())[:20]), ["vertices"], shards=8)
     assert set(names_below(store, "vertices")) <= {k.split("/")[1] for k in dumps[0] if k.startswith("vertices/")}
-
-
-@per_chunk_only
-def test_merging_keeps_shards_of_others(make_store):
     store = make_store("memory_store")
     root = store.root()
     root.create_group("v")
@@ -686,9 +647,6 @@ def test_merging_keeps_shards_of_others(make_store):
     again = store.open("r")
     assert {k: again.read_bytes("v", k) for k in again.list_chunks("v")} == {"0.0": b"new", "1.0": b"beside", "9.9": b"def"}
     assert names_below(store, "v") == ["__shard_000000"]
-
-
-# -------------------------------------------------------------------------------------------------- many chunks
 
 
 def test_ten_thousand_eager_chunks_on_a_cluster(make_store, use_scheduler):
@@ -708,9 +666,6 @@ def test_ten_thousand_eager_chunks_on_a_cluster(make_store, use_scheduler):
     found = store.open("r")
     with found.batched_reads([("vertices", list(payloads))]):
         assert all(found.read_bytes("vertices", k) == v for k, v in payloads.items())
-
-
-# -------------------------------------------------------------------------------------------------- tasks run twice
 
 
 @pytest.mark.parametrize("shards", [None, 4])

@@ -6,6 +6,7 @@ import dask
 import pytest
 from dask.delayed import delayed
 from layouts import LAYOUTS
+from refusals import fails
 
 import dask_zv as dzv
 
@@ -41,10 +42,8 @@ def test_refused_in_other_processes(make_store, use_scheduler, scheduler, name):
         assert store.dump() == before
         with group.batched_writes(compute=False) as batch:
             batch.write_blobs(delayed(block)(["1.0"]), keys=[("vertices", "1.0")])
-        with pytest.raises(dzv.PlanError, match=r"process|fork"):
-            dask.compute(batch.to_delayed())
-        with pytest.raises(dzv.PlanError, match="process"):
-            dask.compute(delayed(write_one)(group))
+        fails(dzv.PlanError, r"process|fork", lambda: dask.compute(batch.to_delayed()))
+        fails(dzv.PlanError, "process", lambda: dask.compute(delayed(write_one)(group)))
         assert store.dump() == before
     with group.batched_writes():
         group.write_bytes("vertices", "0.0", b"after")

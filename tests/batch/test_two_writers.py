@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from refusals import fails
+from small import always
 from writer import ARRAYS, batches, payload, points
 
 import dask_zv as dzv
@@ -30,11 +33,7 @@ SCRIPT = str(Path(__file__).with_name("writer.py"))
 BOUNDS = ((0, 0), (640, 640))
 CHUNK = (10.0, 10.0)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _sync():
-    with dask.config.set(scheduler="sync"):
-        yield
+_sync = always(scheduler="sync")
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +112,18 @@ def catalogued(place):
     return {a: sorted(".".join(map(str, c)) for c in catalog.coords[catalog.chunks_of(a)].tolist()) for a in catalog.arrays}
 
 
-def assert_holds(place, keys, length=5):
-    """Assert that these chunks, and no others, are listed everywhere and read back, and that nobody holds the lock."""
+def assert_lists(place, keys):
+    """Assert that these chunks, and no others, are listed and read back; return the group."""
     group = reopen(place).level(0).group
     for array in ARRAYS:
         assert sorted(group.list_chunks(array)) == sorted(keys)
-        assert {k: group.read_bytes(array, k) for k in keys} == {k: payload(array, k, length) for k in keys}
+        assert {k: group.read_bytes(array, k) for k in keys} == {k: payload(array, k, 5) for k in keys}
+    return group
+
+
+def assert_holds(place, keys):
+    """The same by the catalog, too; and nobody holds the lock."""
+    assert_lists(place, keys)
     assert catalogued(place) == {array: sorted(keys) for array in ARRAYS}
     assert confirmed(place) == set(ARRAYS)
     assert locks.LOCK_NAME not in open_objects(reopen(place).handle).list_dir("0")
@@ -160,10 +165,7 @@ def test_two_writers_of_one_shard(local, known):
     before = []
     if known != "new arrays":
         before = ["0.0", "5.5"]
-        with group.batched_writes():
-            for array in ARRAYS:
-                for key in before:
-                    group.write_bytes(array, key, payload(array, key, 5))
+        batches(store, [before], 5)
     if known == "without a catalog":
         before = [*before, "9.9"]
         for array in ARRAYS:
@@ -188,9 +190,7 @@ def test_two_writers_of_one_shard(local, known):
     assert refused or not lost, said
     # both again, one after the other
     for key in ("0.1", "1.0"):
-        with reopen(local, "r+").level(0).group.batched_writes() as batch:
-            for array in ARRAYS:
-                batch.write_bytes(array, key, payload(array, key, 5))
+        batches(reopen(local, "r+"), [[key]], 5)
     group = reopen(local, "r+").level(0).group
     for key in ("0.1", "1.0", *before):
         if key in lost and key in before:
@@ -249,11 +249,7 @@ def test_single_writes_beside_batches(place):
         for array in ARRAYS:
             group.write_bytes(array, key, payload(array, key, 5))
     assert writer.result() == "done"
-    group = reopen(place).level(0).group
-    keys = [f"{r}.{i}" for r in range(5) for i in range(3)] + mine
-    for array in ARRAYS:
-        assert sorted(group.list_chunks(array)) == sorted(keys)
-        assert {k: group.read_bytes(array, k) for k in keys} == {k: payload(array, k, 5) for k in keys}
+    assert_lists(place, [f"{r}.{i}" for r in range(5) for i in range(3)] + mine)
 
 
 def kill(place, **job):
@@ -279,35 +275,20 @@ def read_all(place):
 @pytest.mark.parametrize("catalog", [True, False], ids=["catalog", "no catalog"])
 def test_killed_before_the_commit_of_new_chunks(local, shards, catalog):
     """All cells are stored, the commit is not reached: nobody sees them, and the same write then goes through."""
-    group = make(local, shards).level(0).group
+    store = make(local, shards)
     old, new = ["0.0", "0.1", "9.9"], ["0.2", "1.1", "5.5"]  # some of them in the shard of an old one
-    with group.batched_writes():
-        for array in ARRAYS:
-            for key in old:
-                group.write_bytes(array, key, payload(array, key, 5))
+    batches(store, [old], 5)
     if not catalog:
-        group.delete_subtree(CATALOG_NAME)
+        store.level(0).group.delete_subtree(CATALOG_NAME)
     kill(local, do="batches", rounds=[new], die_after=-1)
-    group = reopen(local).level(0).group
-    for array in ARRAYS:
-        assert group.list_chunks(array) == old
-        assert not any(group.chunk_exists(array, k) for k in new)
-        assert {k: group.read_bytes(array, k) for k in old} == {k: payload(array, k, 5) for k in old}
-        for key in new:
-            with pytest.raises(dzv.NotFoundError):
-                group.read_bytes(array, key)
-    # a write of others into the same shards does not bring them to light
-    other = reopen(local, "r+").level(0).group
-    with other.batched_writes():
-        for array in ARRAYS:
-            other.write_bytes(array, "1.0", payload(array, "1.0", 5))
-    group = reopen(local).level(0).group
-    assert all(group.list_chunks(array) == ["0.0", "0.1", "1.0", "9.9"] for array in ARRAYS)
+    group = assert_lists(local, old)
+    for array, key in itertools.product(ARRAYS, new):
+        assert not group.chunk_exists(array, key)
+        fails(dzv.NotFoundError, None, group.read_bytes, array, key)
+    batches(reopen(local, "r+"), [["1.0"]], 5)  # of others, into the same shards: it does not bring them to light
+    assert_lists(local, [*old, "1.0"])
     batches(reopen(local, "r+"), [new], 5)
-    group = reopen(local).level(0).group
-    for array in ARRAYS:
-        assert sorted(group.list_chunks(array)) == sorted([*old, *new, "1.0"])
-        assert all(group.read_bytes(array, k) == payload(array, k, 5) for k in group.list_chunks(array))
+    assert_lists(local, [*old, *new, "1.0"])
     if catalog:
         assert_holds(local, [*old, *new, "1.0"])
 
@@ -352,9 +333,6 @@ def test_killed_while_a_level_is_replaced(local, shards, die_after, seed):
     points(reopen(local, "r+"), 3, 300, "overwrite")
     assert {m for _, m in read_all(local)} == {3.0}
     assert len(read_all(local)) == 300
-
-
-# -------------------------------------------------------------------------------------------------- batches of one group
 
 
 def open_bare(path, layout):
@@ -534,9 +512,6 @@ def test_attributes_of_an_array_are_kept_beside_commits_that_write_them(tmp_path
             setting.join(30)
             assert done.is_set()
             assert child.attrs["mine"] == 1
-
-
-# -------------------------------------------------------------------------------------------------- an older handle
 
 
 @pytest.mark.parametrize("layout", ["per_chunk", "grid"])

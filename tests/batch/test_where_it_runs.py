@@ -15,6 +15,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from refusals import fails
 
 import dask_zv as dzv
 from dask_zv.graph.builder import GraphBuilder
@@ -94,8 +95,7 @@ def test_asynchronous_clients(tmp_path):
             Client(cluster, asynchronous=True) as client,
         ):
             store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
-            with pytest.raises(dzv.PlanError, match="await asyncio.to_thread"):
-                dzv.write_points(store, lazy())
+            fails(dzv.PlanError, "await asyncio.to_thread", lambda: dzv.write_points(store, lazy()))
             report = await asyncio.to_thread(dzv.write_points, store, lazy())
             delayed = await asyncio.to_thread(dzv.write_points, store, lazy(), mode="overwrite", compute=False)
             return report, await client.compute(delayed)
@@ -113,8 +113,7 @@ def test_a_cluster_without_workers_is_told(tmp_path):
     ):
         store = dzv.create(tmp_path / "s.zv", chunk_shape=CHUNK)
         for positions in (lazy(), points()):
-            with pytest.raises(dzv.PlanError, match=r"no workers for 0\.4 s: start some \(cluster.scale"):
-                dzv.write_points(store, positions)
+            fails(dzv.PlanError, r"no workers for 0\.4 s: start some \(cluster.scale", dzv.write_points, store, positions)
         with dask.config.set({"dask_zv.workers-timeout": -1}), pytest.raises(dzv.InputError, match="above 0"):
             dzv.write_points(store, lazy())
         with dask.config.set({"dask_zv.workers-timeout": 60}):  # workers that come late

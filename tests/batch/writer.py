@@ -17,7 +17,7 @@ import numpy as np
 
 import dask_zv as dzv
 from dask_zv.storage import locks
-from dask_zv.storage.grid import commit as grid_tasks
+from dask_zv.storage.grid import commit as grid_commit
 
 ARRAYS = ("vertices", "vertex_attributes/mass")
 
@@ -45,7 +45,7 @@ def points(store: dzv.Store, seed: float, n: int, mode: str = "error") -> None:
 def die_after(puts: int) -> None:
     """End this process without a word after so many objects of a block are stored, or before its commit."""
     if puts < 0:
-        grid_tasks.commit_lock = lambda *a: os.kill(os.getpid(), 9)
+        grid_commit.commit_lock = lambda *a: os.kill(os.getpid(), 9)
         return
     from dask_zv.storage.local import LocalObjects
 
@@ -98,13 +98,13 @@ def main() -> None:
     if job.get("pause_put"):
         pause_before_puts(job["pause_put"])
     if job.get("pause"):  # between the blocks and the commit, so that two writers are there at the same time
-        before = grid_tasks.commit_lock
+        before = grid_commit.commit_lock
 
         def later(*args: object) -> object:
             time.sleep(job["pause"])
             return before(*args)
 
-        grid_tasks.commit_lock = later
+        grid_commit.commit_lock = later
     print("ready", flush=True)
     sys.stdin.readline()
     try:

@@ -8,7 +8,8 @@ from typing import Any
 import dask
 import pytest
 from fault_server import FaultServer, serve_faults
-from writer_trials import Process, two_writers
+from line_process import LineProcess
+from writer_trials import two_writers
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def fault_server(running_fault_server: FaultServer) -> FaultServer:
 
 
 @pytest.fixture(scope="session")
-def writing_processes() -> Iterator[tuple[Process, Process]]:
+def writing_processes() -> Iterator[tuple[LineProcess, LineProcess]]:
     """Two other clients."""
     with two_writers() as processes:
         yield processes

@@ -1,14 +1,6 @@
-"""The S3 server of the benchmarks with faults: a rule says which requests go wrong, and how.
+"""The S3 server of the benchmarks with faults, in a process of its own: a rule says which requests go wrong, and how.
 
-A process of its own on loopback, ended by its pid. Rules are set from outside while it runs::
-
-    with serve_faults() as server:
-        server.faults({"fault": "error", "status": 503, "code": "SlowDown", "verb": "PUT", "key": "/c/", "first": 3, "count": 2})
-        ...
-        server.faults()           # none any more
-        server.log()              # every request since the last rules: [verb, key, fault or None]
-
-Faults, of a request that a rule picks:
+Rules are set from outside while it runs (:meth:`FaultServer.faults`). Faults, of a request that a rule picks:
 
 ``error``       the answer is `status` with S3's error document of `code`
 ``reset``       the connection is reset in place of an answer
@@ -19,7 +11,8 @@ Faults, of a request that a rule picks:
 ``short``       half of the answer's body is sent, and every header agrees with that
 ``slow``        the answer's body comes in pieces over `seconds`
 
-No rule hits the requests of a client whose user agent is UNHARMED. With ``"stored": true`` the first four carry the request out before they fail: an acknowledgement that is lost.
+No rule hits the requests of a client whose user agent is UNHARMED. With ``"stored": true`` the first four carry the request out before
+they fail: an acknowledgement that is lost.
 """
 
 from __future__ import annotations
@@ -29,7 +22,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import random
 import re
 import socket
 import struct
@@ -38,7 +30,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +40,6 @@ if __name__ == "__main__":  # tests find them by pytest's settings
 from s3http import Connection, Reply, Request
 from s3server import HOST, Server
 from s3verbs import Bucket, ObjectServer, xml
-
-__all__ = ["FAULTS", "FaultServer", "Rule", "serve_faults"]
 
 UNHARMED = "unharmed"
 """A user agent whose requests no rule hits and no log tells of."""
@@ -64,47 +54,23 @@ FAULTS = ("error", "reset", "cut", "stall", "reset_body", "truncate", "short", "
 
 @dataclass
 class Rule:
-    """Which requests go wrong, and how.
+    """Which requests go wrong, and how."""
 
-    Attributes
-    ----------
-    fault : str
-        One of FAULTS.
-    verb : str
-        Names with commas between them; LIST is a GET of a bucket; empty: all.
-    key : str
-        A regular expression that is looked for in the key (of LIST: in its prefix).
-    first, count : int
-        Of the requests that match, the number of the first that goes wrong (from 1), and how many do; count None: all that follow.
-    probability, seed : float, int
-        Of those, how many in fact.
-    stored : bool
-        Carry the request out, then fail.
-    status, code : int, str
-        Of an ``error``.
-    seconds : float
-        Of a ``stall`` or ``slow``.
-    """
-
-    fault: str
-    verb: str = ""
-    key: str = ""
-    first: int = 1
-    count: int | None = 1
-    probability: float = 1.0
-    seed: int = 0
-    stored: bool = False
-    status: int = 500
+    fault: str  # one of FAULTS
+    verb: str = ""  # names with commas between them; LIST is a GET of a bucket; empty: all
+    key: str = ""  # a regular expression that is looked for in the key (of LIST: in its prefix)
+    first: int = 1  # of the requests that match, the number of the first that goes wrong (from 1),
+    count: int | None = 1  # and how many do; None: all that follow
+    stored: bool = False  # carry the request out, then fail
+    status: int = 500  # of an ``error``
     code: str = "InternalError"
-    seconds: float = 3600.0
+    seconds: float = 3600.0  # of a ``stall`` or ``slow``
     seen: int = 0
     fired: int = 0
-    _random: random.Random = field(default_factory=random.Random, repr=False)
 
     def __post_init__(self) -> None:
         if self.fault not in FAULTS:
             raise ValueError(f"fault is one of {FAULTS}, not {self.fault!r}")
-        self._random = random.Random(self.seed)
 
     def picks(self, verb: str, key: str) -> bool:
         """Count a request, and tell whether it goes wrong."""
@@ -113,12 +79,8 @@ class Rule:
         self.seen += 1
         if self.seen < self.first or (self.count is not None and self.seen >= self.first + self.count):
             return False
-        picked = self.probability >= 1 or self._random.random() < self.probability
-        self.fired += picked
-        return picked
-
-    def describe(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self).items() if not k.startswith("_")}
+        self.fired += 1
+        return True
 
 
 class FaultyServer(ObjectServer):
@@ -148,7 +110,7 @@ class FaultyServer(ObjectServer):
             if request.method == "POST":
                 self.rules = [Rule(**rule) for rule in json.loads(request.body)]
                 self.log = []
-            return as_json([rule.describe() for rule in self.rules])
+            return as_json([asdict(rule) for rule in self.rules])
         if request.path == "/__log":
             return as_json(self.log)
         if request.path == "/__dump":
@@ -307,9 +269,6 @@ def shortened(reply: Reply) -> Reply:
         headers.append((name, value))
     length = None if reply.length is None else reply.length // 2
     return Reply(reply.status, bytes(reply.body[:half]), tuple(headers), length)
-
-
-# -------------------------------------------------------------------------------------------- from outside
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import storage_cases as cases
+import storage_programs
+from line_process import LineProcess
+from points_reference import files, stored
 from storage_trials import Trial, impatient, is_clear
-from writer_trials import Process
 
 import dask_zv as dzv
-
-__all__ = ["NOBODY", "LocalTrials", "owned_folder", "small_disk"]
 
 NOBODY = 65534
 _ROOM = 8 << 20
@@ -34,20 +34,10 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """Mount a file system of a few megabytes in memory.
-
-    Raises
-    ------
-    PermissionError
-        This user may not.
-    """
+    """Mount a file system of a few megabytes in memory; PermissionError where this user may not."""
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={_ROOM}", "dask-zv-test", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["mount", "-t", "tmpfs", "-o", f"size={_ROOM}", "dask-zv-test", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PermissionError(f"no file system can be mounted here: {done.stderr.strip()}")
     try:
@@ -58,7 +48,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def owned_folder() -> Iterator[tuple[Path, list[str]]]:
-    """Yield a folder of a user whom modes bind, and what :class:`Process` takes to be that user: root is bound by none."""
+    """Yield a folder of a user whom modes bind, and what a process takes to be that user: root is bound by none."""
     folder = Path(tempfile.mkdtemp(prefix="dask-zv-faults-"))
     try:
         root = os.getuid() == 0
@@ -72,23 +62,11 @@ def owned_folder() -> Iterator[tuple[Path, list[str]]]:
 
 
 class LocalTrials:
-    """Trials in one folder.
+    """Trials in one folder; permissions and limits are tried in a process of the folder's owner."""
 
-    Parameters
-    ----------
-    folder : Path
-    process : Process, optional
-        As whom permissions and limits are tried; the owner of the folder.
-    """
-
-    def __init__(self, folder: Path, process: Process | None = None) -> None:
-        self.folder = folder
-        self.process = process
+    def __init__(self, folder: Path, process: LineProcess | None = None) -> None:
+        self.folder, self.process, self.target = folder, process, folder / "s.zv"
         self._written: dict[tuple[str, str], tuple[int, dict[str, bytes], dict[str, list[Any]]]] = {}
-
-    @property
-    def target(self) -> Path:
-        return self.folder / "s.zv"
 
     def _make(self, kind: str, before: str) -> None:
         """Make the store as it is before the write."""
@@ -96,24 +74,13 @@ class LocalTrials:
 
     def _run(self, do: str, kind: str, **job: Any) -> dict[str, Any]:
         """Run a job in the process, or here where there is none."""
-        if do == "make":
+        job |= {"do": do, "target": str(self.target), "kind": kind, "make": do == "make" or job["seed"] == 1}
+        if job["make"]:
             shutil.rmtree(self.target, ignore_errors=True)
-        elif do == "write" and job["seed"] == 1:
-            shutil.rmtree(self.target, ignore_errors=True)
-            job["make"] = True
         if self.process is not None:
-            return self.process.run(do, target=str(self.target), kind=kind, **job)
-        if do == "make" or job.pop("make", False):
-            cases.make(kind, str(self.target), None)
-        if do == "make":
-            return {"outcome": "done", "message": ""}
-        mode, resume = job.get("mode", "error"), job.get("resume", False)
-        try:
-            with impatient():
-                cases.write(kind, dzv.open(str(self.target), mode="r+"), job["seed"], mode=mode, resume=resume)
-        except Exception as error:  # noqa: BLE001 - whatever is raised is what a user sees
-            return {"outcome": type(error).__name__, "message": str(error), "is ours": isinstance(error, dzv.ZVError)}
-        return {"outcome": "done", "message": ""}
+            return self.process.ask(**job)
+        with impatient():
+            return storage_programs.answer(job)
 
     def _arguments(self, before: str) -> dict[str, Any]:
         return {"seed": 2, "resume": True, "mode": "overwrite" if before == "old" else "error"}
@@ -131,10 +98,11 @@ class LocalTrials:
             if answer["outcome"] != "done":
                 raise RuntimeError(f"an undisturbed write failed: {answer}")
             known["new"] = cases.rows_of(dzv.open(str(self.target)))
-            self._written[key] = answer.get("files", 0), cases.comparable(self.target), known
+            self._written[key] = answer.get("files", 0), stored(self.target), known
         return self._written[key]
 
-    # ------------------------------------------------------------------------------------------ trials
+    def no_inodes(self, kind: str, before: str, where: float) -> Trial:
+        return self.disk_full(kind, before, where, inodes=True)
 
     def disk_full(self, kind: str, before: str, where: float, *, inodes: bool = False) -> Trial:
         """Write while there is room for a part of what the write needs; then make room, and write again."""
@@ -179,27 +147,25 @@ class LocalTrials:
 
     def file_too_large(self, kind: str, before: str, where: float) -> Trial:
         """Write while files may not be larger than some limit; then without it."""
-        _, stored, _ = self.prepare(kind, before)
+        _, wanted, _ = self.prepare(kind, before)
         self._make(kind, before)
-        sizes = sorted({len(data) for data in stored.values()})
+        sizes = sorted({len(data) for data in wanted.values()})
         limit = sizes[min(int(where * len(sizes)), len(sizes) - 2)]
         trial = Trial("file too large", "local", kind, before, True, limit, sizes[-1], at=f"files of at most {limit} bytes")
         return self._attempt(trial, lambda: None, largest_file=limit)
 
     def _attempt(self, trial: Trial, mend: Any, **fault: Any) -> Trial:
         """Write with a fault, mend it, write again, and judge what came of it."""
-        _, stored, known = self._written[trial.kind, trial.before]
+        _, wanted, known = self._written[trial.kind, trial.before]
         started = time.monotonic()
         answer = self._run("write", trial.kind, **self._arguments(trial.before), **fault)
         trial.seconds = round(time.monotonic() - started, 2)
         trial.outcome, trial.message = answer["outcome"].replace("done", "finished"), answer["message"]
         trial.seen = cases.look(str(self.target), None, known)
-        left = [name for name in cases.files(self.target) if name.endswith(".partial")]
+        left = [name for name in files(self.target) if name.endswith(".partial")]
         mend()
         complaints, trial.fired = trial.complaints, int(trial.outcome != "finished")
-        if trial.outcome == "finished":
-            complaints += [] if trial.seen == "new" else [f"the write has finished, and a reader sees: {trial.seen}"]
-        else:
+        if trial.outcome != "finished":
             error = dzv.StoreError(trial.message) if answer["is ours"] else OSError(trial.message)
             complaints += [f"the error {what}" for what in is_clear(error, self.target.as_uri())]
             if _ADVICE[trial.fault] not in trial.message:
@@ -208,14 +174,5 @@ class LocalTrials:
                 complaints.append(f"files that are left behind: {left}")
             answer = self._run("write", trial.kind, **self._arguments(trial.before))
             trial.resumed = answer["outcome"].replace("done", "finished")
-            if trial.resumed != "finished":
-                complaints.append(f"not finished after the fault: {answer['message']}")
-        if trial.seen == "WRONG" or (trial.before == "old" and trial.seen == "empty"):
-            complaints.append(f"a reader got: {trial.seen}")
-        now = cases.comparable(self.target)
-        if now != stored:
-            differ = sorted(k for k in {*now, *stored} if now.get(k) != stored.get(k))
-            complaints.append(f"files that differ from those of an undisturbed write: {differ[:5]}")
-        if cases.look(str(self.target), None, known) != "new":
-            complaints.append("what was written does not read back")
+        trial.judge(stored(self.target), wanted, cases.look(str(self.target), None, known))
         return trial

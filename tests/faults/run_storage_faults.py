@@ -18,7 +18,6 @@ import logging
 import platform
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,14 +29,16 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":  # tests find them by pytest's settings
-    sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "benchmarks")]
+    sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "benchmarks"), str(ROOT / "tests" / "pipelines")]
 
 import dask  # noqa: E402
 import storage_cases as cases  # noqa: E402
 from fault_server import serve_faults  # noqa: E402
+from kills.readers import peer_09  # noqa: E402
+from line_process import LineProcess  # noqa: E402
 from local_trials import LocalTrials, owned_folder, small_disk  # noqa: E402
 from storage_trials import FAULTS, Trials, impatient  # noqa: E402
-from writer_trials import PLACES, SCENARIOS, Process, Writers, two_writers  # noqa: E402
+from writer_trials import PLACES, PROGRAM, SCENARIOS, Writers, two_writers  # noqa: E402
 
 import dask_zv as dzv  # noqa: E402
 
@@ -49,9 +50,7 @@ class Log:
     """Trials, as they end."""
 
     def __init__(self, path: Path, only: list[str], seed: int) -> None:
-        self.path = path
-        self.only = only
-        self.seed = seed
+        self.path, self.only, self.seed = path, only, seed
         self.rows: list[dict[str, Any]] = []
         path.write_text("")
 
@@ -68,58 +67,38 @@ class Log:
             trial.outcome += " (not hit)"  # it makes fewer requests than the undisturbed one: caches, other order
         row = {"group": group, "name": name, "seed": self.seed, "number": number, **asdict(trial)}
         self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(
-                json.dumps(row, ensure_ascii=False).replace(tempfile.gettempdir(), "/…") + "\n"
-            )  # what folders are called is no result
+        with self.path.open("a") as file:  # what folders are called is no result
+            file.write(json.dumps(row, ensure_ascii=False).replace(tempfile.gettempdir(), "/…") + "\n")
         sign = "!!" if row["complaints"] else "  "
         told = row.get("outcome") or "/".join(row.get("outcomes", []))
         print(f"{sign} {group} | {name} | {number} | {told} | {row['seen']} {row['complaints'] or ''}", flush=True)
 
 
 class Peer:
-    """The reader of the ZV 0.9 package, in a process of its own environment."""
+    """The reader of the ZV 0.9 package, on stores that are put down as files."""
 
     def __init__(self, folder: Path) -> None:
-        from peer_env import PEER_09, peer_python
-
-        program = [str(peer_python(*PEER_09)), str(Path(__file__).with_name("storage_reader_09.py"))]
-        self._process = subprocess.Popen(
-            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self._folder = folder
-        self._digests: dict[int, str] = {}
-        self._count = 0
+        self._folder, self._reader = folder, peer_09()
+        self._known: dict[int, str] = {}
+        self.close = self._reader.close
 
     def __call__(self, objects: Mapping[str, bytes], whole: Mapping[str, Mapping[str, bytes]]) -> str:
-        """Return which of the whole contents it reads in some objects; "nothing", its error, or "other rows"."""
+        """Return which of the whole contents it reads in some objects; "nothing", "error", or "WRONG"."""
         for found in whole.values():
-            if id(found) not in self._digests:
-                self._digests[id(found)] = self._read(found)["digest"]
-        answer = self._read(objects)
-        if "error" in answer:
-            return f"error: {answer['error']}"
-        if not answer["rows"]:
-            return "nothing"
-        return next((name for name, found in whole.items() if self._digests[id(found)] == answer["digest"]), "other rows")
+            if id(found) not in self._known:
+                with self._put_down(found) as folder:
+                    self._known[id(found)] = self._reader.know(folder)["read"]
+        way = f"{self._reader.name} read"
+        with self._put_down(objects) as folder:
+            known = {way: {name: self._known[id(found)] for name, found in whole.items()}}
+            outcome, text = self._reader.look(folder, known)[way]
+        return f"{outcome}: {text}" if text else outcome
 
-    def _read(self, objects: Mapping[str, bytes]) -> dict[str, Any]:
-        self._count += 1
-        folder = cases.put_down(objects, self._folder / f"{self._count}.zv")
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{folder}\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+    @contextlib.contextmanager
+    def _put_down(self, objects: Mapping[str, bytes]) -> Iterator[Path]:
+        folder = cases.put_down(objects, self._folder / "peer.zv")
+        yield folder
         shutil.rmtree(folder)
-        return answer
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-
-# ---------------------------------------------------------------------------------------------- the profile
 
 
 def run_s3(log: Log, moments: int, peer: Peer | None) -> None:
@@ -158,19 +137,21 @@ def run_local(log: Log, moments: int, folder: Path) -> None:
         try:
             with small_disk(folder / "disk") as disk:
                 local = LocalTrials(disk)
-                for name in ("disk full", "no inodes"):
-                    for i, rng in log.moments(name, 2 * moments if name in wanted else 0):
-                        trial = local.disk_full(*WRITES[i % len(WRITES)], rng.random(), inodes=name == "no inodes")
-                        log.add("local", name, i, trial)
+                try_local(log, wanted, moments, {"disk full": local.disk_full, "no inodes": local.no_inodes})
         except PermissionError as error:
             print(f"left out: disk full, no inodes ({error})")
     if {"permission lost", "file too large"} & {*wanted}:
-        with owned_folder() as (owned, arguments), contextlib.closing(Process(*arguments)) as process:
+        with owned_folder() as (owned, arguments), contextlib.closing(LineProcess(PROGRAM, *arguments)) as process:
+            process.hear()
             local = LocalTrials(owned, process)
             tried = {"permission lost": local.permission_lost, "file too large": local.file_too_large}
-            for name, function in tried.items():
-                for i, rng in log.moments(name, 2 * moments if name in wanted else 0):
-                    log.add("local", name, i, function(*WRITES[i % len(WRITES)], rng.random()))
+            try_local(log, wanted, moments, tried)
+
+
+def try_local(log: Log, wanted: list[str], moments: int, tried: Mapping[str, Any]) -> None:
+    for name, function in tried.items():
+        for i, rng in log.moments(name, 2 * moments if name in wanted else 0):
+            log.add("local", name, i, function(*WRITES[i % len(WRITES)], rng.random()))
 
 
 def run_writers(log: Log, moments: int, folder: Path) -> None:
@@ -184,9 +165,6 @@ def run_writers(log: Log, moments: int, folder: Path) -> None:
             for i in range(2 * moments):
                 kind = ("points", "packed points")[i // 3 % 2]
                 log.add("two writers", scenario, i, writers.trial(scenario, PLACES[i % 3], 1000 * log.seed + i, kind))
-
-
-# ---------------------------------------------------------------------------------------------- the table
 
 
 def table(log: Log, seconds: float) -> str:

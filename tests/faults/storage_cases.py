@@ -28,11 +28,7 @@ def quick(server: FaultServer, timeout: str = "20s", **client: Any) -> dict[str,
         "retry_config": {
             "max_retries": 2,
             "retry_timeout": timedelta(seconds=10),
-            "backoff": {
-                "init_backoff": timedelta(milliseconds=5),
-                "max_backoff": timedelta(milliseconds=20),
-                "base": 2,
-            },
+            "backoff": {"init_backoff": timedelta(milliseconds=5), "max_backoff": timedelta(milliseconds=20), "base": 2},
         },
     }
 
@@ -96,16 +92,6 @@ def look(target: str, options: Mapping[str, Any] | None, known: Mapping[str, lis
     if not rows:
         return "empty"
     return next((name for name, content in known.items() if rows == content), "WRONG")
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Return every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def comparable(folder: Path) -> dict[str, bytes]:
-    """Return every file that depends on nothing but the content: the catalog holds times of change."""
-    return {name: data for name, data in files(folder).items() if "dask_zv_catalog" not in name}
 
 
 def put_down(objects: Mapping[str, bytes], folder: Path) -> Path:

@@ -1,18 +1,12 @@
-"""A process that writes for the tests of storage, as another client or another user: one JSON object a line in, one out.
+"""A process that writes for the tests of storage, as another client or another user: ``python storage_programs.py [UID]``.
 
-``python storage_programs.py [UID]``; jobs:
-
-``make``      an empty store
-``write``     a kind of :mod:`storage_cases`, with a pause before the commit or a fault of the local file system at a moment
-``batches``   rounds of chunks, each one ``batched_writes``
-``plan``      plan a write; ``run`` its blocks; ``commit`` it
-
-The answer is ``{"outcome": "done" or the error's name, "message": ..., "seconds": ...}``.
+Jobs ``make`` an empty store, ``write`` a kind of :mod:`storage_cases` (with a pause before the commit or a fault of the local file
+system), write rounds of chunks in ``batches``, ``plan`` a write, ``run`` its blocks, ``commit`` it. The answer is ``{"outcome": "done"
+or the error's name, "message": ..., "seconds": ...}``.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import resource
@@ -25,14 +19,17 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":  # tests find them by pytest's settings
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "benchmarks")]
+    sys.path[:0] = [
+        str(p) for p in (Path(__file__).parent, *(Path(__file__).parents[2] / n for n in ("benchmarks", "tests/pipelines")))
+    ]
 
 import dask
 import storage_cases as cases
+from line_process import answer_lines
 from storage_trials import impatient
 
 import dask_zv as dzv
-from dask_zv.storage.grid import commit as grid_tasks
+from dask_zv.storage.grid import commit as grid_commit
 from dask_zv.storage.local import LocalObjects
 
 ARRAYS = ("vertices", "vertex_attributes/mass")
@@ -46,17 +43,17 @@ def payload(array: str, key: str, who: int) -> bytes:
 @contextmanager
 def pausing(seconds: float) -> Iterator[None]:
     """Wait between the blocks and the commit, so that another writer is there at the same time."""
-    before = grid_tasks.commit_lock
+    before = grid_commit.commit_lock
 
     def later(*args: Any) -> Any:
         time.sleep(seconds)
         return before(*args)
 
-    grid_tasks.commit_lock = later
+    grid_commit.commit_lock = later
     try:
         yield
     finally:
-        grid_tasks.commit_lock = before
+        grid_commit.commit_lock = before
 
 
 @contextmanager
@@ -166,6 +163,20 @@ def warm_up() -> None:
             cases.rows_of(store)
 
 
+JOBS = {f.__name__: f for f in (make, write, batches, plan, run, commit)}
+
+
+def answer(job: dict[str, Any]) -> dict[str, Any]:
+    """Do a job; return how it went."""
+    time.sleep(job.get("wait", 0.0))
+    started = time.monotonic()
+    try:
+        found = {"outcome": "done", "message": "", **JOBS[job["do"]](job)}
+    except Exception as error:  # noqa: BLE001 - whatever is raised is what a user sees
+        found = {"outcome": type(error).__name__, "message": str(error), "is ours": isinstance(error, dzv.ZVError)}
+    return found | {"seconds": round(time.monotonic() - started, 2)}
+
+
 def main() -> None:
     logging.disable(logging.WARNING)
     if len(sys.argv) > 1:
@@ -173,22 +184,8 @@ def main() -> None:
         os.setgroups([])
         os.setgid(int(sys.argv[1]))
         os.setuid(int(sys.argv[1]))
-    jobs = {"make": make, "write": write, "batches": batches, "plan": plan, "run": run, "commit": commit}
-    print("ready", flush=True)
     with dask.config.set(scheduler="sync"), impatient():
-        for line in sys.stdin:
-            job = json.loads(line)
-            time.sleep(job.get("wait", 0.0))
-            started = time.monotonic()
-            answer: dict[str, Any] = {"message": ""}
-            try:
-                answer |= jobs[job["do"]](job)
-                answer["outcome"] = "done"
-            except Exception as error:  # noqa: BLE001 - whatever is raised is what a user sees
-                answer["outcome"], answer["message"] = type(error).__name__, str(error)
-                answer["is ours"] = isinstance(error, dzv.ZVError)
-            answer["seconds"] = round(time.monotonic() - started, 2)
-            print(json.dumps(answer), flush=True)
+        answer_lines(answer, first="ready")
 
 
 if __name__ == "__main__":

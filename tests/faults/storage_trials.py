@@ -21,8 +21,6 @@ from fault_server import FaultServer
 import dask_zv as dzv
 from dask_zv.config import override
 
-__all__ = ["CLIENTS", "FAULTS", "Fault", "Trial", "Trials", "impatient", "is_clear"]
-
 CLIENTS = ("obstore", "s3fs")
 SECRET = "a-secret-of-the-trials"
 _ADVICE = ("write again", "try again", "write both again", "check the", "wait for it", "mode='overwrite'", "write the chunk")
@@ -30,26 +28,13 @@ _ADVICE = ("write again", "try again", "write both again", "check the", "wait fo
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with a request.
-
-    Attributes
-    ----------
-    name : str
-    rule : mapping
-        Of the server, without the moment.
-    ridden_out : bool
-        Nobody need notice a short one.
-    harmless : bool
-        Nor a lasting one.
-    short : bool
-        There is a short one.
-    """
+    """What goes wrong with a request."""
 
     name: str
-    rule: Mapping[str, Any]
-    ridden_out: bool = True
-    harmless: bool = False
-    short: bool = True
+    rule: Mapping[str, Any]  # of the server, without the moment
+    ridden_out: bool = True  # nobody need notice a short one,
+    harmless: bool = False  # nor a lasting one
+    short: bool = True  # there is a short one
 
 
 FAULTS = {
@@ -76,50 +61,41 @@ FAULTS = {
 
 @dataclass
 class Trial:
-    """What came of one.
-
-    Attributes
-    ----------
-    fault, client, kind, before, lasting : of what
-    moment, requests : int
-        The request at which the fault began, of how many an undisturbed write or read makes.
-    at : str
-        That request.
-    fired : int
-        Requests that went wrong.
-    outcome : str
-        "finished", or the name of the error.
-    message : str
-    seconds : float
-    during : dict
-        What the other reader saw meanwhile, and how often.
-    seen : str
-        What it saw then.
-    peer : str
-        What the reader of the ZV 0.9 package made of the objects then, where it was asked.
-    resumed : str
-        What came of the same write after the fault; empty where there was none.
-    complaints : list of str
-        What should not be.
-    """
+    """What came of one."""
 
     fault: str
     client: str
     kind: str
     before: str
     lasting: bool
-    moment: int
-    requests: int
-    at: str = ""
-    fired: int = 0
-    outcome: str = ""
+    moment: int  # the request at which the fault began,
+    requests: int  # of how many an undisturbed write or read makes,
+    at: str = ""  # and which that is
+    fired: int = 0  # requests that went wrong
+    outcome: str = ""  # "finished", or the name of the error
     message: str = ""
     seconds: float = 0.0
-    during: dict[str, int] = field(default_factory=dict)
-    seen: str = ""
-    peer: str = ""
-    resumed: str = ""
-    complaints: list[str] = field(default_factory=list)
+    during: dict[str, int] = field(default_factory=dict)  # what the other reader saw meanwhile, and how often
+    seen: str = ""  # what it saw then
+    peer: str = ""  # what the ZV 0.9 package made of the objects then, where it was asked
+    resumed: str = ""  # what came of the same write after the fault; empty where there was none
+    complaints: list[str] = field(default_factory=list)  # what should not be
+
+    def judge(self, now: Mapping[str, bytes], wanted: Mapping[str, bytes], read_back: str) -> None:
+        """Complain of what no write may leave, whatever went wrong: wrong answers, other objects than an undisturbed one."""
+        if self.outcome == "finished" and self.seen != "new":
+            self.complaints.append(f"the write has finished, and a reader sees: {self.seen}")
+        if self.resumed not in ("", "finished"):
+            self.complaints.append(f"not finished after the fault: {self.resumed}")
+        if "WRONG" in {self.seen, *self.during}:
+            self.complaints.append("a reader got a wrong answer")
+        if self.before == "old" and "empty" in {self.seen, *self.during}:
+            self.complaints.append("a reader got nothing where there was something")
+        if now != wanted:
+            differ = sorted(k for k in {*now, *wanted} if now.get(k) != wanted.get(k))
+            self.complaints.append(f"objects that differ from those of an undisturbed write: {differ[:5]}")
+        if read_back != "new":
+            self.complaints.append("what was written does not read back")
 
 
 @contextmanager
@@ -130,10 +106,7 @@ def impatient(lifetime: float = 2.0) -> Iterator[None]:
 
 
 def is_clear(error: BaseException, url: str = cases.URL) -> list[str]:
-    """Return what an error lacks: that it is ours, its store, the place in it, what to do; and whether it tells a secret.
-
-    Of bytes that are damaged, an error says what is wrong with them and where.
-    """
+    """Return what an error lacks (that it is ours, its store, the place in it, what to do), and whether it tells a secret."""
     text = str(error)
     lacks = [] if isinstance(error, dzv.ZVError) else ["is no ZVError"]
     if url not in text:
@@ -179,21 +152,10 @@ class _Prepared:
 
 
 class Trials:
-    """Trials on one server.
-
-    Parameters
-    ----------
-    server : FaultServer
-    timeout : float
-        Seconds after which the clients take a request for lost.
-    pause : float
-        Seconds between two looks of the other reader.
-    """
+    """Trials on one server; clients take a request for lost after `timeout` s, the other reader looks every `pause` s."""
 
     def __init__(self, server: FaultServer, timeout: float = 1.5, pause: float = 0.02) -> None:
-        self.server = server
-        self.timeout = timeout
-        self.pause = pause
+        self.server, self.timeout, self.pause = server, timeout, pause
         self.safe = cases.unharmed(server)
         options = {**server.storage_options, "secret": SECRET}
         self._obstore = {**cases.quick(server, f"{timeout}s"), **options}
@@ -258,20 +220,8 @@ class Trials:
         self._prepared[key] = _Prepared("-".join(key).replace(" ", "-"), self.server.log(), made.objects, made.known)
         return self._prepared[key]
 
-    # ---------------------------------------------------------------------------------------- one trial
-
-    def of_write(
-        self,
-        fault: Fault,
-        client: str,
-        kind: str,
-        before: str,
-        where: float,
-        *,
-        lasting: bool,
-        hits: int = 1,
-        watch: bool = True,
-    ) -> Trial:
+    def of_write(self, fault: Fault, client: str, kind: str, before: str, where: float, *,
+                 lasting: bool, hits: int = 1, watch: bool = True) -> Trial:  # fmt: skip
         """Write while a fault begins at a part `where` (0 to 1) of the requests, and judge what came of it."""
         found = self.prepare(client, kind, before)
         trial = self._begin(found, fault, client, kind, before, where, lasting=lasting, hits=hits)
@@ -289,7 +239,9 @@ class Trials:
                 trial.peer = self.peer(self.server.dump("s.zv/"), whole)
             if trial.outcome != "finished":
                 trial.resumed = self._resume(trial)
-        self._judge(trial, fault, found)
+        if trial.outcome != "finished" and (fault.harmless or (fault.ridden_out and not lasting)):
+            trial.complaints.append("a fault that should be ridden out was not")
+        trial.judge(self.server.dump("s.zv/"), found.objects, cases.look(cases.URL, self.safe, found.known))
         return trial
 
     def of_read(self, fault: Fault, client: str, kind: str, where: float, *, lasting: bool, hits: int = 1) -> Trial:
@@ -338,22 +290,3 @@ class Trials:
         except dzv.ZVError as error:
             return f"{type(error).__name__}: {error}"
         return "finished"
-
-    def _judge(self, trial: Trial, fault: Fault, found: _Prepared) -> None:
-        complaints = trial.complaints
-        if trial.outcome != "finished" and (fault.harmless or (fault.ridden_out and not trial.lasting)):
-            complaints.append("a fault that should be ridden out was not")
-        if trial.outcome == "finished" and trial.seen != "new":
-            complaints.append(f"the write has finished, and a reader sees: {trial.seen}")
-        if trial.resumed not in ("", "finished"):
-            complaints.append(f"not finished after the fault: {trial.resumed}")
-        if "WRONG" in {trial.seen, *trial.during}:
-            complaints.append("a reader got a wrong answer")
-        if trial.before == "old" and "empty" in {trial.seen, *trial.during}:
-            complaints.append("a reader got nothing where there was something")
-        now = self.server.dump("s.zv/")
-        if now != found.objects:
-            differ = sorted(k for k in {*now, *found.objects} if now.get(k) != found.objects.get(k))
-            complaints.append(f"objects that differ from those of an undisturbed write: {differ[:5]}")
-        if cases.look(cases.URL, self.safe, found.known) != "new":
-            complaints.append("what was written does not read back")

@@ -16,12 +16,11 @@ from kills.processes import end, start
 from kills.programs import extend
 from kills.stores import arm, differences, outcome_of
 from points_reference import files
+from refusals import fails
 
 import dask_zv as dzv
 from dask_zv.graph import tasks as graph
-from dask_zv.storage import local, locks
-from dask_zv.storage.grid import commit as grid_tasks
-from dask_zv.storage.per_chunk import write as per_chunk_tasks
+from dask_zv.storage import local, locks, specs
 
 JOURNAL = "0/dask_zv_journal"
 
@@ -87,16 +86,10 @@ def same(store, target, whole):
     assert rows_of(store, check_objects=True) == wanted
 
 
-# ------------------------------------------------------------------------------------------------------------ duplicates
-
 TWICE = ["the first receipt", "the second receipt", "at once", "late"]
-TWICE_CASES = [
-    "points grid packed",
-    "points per_chunk packed",
-    "overwrite grid packed",
-    "overwrite per_chunk packed",
-    "objects grid",
-]
+GRID, PER_CHUNK = "points grid packed", "points per_chunk packed"
+TWICE_CASES = [GRID, PER_CHUNK, "overwrite grid packed", "overwrite per_chunk packed", "objects grid"]
+TILES = {"chunk_shape": (1.0, 1.0), "bounds": ((0.0, 0.0), (40.0, 40.0)), "compressor": None}
 
 
 @pytest.fixture
@@ -109,13 +102,8 @@ def twice(monkeypatch):
         def run_block(*args):
             if how == "at once":
                 meet = threading.Barrier(2)
-
-                def together():
-                    meet.wait()
-                    return inner(*args)
-
                 with ThreadPoolExecutor(2) as pool:
-                    both = pool.submit(together), pool.submit(together)
+                    both = [pool.submit(lambda: (meet.wait(), inner(*args))[1]) for _ in range(2)]
                 return both[0].result()
             first = inner(*args)
             if how == "late":
@@ -152,7 +140,7 @@ def test_every_task_runs_twice(case, how, twice, whole, tmp_path):
 
 def test_a_duplicate_that_overtakes(whole, tmp_path, monkeypatch):
     """Both store new objects: the second makes one between the moment when the first made its folder and the file itself."""
-    case = "points per_chunk packed"
+    case = PER_CHUNK
     wanted = whole(case)
     store = begin(case, tmp_path / "s.zv")
     inner, make, running = graph.run_block, local.LocalObjects._make_directories, []
@@ -176,7 +164,7 @@ def test_a_duplicate_that_overtakes(whole, tmp_path, monkeypatch):
     same(store, tmp_path / "s.zv", wanted)
 
 
-@pytest.mark.parametrize("case", ["points grid packed", "overwrite per_chunk packed"])
+@pytest.mark.parametrize("case", [GRID, "overwrite per_chunk packed"])
 def test_the_whole_graph_runs_twice_at_once(case, whole, tmp_path):
     """As of a client that was cut off, and another that began again."""
     wanted = whole(case)
@@ -191,31 +179,42 @@ def test_the_whole_graph_runs_twice_at_once(case, whole, tmp_path):
     same(dzv.open(tmp_path / "s.zv"), tmp_path / "s.zv", wanted)
 
 
-def test_a_duplicate_beside_the_run_that_resumes(twice, whole, tmp_path, monkeypatch):
+@pytest.fixture
+def failing_after(monkeypatch):
+    """Return a function that lets so many blocks be stored, and no more; it returns a list of how many are left, to be changed."""
+    store_block = graph.store_block
+
+    def begin(number):
+        left = [number]
+
+        def failing(spec, payload):
+            if not left[0]:
+                raise PowerCutError
+            left[0] -= 1
+            return store_block(spec, payload)
+
+        monkeypatch.setattr(graph, "store_block", failing)
+        return left
+
+    return begin
+
+
+def test_a_duplicate_beside_the_run_that_resumes(twice, failing_after, whole, tmp_path, monkeypatch):
     """Blocks of the run that died are stored again by a straggler, while the next run is at work."""
-    case = "points grid packed"
+    case = GRID
     wanted = whole(case)
     store = begin(case, tmp_path / "s.zv")
     late = twice("late")
-    store_block, left = graph.store_block, [5]
-
-    def failing(spec, payload):
-        if not left[0]:
-            raise PowerCutError
-        left[0] -= 1
-        return store_block(spec, payload)
-
-    monkeypatch.setattr(graph, "store_block", failing)
+    store_block, left = graph.store_block, failing_after(5)
     with pytest.raises(PowerCutError) as caught:
         run(case, store)
     assert "s.zv" in caught.value.__notes__[0]
     assert "resume=True" in caught.value.__notes__[0]
     left[0] = 1000
-    stragglers, stored = late[:3], []
+    stragglers = late[:3]
 
     def beside(spec, payload):
         result = store_block(spec, payload)
-        stored.append(spec)
         if stragglers:
             stragglers.pop()()
         return result
@@ -226,12 +225,9 @@ def test_a_duplicate_beside_the_run_that_resumes(twice, whole, tmp_path, monkeyp
     same(store, tmp_path / "s.zv", wanted)
 
 
-# -------------------------------------------------------------------------------------------------------------- receipts
-
-
 @pytest.fixture
 def plan(tmp_path):
-    case = "points grid packed"
+    case = GRID
     store = begin(case, tmp_path / "s.zv")
     with dask.config.set(scheduler="sync"):
         yield function(case, "plan")(store, **write_arguments(CASES[case]))
@@ -244,7 +240,7 @@ def test_a_receipt_that_is_lost_with_its_process(plan, whole, tmp_path):
         plan.commit(receipts[:3] + receipts[4:])
     assert dzv.open(tmp_path / "s.zv").level(0).metadata.vertex_count == 0
     plan.commit(receipts[:3] + receipts[4:] + [plan.run(3)])
-    same(dzv.open(tmp_path / "s.zv"), tmp_path / "s.zv", whole("points grid packed"))
+    same(dzv.open(tmp_path / "s.zv"), tmp_path / "s.zv", whole(GRID))
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -265,7 +261,7 @@ def test_blocks_that_two_processes_ran(order, plan, whole, tmp_path):
     except dzv.PlanError:  # named are the blocks of which either has an object of the other's: they are run again
         report = plan.commit([*receipts, *(plan.run(b) for b in range(len(plan)))])
     assert report.rows == 3000
-    same(dzv.open(tmp_path / "s.zv"), tmp_path / "s.zv", whole("points grid packed"))
+    same(dzv.open(tmp_path / "s.zv"), tmp_path / "s.zv", whole(GRID))
 
 
 def test_a_receipt_of_a_run_before_the_last(plan, whole, tmp_path):
@@ -273,34 +269,21 @@ def test_a_receipt_of_a_run_before_the_last(plan, whole, tmp_path):
     receipts = [plan.run(b) for b in range(len(plan))]
     time.sleep(0.01)
     again = plan.run(5)
-    with pytest.raises(dzv.PlanError, match=r"has others, of 1 of 8 blocks \(5\): run them with plan\.run"):
-        plan.commit(receipts)
+    fails(dzv.PlanError, r"has others, of 1 of 8 blocks \(5\): run them with plan\.run", plan.commit, receipts)
     plan.commit([*receipts, again])
-    same(dzv.open(tmp_path / "s.zv"), tmp_path / "s.zv", whole("points grid packed"))
+    same(dzv.open(tmp_path / "s.zv"), tmp_path / "s.zv", whole(GRID))
 
 
-# ---------------------------------------------------------------------------------------------------------------- clocks
-
-
-@pytest.mark.parametrize("case", ["points grid packed", "points per_chunk packed"])
+@pytest.mark.parametrize("case", [GRID, PER_CHUNK])
 @pytest.mark.parametrize("hours", [[-5.0], [7.0, -7.0, 0.0]])
-def test_a_file_server_whose_clock_is_wrong(case, hours, whole, tmp_path, monkeypatch):
+def test_a_file_server_whose_clock_is_wrong(case, hours, failing_after, whole, tmp_path, monkeypatch):
     """Times of change are compared for being the same, never for being later."""
     wanted = whole(case)
     store = begin(case, tmp_path / "s.zv")
-    store_block, left = graph.store_block, [4]
-
-    def failing(spec, payload):
-        if not left[0]:
-            raise PowerCutError
-        left[0] -= 1
-        return store_block(spec, payload)
-
-    monkeypatch.setattr(graph, "store_block", failing)
+    left = failing_after(4)
     with monkeypatch.context() as patch:
         FileServer(hours).installed(patch)
-        with pytest.raises(PowerCutError):
-            run(case, store)
+        fails(PowerCutError, None, run, case, store)
     noted = [p.name for p in (tmp_path / "s.zv" / JOURNAL / "c").iterdir()]
     assert len(noted) == 4
     left[0] = 1000
@@ -322,8 +305,7 @@ def test_what_is_overwritten_by_an_earlier_clock_is_seen(tmp_path, monkeypatch):
         lazy = xr.open_dataset(tmp_path / "s.zv", engine="zv", chunks={})
         FileServer([-9.0]).installed(monkeypatch)
         dzv.write_points(store, where, attributes={"mass": np.ones(500)}, mode="overwrite")
-        with pytest.raises(dzv.FormatError, match="open it again"):
-            lazy["mass"].compute()
+        fails(dzv.FormatError, "open it again", lambda: lazy["mass"].compute())
         assert dzv.open(tmp_path / "s.zv").level(0).read().attributes["mass"].tolist() == [1.0] * 500
         again = xr.open_dataset(tmp_path / "s.zv", engine="zv", chunks={})
         assert dask.base.tokenize(again["mass"].data) != dask.base.tokenize(lazy["mass"].data)
@@ -333,7 +315,7 @@ def test_what_is_overwritten_by_an_earlier_clock_is_seen(tmp_path, monkeypatch):
 def test_clients_whose_clocks_are_hours_apart(tmp_path):
     """Two that add chunks to one level, commit after commit: neither takes the other's lock for a dead one's."""
     target = tmp_path / "s.zv"
-    dzv.create(target, chunk_shape=(1.0, 1.0), bounds=((0.0, 0.0), (40.0, 40.0)), compressor=None)
+    dzv.create(target, **TILES)
     rounds = {name: [[f"{i}.{j}" for j in range(4)] for i in range(at, at + 6)] for name, at in (("early", 0), ("late", 20))}
     writers = [start(extend, str(tmp_path), str(target), n, rounds[n], h) for n, h in (("early", -6.0), ("late", 6.0))]
     for writer in writers:
@@ -350,7 +332,7 @@ def test_clients_whose_clocks_are_hours_apart(tmp_path):
 def test_a_lock_of_a_dead_client_whose_clock_was_wrong(hours, tmp_path):
     """Killed in its commit: what it held is free, whatever time it thought it was, and what it stored is in nobody's list."""
     target = tmp_path / "s.zv"
-    dzv.create(target, chunk_shape=(1.0, 1.0), bounds=((0.0, 0.0), (40.0, 40.0)), compressor=None)
+    dzv.create(target, **TILES)
     arm(tmp_path, {})
     writer = start(extend, str(tmp_path), str(target), "first", [["0.0"], ["1.1"]], hours)
     writer.join(60)
@@ -359,7 +341,7 @@ def test_a_lock_of_a_dead_client_whose_clock_was_wrong(hours, tmp_path):
     for name in files(target):
         if "/c/" in name or "dask_zv_catalog" in name:
             (target / name).unlink()
-    dzv.create(target, chunk_shape=(1.0, 1.0), bounds=((0.0, 0.0), (40.0, 40.0)), compressor=None, overwrite=True)
+    dzv.create(target, **TILES, overwrite=True)
     arm(tmp_path, {number: {"half": False}})
     writer = start(extend, str(tmp_path), str(target), "second", [["0.0"], ["1.1"]], hours)
     writer.join(60)
@@ -380,17 +362,13 @@ def test_a_lock_of_a_dead_client_whose_clock_was_wrong(hours, tmp_path):
 @pytest.mark.parametrize("hours", [-6.0, 6.0])
 def test_a_lock_of_another_machine_whose_clock_is_wrong(hours, tmp_path, monkeypatch):
     """Who waits goes by how long the lock stays as it is: one that is renewed is left alone, one that isn't is taken away."""
-    store = dzv.create(tmp_path / "s.zv", chunk_shape=(1.0, 1.0), bounds=((0.0, 0.0), (40.0, 40.0)), compressor=None)
+    store = dzv.create(tmp_path / "s.zv", **TILES)
     path = tmp_path / "s.zv" / "0" / "dask_zv_lock"
 
-    def content(turn):
-        until = time.time() + 3600 * hours
-        return json.dumps(
-            {"owner": "x", "expires": until, "lifetime": 0.4, "renewed": turn, "machine": "far", "pid": 1}
-        ).encode()
-
     def replaced(turn):
-        path.with_name("part").write_bytes(content(turn))
+        until = time.time() + 3600 * hours
+        content = {"owner": "x", "expires": until, "lifetime": 0.4, "renewed": turn, "machine": "far", "pid": 1}
+        path.with_name("part").write_text(json.dumps(content))
         path.with_name("part").replace(path)
 
     replaced(0)
@@ -411,7 +389,7 @@ def test_a_lock_of_another_machine_whose_clock_is_wrong(hours, tmp_path, monkeyp
     assert not path.exists()
 
 
-@pytest.mark.parametrize("case", ["points grid packed", "points per_chunk packed"])
+@pytest.mark.parametrize("case", [GRID, PER_CHUNK])
 def test_clocks_of_workers_that_jump(case, whole, tmp_path, monkeypatch):
     """A block may end before it began, by its worker's clock: the report's total is of a clock that nobody sets."""
 
@@ -425,8 +403,8 @@ def test_clocks_of_workers_that_jump(case, whole, tmp_path, monkeypatch):
             Jumping.turn -= 3600.0
             return time.time() + Jumping.turn
 
-    monkeypatch.setattr(grid_tasks, "time", Jumping())
-    monkeypatch.setattr(per_chunk_tasks, "time", Jumping())
+    for module in (graph, specs):  # where a block begins, and where it ends
+        monkeypatch.setattr(module, "time", Jumping())
     store = begin(case, tmp_path / "s.zv")
     report = run(case, store)
     assert 0 < report.seconds < 600

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 
 import pytest
+from line_process import LineProcess
 from local_trials import LocalTrials, owned_folder, small_disk
-from writer_trials import Process
+from writer_trials import PROGRAM
 
 pytestmark = pytest.mark.usefixtures("sync_scheduler")
 
@@ -31,40 +33,27 @@ def disk(tmp_path_factory):
 @pytest.fixture(scope="module")
 def other_user():
     """Trials by a process of a user whom modes bind: where this one is root, nobody."""
-    with owned_folder() as (folder, arguments):
-        process = Process(*arguments)
+    with owned_folder() as (folder, arguments), closing(LineProcess(PROGRAM, *arguments)) as process:
         try:
-            try:
-                process.wait_ready()
-            except RuntimeError as error:
-                pytest.skip(f"no process of another user can run here: {error}")
-            yield LocalTrials(folder, process)
-        finally:
-            process.close()
+            process.hear()
+        except RuntimeError as error:
+            pytest.skip(f"no process of another user can run here: {error}")
+        yield LocalTrials(folder, process)
 
 
-@pytest.mark.parametrize("inodes", [False, True], ids=["bytes", "inodes"])
-def test_disk_full(inodes, disk):
-    for kind, before, where in moments("full", 4):
-        trial = disk.disk_full(kind, before, where, inodes=inodes)
-        assert trial.outcome == "StoreError"
-        assert trial.resumed == "finished"
-        assert not trial.complaints, trial
-
-
-def test_permission_lost(other_user):
-    """No directory may be written to any more from some file on."""
-    for kind, before, where in moments("permission", 4):
-        trial = other_user.permission_lost(kind, before, where)
-        assert trial.outcome == "StoreError"
-        assert trial.resumed == "finished"
-        assert not trial.complaints, trial
-
-
-def test_files_that_may_not_be_large(other_user):
-    """The system refuses what is larger than some limit, after it has taken a part of it."""
-    for kind, before, where in moments("limit", 4):
-        trial = other_user.file_too_large(kind, before, where)
+@pytest.mark.parametrize(
+    ("fault", "trials"),
+    [
+        ("disk_full", "disk"),
+        ("no_inodes", "disk"),
+        ("permission_lost", "other_user"),  # no directory may be written to any more from some file on
+        ("file_too_large", "other_user"),  # the system takes a part of what is larger than some limit
+    ],
+)
+def test_a_write_that_the_system_refuses(fault, trials, request):
+    trials = request.getfixturevalue(trials)
+    for kind, before, where in moments(fault, 4):
+        trial = getattr(trials, fault)(kind, before, where)
         assert trial.outcome == "StoreError"
         assert trial.resumed == "finished"
         assert not trial.complaints, trial

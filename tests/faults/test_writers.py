@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import storage_cases as cases
+from refusals import fails
 from storage_trials import impatient
 from writer_trials import PLACES, SCENARIOS, Writers
 
@@ -44,8 +45,7 @@ def test_cells_of_a_refused_writer_are_an_error_not_an_answer(place, kind, fault
         cases.write(kind, dzv.open(target, mode="r+", storage_options=options), 2)
         known = {"committed": cases.rows_of(dzv.open(target, storage_options=options))}
         receipts = [plan.run(block) for block in range(len(plan))]
-        with pytest.raises(dzv.PlanError, match="another writer has written this level"):
-            plan.commit(receipts)
+        fails(dzv.PlanError, "another writer has written this level", plan.commit, receipts)
         assert cases.look(target, options, known) == "FormatError"
         cases.write(kind, dzv.open(target, mode="r+", storage_options=options), 2, mode="overwrite")
         assert cases.look(target, options, known) == "committed"
@@ -59,8 +59,7 @@ def test_a_replacement_that_was_planned_before_another(tmp_path):
         cases.write("points", store, 1)
         late = cases.write("points", dzv.open(target, mode="r+"), 2, mode="overwrite", compute=False)
         cases.write("points", dzv.open(target, mode="r+"), 3, mode="overwrite")
-        with pytest.raises(dzv.PlanError, match="another writer has written this level"):
-            late.compute()
+        fails(dzv.PlanError, "another writer has written this level", late.compute)
         cases.write("points", dzv.open(target, mode="r+"), 2, mode="overwrite")
         found = cases.rows_of(dzv.open(target))
         again = cases.write("points", dzv.open(target, mode="r+"), 2, mode="overwrite", compute=False)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import storage_cases as cases
 from fault_server import FaultServer
+from line_process import LineProcess
 from storage_programs import ARRAYS, payload
 from storage_trials import is_clear
 
 import dask_zv as dzv
-
-__all__ = ["PLACES", "SCENARIOS", "Process", "WriterTrial", "Writers", "two_writers"]
 
 PLACES = ("local", "obstore", "s3fs")
 SCENARIOS = (
@@ -31,102 +27,39 @@ SCENARIOS = (
     "a level replaced twice",
     "plans",
 )
-
-
-class Process:
-    """A process of storage_programs.py."""
-
-    def __init__(self, *arguments: str) -> None:
-        program = str(Path(__file__).with_name("storage_programs.py"))
-        self._process = subprocess.Popen(
-            [sys.executable, program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._ready = False
-
-    def wait_ready(self) -> None:
-        if not self._ready:
-            assert self._process.stdout is not None
-            line = self._process.stdout.readline()
-            if line != "ready\n":
-                raise RuntimeError(f"the program did not start: {line!r}, exit status {self._process.wait(10)}")
-            self._ready = True
-
-    def begin(self, do: str, **job: Any) -> None:
-        """Hand a job over."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **job}) + "\n")
-        self._process.stdin.flush()
-
-    def end(self) -> dict[str, Any]:
-        """Return how it went."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the program has ended with exit status {self._process.wait(10)}")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def run(self, do: str, **job: Any) -> dict[str, Any]:
-        self.wait_ready()
-        self.begin(do, **job)
-        return self.end()
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+PROGRAM = Path(__file__).with_name("storage_programs.py")
 
 
 @contextmanager
-def two_writers() -> Iterator[tuple[Process, Process]]:
-    """Run two of them for the length of a ``with`` block."""
-    processes = Process(), Process()
-    try:
-        for process in processes:
-            process.wait_ready()
-        yield processes
-    finally:
-        for process in processes:
-            process.close()
+def two_writers() -> Iterator[tuple[LineProcess, LineProcess]]:
+    """Run two writing processes for the length of a ``with`` block."""
+    with closing(LineProcess(PROGRAM)) as one, closing(LineProcess(PROGRAM)) as other:
+        for process in (one, other):
+            process.hear()
+        yield one, other
 
 
 @dataclass
 class WriterTrial:
-    """What came of one.
-
-    Attributes
-    ----------
-    scenario, place, kind : of what
-    seed : int
-    outcomes, messages : list of str
-        Of both writers: "done" or the error's name, and what it says.
-    seconds : list of float
-    seen : str
-        What a reader finds then.
-    healed : str
-        What comes of writing again where that was refused or the level is no longer whole.
-    complaints : list of str
-        What should not be.
-    """
+    """What came of one."""
 
     scenario: str
     place: str
     kind: str
     seed: int
-    outcomes: list[str] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)
+    outcomes: list[str] = field(default_factory=list)  # of both writers: "done" or the error's name,
+    messages: list[str] = field(default_factory=list)  # and what it says
     seconds: list[float] = field(default_factory=list)
-    seen: str = ""
-    healed: str = ""
-    complaints: list[str] = field(default_factory=list)
+    seen: str = ""  # what a reader finds then
+    healed: str = ""  # what comes of writing again where that was refused or the level is no longer whole
+    complaints: list[str] = field(default_factory=list)  # what should not be
 
 
 class Writers:
     """Trials with two processes and two kinds of storage."""
 
-    def __init__(self, processes: tuple[Process, Process], server: FaultServer, folder: Path) -> None:
-        self.processes = processes
-        self.server = server
-        self.folder = folder
+    def __init__(self, processes: tuple[LineProcess, LineProcess], server: FaultServer, folder: Path) -> None:
+        self.processes, self.server, self.folder = processes, server, folder
         self._known: dict[tuple[str, int], list[Any]] = {}
 
     def trial(self, scenario: str, place: str, seed: int, kind: str = "points") -> WriterTrial:
@@ -167,9 +100,13 @@ class Writers:
 
     def _both(self, trial: WriterTrial, do: str, *jobs: dict[str, Any]) -> None:
         for process, job in zip(self.processes, jobs, strict=True):
-            process.begin(do, **job)
+            process.tell(do=do, **job)
         for process in self.processes:
-            self._note(trial, process.end())
+            self._note(trial, process.hear())
+
+    @staticmethod
+    def _delays(rng: random.Random, most: float) -> dict[str, float]:
+        return {"pause": rng.uniform(0, most), "wait": rng.uniform(0, most)}
 
     def _note(self, trial: WriterTrial, answer: dict[str, Any]) -> None:
         trial.outcomes.append(answer["outcome"])
@@ -177,8 +114,6 @@ class Writers:
         trial.seconds.append(answer["seconds"])
         if not answer.get("is ours", True):
             trial.complaints.append(f"no ZVError: {answer}")
-
-    # ------------------------------------------------------------------------------------------ blocks
 
     def _blocks(self, trial: WriterTrial, where: dict[str, Any], rng: random.Random) -> None:
         """Rounds of chunks of each writer; some chunks were committed by a third before."""
@@ -191,14 +126,9 @@ class Writers:
                     group.write_bytes(array, key, payload(array, key, 9))
         same = trial.scenario == "the same blocks"
         # shards are of 2 x 2 chunks in packed stores: writers that share none have rows of shards of their own
-        rounds = [
-            [[f"{0 if same else 2 * who}.{2 * r}", f"{1 if same else 2 * who + 1}.{2 * r + 1}"] for r in range(2)]
-            for who in range(2)
-        ]
-        jobs = [
-            {**where, "rounds": rounds[who], "who": who, "pause": rng.uniform(0, 0.05), "wait": rng.uniform(0, 0.05)}
-            for who in range(2)
-        ]
+        first = [0, 0] if same else [0, 2]
+        rounds = [[[f"{row}.{2 * r}", f"{row + 1}.{2 * r + 1}"] for r in range(2)] for row in first]
+        jobs = [{**where, "rounds": rounds[who], "who": who, **self._delays(rng, 0.05)} for who in range(2)]
         self._both(trial, "batches", *jobs)
         done = [who for who in range(2) if trial.outcomes[who] == "done"]
         wanted: dict[str, set[int]] = {key: {9} for key in before}
@@ -230,8 +160,6 @@ class Writers:
         mixed = sorted(key for key, by in writers.items() if len(set(map(str, by))) > 1)
         trial.seen = "all chunks" if not mixed else f"mixed: {', '.join(mixed)}"
 
-    # ------------------------------------------------------------------------------------------ levels
-
     def _level(self, trial: WriterTrial, where: dict[str, Any], rng: random.Random) -> None:
         """Both write the whole level."""
         options = where["options"]
@@ -241,10 +169,7 @@ class Writers:
             cases.write(trial.kind, dzv.open(where["target"], mode="r+", storage_options=options), 3)
             known["3"] = self.known(trial.kind, 3)
             settings["mode"] = "overwrite"
-        jobs = [
-            {**where, **settings, "seed": seed, "pause": rng.uniform(0, 0.2), "wait": rng.uniform(0, 0.2)} for seed in (1, 2)
-        ]
-        self._both(trial, "write", *jobs)
+        self._both(trial, "write", *({**where, **settings, "seed": seed, **self._delays(rng, 0.2)} for seed in (1, 2)))
         trial.seen = cases.look(where["target"], options, known)
         if "done" not in trial.outcomes:
             trial.complaints.append("nobody has finished")
@@ -261,10 +186,9 @@ class Writers:
     def _plans(self, trial: WriterTrial, where: dict[str, Any]) -> None:
         """One plans; another writes the level; the first runs its plan."""
         one, other = self.processes
-        answers = [one.run("plan", **where, seed=1), other.run("write", **where, seed=2)]
-        answers.append(one.run("run"))
+        answers = [one.ask(do="plan", **where, seed=1), other.ask(do="write", **where, seed=2), one.ask(do="run")]
         if answers[-1]["outcome"] == "done":
-            answers.append(one.run("commit"))
+            answers.append(one.ask(do="commit"))
         self._note(trial, answers[1])
         self._note(trial, answers[-1])
         known = {str(seed): self.known(trial.kind, seed) for seed in (1, 2)}

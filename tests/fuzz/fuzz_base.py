@@ -8,14 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import google_crc32c
 from fuzz_corpus import Mutator
 from fuzz_stores import golden, golden_names
 
 from dask_zv.format.documents import parse_blob_document, parse_document
 from dask_zv.storage.codecs import unpack_zstd
-
-__all__ = ["FREE", "PACKED", "Decoder", "Parts", "attributes_of", "from_per_chunk", "node_of", "spread"]
-
 
 Parts = tuple[bytes, ...]
 FREE = 64 << 20
@@ -26,30 +24,18 @@ PACKED = 1 << 16
 
 @dataclass(frozen=True)
 class Decoder:
-    """One decoder.
-
-    Attributes
-    ----------
-    name : str
-    seeds : function
-        Returns valid inputs, each a tuple of blobs.
-    run : function
-        Decodes an input, and raises AssertionError where the answer breaks a promise; it is given the seed as well.
-    kinds : str
-        For each blob of an input how it is mutated: "b" as bytes, "j" as JSON, "-" not at all.
-    refit : function, optional
-        Corrects checksums of a mutated input, so that what lies behind them is reached; used for two inputs of three.
-    ratio, free : int
-        See :data:`FREE`; more is free where a payload is unpacked and then taken out of its frame.
-    """
+    """One decoder."""
 
     name: str
-    seeds: Callable[[], Sequence[Parts]]
-    run: Callable[[Parts, Parts], object]
-    kinds: str = "b"
+    seeds: Callable[[], Sequence[Parts]]  # valid inputs, each a tuple of blobs
+    run: Callable[
+        [Parts, Parts], object
+    ]  # decodes an input (beside its seed); AssertionError where the answer breaks a promise
+    kinds: str = "b"  # for each blob of an input how it is mutated: "b" as bytes, "j" as JSON, "-" not at all
+    # corrects checksums of a mutated input, so that what lies behind them is reached; used for two inputs of three
     refit: Callable[[Parts, Parts, random.Random], Parts] | None = None
     ratio: int = 100
-    free: int = FREE
+    free: int = FREE  # more where a payload is unpacked and then taken out of its frame
 
     def mutate(self, seed: Parts, mutator: Mutator) -> Parts:
         """Return a mutated input; one in a hundred is the seed itself, which must be decoded."""
@@ -67,6 +53,32 @@ class Decoder:
     def bound(self, parts: Parts) -> int:
         """Return the bytes that decoding an input may take."""
         return self.free + self.ratio * sum(map(len, parts))
+
+
+DECODERS: dict[str, Decoder] = {}
+"""Every decoder by name."""
+
+
+def decodes(name: str, seeds: Callable[[], Sequence[Parts]], kinds: str = "b", **how: Any) -> Callable[[Any], Any]:
+    """Let the function below be the decoder of a name."""
+
+    def register(run: Any) -> Any:
+        DECODERS[name] = Decoder(name, seeds, run, kinds, **how)
+        return run
+
+    return register
+
+
+def split_payload(payload: bytes) -> Parts:
+    """Return (magic and version, header, arrays) of a catalog or a receipt, without the length and the checksum."""
+    end = 12 + int.from_bytes(payload[8:12], "little")
+    return payload[:8], payload[12:end], payload[end:-4]
+
+
+def join_payload(parts: Parts) -> bytes:
+    """Return the payload of the parts, with the length and the checksum that fit."""
+    body = parts[0] + len(parts[1]).to_bytes(4, "little") + parts[1] + parts[2]
+    return body + int(google_crc32c.value(body)).to_bytes(4, "little")
 
 
 def spread(blobs: Sequence[bytes], n: int = 40) -> list[bytes]:

@@ -9,17 +9,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from fuzz_base import FREE, Decoder, Parts, from_per_chunk, spread
+from fuzz_base import FREE, Parts, decodes, from_per_chunk, spread
 from fuzz_corpus import HOSTILE_NAMES
 
 from dask_zv.errors import FormatError, InvalidNameError
 from dask_zv.format import fragments, keys, links, manifests, objects
 from dask_zv.geometry.points import decode_index
-
-__all__ = ["BLOB_DECODERS"]
-
-
-# -------------------------------------------------------------------------------------------------- fragments, manifests, groups
 
 
 @cache
@@ -36,6 +31,7 @@ def _fragment_seeds() -> list[Parts]:
     return [(b,) for b in [*ours, *spread(from_per_chunk("vertex_fragments"), 20)]]
 
 
+@decodes("fragments", _fragment_seeds)
 def _run_fragments(parts: Parts, seed: Parts) -> None:
     (blob,) = parts
     index = fragments.decode_fragments(blob)
@@ -92,6 +88,7 @@ def _manifest_seeds() -> list[Parts]:
     return [(modes,), (single,), (manifests.encode_manifest(np.zeros((40, 3), int), range(40)),), (b"\0\0\0\0",), (b"",)]
 
 
+@decodes("manifests", _manifest_seeds, ratio=10_000, free=3 * FREE)
 def _run_manifest(parts: Parts, seed: Parts) -> None:
     chunks, numbers = manifests.decode_manifest(parts[0], 3)
     assert chunks.shape == (len(numbers), 3)
@@ -118,6 +115,7 @@ def _is_decodable(*pair: bytes) -> bool:
     return True
 
 
+@decodes("groups 0.7", _group_seeds, "bb")
 def _run_groups(parts: Parts, seed: Parts) -> None:
     data, offsets = parts
     found = objects.decode_groups(data, offsets)
@@ -133,6 +131,7 @@ def _group_element_seeds() -> list[Parts]:
     return [(np.arange(4).astype("<i8").tobytes(), ranges), (b"", b"{}")]
 
 
+@decodes("groups 0.9", _group_element_seeds, "bj")
 def _run_group_elements(parts: Parts, seed: Parts) -> None:
     try:
         ranges = json.loads(parts[1])
@@ -143,15 +142,13 @@ def _run_group_elements(parts: Parts, seed: Parts) -> None:
     assert all(g.dtype == np.int64 and g.ndim == 1 and (not len(g) or int(g.min()) >= 0) for g in found)
 
 
-# -------------------------------------------------------------------------------------------------- links
-
-
 def _link_seeds() -> list[Parts]:
     rows = np.arange(12).reshape(-1, 3)
     two = np.array([2, 0, 24], "<i8").tobytes() + np.arange(6).astype("<i8").tobytes()
     return [(links.encode_ragged(rows),), (two,), (links.encode_ragged(rows[:0]),), (rows.astype("<i8").tobytes(),), (b"",)]
 
 
+@decodes("link cells", _link_seeds)
 def _run_links(parts: Parts, seed: Parts) -> None:
     (blob,) = parts
     problems = 0
@@ -180,6 +177,7 @@ def _name_seeds() -> list[Parts]:
     return [(n.encode(),) for n in (*names, *(h for h in HOSTILE_NAMES if h.isascii()))]
 
 
+@decodes("names and keys", _name_seeds)
 def _run_names(parts: Parts, seed: Parts) -> None:
     """Names of segments, levels, chunks and nodes: what is accepted names one place below its group, and only one."""
     text = parts[0].decode("utf-8", "surrogateescape")
@@ -211,13 +209,3 @@ def _run_names(parts: Parts, seed: Parts) -> None:
         text.encode()
     if problems == 5 and parts != seed:
         raise InvalidNameError("no name of anything")
-
-
-BLOB_DECODERS: tuple[Decoder, ...] = (
-    Decoder("fragments", _fragment_seeds, _run_fragments),
-    Decoder("manifests", _manifest_seeds, _run_manifest, ratio=10_000, free=3 * FREE),
-    Decoder("groups 0.7", _group_seeds, _run_groups, "bb"),
-    Decoder("groups 0.9", _group_element_seeds, _run_group_elements, "bj"),
-    Decoder("link cells", _link_seeds, _run_links),
-    Decoder("names and keys", _name_seeds, _run_names),
-)

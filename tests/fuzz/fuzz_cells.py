@@ -12,7 +12,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import zstandard
-from fuzz_base import FREE, PACKED, Decoder, Parts, attributes_of, node_of, spread
+from fuzz_base import FREE, PACKED, Parts, attributes_of, decodes, join_payload, node_of, split_payload, spread
 from fuzz_corpus import HOSTILE_NAMES, junk
 from fuzz_stores import documents
 
@@ -23,16 +23,8 @@ from dask_zv.storage.codecs import cell_codec, unpack_zstd
 from dask_zv.storage.grid.shards import shard_cells
 from dask_zv.storage.receipts import COLUMNS, Columns
 
-__all__ = ["CELL_DECODERS", "join_catalog", "split_catalog"]
 
-
-# -------------------------------------------------------------------------------------------------- cells, shards, codecs
-
-
-def _cell_seeds() -> list[Parts]:
-    return [(shards.frame(bytes(range(n))),) for n in (0, 1, 12, 200)]
-
-
+@decodes("cell frame", lambda: [(shards.frame(bytes(range(n))),) for n in (0, 1, 12, 200)])
 def _run_cell(parts: Parts, seed: Parts) -> None:
     payload = shards.unframe(parts[0])
     assert shards.frame(payload) == parts[0]
@@ -52,6 +44,7 @@ def _refit_crc(parts: Parts, seed: Parts, rng: random.Random) -> Parts:
     return (*parts[:-1], body + struct.pack("<I", int(google_crc32c.value(body))))
 
 
+@decodes("shard of a grid", _shard_seeds, "bb", refit=_refit_crc)
 def _run_shard(parts: Parts, seed: Parts) -> None:
     data = b"".join(parts)
     found = shard_cells(data, _SPEC, "0/v", "file:///s")
@@ -69,6 +62,7 @@ def _shard_document_seeds() -> list[Parts]:
     return [(node_of(ours),), *[(d,) for d in spread(found, 10)]]
 
 
+@decodes("shard index 0.7", _shard_document_seeds, "j")
 def _run_shard_document(parts: Parts, seed: Parts) -> None:
     found = shards.parse_shard_index(attributes_of(parts[0]), 1 << 20, "0/v/__shard_000000")
     for key, (offset, length, crc) in found.items():
@@ -108,15 +102,6 @@ def _codec_seeds(which: Sequence[int]) -> Callable[[], list[Parts]]:
     return make
 
 
-def _run_codec(parts: Parts, seed: Parts) -> None:
-    codec = cell_codec(json.loads(parts[1]))
-    framed = codec.decode(parts[0])
-    assert isinstance(framed, bytes)
-    payload = shards.unframe(framed)
-    if b'"checksum": true' in parts[1] or b"crc32c" in parts[1]:
-        assert payload in _PAYLOADS, "another payload with a checksum that matches"  # a frame may be spliced in as a whole
-
-
 def _bomb(parts: Parts, seed: Parts, rng: random.Random) -> Parts:
     """Return a frame that unpacks to much, or claims to, now and then."""
     if rng.random() < 0.001:
@@ -129,6 +114,19 @@ def _zeros(n: int) -> bytes:
     return zstandard.ZstdCompressor(level=1).compress(bytes(n))
 
 
+@decodes("codec zstd", _codec_seeds((0, 1)), "b-", refit=_bomb, ratio=2 * PACKED, free=4 * FREE)
+@decodes("codec blosc", _codec_seeds((2, 3)), "b-", ratio=2 * PACKED, free=2 * FREE)
+@decodes("codecs of zarr", _codec_seeds((4, 5, 6)), "b-", ratio=2 * PACKED, free=4 * FREE)
+def _run_codec(parts: Parts, seed: Parts) -> None:
+    codec = cell_codec(json.loads(parts[1]))
+    framed = codec.decode(parts[0])
+    assert isinstance(framed, bytes)
+    payload = shards.unframe(framed)
+    if b'"checksum": true' in parts[1] or b"crc32c" in parts[1]:
+        assert payload in _PAYLOADS, "another payload with a checksum that matches"  # a frame may be spliced in as a whole
+
+
+@decodes("zstd frame", _codec_seeds((0, 1)), "b-", refit=_bomb, ratio=2 * PACKED, free=4 * FREE)
 def _run_zstd(parts: Parts, seed: Parts) -> None:
     problems = 0
     for size in (None, 264, 30_008):
@@ -141,10 +139,7 @@ def _run_zstd(parts: Parts, seed: Parts) -> None:
         raise FormatError("no frame")
 
 
-def _codec_document_seeds() -> list[Parts]:
-    return [(json.dumps(c).encode(),) for c in _CODECS]
-
-
+@decodes("codec documents", lambda: [(json.dumps(c).encode(),) for c in _CODECS], "j")
 def _run_codec_document(parts: Parts, seed: Parts) -> None:
     document = {"shape": [2, 2], "data_type": "variable_length_bytes", "fill_value": "", "node_type": "array", "zarr_format": 3}
     document |= {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 1]}}}
@@ -162,9 +157,6 @@ def _run_codec_document(parts: Parts, seed: Parts) -> None:
             codec.decode(b"\0" * 16)
 
 
-# -------------------------------------------------------------------------------------------------- the catalog
-
-
 def _catalog_seeds() -> list[Parts]:
     rng = np.random.default_rng(0)
     coords = np.array(sorted({tuple(c) for c in rng.integers(-3, 4, (30, 3)).tolist()}), np.int64)
@@ -177,18 +169,7 @@ def _catalog_seeds() -> list[Parts]:
     full = catalogs.encode_catalog(catalogs.Catalog(coords, rows, arrays, "", nodes))
     two = catalogs.Catalog(coords[:1], rows[:1], {"vertices": Columns.empty(1)})
     none = catalogs.Catalog(coords[:0], rows[:0], {})
-    return [split_catalog(c) for c in (full, catalogs.encode_catalog(two), catalogs.encode_catalog(none))]
-
-
-def split_catalog(payload: bytes) -> Parts:
-    end = 12 + int.from_bytes(payload[8:12], "little")
-    return payload[:8], payload[12:end], payload[end:-4]
-
-
-def join_catalog(parts: Parts) -> bytes:
-    """Return the payload of a catalog from (magic and version, header, columns), with the checksum and length that fit."""
-    body = parts[0] + len(parts[1]).to_bytes(4, "little") + parts[1] + parts[2]
-    return body + int(google_crc32c.value(body)).to_bytes(4, "little")
+    return [split_payload(c) for c in (full, catalogs.encode_catalog(two), catalogs.encode_catalog(none))]
 
 
 def _shrink_header(parts: Parts, seed: Parts, rng: random.Random) -> Parts:
@@ -216,8 +197,9 @@ def _shrink_header(parts: Parts, seed: Parts, rng: random.Random) -> Parts:
     return seed[0], json.dumps(header).encode("utf-8", "surrogatepass"), packed
 
 
+@decodes("catalog", _catalog_seeds, "bjb", refit=_shrink_header, ratio=1000)
 def _run_catalog(parts: Parts, seed: Parts) -> None:
-    payload = join_catalog(parts)
+    payload = join_payload(parts)
     found = catalogs.decode_catalog(payload)
     n, rank = found.coords.shape
     assert found.rows.shape == (n,)
@@ -250,23 +232,10 @@ def _run_catalog(parts: Parts, seed: Parts) -> None:
 
 @cache
 def _whole_catalog_seeds() -> list[Parts]:
-    return [(join_catalog(p),) for p in _catalog_seeds()]
+    return [(join_payload(p),) for p in _catalog_seeds()]
 
 
+@decodes("catalog, checksum", _whole_catalog_seeds, ratio=1000)
 def _run_whole_catalog(parts: Parts, seed: Parts) -> None:
     catalogs.decode_catalog(parts[0])
     assert parts[0] in {p for (p,) in _whole_catalog_seeds()}, "the checksum missed it"
-
-
-CELL_DECODERS: tuple[Decoder, ...] = (
-    Decoder("cell frame", _cell_seeds, _run_cell),
-    Decoder("shard of a grid", _shard_seeds, _run_shard, "bb", _refit_crc),
-    Decoder("shard index 0.7", _shard_document_seeds, _run_shard_document, "j"),
-    Decoder("codec zstd", _codec_seeds((0, 1)), _run_codec, "b-", _bomb, 2 * PACKED, 4 * FREE),
-    Decoder("codec blosc", _codec_seeds((2, 3)), _run_codec, "b-", None, 2 * PACKED, 2 * FREE),
-    Decoder("codecs of zarr", _codec_seeds((4, 5, 6)), _run_codec, "b-", None, 2 * PACKED, 4 * FREE),
-    Decoder("zstd frame", _codec_seeds((0, 1)), _run_zstd, "b-", _bomb, 2 * PACKED, 4 * FREE),
-    Decoder("codec documents", _codec_document_seeds, _run_codec_document, "j"),
-    Decoder("catalog", _catalog_seeds, _run_catalog, "bjb", _shrink_header, 1000),
-    Decoder("catalog, checksum", _whole_catalog_seeds, _run_whole_catalog, ratio=1000),
-)

@@ -8,46 +8,15 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["HOSTILE_NAMES", "Mutator", "junk"]
-
 COUNTS = (0, 1, 2, 7, 8, 255, 256, 65_535, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 """What is written where a length or a count may be; -1 is the last of 32 and of 64 bits."""
 
 HOSTILE_NAMES = (
-    "..",
-    "../../outside",
-    "../sentinel",
-    "/etc/passwd",
-    "/outside",
-    ".",
-    "",
-    "a//b",
-    "a/../../b",
-    "a\0b",
-    "..\\..\\outside",
-    "C:\\outside",
-    "zarr.json",
-    "c/0",
-    "dask_zv_catalog",
-    "__shard_000000",
-    "x" * 300,
-    "n" * 5000,
-    "\u2025/\u2025",
-    "\uff0e\uff0e/outside",
-    "..\u2215outside",
-    "vert\u0456ces",
-    "\u202egnp.exe",
-    "\ud800",
-    "a\nb",
-    "-0",
-    "00",
-    "1e3",
-    "\u0661\u0662",
-    "<script>alert(1)</script>",
-    "%2e%2e/outside",
-    "~root",
-    "$HOME",
-)
+    "..", "../../outside", "../sentinel", "/etc/passwd", "/outside", ".", "", "a//b", "a/../../b", "a\0b", "..\\..\\outside",
+    "C:\\outside", "zarr.json", "c/0", "dask_zv_catalog", "__shard_000000", "x" * 300, "n" * 5000, "\u2025/\u2025",
+    "\uff0e\uff0e/outside", "..\u2215outside", "vert\u0456ces", "\u202egnp.exe", "\ud800", "a\nb", "-0", "00", "1e3", "\u0661\u0662",
+    "<script>alert(1)</script>", "%2e%2e/outside", "~root", "$HOME",
+)  # fmt: skip
 """Names that lead out of a store, that no file system holds, or that look like others."""
 
 _TOKENS = (
@@ -97,20 +66,11 @@ def junk(rng: random.Random) -> Any:
 
 
 class Mutator:
-    """A source of mutated inputs; equal seeds give equal inputs.
-
-    Parameters
-    ----------
-    seed : int or str
-    others : sequence of bytes
-        Blobs to splice with.
-    """
+    """A source of mutated inputs; equal seeds give equal inputs; `others` are blobs to splice with."""
 
     def __init__(self, seed: object, others: Sequence[bytes] = ()) -> None:
         self.rng = random.Random(f"{seed}")
         self.others = list(others)
-
-    # ------------------------------------------------------------------------------------------ bytes
 
     def blob(self, data: bytes) -> bytes:
         """Return a mutated blob, by one to three mutations; it may be equal to what it was."""
@@ -172,8 +132,6 @@ class Mutator:
             return other
         cut = rng.randrange(len(data) + 1)
         return data[:cut] + other[min(cut, len(other)) if rng.random() < 0.5 else rng.randrange(len(other) + 1) :]
-
-    # ------------------------------------------------------------------------------------------ documents
 
     def document(self, data: bytes) -> bytes:
         """Return a mutated JSON document: mostly still JSON, of other values."""

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
-from fuzz_base import Decoder, Parts, attributes_of, from_per_chunk, node_of, spread
+from fuzz_base import Parts, attributes_of, decodes, from_per_chunk, node_of, spread
 from fuzz_stores import documents
 
 from dask_zv.errors import FormatError, MetadataError
@@ -20,8 +20,6 @@ from dask_zv.geometry.schema import AttributeSchema, PointSchema, parse_dtype
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.codecs import cell_codec
 
-__all__ = ["DOCUMENT_DECODERS"]
-
 
 def _family_seeds() -> list[Parts]:
     kept = (("sid_ndim", 3), ("level_delta", 0))
@@ -30,6 +28,7 @@ def _family_seeds() -> list[Parts]:
     return [(d,) for d in spread(found, 30)] + [(node_of(ours),)]
 
 
+@decodes("link family", _family_seeds, "j")
 def _run_family(parts: Parts, seed: Parts) -> None:
     attributes = attributes_of(parts[0])
     family = links.LinkFamily.from_attributes({**attributes, "sid_ndim": attributes.get("sid_ndim", 3)}, 3, 0)
@@ -39,13 +38,7 @@ def _run_family(parts: Parts, seed: Parts) -> None:
     assert all(c is None or (type(c) is int and c >= 0) for c in (family.count, family.physical))
 
 
-# -------------------------------------------------------------------------------------------------- documents
-
-
-def _document_seeds() -> list[Parts]:
-    return [(d,) for d in spread([d for _, d in documents()], 120)]
-
-
+@decodes("zarr.json", lambda: [(d,) for d in spread([d for _, d in documents()], 120)], "j")
 def _run_document(parts: Parts, seed: Parts) -> None:
     document = parse_document(parts[0], "0/x", "file:///s")
     assert document["node_type"] in ("group", "array")
@@ -69,6 +62,7 @@ def _grid_seeds() -> list[Parts]:
     return [(d,) for d in [*spread(found, 60), ours]]
 
 
+@decodes("grid document", _grid_seeds, "j")
 def _run_grid(parts: Parts, seed: Parts) -> None:
     found = grids.parse_grid_document(parse_document(parts[0], "0/v"), "0/v", "file:///s")
     if found is None:
@@ -101,10 +95,7 @@ def _run_grid(parts: Parts, seed: Parts) -> None:
         return
 
 
-def _root_seeds() -> list[Parts]:
-    return [(d,) for d in spread([d for _, d in documents() if b'"zv_version"' in d], 40)]
-
-
+@decodes("root metadata", lambda: [(d,) for d in spread([d for _, d in documents() if b'"zv_version"' in d], 40)], "j")
 def _run_root(parts: Parts, seed: Parts) -> None:
     attributes = attributes_of(parts[0])
     root = RootMetadata.from_attributes(attributes)
@@ -129,10 +120,7 @@ def _run_root(parts: Parts, seed: Parts) -> None:
     assert detect_generation(attributes["zarr_vectors"]) is root.generation
 
 
-def _level_seeds() -> list[Parts]:
-    return [(d,) for d in spread([d for _, d in documents() if b'"zarr_vectors_level"' in d], 40)]
-
-
+@decodes("level metadata", lambda: [(d,) for d in spread([d for _, d in documents() if b'"zarr_vectors_level"' in d], 40)], "j")
 def _run_level(parts: Parts, seed: Parts) -> None:
     level = LevelMetadata.from_attributes(attributes_of(parts[0]))
     assert level.level >= 0
@@ -152,6 +140,7 @@ def _schema_seeds() -> list[Parts]:
     return [(d, bytes(8 * 12)) for d in spread(found, 40)] + [(node_of(cats), blob)]
 
 
+@decodes("attribute schema", _schema_seeds, "jb")
 def _run_schema(parts: Parts, seed: Parts) -> None:
     attributes = attributes_of(parts[0])
     problems = 0
@@ -178,6 +167,7 @@ def _dictionary_seeds() -> list[Parts]:
     return [(d, bytes([0, 1, 0, 255])) for d in spread(found, 10)] + [_schema_seeds()[-1]]
 
 
+@decodes("categories", _dictionary_seeds, "jb")
 def _run_dictionary(parts: Parts, seed: Parts) -> None:
     encoding = DictionaryEncoding.from_attributes(attributes_of(parts[0]))
     if encoding is None:
@@ -194,25 +184,10 @@ def _run_dictionary(parts: Parts, seed: Parts) -> None:
         assert all(0 <= c < len(encoding.categories) or c == encoding.fill_value for c in kept)
 
 
-def _positions_seeds() -> list[Parts]:
-    return [(b, b"<f4") for b in spread(from_per_chunk("vertices"), 20)] + [(bytes(72), b"<f8")]
-
-
+@decodes("positions", lambda: [(b, b"<f4") for b in spread(from_per_chunk("vertices"), 20)] + [(bytes(72), b"<f8")], "bb")
 def _run_positions(parts: Parts, seed: Parts) -> None:
     dtype = parse_dtype(parts[1].decode("latin-1"), "vertices")
     assert dtype.kind in "biufcmM"
     schema = PointSchema(ChunkGrid((1.0,) * 3, (1,) * 3), dtype)
     found = decode_positions(schema, "0.0.0", parts[0])
     assert found.shape == (len(parts[0]) // (3 * dtype.itemsize), 3)
-
-
-DOCUMENT_DECODERS: tuple[Decoder, ...] = (
-    Decoder("link family", _family_seeds, _run_family, "j"),
-    Decoder("zarr.json", _document_seeds, _run_document, "j"),
-    Decoder("grid document", _grid_seeds, _run_grid, "j"),
-    Decoder("root metadata", _root_seeds, _run_root, "j"),
-    Decoder("level metadata", _level_seeds, _run_level, "j"),
-    Decoder("attribute schema", _schema_seeds, _run_schema, "jb"),
-    Decoder("categories", _dictionary_seeds, _run_dictionary, "jb"),
-    Decoder("positions", _positions_seeds, _run_positions, "bb"),
-)

@@ -20,7 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,7 @@ import dask
 import numpy as np
 import xarray as xr
 import zstandard
-from fuzz_base import FREE, PACKED, Decoder, Parts
-from fuzz_cells import join_catalog, split_catalog
+from fuzz_base import DECODERS, FREE, PACKED, Decoder, Parts, join_payload, split_payload
 from fuzz_corpus import HOSTILE_NAMES, Mutator
 from fuzz_stores import SMALL, Files, files_of, golden, golden_names, write_small_store
 
@@ -38,10 +37,6 @@ from dask_zv.errors import ZVError
 from dask_zv.level import object_index as objects_index
 from dask_zv.read import columns
 from dask_zv.read.object_rows import object_lengths
-from dask_zv.storage.grid import read as grid
-from dask_zv.storage.per_chunk import read as per_chunk
-
-__all__ = ["LEVEL_DECODERS", "StoreDecoder"]
 
 OURS = tuple(f"ours/{kind}-{layout}-{shards}" for kind, layout, shards in SMALL)
 _SOME_GOLDEN = ("0.7/mesh", "0.9/graph_sharded", "0.9/points_sparse_ids")
@@ -54,8 +49,7 @@ _counter = itertools.count()
 
 def _settle() -> None:
     """Readers wait for writers that replace what they found broken; here there are none. Caches hide what was changed."""
-    for module in (grid, per_chunk):
-        module.wait_before_retry = lambda attempt: None  # type: ignore[assignment]
+    dask.config.set({"dask_zv.reread-wait": 0})
     columns._POSITIONS.limit = columns._FRAGMENTS.limit = 1 << 20
     objects_index._CACHE.limit = 1
 
@@ -135,159 +129,15 @@ def _stored(name: str) -> tuple[Files, Mapping[str, int]]:
         shutil.rmtree(folder)
 
 
-# -------------------------------------------------------------------------------------------------- ways to read
-
 Answer = dict[str, Any]
-
-
-def _plain(value: Any) -> Any:
-    """Return an array as something that compares by value, NaN and masks included."""
-    if value is None:
-        return None
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in sorted(value.items(), key=lambda i: str(i[0]))}
-    mask = np.ma.getmaskarray(value).tolist() if isinstance(value, np.ma.MaskedArray) else None
-    array = np.asarray(np.ma.getdata(value))
-    body = array.tolist() if array.dtype.kind in "OUSTV" else np.ascontiguousarray(array).tobytes()
-    return array.dtype.str, array.shape, repr(body) if array.dtype.kind == "O" else body, mask
-
-
-def _geometry(g: dzv.Geometry) -> Answer:
-    n = len(g.positions)
-    assert g.positions.ndim == 2
-    assert all(len(v) == n for v in g.attributes.values()), "attributes are not as long as the positions"
-    for name in ("object_ids", "parents"):
-        column = getattr(g, name)
-        assert column is None or column.shape == (n,)
-    for name, values in (("edges", g.edge_attributes), ("faces", g.face_attributes)):
-        links = getattr(g, name)
-        if links is not None:
-            assert links.ndim == 2
-            assert not len(links) or (int(links.min()) >= 0 and int(links.max()) < n), "links of rows that aren't there"
-            assert all(len(v) == len(links) for v in values.values())
-    assert g.parents is None or not n or (int(g.parents.min()) >= -1 and int(g.parents.max()) < n)
-    if g.lengths is not None:
-        assert g.ids is not None
-        assert len(g.ids) == len(g.lengths)
-        assert int(g.lengths.sum()) == n
-    if g.object_index is not None:
-        assert all(len(v) == len(g.object_index) for v in g.object_attributes.values())
-    return {name: _plain(getattr(g, name)) for name in g.__slots__}
-
-
-def _levels(store: dzv.Store) -> list[dzv.Level]:
-    return [store.level(n) for n in store.levels[:2]]
-
-
-def _opened(store: dzv.Store) -> Answer:
-    repr(store)
-    html = store._repr_html_()
-    assert "<script" not in html
-    about = [(level.number, level.metadata, level.attributes, level.kind) for level in _levels(store)]
-    return {"metadata": repr(store.metadata), "levels": repr(about)}
-
-
-def _chunks(store: dzv.Store) -> Answer:
-    out: Answer = {}
-    for level in _levels(store):
-        table = level.chunks
-        assert table.coords.shape == (len(table), level.source.rank)
-        assert table.rows.shape == (len(table),)
-        assert not len(table) or int(table.rows.min()) >= 0
-        assert len(set(map(tuple, table.coords.tolist()))) == len(table)
-        out[str(level.number)] = _plain(table.coords), _plain(table.rows)
-    return out
-
-
-def _read(store: dzv.Store) -> Answer:
-    return {str(level.number): _geometry(level.read()) for level in _levels(store)}
-
-
-def _read_box(store: dzv.Store) -> Answer:
-    level = store.level(0)
-    ndim = len(store.axes)
-    g = level.read(bbox=([-15.0] * ndim, [12.0] * ndim), order="chunk")
-    return _geometry(g)
-
-
-def _objects(store: dzv.Store) -> Answer:
-    level = store.level(0)
-    if not level.source.schema.has_objects:
-        return {}
-    index = level.index
-    ids = index.ids
-    assert ids.shape == (index.count,)
-    assert len(np.unique(ids)) == len(ids)
-    tables = list(index.slices())
-    out: Answer = {"ids": _plain(ids)}
-    out["entries"] = [(_plain(t.objects), _plain(t.chunks), _plain(t.fragments)) for t in tables]
-    out["attributes"] = _plain(index.attributes())
-    groups, of_groups = index.tables.groups
-    out["groups"] = _plain(groups), _plain(of_groups)
-    some = ids[:2]
-    g = level.read(objects=some.tolist(), order="object")
-    assert g.ids is not None
-    assert np.array_equal(np.unique(g.ids), np.unique(some)) or not len(g.positions)
-    return {**out, "some": _geometry(g)}
-
-
-def _lengths(store: dzv.Store) -> Answer:
-    level = store.level(0)
-    if not level.source.schema.has_objects:
-        return {}
-    found = object_lengths(level.source, level.chunks, level.index)
-    assert len(found.ids) == len(found.lengths) == level.index.count
-    assert not len(found) or (int(found.lengths.min()) >= 0 and bool((found.ids[1:] > found.ids[:-1]).all()))
-    return {"ids": _plain(found.ids), "lengths": _plain(found.lengths)}
-
-
-def _links(store: dzv.Store) -> Answer:
-    out: Answer = {}
-    for level in _levels(store):
-        for delta in (0, 1):
-            if level.found_links(delta) is None:
-                continue
-            found = level.links(delta)
-            assert found.chunks.shape == (len(found), found.width, level.source.rank)
-            assert found.rows.shape == (len(found), found.width)
-            assert all(len(v) == len(found) for v in found.attributes.values())
-            out[f"{level.number} {delta}"] = _plain(found.chunks), _plain(found.rows), _plain(found.attributes)
-    return out
-
-
-def _dataset(view: str) -> Callable[[dzv.Store], Answer]:
-    def read(store: dzv.Store) -> Answer:
-        if view == "objects" and not store.level(0).source.schema.has_objects:
-            return {}
-        with xr.open_dataset(store.url.removeprefix("file://"), engine="zv", view=view) as lazy:
-            ds = lazy.load()
-        # the numbers of links are a coordinate where a catalog tells how many they are
-        names = {k: _plain(v.to_numpy()) for k, v in ds.variables.items() if k not in ("edge", "face", "crs")}
-        return {"sizes": repr(dict(ds.sizes)), "variables": names}
-
-    return read
-
-
-# -------------------------------------------------------------------------------------------------- mutating stores
 
 
 @dataclass(frozen=True)
 class StoreDecoder(Decoder):
-    """A way to read a store, and the files of it that are changed.
+    """A way to read a store, and the files of it that are changed."""
 
-    Attributes
-    ----------
-    read : function
-        From an open store to an answer that compares by value.
-    names : function
-        Returns the names of the stores.
-    about : tuple of str
-        Changed are files whose path has one of these in it, and any other now and then.
-    """
-
-    read: Callable[[dzv.Store], Answer] = field(default=lambda store: {})
-    names: Callable[[], tuple[str, ...]] = field(default=lambda: OURS)
-    about: tuple[str, ...] = ("",)
+    read: Callable[[dzv.Store], Answer] = field(default=lambda store: {})  # an answer that compares by value
+    about: tuple[str, ...] = ("",)  # changed are files whose path has one of these in it, and any other now and then
 
     def mutate(self, seed: Parts, mutator: Mutator) -> Parts:
         rng = mutator.rng
@@ -333,6 +183,161 @@ class StoreDecoder(Decoder):
             )
 
 
+LEVEL_DECODERS: dict[str, StoreDecoder] = {}
+"""Ways to read a store: they go through the decoders of catalogs, cells, shards, grids, nodes, tables and manifests."""
+
+
+def _way(name: str, *about: str) -> Callable[[Any], Any]:
+    """Let the function below be a way to read a store; `about`: see :class:`StoreDecoder`."""
+
+    def register(read: Any) -> Any:
+        def run(parts: Parts, seed: Parts) -> None:
+            LEVEL_DECODERS[name].check(parts, seed)
+
+        LEVEL_DECODERS[name] = DECODERS[name] = StoreDecoder(
+            name, lambda: _readable(name), run, ratio=2 * PACKED, free=3 * FREE, read=read, about=about or ("",)
+        )
+        return read
+
+    return register
+
+
+def _plain(value: Any) -> Any:
+    """Return an array as something that compares by value, NaN and masks included."""
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in sorted(value.items(), key=lambda i: str(i[0]))}
+    mask = np.ma.getmaskarray(value).tolist() if isinstance(value, np.ma.MaskedArray) else None
+    array = np.asarray(np.ma.getdata(value))
+    body = array.tolist() if array.dtype.kind in "OUSTV" else np.ascontiguousarray(array).tobytes()
+    return array.dtype.str, array.shape, repr(body) if array.dtype.kind == "O" else body, mask
+
+
+def _geometry(g: dzv.Geometry) -> Answer:
+    n = len(g.positions)
+    assert g.positions.ndim == 2
+    assert all(len(v) == n for v in g.attributes.values()), "attributes are not as long as the positions"
+    for name in ("object_ids", "parents"):
+        column = getattr(g, name)
+        assert column is None or column.shape == (n,)
+    for name, values in (("edges", g.edge_attributes), ("faces", g.face_attributes)):
+        links = getattr(g, name)
+        if links is not None:
+            assert links.ndim == 2
+            assert not len(links) or (int(links.min()) >= 0 and int(links.max()) < n), "links of rows that aren't there"
+            assert all(len(v) == len(links) for v in values.values())
+    assert g.parents is None or not n or (int(g.parents.min()) >= -1 and int(g.parents.max()) < n)
+    if g.lengths is not None:
+        assert g.ids is not None
+        assert len(g.ids) == len(g.lengths)
+        assert int(g.lengths.sum()) == n
+    if g.object_index is not None:
+        assert all(len(v) == len(g.object_index) for v in g.object_attributes.values())
+    return {name: _plain(getattr(g, name)) for name in g.__slots__}
+
+
+def _levels(store: dzv.Store) -> list[dzv.Level]:
+    return [store.level(n) for n in store.levels[:2]]
+
+
+@_way("store: open", "zarr.json")
+def _opened(store: dzv.Store) -> Answer:
+    repr(store)
+    html = store._repr_html_()
+    assert "<script" not in html
+    about = [(level.number, level.metadata, level.attributes, level.kind) for level in _levels(store)]
+    return {"metadata": repr(store.metadata), "levels": repr(about)}
+
+
+@_way("store: chunks", "dask_zv_catalog", "vertices", "vertex_fragments", "0/zarr.json")
+def _chunks(store: dzv.Store) -> Answer:
+    out: Answer = {}
+    for level in _levels(store):
+        table = level.chunks
+        assert table.coords.shape == (len(table), level.source.rank)
+        assert table.rows.shape == (len(table),)
+        assert not len(table) or int(table.rows.min()) >= 0
+        assert len(set(map(tuple, table.coords.tolist()))) == len(table)
+        out[str(level.number)] = _plain(table.coords), _plain(table.rows)
+    return out
+
+
+@_way("store: read")
+def _read(store: dzv.Store) -> Answer:
+    return {str(level.number): _geometry(level.read()) for level in _levels(store)}
+
+
+@_way("store: read a box", "vert", "link", "dask_zv_catalog")
+def _read_box(store: dzv.Store) -> Answer:
+    level = store.level(0)
+    ndim = len(store.axes)
+    g = level.read(bbox=([-15.0] * ndim, [12.0] * ndim), order="chunk")
+    return _geometry(g)
+
+
+@_way("store: objects", "object", "group", "dask_zv_objects")
+def _objects(store: dzv.Store) -> Answer:
+    level = store.level(0)
+    if not level.source.schema.has_objects:
+        return {}
+    index = level.index
+    ids = index.ids
+    assert ids.shape == (index.count,)
+    assert len(np.unique(ids)) == len(ids)
+    tables = list(index.slices())
+    out: Answer = {"ids": _plain(ids)}
+    out["entries"] = [(_plain(t.objects), _plain(t.chunks), _plain(t.fragments)) for t in tables]
+    out["attributes"] = _plain(index.attributes())
+    groups, of_groups = index.tables.groups
+    out["groups"] = _plain(groups), _plain(of_groups)
+    some = ids[:2]
+    g = level.read(objects=some.tolist(), order="object")
+    assert g.ids is not None
+    assert np.array_equal(np.unique(g.ids), np.unique(some)) or not len(g.positions)
+    return {**out, "some": _geometry(g)}
+
+
+@_way("store: lengths of objects", "object_index", "dask_zv_objects", "vertex_fragments")
+def _lengths(store: dzv.Store) -> Answer:
+    level = store.level(0)
+    if not level.source.schema.has_objects:
+        return {}
+    found = object_lengths(level.source, level.chunks, level.index)
+    assert len(found.ids) == len(found.lengths) == level.index.count
+    assert not len(found) or (int(found.lengths.min()) >= 0 and bool((found.ids[1:] > found.ids[:-1]).all()))
+    return {"ids": _plain(found.ids), "lengths": _plain(found.lengths)}
+
+
+@_way("store: links", "link", "cross_chunk", "dask_zv_catalog")
+def _links(store: dzv.Store) -> Answer:
+    out: Answer = {}
+    for level in _levels(store):
+        for delta in (0, 1):
+            if level.found_links(delta) is None:
+                continue
+            found = level.links(delta)
+            assert found.chunks.shape == (len(found), found.width, level.source.rank)
+            assert found.rows.shape == (len(found), found.width)
+            assert all(len(v) == len(found) for v in found.attributes.values())
+            out[f"{level.number} {delta}"] = _plain(found.chunks), _plain(found.rows), _plain(found.attributes)
+    return out
+
+
+def _dataset(store: dzv.Store, view: str) -> Answer:
+    if view == "objects" and not store.level(0).source.schema.has_objects:
+        return {}
+    with xr.open_dataset(store.url.removeprefix("file://"), engine="zv", view=view) as lazy:
+        ds = lazy.load()
+    # the numbers of links are a coordinate where a catalog tells how many they are
+    names = {k: _plain(v.to_numpy()) for k, v in ds.variables.items() if k not in ("edge", "face", "crs")}
+    return {"sizes": repr(dict(ds.sizes)), "variables": names}
+
+
+_way("store: xarray, spatial")(partial(_dataset, view="spatial"))
+_way("store: xarray, objects", "object", "group", "link", "dask_zv", "vert")(partial(_dataset, view="objects"))
+
+
 def _hostile_path(rng: random.Random, path: str) -> str:
     """Return the path of a file beside another one, of a name that the file system takes."""
     name = rng.choice([n for n in HOSTILE_NAMES if n and "/" not in n and "\0" not in n and len(n) < 200 and n.isprintable()])
@@ -346,12 +351,12 @@ def _changed(path: str, files: Files, mutator: Mutator) -> bytes:
     if path.endswith("zarr.json"):
         return mutator.document(data)
     if path.endswith(_CATALOG) and data[:4] == b"DZVC" and mutator.rng.random() < 0.8:
-        parts = list(split_catalog(data))
+        parts = list(split_payload(data))
         if mutator.rng.random() < 0.8:
             parts[1] = mutator.document(parts[1])
         else:
             parts[2] = mutator.blob(parts[2])
-        return join_catalog(tuple(parts))
+        return join_payload(tuple(parts))
     if data[:4] == _ZSTD and mutator.rng.random() < 0.5:
         inside = mutator.blob(zstandard.ZstdDecompressor().decompress(data, max_output_size=1 << 20))
         return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(inside)
@@ -406,16 +411,14 @@ def _first_difference(found: Any, expected: Any, path: str = "") -> str:
 @cache
 def _expected(decoder: str, name: str) -> Answer:
     _settle()
-    way = next(d for d in LEVEL_DECODERS if d.name == decoder)
-    copy = _copy(name)
     with dask.config.set(scheduler="sync"):
-        return way.read(dzv.open(copy.root))
+        return LEVEL_DECODERS[decoder].read(dzv.open(_copy(name).root))
 
 
-def _readable(way: str, names: Callable[[], tuple[str, ...]]) -> list[Parts]:
+def _readable(way: str) -> list[Parts]:
     """Return the stores that can be read that way at all: some golden ones are what no reader takes."""
     out: list[Parts] = []
-    for name in names():
+    for name in (*OURS[::4], *_SOME_GOLDEN) if FEW else (*OURS, *golden_names()):
         try:
             _expected(way, name)
         except ZVError as error:
@@ -424,30 +427,3 @@ def _readable(way: str, names: Callable[[], tuple[str, ...]]) -> list[Parts]:
             continue
         out.append((name.encode(), b"[]"))
     return out
-
-
-def _every() -> tuple[str, ...]:
-    return (*OURS[::4], *_SOME_GOLDEN) if FEW else (*OURS, *golden_names())
-
-
-def _store_decoder(name: str, read: Callable[[dzv.Store], Answer], *about: str) -> StoreDecoder:
-    def run(parts: Parts, seed: Parts) -> None:
-        next(d for d in LEVEL_DECODERS if d.name == name).check(parts, seed)
-
-    return StoreDecoder(
-        name, lambda: _readable(name, _every), run, ratio=2 * PACKED, free=3 * FREE, read=read, about=about or ("",)
-    )
-
-
-LEVEL_DECODERS: tuple[StoreDecoder, ...] = (
-    _store_decoder("store: open", _opened, "zarr.json"),
-    _store_decoder("store: chunks", _chunks, "dask_zv_catalog", "vertices", "vertex_fragments", "0/zarr.json"),
-    _store_decoder("store: read", _read),
-    _store_decoder("store: read a box", _read_box, "vert", "link", "dask_zv_catalog"),
-    _store_decoder("store: objects", _objects, "object", "group", "dask_zv_objects"),
-    _store_decoder("store: lengths of objects", _lengths, "object_index", "dask_zv_objects", "vertex_fragments"),
-    _store_decoder("store: links", _links, "link", "cross_chunk", "dask_zv_catalog"),
-    _store_decoder("store: xarray, spatial", _dataset("spatial")),
-    _store_decoder("store: xarray, objects", _dataset("objects"), "object", "group", "link", "dask_zv", "vert"),
-)
-"""Ways to read a store: they go through the decoders of catalogs, cells, shards, grids, nodes, tables and manifests."""

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import dask
-import google_crc32c
 import numpy as np
 import zstandard
-from fuzz_base import FREE, PACKED, Decoder, Parts
+from fuzz_base import FREE, PACKED, Parts, decodes, join_payload, split_payload
 from fuzz_corpus import HOSTILE_NAMES
 
 import dask_zv as dzv
@@ -25,8 +24,6 @@ from dask_zv.storage.receipts import COLUMNS
 from dask_zv.storage.specs import Place
 from dask_zv.storage.targets import resolve_target
 from dask_zv.write.journal import Journal, find_journal, whole_blocks
-
-__all__ = ["RECEIPT_DECODERS", "join_receipt", "split_receipt"]
 
 
 @cache
@@ -58,16 +55,6 @@ def _receipts() -> list[bytes]:
     return out
 
 
-def split_receipt(data: bytes) -> Parts:
-    end = 12 + int.from_bytes(data[8:12], "little")
-    return data[:8], data[12:end], data[end:-4]
-
-
-def join_receipt(parts: Parts) -> bytes:
-    body = parts[0] + len(parts[1]).to_bytes(4, "little") + parts[1] + parts[2]
-    return body + int(google_crc32c.value(body)).to_bytes(4, "little")
-
-
 def _load(data: bytes) -> Any:
     path = _folder()[0] / "receipt"
     path.write_bytes(data)
@@ -84,15 +71,6 @@ def _check(receipt: Any) -> None:
     repr(receipt)
 
 
-def _run_receipt(parts: Parts, seed: Parts) -> None:
-    _check(_load(join_receipt(parts)))
-
-
-def _run_whole(parts: Parts, seed: Parts) -> None:
-    _check(_load(parts[0]))
-    assert parts[0] in _receipts(), "the checksum missed it"
-
-
 def _other_names(parts: Parts, seed: Parts, rng: random.Random) -> Parts:
     """Now and then a receipt that tells of hostile arrays, so that all else in it holds."""
     if rng.random() < 0.9:
@@ -100,14 +78,25 @@ def _other_names(parts: Parts, seed: Parts, rng: random.Random) -> Parts:
     return seed[0], seed[1].replace(b"vertices", json.dumps(rng.choice(HOSTILE_NAMES))[1:-1].encode()), seed[2]
 
 
+@decodes("receipt", lambda: [split_payload(d) for d in _receipts()], "bjb", refit=_other_names)
+def _run_receipt(parts: Parts, seed: Parts) -> None:
+    _check(_load(join_payload(parts)))
+
+
+@decodes("receipt, checksum", lambda: [(d,) for d in _receipts()])
+def _run_whole(parts: Parts, seed: Parts) -> None:
+    _check(_load(parts[0]))
+    assert parts[0] in _receipts(), "the checksum missed it"
+
+
 def _journal_seeds() -> list[Parts]:
     out: list[Parts] = []
     packer = zstandard.ZstdCompressor(level=1, write_checksum=True)
     for data in _receipts():
-        magic, header, arrays = split_receipt(data)
+        magic, header, arrays = split_payload(data)
         about = json.loads(header)
         about["about"] = {"block": 0, "write": "d" * 32}
-        receipt = join_receipt((magic, json.dumps(about).encode(), arrays))
+        receipt = join_payload((magic, json.dumps(about).encode(), arrays))
         cell = packer.compress((1).to_bytes(4, "little") + len(receipt).to_bytes(4, "little") + receipt)
         attributes = {"zv_array": "dask_zv_journal", "write": "d" * 32, "block_starts": [0, 7, 2**60]}
         document = {"zarr_format": 3, "node_type": "array", "shape": [3], "attributes": attributes}
@@ -115,6 +104,7 @@ def _journal_seeds() -> list[Parts]:
     return out
 
 
+@decodes("journal", _journal_seeds, "jb", ratio=2 * PACKED, free=2 * FREE)
 def _run_journal(parts: Parts, seed: Parts) -> None:
     level = _folder()[0] / "point_cloud.zv" / "0"
     (level / "dask_zv_journal" / "c").mkdir(parents=True, exist_ok=True)
@@ -131,10 +121,3 @@ def _run_journal(parts: Parts, seed: Parts) -> None:
         assert set(results) == {0}, "a whole receipt was passed by"
     for specs in (None, {}):
         assert set(whole_blocks(place, specs, results)) <= set(results)
-
-
-RECEIPT_DECODERS: tuple[Decoder, ...] = (
-    Decoder("receipt", lambda: [split_receipt(d) for d in _receipts()], _run_receipt, "bjb", _other_names),
-    Decoder("receipt, checksum", lambda: [(d,) for d in _receipts()], _run_whole),
-    Decoder("journal", _journal_seeds, _run_journal, "jb", ratio=2 * PACKED, free=2 * FREE),
-)

@@ -33,8 +33,6 @@ from fuzz_decoders import DECODERS, SLOW
 
 from dask_zv.errors import ZVError
 
-__all__ = ["Outcome", "data_bytes", "fuzz"]
-
 SECONDS = 5.0
 """Of the processor that one input may take; of the clock it may take `_PATIENCE` times as many."""
 _PATIENCE = 60
@@ -104,20 +102,7 @@ def attempt(decoder: Decoder, parts: Parts, seed: Parts) -> tuple[str, str]:
 def fuzz(
     decoder: Decoder, inputs: int, seed: object, *, first: int = 0, limit_memory: bool = False, save: Path | None = None
 ) -> Outcome:
-    """Feed `inputs` mutated inputs to a decoder.
-
-    Parameters
-    ----------
-    decoder : Decoder
-    inputs : int
-    seed : object
-    first : int
-        The number of the first input: so that a long run can be done in parts.
-    limit_memory : bool
-        Refuse the process more memory than the decoder may take: for a process of its own.
-    save : Path, optional
-        Where failing inputs go.
-    """
+    """Feed mutated inputs to a decoder from the `first` on; with `limit_memory` refuse the process more than the decoder may take."""
     seeds = list(decoder.seeds())
     outcome = Outcome(decoder.name)
     others = [part for s in seeds for part in s]
@@ -175,9 +160,6 @@ def replay(path: Path) -> int:
     kind, text = attempt(DECODERS[saved["decoder"]], parts, seed)
     print(kind, text, sep="\n")
     return int(kind == "failure")
-
-
-# -------------------------------------------------------------------------------------------------- the command
 
 
 def _one(args: argparse.Namespace) -> int:

@@ -14,8 +14,6 @@ import pandas as pd
 
 import dask_zv as dzv
 
-__all__ = ["KINDS", "SMALL", "documents", "files_of", "golden", "golden_names", "objects_of", "write_small_store"]
-
 DATA = Path(__file__).parents[1] / "data"
 KINDS = ("point_cloud", "polyline", "skeleton", "graph", "mesh")
 SMALL = (
@@ -95,12 +93,6 @@ def golden(name: str) -> Files:
         return {
             n.partition("/")[2] if n.startswith(path.name) else n: archive.read(n) for n in archive.namelist() if n[-1] != "/"
         }
-
-
-def objects_of(files: Files, *parts: str, document: bool = False) -> list[bytes]:
-    """Return the data objects (or documents) whose path has all of `parts` in it, those of chunks without a shard alone."""
-    wanted = [k for k in files if k.endswith("zarr.json") == document and all(p in f"/{k}" for p in parts)]
-    return [files[k] for k in wanted]
 
 
 def documents(names: tuple[str, ...] | None = None) -> Iterator[tuple[str, bytes]]:

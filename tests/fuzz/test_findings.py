@@ -5,25 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import dask
 import google_crc32c
 import numpy as np
 import pytest
 import xarray as xr
 import zstandard
-from fuzz_cells import join_catalog, split_catalog
-from fuzz_receipts import join_receipt, split_receipt
+from fuzz_base import join_payload, split_payload
 from fuzz_run import data_bytes
 from fuzz_stores import files_of, golden, write_small_store
+from refusals import fails
+from small import always
 from zarr.buffer import cpu
 
 import dask_zv as dzv
-from dask_zv.config import override
 from dask_zv.errors import FormatError, MetadataError, ZVError
 from dask_zv.format.fragments import encode_tiling
 from dask_zv.format.grids import parse_grid_document
@@ -39,11 +38,7 @@ from dask_zv.storage.receipts import COLUMNS, Columns
 
 ZSTD = [{"name": "zstd", "configuration": {"level": 1, "checksum": True}}]
 
-
-@pytest.fixture(autouse=True)
-def _sync() -> Iterator[None]:
-    with dask.config.set(scheduler="sync"), override(reread_wait=0):
-        yield
+_sync = always(scope="function", scheduler="sync", reread_wait=0)
 
 
 def peak_of(action: Callable[[], object], *, fails: bool | None = True) -> float:
@@ -93,9 +88,6 @@ def everything(root: Path) -> None:
             ds.load()
 
 
-# -------------------------------------------------------------------------------------------------- codecs and cells
-
-
 @pytest.mark.parametrize(
     "codec",
     [
@@ -114,16 +106,14 @@ def everything(root: Path) -> None:
     ],
 )
 def test_codecs_with_odd_configurations(codec):
-    with pytest.raises(MetadataError):
-        cell_codec([codec])
+    fails(MetadataError, None, cell_codec, [codec])
 
 
 def test_a_frame_without_the_checksum_that_its_codec_promises_is_damaged():
     """One bit of its head says that there is none: a damaged frame would be another payload then."""
     cell = frame(b"payload" * 9)
     bare = zstandard.ZstdCompressor(level=1, write_checksum=False).compress(cell)
-    with pytest.raises(FormatError, match="checksum"):
-        cell_codec(ZSTD).decode(bare)
+    fails(FormatError, "checksum", lambda: cell_codec(ZSTD).decode(bare))
     assert cell_codec([{"name": "zstd", "configuration": {"level": 1, "checksum": False}}]).decode(bare) == cell
 
 
@@ -148,20 +138,18 @@ def test_documents_that_are_nested_deeply(skeleton, place, depth):
     path = skeleton / {"root": "zarr.json", "level": "0/zarr.json", "catalog": "0/dask_zv_catalog/c/0"}[place]
     deep = b"[" * depth + b"]" * depth
     if place == "catalog":
-        parts = split_catalog(path.read_bytes())
-        path.write_bytes(join_catalog((parts[0], parts[1].replace(b'"nodes":{', b'"nodes":{"x":' + deep + b",", 1), parts[2])))
+        parts = split_payload(path.read_bytes())
+        path.write_bytes(join_payload((parts[0], parts[1].replace(b'"nodes":{', b'"nodes":{"x":' + deep + b",", 1), parts[2])))
     else:
         path.write_bytes(path.read_bytes().replace(b'"attributes":{', b'"attributes":{"x":' + deep + b","))
-    with pytest.raises(ZVError, match="deep"):
-        everything(skeleton)
+    fails(ZVError, "deep", everything, skeleton)
 
 
 @pytest.mark.parametrize(
     "name", [",", "f4,", "(2,)f4,i4", "f4:", "[", "i4 ", "\u0661", "f4\n", "O", "V8", "S", "M8[", 7, None, []]
 )
 def test_dtypes_that_numpy_evaluates_or_stumbles_over(name):
-    with pytest.raises(MetadataError):
-        parse_dtype(name, "it")
+    fails(MetadataError, None, parse_dtype, name, "it")
 
 
 @pytest.mark.parametrize("name", ["float32", "<f8", ">i2", "|b1", "uint8", "datetime64[ns]", "<m8[25us]", "complex64"])
@@ -176,8 +164,7 @@ def test_shards_that_nothing_can_hold():
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2**52, 2**52]}},
         "chunk_key_encoding": {"name": "default"},
     }  # fmt: skip
-    with pytest.raises(MetadataError, match="shards"):
-        parse_grid_document(document, "0/v")
+    fails(MetadataError, "shards", parse_grid_document, document, "0/v")
 
 
 def test_a_ranged_read_takes_no_more_than_the_file_has(tmp_path):
@@ -189,27 +176,17 @@ def test_a_ranged_read_takes_no_more_than_the_file_has(tmp_path):
     assert objects.get("a", (40, 1 << 29)) == b""
 
 
-# -------------------------------------------------------------------------------------------------- names
-
-
 @pytest.mark.parametrize("digits", [19, 5000])
 def test_numbers_in_names_that_python_does_not_convert(digits):
     number = "+" + "9" * digits
-    with pytest.raises(FormatError):
-        parse_delta(number)
-    with pytest.raises(FormatError):
-        parse_segment(f"{number}.0.0", 3)
-    with pytest.raises(FormatError):
-        decode_group_elements([b""], {number[1:]: [0, 1]})
+    fails(FormatError, None, parse_delta, number)
+    fails(FormatError, None, parse_segment, f"{number}.0.0", 3)
+    fails(FormatError, None, lambda: decode_group_elements([b""], {number[1:]: [0, 1]}))
 
 
 @pytest.mark.parametrize("key", ["../../x", "/x", "a/b", "", "x\0", "__shard_000001", "\ud800"])
 def test_keys_in_the_index_of_a_shard_are_names(key):
-    with pytest.raises(FormatError):
-        parse_shard_index({"shard_index": {key: [0, 1]}}, 10, "0/v/__shard_000000")
-
-
-# -------------------------------------------------------------------------------------------------- claims
+    fails(FormatError, None, parse_shard_index, {"shard_index": {key: [0, 1]}}, 10, "0/v/__shard_000000")
 
 
 def test_ranges_of_manifests_take_memory_by_the_length_of_the_manifests():
@@ -228,8 +205,7 @@ def test_ranges_of_groups_take_memory_by_the_number_of_objects():
     assert [len(g) for g in found] == [2**22 - 5, 5]
     many = decode_group_elements([b""] * 3, {str(i): [0, 2**21] for i in range(3)}, objects=2**21)
     assert [len(g) for g in many] == [2**21] * 3
-    with pytest.raises(FormatError):
-        decode_group_elements([b""] * 3, {str(i): [0, 2**21] for i in range(3)}, objects=100)
+    fails(FormatError, None, lambda: decode_group_elements([b""] * 3, {str(i): [0, 2**21] for i in range(3)}, objects=100))
 
 
 def _catalog(coords: Any) -> bytes:
@@ -241,13 +217,12 @@ def _catalog(coords: Any) -> bytes:
     "coords", [[[1, 0], [0, 0]], [[0, 0], [0, 0]], [[0, 1], [0, 0]], [[0, 0], [0, 2**62 + 1]], [[-(2**63), 0], [0, 0]]]
 )
 def test_catalogs_whose_chunks_are_out_of_order_or_out_of_reach(coords):
-    with pytest.raises(FormatError, match="damaged"):
-        decode_catalog(_catalog(coords))
+    fails(FormatError, "damaged", lambda: decode_catalog(_catalog(coords)))
     assert len(decode_catalog(_catalog([[-1, 5], [0, 0], [0, 2**62]]))) == 3
 
 
 def test_a_catalog_of_few_bytes_tells_of_few_chunks():
-    parts = split_catalog(_catalog([[0, 0, 0], [0, 0, 1]]))
+    parts = split_payload(_catalog([[0, 0, 0], [0, 0, 1]]))
     header = json.loads(parts[1])
     n = 2**24
     packed = zstandard.ZstdCompressor(level=1).compress(bytes(3 * n))
@@ -258,7 +233,7 @@ def test_a_catalog_of_few_bytes_tells_of_few_chunks():
         else:
             column.pop("nbytes", None)
             column.update(value=0)
-    payload = join_catalog((parts[0], json.dumps(header).encode(), packed))
+    payload = join_payload((parts[0], json.dumps(header).encode(), packed))
     assert peak_of(lambda: decode_catalog(payload)) < 1
 
 
@@ -266,8 +241,7 @@ def test_a_catalog_of_few_bytes_tells_of_few_chunks():
 def test_names_in_a_catalog_are_paths_below_it(name):
     empty = Columns.empty(1)
     one = np.zeros((1, 3), np.int64)
-    with pytest.raises(FormatError, match="damaged"):
-        decode_catalog(encode_catalog(Catalog(one, one[:, 0], {name: empty})))
+    fails(FormatError, "damaged", lambda: decode_catalog(encode_catalog(Catalog(one, one[:, 0], {name: empty}))))
 
 
 @pytest.mark.parametrize("rows", [2**33])
@@ -322,11 +296,7 @@ def test_blobs_of_more_chunks_than_there_are_objects(tmp_path, chunks):
     path = next(root.glob("0/vertices/*/zarr.json"))
     edit(path, lambda d: d.update(shape=[chunks], chunk_grid={"name": "regular", "configuration": {"chunk_shape": [1]}}))
     assert peak_of(lambda: dzv.open(root).level(0).read()) < 50
-    with pytest.raises(FormatError, match="claims the shape"):
-        dzv.open(root).level(0).read()
-
-
-# -------------------------------------------------------------------------------------------------- tables about objects
+    fails(FormatError, "claims the shape", lambda: dzv.open(root).level(0).read())
 
 
 @pytest.mark.parametrize("array", ["object_index/object_ids", "object_index/manifests", "object_attributes/score", "groups"])
@@ -367,8 +337,7 @@ def test_numbers_of_objects_are_claims(skeleton, count, tmp_path):
 )
 def test_documents_that_zarr_stumbles_over(skeleton, change):
     edit(skeleton / "0/object_attributes/score/zarr.json", change)
-    with pytest.raises(ZVError):
-        everything(skeleton)
+    fails(ZVError, None, everything, skeleton)
 
 
 def test_counts_of_elements_that_zarr_believes(skeleton):
@@ -376,8 +345,7 @@ def test_counts_of_elements_that_zarr_believes(skeleton):
     inside = bytearray(zstandard.ZstdDecompressor().decompress(cell.read_bytes()))
     inside[:4] = (2**32 - 1).to_bytes(4, "little")
     cell.write_bytes(zstandard.ZstdCompressor(write_checksum=True).compress(bytes(inside)))
-    with pytest.raises(ZVError):
-        everything(skeleton)
+    fails(ZVError, None, everything, skeleton)
 
 
 def test_strings_of_characters_that_are_none(tmp_path):
@@ -387,8 +355,7 @@ def test_strings_of_characters_that_are_none(tmp_path):
     inside = zstandard.ZstdDecompressor().decompress(cell.read_bytes())
     damaged = b"\xff\xff\xff\xff" + inside[4:]
     cell.write_bytes(zstandard.ZstdCompressor(write_checksum=True).compress(damaged))
-    with pytest.raises(FormatError, match="character"):
-        everything(root)
+    fails(FormatError, "character", everything, root)
 
 
 @pytest.mark.parametrize("checksums", [7, {}, "x", [None]])
@@ -396,8 +363,7 @@ def test_checksums_of_manifests_that_are_no_list(tmp_path, checksums):
     root = tmp_path / "s.zv"
     write_small_store(root, "polyline", "per_chunk", 1)
     edit(root / "0/object_index/manifests/zarr.json", lambda d: d["attributes"].update(dask_zv_crc32c=checksums))
-    with pytest.raises(FormatError, match="checksum"):
-        everything(root)
+    fails(FormatError, "checksum", everything, root)
 
 
 @pytest.mark.parametrize("shape", [7, 1.5, None, "x", [], [5, 0], [5, "x"], [2**60], [True]])
@@ -405,19 +371,14 @@ def test_shapes_of_tables_of_layout_per_chunk(tmp_path, shape):
     root = tmp_path / "s.zv"
     write_small_store(root, "polyline", "per_chunk", 1)
     edit(root / "0/object_attributes/score/zarr.json", lambda d: d["attributes"].update(shape=shape))
-    with pytest.raises(ZVError):
-        everything(root)
-    with pytest.raises(ZVError):
-        xr.open_dataset(root, engine="zv")["object_score"].load()
-
-
-# -------------------------------------------------------------------------------------------------- receipts, URLs
+    fails(ZVError, None, everything, root)
+    fails(ZVError, None, lambda: xr.open_dataset(root, engine="zv")["object_score"].load())
 
 
 def _receipt(tmp_path: Path) -> tuple[bytes, bytes, bytes]:
     store = dzv.create(tmp_path / "s.zv", chunk_shape=(10.0,) * 3)
     dzv.plan_points(store, np.zeros((3, 3), np.float32), object_ids=[0, 0, 1]).run(0).save(tmp_path / "r")
-    parts = split_receipt((tmp_path / "r").read_bytes())
+    parts = split_payload((tmp_path / "r").read_bytes())
     return parts[0], parts[1], parts[2]
 
 
@@ -427,7 +388,7 @@ def test_receipts_whose_parts_are_something_else(tmp_path, part, value):
     magic, header, arrays = _receipt(tmp_path)
     changed = json.loads(header)
     changed["result"]["fields"]["receipt"]["fields"][part] = value
-    (tmp_path / "r").write_bytes(join_receipt((magic, json.dumps(changed).encode(), arrays)))
+    (tmp_path / "r").write_bytes(join_payload((magic, json.dumps(changed).encode(), arrays)))
     try:
         dzv.load_receipt(tmp_path / "r")
     except FormatError:
@@ -440,12 +401,8 @@ def test_receipts_with_dtypes_that_numpy_evaluates(tmp_path, dtype):
     magic, header, arrays = _receipt(tmp_path)
     changed = json.loads(header)
     changed["arrays"][0][0] = dtype
-    (tmp_path / "r").write_bytes(join_receipt((magic, json.dumps(changed).encode(), arrays)))
-    with pytest.raises(FormatError):
-        dzv.load_receipt(tmp_path / "r")
-
-
-# -------------------------------------------------------------------------------------------------- what writes
+    (tmp_path / "r").write_bytes(join_payload((magic, json.dumps(changed).encode(), arrays)))
+    fails(FormatError, None, lambda: dzv.load_receipt(tmp_path / "r"))
 
 
 @pytest.mark.parametrize(
@@ -469,14 +426,12 @@ def test_settings_of_a_grid_that_are_damaged(skeleton, grid):
         settings["grid"] = {**settings["grid"], **grid} if isinstance(grid, dict) and grid else grid
 
     edit(skeleton / "0/zarr.json", change)
-    with pytest.raises(MetadataError, match="damaged"):
-        dzv.open(skeleton, "r+").expand(([-500.0] * 3, [500.0] * 3))
+    fails(MetadataError, "damaged", lambda: dzv.open(skeleton, "r+").expand(([-500.0] * 3, [500.0] * 3)))
 
 
 def test_attributes_that_no_document_of_ours_may_have(skeleton, tmp_path):
     edit(skeleton / "zarr.json", lambda d: d["attributes"].update(mean=float("nan")))
-    with pytest.raises(MetadataError, match="JSON"):
-        dzv.convert(skeleton, tmp_path / "copy.zv")
+    fails(MetadataError, "JSON", lambda: dzv.convert(skeleton, tmp_path / "copy.zv"))
 
 
 def test_a_level_of_more_digits_than_python_converts(skeleton):
@@ -494,10 +449,7 @@ FRAGMENTS, RADIUS = "0/vertex_fragments/c/1/1/", "0/vertex_attributes/radius/c/1
 
 @pytest.mark.parametrize(
     ("store", "source", "target"),
-    [
-        ("0.9/lines", f"{FRAGMENTS}1", f"{FRAGMENTS}0"),
-        ("0.9/polylines", "0/vertices/c/0/0/1", RADIUS),
-    ],
+    [("0.9/lines", f"{FRAGMENTS}1", f"{FRAGMENTS}0"), ("0.9/polylines", "0/vertices/c/0/0/1", RADIUS)],
 )
 def test_cells_that_are_those_of_others(store, source, target):
     """A lazy column is as long as its cells say: what is in them may be longer, or wider."""
@@ -516,5 +468,4 @@ def test_a_blob_that_claims_more_rows_than_memory_has():
     document["chunk_grid"]["configuration"]["chunk_shape"] = [48_000_000_000]
     files[key] = json.dumps(document).encode()
     found = xr.open_dataset(in_memory(files), engine="zv", view="spatial")
-    with pytest.raises(ZVError):
-        found.load()
+    fails(ZVError, None, found.load)

@@ -93,9 +93,6 @@ def test_every_decoder_of_the_format_is_fed():
     assert refusing - called == set(NO_DECODERS)
 
 
-# -------------------------------------------------------------------------------------------------- the fuzzer itself
-
-
 def test_equal_seeds_give_equal_inputs():
     decoder = DECODERS["catalog"]
     seed = decoder.seeds()[0]

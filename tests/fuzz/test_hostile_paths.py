@@ -19,10 +19,10 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from fuzz_cells import join_catalog, split_catalog
+from fuzz_base import join_payload, split_payload
 from fuzz_corpus import HOSTILE_NAMES
-from fuzz_receipts import join_receipt, split_receipt
 from fuzz_stores import files_of, write_small_store
+from refusals import fails
 from zarr.buffer import cpu
 
 import dask_zv as dzv
@@ -133,9 +133,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield Site(tmp_path)
 
 
-# -------------------------------------------------------------------------------------------------- what is done to a store
-
-
 def read(site: Site) -> None:
     store = dzv.open(site.root)
     level = store.level(0)
@@ -180,9 +177,6 @@ def remove_all(site: Site) -> None:
 
 
 WRITES = (refresh, overwrite, resume, convert, expand, remove_all)
-
-
-# -------------------------------------------------------------------------------------------------- names in documents
 
 
 def _names(site: Site) -> list[str]:
@@ -279,7 +273,7 @@ def test_writing_stays_inside_whatever_documents_say(stores, site, name):
 
 def _catalogs(payload: bytes, names: list[str]) -> list[bytes]:
     """Return catalogs with a hostile name in the place of an array's, and beside all others; checksums fit."""
-    magic, header, columns = split_catalog(payload)
+    magic, header, columns = split_payload(payload)
     out = []
     for i, name in enumerate(names):
         changed = json.loads(header)
@@ -293,7 +287,7 @@ def _catalogs(payload: bytes, names: list[str]) -> list[bytes]:
             nodes[place] = nodes.pop(was)
         else:
             nodes[place] = nodes["vertices"]
-        out.append(join_catalog((magic, json.dumps(changed).encode("utf-8", "surrogatepass"), columns)))
+        out.append(join_payload((magic, json.dumps(changed).encode("utf-8", "surrogatepass"), columns)))
     return out
 
 
@@ -352,11 +346,11 @@ def test_receipts_stay_inside(stores, site):
     receipt = plan.run(0)
     saved = site.root / "receipt"
     receipt.save(saved)
-    parts = split_receipt(saved.read_bytes())
+    parts = split_payload(saved.read_bytes())
     for name in _names(site):
         header = parts[1].replace(b'"vertices"', json.dumps(name).encode())
         assert header != parts[1]
-        saved.write_bytes(join_receipt((parts[0], header, parts[2])))
+        saved.write_bytes(join_payload((parts[0], header, parts[2])))
         done = site.watch(lambda: plan.commit([saved]))
         assert not done, "what the receipt tells of is not in the store"
 
@@ -382,8 +376,7 @@ def test_no_key_of_the_objects_leads_out(tmp_path, name):
             lambda objects=objects: objects.stamps([name]),
             lambda objects=objects: objects.identities([name]),
         ):
-            with pytest.raises(InvalidNameError):
-                call()
+            fails(InvalidNameError, None, call)
     assert not (tmp_path / "x").exists()
 
 
@@ -432,9 +425,6 @@ def test_links_within_a_store_and_to_it_are_written_through(stores, site):
     dzv.write_skeletons(dzv.open(link, "r+"), positions, parents=[-1, 0, 1], mode="overwrite", out_of_bounds="expand")
     assert (site.root / "0/vertices").is_symlink()
     assert np.array_equal(np.sort(dzv.open(site.root).level(0).read().positions, axis=0), positions)
-
-
-# -------------------------------------------------------------------------------------------------- zip files
 
 
 def _zipped(path: Path, files: dict[str, bytes]) -> Path:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
-import boto3
 import dask
 import numpy as np
 import obstore.store
@@ -95,12 +94,15 @@ def _s3_url_nested(host: str) -> tuple[Any, dict[str, Any]]:
     return "s3://bucket/y.zv", {"client_kwargs": client, **_NO_RETRY}
 
 
+def _s3_store(bucket: str, prefix: str, host: str, **more: Any) -> ObjectStore[Any]:
+    return ObjectStore(obstore.store.S3Store(
+        bucket, prefix=prefix, endpoint=f"http://{host}", access_key_id=KEY, secret_access_key=SECRET, session_token=TOKEN,
+        region="us-east-1", client_options={"allow_http": True}, **more,
+    ))  # fmt: skip
+
+
 def _obstore(host: str) -> tuple[Any, dict[str, Any]]:
-    store = obstore.store.S3Store(
-        "bucket", prefix="x", endpoint=f"http://{host}", access_key_id=KEY, secret_access_key=SECRET, session_token=TOKEN,
-        region="us-east-1", client_options={"allow_http": True}, **_NO_RETRY,
-    )  # fmt: skip
-    return ObjectStore(store), {}
+    return _s3_store("bucket", "x", host, **_NO_RETRY), {}
 
 
 def _fsspec(host: str) -> tuple[Any, dict[str, Any]]:
@@ -200,15 +202,9 @@ def test_targets_that_cannot_be_opened_tell_no_secret(target, options, caplog):
     _check(caplog.text)
 
 
-# -------------------------------------------------------------------------------------------------- a store that works
-
-
 @pytest.fixture(scope="module")
-def bucket(s3_endpoint: str) -> str:
-    client = boto3.client(
-        "s3", endpoint_url=s3_endpoint, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
-    )
-    client.create_bucket(Bucket="secrets")
+def bucket(s3_endpoint: str, s3_client: Any) -> str:
+    s3_client.create_bucket(Bucket="secrets")
     return s3_endpoint.removeprefix("http://")
 
 
@@ -217,11 +213,7 @@ def _working(kind: str, host: str) -> tuple[Any, dict[str, Any]]:
     if kind == "url":
         return f"s3://secrets/{prefix}", _options(host)
     if kind == "obstore":
-        made = obstore.store.S3Store(
-            "secrets", prefix=prefix, endpoint=f"http://{host}", access_key_id=KEY, secret_access_key=SECRET,
-            session_token=TOKEN, region="us-east-1", client_options={"allow_http": True},
-        )  # fmt: skip
-        return ObjectStore(made), {}
+        return _s3_store("secrets", prefix, host), {}
     return FsspecStore.from_url(f"s3://secrets/{prefix}", storage_options=_options(host, use_listings_cache=False)), {}
 
 
@@ -250,16 +242,8 @@ def test_nothing_that_is_shown_or_stored_has_a_secret(kind, bucket, caplog, tmp_
         report = delayed.compute()
         _check(repr(report), str(report), report._repr_html_(), report.log().to_string())
         level = dzv.open(target, **more).level(0)
-        for shown in (
-            store,
-            level.store,
-            level,
-            level.group,
-            level.source,
-            level.place,
-            level.store.handle,
-            level.group.backend,
-        ):
+        of_level = (level.store, level, level.group, level.source, level.place, level.store.handle, level.group.backend)
+        for shown in (store, *of_level):
             _check(repr(shown), str(shown))
             if hasattr(shown, "_repr_html_"):
                 _check(shown._repr_html_())
@@ -275,9 +259,8 @@ def test_nothing_that_is_shown_or_stored_has_a_secret(kind, bucket, caplog, tmp_
                 _check(*_graph_texts(variable.data))
         lazy = xr.open_dataset(target, engine="zv", **more)
         _check(*(repr(v._data) for v in lazy.variables.values()))
-        plan_store = dzv.create(_sibling(target), chunk_shape=(20.0,) * 3, **more) if kind == "url" else None
-        if plan_store is not None:
-            plan = dzv.plan_points(plan_store, POSITIONS)
+        if kind == "url":
+            plan = dzv.plan_points(dzv.create(f"{target}-plan", chunk_shape=(20.0,) * 3, **more), POSITIONS)
             receipt = plan.run(0)
             receipt.save(tmp_path / "receipt")
             _check(repr(plan), repr(receipt), (tmp_path / "receipt").read_bytes().decode("latin-1"), plan.digest)
@@ -285,10 +268,6 @@ def test_nothing_that_is_shown_or_stored_has_a_secret(kind, bucket, caplog, tmp_
     for key in stored.list_prefix(""):
         _check(key, (stored.get(key) or b"").decode("latin-1"))
     _check(caplog.text)
-
-
-def _sibling(url: str) -> str:
-    return f"{url}-plan"
 
 
 @pytest.mark.parametrize("kind", ["url", "fsspec"])
@@ -301,8 +280,11 @@ def test_failing_tasks_of_a_cluster_tell_no_secret(kind, bucket, refusing, threa
     with dask.config.set(scheduler="sync"):
         store = dzv.create(target, chunk_shape=(20.0,) * 3, **more)
         dzv.write_points(store, POSITIONS)
-    for name in ("dask_zv", "distributed", "distributed.worker", "distributed.scheduler", "distributed.client"):
-        logging.getLogger(name).addHandler(caplog.handler)
+    loggers = [
+        logging.getLogger(n) for n in ("dask_zv", *(f"distributed{n}" for n in ("", ".worker", ".scheduler", ".client")))
+    ]
+    for logger in loggers:
+        logger.addHandler(caplog.handler)
     caplog.set_level(logging.DEBUG, "distributed")
     caplog.set_level(logging.DEBUG, "dask_zv")
     try:
@@ -320,7 +302,7 @@ def test_failing_tasks_of_a_cluster_tell_no_secret(kind, bucket, refusing, threa
             broken = dzv.write_points(dzv.open(target, "r+", **more), POSITIONS, mode="overwrite", compute=False)
             _check(*_graph_texts(broken))
     finally:
-        for name in ("dask_zv", "distributed", "distributed.worker", "distributed.scheduler", "distributed.client"):
-            logging.getLogger(name).removeHandler(caplog.handler)
+        for logger in loggers:
+            logger.removeHandler(caplog.handler)
     assert "Compute Failed" in caplog.text, "distributed's log was not seen"
     _check(caplog.text)

@@ -12,6 +12,7 @@ import sys
 
 import pytest
 from hpc_stores import SLURM, assert_same_store, environment, is_empty, wait_until, write_undisturbed
+from refusals import fails
 
 import dask_zv as dzv
 
@@ -76,8 +77,7 @@ def test_array_of_processes_is_killed_and_started_again(tmp_path, monkeypatch, c
     kept = stored()
     assert set(kept) == {"000000", "000001", "000003"}
     assert is_empty(store), "without a commit a reader sees nothing"
-    with pytest.raises(dzv.PlanError, match=r"no receipt of 1 of 4 blocks \(2\)"):
-        script("commit.py", job)
+    fails(dzv.PlanError, r"no receipt of 1 of 4 blocks \(2\)", script, "commit.py", job)
 
     assert "block 0 is stored" in script("run.py", job, "--task", 0, "--tasks", 2)
     assert {name: stored()[name] for name in kept} == kept

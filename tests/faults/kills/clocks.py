@@ -10,8 +10,6 @@ from typing import Any
 
 from dask_zv.storage import local
 
-__all__ = ["FileServer", "set_time_of_day"]
-
 HOUR = 3600.0
 
 
@@ -23,12 +21,7 @@ def set_time_of_day(hours: float) -> None:
 
 
 class FileServer:
-    """The module ``os`` of the module of local stores, with a clock of the file system's own: wrong by these hours, in turn.
-
-    Parameters
-    ----------
-    hours : sequence of float
-    """
+    """The module ``os`` of the module of local stores, with a clock of the file system's own: wrong by these hours, in turn."""
 
     def __init__(self, hours: Sequence[float]) -> None:
         self._hours: Iterator[float] = itertools.cycle(hours)

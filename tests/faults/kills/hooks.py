@@ -1,12 +1,9 @@
 """Counts what the processes of a write do, and kills one of them at a chosen moment.
 
-Loaded into each process of a write (Dask's workers by ``--preload`` or the setting ``distributed.worker.preload``). The folder
-``KILLS_DIR`` holds what they share: ``counter``, which grows by a byte at each event, whichever process it is in;
-``moments.json``, which says at which events whom to kill; ``events``, a line of JSON for each. Without a counter nothing is counted.
-
-Events are the tasks that look at a partition, and divide one; every file that is written under a temporary name, renamed or
-removed; and the beginning and the end of a block and of the commit. A moment is before an event, or, of a file that is
-written, in the midst of it.
+Loaded into each process of a write (Dask's workers by ``--preload``). The folder ``KILLS_DIR`` holds what they share: ``counter``,
+which grows by a byte at each event; ``moments.json``, which says at which events whom to kill; ``events``, a line of JSON for each.
+Events are the tasks that look at a partition, and divide one; every file that is written under a temporary name, renamed or removed;
+the beginning and the end of a block and of the commit. A moment is before an event, or in the midst of a file that is written.
 """
 
 from __future__ import annotations
@@ -20,8 +17,6 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
-
-__all__ = ["attach", "install"]
 
 _at = threading.local()
 _committing = [False]
@@ -91,7 +86,7 @@ def install() -> None:
 
         @functools.wraps(inner)
         def outer(*args: Any, **kwargs: Any) -> Any:
-            event(kind)
+            event(kind, args[1] if kind == "remove" else "")
             return inner(*args, **kwargs)
 
         setattr(module, name, outer)
@@ -138,7 +133,7 @@ def install() -> None:
 
     objects._create = create
     for name in ("delete", "delete_prefix"):
-        _before(objects, name)
+        told(objects, name, "remove")
 
     replace = local.os.replace
 
@@ -154,17 +149,6 @@ def install() -> None:
             replace(source, target)
 
     local.os = Os()
-
-
-def _before(objects: Any, name: str) -> None:
-    inner = getattr(objects, name)
-
-    @functools.wraps(inner)
-    def outer(self: Any, key: str) -> None:
-        event("remove", key)
-        inner(self, key)
-
-    setattr(objects, name, outer)
 
 
 def dask_setup(worker: Any) -> None:

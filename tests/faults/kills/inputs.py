@@ -12,8 +12,6 @@ import numpy as np
 
 import dask_zv as dzv
 
-__all__ = ["CASES", "Case", "create", "small_blocks", "write_arguments"]
-
 N = 3000
 CHUNK = (25.0, 25.0, 25.0)
 BLOCK_BYTES = (6000, 12000)
@@ -21,27 +19,14 @@ BLOCK_BYTES = (6000, 12000)
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of write.
+    """One kind of write."""
 
-    Attributes
-    ----------
-    kind : str
-        The end of the names ``write_…`` and ``plan_…``.
-    geometry : str
-    layout : str
-    shards : int or "auto"
-    before : str
-        What the level holds before: "" for nothing, "other" for other rows, "objects" for the same rows with other objects.
-    objects : bool
-        Points with objects, attributes of these, and groups.
-    """
-
-    kind: str
+    kind: str  # the end of the names ``write_…`` and ``plan_…``
     geometry: str
     layout: str
     shards: int | str
-    before: str = ""
-    objects: bool = False
+    before: str = ""  # what the level holds: nothing, "other" rows, or the same rows with other "objects"
+    objects: bool = False  # points with objects, attributes of these, and groups
 
     @property
     def mode(self) -> str:
@@ -81,16 +66,7 @@ def create(target: str | Path, case: Case) -> dzv.Store:
 
 
 def write_arguments(case: Case, version: str = "new", change: str = "") -> dict[str, Any]:
-    """Return the arguments of a write.
-
-    Parameters
-    ----------
-    case : Case
-    version : {"new", "other", "objects"}
-        What is written, or what the level held before.
-    change : str
-        What differs from what was written first: "a position", "an attribute", "the partitions".
-    """
+    """Return the arguments of the "new" write, or of that before it; `change` is "a position", "an attribute", "the partitions"."""
     rows = N - 400 if version == "other" else N
     rng = np.random.default_rng(1 if version == "other" else 0)
     step = 700 if change == "the partitions" else 500

@@ -7,15 +7,15 @@ full, "error", or "WRONG": another answer than any of these.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import select
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-__all__ = ["digest", "look", "serve"]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from line_process import answer_lines
 
 
 def digest(parts: dict[str, Any]) -> str:
@@ -74,40 +74,32 @@ def look(
 
 
 def serve(read: Callable[[str, str], tuple[int, dict[str, Any]]]) -> None:
-    """Answer requests, one JSON object a line: ``know`` a store's content, ``look`` once, ``poll`` until the next line."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    lines = os.fdopen(0, "r", buffering=1)
+    """Answer requests: ``know`` a store's content, ``look`` once, ``poll`` until the next line."""
 
-    def answer(value: Any) -> None:
-        answers.write(json.dumps(value) + "\n")
-        answers.flush()
-
-    while line := lines.readline():
-        request = json.loads(line)
-        do, target, ways = request["do"], request.get("target", ""), request.get("ways", [])
+    def answer(request: dict[str, Any], lines: Any) -> Any:
+        do, target, ways = request["do"], request["target"], request["ways"]
         if do == "know":
             try:
-                answer({how: digest(read(target, how)[1]) for how in ways})
+                return {how: digest(read(target, how)[1]) for how in ways}
             except Exception as error:  # noqa: BLE001
-                answer({"failed": f"{type(error).__name__}: {error}"})
-        elif do == "look":
-            answer({how: look(target, how, request["known"].get(how, {}), read) for how in ways})
-        elif do == "poll":
-            counts: Counter[str] = Counter()
-            texts: dict[str, str] = {}
-            while not select.select([lines], [], [], request.get("pause", 0.02))[0]:
-                for how in ways:
-                    outcome, text = look(target, how, request["known"].get(how, {}), read)
-                    counts[outcome] += 1
-                    if text:
-                        texts.setdefault(f"{outcome} {how}", text[:400])
-            lines.readline()
-            answer({"counts": dict(counts), "texts": texts})
+                return {"failed": f"{type(error).__name__}: {error}"}
+        if do == "look":
+            return {how: look(target, how, request["known"].get(how, {}), read) for how in ways}
+        counts: Counter[str] = Counter()
+        texts: dict[str, str] = {}
+        while not select.select([lines], [], [], request.get("pause", 0.02))[0]:
+            for how in ways:
+                outcome, text = look(target, how, request["known"].get(how, {}), read)
+                counts[outcome] += 1
+                if text:
+                    texts.setdefault(f"{outcome} {how}", text[:400])
+        lines.readline()
+        return {"counts": dict(counts), "texts": texts}
+
+    answer_lines(answer, with_lines=True)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
     import dask_zv  # noqa: F401 - the time that this takes is not that of the first look
 
     serve(read_ours)

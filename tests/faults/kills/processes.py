@@ -15,8 +15,6 @@ from typing import Any
 
 from kills import hooks
 
-__all__ = ["Cluster", "end", "start"]
-
 _MODULES = ["kills.programs", "distributed", "dask.array", "dask_zv.write.points"]
 
 
@@ -81,15 +79,7 @@ def run_worker(address: str, folder: str, shared: str) -> None:
 
 
 class Cluster:
-    """A scheduler and workers in processes of their own; a worker that dies is started again.
-
-    Parameters
-    ----------
-    folder : Path
-    shared : Path
-        Where events are counted.
-    workers : int
-    """
+    """A scheduler and workers in processes of their own, which count events in `shared`; a worker that dies is started again."""
 
     def __init__(self, folder: Path, shared: Path, workers: int = 2) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,8 +87,6 @@ class Cluster:
         self._number = workers
         self._closed = threading.Event()
         self._begin()
-        self._nurse = threading.Thread(target=self._tend, daemon=True)
-        self._nurse.start()
 
     def _begin(self) -> None:
         self.folder.joinpath("address").unlink(missing_ok=True)
@@ -109,6 +97,8 @@ class Cluster:
             self._closed.wait(0.02)
         self.address = self.folder.joinpath("address").read_text()
         self.workers = [self._worker() for _ in range(self._number)]
+        self._nurse = threading.Thread(target=self._tend, daemon=True)
+        self._nurse.start()
 
     def _worker(self) -> Any:
         return start(run_worker, self.address, str(self.folder), str(self.shared))
@@ -125,8 +115,6 @@ class Cluster:
             self.close()
             self._closed.clear()
             self._begin()
-            self._nurse = threading.Thread(target=self._tend, daemon=True)
-            self._nurse.start()
 
     def note_pids(self, folder: Path) -> None:
         """Write the process numbers into files of a folder, as moments name them."""

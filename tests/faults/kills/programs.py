@@ -18,8 +18,6 @@ from kills import hooks
 from kills.clocks import set_time_of_day
 from kills.inputs import CASES, create, small_blocks, write_arguments
 
-__all__ = ["commit", "extend", "plan", "prepare", "run_blocks", "write"]
-
 
 @contextmanager
 def scheduler(name: str) -> Iterator[Any]:
@@ -68,11 +66,7 @@ def told(folder: str, name: str) -> Iterator[dict[str, Any]]:
 def describe(report: Any, since: float) -> dict[str, Any]:
     """Return what a report says that trials look at."""
     vertices = [t for t in report.times if t.kind == "vertices"]
-    return {
-        "rows": report.rows,
-        "blocks": len(vertices),
-        "written": sorted(t.block for t in vertices if t.start >= since),
-    }
+    return {"rows": report.rows, "blocks": len(vertices), "written": sorted(t.block for t in vertices if t.start >= since)}
 
 
 def write(folder: str, case: str, target: str, where: str, *, resume: bool = True, change: str = "", mode: str = "") -> None:

@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["faults_of", "table"]
-
 _PEER = "zarr-vectors"
 
 
@@ -89,7 +87,7 @@ def _rows(kind: str, level: str, records: Sequence[Mapping[str, Any]]) -> list[s
         after = Counter(o for r in records for w, (o, _) in r["after"].items() if _reader_of(w) == reader)
         rows.append([reader, _counted(during), _counted(after)])
     told = _counted(Counter(_told(r["told"]) for r in records))
-    again = _counted(Counter(_resumed(r) for r in records))
+    again = _counted(Counter("**not as it must be**" if faults_of(r) else "equal" for r in records))
     first = [[kind, level, moments], [told, again]]
     return [
         "| " + " | ".join([*(first[0] if not i else [""] * 3), *row, *(first[1] if not i else [""] * 2)]) + " |"
@@ -105,12 +103,6 @@ def _told(told: Mapping[str, Any]) -> str:
     if told["outcome"] == "error":
         return f"`{told['type']}`"
     return {"done": "the report", "killed": "nothing: it is dead"}.get(told["outcome"], told["outcome"])
-
-
-def _resumed(record: Mapping[str, Any]) -> str:
-    if faults_of(record):
-        return "**not as it must be**"
-    return "equal"
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Sequence
@@ -12,59 +13,34 @@ from typing import Any
 from points_reference import files, stored
 
 from kills import programs
-from kills.inputs import CASES, Case
+from kills.inputs import CASES
 from kills.processes import end, start
 from kills.readers import Reader
-
-__all__ = ["Prepared", "Stores", "arm", "differences", "events_of", "outcome_of", "run_program"]
 
 _PATIENCE = 180.0
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A case, made ready.
+    """A case, made ready."""
 
-    Attributes
-    ----------
-    name : str
-    case : Case
-    before, whole : Path
-        The store as the write finds it, and as the write leaves it.
-    known : dict
-        Digests of both contents, "old" (where there is one) and "new", by reader and way to read.
-    events : dict of str to list
-        The events of the uninterrupted "write"; of the "run" and the "commit" of a plan.
-    """
-
-    name: str
-    case: Case
-    before: Path
-    whole: Path
-    known: dict[str, dict[str, str]]
-    events: dict[str, list[dict[str, Any]]]
+    before: Path  # the store as the write finds it,
+    whole: Path  # and as the write leaves it
+    known: dict[str, dict[str, str]]  # digests of "old" (where there is one) and "new", by reader and way to read
+    events: dict[str, list[dict[str, Any]]]  # of the uninterrupted "write"; of the "run" and the "commit" of a plan
 
 
 class Stores:
-    """Cases that are made ready when they are first asked for.
-
-    Parameters
-    ----------
-    folder : Path
-    readers : sequence of Reader
-    """
+    """Cases that are made ready when they are first asked for: with `planned` with the events of a plan."""
 
     def __init__(self, folder: Path, readers: Sequence[Reader]) -> None:
         self._folder, self._readers = folder, readers
-        self._made: dict[tuple[str, bool], Prepared] = {}
+        self._made = functools.cache(self._make)
 
-    def get(self, name: str, *, planned: bool = False) -> Prepared:
-        """Return a case; with `planned` with the events of a plan."""
-        if (name, planned) not in self._made:
-            self._made[name, planned] = self._make(name, planned=planned)
-        return self._made[name, planned]
+    def get(self, name: str, planned: bool = False) -> Prepared:
+        return self._made(name, planned)
 
-    def _make(self, name: str, *, planned: bool) -> Prepared:
+    def _make(self, name: str, planned: bool) -> Prepared:
         folder = self._folder / f"{name.replace(' ', '-')}{'-planned' * planned}"
         before, whole = folder / "before" / "s.zv", folder / "whole" / "s.zv"
         before.parent.mkdir(parents=True)
@@ -87,7 +63,7 @@ class Stores:
         known = {way: found for way, found in known.items() if len(found) == 2 and found["old"] != found["new"]}
         if not CASES[name].before:
             known = {way: {"new": found["new"]} for way, found in known.items()}
-        return Prepared(name, CASES[name], before, whole, known, events)
+        return Prepared(before, whole, known, events)
 
     def _learn(self, known: dict[str, dict[str, str]], content: str, target: Path) -> None:
         for reader in self._readers:
@@ -132,8 +108,7 @@ def run_program(folder: Path, name: str, program: Any, *args: Any, must: bool = 
 
 
 def differences(one: Path, other: Path) -> tuple[list[str], int]:
-    """Return the names of what differs between two stores, times of change and names of stores aside; and how many files of
-    `one` are the half-written ones of a killed process, that nobody reads."""
+    """Return the names of what differs between two stores but for times of change, and how many files of `one` are half-written."""
     ones, others = _comparable(one), _comparable(other)
     temporary = [name for name in ones if name.endswith(".partial")]
     for name in temporary:

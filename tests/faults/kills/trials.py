@@ -16,8 +16,6 @@ from kills.processes import Cluster, end, start
 from kills.readers import Reader
 from kills.stores import Prepared, Stores, arm, differences, events_of, outcome_of, run_program
 
-__all__ = ["KINDS", "Bench", "Kind", "choose"]
-
 PHASES = ("scan", "split", "store", "index", "commit")
 _PATIENCE = 120.0
 PAUSE = 0.004
@@ -26,22 +24,11 @@ PAUSE = 0.004
 
 @dataclass(frozen=True)
 class Kind:
-    """Who dies.
-
-    Attributes
-    ----------
-    name : str
-    schedulers : sequence of str
-        Taken in turn: names of ``programs.scheduler``, or "cluster" for one that outlives the client.
-    step : str
-        What is interrupted: "write", or of a plan "run" or "commit".
-    kills : function of (list of events, generator) to dict
-        The moments.
-    """
+    """Who dies."""
 
     name: str
-    schedulers: Sequence[str]
-    step: str
+    schedulers: Sequence[str]  # taken in turn: names of ``programs.scheduler``, or "cluster" for one that outlives the client
+    step: str  # what is interrupted: "write", or of a plan "run" or "commit"
     kills: Callable[[list[dict[str, Any]], random.Random], dict[int, dict[str, Any]]]
 
 
@@ -74,6 +61,10 @@ def _named(who: str) -> Callable[[list[dict[str, Any]], random.Random], dict[int
     return kills
 
 
+def _told(found: dict[str, Any]) -> dict[str, Any]:
+    return {k: found[k] for k in ("outcome", "type", "text", "notes", "report") if k in found}
+
+
 KINDS = {
     kind.name: kind
     for kind in (
@@ -90,15 +81,7 @@ KINDS = {
 
 @dataclass
 class Bench:
-    """Where trials are made.
-
-    Parameters
-    ----------
-    folder : Path
-    readers : sequence of Reader
-    pause : float
-        Seconds that each event takes longer.
-    """
+    """Where trials are made; each event takes `pause` seconds longer."""
 
     folder: Path
     readers: Sequence[Reader]
@@ -124,7 +107,7 @@ class Bench:
 
     def trial(self, kind: Kind, case: str, scheduler: str, seed: int) -> dict[str, Any]:
         """Make one trial and return what came of it."""
-        prepared = self.stores.get(case, planned=kind.step != "write")
+        prepared = self.stores.get(case, kind.step != "write")
         moments = kind.kills(prepared.events[kind.step], random.Random(f"{seed} {kind.name} {case} {scheduler}"))
         self._count += 1
         folder = self.folder / f"trial{self._count}"
@@ -177,7 +160,7 @@ class Bench:
         found = outcome_of(folder, name)
         if found is None:
             return {"outcome": "hangs" if alive else "killed" if process.exitcode == -9 else f"exit {process.exitcode}"}
-        return {k: found[k] for k in ("outcome", "type", "text", "notes", "report") if k in found}
+        return _told(found)
 
     def _again(self, kind: Kind, case: str, folder: Path, target: Path, prepared: Prepared, scheduler: str) -> dict[str, Any]:
         """Do the same again, to its end; return how that went, and how the store differs from one that nobody interrupted."""
@@ -195,8 +178,11 @@ class Bench:
                 found = run_program(folder, "commit", programs.commit, str(folder), must=False)
         begun = {e["block"] for e in events_of(folder) if e["kind"] == "block" and e["what"] == "begins"}
         again = sorted(n for n in noted if f"vertices {n}" in begun)
-        record["resume"] = {k: found[k] for k in ("outcome", "type", "text", "notes", "report") if k in found}
-        record["resume"] |= {"kept": len(noted), "written again": again, "stored": sum(b.startswith("vertices") for b in begun)}
+        record["resume"] = _told(found) | {
+            "kept": len(noted),
+            "written again": again,
+            "stored": sum(b.startswith("vertices") for b in begun),
+        }
         record["differs"], record["temporary"] = differences(target, prepared.whole)
         record["then"] = self.look(target, prepared)
         return record
