@@ -214,6 +214,11 @@ def _integers(values: object) -> tuple[int, ...]:
     return tuple(values)
 
 
+def cell_path(path: str, cell: Sequence[int]) -> str:
+    """Return the key of a cell's (or a shard's) object of the array at `path`."""
+    return f"{path}/c/{'/'.join(map(str, cell))}"
+
+
 def listed_coords(keys: Iterable[str], rank: int) -> NDArray[np.int64]:
     """Return the coordinates of chunk keys, ascending, shape (n, rank)."""
     return np.array(sorted(parse_key(k) for k in keys), np.int64).reshape(-1, rank)

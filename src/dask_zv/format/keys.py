@@ -147,3 +147,9 @@ def _check(key: str) -> None:
 def join(*parts: str) -> str:
     """Join path segments that may be empty."""
     return "/".join(p for p in parts if p)
+
+
+def ancestors(path: str) -> list[str]:
+    """Return the paths of all nodes above one, from the root on, and its own."""
+    parts = path.split("/") if path else []
+    return ["/".join(parts[:i]) for i in range(len(parts) + 1)]

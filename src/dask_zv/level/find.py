@@ -12,7 +12,7 @@ import numpy as np
 
 from dask_zv.errors import MetadataError, ZVWarning
 from dask_zv.format.documents import parse_document
-from dask_zv.format.grids import GridArray
+from dask_zv.format.grids import GridArray, cell_path
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import RootMetadata
@@ -21,7 +21,7 @@ from dask_zv.geometry.schema import ATTRIBUTES, FRAGMENTS, VERTICES, AttributeSc
 from dask_zv.level.source import LevelSource, index_token, lost_document, read_documents, remember
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog
-from dask_zv.storage.grid.fetch import cell_path, object_runs
+from dask_zv.storage.grid.fetch import object_runs
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.shards import object_cells
 from dask_zv.storage.handles import open_objects

@@ -35,9 +35,9 @@ from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.settings import grid_settings
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layout import layout_for, open_blobs, open_place
-from dask_zv.storage.nodes import SETTINGS, load_catalog, merge_attributes
+from dask_zv.storage.nodes import SETTINGS, load_catalog, merge_attributes, storing_order
 from dask_zv.storage.objects import Address
-from dask_zv.storage.per_chunk.write import cut_shards
+from dask_zv.storage.per_chunk.plan import cut_shards
 from dask_zv.storage.specs import BlockSpec, CommitSpec, EncodedBlock, GridPlan, LayoutName, Place
 from dask_zv.write.manifests import object_blobs, object_metadata, write_object_index
 from dask_zv.write.object_plan import ObjectPlan, plan_objects, with_sentinel
@@ -251,13 +251,12 @@ def _finish_level(place: Place, attributes: Mapping[str, Any], without: Sequence
 
 
 def _copy_array(source: Place, target: Place, array: str) -> int:
-    """Copy an ordinary array object by object, its document last (first where the store wants nodes first)."""
+    """Copy an ordinary array object by object, its document last."""
     here, there = open_objects(source.handle), open_objects(target.handle)
     base, to = join(source.prefix, array), join(target.prefix, array)
     keys = [k.removeprefix(base + "/") for k in here.list_prefix(base)]
     keys = sorted(k for k in keys if k != DOCUMENT)
-    order = [[DOCUMENT], keys] if there.nodes_first else [keys, [DOCUMENT]]
-    for group in order:
+    for group in storing_order(there, [DOCUMENT], keys):
         for start in range(0, len(group), OBJECTS_PER_TASK):
             moves = [(join(base, k), join(to, k)) for k in group[start : start + OBJECTS_PER_TASK]]
             copy_objects(here, there, moves, FormatError("an object vanished while the store was converted"))

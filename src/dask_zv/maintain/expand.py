@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError, ReadOnlyError, StoreError
 from dask_zv.format.documents import dump_json
-from dask_zv.format.grids import GridSpec, grid_document
+from dask_zv.format.grids import GridSpec, cell_path, grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
@@ -27,7 +27,6 @@ from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, copy_objects, find_nodes
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.catalog import Node
-from dask_zv.storage.grid.fetch import cell_path
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings, parse_settings
 from dask_zv.storage.grid.shards import object_cells
@@ -36,11 +35,11 @@ from dask_zv.storage.layout import layout_for
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import (
     SETTINGS,
-    catalog_objects,
     drop_copies,
     load_catalog,
     merge_attributes,
     merged_documents,
+    put_catalog,
     put_documents,
 )
 from dask_zv.storage.objects import Objects
@@ -215,7 +214,7 @@ def _switch(place: Place, moves: Sequence[Move], settings: Mapping[str, Any] | N
                     columns[array] = _stamped(columns[array], before, catalog.coords, copies.get(array, {}))
         if catalog is not None:
             fresh = dataclasses.replace(catalog, arrays=columns, nodes=nodes, token="")
-            put_documents(objects, catalog_objects(place.prefix, fresh))
+            put_catalog(objects, place.prefix, fresh)
         if settings is not None:
             merge_attributes(objects, place.prefix, settings)
     old = [cell_path(join(place.prefix, array), cell) for array, cells in copies.items() for cell in cells]

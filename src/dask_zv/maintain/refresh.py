@@ -43,7 +43,7 @@ from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.local import sweep
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.marks import check_not_replaced
-from dask_zv.storage.nodes import SETTINGS, catalog_objects, merge_attributes, put_documents, read_document
+from dask_zv.storage.nodes import SETTINGS, merge_attributes, put_catalog, read_document
 from dask_zv.storage.objects import Address, Objects
 from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.per_chunk.write import look_at_blobs
@@ -191,7 +191,7 @@ def _write_grid(place: Place, identities: Mapping[str, str], receipts: Sequence[
         # an array without a chunk is in it too: one that is named and not described would make readers pass the catalog by
         columns = {a: Columns.empty(len(total.coords)) for a in identities} | dict(total.arrays)
         catalog = merge_catalog(None, total.coords, total.rows, columns, nodes)
-        put_documents(objects, catalog_objects(place.prefix, catalog))
+        put_catalog(objects, place.prefix, catalog)
         _correct_vertex_count(objects, place.prefix, total)
 
 

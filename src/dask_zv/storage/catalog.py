@@ -66,7 +66,7 @@ def catalog_stamp(document: bytes, path: str, store: str | None = None) -> str |
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BlobPlace:
     """Where a blob is: `shard` is -1 for a blob of its own; `offset` counts from the shard's start.
 
     `stored` is the length there, after compression; `crc` the checksum of the stored bytes.
@@ -105,7 +105,7 @@ class Catalog(ChunkLookup):
     token: str = field(default="")  # digest of the whole catalog
     nodes: Mapping[str, Node] = field(default_factory=dict)  # documents of the arrays (layout ``grid``)
 
-    def locate(self, array: str, key: str) -> Place | None:
+    def locate(self, array: str, key: str) -> BlobPlace | None:
         """Return where a blob is, None where the catalog has no such blob."""
         columns = self.arrays.get(array)
         if columns is None or not is_spatial_key(key):
@@ -113,7 +113,7 @@ class Catalog(ChunkLookup):
         row = int(self.find(np.array([parse_key(key)], np.int64))[0])
         if row < 0 or columns.nbytes[row] < 0:
             return None
-        return Place(*(int(columns[kind][row]) for kind in ("nbytes", "shard", "offset", "stored", "crc")))
+        return BlobPlace(*(int(columns[kind][row]) for kind in ("nbytes", "shard", "offset", "stored", "crc")))
 
     def chunks_of(self, array: str) -> NDArray[np.bool_]:
         """Tell which rows of :attr:`coords` have a blob in `array`."""

@@ -15,7 +15,7 @@ from typing import Any
 from dask_zv.errors import InputError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import parse_grid_document
-from dask_zv.format.keys import DOCUMENT, join
+from dask_zv.format.keys import DOCUMENT, ancestors, join
 from dask_zv.format.metadata import Generation, detect_generation
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid.commit import commit_grid, make_grid_nodes, store_in_grid, write_cell, write_grid_meta
@@ -25,11 +25,11 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.marks import mark
 from dask_zv.storage.nodes import SETTINGS
 from dask_zv.storage.objects import Address, Objects
+from dask_zv.storage.per_chunk.plan import plan_per_chunk
 from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.per_chunk.write import (
     commit_per_chunk,
     make_groups,
-    plan_per_chunk,
     store_per_chunk,
     write_blob,
     write_blob_meta,
@@ -48,7 +48,10 @@ class Layout:
     generation: Generation
     has_codecs: bool  # blobs go through Zarr codecs; else their bytes are stored as they are
     has_tables: bool  # facts of objects and groups are Zarr arrays; else blobs with literal names
+    lists_chunks: bool  # documents and catalog list an array's chunks; else the store itself is listed
+    told_by_settings: bool  # a new group that is of no store names its layout in its attributes; else nothing does
     shards_have_extents: bool  # shards are boxes, given by their extents; else runs of chunks along the Morton curve
+    holds_chunks: Callable[[Mapping[str, Any], str, str], bool]  # of a node's document, its path and store
     blobs: Callable[..., Blobs]  # reads: list_keys, sizes, exists, read, read_many
     check_key: Callable[[str, str], None]  # (array, chunk key): raises where no chunk has such a key
     write: Callable[[Objects, str, str, str, bytes], None]  # stores one blob: a batch of one
@@ -65,7 +68,10 @@ _LAYOUTS: Mapping[str, Layout] = {
         Generation.GRID,
         has_codecs=True,
         has_tables=True,
+        lists_chunks=True,
+        told_by_settings=True,
         shards_have_extents=True,
+        holds_chunks=lambda document, path, store: parse_grid_document(document, path, store) is not None,
         blobs=GridArrays,
         check_key=check_spatial,
         write=write_cell,
@@ -80,7 +86,10 @@ _LAYOUTS: Mapping[str, Layout] = {
         Generation.PER_CHUNK,
         has_codecs=False,
         has_tables=False,
+        lists_chunks=False,
+        told_by_settings=False,
         shards_have_extents=False,
+        holds_chunks=lambda document, path, store: document["node_type"] == "group",
         blobs=PerChunk,
         check_key=lambda array, key: None,
         write=write_blob,
@@ -142,8 +151,7 @@ def detect_layout(objects: Objects, prefix: str, attributes: Mapping[str, Any] |
     told = _by_attributes(attributes) if attributes is not None else None
     if told is not None:
         return told
-    parts = prefix.split("/") if prefix else []
-    above = ["/".join(parts[:i]) for i in range(len(parts), -1, -1)][0 if attributes is None else 1 :]
+    above = ancestors(prefix)[::-1][0 if attributes is None else 1 :]
     structural = [join(prefix, "vertices"), join(prefix, "0/vertices")]
     paths = (*above, *structural)
     found = objects.get_many([(join(p, DOCUMENT), None) for p in paths])

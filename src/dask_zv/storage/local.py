@@ -5,6 +5,8 @@ know of yet (in a directory that the same call made, before the document that na
 
 Reading follows symbolic links, as all tools do: data may lie on several disks. Nothing is written or removed through a link
 that leads out of the store: a store that somebody else packed may have any.
+
+One module because the names of half-written files, and who removes them, are known to nobody else.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ import stat
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
@@ -35,6 +37,8 @@ from dask_zv.storage.faults import local_error
 from dask_zv.storage.objects import BytesLike, Objects, Request
 from dask_zv.storage.zarr_reads import ZarrReads
 
+T = TypeVar("T")
+R = TypeVar("R")
 _LOCAL_THREADS = 4
 _LONG = 1 << 24
 _FREE = 64 << 20
@@ -157,12 +161,7 @@ class LocalObjects:
         return b"".join(parts)
 
     def get_many(self, requests: Sequence[Request]) -> list[bytes | None]:
-        if len(requests) < 64:
-            return [self.get(key, byte_range) for key, byte_range in requests]
-        with ThreadPoolExecutor(_LOCAL_THREADS) as pool:
-            step = -(-len(requests) // (4 * _LOCAL_THREADS))
-            slices = [requests[i : i + step] for i in range(0, len(requests), step)]
-            return [d for part in pool.map(lambda s: [self.get(*r) for r in s], slices) for d in part]
+        return _in_threads(lambda request: self.get(*request), requests)
 
     def put(self, key: str, data: BytesLike) -> None:
         self._check_writable()
@@ -171,54 +170,35 @@ class LocalObjects:
 
     def put_many(self, sequences: Iterable[Sequence[tuple[str, BytesLike]]]) -> list[list[int]]:
         self._check_writable()
-        key = ""
         checked: set[str] = set()
-        out: list[list[int]] = []
+        return [self._put_sequence(sequence, checked) for sequence in sequences]
+
+    def _put_sequence(self, sequence: Sequence[tuple[str, BytesLike]], checked: set[str]) -> list[int]:
+        stamps: list[int] = []
+        key = ""
         try:
-            for sequence in sequences:
-                stamps: list[int] = []
-                for key, data in sequence[:-1]:
-                    path = self._own_path(key, checked)
-                    if self._make_directories(path.rpartition("/")[0]):
-                        self._create_or_put(path, data)
-                    else:
-                        self._put(path, data)
-                    stamps.append(os.stat(path).st_mtime_ns)  # noqa: PTH116
-                for key, data in sequence[-1:]:
-                    path = self._own_path(key, checked)
+            for number, (key, data) in enumerate(sequence, 1):
+                path = self._own_path(key, checked)
+                # nobody can know of what lies in a folder made just now, before the last object, which names it
+                if number < len(sequence) and self._make_directories(path.rpartition("/")[0]):
+                    self._create_or_put(path, data)
+                else:
                     self._put(path, data)
-                    stamps.append(os.stat(path).st_mtime_ns)  # noqa: PTH116
-                out.append(stamps)
+                stamps.append(os.stat(path).st_mtime_ns)  # noqa: PTH116
         except ZVError:
             raise
         except OSError as error:
             raise local_error("writing", key, error, self.url) from error
-        return out
+        return stamps
 
     def put_all(self, items: Iterable[tuple[str, BytesLike]]) -> list[int]:
         self._check_writable()
-        listed = list(items)
         checked: set[str] = set()
-        if len(listed) < 64:
-            return self._put_slice(listed, checked)
-        with ThreadPoolExecutor(_LOCAL_THREADS) as pool:
-            step = -(-len(listed) // (4 * _LOCAL_THREADS))
-            slices = [listed[i : i + step] for i in range(0, len(listed), step)]
-            put = partial(self._put_slice, checked=checked)
-            return [s for part in pool.map(put, slices) for s in part]
+        return _in_threads(lambda item: self._put_sequence([item], checked)[0], list(items))
 
     def put_identified(self, items: Iterable[tuple[str, BytesLike]]) -> list[str]:
         listed = list(items)
         return [f"{len(data)}-{stamp:x}" for (_, data), stamp in zip(listed, self.put_all(listed), strict=True)]
-
-    def _put_slice(self, items: Sequence[tuple[str, BytesLike]], checked: set[str]) -> list[int]:
-        return [self._put_one(key, data, checked) for key, data in items]
-
-    def _put_one(self, key: str, data: BytesLike, checked: set[str]) -> int:
-        with self._errors("writing", key):
-            path = self._own_path(key, checked)
-            self._put(path, data)
-            return os.stat(path).st_mtime_ns  # noqa: PTH116
 
     def put_if_absent(self, key: str, data: BytesLike) -> bool:
         self._check_writable()
@@ -383,6 +363,16 @@ class LocalObjects:
     def _check_writable(self) -> None:
         if self.read_only:
             raise ReadOnlyError("the store was opened read-only: open it with mode='r+' to write", store=self.url)
+
+
+def _in_threads(call: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Return the result of a call for each item, where there are many by a few threads, each of which takes a run of them."""
+    if len(items) < 64:
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(_LOCAL_THREADS) as pool:
+        step = -(-len(items) // (4 * _LOCAL_THREADS))
+        runs = [items[i : i + step] for i in range(0, len(items), step)]
+        return [result for part in pool.map(lambda run: [call(item) for item in run], runs) for result in part]
 
 
 def sweep(objects: Objects, prefix: str) -> None:

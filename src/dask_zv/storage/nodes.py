@@ -6,17 +6,21 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dask_zv.errors import InvalidNameError, StoreError, ZVWarning
 from dask_zv.format.documents import blob_document, dump_json, group_document, parse_document, to_json
-from dask_zv.format.keys import DOCUMENT, check_name, join
+from dask_zv.format.grids import GridArray, parse_grid_document
+from dask_zv.format.keys import DOCUMENT, ancestors, check_name, join
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, decode_catalog, encode_catalog
 from dask_zv.storage.locks import LOCK_NAME, commit_lock
 from dask_zv.storage.objects import Objects, together
 
+T = TypeVar("T")
+SETTINGS = "dask_zv"
+"""Attribute that holds what `create` was asked for, and a level's grid; the format has no place for either."""
 LAST = "vertices"
 """The array whose list of chunks is written last: whoever sees a chunk in it finds the chunk in the others."""
 CONSOLIDATED = "consolidated_metadata"
@@ -48,6 +52,16 @@ def read_document(objects: Objects, path: str) -> dict[str, Any] | None:
     return None if data is None else parse_document(data, path, objects.url)
 
 
+def read_grids(objects: Objects, prefix: str, names: Iterable[str]) -> dict[str, GridArray | None]:
+    """Return what the documents of some arrays say, None for those that are absent or no chunk grids."""
+    paths = {name: join(prefix, name) for name in names}
+    found = objects.get_many([(join(path, DOCUMENT), None) for path in paths.values()])
+    return {
+        name: None if data is None else parse_grid_document(parse_document(data, path, objects.url), path, objects.url)
+        for (name, path), data in zip(paths.items(), found, strict=True)
+    }
+
+
 def kind_of(document: Mapping[str, Any]) -> str:
     """Return what a node is, in words: "a Group", or "a 2-D Array"."""
     if document["node_type"] == "group":
@@ -71,25 +85,18 @@ def ensure_groups(objects: Objects, paths: Iterable[str]) -> None:
 
     What these have of consolidated metadata is dropped: it is about to be of another state than the nodes below.
     """
-    wanted: dict[str, None] = {}
-    for path in paths:
-        parts = path.split("/") if path else []
-        wanted.update(dict.fromkeys("/".join(parts[:i]) for i in range(len(parts) + 1)))
+    wanted = list(dict.fromkeys(above for path in paths for above in ancestors(path)))
     documents = objects.get_many([(join(p, DOCUMENT), None) for p in wanted])
     missing: dict[int, list[str]] = {}
-    stale: dict[str, dict[str, Any]] = {}
     for path, document in zip(wanted, documents, strict=True):
-        if document is None:
-            missing.setdefault(path.count("/") + bool(path), []).append(path)
-        elif (parsed := parse_document(document, path, objects.url))["node_type"] != "group":
+        if document is None:  # a group without a document counts as one, so their order may be of no concern
+            depth = path.count("/") + bool(path) if objects.nodes_first else 0
+            missing.setdefault(depth, []).append(path)
+        elif parse_document(document, path, objects.url)["node_type"] != "group":
             raise StoreError(f"'/{path}' is an Array: a group can't be made there", store=objects.url)
-        elif parsed.get(CONSOLIDATED) is not None:
-            stale[path] = parsed
-    for path, parsed in stale.items():
-        objects.put(join(path, DOCUMENT), dump_json(_alone(parsed)))
+    for path, document in zip(wanted, documents, strict=True):
+        _drop_copy(objects, path, document)
     _drop_copies_outside(objects)
-    if not objects.nodes_first:  # a group without a document counts as one, so the order is of no concern
-        missing = {0: [path for paths in missing.values() for path in paths]} if missing else {}
     for depth in sorted(missing):  # parents before their children
         _make_groups(objects, missing[depth])
 
@@ -165,6 +172,17 @@ def put_documents(objects: Objects, documents: Sequence[tuple[str, bytes]]) -> N
         objects.put_all(documents)
 
 
+def storing_order(objects: Objects, document: T, contents: T) -> tuple[T, T]:
+    """Return a node's document and its contents as they are stored: the document last, but where a transaction shows both."""
+    return (document, contents) if objects.nodes_first else (contents, document)
+
+
+def announce_array(objects: Objects, path: str, document: bytes) -> None:
+    """Store an array's document before its chunks, where the store wants that; who calls stores another after them."""
+    if objects.nodes_first:
+        objects.put(join(path, DOCUMENT), document)
+
+
 def load_catalog(objects: Objects, prefix: str) -> Catalog | None:
     """Return the catalog of the group at `prefix`, None where it has none."""
     path = join(prefix, CATALOG_NAME)
@@ -173,22 +191,23 @@ def load_catalog(objects: Objects, prefix: str) -> Catalog | None:
 
 
 def catalog_objects(prefix: str, catalog: Catalog) -> list[tuple[str, bytes]]:
-    """Return the objects of a group's catalog: readers ask for its content alone, so they may arrive in any order."""
+    """Return the objects of a group's catalog, document and content: readers ask for the content alone."""
     payload, path = encode_catalog(catalog), join(prefix, CATALOG_NAME)
     return [(join(path, DOCUMENT), blob_document(len(payload))), (f"{path}/c/0", payload)]
 
 
+def put_catalog(objects: Objects, prefix: str, catalog: Catalog) -> None:
+    """Store a group's catalog."""
+    put_documents(objects, storing_order(objects, *catalog_objects(prefix, catalog)))
+
+
 def drop_copies(objects: Objects, nodes: Iterable[str]) -> set[str]:
     """Remove consolidated metadata from nodes that change and all groups above; return their paths in the store."""
-    above: set[str] = set()
-    for node in nodes:
-        parts = node.split("/") if node else []
-        above.update("/".join(parts[:i]) for i in range(len(parts) + 1))
-    groups = sorted(above)
+    groups = sorted({above for node in nodes for above in ancestors(node)})
     for path, found in zip(groups, objects.get_many([(join(p, DOCUMENT), None) for p in groups]), strict=True):
         _drop_copy(objects, path, found)
     _drop_copies_outside(objects)
-    return above
+    return set(groups)
 
 
 def _drop_copy(objects: Objects, path: str, found: bytes | None) -> None:
@@ -199,10 +218,7 @@ def _drop_copy(objects: Objects, path: str, found: bytes | None) -> None:
 
 
 def _drop_copies_outside(objects: Objects) -> None:
-    """Remove consolidated metadata from the groups that the store lies in; warn where that is not allowed.
-
-    Groups of one hierarchy have a document each: the first folder without one ends it.
-    """
+    """Remove consolidated metadata from the groups that the store lies in, up to a folder that is none; warn if not allowed."""
     outer = objects.above()
     while outer is not None:
         try:
@@ -223,9 +239,7 @@ def drop_catalogs(objects: Objects, nodes: Iterable[str], *, keep: str | None = 
 
     Consolidated metadata of these groups goes as well. A commit that is under way may be about to write a catalog of what it
     saw before: `in_turn` waits for it, which only callers may who hold no lock.
-
-    `nodes`: paths in the store of arrays whose blobs change outside of a catalogued commit; `keep`: path of the group whose
-    catalog stays.
+    The catalog of the group `keep` stays.
     """
     above = drop_copies(objects, nodes)
     groups = sorted(above - {keep})
@@ -240,7 +254,7 @@ def drop_catalogs(objects: Objects, nodes: Iterable[str], *, keep: str | None = 
             objects.delete_prefix(path)
 
 
-class Attributes:
+class Attributes(Mapping[str, Any]):
     """The attributes of a group, read from the store at each access.
 
     numpy scalars and arrays, tuples and nested mappings are stored as JSON values.
@@ -271,10 +285,6 @@ class Attributes:
     def __len__(self) -> int:
         return len(self.to_dict())
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return an attribute, `default` where there is none."""
-        return self.to_dict().get(key, default)
-
     def update(self, other: Mapping[str, Any]) -> None:
         """Merge `other` into the attributes.
 
@@ -298,10 +308,6 @@ def check_array_name(array: str) -> str:
     if any(part.startswith("dask_zv_") for part in array.split("/")):
         raise InvalidNameError(f"array name {array!r}: names that begin with 'dask_zv_' are kept for the catalog and its like")
     return array
-
-
-SETTINGS = "dask_zv"
-"""Attribute that holds what `create` was asked for, and a level's grid; the format has no place for either."""
 
 
 def merge_root(now: Mapping[str, Any], known: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Objects of a store by key: the few verbs that everything above needs, bounded and retried.
+"""Objects of a store by key, the few verbs that everything above needs, bounded and retried; and readers of blobs in them.
 
 :class:`Objects` is the seam between the layouts and the bytes. A local directory is served by plain file calls
 (:mod:`dask_zv.storage.local`); every other store goes through its zarr ``Store``, on zarr's own loop, with a bounded number of
@@ -8,16 +8,19 @@ requests in flight.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, cast
 from urllib.parse import quote
 
+import numpy as np
 from zarr.abc.store import Store
 
 from dask_zv.config import settings
-from dask_zv.errors import escaped
-from dask_zv.format.keys import join
+from dask_zv.errors import FormatError, NotFoundError, StoreError, escaped
+from dask_zv.format.keys import join, parse_key
+from dask_zv.storage.catalog import Catalog
 
 BytesLike = bytes | bytearray | memoryview
 Request = tuple[str, "tuple[int, int] | None"]
@@ -180,3 +183,82 @@ def together(objects: Objects, *calls: Callable[[], Any]) -> list[Any]:
         return [call() for call in calls]
     with ThreadPoolExecutor(len(calls)) as pool:
         return [f.result() for f in [pool.submit(call) for call in calls]]
+
+
+class BlobReader(ABC):
+    """The blobs of the arrays below a group, `prefix` in the store; `catalog` is what its last commit recorded."""
+
+    def __init__(self, objects: Objects, prefix: str, catalog: Catalog | None = None) -> None:
+        self.objects = objects
+        self.prefix = prefix
+        self.catalog = catalog
+        self.catalog_is_stale = False
+        self.stale_chunk: str | None = None
+
+    def path(self, *parts: str) -> str:
+        """Return the path in the store of something below the group."""
+        return join(self.prefix, *parts)
+
+    @abstractmethod
+    def forget(self, array: str | None = None) -> None:
+        """Drop what is remembered of an array (of all where None)."""
+
+    @abstractmethod
+    def list_keys(self, array: str) -> list[str]:
+        """Return the keys of the chunks of `array`, in numeric order; ``[]`` where it is absent."""
+
+    @abstractmethod
+    def sizes(self, array: str) -> dict[str, int]:
+        """Return the length of every payload of `array`."""
+
+    @abstractmethod
+    def exists(self, array: str, key: str) -> bool:
+        """Return True if a chunk is there."""
+
+    @abstractmethod
+    def read_many(self, addresses: Sequence[Address]) -> dict[Address, bytes]:
+        """Return the blobs at `addresses`, all fetched concurrently; absent ones are left out."""
+
+    def read(self, array: str, key: str) -> bytes:
+        """Return one blob; raises :class:`NotFoundError` where there is none."""
+        found = self.read_many([(array, key)])
+        if (array, key) not in found:
+            raise NotFoundError(
+                f"chunk {key!r} of array {array!r} not found at '/{self.path(array)}'",
+                store=self.objects.url, array=self.path(array), chunk=key,
+            )  # fmt: skip
+        return found[array, key]
+
+    def catalogued_row(self, array: str, key: str) -> int:
+        """Return the catalog's row of a chunk that it has."""
+        assert self.catalog is not None
+        return int(self.catalog.find(np.array([parse_key(key)], np.int64))[0])
+
+    def refuse_damage(self, places: Iterable[tuple[Address, str]]) -> None:
+        """Raise where bytes are not those of the last commit though their object (a path) is as old: no edit, but damage."""
+        assert self.catalog is not None
+        noted = [(a, path, int(self.catalog.arrays[a[0]]["stamp"][self.catalogued_row(*a)])) for a, path in places]
+        known = [item for item in noted if item[2]]
+        for (address, _, before), stamp in zip(known, self.objects.stamps([path for _, path, _ in known]), strict=True):
+            if stamp is not None and stamp[1] == before:
+                raise self.damage(
+                    address,
+                    "the stored bytes are not those of the last commit, though the object is as old: it is damaged; restore "
+                    "it, or write the chunk again",
+                )
+
+    def damage(self, address: Address, text: str) -> FormatError:
+        """Return an error about a chunk whose bytes are wrong."""
+        return FormatError(text, store=self.objects.url, array=self.path(address[0]), chunk=address[1])
+
+    def failure(self, address: Address, text: str) -> StoreError:
+        """Return an error about a chunk that can't be read."""
+        return StoreError(text, store=self.objects.url, array=self.path(address[0]), chunk=address[1])
+
+
+def keys_by_array(addresses: Iterable[Address]) -> dict[str, list[str]]:
+    """Return the chunk keys of each array."""
+    keys: dict[str, list[str]] = {}
+    for array, key in addresses:
+        keys.setdefault(array, []).append(key)
+    return keys

@@ -179,6 +179,8 @@ def make_receipt(
 def combine_receipts(receipts: Sequence[Receipt]) -> Receipt:
     """Return one receipt for all; two may speak of one chunk where they stored different arrays of it."""
     ranks = tuple(sorted({r for receipt in receipts for r in receipt.ranks}))
+    if len(receipts) == 1 and len(ranks) <= 1:
+        return receipts[0]
     spatial = [r for r in receipts if len(r.coords)] if len(ranks) == 1 else []
     rank = ranks[0] if len(ranks) == 1 else 0
     coords = np.concatenate([r.coords for r in spatial]) if spatial else np.zeros((0, rank), np.int64)

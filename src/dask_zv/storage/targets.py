@@ -62,20 +62,7 @@ def resolve_target(
 ) -> tuple[StoreHandle, str]:
     """Return the handle of a target's store and the path inside that store.
 
-    Parameters
-    ----------
-    target : str, Path, UPath, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
-    storage_options : mapping, optional
-        Options of a URL, beside those of a UPath.
-    read_only : bool
-        Never write through this handle.
-
-    Raises
-    ------
-    StoreError
-        An unknown scheme, or a package that the scheme needs is not installed.
-    InputError
-        Something that is no target, or options for a target that takes none.
+    `storage_options`: options of a URL, beside those of a UPath; `read_only`: never write through this handle.
     """
     options = dict(storage_options or _NO_OPTIONS)
     if all(hasattr(target, name) for name in ("protocol", "storage_options", "path", "joinpath")):  # a UPath

@@ -43,7 +43,10 @@ class ZarrObjects:
         self.store = store
         self.url = url
         self.read_only = store.read_only
-        self.nodes_first = _innermost(store) == "IcechunkStore"
+        innermost = store
+        while isinstance(innermost, WrapperStore):
+            innermost = innermost._store
+        self.nodes_first = type(innermost).__name__ == "IcechunkStore"
         self._secrets = tuple(s for s in secrets if s)
         self.looks_first = isinstance(store, FsspecStore) and type(store.fs).__name__ not in _CONDITIONAL
         self._slots: asyncio.Semaphore | None = None
@@ -55,10 +58,7 @@ class ZarrObjects:
         return sync(self._get(key, byte_range))
 
     def get_many(self, requests: Sequence[Request]) -> list[bytes | None]:
-        async def run() -> list[bytes | None]:
-            return list(await asyncio.gather(*(self._get(k, r) for k, r in requests)))
-
-        return sync(run())
+        return sync(_gather(self._get(key, byte_range) for key, byte_range in requests))
 
     def put(self, key: str, data: BytesLike) -> None:
         self._check_writable()
@@ -86,7 +86,7 @@ class ZarrObjects:
     def put_if_absent(self, key: str, data: BytesLike) -> bool | None:
         self._check_writable()
         store, content = self.store, bytes(data)
-        if _may_create_through_fsspec(store):
+        if isinstance(store, FsspecStore) and "mode" in inspect.signature(store.fs._pipe_file).parameters:
             return self._create_once(key, content)
         if not isinstance(store, ObjectStore | MemoryStore | LocalStore):
             return None
@@ -141,10 +141,7 @@ class ZarrObjects:
         return [None if m is None else f"{m[0]}-{m[1]:x}" for m in self.stamps(keys)]
 
     def stamps(self, keys: Sequence[str]) -> list[tuple[int, int] | None]:
-        async def run() -> list[tuple[int, int] | None]:
-            return list(await asyncio.gather(*map(self._stamp, keys)))
-
-        return sync(run())
+        return sync(_gather(map(self._stamp, keys)))
 
     async def _stamp(self, key: str) -> tuple[int, int] | None:
         store = self.store
@@ -166,8 +163,7 @@ class ZarrObjects:
         return int(meta["size"]), _stamp_of(meta.get("e_tag"), meta.get("last_modified"))
 
     def delete(self, key: str) -> None:
-        self._check_writable()
-        sync(self._call("deleting", key, lambda: self.store.delete(key)))
+        self.delete_many([key])
 
     def delete_many(self, keys: Sequence[str]) -> None:
         self._check_writable()
@@ -318,6 +314,10 @@ def _store_above(store: Store) -> Store | None:
     return ObjectStore(type(inner)(prefix=parent or None, config=config, client_options=inner.client_options))
 
 
+async def _gather(calls: Iterable[Awaitable[T]]) -> list[T]:
+    return list(await asyncio.gather(*calls))
+
+
 async def _all_ended(calls: Iterable[Awaitable[T]]) -> list[T]:
     """Return all results, or raise the first error once all have ended: a task's retry must not meet its own stragglers."""
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -325,12 +325,6 @@ async def _all_ended(calls: Iterable[Awaitable[T]]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return cast("list[T]", results)
-
-
-def _innermost(store: Store) -> str:
-    while isinstance(store, WrapperStore):
-        store = store._store
-    return type(store).__name__
 
 
 async def _collect(items: AsyncIterator[str]) -> list[str]:
@@ -342,11 +336,6 @@ async def _find(items: AsyncIterator[str], suffix: str) -> bool:
         if item.endswith(suffix):
             return True
     return False
-
-
-def _may_create_through_fsspec(store: Store) -> bool:
-    """Return True if a store is of an fsspec package whose puts take the condition that nothing is there."""
-    return isinstance(store, FsspecStore) and "mode" in inspect.signature(store.fs._pipe_file).parameters
 
 
 def _status_of(error: BaseException | None) -> int | None:

@@ -1,4 +1,7 @@
-"""What is left to zarr: the store that it reads through, and arrays that only it can read, in bounded memory."""
+"""Arrays by their documents: blobs of one array each, decoded here or by zarr, and the store that zarr reads through.
+
+Zarr takes memory for all that a document claims; what is left to it is looked at before, and unpacked in bounded memory.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import zarr
 from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.codec import BytesBytesCodec
@@ -19,10 +23,13 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Sto
 from zarr.storage import StorePath, WrapperStore
 
 from dask_zv.errors import FormatError, StoreError, ZVError
-from dask_zv.format.keys import confined
-from dask_zv.storage.codecs import cell_codec
+from dask_zv.format.documents import PAYLOAD_CRC32C, BlobDocument, parse_blob_document
+from dask_zv.format.keys import DOCUMENT, confined
+from dask_zv.storage.codecs import cell_codec, crc32c, unpack_zstd
 from dask_zv.storage.objects import Objects
 
+_MAX_ZEROS = 1 << 26
+"""A chunk that is left out and means so many zeros costs its document alone: more are taken for a lost chunk."""
 Get = Callable[[str, BufferPrototype, ByteRequest | None], Awaitable[Buffer | None]]
 
 
@@ -179,3 +186,83 @@ def check_claim(objects: Objects, path: str, array: zarr.Array[Any]) -> None:
             "objects: its document is damaged",
             store=objects.url, array=path,
         )  # fmt: skip
+
+
+def decode_blob(
+    objects: Objects, path: str, document: bytes, data: bytes | None, array: str, chunk: str | None = None
+) -> bytes:
+    """Return the payload of the blob at `path`.
+
+    `path`: path of the blob's array in the store; `document, data`: its ``zarr.json`` and its first data object, None where
+    that is absent; `array, chunk`: for errors.
+    """
+    url = objects.url
+    blob = parse_blob_document(document, path, url)
+    if blob is None:
+        return _decode_through_zarr(objects, path, array, chunk)
+    if blob.nbytes == 0:
+        return b""
+    if data is None:
+        if blob.zstd and blob.nbytes <= _MAX_ZEROS:
+            return bytes(blob.nbytes)  # Zarr's default pipeline leaves out a chunk of nothing but zeros
+        raise _missing(objects, path, blob.nbytes, array, chunk)
+    if blob.raw:
+        if len(data) != blob.nbytes:
+            raise FormatError(
+                f"the data object has {len(data)} bytes, its document says {blob.nbytes}: it is short, or was being "
+                "replaced by a writer that died; write the chunk again",
+                store=url, array=array, chunk=chunk,
+            )  # fmt: skip
+        noted = blob.attributes.get(PAYLOAD_CRC32C)
+        if noted is not None and crc32c(data) != noted and not _is_edited(objects, path):
+            raise FormatError(
+                "the data object has other bytes than those that its document has the checksum of: it is damaged, or was "
+                "edited without its document; write it again",
+                store=url, array=array, chunk=chunk,
+            )  # fmt: skip
+        return data
+    return _unpack(data, blob, url, array, chunk)
+
+
+def _is_edited(objects: Objects, path: str) -> bool:
+    """Return True if the data object is younger than its document, which our writer stores last; known of local files alone."""
+    document, data = objects.stamps([f"{path}/{DOCUMENT}", f"{path}/c/0"])
+    return objects.is_local and document is not None and data is not None and data[1] > document[1]
+
+
+def _missing(objects: Objects, path: str, nbytes: int, array: str, chunk: str | None) -> StoreError:
+    return StoreError(
+        f"a data object below '/{path}/c' is missing, and the document promises {nbytes} bytes",
+        store=objects.url, array=array, chunk=chunk,
+    )  # fmt: skip
+
+
+def _decode_through_zarr(objects: Objects, path: str, array: str, chunk: str | None) -> bytes:
+    node = open_zarr_array(objects, path)
+    if node.ndim != 1 or node.dtype != np.dtype("uint8"):
+        raise FormatError(
+            f"'/{path}' is a {node.ndim}-D array of {node.dtype}, a blob is 1-D uint8",
+            store=objects.url, array=array, chunk=chunk,
+        )  # fmt: skip
+    check_claim(objects, path, node)
+    names = [type(codec).__name__ for codec in node.metadata.codecs]  # type: ignore[union-attr]
+    # only the default pipeline may leave out chunks (of zeros); elsewhere zarr would fill a lost one with zeros, too
+    if names != ["BytesCodec", "ZstdCodec"] and node.nchunks_initialized < node.nchunks:
+        raise _missing(objects, path, int(node.shape[0]), array, chunk)
+    try:
+        return bytes(np.asarray(unpacked(objects, node)[:]).tobytes())
+    except ZVError:
+        raise
+    except ZARR_ERRORS as error:
+        raise FormatError(
+            f"'/{path}' can't be decoded by zarr: {error!s:.500}", store=objects.url, array=array, chunk=chunk
+        ) from error
+
+
+def _unpack(data: bytes, blob: BlobDocument, url: str, array: str, chunk: str | None) -> bytes:
+    try:
+        return unpack_zstd(data, blob.nbytes)
+    except ValueError as error:
+        raise FormatError(
+            f"the data object is no Zstandard frame of {blob.nbytes} bytes: {error}", store=url, array=array, chunk=chunk
+        ) from error

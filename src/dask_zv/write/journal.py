@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
 from dask_zv.format.documents import parse_document
-from dask_zv.format.grids import GridSpec
+from dask_zv.format.grids import GridSpec, cell_path
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.format.objects import elements_document
 from dask_zv.format.shards import shard_name
 from dask_zv.storage.codecs import unpack_zstd
-from dask_zv.storage.grid.fetch import cell_path
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.marks import JOURNAL
 from dask_zv.storage.objects import Objects

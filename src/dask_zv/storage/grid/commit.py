@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import PlanError, StoreError
 from dask_zv.format.documents import dump_json
-from dask_zv.format.grids import ORIGIN, GridArray, GridSpec, grid_document, listed_coords, parse_grid_document
+from dask_zv.format.grids import ORIGIN, GridArray, GridSpec, cell_path, grid_document, listed_coords, parse_grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, join, keys_to_coords
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, Node, merge_catalog
-from dask_zv.storage.grid.fetch import cell_path
 from dask_zv.storage.grid.plan import check_shards, check_spatial, commit_keys, found_by, grid_for, without_grid
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.settings import default_grid, is_family
@@ -33,6 +32,7 @@ from dask_zv.storage.nodes import (
     merged_documents,
     put_documents,
     read_document,
+    read_grids,
 )
 from dask_zv.storage.objects import Address, Objects, snapshot
 from dask_zv.storage.receipts import COLUMNS, Columns, Receipt
@@ -103,7 +103,7 @@ def store_in_grid(objects: Objects, spec: BlockSpec, blobs: Mapping[Address, Any
 
 def make_nodes(objects: Objects, prefix: str, specs: Mapping[str, GridSpec]) -> None:
     """Write the documents of arrays that are new or get another grid, listing no chunk yet, and the groups above them."""
-    held = GridArrays(objects, prefix).arrays(specs)
+    held = read_grids(objects, prefix, specs)
     ensure_groups(objects, sorted({join(prefix, a).rpartition("/")[0] for a in specs}))
     for array, grid in specs.items():
         found = held[array]
@@ -133,7 +133,7 @@ def commit_grid(store: Objects, spec: CommitSpec, total: Receipt, attributes: Ma
         objects = snapshot(store, wanted)
         # groups above and below may have catalogs that speak of these arrays, too
         drop_catalogs(objects, [join(prefix, a) for a in plan.specs], keep=prefix)
-        before = GridArrays(objects, prefix).arrays(plan.specs) if spec.replace else {}
+        before = read_grids(objects, prefix, plan.specs) if spec.replace else {}
         locked.check()
         told = merged_documents(objects, others, {normal_path(prefix, ".."): spec.root} if spec.root else None)
         catalog, nodes = merge_arrays(objects, prefix, plan, total, metadata, whole=whole, before_last=told)
@@ -172,7 +172,7 @@ def merge_arrays(
     documents, None where no catalog of these can be written.
     """
     catalog = load_catalog(objects, prefix)
-    held = GridArrays(objects, prefix).arrays(plan.specs)
+    held = read_grids(objects, prefix, plan.specs)
     meanwhile = plan.alone or (whole and catalog is not None and catalog.token != plan.token)
     if meanwhile and any(a is not None and a.nonempty for a in held.values()) and not _is_own(plan, total, held, catalog):
         mark(objects, prefix, _REFUSED)  # cells of this batch may lie among theirs: who reads one is told
@@ -264,7 +264,7 @@ def _verify(objects: Objects, prefix: str, plan: GridPlan, total: Receipt, metad
     """Look whether what was written is still there, where no lock kept other writers away; write it again where it isn't."""
     for attempt in range(_VERIFICATIONS):
         time.sleep(0.01 * 2**attempt if attempt else 0)
-        now = GridArrays(objects, prefix).arrays(plan.specs)
+        now = read_grids(objects, prefix, plan.specs)
         lost = [a for a, found in now.items() if found is None or not _added(total, a) <= (found.nonempty or frozenset())]
         if not lost:
             return

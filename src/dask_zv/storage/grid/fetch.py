@@ -14,20 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, ZVError
-from dask_zv.format.grids import GridSpec
-from dask_zv.format.shards import FRAME_NBYTES, index_nbytes, pack_index, unframe, unpack_index
+from dask_zv.format.grids import GridSpec, cell_path
+from dask_zv.format.shards import EMPTY, FRAME_NBYTES, index_nbytes, pack_index, unframe, unpack_index
 from dask_zv.storage.codecs import CellCodec
 from dask_zv.storage.objects import Address, Objects, Request
-
-DAMAGED = (
-    "the stored bytes are not those of the last commit, though the object is as old: it is damaged; restore it, or write the "
-    "chunk again"
-)
-
-
-def cell_path(path: str, cell: Sequence[int]) -> str:
-    """Return the key of a cell's (or a shard's) object of the array at `path`."""
-    return f"{path}/c/{'/'.join(map(str, cell))}"
+from dask_zv.storage.receipts import Columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +62,55 @@ def object_runs(
     ordered = where[order]
     first = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)])
     return list(zip(map(tuple, ordered[first].tolist()), np.split(order, first[1:]), strict=True))
+
+
+def catalogued_runs(
+    path: str,
+    array: str,
+    spec: GridSpec,
+    keys: list[str],
+    coords: NDArray[np.int64],
+    have: NDArray[np.bool_],
+    columns: Columns,
+    rows: NDArray[np.int64],
+) -> list[CellRun]:
+    """Return the catalogued places of those chunks that an array at `path` has, by object; `rows` are theirs in `columns`."""
+    if not have.all():
+        keys, coords, rows = [key for key, there in zip(keys, have.tolist(), strict=True) if there], coords[have], rows[have]
+    told = [columns[kind][rows] for kind in ("offset", "stored", "crc", "nbytes")]
+    cells = spec.cells_of(coords, path)
+    if spec.shard_shape is None:
+        listed = zip(cells.tolist(), keys, *(values.tolist() for values in told), strict=True)
+        return [CellRun(cell_path(path, w), array, [k], [o], [s], [c], [n]) for w, k, o, s, c, n in listed]
+    return [
+        CellRun(cell_path(path, where), array, [keys[i] for i in run.tolist()], *(values[run].tolist() for values in told))
+        for where, run in object_runs(cells, spec)
+    ]
+
+
+def indexed_runs(
+    objects: Objects, path: str, array: str, spec: GridSpec, keys: list[str], coords: NDArray[np.int64], *, fresh: bool
+) -> tuple[list[CellRun], list[str]]:
+    """Return the places of some chunks by the indexes of their shards, and the chunks that these don't have."""
+    cells = spec.cells_of(coords)
+    grouped = object_runs(cells, spec)
+    if spec.shard_shape is None:
+        return [CellRun(cell_path(path, w), array, [keys[i] for i in run], [0], None, None) for w, run in grouped], []
+    numbers = spec.shards_of(cells)[1]
+    if fresh:
+        shard_indexes(objects).drop(cell_path(path, w) for w, _ in grouped)
+    indexes = load_indexes(objects, path, spec.shard_cells, [w for w, _ in grouped])
+    runs: list[CellRun] = []
+    missing: list[str] = []
+    for where, run in grouped:
+        places = indexes.get(where)
+        there = np.zeros(len(run), bool) if places is None else places[numbers[run], 1] != EMPTY
+        missing += [keys[i] for i in run[~there].tolist()]
+        if places is not None and there.any():
+            at = run[there]
+            offsets, lengths = places[numbers[at]].T.tolist()
+            runs.append(CellRun(cell_path(path, where), array, [keys[i] for i in at.tolist()], offsets, lengths, None))
+    return runs, missing
 
 
 def fetch_runs(

@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import InvalidNameError, PlanError, StoreError
-from dask_zv.format.grids import NONEMPTY, ORIGIN, GridArray, GridSpec, listed_coords
-from dask_zv.format.keys import DOCUMENT, is_spatial_key, join, keys_to_coords
+from dask_zv.format.grids import NONEMPTY, ORIGIN, GridArray, GridSpec, cell_path, listed_coords
+from dask_zv.format.keys import DOCUMENT, ancestors, is_spatial_key, join, keys_to_coords
 from dask_zv.spatial.morton import morton_order
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog
-from dask_zv.storage.grid.fetch import cell_path
-from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.settings import default_grid, shard_shape_of, spec_from_meta
-from dask_zv.storage.nodes import load_catalog
+from dask_zv.storage.nodes import load_catalog, read_grids
 from dask_zv.storage.objects import Address, Objects, snapshot
 from dask_zv.storage.receipts import Receipt
 from dask_zv.storage.specs import BatchPlan, BlockSpec, CommitSpec, GridPlan, Place, Queued, keys_digest
@@ -85,8 +83,7 @@ def commit_keys(prefix: str, arrays: Iterable[str]) -> list[str]:
     """Return the keys of what a commit looks at: the group's catalog, its arrays' documents, those of the groups above them."""
     keys = [join(prefix, CATALOG_NAME, "c/0")]
     for array in arrays:
-        parts = join(prefix, array).split("/")
-        above = ["/".join(parts[:i]) for i in range(len(parts) + 1)]
+        above = ancestors(join(prefix, array))
         keys += [join(path, DOCUMENT) for path in above]
         keys += [join(path, CATALOG_NAME, DOCUMENT) for path in above]
     return keys
@@ -139,7 +136,7 @@ def plan_grids(
     new = [a for a in metadata if a not in keys and "shape" in metadata[a]]
     wanted = [*commit_keys(prefix, [*keys, *metadata]), join(prefix, "vertices", DOCUMENT)]
     objects = snapshot(objects, wanted)
-    held = GridArrays(objects, prefix).arrays([*keys, *metadata])
+    held = read_grids(objects, prefix, [*keys, *metadata])
     catalog = load_catalog(objects, prefix)
     base = default_grid(objects, prefix) if any(held[a] is None for a in (*keys, *new)) else None
     specs: dict[str, GridSpec] = {}

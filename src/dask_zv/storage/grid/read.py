@@ -15,36 +15,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError, NotFoundError, StoreError, ZVError
-from dask_zv.format.documents import parse_document
-from dask_zv.format.grids import GridArray, GridSpec, parse_grid_document
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, join, keys_to_coords, parse_key
+from dask_zv.errors import FormatError, StoreError, ZVError
+from dask_zv.format.grids import GridArray, cell_path, parse_grid_document
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, keys_to_coords, parse_key
 from dask_zv.format.shards import EMPTY
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.codecs import CellCodec, cell_codec
 from dask_zv.storage.grid.fetch import (
-    DAMAGED,
     CellRun,
     StoredCell,
-    cell_path,
+    catalogued_runs,
     fetch_runs,
+    indexed_runs,
     load_indexes,
     moved_shards,
     object_runs,
-    shard_indexes,
 )
-from dask_zv.storage.nodes import load_catalog
-from dask_zv.storage.objects import Address, Objects, wait_before_retry
+from dask_zv.storage.nodes import load_catalog, read_grids
+from dask_zv.storage.objects import Address, BlobReader, Objects, keys_by_array, wait_before_retry
 from dask_zv.storage.zarr_reads import ZARR_ERRORS, open_zarr_array, unpacked
 
 _ATTEMPTS = 5
-
-
-def _by_array(addresses: Iterable[Address]) -> dict[str, list[str]]:
-    keys: dict[str, list[str]] = {}
-    for array, key in addresses:
-        keys.setdefault(array, []).append(key)
-    return keys
 
 
 def _coords(keys: Sequence[str], rank: int) -> NDArray[np.int64]:
@@ -56,28 +47,16 @@ def _coords(keys: Sequence[str], rank: int) -> NDArray[np.int64]:
     )
 
 
-class GridArrays:
-    """Blobs of the grid arrays below `prefix`.
-
-    `prefix`: path of the group in the store; `catalog`: what the group's last commit recorded; `trust`: the catalog was
-    compared with the arrays' documents by who opened the level.
-    """
+class GridArrays(BlobReader):
+    """Blobs of the grid arrays below `prefix`; `trust` where who opened the level has compared the catalog with documents."""
 
     def __init__(self, objects: Objects, prefix: str, catalog: Catalog | None = None, *, trust: bool = False) -> None:
-        self.objects = objects
-        self.prefix = prefix
+        super().__init__(objects, prefix, catalog)
         self._trust = trust
-        self.catalog = catalog
-        self.catalog_is_stale = False
-        self.stale_chunk: str | None = None
         self.rewritten = False
         """A document was written again with what the catalog knows: by a copy of the store, or by an edit of cells."""
         self._arrays: dict[str, GridArray | None] = {}
         self._of_catalog: dict[str, GridArray | None] = {}
-
-    def path(self, *parts: str) -> str:
-        """Return the path in the store of something below the group."""
-        return join(self.prefix, *parts)
 
     def forget(self, array: str | None = None) -> None:
         """Drop what is remembered of an array's document (of all where None)."""
@@ -92,12 +71,8 @@ class GridArrays:
 
     def arrays(self, names: Iterable[str]) -> dict[str, GridArray | None]:
         """Return what the arrays' documents say, None for those that are absent or no chunk grids."""
-        wanted = [n for n in dict.fromkeys(names) if n not in self._arrays]
-        found = self.objects.get_many([(self.path(n, DOCUMENT), None) for n in wanted])
-        for name, data in zip(wanted, found, strict=True):
-            path = self.path(name)
-            document = None if data is None else parse_document(data, path, self.objects.url)
-            self._arrays[name] = None if document is None else parse_grid_document(document, path, self.objects.url)
+        names = list(names)
+        self._arrays |= read_grids(self.objects, self.prefix, [n for n in names if n not in self._arrays])
         return {n: self._arrays[n] for n in names}
 
     def catalogued(self, names: Iterable[str]) -> dict[str, GridArray]:
@@ -136,7 +111,6 @@ class GridArrays:
     # ------------------------------------------------------------------------------------------ listing
 
     def list_keys(self, array: str) -> list[str]:
-        """Return the keys of the chunks of `array`, in numeric order; ``[]`` where it is absent."""
         return coords_to_keys(self.list_coords(array))
 
     def list_coords(self, array: str) -> NDArray[np.int64]:
@@ -155,7 +129,6 @@ class GridArrays:
         return np.array(sorted(map(parse_key, keys)), np.int64).reshape(-1, found.spec.rank)
 
     def exists(self, array: str, key: str) -> bool:
-        """Tell whether a chunk is there."""
         if not is_spatial_key(key):
             return False
         if array in self.catalogued([array]):
@@ -225,22 +198,11 @@ class GridArrays:
 
     # ------------------------------------------------------------------------------------------ reading
 
-    def read(self, array: str, key: str) -> bytes:
-        """Return one blob."""
-        found = self.read_many([(array, key)])
-        if (array, key) not in found:
-            raise NotFoundError(
-                f"chunk {key!r} of array {array!r} not found at '/{self.path(array)}'",
-                store=self.objects.url, array=self.path(array), chunk=key,
-            )  # fmt: skip
-        return found[array, key]
-
     def read_stored(self, addresses: Sequence[Address]) -> dict[Address, StoredCell]:
         """Return cells as they are stored, checked; of arrays that need zarr to be found, their payloads."""
         return self._read_all(addresses, stored=True)
 
     def read_many(self, addresses: Sequence[Address]) -> dict[Address, bytes]:
-        """Return the blobs at `addresses`, all fetched concurrently; absent ones are left out."""
         return self._read_all(addresses, stored=False)
 
     def _read_all(self, addresses: Sequence[Address], *, stored: bool) -> dict[Address, Any]:
@@ -267,7 +229,7 @@ class GridArrays:
         """Fetch what the catalog knows, fill `out`, and return what must be looked up in the store itself."""
         if self.catalog is None:
             return addresses
-        keys = _by_array(addresses)
+        keys = keys_by_array(addresses)
         known = self.catalogued(keys)
         left = [a for a in addresses if a[0] not in known]
         runs: list[CellRun] = []
@@ -282,7 +244,13 @@ class GridArrays:
                 of_keys = keys[array]
                 coords = _coords(of_keys, found.spec.rank)
                 rows = self.catalog.find(coords)
-            runs += self._catalogued_runs(array, of_keys, coords, rows, found.spec, left)
+            columns = self.catalog.arrays[array]
+            have = rows >= 0
+            have[have] = columns.have[rows[have]]
+            if not have.all() and not self._trust:  # committed since the catalog was read, maybe
+                self._arrays.pop(array, None)
+                left += [(array, key) for key, there in zip(of_keys, have.tolist(), strict=True) if not there]
+            runs += catalogued_runs(self.path(array), array, found.spec, of_keys, coords, have, columns, rows)
         bad = fetch_runs(self.objects, self.prefix, runs, codecs, out, stored=stored)
         if bad:
             self._refuse_damage([address for address, error in bad if error is not None], known)
@@ -291,75 +259,24 @@ class GridArrays:
         return left + [address for address, _ in bad]
 
     def _refuse_damage(self, addresses: Sequence[Address], known: Mapping[str, GridArray]) -> None:
-        """Raise where bytes are not those of the last commit though nobody has stored any since: no edit, but damage.
-
-        The object's length and stamp, and the identity of the array's document, are those that the commit noted.
-        """
+        """Raise where bytes are damaged: the object's stamp and the identity of the array's document are as noted."""
         assert self.catalog is not None
-        if not addresses:
-            return
         arrays = list(dict.fromkeys(array for array, _ in addresses))
         found = self.objects.identities([self.path(a, DOCUMENT) for a in arrays])
         same = {a for a, i in zip(arrays, found, strict=True) if i == self.catalog.nodes[a].identity}
-        checked = [address for address in addresses if address[0] in same]
-        paths, noted = [], []
-        for array, key in checked:
-            spec, row = known[array].spec, int(self.catalog.find(np.array([parse_key(key)], np.int64))[0])
-            where, _ = object_runs(spec.cells_of(np.array([parse_key(key)], np.int64)), spec)[0]
-            paths.append(cell_path(self.path(array), where))
-            noted.append(int(self.catalog.arrays[array]["stamp"][row]))
-        for (array, key), before, stamp in zip(checked, noted, self.objects.stamps(paths), strict=True):
-            if before and stamp is not None and stamp[1] == before:
-                raise FormatError(DAMAGED, store=self.objects.url, array=self.path(array), chunk=key)
-
-    def _catalogued_runs(
-        self,
-        array: str,
-        keys: list[str],
-        coords: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        spec: GridSpec,
-        left: list[Address],
-    ) -> list[CellRun]:
-        """Return the catalogued places of some chunks, by object; chunks that the catalog lacks go to `left`."""
-        assert self.catalog is not None
-        columns = self.catalog.arrays[array]
-        have = rows >= 0
-        have[have] = columns.nbytes[rows[have]] >= 0
-        if not have.all():
-            if not self._trust:  # committed since the catalog was read, maybe
-                self._arrays.pop(array, None)
-                left.extend((array, key) for key, there in zip(keys, have.tolist(), strict=True) if not there)
-            keys = [key for key, there in zip(keys, have.tolist(), strict=True) if there]
-            coords, rows = coords[have], rows[have]
-        path = self.path(array)
-        nbytes, crc = columns.nbytes[rows], columns["crc"][rows]
-        offset, stored = columns["offset"][rows], columns["stored"][rows]
-        if spec.shard_shape is None:
-            cells = spec.cells_of(coords, path).tolist()
-            listed = zip(cells, keys, offset.tolist(), stored.tolist(), crc.tolist(), nbytes.tolist(), strict=True)
-            return [CellRun(cell_path(path, w), array, [k], [o], [s], [c], [n]) for w, k, o, s, c, n in listed]
-        runs = []
-        for where, run in object_runs(spec.cells_of(coords, path), spec):
-            members = run.tolist()
-            runs.append(
-                CellRun(
-                    cell_path(path, where),
-                    array,
-                    [keys[i] for i in members],
-                    offset[run].tolist(),
-                    stored[run].tolist(),
-                    crc[run].tolist(),
-                    nbytes[run].tolist(),
-                )
-            )
-        return runs
+        places = []
+        for array, key in addresses:
+            if array in same:
+                spec = known[array].spec
+                where, _ = object_runs(spec.cells_of(keys_to_coords([key], spec.rank)), spec)[0]
+                places.append(((array, key), cell_path(self.path(array), where)))
+        self.refuse_damage(places)
 
     def _read_by_documents(
         self, addresses: list[Address], out: dict[Address, Any], *, fresh: bool, stored: bool
     ) -> tuple[list[Address], ZVError | None]:
         """Read by documents and shard indexes; return what must be tried again, with the first reason."""
-        keys = _by_array(addresses)
+        keys = keys_by_array(addresses)
         again: list[Address] = []
         problem: ZVError | None = None
         runs: list[CellRun] = []
@@ -388,7 +305,7 @@ class GridArrays:
                 self._read_through_zarr(array, found, list(zip(names, coords.tolist(), strict=True)), out)
                 continue
             codecs[array] = cell_codec(spec.codecs)
-            more, missing = self._indexed_runs(array, found, names, coords, fresh=fresh)
+            more, missing = indexed_runs(self.objects, self.path(array), array, spec, names, coords, fresh=fresh)
             runs += more
             if missing and array in listed:
                 again.extend((array, k) for k in missing)
@@ -396,44 +313,17 @@ class GridArrays:
         failures = fetch_runs(self.objects, self.prefix, runs, codecs, out, stored=stored)
         indexed = [run for run in runs if run.lengths is not None]
         moved = moved_shards(self.objects, list({run.path for run in indexed})) if indexed else set()
-        for run in indexed:
-            if run.path in moved:
-                failed = {address for address, _ in failures}
-                for key in run.keys:
-                    out.pop((run.array, key), None)
-                    if (run.array, key) not in failed:
-                        failures.append(((run.array, key), self._replaced((run.array, key))))
+        failed = {address for address, _ in failures}
+        for address in ((run.array, key) for run in indexed if run.path in moved for key in run.keys):
+            out.pop(address, None)
+            if address not in failed:
+                failures.append((address, self.damage(address, "the chunk's shard was replaced while it was read")))
         for address, failure in failures:
             if failure is None and address[0] not in listed:
                 continue  # nothing says that it should be there
             again.append(address)
             problem = problem or failure or self._gone(address, "its object is missing")
         return again, problem
-
-    def _indexed_runs(
-        self, array: str, found: GridArray, keys: list[str], coords: NDArray[np.int64], *, fresh: bool
-    ) -> tuple[list[CellRun], list[str]]:
-        """Return the places of some chunks by the indexes of their shards, and the chunks that these don't have."""
-        spec, path = found.spec, self.path(array)
-        cells = spec.cells_of(coords)
-        grouped = object_runs(cells, spec)
-        if spec.shard_shape is None:
-            return [CellRun(cell_path(path, w), array, [keys[i] for i in run], [0], None, None) for w, run in grouped], []
-        numbers = spec.shards_of(cells)[1]
-        if fresh:
-            shard_indexes(self.objects).drop(cell_path(path, w) for w, _ in grouped)
-        indexes = load_indexes(self.objects, path, spec.shard_cells, [w for w, _ in grouped])
-        runs: list[CellRun] = []
-        missing: list[str] = []
-        for where, run in grouped:
-            places = indexes.get(where)
-            there = np.zeros(len(run), bool) if places is None else places[numbers[run], 1] != EMPTY
-            missing += [keys[i] for i in run[~there].tolist()]
-            if places is not None and there.any():
-                at = run[there]
-                offsets, lengths = places[numbers[at]].T.tolist()
-                runs.append(CellRun(cell_path(path, where), array, [keys[i] for i in at.tolist()], offsets, lengths, None))
-        return runs, missing
 
     def _read_through_zarr(
         self, array: str, found: GridArray, wanted: Sequence[tuple[str, list[int]]], out: dict[Address, bytes]
@@ -448,23 +338,11 @@ class GridArrays:
             except ZVError:
                 raise
             except ZARR_ERRORS as error:
-                raise FormatError(
-                    f"zarr can't decode the cell: {error!s:.500}", store=self.objects.url, array=self.path(array), chunk=key
-                ) from error
+                raise self.damage((array, key), f"zarr can't decode the cell: {error!s:.500}") from error
             if data:
                 out[array, key] = data
             elif found.nonempty is not None:
                 raise self._gone((array, key), "its cell is empty")
 
-    def _replaced(self, address: Address) -> FormatError:
-        array, key = address
-        return FormatError(
-            "the chunk's shard was replaced while it was read", store=self.objects.url, array=self.path(array), chunk=key
-        )
-
     def _gone(self, address: Address, why: str) -> StoreError:
-        array, key = address
-        return StoreError(
-            f"a committed chunk is gone: {why}; restore it, or write the chunk again",
-            store=self.objects.url, array=self.path(array), chunk=key,
-        )  # fmt: skip
+        return self.failure(address, f"a committed chunk is gone: {why}; restore it, or write the chunk again")

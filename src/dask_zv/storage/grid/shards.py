@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, PlanError, StoreError
-from dask_zv.format.grids import GridArray, GridSpec
+from dask_zv.format.grids import GridArray, GridSpec, cell_path
 from dask_zv.format.keys import coords_to_keys, format_key, join, keys_to_coords
 from dask_zv.format.shards import EMPTY, frame, header, index_nbytes, pack_index, unframe, unpack_index
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.codecs import CellCodec, cell_codec
-from dask_zv.storage.grid.fetch import StoredCell, cell_path, object_runs, shard_indexes
+from dask_zv.storage.grid.fetch import StoredCell, object_runs, shard_indexes
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.receipts import COLUMNS, Columns, Receipt
 
@@ -178,7 +178,8 @@ def store_cells(
     stamps = objects.put_all([(path, data) for path, data, *_ in every if data is not None])
     if gone := [path for path, data, *_ in every if data is None]:
         objects.delete_many(gone)
-    shard_indexes(objects).drop(path for path, *_ in every)
+    if any(specs[array].shard_shape is not None for array in arrays):
+        shard_indexes(objects).drop(path for path, *_ in every)
     following = iter(stamps)
     stored = {array: cells.finish(following) for array, cells in arrays.items()}
     nbytes = sum(len(data) for payloads in blobs.values() for data in payloads.values())
@@ -197,13 +198,17 @@ def _receipt(
     if len(ranks) > 1:
         raise PlanError(f"a block has chunk keys of the ranks {ranks}: the arrays of a group have one")
     rank = ranks[0] if ranks else 0
-    parts = [at for at, _, _ in stored.values() if len(at)]
-    coords, number = group_by_chunk(np.concatenate(parts)) if parts else (np.zeros((0, rank), np.int64), np.zeros(0, np.int64))
+    parts = [at for at, _, _ in stored.values()]
     arrays: dict[str, Columns] = {}
-    start = 0
-    for array, (at, columns, _) in stored.items():
-        arrays[array] = Columns.spread(len(coords), number[start : start + len(at)], columns)
-        start += len(at)
+    if all(np.array_equal(at, parts[0]) for at in parts):  # arrays of a block have the same chunks
+        coords = parts[0] if parts else np.zeros((0, 0), np.int64)
+        arrays = {array: columns for array, (_, columns, _) in stored.items()}
+    else:
+        coords, number = group_by_chunk(np.concatenate([at.reshape(-1, rank) for at in parts]))
+        start = 0
+        for array, (at, columns, _) in stored.items():
+            arrays[array] = Columns.spread(len(coords), number[start : start + len(at)], columns)
+            start += len(at)
     known = np.array([rows.get(k, -1) for k in coords_to_keys(coords)], np.int64)
     kept = {array: frozenset(coords_to_keys(at[again])) for array, (at, _, again) in stored.items() if again.any()}
     return Receipt(coords, known, arrays, (), ranks, nbytes, stored_objects, kept, emptied)

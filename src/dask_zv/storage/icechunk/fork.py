@@ -6,7 +6,7 @@ process that holds the session merges what comes of that. Until then the session
 Icechunk merges chunks of different forks. Of a document that two forks have changed it takes one (Icechunk 1), refuses both
 (Icechunk 2), or drops the change where the session made the node and has not committed it (Icechunk 2). So a fork holds nodes
 and chunks; a change of the attributes of a node that is there travels beside it (:class:`Changes`), and is put into the session
-after the merge (:mod:`dask_zv.storage.icechunk_merging`).
+after the merge (:mod:`dask_zv.storage.icechunk.merge`).
 
 In the session's own process all tasks share one fork, and there is nothing to merge.
 """
@@ -28,7 +28,7 @@ from zarr.abc.store import ByteRequest
 from zarr.buffer import default_buffer_prototype
 
 from dask_zv.errors import PlanError, StoreError
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.format.keys import DOCUMENT, ancestors
 from dask_zv.storage.handles import process_token
 from dask_zv.storage.objects import BytesLike
 from dask_zv.storage.zarr_objects import ZarrObjects
@@ -124,7 +124,7 @@ class Changes:
 class Fork:
     """A fork as tasks pass it on."""
 
-    data: bytes = field(repr=False)  # with the credentials of its storage  # the pickled fork; empty where it is shared
+    data: bytes = field(repr=False)  # the pickled fork, with the credentials of its storage; empty where it is shared
     live: _Live | None  # the fork that all tasks of the session's process share
     url: str  # what to call its store
     snapshot: str  # that the session is based on
@@ -206,9 +206,6 @@ class ForkObjects(ZarrObjects):
         if held is not None and same_structure(held, data):
             return 0
         return await super()._put(key, data)
-
-    def delete(self, key: str) -> None:
-        self.delete_many([key])
 
     def delete_many(self, keys: Sequence[str]) -> None:
         self._check_removal(keys)
@@ -308,12 +305,6 @@ def merge_forks(forks: Sequence[Fork]) -> Fork:
 def node_of(key: str) -> str | None:
     """Return the path of the node whose document a key is, None of other keys."""
     return key[: -len(DOCUMENT)].rstrip("/") if key == DOCUMENT or key.endswith(f"/{DOCUMENT}") else None
-
-
-def ancestors(path: str) -> list[str]:
-    """Return the paths of a node and of all above it."""
-    parts = path.split("/") if path else []
-    return ["/".join(parts[:i]) for i in range(len(parts) + 1)]
 
 
 def same_structure(one: bytes, other: bytes) -> bool:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from dask_zv.errors import InputError, PlanError, StoreError
 from dask_zv.format.documents import dump_json
-from dask_zv.format.keys import DOCUMENT, join
+from dask_zv.format.keys import DOCUMENT, ancestors, join
 from dask_zv.storage.grid.fetch import shard_indexes
 from dask_zv.storage.handles import StoreHandle, open_now
-from dask_zv.storage.icechunk.fork import Changes, Fork, SessionState, ancestors, content_digest, node_of
+from dask_zv.storage.icechunk.fork import Changes, Fork, SessionState, content_digest, node_of
 from dask_zv.storage.icechunk.session import MERGES, copy_session, session_of
 from dask_zv.storage.zarr_objects import ZarrObjects
 

@@ -102,7 +102,7 @@ def copy_session(session: Session) -> tuple[ForkSession, bool]:
         return session.fork(), False
     except ValueError:
         # Icechunk 1 forks no session with changes, since its users would merge into one that has them already, and has no
-        # public way to do it: `icechunk_merging` knows what it merges
+        # public way to do it: :mod:`dask_zv.storage.icechunk.merge` knows what it merges
         from icechunk.session import ForkSession
 
         inner: Any = session._session

@@ -12,112 +12,21 @@ Why not trust the object alone: the codec (raw or one Zstandard frame) and the l
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from dask_zv.errors import FormatError, NotFoundError, StoreError, ZVError
+from dask_zv.errors import FormatError, StoreError
 from dask_zv.format.documents import (
-    PAYLOAD_CRC32C,
-    BlobDocument,
     WrongKindError,
-    blob_document,
     parse_blob_document,
     parse_document,
 )
-from dask_zv.format.keys import DOCUMENT, is_spatial_key, join, parse_key, sort_keys
-from dask_zv.format.shards import ShardEntry, is_shard_name, parse_shard_index, shard_attributes, shard_name
-from dask_zv.storage.catalog import Catalog, Place
-from dask_zv.storage.codecs import crc32c, unpack_zstd
-from dask_zv.storage.grid.fetch import DAMAGED
-from dask_zv.storage.local import LocalObjects
-from dask_zv.storage.objects import Address, BytesLike, Objects, Request, wait_before_retry
-from dask_zv.storage.zarr_reads import ZARR_ERRORS, check_claim, open_zarr_array, unpacked
-
-_MAX_ZEROS = 1 << 26
-"""A chunk that is left out and means so many zeros costs its document alone: more are taken for a lost chunk."""
-
-
-def decode_blob(
-    objects: Objects, path: str, document: bytes, data: bytes | None, array: str, chunk: str | None = None
-) -> bytes:
-    """Return the payload of the blob at `path`.
-
-    `path`: path of the blob's array in the store; `document, data`: its ``zarr.json`` and its first data object, None where
-    that is absent; `array, chunk`: for errors.
-    """
-    url = objects.url
-    blob = parse_blob_document(document, path, url)
-    if blob is None:
-        return _decode_through_zarr(objects, path, array, chunk)
-    if blob.nbytes == 0:
-        return b""
-    if data is None:
-        if blob.zstd and blob.nbytes <= _MAX_ZEROS:
-            return bytes(blob.nbytes)  # Zarr's default pipeline leaves out a chunk of nothing but zeros
-        raise _missing(objects, path, blob.nbytes, array, chunk)
-    if blob.raw:
-        if len(data) != blob.nbytes:
-            raise FormatError(
-                f"the data object has {len(data)} bytes, its document says {blob.nbytes}: it is short, or was being "
-                "replaced by a writer that died; write the chunk again",
-                store=url, array=array, chunk=chunk,
-            )  # fmt: skip
-        noted = blob.attributes.get(PAYLOAD_CRC32C)
-        if noted is not None and crc32c(data) != noted and not _is_edited(objects, path):
-            raise FormatError(
-                "the data object has other bytes than those that its document has the checksum of: it is damaged, or was "
-                "edited without its document; write it again",
-                store=url, array=array, chunk=chunk,
-            )  # fmt: skip
-        return data
-    return _unpack(data, blob, url, array, chunk)
-
-
-def _is_edited(objects: Objects, path: str) -> bool:
-    """Return True if the data object is younger than its document, which our writer stores last; known of local files alone."""
-    document, data = objects.stamps([f"{path}/{DOCUMENT}", f"{path}/c/0"])
-    return isinstance(objects, LocalObjects) and document is not None and data is not None and data[1] > document[1]
-
-
-def _missing(objects: Objects, path: str, nbytes: int, array: str, chunk: str | None) -> StoreError:
-    return StoreError(
-        f"a data object below '/{path}/c' is missing, and the document promises {nbytes} bytes",
-        store=objects.url, array=array, chunk=chunk,
-    )  # fmt: skip
-
-
-def _decode_through_zarr(objects: Objects, path: str, array: str, chunk: str | None) -> bytes:
-    node = open_zarr_array(objects, path)
-    if node.ndim != 1 or node.dtype != np.dtype("uint8"):
-        raise FormatError(
-            f"'/{path}' is a {node.ndim}-D array of {node.dtype}, a blob is 1-D uint8",
-            store=objects.url, array=array, chunk=chunk,
-        )  # fmt: skip
-    check_claim(objects, path, node)
-    names = [type(codec).__name__ for codec in node.metadata.codecs]  # type: ignore[union-attr]
-    # only the default pipeline may leave out chunks (of zeros); elsewhere zarr would fill a lost one with zeros, too
-    if names != ["BytesCodec", "ZstdCodec"] and node.nchunks_initialized < node.nchunks:
-        raise _missing(objects, path, int(node.shape[0]), array, chunk)
-    try:
-        return bytes(np.asarray(unpacked(objects, node)[:]).tobytes())
-    except ZVError:
-        raise
-    except ZARR_ERRORS as error:
-        raise FormatError(
-            f"'/{path}' can't be decoded by zarr: {error!s:.500}", store=objects.url, array=array, chunk=chunk
-        ) from error
-
-
-def _unpack(data: bytes, blob: BlobDocument, url: str, array: str, chunk: str | None) -> bytes:
-    try:
-        return unpack_zstd(data, blob.nbytes)
-    except ValueError as error:
-        raise FormatError(
-            f"the data object is no Zstandard frame of {blob.nbytes} bytes: {error}", store=url, array=array, chunk=chunk
-        ) from error
-
+from dask_zv.format.keys import DOCUMENT, sort_keys
+from dask_zv.format.shards import ShardEntry, is_shard_name, parse_shard_index, shard_name
+from dask_zv.storage.catalog import Catalog
+from dask_zv.storage.codecs import crc32c
+from dask_zv.storage.objects import Address, BlobReader, Objects, Request, keys_by_array, wait_before_retry
+from dask_zv.storage.zarr_reads import decode_blob, open_zarr_array
 
 _ATTEMPTS = 7
 _SHARD_CACHE_BYTES = 64 << 20
@@ -134,78 +43,19 @@ class ArrayListing:
     raw: frozenset[str]  # shards of ours: stored as they are and with a checksum per blob, so that slices of them can be read
 
 
-class PerChunk:
+class PerChunk(BlobReader):
     """Blobs of the arrays below `prefix`, read through shard indexes that are fetched once.
 
-    `prefix`: path of the group in the store; `catalog`: what the group's last commit recorded; saves the documents and the
-    listing; `room`: how many chunks an array can have: more names below one are refused before any of them is looked at.
+    An array can have no more chunks than there is `room` for: more names below one are refused before any is looked at.
     """
 
     def __init__(
         self, objects: Objects, prefix: str, catalog: Catalog | None = None, room: int | None = None, *, trust: bool = False
     ) -> None:
+        super().__init__(objects, prefix, catalog)
         self.room = room
-        self.objects = objects
-        self.prefix = prefix
-        self.catalog = catalog
-        self.catalog_is_stale = False
-        self.stale_chunk: str | None = None
         self._listings: dict[str, ArrayListing] = {}
         self._whole_shards: OrderedDict[str, tuple[bytes, dict[str, ShardEntry]]] = OrderedDict()
-
-    def path(self, *parts: str) -> str:
-        """Return the path in the store of something below the group."""
-        return join(self.prefix, *parts)
-
-    # ------------------------------------------------------------------------------------------ writing
-
-    def write(self, blobs: Sequence[tuple[str, str, BytesLike]]) -> dict[Address, int]:
-        """Store (array, chunk key, payload) blobs, each as its own array; return the stamps of their objects."""
-        sequences: list[list[tuple[str, BytesLike]]] = []
-        emptied: list[str] = []
-        for array, key, data in blobs:
-            path = self.path(array, key)
-            # no catalog has a checksum of what is no chunk: tables about objects and groups
-            about = {PAYLOAD_CRC32C: crc32c(data)} if len(data) and not is_spatial_key(key) else None
-            steps: list[tuple[str, BytesLike]] = [(f"{path}/{DOCUMENT}", blob_document(len(data), about))]
-            if len(data):
-                steps.insert(len(steps) if self.objects.nodes_first else 0, (f"{path}/c/0", data))
-            else:
-                emptied.append(f"{path}/c/0")
-            sequences.append(steps)
-        stamps = self.objects.put_many(sequences) if sequences else []
-        for key in emptied:  # after the document says "empty": a reader in between reads b""
-            if self.objects.exists(key):
-                self.objects.delete(key)
-        data_at = 1 if self.objects.nodes_first else 0
-        return {(a, k): s[data_at] for (a, k, _), s in zip(blobs, stamps, strict=True) if len(s) > 1}
-
-    def write_shards(
-        self, shards: Mapping[tuple[str, int], Mapping[str, BytesLike]]
-    ) -> tuple[dict[tuple[str, int], dict[str, tuple[int, int, int]]], dict[tuple[str, int], int]]:
-        """Store shards by (array, number), all at once, the blobs of each in ascending order of their keys.
-
-        Returns (offset, length, CRC-32C) by key for each, and the stamps of their objects.
-        """
-        stored: dict[tuple[str, int], dict[str, tuple[int, int, int]]] = {}
-
-        def sequences() -> Iterator[list[tuple[str, BytesLike]]]:
-            for (array, number), blobs in shards.items():
-                entries = stored[array, number] = {}
-                offset = 0
-                for key in sort_keys(blobs):
-                    entries[key] = (offset, len(blobs[key]), crc32c(blobs[key]))
-                    offset += len(blobs[key])
-                path = self.path(array, shard_name(number))
-                steps: list[tuple[str, BytesLike]] = [(f"{path}/{DOCUMENT}", blob_document(offset, shard_attributes(entries)))]
-                if offset:
-                    data = b"".join([blobs[key] for key in entries])
-                    steps.insert(len(steps) if self.objects.nodes_first else 0, (f"{path}/c/0", data))
-                yield steps
-
-        stamps = self.objects.put_many(sequences()) if shards else []
-        data_at = 1 if self.objects.nodes_first else 0
-        return stored, {at: s[data_at] for at, s in zip(shards, stamps, strict=True) if len(s) > 1}
 
     def forget(self, array: str | None = None) -> None:
         """Drop what is remembered of an array's listing and shards (of all arrays where None)."""
@@ -218,33 +68,28 @@ class PerChunk:
     # ------------------------------------------------------------------------------------------ listing
 
     def list_keys(self, array: str) -> list[str]:
-        """Return the keys of all blobs of `array`, in numeric order; ``[]`` where it is absent."""
-        self.forget(array)
-        listing = self.listing(array)
-        names = sorted(listing.plain)
-        documents = self.objects.get_many([(self.path(array, name, DOCUMENT), None) for name in names])
-        plain = [n for n, document in zip(names, documents, strict=True) if self._is_array(document, array, n)]
-        return sort_keys({*plain, *listing.entries})
-
-    def _is_array(self, document: bytes | None, array: str, name: str) -> bool:
-        """Tell whether a child's document is that of a blob: groups below a group of arrays are none."""
-        if document is None:
-            return False
-        return bool(parse_document(document, self.path(array, name), self.objects.url)["node_type"] == "array")
+        return sort_keys({*self._documents(array), *self.listing(array).entries})  # in a shard and beside it, maybe
 
     def sizes(self, array: str) -> dict[str, int]:
-        """Return the length of every blob of `array`, from documents and shard indexes."""
-        self.forget(array)
-        listing = self.listing(array)
-        sizes = {key: entry[1] for key, (_, entry) in listing.entries.items()}
-        names = sorted(listing.plain)
-        documents = self.objects.get_many([(self.path(array, name, DOCUMENT), None) for name in names])
-        for name, document in zip(names, documents, strict=True):
-            if document is not None and self._is_array(document, array, name):
-                path = self.path(array, name)
-                blob = parse_blob_document(document, path, self.objects.url)
-                sizes[name] = blob.nbytes if blob else int(open_zarr_array(self.objects, path).shape[0])
+        documents = self._documents(array)
+        sizes = {key: entry[1] for key, (_, entry) in self.listing(array).entries.items()}
+        for name, document in documents.items():
+            path = self.path(array, name)
+            blob = parse_blob_document(document, path, self.objects.url)
+            sizes[name] = blob.nbytes if blob else int(open_zarr_array(self.objects, path).shape[0])
         return sizes
+
+    def _documents(self, array: str) -> dict[str, bytes]:
+        """Return the documents of the blobs of `array` that are arrays of their own, as they are now."""
+        self.forget(array)
+        names = sorted(self.listing(array).plain)
+        documents = self.objects.get_many([(self.path(array, name, DOCUMENT), None) for name in names])
+        found = zip(names, documents, strict=True)
+        return {n: document for n, document in found if document is not None and self._is_array(document, array, n)}
+
+    def _is_array(self, document: bytes, array: str, name: str) -> bool:
+        """Return True if a child's document is that of a blob: groups below a group of arrays are none."""
+        return bool(parse_document(document, self.path(array, name), self.objects.url)["node_type"] == "array")
 
     def listing(self, array: str) -> ArrayListing:
         """Return what lies below `array`, from memory where it was asked before."""
@@ -285,9 +130,9 @@ class PerChunk:
         return list(self._read_indexes(array, [name]).shards.get(name, ()))
 
     def exists(self, array: str, key: str) -> bool:
-        """Tell whether a blob is there, as its own array or in a shard."""
         document = self.objects.get(self.path(array, key, DOCUMENT))
-        return self._is_array(document, array, key) or key in self._listing_with(array, [key]).entries
+        alone = document is not None and self._is_array(document, array, key)
+        return alone or key in self._listing_with(array, [key]).entries
 
     def _listing_with(self, array: str, keys: Iterable[str]) -> ArrayListing:
         """Return what lies below `array`, looked up again where a remembered answer lacks any of `keys`."""
@@ -296,16 +141,6 @@ class PerChunk:
         return self.listing(array)
 
     # ------------------------------------------------------------------------------------------ reading
-
-    def read(self, array: str, key: str) -> bytes:
-        """Return one blob."""
-        found = self.read_many([(array, key)])
-        if (array, key) not in found:
-            raise NotFoundError(
-                f"chunk {key!r} of array {array!r} not found at '/{self.path(array)}'",
-                store=self.objects.url, array=self.path(array), chunk=key,
-            )  # fmt: skip
-        return found[array, key]
 
     def read_many(self, addresses: Sequence[Address]) -> dict[Address, bytes]:
         """Return the blobs at `addresses`, all fetched concurrently; absent ones are left out."""
@@ -350,31 +185,17 @@ class PerChunk:
         return left + changed, changed
 
     def _judge(self, addresses: Sequence[Address], found: Mapping[Address, bytes]) -> None:
-        """Note that the catalog is stale where blobs, once unpacked, are not those of the last commit."""
-        changed = [a for a in addresses if a not in found or crc32c(found[a]) != self._noted(a).crc]
-        if changed:
-            self._refuse_damage([a for a in changed if a in found])
-            self.catalog_is_stale, self.stale_chunk = True, changed[0][1]
-
-    def _noted(self, address: Address) -> Place:
-        assert self.catalog is not None
-        place = self.catalog.locate(*address)
-        assert place is not None
-        return place
-
-    def _refuse_damage(self, addresses: Sequence[Address]) -> None:
-        """Raise where bytes are not those of the last commit though their object is as old: no edit, but damage."""
-        assert self.catalog is not None
-        noted: list[tuple[Address, str, int]] = []
+        """Note that the catalog is stale where blobs, once unpacked, are not those of the last commit; damage is an error."""
+        assert self.catalog is not None or not addresses
+        changed: list[tuple[Address, str]] = []
         for array, key in addresses:
-            place = self._noted((array, key))
-            row = int(self.catalog.find(np.array([parse_key(key)], np.int64))[0])
-            name = key if place.shard < 0 else shard_name(place.shard)
-            noted.append(((array, key), f"{self.path(array, name)}/c/0", int(self.catalog.arrays[array]["stamp"][row])))
-        known = [item for item in noted if item[2]]
-        for ((array, key), _, before), stamp in zip(known, self.objects.stamps([p for _, p, _ in known]), strict=True):
-            if stamp is not None and stamp[1] == before:
-                raise FormatError(DAMAGED, store=self.objects.url, array=self.path(array), chunk=key)
+            place = self.catalog.locate(array, key) if self.catalog is not None else None
+            assert place is not None
+            if (array, key) not in found or crc32c(found[array, key]) != place.crc:
+                changed.append(((array, key), f"{self.path(array, key if place.shard < 0 else shard_name(place.shard))}/c/0"))
+        if changed:
+            self.refuse_damage([(address, path) for address, path in changed if address in found])
+            self.catalog_is_stale, self.stale_chunk = True, changed[0][0][1]
 
     def _read_slices(
         self, shards: Sequence[tuple[str, list[tuple[Address, ShardEntry]]]], out: dict[Address, bytes]
@@ -428,9 +249,7 @@ class PerChunk:
             except (FormatError, StoreError) as error:
                 again.append(address)
                 problems.append(error)
-        keys: dict[str, list[str]] = {}
-        for array, key in sharded:
-            keys.setdefault(array, []).append(key)
+        keys = keys_by_array(sharded)
         slices: dict[str, list[tuple[Address, ShardEntry]]] = {}
         wholes: dict[str, list[tuple[Address, ShardEntry]]] = {}
         for array in keys:
@@ -445,11 +264,11 @@ class PerChunk:
                     where.setdefault(self.path(array, name), []).append((address, entry))
                 elif self.catalog is not None and self.catalog.locate(array, key) is not None:
                     again.append(address)
-                    problems.append(self._error("a committed chunk is gone: its objects were deleted", address))
+                    problems.append(self.failure(address, "a committed chunk is gone: its objects were deleted"))
         for address in self._read_slices(list(slices.items()), out):
             again.append(address)
             problems.append(
-                self._error("the shard's data object is missing, short, or was replaced while it was read", address)
+                self.failure(address, "the shard's data object is missing, short, or was replaced while it was read")
             )
         for path, wanted_of_shard in wholes.items():
             try:
@@ -465,7 +284,7 @@ class PerChunk:
                     continue
                 self._whole_shards.pop(path, None)
                 again.append(address)
-                problems.append(self._error("the shard's index and its bytes disagree", address))
+                problems.append(self.failure(address, "the shard's index and its bytes disagree"))
         return again, problems
 
     def read_members(self, array: str, shard: str, keys: Sequence[str]) -> dict[str, bytes]:
@@ -491,10 +310,6 @@ class PerChunk:
         while sum(len(p) for p, _ in self._whole_shards.values()) > _SHARD_CACHE_BYTES and len(self._whole_shards) > 1:
             self._whole_shards.popitem(last=False)
         return held
-
-    def _error(self, text: str, address: Address) -> StoreError:
-        array, key = address
-        return StoreError(text, store=self.objects.url, array=self.path(array), chunk=key)
 
 
 def _span(run: Sequence[tuple[Address, ShardEntry]]) -> tuple[int, int]:

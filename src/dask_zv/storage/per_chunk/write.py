@@ -1,173 +1,42 @@
-"""Storing in layout ``per_chunk``: batches are planned, blocks stored, and their metadata and catalog written."""
+"""Storing in layout ``per_chunk``: blobs, whole blocks, and the metadata and catalog that make them visible."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, join, parse_key
-from dask_zv.format.shards import is_shard_name, shard_id, shard_name
-from dask_zv.spatial.morton import morton_codes, morton_order
+from dask_zv.format.documents import PAYLOAD_CRC32C, blob_document
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, join, sort_keys
+from dask_zv.format.shards import is_shard_name, shard_attributes, shard_id, shard_name
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, merge_catalog
+from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.marks import end_write, unmark
 from dask_zv.storage.nodes import (
     LAST,
-    catalog_objects,
     drop_catalogs,
     ensure_groups,
     load_catalog,
     merge_attributes,
     merged_documents,
+    put_catalog,
     put_documents,
+    storing_order,
 )
-from dask_zv.storage.objects import Address, Objects
-from dask_zv.storage.per_chunk.read import ArrayListing, PerChunk
+from dask_zv.storage.objects import Address, BytesLike, Objects
+from dask_zv.storage.per_chunk.plan import shard_numbers
+from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.receipts import Receipt, combine_receipts, make_receipt
-from dask_zv.storage.specs import BatchPlan, BlockSpec, CommitSpec, Place, Queued, keys_digest, normal_path, root_lock
-
-_NOTHING = ArrayListing(frozenset(), {}, {}, frozenset())
-
-
-def shard_numbers(addresses: Iterable[Address], shards: int | None, number: int | None) -> dict[str, int]:
-    """Return the shard of every spatial key: `number`, or the Morton code of the first cell of the key's shard.
-
-    Shards are cut at multiples of `shards` along the Morton curve, whichever chunks are there, so every client and every run
-    gives a chunk the same shard.
-    """
-    keys = {k for _, k in addresses if is_spatial_key(k)}
-    if number is not None:
-        return dict.fromkeys(keys, number)
-    if shards is None:
-        return {}
-    out: dict[str, int] = {}
-    for members in by_rank(keys):
-        codes = morton_codes(np.array([parse_key(k) for k in members], np.int64)).tolist()
-        out.update({k: c - c % shards for k, c in zip(members, codes, strict=True)})
-    return out
-
-
-def by_rank(keys: Iterable[str]) -> list[list[str]]:
-    """Return spatial keys in lists of equal rank, sorted by name in each."""
-    ranks: dict[int, list[str]] = {}
-    for key in sorted(keys):
-        ranks.setdefault(key.count("."), []).append(key)
-    return [ranks[r] for r in sorted(ranks)]
-
-
-# -------------------------------------------------------------------------------------------------------------- planning
-
-
-def plan_per_chunk(objects: Objects, place: Place, queued: Queued) -> BatchPlan:
-    """Return how a batch is stored beside what the arrays hold already."""
-    addresses = queued.addresses()
-    arrays = sorted({a for a, _ in addresses} | set(queued.metadata))
-    catalogued = load_catalog(objects, place.prefix) is not None
-    blobs = PerChunk(objects, place.prefix)
-    fresh = not catalogued and not _holds_blobs(objects, place.prefix, {a for a, _ in addresses})
-    listings = {a: blobs.listing(a) for a in arrays} if addresses and not fresh else {}
-    shards = queued.shards if isinstance(queued.shards, int) else None
-    single = queued.cut(cut_shards(queued.sizes, shards))
-    every = set(addresses)
-    specs = [_block_spec(place, block, listings, every, shards, None) for block in single]
-    taken = set(shard_numbers(queued.sizes, shards, None).values()) if queued.blocks else set()
-    for block in queued.blocks:
-        number = None if shards is None else _free_number(block, taken)
-        specs.append(_block_spec(place, block, listings, every, None, number, keys_digest(block)))
-    commit = CommitSpec(
-        place,
-        tuple(queued.metadata.items()),
-        tuple(arrays),
-        catalog=catalogued or fresh,
-        extends_catalog=catalogued,
-        first=fresh and not objects.nodes_first,
-    )
-    return BatchPlan(single, specs, commit)
-
-
-def _holds_blobs(objects: Objects, prefix: str, arrays: set[str]) -> bool:
-    """Return True if the group has blobs with data, or any array a child: empty blobs have no data object."""
-    if objects.any_below(prefix, "/c/0"):
-        return True
-    paths = {join(prefix, a) for a in arrays}
-    return any(k.removesuffix(f"/{DOCUMENT}").rpartition("/")[0] in paths for k in objects.list_prefix(prefix))
-
-
-def cut_shards(addresses: Iterable[Address], shards: int | None) -> list[list[Address]]:
-    """Cut blobs: all arrays of a chunk together, neighbours after each other, whole shards together."""
-    by_key: dict[str, list[Address]] = {}
-    for address in addresses:
-        by_key.setdefault(address[1], []).append(address)
-    units: list[list[str]] = [[k] for k in sorted(by_key) if not is_spatial_key(k)]
-    if shards is None:
-        for keys in by_rank(k for k in by_key if is_spatial_key(k)):
-            units += [[keys[i]] for i in morton_order(np.array([parse_key(k) for k in keys], np.int64))]
-    else:  # keys of every rank together: a shard's number does not tell ranks apart, and one task must own it
-        members: dict[int, list[str]] = {}
-        for key, number in shard_numbers(addresses, shards, None).items():
-            members.setdefault(number, []).append(key)
-        units += [sorted(members[n]) for n in sorted(members)]
-    return [[a for k in unit for a in by_key[k]] for unit in units]
-
-
-def _free_number(addresses: Sequence[Address], taken: set[int]) -> int | None:
-    """Return a whole block's shard number, and take it: the least Morton code of its chunks that no other block has."""
-    for keys in by_rank({k for _, k in addresses if is_spatial_key(k)}):
-        for code in sorted(morton_codes(np.array([parse_key(k) for k in keys], np.int64)).tolist()):
-            if code not in taken:
-                taken.add(code)
-                return int(code)
-    return None
-
-
-def _block_spec(
-    place: Place,
-    addresses: Sequence[Address],
-    listings: Mapping[str, ArrayListing],
-    every: set[Address],
-    shards: int | None,
-    number: int | None,
-    declared: str | None = None,
-) -> BlockSpec:
-    """Return how a block is stored beside what the arrays hold already; `every` are the addresses of all blocks."""
-    stay: set[Address] = set()
-    merge: set[tuple[str, int]] = set()
-    superseded: list[Address] = []
-    own = shard_numbers(addresses, shards, number)
-    for array, key in addresses:
-        if key not in own:
-            continue
-        listing = listings.get(array, _NOTHING)
-        held = listing.entries.get(key)
-        if held is not None and shard_id(held[0]) != own[key]:
-            stay.add((array, key))
-            continue
-        merge.add((array, own[key]))  # where there is no such shard yet, another batch may be about to make it
-        if key in listing.plain:
-            superseded.append((array, key))
-    members = {(a, k) for a, n in merge for k in listings.get(a, _NOTHING).shards.get(shard_name(n), ())}
-    return BlockSpec(
-        place,
-        declared,  # what the batch cut itself has the right keys
-        shards,
-        number,
-        frozenset(stay),
-        tuple(sorted(merge)),
-        tuple(superseded),
-        frozenset((members & every) - set(addresses)),
-    )
-
-
-# --------------------------------------------------------------------------------------------------------------- storing
+from dask_zv.storage.specs import BlockSpec, CommitSpec, normal_path, root_lock
 
 
 def write_blob(objects: Objects, prefix: str, array: str, key: str, payload: bytes) -> None:
     """Store one blob; the array's group is looked at each time: another handle may have removed it, or those above."""
     ensure_groups(objects, [join(prefix, array)])
-    PerChunk(objects, prefix).write([(array, key, payload)])
+    _put_plain(objects, prefix, [(array, key, payload)])
     drop_catalogs(objects, [join(prefix, array)], in_turn=True)  # they no longer say what is here
 
 
@@ -180,6 +49,56 @@ def write_blob_meta(objects: Objects, prefix: str, array: str, meta: Mapping[str
 def make_groups(objects: Objects, spec: CommitSpec) -> None:
     """Make the groups of a batch's arrays."""
     ensure_groups(objects, [join(spec.place.prefix, a) for a in spec.arrays])
+
+
+def _put_blobs(objects: Objects, blobs: Iterable[tuple[str, bytes, BytesLike]]) -> list[int]:
+    """Store blobs, (path, document, data), the data before the document that names it; return the stamps of their data."""
+
+    def steps(path: str, document: bytes, data: BytesLike) -> list[tuple[str, BytesLike]]:
+        described, content = (f"{path}/{DOCUMENT}", document), (f"{path}/c/0", data)
+        return [*storing_order(objects, described, content)] if len(data) else [described]
+
+    at = 1 if objects.nodes_first else 0
+    return [stamps[at] if len(stamps) > 1 else 0 for stamps in objects.put_many(steps(*blob) for blob in blobs)]
+
+
+def _put_plain(objects: Objects, prefix: str, blobs: Sequence[tuple[str, str, BytesLike]]) -> dict[Address, int]:
+    """Store (array, chunk key, payload) blobs, each as its own array; return the stamps of their objects."""
+
+    def described(array: str, key: str, data: BytesLike) -> tuple[str, bytes, BytesLike]:
+        # no catalog has a checksum of what is no chunk: tables about objects and groups
+        about = {PAYLOAD_CRC32C: crc32c(data)} if len(data) and not is_spatial_key(key) else None
+        return join(prefix, array, key), blob_document(len(data), about), data
+
+    stamps = _put_blobs(objects, (described(*blob) for blob in blobs)) if blobs else []
+    for array, key, data in blobs:  # after the document says "empty": a reader in between reads b""
+        content = join(prefix, array, key, "c/0")
+        if not len(data) and objects.exists(content):
+            objects.delete(content)
+    return {(array, key): stamp for (array, key, _), stamp in zip(blobs, stamps, strict=True)}
+
+
+def _put_shards(
+    objects: Objects, prefix: str, shards: Mapping[tuple[str, int], Mapping[str, BytesLike]]
+) -> tuple[dict[tuple[str, int], dict[str, tuple[int, int, int]]], list[int]]:
+    """Store shards by (array, number), all at once, the blobs of each in ascending order of their keys.
+
+    Returns (offset, length, CRC-32C) by key for each, and the stamps of their objects.
+    """
+    stored: dict[tuple[str, int], dict[str, tuple[int, int, int]]] = {}
+
+    def packed() -> Iterator[tuple[str, bytes, BytesLike]]:
+        for (array, number), blobs in shards.items():
+            entries = stored[array, number] = {}
+            offset = 0
+            for key in sort_keys(blobs):
+                entries[key] = (offset, len(blobs[key]), crc32c(blobs[key]))
+                offset += len(blobs[key])
+            document = blob_document(offset, shard_attributes(entries))
+            yield join(prefix, array, shard_name(number)), document, b"".join([blobs[key] for key in entries])
+
+    stamps = _put_blobs(objects, packed()) if shards else []
+    return stored, stamps
 
 
 def store_per_chunk(objects: Objects, spec: BlockSpec, payload: Mapping[Address, bytes], rows: Mapping[str, int]) -> Receipt:
@@ -195,16 +114,17 @@ def store_per_chunk(objects: Objects, spec: BlockSpec, payload: Mapping[Address,
             plain.append((array, key, data))
         else:
             shards.setdefault((array, number), {})[key] = data
-    stamps = target.write(plain)
+    stamps = _put_plain(objects, spec.place.prefix, plain)
     places: dict[Address, tuple[int, int, int]] = {}
     with ExitStack() as turns:  # another batch may have chunks in the same shards
         for number in sorted({n for _, n in shards if any(n == m for _, m in spec.merge)}):
             turns.enter_context(commit_lock(objects, spec.place.prefix, f"-{shard_name(number)}"))
         kept = {at: _kept_members(target, spec, *at, members) for at, members in shards.items()}
-        stored, of_shards = target.write_shards({at: {**kept[at], **members} for at, members in shards.items()})
-    for (array, number), entries in stored.items():
+        together = {at: {**kept[at], **members} for at, members in shards.items()}
+        stored, of_shards = _put_shards(objects, spec.place.prefix, together)
+    for ((array, number), entries), stamp in zip(stored.items(), of_shards, strict=True):
         told = [key for key in entries if (array, key) not in spec.beside]
-        stamps.update(((array, key), of_shards.get((array, number), 0)) for key in told)
+        stamps.update(((array, key), stamp) for key in told)
         places.update({(array, key): (number, entries[key][0], entries[key][2]) for key in told})
         blobs.update({(array, key): data for key, data in kept[array, number].items() if key in told})
     for array, key in spec.superseded:
@@ -310,7 +230,7 @@ def _write_catalog(objects: Objects, spec: CommitSpec, total: Receipt) -> None:
     if moved := _moved(merged if old is None else old, own):
         again = look_at_blobs(PerChunk(objects, prefix), moved)
         merged = merge_catalog(merged, again.coords, again.rows, again.arrays)
-    put_documents(objects, catalog_objects(prefix, merged))
+    put_catalog(objects, prefix, merged)
 
 
 def _with_others(objects: Objects, prefix: str, total: Receipt) -> Receipt | None:
