@@ -13,7 +13,6 @@ from dask_zv.analysis.cutting import cut_by_rows, take_rows
 from dask_zv.config import settings
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.keys import coords_to_keys
-from dask_zv.geometry.kinds import LINKED, kind_of
 from dask_zv.geometry.result import Geometry
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import FoundLinks
@@ -23,9 +22,8 @@ from dask_zv.read.assemble import Finish, ObjectFacts
 from dask_zv.read.block import BlockPlan, Part, Wanted, read_block
 from dask_zv.read.columns import LevelRows, rows_in
 from dask_zv.read.decode import sum_by_chunk
-from dask_zv.read.levels import select_in
+from dask_zv.read.levels import select_in, what_to_read
 from dask_zv.read.link_cells import plan_cells
-from dask_zv.read.select import choose_attributes
 from dask_zv.spatial.grid import Box, as_box, stored_box
 from dask_zv.spatial.grouping import runs_of
 
@@ -256,8 +254,7 @@ def plan_chunk_blocks(
     source, table = level.source, level.chunks
     if objects is not None and not source.schema.has_objects:
         raise InputError(f"{level.url} has no objects: leave out objects=")
-    links = level.found_links(0) if whole and level.kind in LINKED else None
-    vertex, of_links = choose_attributes(level, attributes, links)
+    wanted, links = what_to_read(level, attributes, linked=whole)
     selection = select_in(level, objects, bbox, chunks)
     numbers, keep_whole = selection.chunks, selection.whole
     if within is not None:
@@ -272,16 +269,13 @@ def plan_chunk_blocks(
         numbers, keep_whole = numbers[some], keep_whole[some]
     elif known is not None:  # others' stores may have chunks of no rows
         numbers, keep_whole = numbers[known[numbers] > 0], keep_whole[known[numbers] > 0]
-    trees = whole and level.has_implied_edges
-    parents = whole and kind_of(level.kind).has_parents and not trees
-    if links is not None and not trees:
+    if links is not None and not wanted.trees:
         # what leads from chunk to chunk is left out in the end, so it is not read
         links = replace(links, source=replace(links.source, crossing=None))
-    of_level = None if links is None else links.source
-    wanted = Wanted(vertex, selection.box, trees=trees, parents=parents, links=of_level, link_attributes=of_links)
+    wanted = replace(wanted, box=selection.box, links=None if links is None else links.source)
     crossing = links is not None and links.source.crossing is not None
     reader = ChunkReader(wanted, whole, table.coords if crossing else None, level.is_chunked_skeleton, level.offset)
-    row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize + sum(a.row_bytes for a in vertex) + 8 * whole
+    row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize + sum(a.row_bytes for a in wanted.attributes) + 8 * whole
     blocks = []
     limits = (
         (table.rows[numbers], rows_limit(rows_per_task, row_bytes)),
@@ -293,7 +287,7 @@ def plan_chunk_blocks(
         chosen = None if selection.chosen is None else selection.chosen.within(coords)
         plan = BlockPlan(source, coords, keep_whole[start:stop], chosen)
         if links is not None:
-            plan = _with_links(level, links, plan, mine, trees=trees)
+            plan = _with_links(level, links, plan, mine, trees=wanted.trees)
         blocks.append(ChunkBlock(plan, None if wanted_rows is None else wanted_rows.block(mine, table.rows)))
     return ChunkBlocks(reader, blocks, table.coords[numbers], None if known is None else known[numbers])
 

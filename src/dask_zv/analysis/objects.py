@@ -13,16 +13,15 @@ from dask_zv.analysis.chunks import number_rows, rows_limit
 from dask_zv.analysis.cutting import cut_by_rows
 from dask_zv.config import settings
 from dask_zv.errors import InputError
-from dask_zv.geometry.kinds import LINKED, kind_of
 from dask_zv.geometry.result import Geometry
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.read.block import Wanted
 from dask_zv.read.columns import LevelRows
+from dask_zv.read.levels import what_to_read
 from dask_zv.read.object_rows import object_lengths
 from dask_zv.read.objects import read_whole_objects
-from dask_zv.read.select import choose_attributes
 from dask_zv.spatial.grouping import runs_of
 from dask_zv.spatial.morton import morton_order
 
@@ -74,8 +73,7 @@ def plan_object_blocks(
     source = level.source
     if not source.schema.has_objects:
         raise InputError(f"{level.url} has no objects: map_chunks maps over its chunks")
-    links = level.found_links(0) if level.kind in LINKED else None
-    vertex, of_links = choose_attributes(level, attributes, links)
+    wanted, links = what_to_read(level, attributes, by_object=True)
     found = object_lengths(source, level.chunks, level.index)
     ids, lengths = found.ids, found.lengths
     if objects is not None:
@@ -83,17 +81,9 @@ def plan_object_blocks(
         level.index.rows(wanted_ids)  # says which of them there aren't
         lengths = lengths[np.searchsorted(ids, wanted_ids)]
         ids = wanted_ids
-    wanted = Wanted(
-        vertex,
-        by_object=True,
-        trees=level.has_implied_edges,
-        parents=kind_of(level.kind).has_parents and not level.has_implied_edges,
-        links=None if links is None else links.source,
-        link_attributes=of_links,
-    )
     rows = LevelRows(source, level.chunks, level.offset, level.index)
     reader = ObjectReader(rows, wanted, links, level.is_chunked_skeleton)
-    row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize + sum(a.row_bytes for a in vertex) + 8
+    row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize + sum(a.row_bytes for a in wanted.attributes) + 8
     limit, ones = rows_limit(rows_per_task, row_bytes), np.ones(len(ids), np.int64)
     runs = runs_of((lengths, limit), (ones, _BLOCK_OBJECTS))
     if by_id or len(runs) < 2:

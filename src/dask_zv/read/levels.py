@@ -53,21 +53,27 @@ def read_level(
         objects = _objects_within(level, select_in(level, objects, bbox, chunks))
         bbox, chunks, cuts = None, None, False
     by_object = order == "object" or (order is None and kind in PATHS and has_objects)
-    links = level.found_links(0) if kind in LINKED else None
-    vertex, of_links = choose_attributes(level, attributes, links)
-    wanted = Wanted(
-        vertex,
-        None,
-        by_object,
-        by_object and cuts and kind in PATHS,
-        level.has_implied_edges,
-        kind_of(kind).has_parents and not level.has_implied_edges,
-        None if links is None else links.source,
-        of_links,
-    )
+    wanted, links = what_to_read(level, attributes, by_object=by_object, places=by_object and cuts and kind in PATHS)
     # a record may say of a row inside a box that its parent is outside, and be filed there
     incident = wanted.trees and cuts
     return _run(level, select_in(level, objects, bbox, chunks), wanted, links, incident=incident, compute=compute)
+
+
+def what_to_read(
+    level: LevelContents,
+    attributes: Sequence[str] | None,
+    *,
+    linked: bool = True,
+    by_object: bool = False,
+    places: bool = False,
+) -> tuple[Wanted, FoundLinks | None]:
+    """Return what to read of every block, with the links between vertices where `linked`; and these."""
+    links = level.found_links(0) if linked and level.kind in LINKED else None
+    vertex, of_links = choose_attributes(level, attributes, links)
+    trees = linked and level.has_implied_edges
+    parents = linked and kind_of(level.kind).has_parents and not trees
+    of_level = None if links is None else links.source
+    return Wanted(vertex, None, by_object, places, trees, parents, of_level, of_links), links
 
 
 def select_in(level: LevelContents, objects: Any, bbox: Any, chunks: Any) -> Selection:

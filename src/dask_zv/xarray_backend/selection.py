@@ -14,9 +14,9 @@ from dask_zv.format.objects import GROUP_NAMES
 from dask_zv.geometry.assembly import take_ranges
 from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.level.object_tables import ObjectTables
-from dask_zv.read.chunk_boxes import check_some_boxes
 from dask_zv.read.columns import OBJECT_ID, LevelRows, PlacesIn, places_in, rows_in
 from dask_zv.read.edge_rows import EdgeRows
+from dask_zv.read.select import select as select_chunks
 from dask_zv.spatial.grid import Box, as_box, stored_box
 from dask_zv.store.store import level_of
 from dask_zv.xarray_backend import conventions as names
@@ -223,12 +223,9 @@ def _run(numbers: NDArray[np.int64]) -> slice | NDArray[np.int64]:
     return numbers
 
 
-def _touched(rows: LevelRows, box: Box) -> NDArray[np.intp]:
+def _touched(rows: LevelRows, box: Box) -> NDArray[np.int64]:
     """Return the numbers of the chunks that a box touches."""
-    grid = rows.source.schema.grid
-    check_some_boxes(rows.source, rows.table)
-    box = stored_box(box, rows.source.schema.dtype, rows.offset)
-    return np.flatnonzero(grid.touches(rows.table.coords[:, rows.source.rank - grid.ndim :], box))
+    return select_chunks(rows.source, rows.table, lambda: rows.index, box=box, offset=rows.offset).chunks
 
 
 # ---------------------------------------------------------------------------------------------- objects
