@@ -18,12 +18,12 @@ from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import chosen_ids, fragment_owners
 from dask_zv.level.source import level_blobs
-from dask_zv.read.assemble import Finish, ObjectFacts
-from dask_zv.read.block import BlockPlan, Part, Wanted, read_block
+from dask_zv.read.assemble import Finish, ObjectFacts, Part, read_block
 from dask_zv.read.columns import LevelRows, rows_in
 from dask_zv.read.decode import sum_by_chunk
 from dask_zv.read.levels import select_in, what_to_read
 from dask_zv.read.link_cells import plan_cells
+from dask_zv.read.select import BlockPlan, Wanted
 from dask_zv.spatial.grid import Box, as_box, stored_box
 from dask_zv.spatial.grouping import runs_of
 

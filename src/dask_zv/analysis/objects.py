@@ -17,11 +17,11 @@ from dask_zv.geometry.result import Geometry
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
-from dask_zv.read.block import Wanted
 from dask_zv.read.columns import LevelRows
 from dask_zv.read.levels import what_to_read
 from dask_zv.read.object_rows import object_lengths
 from dask_zv.read.objects import read_whole_objects
+from dask_zv.read.select import Wanted
 from dask_zv.spatial.grouping import runs_of
 from dask_zv.spatial.morton import morton_order
 

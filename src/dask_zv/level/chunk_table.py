@@ -11,7 +11,7 @@ from dask_zv.errors import FormatError
 from dask_zv.format.fragments import FragmentIndex, decode_fragments
 from dask_zv.format.keys import coords_to_keys, is_spatial_key, parse_key
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES
-from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
+from dask_zv.level.source import ChunkTable, LevelSource, catalogued_chunks, level_blobs
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.layout import Blobs, open_place
@@ -21,24 +21,14 @@ _AT_ONCE = 4096
 
 def chunk_table(source: LevelSource, catalog: Catalog | None, room: int | None = None) -> ChunkTable:
     """Return the level's chunks with their rows; `room` is how many it can have."""
-    row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize
-    if catalog is not None and VERTICES in catalog.arrays:
+    known = catalogued_chunks(source, catalog)
+    if known is not None:
+        return known
+    if catalog is not None and VERTICES in catalog.arrays:  # a writer need not say how many rows a chunk has
         have = catalog.chunks_of(VERTICES)
-        sizes = catalog.arrays[VERTICES].nbytes[have]
-        coords, rows = catalog.coords[have], catalog.rows[have]
-        coords = coords if len(coords) else coords.reshape(0, source.rank)  # a catalog of nothing has no rank
-        wrong = np.flatnonzero((rows >= 0) & (rows * row_bytes != sizes))
-        if len(wrong):
-            at = int(wrong[0])
-            raise FormatError(
-                f"the catalog has {rows[at]} rows in {sizes[at]} bytes, the metadata says {row_bytes} bytes a row: one of them "
-                "is damaged; store.refresh() rebuilds the catalog",
-                store=source.where(), array=VERTICES, chunk=coords_to_keys(coords[at : at + 1])[0],
-            )  # fmt: skip
-        if (rows < 0).any():
-            _check_rank(source, coords_to_keys(coords))
-            rows = _whole_rows(source, coords_to_keys(coords), sizes, row_bytes)
-        return ChunkTable(coords, rows)
+        coords, keys = catalog.coords[have], coords_to_keys(catalog.coords[have])
+        _check_rank(source, keys)
+        return ChunkTable(coords, _whole_rows(source, keys, catalog.arrays[VERTICES].nbytes[have]))
     blobs = open_place(source.place)
     if isinstance(blobs, GridArrays):
         coords = blobs.list_coords(VERTICES)
@@ -59,7 +49,7 @@ def chunk_table(source: LevelSource, catalog: Catalog | None, room: int | None =
         _check_rank(source, keys)
         coords = np.array([parse_key(k) for k in keys], np.int64)
     nbytes = np.array([sizes_by_key[k] for k in keys], np.int64)
-    return ChunkTable(coords.reshape(len(keys), source.rank), _whole_rows(source, keys, nbytes, row_bytes), emptied)
+    return ChunkTable(coords.reshape(len(keys), source.rank), _whole_rows(source, keys, nbytes), emptied)
 
 
 def _check_rank(source: LevelSource, keys: Sequence[str]) -> None:
@@ -71,8 +61,9 @@ def _check_rank(source: LevelSource, keys: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def _whole_rows(source: LevelSource, keys: Sequence[str], nbytes: NDArray[np.int64], row_bytes: int) -> NDArray[np.int64]:
+def _whole_rows(source: LevelSource, keys: Sequence[str], nbytes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the rows in blobs of these sizes."""
+    row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize
     bad = np.flatnonzero(nbytes % row_bytes)
     if len(bad):
         raise FormatError(

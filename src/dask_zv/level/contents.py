@@ -24,7 +24,7 @@ from dask_zv.level.chunk_table import chunk_table, has_emptied_fragments
 from dask_zv.level.find import find_source
 from dask_zv.level.link_source import FoundLinks, find_links
 from dask_zv.level.object_index import ObjectIndex
-from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
+from dask_zv.level.source import ChunkTable, LevelSource, catalogued_chunks, level_blobs
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import StoreHandle, open_objects
@@ -233,7 +233,10 @@ class LevelContents:
 
     def _find_chunks(self) -> ChunkTable:
         root = self.store.metadata
-        table = chunk_table(self.source, self._found[1], self.metadata.room(root.chunk_shape, root.bounds))
+        source, catalog = self._found
+        table = catalogued_chunks(source, catalog)
+        if table is None:
+            table = chunk_table(source, catalog, self.metadata.room(root.chunk_shape, root.bounds))
         have, told = int(table.rows.sum()), self.metadata.vertex_count
         # some writers never count, edits that empty chunks leave the count; what was in ours the catalog has told
         foreign = not self.source.catalogued and SETTINGS not in self._attributes

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError, MetadataError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
-from dask_zv.geometry.schema import PointSchema
+from dask_zv.geometry.schema import VERTICES, PointSchema
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.handles import open_objects
@@ -221,3 +221,23 @@ def check_same_objects(source: LevelSource) -> None:
             "the objects were written again after the level was opened: open it again",
             store=source.where(), array="object_index",
         )  # fmt: skip
+
+
+def catalogued_chunks(source: LevelSource, catalog: Catalog | None) -> ChunkTable | None:
+    """Return the level's chunks and their rows by its catalog, None where that does not tell."""
+    if catalog is None or VERTICES not in catalog.arrays:
+        return None
+    have = catalog.chunks_of(VERTICES)
+    sizes = catalog.arrays[VERTICES].nbytes[have]
+    coords, rows = catalog.coords[have], catalog.rows[have]
+    row_bytes = source.schema.grid.ndim * source.schema.dtype.itemsize
+    wrong = np.flatnonzero((rows >= 0) & (rows * row_bytes != sizes))
+    if len(wrong):
+        at = int(wrong[0])
+        raise FormatError(
+            f"the catalog has {rows[at]} rows in {sizes[at]} bytes, the metadata says {row_bytes} bytes a row: one of them is "
+            "damaged; store.refresh() rebuilds the catalog",
+            store=source.where(), array=VERTICES, chunk=coords_to_keys(coords[at : at + 1])[0],
+        )  # fmt: skip
+    # a catalog of nothing has no rank
+    return None if (rows < 0).any() else ChunkTable(coords if len(coords) else coords.reshape(0, source.rank), rows)

@@ -19,10 +19,9 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import FoundLinks
-from dask_zv.read.assemble import Finish, ObjectFacts
-from dask_zv.read.block import Wanted, plan_blocks, read_block
+from dask_zv.read.assemble import Finish, ObjectFacts, read_block
 from dask_zv.read.objects import Here, ReadObjects
-from dask_zv.read.select import Selection, choose_attributes, chosen_chunks, select
+from dask_zv.read.select import Selection, Wanted, choose_attributes, chosen_chunks, plan_blocks, select
 from dask_zv.spatial.grid import as_box
 from dask_zv.spatial.grouping import runs_of
 from dask_zv.storage.handles import open_objects

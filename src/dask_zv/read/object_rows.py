@@ -21,10 +21,10 @@ from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.object_tables import OBJECT_LENGTHS
 from dask_zv.level.source import ChunkTable, LevelSource, SharedCache, check_same_objects
-from dask_zv.read.block import Wanted
 from dask_zv.read.columns import LevelRows, RaggedColumns
 from dask_zv.read.decode import Fragments
 from dask_zv.read.objects import read_whole_objects
+from dask_zv.read.select import Wanted
 
 PARENT = "/parent"
 """A column's name that no attribute can have."""

@@ -14,10 +14,9 @@ from dask_zv.level.fragment_table import FragmentTable, chunk_numbers
 from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex, fragment_owners
 from dask_zv.level.source import LevelSource
-from dask_zv.read.assemble import Finish, ObjectFacts
-from dask_zv.read.block import Wanted, plan_blocks, read_block
+from dask_zv.read.assemble import Finish, ObjectFacts, read_block
 from dask_zv.read.columns import LevelRows
-from dask_zv.read.select import Selection
+from dask_zv.read.select import Selection, Wanted, plan_blocks
 from dask_zv.spatial.grouping import runs_of
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.marks import check_not_replaced

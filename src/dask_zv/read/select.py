@@ -1,4 +1,4 @@
-"""What is asked for of a level, as chunks, rows and attributes: the same for whole reads, lazy columns and maps."""
+"""What is asked for of a level, as chunks, rows, attributes and blocks: the same for whole reads, lazy columns and maps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from dask_zv.format.keys import coords_to_keys, is_spatial_key, parse_key
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.fragment_table import FragmentTable, chunk_numbers
-from dask_zv.level.link_source import FoundLinks
+from dask_zv.level.link_source import FoundLinks, LinkSource
 from dask_zv.level.object_index import ObjectIndex, chosen_ids
-from dask_zv.level.source import ChunkTable, LevelSource
+from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
 from dask_zv.read.chunk_boxes import check_some_boxes
+from dask_zv.read.link_cells import CellPlan, check_sources, plan_cells
 from dask_zv.spatial.grid import Box, stored_box
 
 
@@ -117,3 +118,69 @@ def choose_attributes(
             AttributeSchema.from_attributes(unknown[0], level.group.read_array_meta(f"vertex_attributes/{unknown[0]}"))
         raise InputError(f"no attribute {unknown[0]!r}: the level has {', '.join(known) or 'none'}")
     return tuple(own[n] for n in names if n in own), tuple(i for i, n in enumerate(of_links) if n in names)
+
+
+# -------------------------------------------------------------------------------------------------- blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to read of every block."""
+
+    attributes: tuple[AttributeSchema, ...] = ()  # of the vertices
+    box: Box | None = None  # only vertices inside
+    by_object: bool = False  # the rows are put into the order of the manifests in the end
+    places: bool = False  # where paths are cut must be told
+    trees: bool = False  # rows are linked to the rows before them
+    parents: bool = False  # links that are all stored are (child, parent)
+    links: LinkSource | None = None
+    link_attributes: tuple[int, ...] = ()  # numbers of those of `links` to read
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockPlan:
+    """A block of chunks (n, K)."""
+
+    source: LevelSource
+    coords: NDArray[np.int64]
+    whole: NDArray[np.bool_]  # chunks inside the box as a whole, shape (n,)
+    chosen: FragmentTable | None  # the fragments to keep; all where None
+    cells: NDArray[np.uint8] | None = None
+    """Bits of a table (S, n): the cells of links to read. All that the level's catalog knows where None."""
+    others: CellPlan | None = None  # more cells, of other chunks
+
+
+def plan_blocks(
+    source: LevelSource,
+    table: ChunkTable,
+    selection: Selection,
+    runs: Sequence[tuple[int, int]],
+    links: FoundLinks | None,
+    *,
+    incident: bool,
+) -> list[BlockPlan]:
+    """Return the blocks of a selection, cut into `runs` of its chunks, each with the cells of links to read with it.
+
+    With `incident` records with one end in the selection are wanted, too.
+    """
+    coords, every = table.coords[selection.chunks], len(selection.chunks) == len(table)
+    mask: NDArray[np.bool_] | None = None
+    others: list[CellPlan] = []
+    if links is not None:
+        catalog = level_blobs(source).catalog
+        if every:
+            check_sources(links, catalog, table, source.where())
+        if not every or links.listed:
+            mask, more = plan_cells(links, catalog, table, selection.chunks, source.where(), incident=incident)
+            others = [more.part(p) for p in np.array_split(np.arange(len(more)), max(len(runs), 1))]
+    return [
+        BlockPlan(
+            source,
+            coords[start:stop],
+            selection.whole[start:stop],
+            None if selection.chosen is None else selection.chosen.within(coords[start:stop]),
+            None if mask is None else np.packbits(mask[:, start:stop]),
+            others[number] if others else None,
+        )
+        for number, (start, stop) in enumerate(runs)
+    ]
