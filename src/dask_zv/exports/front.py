@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.xarray_backend.content import Content, Shape, places_of
-from dask_zv.xarray_backend.conventions import crs_text
+from dask_zv.xarray_backend.conventions import CF_LINE, crs_text
 
 if TYPE_CHECKING:
     from pyproj import CRS
@@ -211,9 +211,9 @@ def parts_of(content: Content) -> Parts:
         assert content.lengths is not None
         drawn = content.lengths >= 2
         rows = np.flatnonzero(np.repeat(drawn, content.lengths))
-        return Parts("line", rows, content.lengths[drawn], drawn.astype(np.int64), content.ids)
+        return Parts(CF_LINE, rows, content.lengths[drawn], drawn.astype(np.int64), content.ids)
     surface = shape.geometry.link == "face"
-    kind, what = ("polygon", "faces") if surface else ("line", "edges")
+    kind, what = ("polygon", "faces") if surface else (CF_LINE, "edges")
     links = faces_of(content) if surface else edges_of(content)
     widths = np.full(len(links), links.shape[1])
     owned = owned_links(content, links, what, "export them without objects, ds.drop_vars(['object_id', 'object'])")

@@ -25,6 +25,7 @@ from dask_zv.exports.front import (
     source_attrs,
 )
 from dask_zv.xarray_backend.content import Content, read_content, shape_of
+from dask_zv.xarray_backend.conventions import CF_LINE
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -75,7 +76,7 @@ def _geometries(content: Content, parts: Parts, axes: list[int]) -> NDArray[np.o
         return out
     drawn = np.flatnonzero(parts.counts)
     part = np.repeat(np.arange(len(parts.part_lengths)), parts.part_lengths)
-    make = shapely.linestrings if parts.kind == "line" else shapely.linearrings
+    make = shapely.linestrings if parts.kind == CF_LINE else shapely.linearrings
     single = make(positions[parts.rows], indices=part) if len(part) else np.zeros(0, object)
     if not content.shape.is_path and len(drawn):
         owner = np.repeat(np.arange(len(drawn)), parts.counts[drawn])

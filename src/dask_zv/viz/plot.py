@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-KINDS = ("points", "density", "lines", "mesh", "chunks")
+POINTS, DENSITY, LINES, MESH, CHUNKS = KINDS = ("points", "density", "lines", "mesh", "chunks")
 HOW = ("auto", "scatter", "raster", "sample")
 Drawing = Points | Lines | Faces | CellDrawing
 _SIZE = (8.0, 7.0)
@@ -121,7 +121,7 @@ class Plot:
         -------
         PathCollection, or AxesImage of a raster
         """
-        return self._draw("points", ax, dims, color, max_vertices, {"how": how, **kwargs})
+        return self._draw(POINTS, ax, dims, color, max_vertices, {"how": how, **kwargs})
 
     def density(self, ax: Axes | None = None, dims: Sequence[str] | None = None, color: Any = None, **kwargs: Any) -> AxesImage:
         """Draw a raster of the number of vertices in each cell, or of the mean of a numeric attribute of vertices.
@@ -129,7 +129,7 @@ class Plot:
         Cells are pixels, larger where there would be fewer than four vertices to each. Vertices are read block by block; where
         the Dataset has Dask chunks, on Dask's workers.
         """
-        return self._draw("density", ax, dims, color, None, kwargs)  # type: ignore[return-value]
+        return self._draw(DENSITY, ax, dims, color, None, kwargs)  # type: ignore[return-value]
 
     def lines(
         self,
@@ -144,7 +144,7 @@ class Plot:
         Paths are a line each, a line for every step where an attribute of vertices colours them; edges are a line each, which
         has the mean of its ends' numbers, or the category of its first end (the child, of skeletons).
         """
-        return self._draw("lines", ax, dims, color, max_vertices, kwargs)  # type: ignore[return-value]
+        return self._draw(LINES, ax, dims, color, max_vertices, kwargs)  # type: ignore[return-value]
 
     def mesh(
         self,
@@ -167,14 +167,14 @@ class Plot:
         shade : {"normal", "depth", None}
             Lit from the upper left; paler with distance; as they are.
         """
-        return self._draw("mesh", ax, dims, color, max_vertices, {"shade": shade, **kwargs})  # type: ignore[return-value]
+        return self._draw(MESH, ax, dims, color, max_vertices, {"shade": shade, **kwargs})  # type: ignore[return-value]
 
     def chunks(self, ax: Axes | None = None, dims: Sequence[str] | None = None, **kwargs: Any) -> QuadMesh:
         """Draw how many vertices are in each column of chunks; no vertex is read.
 
         In ``view="objects"`` these are all vertices of the level.
         """
-        return self._draw("chunks", ax, dims, None, None, kwargs)  # type: ignore[return-value]
+        return self._draw(CHUNKS, ax, dims, None, None, kwargs)  # type: ignore[return-value]
 
     def projections(
         self,
@@ -251,14 +251,14 @@ class Plot:
         look = Look(**{f.name: artist.pop(f.name) for f in fields(Look) if f.name in artist})
         budget = budget_of(max_vertices, pixels)
         ds = self._ds
-        if kind == "chunks":
+        if kind == CHUNKS:
             return prepare_chunks(ds, shape, pairs), look, artist
-        if kind in ("points", "density"):
-            how = artist.pop("how", "auto") if kind == "points" else "raster"
-            colour = find_colour(ds, shape, color, ("vertex",) if kind == "density" else ("vertex", "object"))
+        if kind in (POINTS, DENSITY):
+            how = artist.pop("how", "auto") if kind == POINTS else "raster"
+            colour = find_colour(ds, shape, color, ("vertex",) if kind == DENSITY else ("vertex", "object"))
             return self._prepare_points(shape, pairs, colour, how, budget, pixels), look, artist
-        colour = find_colour(ds, shape, color, ("vertex", "object", "face" if kind == "mesh" else "edge"))
-        shade = artist.pop("shade", "normal") if kind == "mesh" else None
+        colour = find_colour(ds, shape, color, ("vertex", "object", "face" if kind == MESH else "edge"))
+        shade = artist.pop("shade", "normal") if kind == MESH else None
         notice = ""
         if ds.sizes["vertex"] > budget:
             thinned = thin(ds, shape, budget)
@@ -266,7 +266,7 @@ class Plot:
                 notice = f"{ds.sizes['vertex']:,} vertices, counted: there is no whole object of at most {budget:,}"
                 return prepare_raster(ds, shape, pairs, _averaged(ds, colour), pixels, notice), look, {}
             ds, notice = thinned
-        if kind == "mesh":
+        if kind == MESH:
             return prepare_faces(ds, shape, colour, shade, notice), look, artist
         return prepare_lines(ds, shape, colour, notice), look, artist
 
@@ -291,8 +291,8 @@ class Plot:
 def _natural(ds: xr.Dataset, shape: Shape) -> str:
     """Return the kind of picture that suits a Dataset."""
     if names.FACES in ds.variables:
-        return "mesh"
-    return "points" if lines_of(ds, shape) is None else "lines"
+        return MESH
+    return POINTS if lines_of(ds, shape) is None else LINES
 
 
 def _averaged(ds: xr.Dataset, colour: Colour | None) -> Colour | None:

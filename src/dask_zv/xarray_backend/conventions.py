@@ -25,6 +25,8 @@ DIMS = ("vertex", "edge", "face", "object", "group")
 IN_GROUP, RANGE, TABLE = "in_group", "vertex_range", "object_table"
 ROLES = (OBJECT_ID, OBJECT_INDEX, PARENT, COUNT, EDGES, FACES, TOPOLOGY, CONTAINER, CRS, IN_GROUP, RANGE, TABLE)
 """Variables that say how the others belong together. They are no data, so they are coordinates."""
+CF_LINE = "line"
+"""The ``geometry_type`` of containers of lines."""
 _SPEC_WORDS = ("dtype", "channels", "categorical", "unit", "description", "attrs")
 """What the root's ``attribute_specs`` say in words of the format."""
 _CF_AXIS = {"x": "X", "y": "Y", "z": "Z", "t": "T", "time": "T"}

@@ -317,8 +317,8 @@ def _from_cf(ds: xr.Dataset) -> xr.Dataset:
 
 def _from_container(ds: xr.Dataset, name: str, attrs: Mapping[str, Any]) -> xr.Dataset:
     kind = attrs["geometry_type"]
-    if kind not in ("line", "point") or "part_node_count" in attrs or "interior_ring" in attrs:
-        what = f"geometries of the type {kind!r}" if kind not in ("line", "point") else "geometries of several parts"
+    if kind not in (names.CF_LINE, "point") or "part_node_count" in attrs or "interior_ring" in attrs:
+        what = f"geometries of the type {kind!r}" if kind not in (names.CF_LINE, "point") else "geometries of several parts"
         raise InputError(f"{name!r} holds {what}: lines and points of one part can be stored")
     nodes, counts = _listed(attrs, "node_coordinates", ds), _listed(attrs, "node_count", ds)
     if not nodes:
@@ -328,9 +328,10 @@ def _from_container(ds: xr.Dataset, name: str, attrs: Mapping[str, Any]) -> xr.D
     if counts:
         dims[ds.variables[counts[0]].dims[0]] = "object"
         ds[counts[0]].attrs["sample_dimension"] = "vertex"
-    elif kind == "line":
+    elif kind == names.CF_LINE:
         raise InputError(f"{name!r} names no node_count, so which nodes make a line is not known")
-    return _with_ids(_with_dims(ds.assign_attrs(geometry_types=(POLYLINE if kind == "line" else POINT_CLOUD).name), dims))
+    geometry = POLYLINE if kind == names.CF_LINE else POINT_CLOUD
+    return _with_ids(_with_dims(ds.assign_attrs(geometry_types=geometry.name), dims))
 
 
 def _with_ids(ds: xr.Dataset) -> xr.Dataset:

@@ -82,11 +82,14 @@ class _View:
         """Names that are used up."""
         return {*self.used, *self.axes, *self.data, *self.labels}
 
-    def add_vertex_attributes(self, located: dict[str, Any]) -> None:
+    def located(self, where: str) -> dict[str, Any]:
+        """Return what places a variable: in the topology, at its nodes, edges or faces, and in the reference system."""
+        mesh = {"mesh": names.TOPOLOGY, "location": where} if where else {}
+        return mesh if self.crs is None else {**mesh, "grid_mapping": names.CRS}
+
+    def add_vertex_attributes(self, where: str) -> None:
         """Add the attributes of vertices, and the labels of their channels."""
-        source, taken = self.level.source, self.taken
-        if self.crs is not None:
-            located = {**located, "grid_mapping": names.CRS}
+        source, taken, located = self.level.source, self.taken, self.located(where)
         for attribute in source.schema.attributes:
             shown, own = names.free_name(attribute.name, "vertex", taken)
             taken.add(shown)
@@ -156,7 +159,7 @@ def spatial_dataset(level: Level, dropped: Collection[str] = (), *, chunk_table:
         name, dim = names.link_names(found.source)
         used |= {name, dim, f"{dim}_node", names.TOPOLOGY, *([names.PARENT] if kind_of(level.kind).has_parents else [])}
     view = _View(level, dropped, used, rows, rows.dtype, merged_chunks(level.chunks.rows))
-    view.add_vertex_attributes({} if found is None else {"mesh": names.TOPOLOGY, "location": "node"})
+    view.add_vertex_attributes("" if found is None else "node")
     if level.source.schema.has_objects:
         _add_owners(view)
     edges = None if found is None else _add_links(view, found.source)
@@ -227,11 +230,6 @@ def _add_links(view: _View, links: LinkSource) -> EdgeRows | None:
     return table
 
 
-def _located(view: _View, dim: str) -> dict[str, Any]:
-    crs = {} if view.crs is None else {"grid_mapping": names.CRS}
-    return {"mesh": names.TOPOLOGY, "location": dim, **crs}
-
-
 def _add_link_attributes(view: _View, table: EdgeRows, dim: str, runs: Chunks) -> None:
     taken = view.taken
     every = {a.schema.name for a in table.links.attributes}
@@ -242,7 +240,7 @@ def _add_link_attributes(view: _View, table: EdgeRows, dim: str, runs: Chunks) -
         dims, shape = _channels(schema, shown, {*taken, *every})
         if schema.any_width and schema.channels is None and (width := table.value_width(schema.name)) != 1:
             dims, shape = (names.channel_dim(f"{shown}_channel", {*taken, *every}),), (width,)
-        attrs = {**names.attribute_attrs(schema, view.level, "link"), **_located(view, dim), **own}
+        attrs = {**names.attribute_attrs(schema, view.level, "link"), **view.located(dim), **own}
         view.put(shown, lazy_variable((dim, *dims), table, schema.name, (len(table), *shape), schema.value_dtype, attrs, runs))
 
 
@@ -260,7 +258,7 @@ def _add_loaded_links(view: _View, links: LinkSource, attrs: dict[str, Any]) -> 
             shown, own = names.free_name(key, dim, taken)
             taken.add(shown)
             more = tuple(names.channel_dim(f"{shown}_channel", {*taken, *values}) for _ in plain.shape[1:])
-            about = {**names.described(view.level, "link", key), **_located(view, dim), **own}
+            about = {**names.described(view.level, "link", key), **view.located(dim), **own}
             view.put(shown, xr.Variable((dim, *more), plain, about))
     if found.parents is not None:  # cut as the other variables of vertices are
         encoding = {"preferred_chunks": {"vertex": view.chunks}}
@@ -294,7 +292,7 @@ def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
     used |= {"group", names.IN_GROUP} if groups else set()
     cells, edges = (tuple(np.diff(at).tolist()) for at in merged_runs(lengths.lengths))
     view = _View(level, dropped, used, rows, vertices.dtype, edges)
-    view.add_vertex_attributes({})  # a container is claimed of what lies along objects, and the topology is not in this view
+    view.add_vertex_attributes("")  # a container is claimed of what lies along objects, and the topology is not in this view
     about = {"long_name": "vertices of each object", "sample_dimension": "vertex"}
     view.put(names.COUNT, xr.Variable(("object",), lengths.lengths, about, {"preferred_chunks": {"object": cells}}))
     if trees:
@@ -335,7 +333,7 @@ def _add_container(view: _View) -> None:
         if variable.dims[:1] == ("object",) and name != names.COUNT:
             variable.attrs["geometry"] = names.CONTAINER
     coordinates = " ".join(names.drawn_axes(view.level.store.axes))
-    attrs = {"geometry_type": "line", "node_count": names.COUNT, "node_coordinates": coordinates}
+    attrs = {"geometry_type": names.CF_LINE, "node_count": names.COUNT, "node_coordinates": coordinates}
     if view.crs is not None:
         attrs["grid_mapping"] = names.CRS
     view.put(names.CONTAINER, xr.Variable((), 0, attrs))
