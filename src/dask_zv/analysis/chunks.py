@@ -23,7 +23,7 @@ from dask_zv.read.columns import LevelRows, rows_in
 from dask_zv.read.decode import sum_by_chunk
 from dask_zv.read.levels import select_in, what_to_read
 from dask_zv.read.link_cells import plan_cells
-from dask_zv.read.select import BlockPlan, Wanted
+from dask_zv.read.select import BlockToRead, Wanted
 from dask_zv.spatial.grid import Box, as_box, stored_box
 from dask_zv.spatial.grouping import runs_of
 
@@ -145,7 +145,7 @@ def looked_up(
 class ChunkBlock:
     """A block as its task gets it: what to read, and which of the rows; all where None."""
 
-    plan: BlockPlan
+    plan: BlockToRead
     rows: RowsOfBlock | None
 
 
@@ -285,7 +285,7 @@ def plan_chunk_blocks(
         mine = numbers[start:stop]
         coords = table.coords[mine]
         chosen = None if selection.chosen is None else selection.chosen.within(coords)
-        plan = BlockPlan(source, coords, keep_whole[start:stop], chosen)
+        plan = BlockToRead(source, coords, keep_whole[start:stop], chosen)
         if links is not None:
             plan = _with_links(level, links, plan, mine, trees=wanted.trees)
         blocks.append(ChunkBlock(plan, None if wanted_rows is None else wanted_rows.block(mine, table.rows)))
@@ -293,8 +293,8 @@ def plan_chunk_blocks(
 
 
 def _with_links(
-    level: LevelContents, links: FoundLinks, plan: BlockPlan, numbers: NDArray[np.intp], *, trees: bool
-) -> BlockPlan:
+    level: LevelContents, links: FoundLinks, plan: BlockToRead, numbers: NDArray[np.intp], *, trees: bool
+) -> BlockToRead:
     """Return a plan that reads the links inside each chunk; of trees all, since they may say that a parent is elsewhere."""
     catalog = level_blobs(level.source).catalog
     mask, others = plan_cells(links, catalog, level.chunks, numbers, level.url, incident=trees)

@@ -21,7 +21,7 @@ from dask_zv.read.chunk_boxes import check_positions, note_strays
 from dask_zv.read.decode import BlockRows, decode_block, empty_columns, fetch, join_columns
 from dask_zv.read.link_cells import CellPlan, LinkCells, cell_addresses, decode_cells
 from dask_zv.read.links import Endpoints, resolve_links
-from dask_zv.read.select import BlockPlan, Wanted, rows_inside
+from dask_zv.read.select import BlockToRead, Wanted, rows_inside
 from dask_zv.spatial.chunk_lookup import ChunkLookup
 from dask_zv.spatial.grid import Box
 
@@ -51,7 +51,7 @@ class Part:
         return self.positions.nbytes + sum(v.nbytes for v in self.columns.values()) + 200
 
 
-def read_block(plan: BlockPlan, wanted: Wanted) -> Part:
+def read_block(plan: BlockToRead, wanted: Wanted) -> Part:
     """Read a block of chunks and keep the rows inside the box that belong to the chosen objects."""
     source, links = plan.source, wanted.links
     blobs = level_blobs(source)
@@ -75,7 +75,7 @@ def read_block(plan: BlockPlan, wanted: Wanted) -> Part:
     return _select(wanted, block, owners, _keep(plan, wanted.box, block, owners), records, edited=blobs.catalog_is_stale)
 
 
-def _cells(plan: BlockPlan, links: LinkSource, catalog: Any) -> CellPlan:
+def _cells(plan: BlockToRead, links: LinkSource, catalog: Any) -> CellPlan:
     shape = len(links.segments), len(plan.coords)
     if plan.cells is None:
         mask = FoundLinks(links).present(plan.coords, catalog)
@@ -85,7 +85,7 @@ def _cells(plan: BlockPlan, links: LinkSource, catalog: Any) -> CellPlan:
     return own if plan.others is None or not len(plan.others) else own + plan.others
 
 
-def _keep(plan: BlockPlan, box: Box | None, block: BlockRows, owners: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
+def _keep(plan: BlockToRead, box: Box | None, block: BlockRows, owners: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
     """Return which rows to keep, None for all."""
     keep: NDArray[np.bool_] | None = None
     if box is not None and not plan.whole.all():

@@ -20,7 +20,7 @@ from dask_zv.level.chunk_table import chunk_table
 from dask_zv.level.object_index import ObjectIndex, fragment_owners
 from dask_zv.level.source import ChunkTable, LevelSource, SharedCache, check_same_objects, level_blobs
 from dask_zv.read.chunk_boxes import note_strays
-from dask_zv.read.decode import Fragments, block_fragments, block_positions, block_values, check_coverage, fetch
+from dask_zv.read.decode import FragmentRows, block_fragments, block_positions, block_values, check_coverage, fetch
 from dask_zv.read.select import rows_inside, select
 from dask_zv.spatial.grid import Box
 from dask_zv.spatial.grouping import runs_of
@@ -35,7 +35,7 @@ _UNSEEN_ROWS = 1 << 23
 
 # x, y and z of a chunk are one blob: who asks for one after the other, or from several threads at once, causes one read
 _POSITIONS: SharedCache[NDArray[Any]] = SharedCache(128 << 20, lambda p: p.nbytes + 200)
-_FRAGMENTS: SharedCache[Fragments] = SharedCache(
+_FRAGMENTS: SharedCache[FragmentRows] = SharedCache(
     32 << 20, lambda f: f.counts.nbytes + (0 if f.stored_rows is None else f.stored_rows.nbytes) + 400
 )
 
@@ -280,7 +280,7 @@ class LevelRows(RaggedColumns):
         empty = np.zeros((0, self.source.schema.grid.ndim), self.source.schema.dtype)
         return np.concatenate([empty, *self._positions(chunks)])
 
-    def fragments(self, chunks: NDArray[np.intp]) -> Fragments:
+    def fragments(self, chunks: NDArray[np.intp]) -> FragmentRows:
         """Return the fragments of some chunks, which every column needs and one fetch serves.
 
         Chunks whose fragments don't name each of their rows once are a :class:`FormatError`.
@@ -296,10 +296,10 @@ class LevelRows(RaggedColumns):
         check_coverage(self.source, coords_to_keys(self.table.coords[chunks]) if found.stored_rows is not None else (), found)
         return found
 
-    def all_fragments(self, chunks: NDArray[np.intp]) -> Fragments:
+    def all_fragments(self, chunks: NDArray[np.intp]) -> FragmentRows:
         """Return the same of chunks whose fragments may overlap, or leave rows out."""
 
-        def make(which: list[int]) -> list[Fragments]:
+        def make(which: list[int]) -> list[FragmentRows]:
             coords, rows = self.table.coords[chunks[which]], self.table.rows[chunks[which]]
             blobs, keys = level_blobs(self.source), coords_to_keys(coords)
             for i in np.flatnonzero(rows > _UNSEEN_ROWS):  # callers take memory for each, and they are a number in the catalog
@@ -309,7 +309,7 @@ class LevelRows(RaggedColumns):
             found = fetch(self.source, blobs, keys, (), positions=False)
             return block_fragments(self.source, keys, rows, found).split()
 
-        return Fragments.join(_FRAGMENTS.get_many([(*self.source.state, int(c)) for c in chunks], make))
+        return FragmentRows.join(_FRAGMENTS.get_many([(*self.source.state, int(c)) for c in chunks], make))
 
 
 def places_in(ids: NDArray[np.int64], owners: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -34,7 +34,7 @@ def sum_by_chunk(of_fragments: NDArray[np.int64], numbers: NDArray[np.int64]) ->
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fragments:
+class FragmentRows:
     """The fragments of n chunks, F in all, with N rows; a chunk without an index is one."""
 
     stored: NDArray[np.int64]  # rows of each chunk's blobs, shape (n,)
@@ -78,18 +78,18 @@ class Fragments:
         places[at[::-1]] = np.arange(len(at))[::-1]  # a row that several fragments name is the first of them
         return RowMap(self.stored, places)
 
-    def split(self) -> list[Fragments]:
+    def split(self) -> list[FragmentRows]:
         """Return those of each chunk."""
         counts = np.split(self.counts, np.cumsum(self.numbers)[:-1])
         rows = [None] * len(counts) if self.stored_rows is None else np.split(self.stored_rows, np.cumsum(self.rows)[:-1])
         listed = np.zeros(len(counts), bool) if self.listed is None else self.listed
         return [
-            Fragments(self.stored[i : i + 1], self.numbers[i : i + 1], c, r, listed[i : i + 1])
+            FragmentRows(self.stored[i : i + 1], self.numbers[i : i + 1], c, r, listed[i : i + 1])
             for i, (c, r) in enumerate(zip(counts, rows, strict=True))
         ]
 
     @classmethod
-    def join(cls, parts: Sequence[Fragments]) -> Fragments:
+    def join(cls, parts: Sequence[FragmentRows]) -> FragmentRows:
         """Return those of all chunks."""
         zero = np.zeros(0, np.int64)
         stored, numbers, counts = (
@@ -108,7 +108,7 @@ class BlockRows:
 
     positions: NDArray[Any]
     columns: Mapping[str, NDArray[Any]]
-    fragments: Fragments
+    fragments: FragmentRows
 
 
 def fetch(
@@ -215,31 +215,31 @@ def block_values(
 
 def block_fragments(
     source: LevelSource, keys: Sequence[str], rows: NDArray[np.int64], found: Mapping[Address, bytes]
-) -> Fragments:
+) -> FragmentRows:
     """Return the fragments of chunks that have so many `rows`."""
     blobs, sizes = [found.get((FRAGMENTS, key)) for key in keys], rows.tolist()
     if all(b is None or b == encode_single(n) for b, n in zip(blobs, sizes, strict=True)):
-        return Fragments(rows, np.ones(len(rows), np.int64), rows)
+        return FragmentRows(rows, np.ones(len(rows), np.int64), rows)
     tiled = decode_tilings([encode_single(n) if b is None else b for b, n in zip(blobs, sizes, strict=True)], rows)
     if tiled is not None:
-        return Fragments(rows, tiled[1], tiled[0])
-    return Fragments.join([_one_index(source, k, b, n) for k, b, n in zip(keys, blobs, sizes, strict=True)])
+        return FragmentRows(rows, tiled[1], tiled[0])
+    return FragmentRows.join([_one_index(source, k, b, n) for k, b, n in zip(keys, blobs, sizes, strict=True)])
 
 
-def _one_index(source: LevelSource, key: str, blob: bytes | None, n: int) -> Fragments:
+def _one_index(source: LevelSource, key: str, blob: bytes | None, n: int) -> FragmentRows:
     """Return the fragments of a chunk of `n` rows that editing tools may have made: they list rows, in any order."""
     stored = np.array([n])
     if blob is None:
-        return Fragments(stored, np.ones(1, np.int64), stored)
+        return FragmentRows(stored, np.ones(1, np.int64), stored)
     try:
         index = decode_fragments(blob, n_rows=n)
         rows = None if index.tiles(n) else index.all_rows()
     except FormatError as error:
         raise error.at(store=source.where(), array=FRAGMENTS, chunk=key) from None
-    return Fragments(stored, np.array([len(index)]), index.counts, rows, np.array([(index.starts < 0).any()]))
+    return FragmentRows(stored, np.array([len(index)]), index.counts, rows, np.array([(index.starts < 0).any()]))
 
 
-def check_coverage(source: LevelSource, keys: Sequence[str], fragments: Fragments) -> None:
+def check_coverage(source: LevelSource, keys: Sequence[str], fragments: FragmentRows) -> None:
     """Refuse ranges that leave out rows of their chunk: editing tools list rows, several times or not at all, writers don't."""
     if fragments.stored_rows is None or fragments.listed is None:
         return

@@ -22,7 +22,7 @@ from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.object_tables import OBJECT_LENGTHS
 from dask_zv.level.source import ChunkTable, LevelSource, SharedCache, check_same_objects
 from dask_zv.read.columns import LevelRows, RaggedColumns
-from dask_zv.read.decode import Fragments
+from dask_zv.read.decode import FragmentRows
 from dask_zv.read.objects import read_whole_objects
 from dask_zv.read.select import Wanted
 
@@ -82,7 +82,7 @@ def _stored_lengths(source: LevelSource, index: ObjectIndex) -> ObjectLengths | 
 def count_lengths(source: LevelSource, table: ChunkTable, index: ObjectIndex) -> ObjectLengths:
     """Return the objects of a level with their lengths, from their manifests and all fragments of the level."""
     rows = LevelRows(source, table)
-    fragments = Fragments.join(
+    fragments = FragmentRows.join(
         [rows.all_fragments(np.arange(a, min(a + _SLICE, len(table)))) for a in range(0, len(table), _SLICE)]
     )
     first = np.cumsum(fragments.numbers) - fragments.numbers

@@ -138,7 +138,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BlockPlan:
+class BlockToRead:
     """A block of chunks (n, K)."""
 
     source: LevelSource
@@ -158,7 +158,7 @@ def plan_blocks(
     links: FoundLinks | None,
     *,
     incident: bool,
-) -> list[BlockPlan]:
+) -> list[BlockToRead]:
     """Return the blocks of a selection, cut into `runs` of its chunks, each with the cells of links to read with it.
 
     With `incident` records with one end in the selection are wanted, too.
@@ -174,7 +174,7 @@ def plan_blocks(
             mask, more = plan_cells(links, catalog, table, selection.chunks, source.where(), incident=incident)
             others = [more.part(p) for p in np.array_split(np.arange(len(more)), max(len(runs), 1))]
     return [
-        BlockPlan(
+        BlockToRead(
             source,
             coords[start:stop],
             selection.whole[start:stop],
