@@ -25,19 +25,19 @@ LONG = 350
 
 NUMBERS: dict[str, tuple[int, int]] = {
     # what: (ceiling, bar)
-    "modules entered: write_bytes": (23, 10),
-    "modules entered: write_bytes in a batch": (30, 16),
-    "modules entered: write_points": (62, 32),
-    "modules entered: open and read a box": (39, 20),
-    "modules entered: xarray, a box": (47, 25),
-    "lines of src": (37_500, 28_000),
-    "lines of tests": (43_300, 32_000),
-    "modules": (184, 120),
-    f"modules over {LONG} lines without a reason": (21, 0),
+    "modules entered: write_bytes": (18, 10),
+    "modules entered: write_bytes in a batch": (26, 16),
+    "modules entered: write_points": (60, 32),
+    "modules entered: open and read a box": (35, 20),
+    "modules entered: xarray, a box": (43, 25),
+    "lines of src": (36_600, 28_000),
+    "lines of tests": (39_600, 32_000),
+    "modules": (178, 120),
+    f"modules over {LONG} lines without a reason": (11, 0),
     "modules in import circles": (0, 0),
-    "layouts compared outside of storage": (43, 0),
-    "geometries named outside of geometry": (78, 0),
-    "class names that come twice": (5, 0),
+    "layouts compared outside of storage": (20, 0),
+    "geometries named outside of geometry": (21, 0),
+    "class names that come twice": (2, 0),
 }
 
 
