@@ -42,11 +42,12 @@ from dask_zv.level.create import packing
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import Catalog, encode_catalog
 from dask_zv.storage.receipts import Columns
+from dask_zv.write.convert import Conversion
 from dask_zv.write.exchange import BlockPlan, plan_blocks, split_partitions
 from dask_zv.write.job import Job
 from dask_zv.write.level_metadata import _fitting
 from dask_zv.write.running import waves_of
-from dask_zv.write.scan import Conversion, PartFacts, Scan, compact_spans, span_codes
+from dask_zv.write.scan import PartFacts, Scan, compact_spans, span_codes
 from workload import memory_from_now, peak_memory
 
 ROW_BYTES = 20
@@ -122,7 +123,7 @@ class Planned:
     scan: Scan
 
     sources = Job.sources
-    touch = Job.touch
+    block_map = Job.block_map
 
 
 def wave_graph(job: Any, wave: list[int]) -> GraphBuilder:
@@ -130,7 +131,7 @@ def wave_graph(job: Any, wave: list[int]) -> GraphBuilder:
     builder = GraphBuilder("zv")
     conversion = Conversion(ChunkGrid((1.0, 1.0, 1.0), (1, 1, 1)), np.dtype(np.float32), 0.0, None, False, ("x", "y", "z"))
     parts: Any = NoPartitions(len(job.scan.spans))
-    gathered = split_partitions(builder, parts, conversion, (), job.plan, job.touch, None, wanted=wave)
+    gathered = split_partitions(builder, parts, conversion, (), job.plan, job.block_map, None, wanted=wave)
     for number, rows in gathered.items():
         builder.add(builder.key("store", number), nothing, number, rows)
     return builder

@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     from dask_zv.store.store import Store as Store
     from dask_zv.store.store import create as create
     from dask_zv.store.store import open as open
+    from dask_zv.write.graphs import plan_graph as plan_graph
+    from dask_zv.write.graphs import plan_meshes as plan_meshes
     from dask_zv.write.graphs import write_graph as write_graph
     from dask_zv.write.graphs import write_meshes as write_meshes
-    from dask_zv.write.planning import plan_graph as plan_graph
-    from dask_zv.write.planning import plan_meshes as plan_meshes
-    from dask_zv.write.planning import plan_points as plan_points
-    from dask_zv.write.planning import plan_polylines as plan_polylines
-    from dask_zv.write.planning import plan_skeletons as plan_skeletons
     from dask_zv.write.plans import BlockReceipt as BlockReceipt
     from dask_zv.write.plans import WritePlan as WritePlan
     from dask_zv.write.plans import load_plan as load_plan
     from dask_zv.write.plans import load_receipt as load_receipt
+    from dask_zv.write.points import plan_points as plan_points
     from dask_zv.write.points import write_points as write_points
+    from dask_zv.write.polylines import plan_polylines as plan_polylines
     from dask_zv.write.polylines import write_lines as write_lines
     from dask_zv.write.polylines import write_polylines as write_polylines
+    from dask_zv.write.skeletons import plan_skeletons as plan_skeletons
     from dask_zv.write.skeletons import write_skeletons as write_skeletons
 
 _LAZY = {
@@ -63,12 +63,11 @@ _LAZY = {
         "maintain.expand": "expand",
         "maintain.refresh": "refresh",
         "store.store": "Level Store create open",
-        "write.graphs": "write_graph write_meshes",
-        "write.planning": "plan_graph plan_meshes plan_points plan_polylines plan_skeletons",
+        "write.graphs": "plan_graph plan_meshes write_graph write_meshes",
         "write.plans": "BlockReceipt WritePlan load_plan load_receipt",
-        "write.points": "write_points",
-        "write.polylines": "write_lines write_polylines",
-        "write.skeletons": "write_skeletons",
+        "write.points": "plan_points write_points",
+        "write.polylines": "plan_polylines write_lines write_polylines",
+        "write.skeletons": "plan_skeletons write_skeletons",
     }.items()
     for name in names.split()
 }

@@ -17,7 +17,7 @@ from points_reference import CATALOG, assert_same, files, reading_order, stored
 from small import sizes
 
 import dask_zv as dzv
-from dask_zv.write import exchange
+from dask_zv.write import spill as pieces
 
 LIMIT_MB = 384
 ROW_BYTES = 12 + 8 + 8
@@ -109,14 +109,14 @@ def spill(tmp_path, monkeypatch):
     loaded = []
     folder = tmp_path / "temporary"
     folder.mkdir()
-    load = exchange.SpilledPiece.load
+    load = pieces.SpilledPiece.load
 
     def note(piece):
         loaded.append(piece.path)
         assert Path(piece.path).is_relative_to(folder)
         return load(piece)
 
-    monkeypatch.setattr(exchange.SpilledPiece, "load", note)
+    monkeypatch.setattr(pieces.SpilledPiece, "load", note)
     with (
         sizes(spill_bytes=1, write_block_chunks=4, write_block_bytes=(2000, 4000)),
         dask.config.set({"temporary-directory": str(folder), "dask_zv.keep-input": 0}),  # each partition is read twice
@@ -196,7 +196,7 @@ def test_spilled_pieces_after_a_failed_store(spill, tmp_path, monkeypatch):
         loaded.append(piece.path)
         raise OSError("no space left")
 
-    monkeypatch.setattr(exchange.SpilledPiece, "load", full)
+    monkeypatch.setattr(pieces.SpilledPiece, "load", full)
     with dask.config.set(scheduler="threads", num_workers=2), pytest.raises(OSError, match="no space left"):
         write(tmp_path / "s.zv")
     assert loaded
@@ -204,7 +204,7 @@ def test_spilled_pieces_after_a_failed_store(spill, tmp_path, monkeypatch):
 
 
 def test_small_data_stays_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(exchange.SpilledPiece, "load", lambda piece: pytest.fail("went through a file"))
+    monkeypatch.setattr(pieces.SpilledPiece, "load", lambda piece: pytest.fail("went through a file"))
     with dask.config.set({"temporary-directory": str(tmp_path), "scheduler": "threads"}):
         write({})
     assert list(tmp_path.iterdir()) == []

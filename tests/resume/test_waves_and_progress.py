@@ -268,7 +268,7 @@ def test_a_chunk_larger_than_a_block_says_so(tmp_path):
 def test_blocks_fit_the_workers(tmp_path, monkeypatch, use_scheduler):
     """Workers with little memory get smaller blocks; the stored bytes are the same."""
     from dask_zv.graph import run
-    from dask_zv.write import write as module
+    from dask_zv.write import planning as module
 
     with use_scheduler("distributed") as client:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.exports.front import add_columns, flat, library, numbers_of, source_attrs, time_axes
-from dask_zv.write.path_order import row_order
+from dask_zv.write.path_input import row_order
 from dask_zv.xarray_backend.content import Content, read_content, shape_of
 
 if TYPE_CHECKING:

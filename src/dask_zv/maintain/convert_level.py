@@ -39,7 +39,8 @@ from dask_zv.storage.nodes import SETTINGS, load_catalog, merge_attributes, stor
 from dask_zv.storage.objects import Address
 from dask_zv.storage.per_chunk.plan import cut_shards
 from dask_zv.storage.specs import BlockSpec, CommitSpec, EncodedBlock, GridPlan, LayoutName, Place
-from dask_zv.write.manifests import object_blobs, object_metadata, write_object_index
+from dask_zv.write.manifests import write_object_index
+from dask_zv.write.object_arrays import object_blobs, object_metadata
 from dask_zv.write.object_plan import ObjectPlan, plan_objects, with_sentinel
 from dask_zv.write.scan import id_ranges
 

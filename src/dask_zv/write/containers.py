@@ -1,8 +1,8 @@
 """What users have in hand, as plain arrays: every argument of a writing function comes through here.
 
-Masks, nullable dtypes, units and the containers of other libraries end at this door; what follows sees numpy and dask
-arrays. Where a value is missing and the dtype has no word for it, an error names the row. Other libraries are known by what
-their objects can do, and imported for data of theirs alone.
+Masks, nullable dtypes, units and the containers of other libraries end at this door (one module because each may hold another);
+what follows sees numpy and dask arrays. Where a value is missing and the dtype has no word for it, an error names the row.
+Other libraries are known by what their objects can do, and imported for data of theirs alone.
 """
 
 from __future__ import annotations
@@ -66,19 +66,7 @@ def as_table(value: Any) -> Any:
 
 
 def as_array(what: str, values: Any) -> Any:
-    """Return what was given as a numpy or a dask array; blocks of the latter still need :func:`in_memory`.
-
-    Parameters
-    ----------
-    what : str
-        What the values are, for errors.
-    values : array_like, or anything of pandas, pyarrow, xarray, scipy.sparse or Dask that holds a column or an array
-
-    Raises
-    ------
-    InputError
-        They are no array, or values are missing that their dtype can't call missing.
-    """
+    """Return what was given as a numpy or a dask array; blocks of the latter still need :func:`in_memory`."""
     values = _unwrapped(values)
     if _is_delayed(values):
         raise InputError(f"{what}: a Delayed says nothing of its shape: make a dask array of it, with dask.array.from_delayed")
@@ -92,13 +80,7 @@ def as_array(what: str, values: Any) -> Any:
 
 
 def in_memory(what: str, values: Any) -> NDArray[Any]:
-    """Return values in memory as an array; missing ones as NaN, NaT or None.
-
-    Raises
-    ------
-    InputError
-        They are no array, or values are missing that their dtype can't call missing.
-    """
+    """Return values in memory as an array; missing ones as NaN, NaT or None."""
     table, missing = split_missing(what, values)
     if missing is None:
         return table
@@ -125,13 +107,7 @@ def missing_error(what: str, dtype: Any, missing: NDArray[np.bool_]) -> InputErr
 
 
 def split_missing(what: str, values: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Return values in memory, and which of them are masked or NA: None where none is.
-
-    Raises
-    ------
-    InputError
-        They are no array.
-    """
+    """Return values in memory, and which of them are masked or NA: None where none is."""
     values = _unwrapped(values)
     if is_dask_collection(values):
         values = computed(values)
@@ -162,13 +138,7 @@ def split_missing(what: str, values: Any) -> tuple[NDArray[Any], NDArray[np.bool
 
 
 def as_integers(what: str, values: NDArray[Any]) -> NDArray[np.int64]:
-    """Return ids or numbers of vertices as int64, from any integers.
-
-    Raises
-    ------
-    InputError
-        They are no integers, or one is beyond 2**63 - 1.
-    """
+    """Return ids or numbers of vertices as int64, from any integers."""
     if not values.size:
         return values.astype(np.int64)  # an empty list is one of floats to numpy
     if values.dtype.kind not in "iu":
@@ -180,13 +150,7 @@ def as_integers(what: str, values: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def attrs_of(what: str, values: Any) -> dict[str, Any]:
-    """Return the attributes of an xarray object (units, long_name, flags ...), and the unit of a quantity, as JSON values.
-
-    Raises
-    ------
-    InputError
-        A store can't hold one.
-    """
+    """Return the attributes of an xarray object (units, long_name, flags ...), and the unit of a quantity, as JSON values."""
     found = dict(values.attrs) if _is_xarray(values) else {}
     inner = values.data if _is_xarray(values) and not is_dask_collection(values) else values
     if hasattr(inner, "magnitude"):
@@ -256,13 +220,7 @@ def _unwrapped(values: Any) -> Any:
 
 
 def from_objects(what: str, values: NDArray[Any]) -> NDArray[Any]:
-    """Return an array of Python's numbers and dates in numpy's dtype; strings, and what is no value at all, stay objects.
-
-    Raises
-    ------
-    InputError
-        Values are missing that the dtype can't call missing, or too large for it.
-    """
+    """Return an array of Python's numbers and dates in numpy's dtype; strings, and what is no value at all, stay objects."""
     if values.dtype.kind != "O" or not values.size or not values.ndim:
         return values
     import pandas as pd
@@ -339,13 +297,7 @@ def numeric_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def series_values(name: str, series: Any) -> NDArray[Any]:
-    """Return the values of a pandas column as numpy ones; strings and categories as objects.
-
-    Raises
-    ------
-    InputError
-        Values are missing where numpy's dtype has none to say so.
-    """
+    """Return the values of a pandas column as numpy ones; strings and categories as objects."""
     return in_memory(f"column {name!r} ({series.dtype})", series)
 
 
@@ -397,13 +349,7 @@ def _column_of(what: str, number: int, part: Any, column: str | None) -> NDArray
 
 
 def column_of(frame: Any, column: str, where: str) -> Any:
-    """Return a column of one partition.
-
-    Raises
-    ------
-    InputError
-        The partition has no such column, or is no DataFrame.
-    """
+    """Return a column of one partition."""
     if not is_frame(frame):
         raise InputError(f"{where}a DataFrame is wanted, not a {type(frame).__name__}")
     if column not in frame.columns:

@@ -5,15 +5,13 @@ an edge only where a partition has rows for a block. Small partitions are split 
 by exact division of chunk codes, never by a hash; pieces are gathered in the order of the partitions, so rows keep the input's
 order whatever order the scheduler works in.
 
-Pieces of inputs that memory has no room for go through files: on a cluster those of each worker (:mod:`.worker_files`), on a
+Pieces of inputs that memory has no room for go through files: on a cluster those of each worker (:mod:`.spill`), on a
 local scheduler in Dask's temporary directory.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pickle
-import shutil
 import tempfile
 import uuid
 import warnings
@@ -36,10 +34,10 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import cluster_memory
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
-from dask_zv.write.inputs import Partitions, RawPart
-from dask_zv.write.rereading import Seen, convert_again
-from dask_zv.write.scan import Conversion, Scan, span_codes
-from dask_zv.write.worker_files import FiledPiece, current_worker, in_file, note_worker
+from dask_zv.write.convert import Conversion, Seen, convert_again
+from dask_zv.write.partitions import Partitions, RawPart
+from dask_zv.write.scan import Scan, span_codes
+from dask_zv.write.spill import FiledPiece, SpilledPiece, in_file, make_spill, note_worker
 
 _ROW_COPIES, _ROW_NUMBERS = 3, 128
 """What storing a block holds for a row: its bytes joined, as blobs, and (in part) sorted or encoded; and besides, whatever the
@@ -48,23 +46,12 @@ row's bytes, its chunk, its place in it, its order, its object and fragment, int
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockPlan:
-    """How chunks are divided into blocks.
+    """How chunks are divided into blocks: runs along the Morton curve, of chunks or, in layout ``grid``, of shards."""
 
-    Attributes
-    ----------
-    starts : ndarray of uint64 (or object), shape (B,)
-        Least Morton code of each block; a block ends where the next starts.
-    origin, unit : tuple of int, length D, optional
-        In layout ``grid`` the codes are those of shards: first chunk of the grid, and chunks in a shard along each axis.
-        None where they are those of chunks.
-    group_rows : int
-        Partitions of together at most so many rows are split by one task.
-    """
-
-    starts: NDArray[Any]
-    origin: tuple[int, ...] | None = None
-    unit: tuple[int, ...] | None = None
-    group_rows: int = 0
+    starts: NDArray[Any]  # (B,) uint64 or object: least Morton code of each block, which ends where the next starts
+    origin: tuple[int, ...] | None = None  # first chunk of the grid; None in layout per_chunk
+    unit: tuple[int, ...] | None = None  # chunks in a shard along each axis; None where chunks are no part of one
+    group_rows: int = 0  # partitions of together at most so many rows are split by one task
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -83,7 +70,7 @@ class BlockPlan:
                 rows = more
         return groups
 
-    def codes_of(self, coords: NDArray[np.int64]) -> NDArray[Any]:
+    def morton_of(self, coords: NDArray[np.int64]) -> NDArray[Any]:
         """Return the Morton code of each chunk, or of the shard that holds it; coords (n, D) to (n,)."""
         if self.origin is not None:
             coords = coords - np.asarray(self.origin, np.int64)
@@ -93,7 +80,7 @@ class BlockPlan:
 
     def blocks_of(self, coords: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the block of each chunk, coords (n, D) to int64 (n,)."""
-        codes = self.codes_of(coords)
+        codes = self.morton_of(coords)
         if codes.dtype != self.starts.dtype:
             codes, starts = codes.astype(object), self.starts.astype(object)
         else:
@@ -111,29 +98,14 @@ def plan_blocks(
 ) -> BlockPlan:
     """Divide the chunks that have rows into blocks of whole shards, balanced by true counts.
 
-    Parameters
-    ----------
-    scan : Scan
-    row_bytes : int
-        Bytes of a row in all arrays.
-    shards : int, optional
-        Chunks per shard of layout ``per_chunk``, cut along the Morton curve; None where every blob is an object of its own.
-    partitions : int
-        Partitions of the input; where there are many, blocks are larger, so that the graph stays small.
-    grid : GridSpec, optional
-        The arrays' grid, in layout ``grid``.
-    memory : int, optional
-        Bytes that a task may use: blocks stay so small that a task has room for what it makes of them.
-
-    Warns
-    -----
-    UserWarning
-        A chunk (or a shard that was asked for) is larger than a block should be: it is a block of its own.
+    `row_bytes` are those of a row in all arrays, `shards` the chunks of a shard in layout ``per_chunk``, `memory` the bytes
+    that a task may use for what it makes of a block. Many partitions make larger blocks, so that the graph stays small. A
+    chunk (or a shard that was asked for) that is too large for a block is one of its own, with a warning.
     """
     shape = BlockPlan(np.zeros(0, np.uint64), *((grid.origin, grid.shard_shape) if grid is not None else (None, None)))
     if not len(scan.coords):
         return shape
-    codes = shape.codes_of(scan.coords)
+    codes = shape.morton_of(scan.coords)
     order = np.argsort(codes, kind="stable")
     codes, counts = codes[order], scan.counts[order]
     units = codes - codes % codes.dtype.type(shards or 1) if codes.dtype != object else codes - codes % (shards or 1)
@@ -173,23 +145,6 @@ def _warn_of_large(scan: Scan, at: int, rows: int, nbytes: int, chunks: int) -> 
     )
 
 
-@dataclass(frozen=True, slots=True)
-class SpilledPiece:
-    """A piece in a file instead of in memory."""
-
-    path: str
-    rows: int
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def load(self) -> VertexRows:
-        """Read the piece."""
-        with Path(self.path).open("rb") as file:
-            rows: VertexRows = pickle.load(file)
-        return rows
-
-
 Piece = VertexRows | SpilledPiece | FiledPiece
 Pieces = Mapping[int, Piece]
 
@@ -204,13 +159,7 @@ def split_part(
     wanted: Collection[int] | None,
     part: RawPart,
 ) -> dict[int, VertexRows]:
-    """Return a partition's rows as they are stored, divided by block, in input order in each; of the `wanted` blocks alone.
-
-    Raises
-    ------
-    InputError
-        They are not the rows that the scan saw `before`.
-    """
+    """Return a partition's rows as they are stored, divided by block, in input order in each; of the `wanted` blocks alone."""
     rows = convert_again(conversion, schemas, number, start, before, part)
     if not len(rows):
         return {}
@@ -254,10 +203,7 @@ def split_group(
         elif on_worker:
             pieces[block] = in_file(piece)
         else:
-            path = Path(spill) / f"{numbers[0]}-{block}.{uuid.uuid4().hex[:8]}"
-            with path.open("wb") as file:
-                pickle.dump(piece, file, protocol=5)
-            pieces[block] = SpilledPiece(str(path), len(piece))
+            pieces[block] = SpilledPiece.put(spill, f"{numbers[0]}-{block}", piece)
     return pieces
 
 
@@ -266,9 +212,10 @@ def pick(pieces: Pieces, block: int) -> Piece | None:
     return pieces.get(block)
 
 
-def gather(block: int, pieces: Sequence[Piece | Pieces | None]) -> VertexRows:
+def gather(block: int, spill: str | None, pieces: Sequence[Piece | Pieces | None]) -> VertexRows:
     """Return a block's rows from its pieces, in the order of the partitions."""
-    note_worker()
+    if spill is not None:
+        note_worker()
     found = [pick(piece, block) if isinstance(piece, Mapping) else piece for piece in pieces]
     held = [p for p in found if p is not None]
     rows = (p.load() if isinstance(p, SpilledPiece | FiledPiece) else p for p in held)
@@ -288,33 +235,13 @@ def spill_directory(total_bytes: int) -> str | None:
     return str(Path(parent) / f"dask-zv-{uuid.uuid4().hex[:12]}")
 
 
-def remove_spill(spill: str | None) -> None:
-    """Remove what :func:`split_part` left in files."""
-    if spill is None:
-        return
-    gone = f"{spill}.gone"
-    try:
-        # renamed first: a task that outlives a failed run then finds no directory, instead of making files in it again
-        Path(spill).rename(gone)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-def make_spill(spill: str) -> str:
-    """Make the directory of spilled pieces; return it, for the tasks that wait for it. A worker of a cluster needs none."""
-    if current_worker() is None:
-        Path(spill).mkdir(parents=True)
-    return spill
-
-
 def split_partitions(
     builder: GraphBuilder,
     partitions: Partitions,
     conversion: Conversion,
     schemas: Sequence[AttributeSchema],
     plan: BlockPlan,
-    touch: Touch,
+    block_map: PartitionBlockMap,
     spill: str | None,
     *,
     numbered: bool = False,
@@ -324,14 +251,14 @@ def split_partitions(
 
     With `numbered` every row carries its number in the whole input. With `wanted` there are those blocks alone.
     """
-    scan = touch.scan
+    scan = block_map.scan
     starts = scan.starts().tolist()
     only = None if wanted is None or len(wanted) == len(plan) else frozenset(wanted)
     sources: dict[int, list[TaskRef]] = {b: [] for b in (range(len(plan)) if only is None else sorted(only))}
     folder = builder.add(builder.key("spill"), make_spill, spill) if spill is not None else None
     arguments = list(partitions.arguments(builder))
     for group in plan.groups(scan):
-        blocks_of = {number: touch.blocks(number) for number in group}
+        blocks_of = {number: block_map.blocks(number) for number in group}
         touched = sorted({b for blocks in blocks_of.values() for b in blocks})
         some: tuple[int, ...] | None = None
         if only is not None and not only.issuperset(touched):
@@ -357,11 +284,11 @@ def split_partitions(
                 sources[block].append(split)
             else:
                 sources[block].append(builder.add(builder.key("piece", f"{group[0]}-{block}"), pick, split, block))
-    return {block: Task(None, gather, block, List(*refs)) for block, refs in sources.items()}
+    return {block: Task(None, gather, block, spill, List(*refs)) for block, refs in sources.items()}
 
 
-class Touch:
-    """Tells which blocks a partition can have rows for; what was asked once is remembered."""
+class PartitionBlockMap:
+    """The blocks that each partition can have rows for; what was asked once is remembered."""
 
     def __init__(self, plan: BlockPlan, scan: Scan) -> None:
         codes = span_codes(scan.coords)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 from dask.base import is_dask_collection
 from dask.delayed import Delayed
@@ -16,85 +14,38 @@ from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.graphs import encode_linked
 from dask_zv.geometry.kinds import KINDS
-from dask_zv.geometry.schema import AttributeSchema
+from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
 from dask_zv.level.contents import StoreContents
 from dask_zv.write.containers import as_table
-from dask_zv.write.explaining import not_begun
 from dask_zv.write.inputs import partition_input
-from dask_zv.write.job import LinkContext
-from dask_zv.write.link_input import LinkInput, LinkScan, link_input, link_parts, scan_links
-from dask_zv.write.link_join import LinkJoin, touches
-from dask_zv.write.link_steps import Linked, all_objects, linked_level, name_ranges
-from dask_zv.write.vertex_ids import numbers_of, take_ids
-from dask_zv.write.write import Options, Write, scan_input
+from dask_zv.write.job import Job
+from dask_zv.write.link_input import LinkScan, link_parts, numbers_of, partition_links, scan_links, take_ids
+from dask_zv.write.links import GivenLinks, linked_level, name_ranges, object_ranges, touches
+from dask_zv.write.options import GraphOptions, MeshOptions, WriteOptions, with_options
+from dask_zv.write.partitions import Partitions
+from dask_zv.write.planning import plan_write, scan_input
+from dask_zv.write.plans import planner
+from dask_zv.write.running import Write, note_nothing_written
+
+
+def _plan_graph(store: StoreContents, positions: Any, **options: Unpack[GraphOptions]) -> Write:
+    links = options["edges"], options["edge_attributes"], options["vertex_ids"]
+    return _plan_linked("graph", "write_graph", store, positions, links, options["directed"], options)
 
 
 @overload
 def write_graph(
-    store: StoreContents,
-    positions: Any,
-    *,
-    edges: Any,
-    edge_attributes: Any = None,
-    directed: bool = False,
-    vertex_ids: Any = None,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: Literal[True] = True,
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: Literal[True] = True, **options: Unpack[GraphOptions]
 ) -> Report: ...
 @overload
 def write_graph(
-    store: StoreContents,
-    positions: Any,
-    *,
-    edges: Any,
-    edge_attributes: Any = None,
-    directed: bool = False,
-    vertex_ids: Any = None,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: Literal[False],
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: Literal[False], **options: Unpack[GraphOptions]
 ) -> Delayed: ...
+@with_options(GraphOptions)
 def write_graph(
-    store: StoreContents,
-    positions: Any,
-    *,
-    edges: Any,
-    edge_attributes: Any = None,
-    directed: bool = False,
-    vertex_ids: Any = None,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: bool = True,
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: bool = True, **options: Unpack[GraphOptions]
 ) -> Report | Delayed:
     """Write a graph into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -119,14 +70,10 @@ def write_graph(
         Of the vertices, as for :func:`write_points`.
     object_ids : integer array (N,), or a column's name, optional
         Object of each vertex; all are of object 0 where None.
-    object_attributes : DataFrame indexed by object id, or mapping of name to array (O, ...), optional
-        Rows of an array are those of the objects in ascending order of their ids.
-    groups : mapping of group number to object ids, optional
-    group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
-    mode, position_tolerance, max_categories, compute, progress, resume
-        As for :func:`write_points`.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
+    object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+        As for :func:`write_points`.
 
     Returns
     -------
@@ -134,14 +81,8 @@ def write_graph(
 
     Raises
     ------
-    InputError
-        The data can't be stored as given; nothing was stored.
-    BoundsError
-        Positions are out of bounds; nothing was stored.
-    StoreError
-        The level has vertices and `mode` is "error", or storage failed.
-    PlanError
-        The store can't be reached from where the tasks run.
+    InputError, BoundsError, StoreError, PlanError
+        As for :func:`write_points`.
 
     Examples
     --------
@@ -155,74 +96,28 @@ def write_graph(
     ([[1, 0], [2, 1]], [0.5, 2.0])
     """
     started = time.perf_counter()
-    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
-    about = (object_attributes, groups, group_attributes)
-    links = edges, edge_attributes, vertex_ids
-    write = prepare_linked("graph", "write_graph", store, positions, links, attributes, object_ids, about, directed, options)
-    return write.run(started)
+    return _plan_graph(store, positions, **options).run(started, compute=compute)
+
+
+plan_graph = planner(_plan_graph, write_graph)
+
+
+def _plan_meshes(store: StoreContents, positions: Any, **options: Unpack[MeshOptions]) -> Write:
+    links = options["faces"], options["face_attributes"], options["vertex_ids"]
+    return _plan_linked("mesh", "write_meshes", store, positions, links, False, options)
 
 
 @overload
 def write_meshes(
-    store: StoreContents,
-    positions: Any,
-    *,
-    faces: Any,
-    face_attributes: Any = None,
-    vertex_ids: Any = None,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: Literal[True] = True,
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: Literal[True] = True, **options: Unpack[MeshOptions]
 ) -> Report: ...
 @overload
 def write_meshes(
-    store: StoreContents,
-    positions: Any,
-    *,
-    faces: Any,
-    face_attributes: Any = None,
-    vertex_ids: Any = None,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: Literal[False],
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: Literal[False], **options: Unpack[MeshOptions]
 ) -> Delayed: ...
+@with_options(MeshOptions)
 def write_meshes(
-    store: StoreContents,
-    positions: Any,
-    *,
-    faces: Any,
-    face_attributes: Any = None,
-    vertex_ids: Any = None,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: bool = True,
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: bool = True, **options: Unpack[MeshOptions]
 ) -> Report | Delayed:
     """Write meshes into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -244,14 +139,10 @@ def write_meshes(
         Of the vertices, as for :func:`write_points`.
     object_ids : integer array (N,), or a column's name, optional
         Object of each vertex; all are of object 0 where None.
-    object_attributes : DataFrame indexed by object id, or mapping of name to array (O, ...), optional
-        Rows of an array are those of the objects in ascending order of their ids.
-    groups : mapping of group number to object ids, optional
-    group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
-    mode, position_tolerance, max_categories, compute, progress, resume
-        As for :func:`write_points`.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
+    object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+        As for :func:`write_points`.
 
     Returns
     -------
@@ -259,14 +150,8 @@ def write_meshes(
 
     Raises
     ------
-    InputError
-        The data can't be stored as given; nothing was stored.
-    BoundsError
-        Positions are out of bounds; nothing was stored.
-    StoreError
-        The level has vertices and `mode` is "error", or storage failed.
-    PlanError
-        The store can't be reached from where the tasks run.
+    InputError, BoundsError, StoreError, PlanError
+        As for :func:`write_points`.
 
     Examples
     --------
@@ -280,88 +165,57 @@ def write_meshes(
     (4, 2)
     """
     started = time.perf_counter()
-    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
-    about = (object_attributes, groups, group_attributes)
-    links = faces, face_attributes, vertex_ids
-    write = prepare_linked("mesh", "write_meshes", store, positions, links, attributes, object_ids, about, False, options)
-    return write.run(started)
+    return _plan_meshes(store, positions, **options).run(started, compute=compute)
+
+
+plan_meshes = planner(_plan_meshes, write_meshes)
 
 
 @released_on_failure()
-def prepare_linked(
+def _plan_linked(
     geometry: str,
     function: str,
     store: StoreContents,
     positions: Any,
     links: tuple[Any, Any, Any],
-    attributes: Any,
-    object_ids: Any,
-    about: tuple[Any, Any, Any],
     directed: bool,
-    options: Options,
+    options: WriteOptions,
 ) -> Write:
-    """Check what a function that writes edges or faces was given; `links` are the table, its attributes, the vertices' ids."""
-    level = linked_level(store, geometry, function, options)
+    """Plan links, which are a table, its attributes, and what it calls the vertices."""
     table, link_attributes, vertex_ids = links
+    level = linked_level(store, geometry, function, options)
     renumber, what = None, KINDS[geometry].link
     consumed: tuple[str, ...] = ()
     positions, table = as_table(positions), as_table(table)
     if vertex_ids is not None and not any(is_dask_collection(v) for v in (positions, table, vertex_ids)):
         ids, consumed = take_ids(positions, vertex_ids)
         renumber, vertex_ids = partial(numbers_of, ids, f"{what}s", negative=False), None
-    partitions = partition_input(positions, attributes, store.axes, consumed, object_ids=object_ids, vertex_ids=vertex_ids)
-    given = link_input(table, link_attributes, what, renumber)
-    partitions, conversion, scan = scan_input(level, partitions, options)
-    with not_begun(level):
-        scans, given = scan_links(given, scan.rows if vertex_ids is None else None)
-    objects = all_objects(scan, about, store.layout)
-    family = LinkFamily(given.width, conversion.grid.ndim, directed=directed)
-    step = TableLinks(family, given, tuple(scans), vertex_ids is not None)
-    return Write(geometry, level, partitions, conversion, scan, objects, encode_linked, options, step, numbered=True)
+    columns = {"object_ids": options["object_ids"], "vertex_ids": vertex_ids}
+    partitions = partition_input(positions, options["attributes"], store.axes, consumed, **columns)
+    given = partition_links(table, link_attributes, what, renumber)
+    found = scan_input(level, partitions, options)
+    scan = found[-1]
+    with note_nothing_written(level):
+        scans, given = scan_links(given, what, scan.rows if vertex_ids is None else None)
+    family = LinkFamily(given.width, len(store.axes), directed=directed)
+    writer = TableLinks(family, given, scans, what, by_key=vertex_ids is not None)
+    return plan_write(geometry, level, options, found, encode_linked, ids=object_ranges(scan), links=writer)
 
 
-@dataclass(frozen=True, eq=False)
-class TableLinks(Linked):
-    """Edges or faces, from a table.
+class TableLinks(GivenLinks):
+    """Edges or faces, from a table; with `by_key` it calls vertices by ids of the user's."""
 
-    Attributes
-    ----------
-    links : LinkInput
-    scans : tuple of LinkScan
-        One for each of its parts.
-    by_key : bool
-        They name vertices by ids of the user's.
-    """
+    def __init__(self, family: LinkFamily, links: Partitions, scans: tuple[LinkScan, ...], what: str, *, by_key: bool) -> None:
+        super().__init__(family, tuple((a.schema(), a.attrs) for a in links.attributes), tuple(s.digest for s in scans))
+        self.links, self.scans, self.what, self.by_key = links, scans, what, by_key
 
-    links: LinkInput
-    scans: tuple[LinkScan, ...]
-    by_key: bool
-
-    @property
-    def attributes(self) -> tuple[AttributeSchema, ...]:
-        """Attributes of the links."""
-        return self.links.attributes
-
-    @property
-    def described(self) -> tuple[tuple[AttributeSchema, Mapping[str, Any]], ...]:
-        """The attributes of links, each with its units and the like."""
-        return tuple((a, self.links.attrs.get(a.name, {})) for a in self.links.attributes)
-
-    @property
-    def digests(self) -> tuple[int, ...]:
-        """Checksums of the parts of the table."""
-        return tuple(s.digest for s in self.scans)
-
-    def add(self, context: LinkContext) -> list[TaskRef]:
+    def add(self, job: Job, builder: GraphBuilder, results: list[TaskRef], crossings: list[TaskRef]) -> list[TaskRef]:
         """Add the tasks; return the results of those that store."""
-        low, high = name_ranges(context.scan, by_key=self.by_key)
+        low, high = name_ranges(job.scan, by_key=self.by_key)
         some = [i for i, s in enumerate(self.scans) if s.rows]
-        parts = link_parts(self.links, self.scans, context.builder)
+        parts = link_parts(self.links, self.scans, builder)
         named = [touches(self.scans[i].spans, low, high) for i in some]
-        what = self.links.what
         lost = next((self.scans[i].spans for i, found in zip(some, named, strict=True) if not found), None)
         if lost is not None:  # no pair of tables would meet, so no task would see it
-            raise InputError(
-                f"{self.links.what}s name vertices {lost[0, 0]} to {lost[-1, 1]}, none of which is among the vertices"
-            )
-        return self.store(context, LinkJoin(self.family, [parts[i] for i in some], named, what, fed=context.fed()))
+            raise InputError(f"{self.what}s name vertices {lost[0, 0]} to {lost[-1, 1]}, none of which is among the vertices")
+        return self.add_join(job, builder, results, [parts[i] for i in some], named, self.what)

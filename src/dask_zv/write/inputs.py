@@ -1,158 +1,57 @@
-"""What users hand to a writing function, as partitions of one shape.
+"""What users hand to a writing function, as partitions: vertices here, edges and faces in :mod:`.link_input`.
 
-What is in memory is cut into slices; dask arrays and dataframes keep their partitions. Each partition becomes an argument for
-a task that evaluates to a :class:`RawPart`. What may be given is the matter of :mod:`.containers`.
+What may be given is the matter of :mod:`.containers`, how it is cut that of :mod:`.partitions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from dask.base import is_dask_collection
-from dask.task_spec import List, Task
 from numpy.typing import NDArray
 
-from dask_zv.config import settings
 from dask_zv.errors import InputError
 from dask_zv.geometry.schema import check_attribute_name
-from dask_zv.graph.builder import GraphBuilder, block_delayeds
-from dask_zv.graph.keeping import Kept, nbytes_of
-from dask_zv.graph.run import hold_on_workers
 from dask_zv.write.containers import (
     KINDS,
     as_array,
     as_integers,
     as_table,
     attrs_of,
-    column_of,
     declared_categories,
     frame_arrays,
+    from_objects,
     in_memory,
     is_frame,
     is_series,
     numeric_dtype,
     position_attrs,
-    series_values,
     stacked,
 )
+from dask_zv.write.partitions import (
+    AttributeInput,
+    Partitions,
+    Subject,
+    cut_arrays,
+    cut_frame,
+    cut_in_memory,
+    hint,
+    integer_column,
+)
 
-INTEGERS = ("object_ids", "vertex_ids", "parents")
-"""What a vertex can have besides its attributes: its object, its name, the name of its parent."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RawPart:
-    """One partition as it came.
-
-    Attributes
-    ----------
-    positions : ndarray, shape (n, D)
-    attributes : dict of str to ndarray, shape (n,) or (n, C)
-    integers : dict of str to ndarray, shape (n,)
-        Those of :data:`INTEGERS` that were given.
-    """
-
-    positions: NDArray[Any]
-    attributes: dict[str, NDArray[Any]]
-    integers: dict[str, NDArray[Any]]
-
-    def __sizeof__(self) -> int:
-        return nbytes_of(self)
-
-
-@dataclass(frozen=True, slots=True)
-class AttributeInput:
-    """What is known of an attribute before any of it is read.
-
-    Attributes
-    ----------
-    name : str
-    dtype : dtype
-        Of the values; object for strings.
-    channels : int, optional
-    categories : tuple of str, optional
-        Declared in an order that means something (an ordered pandas category).
-    attrs : mapping
-        Units and the like, as JSON values.
-    """
-
-    name: str
-    dtype: np.dtype[Any]
-    channels: int | None = None
-    categories: tuple[str, ...] | None = None
-    attrs: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-    @property
-    def is_dictionary(self) -> bool:
-        """True for strings, which are stored as codes."""
-        return self.dtype.kind not in KINDS
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Partitions:
-    """The input, cut.
-
-    Attributes
-    ----------
-    arguments : function of GraphBuilder
-        Returns one task argument per partition, each evaluating to a :class:`RawPart`.
-    count : int
-    dtype : dtype
-        Of the positions.
-    attributes : tuple of AttributeInput
-    integers : tuple of str
-        Those of :data:`INTEGERS` that the parts have.
-    whole : mapping of str to ndarray, shape (N,)
-        These, where the input is in memory.
-    nbytes : int, optional
-        Of all parts, where that is known before they are made.
-    kept : Kept, optional
-        What holds the parts, where the scan has kept them.
-    attrs : mapping
-        Units and the like of the positions, as JSON values.
-    """
-
-    arguments: Callable[[GraphBuilder], list[Any]]
-    count: int
-    dtype: np.dtype[Any]
-    attributes: tuple[AttributeInput, ...]
-    integers: tuple[str, ...]
-    whole: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    nbytes: int | None = None
-    kept: Kept | None = None
-    attrs: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-    @property
-    def has_ids(self) -> bool:
-        """True where vertices have objects."""
-        return "object_ids" in self.integers
+VERTICES = Subject("positions", "partition {}", "{!r}", "{!r}", "{:,} rows, positions have {:,}", integral=False)
 
 
 def partition_input(
     positions: Any, attributes: Any, axes: tuple[str, ...], consumed: Sequence[str] = (), *, attrs: Any = None, **integers: Any
 ) -> Partitions:
-    """Return the partitions of an input.
+    """Return the partitions of vertices, as :func:`~dask_zv.write_points` takes them, with any of :data:`INTEGERS`.
 
-    Parameters
-    ----------
-    positions : array_like or dask array (N, D), or a table (pandas, dask, pyarrow) with the axes as columns
-    attributes : mapping of name to column (N,) or (N, C), table, sequence of column names, or None
-        Where `positions` is a table: names of its columns, or None for all others than the axes and the ids.
-    axes : tuple of str
-    consumed : sequence of str
-        Columns of a frame that the caller has made use of: no attributes, unless they are named.
-    attrs : mapping, optional
-        Of the positions; what they carry themselves where None.
-    **integers : column (N,), or a column's name, or None
-        Any of :data:`INTEGERS`.
-
-    Raises
-    ------
-    InputError
-        Shapes, lengths or columns don't fit, or values are missing that their dtype can't call missing.
+    Columns of a frame that are `consumed`, which the caller has made use of, are no attributes, unless they are named. `attrs`
+    are those of the positions; what they carry themselves where None.
     """
     attrs = position_attrs(positions) if attrs is None else attrs
     made = _partitions(as_table(positions), as_table(attributes), axes, consumed, integers)
@@ -167,7 +66,9 @@ def _partitions(
         beside = is_frame(attributes) or isinstance(attributes, Mapping)
         names = _check_frame(positions, [] if beside else attributes, given, axes, consumed)
         if not beside and is_dask_collection(positions):
-            return _from_frame(positions, names, given, axes)
+            specs = tuple(_describe_column(check_attribute_name(n, axes), positions.dtypes[n]) for n in names)
+            dtype = np.result_type(*(_position_column(a, positions.dtypes[a]) for a in axes))
+            return cut_frame(VERTICES, positions, dtype, axes, specs, given)
         if is_frame(attributes):
             _check_same_rows(positions, attributes)
         named: Any = attributes if beside else frame_arrays(positions, {n: n for n in names})
@@ -189,11 +90,11 @@ def _partitions(
     named = {check_attribute_name(k, axes): v for k, v in (named or {}).items()}
     points = as_array("positions", positions)
     if is_dask_collection(points):
-        return _from_dask_arrays(points, named, given, axes)
+        return _from_dask(points, named, given, axes)
     lazy = [k for k, v in {**named, **given}.items() if is_dask_collection(v)]
     if lazy:
         raise InputError(f"{lazy[0]!r} is lazy and positions are not: make positions a dask array, or compute it first")
-    return _from_numpy(points, named, given, axes)
+    return _from_memory(points, named, given, axes)
 
 
 def _check_same_rows(positions: Any, attributes: Any) -> None:
@@ -215,28 +116,29 @@ def _check_same_index(positions: Any, column: Any, what: str) -> None:
         )
 
 
-# ---------------------------------------------------------------------------------------------- in memory
-
-
-def _from_numpy(
+def _from_memory(
     points: NDArray[Any], attributes: Mapping[str, Any], integers: Mapping[str, Any], axes: tuple[str, ...]
 ) -> Partitions:
     if points.ndim == 1 and not points.size:
         points = np.zeros((0, len(axes)), points.dtype if points.dtype.kind in "iuf" else float)
     points = _check_positions(points, axes)
-    n = len(points)
-    values = {k: _as_column(k, v) for k, v in attributes.items()}
-    whole = {k: _ids(k, k, v) for k, v in integers.items()}
-    for name, column in [*values.items(), *whole.items()]:
-        if len(column) != n:
-            raise InputError(f"{name!r} has {len(column):,} rows, positions have {n:,}")
-    specs = tuple(_describe(k, v, attributes[k]) for k, v in values.items())
-    row_bytes = (points.nbytes + sum(v.nbytes for v in [*values.values(), *whole.values()])) // max(n, 1) + 8
-    step = max(1, settings().partition_bytes // row_bytes)
-    slices = [slice(i, i + step) for i in range(0, n, step)] or [slice(0, 0)]
-    parts = [RawPart(points[s], {k: v[s] for k, v in values.items()}, {k: v[s] for k, v in whole.items()}) for s in slices]
-    held = hold_on_workers(parts)
-    return Partitions(lambda builder: [builder.payload(h) for h in held], len(parts), points.dtype, specs, tuple(whole), whole)
+    values = {k: as_array(f"attribute {k!r}", v) for k, v in attributes.items()}
+    specs = [_describe(k, v, attributes[k]) for k, v in values.items()]
+    return cut_in_memory(VERTICES, points, values, specs, {k: integer_column(k, k, v) for k, v in integers.items()})
+
+
+def _from_dask(points: Any, attributes: Mapping[str, Any], integers: Mapping[str, Any], axes: tuple[str, ...]) -> Partitions:
+    _check_positions(points, axes)
+    columns = {name: as_array(name, values) for name, values in {**attributes, **integers}.items()}
+    for name in integers:
+        if not is_dask_collection(columns[name]):
+            columns[name] = integer_column(name, name, columns[name])
+        if columns[name].ndim != 1:
+            raise InputError(f"{name} must have the shape (N,), not {columns[name].shape}")
+        if columns[name].dtype.kind not in "iu":
+            raise InputError(f"{name} are integers, not {columns[name].dtype}{hint(name)}")
+    specs = [_describe(name, columns[name], attributes[name]) for name in attributes]
+    return cut_arrays(VERTICES, points, columns, specs, tuple(integers))
 
 
 def _check_positions(points: Any, axes: tuple[str, ...]) -> Any:
@@ -245,23 +147,6 @@ def _check_positions(points: Any, axes: tuple[str, ...]) -> Any:
     if points.dtype.kind not in "iuf":
         raise InputError(f"positions are integers or floats, not {points.dtype}")
     return points
-
-
-def _ids(what: str, name: str, values: Any) -> NDArray[np.int64]:
-    """Return ids in memory; the scan looks at their range."""
-    try:
-        given = as_array(what, values)
-        if given.ndim != 1:
-            raise InputError(f"{what} must have the shape (N,), not {given.shape}")
-        return as_integers(what, given)
-    except InputError as error:
-        raise InputError(f"{error.message}{_hint(name)}") from None
-
-
-def _as_column(name: str, values: Any) -> NDArray[Any]:
-    column = as_array(f"attribute {name!r}", values)
-    _check_column(name, column.dtype, column.ndim, column.shape)
-    return np.asarray(column)
 
 
 def _check_column(name: str, dtype: np.dtype[Any], ndim: int, shape: tuple[Any, ...]) -> None:
@@ -276,94 +161,29 @@ def _check_column(name: str, dtype: np.dtype[Any], ndim: int, shape: tuple[Any, 
 
 
 def _describe(name: str, column: Any, original: Any) -> AttributeInput:
+    _check_column(name, column.dtype, column.ndim, column.shape)
     dtype = column.dtype if column.dtype.kind in KINDS else np.dtype(object)
     channels = int(column.shape[1]) if column.ndim == 2 else None
-    attrs = attrs_of(f"attribute {name!r}", original)
-    return AttributeInput(name, dtype, channels, declared_categories(original), attrs)
+    return AttributeInput(name, dtype, channels, declared_categories(original), attrs_of(f"attribute {name!r}", original))
 
 
-# ---------------------------------------------------------------------------------------------- dask arrays
+def take_integers(table: Any, given: Any, name: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return integers of the vertices of a table in memory, and the column that they are, if they are one."""
+    column = given
+    consumed: tuple[str, ...] = ()
+    if isinstance(given, str):
+        if not is_frame(table) or given not in table.columns:
+            raise InputError(f"unknown column {given!r} for {name}")
+        column, consumed = table[given], (given,)
+    values = from_objects(name, in_memory(name, column))
+    if values.ndim != 1 or (len(values) and values.dtype.kind not in "iu"):
+        raise InputError(f"{name} are integers of the shape (N,), not {values.dtype} {values.shape}")
+    if len(values) != len(table):
+        raise InputError(f"{name} have {len(values):,} rows, positions have {len(table):,}")
+    return as_integers(name, values), consumed
 
 
-def _from_dask_arrays(
-    positions: Any, attributes: Mapping[str, Any], integers: Mapping[str, Any], axes: tuple[str, ...]
-) -> Partitions:
-    _check_positions(positions, axes)
-    points = positions.rechunk({1: -1}) if len(positions.chunks[1]) > 1 else positions
-    lengths = points.chunks[0]
-    known = not any(np.isnan(c) for c in lengths)
-    columns: dict[str, Any] = {}
-    for name, values in {**attributes, **integers}.items():
-        columns[name] = _aligned(name, as_array(name, values), lengths, known)
-    for name in integers:
-        if columns[name].ndim != 1:
-            raise InputError(f"{name} must have the shape (N,), not {columns[name].shape}")
-        if columns[name].dtype.kind not in "iu":
-            raise InputError(f"{name} are integers, not {columns[name].dtype}{_hint(name)}")
-    specs = []
-    for name in attributes:
-        _check_column(name, columns[name].dtype, columns[name].ndim, columns[name].shape)
-        specs.append(_describe(name, columns[name], attributes[name]))
-    names, others = tuple(attributes), tuple(integers)
-
-    def arguments(builder: GraphBuilder) -> list[Any]:
-        blocks = {n: _blocks(builder, columns[n]) for n in columns}
-        return [
-            Task(None, _load_arrays, number, point, names, others, List(*(blocks[n][number] for n in (*names, *others))))
-            for number, point in enumerate(_blocks(builder, points))
-        ]
-
-    total = sum(float(a.size * a.dtype.itemsize) for a in (points, *columns.values()))
-    nbytes = None if np.isnan(total) else int(total)  # a column's lengths may be unknown where those of positions are not
-    return Partitions(arguments, len(lengths), points.dtype, tuple(specs), others, nbytes=nbytes)
-
-
-def _aligned(name: str, values: Any, lengths: Sequence[float], known: bool) -> Any:
-    """Return a column cut like the positions."""
-    if not is_dask_collection(values):
-        if not known:
-            raise InputError(
-                f"{name!r} is in memory and the positions' partitions have unknown lengths: call "
-                "positions.compute_chunk_sizes(), or make it a dask array of the same partitions"
-            )
-        import dask.array as da
-
-        if name in INTEGERS:
-            values = _ids(name, name, values)
-        if not values.ndim or len(values) != sum(lengths):
-            raise InputError(f"{name!r} has {len(values) if values.ndim else 1:,} rows, positions have {int(sum(lengths)):,}")
-        return da.from_array(values, chunks=(tuple(lengths), *values.shape[1:]))
-    if values.ndim == 2 and len(values.chunks[1]) > 1:
-        values = values.rechunk({1: -1})
-    mine = values.chunks[0]
-    if known and not any(np.isnan(c) for c in mine):
-        if sum(mine) != sum(lengths):
-            raise InputError(f"{name!r} has {int(sum(mine)):,} rows, positions have {int(sum(lengths)):,}")
-        return values if tuple(mine) == tuple(lengths) else values.rechunk({0: tuple(lengths)})
-    if len(mine) != len(lengths):
-        raise InputError(
-            f"{name!r} has {len(mine)} partitions, positions have {len(lengths)}, and lengths are unknown: make them agree, or "
-            "call compute_chunk_sizes()"
-        )
-    return values
-
-
-def _blocks(builder: GraphBuilder, array: Any) -> list[Any]:
-    return [builder.absorb(d, inline=True) for d in block_delayeds(array)]
-
-
-def _load_arrays(number: int, positions: Any, names: Sequence[str], others: Sequence[str], columns: Sequence[Any]) -> RawPart:
-    where = f"partition {number}: "
-    points = in_memory(f"{where}positions", positions)
-    values = {n: in_memory(f"{where}{n!r}", c) for n, c in zip(names, columns, strict=False)}
-    values |= {n: _ids(f"{where}{n}", n, c) for n, c in zip(others, columns[len(names) :], strict=True)}
-    for name, column in values.items():
-        if not column.ndim or len(column) != len(points):
-            raise InputError(f"{where}{name!r} has {len(column) if column.ndim else 1:,} rows, positions have {len(points):,}")
-    return RawPart(points, {n: values[n] for n in names}, {n: values[n] for n in others})
-
-
-# ---------------------------------------------------------------------------------------------- frames
+# ---------------------------------------------------------------------------------------------- columns of frames
 
 
 def _check_frame(
@@ -387,39 +207,25 @@ def _check_frame(
     for name, column in integers.items():
         if column not in columns:
             raise InputError(f"unknown column {column!r} for {name}: the columns are {', '.join(columns)}")
-    if attributes is None:
-        names = [c for c in columns if c not in axes and c not in integers.values() and c not in consumed]
-    elif isinstance(attributes, str):
-        raise InputError("attributes is a list of column names where positions are a DataFrame")
-    else:
-        names = list(dict.fromkeys(str(n) for n in attributes))
-    unknown = [n for n in names if n not in columns]
-    if unknown:
-        raise InputError(f"unknown column {unknown[0]!r}: the columns are {', '.join(columns)}")
+    names = chosen_columns(frame, attributes, (*axes, *integers.values(), *consumed), "attributes", "positions")
     for axis in axes:
         _position_column(axis, frame.dtypes[axis])
     for name, column in integers.items():
         if numeric_dtype(frame.dtypes[column]).kind not in "iu" and (is_dask_collection(frame) or len(frame)):
-            raise InputError(f"{name} {column!r} are integers, not {frame.dtypes[column]}{_hint(name)}")
+            raise InputError(f"{name} {column!r} are integers, not {frame.dtypes[column]}{hint(name)}")
     return names
 
 
-def _from_frame(frame: Any, names: Sequence[str], given: Mapping[str, str], axes: tuple[str, ...]) -> Partitions:
-    """Return the partitions of a dask DataFrame."""
-    specs = tuple(_describe_column(check_attribute_name(n, axes), frame.dtypes[n]) for n in names)
-    dtype = np.result_type(*(_position_column(a, frame.dtypes[a]) for a in axes))
-    delayed = frame.to_delayed()
-
-    def arguments(builder: GraphBuilder) -> list[Any]:
-        return [
-            Task(None, _load_frame, i, builder.absorb(d, inline=True), axes, specs, dict(given)) for i, d in enumerate(delayed)
-        ]
-
-    return Partitions(arguments, len(delayed), dtype, specs, tuple(given))
-
-
-def _hint(name: str) -> str:
-    return ": roots are -1, so fill what is missing, such as with .fillna(-1).astype(int)" if name == "parents" else ""
+def chosen_columns(frame: Any, attributes: Any, taken: Sequence[str], argument: str, table: str) -> list[str]:
+    """Return the columns of a frame that are attributes: those named, or where None all that are not `taken`."""
+    columns = [c for c in frame.columns if isinstance(c, str)]
+    if isinstance(attributes, str):
+        raise InputError(f"{argument} is a list of column names where {table} are a DataFrame")
+    names = [c for c in columns if c not in taken] if attributes is None else list(dict.fromkeys(map(str, attributes)))
+    unknown = [n for n in names if n not in columns]
+    if unknown:
+        raise InputError(f"unknown column {unknown[0]!r}: the columns are {', '.join(columns)}")
+    return names
 
 
 def _position_column(name: str, dtype: Any) -> np.dtype[Any]:
@@ -436,22 +242,3 @@ def _describe_column(name: str, dtype: Any) -> AttributeInput:
         raise InputError(f"attribute {name!r}: {error.message}") from None
     _check_column(name, found, 1, (0,))
     return AttributeInput(name, found if found.kind in KINDS else np.dtype(object), None, declared_categories(dtype))
-
-
-def _load_frame(
-    number: int, frame: Any, axes: Sequence[str], specs: Sequence[AttributeInput], integers: Mapping[str, str]
-) -> RawPart:
-    where = f"partition {number}: "
-
-    def column(name: str) -> NDArray[Any]:
-        return series_values(name, column_of(frame, name, ""))
-
-    try:
-        # not cast to what was declared: the scan looks whether a cast would move them
-        points = np.stack([column(a) for a in axes], axis=1)
-        values = {s.name: column(s.name) for s in specs}
-        return RawPart(
-            points, values, {k: _ids(f"{k} (column {c!r})", k, column_of(frame, c, "")) for k, c in integers.items()}
-        )
-    except InputError as error:
-        raise InputError(f"{where}{error.message}") from None

@@ -11,144 +11,78 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from dask.delayed import Delayed
 from dask.task_spec import List, Task, TaskRef
 from numpy.typing import NDArray
 
+from dask_zv.format.grids import GridSpec
 from dask_zv.geometry.block import GeometryBlock
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.report import Report
 from dask_zv.graph.tasks import add_block, add_commit, add_preparation, run_block
 from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec, EncodedBlock
-from dask_zv.write.exchange import BlockPlan, Touch, remove_spill, split_partitions
-from dask_zv.write.inputs import Partitions
+from dask_zv.write.convert import Conversion
+from dask_zv.write.exchange import BlockPlan, PartitionBlockMap, split_partitions
 from dask_zv.write.journal import Journal
-from dask_zv.write.manifests import object_blobs, write_object_index
-from dask_zv.write.object_arrays import write_edge_counts
+from dask_zv.write.manifests import write_object_index
+from dask_zv.write.object_arrays import object_blobs, write_edge_counts
 from dask_zv.write.object_plan import ObjectPlan
-from dask_zv.write.scan import Conversion, Scan
+from dask_zv.write.partitions import Partitions
+from dask_zv.write.scan import Scan
+from dask_zv.write.spill import remove_spill
+
+Encode = Callable[[PointSchema, VertexRows], GeometryBlock]
 
 
-class LinkStep(Protocol):
+class LinkWriter:
     """How a geometry's links get into the store, after its vertices."""
 
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """Chunk arrays of links that are there whatever the data."""
-
-    @property
-    def families(self) -> tuple[str, ...]:
-        """Groups of those whose names only the data tells."""
-
-    @property
-    def crossings(self) -> bool:
-        """True where the links are those between the pieces of objects."""
-
-    @property
-    def digests(self) -> tuple[int, ...]:
-        """Checksums of links that were given beside the vertices."""
-
-    @property
-    def described(self) -> tuple[tuple[AttributeSchema, Mapping[str, Any]], ...]:
-        """The attributes of links, each with its units and the like."""
+    arrays: tuple[str, ...] = ()  # chunk arrays of links that are there whatever the data
+    families: tuple[str, ...] = ()  # groups of those whose names only the data tells
+    crossings = False  # the links are those between the pieces of objects
+    digests: tuple[int, ...] = ()  # checksums of links that were given beside the vertices
+    described: tuple[tuple[AttributeSchema, Mapping[str, Any]], ...] = ()  # attributes of links, with their units and the like
 
     def metadata(self) -> list[tuple[str, dict[str, Any]]]:
         """Return (path, attributes) of the nodes that are there whatever the data."""
+        return []
 
-    def add(self, context: LinkContext) -> list[TaskRef]:
-        """Add the tasks; return the results of those that store."""
-
-
-@dataclass(frozen=True, eq=False)
-class LinkContext:
-    """What the links' tasks are built from.
-
-    Attributes
-    ----------
-    builder : GraphBuilder
-    spec : BlockSpec
-    plan : BlockPlan
-    scan : Scan
-    results : list of TaskRef
-        Of the blocks of vertices.
-    crossings : list of TaskRef
-        Links between the pieces of objects, where they were asked for.
-    nodes_first : bool
-        The store wants nodes before chunks.
-    replace : bool
-        The level may hold links already.
-    """
-
-    builder: GraphBuilder
-    spec: BlockSpec
-    plan: BlockPlan
-    scan: Scan
-    results: list[TaskRef]
-    crossings: list[TaskRef]
-    nodes_first: bool
-    replace: bool
-
-    def fed(self) -> dict[int, list[int]]:
-        """Return the blocks that have rows of each partition."""
-        touch = Touch(self.plan, self.scan)
-        return {p: touch.blocks(p) for p in self.scan.spans}
+    def add(self, job: Job, builder: GraphBuilder, results: list[TaskRef], crossings: list[TaskRef]) -> list[TaskRef]:
+        """Add the tasks, given the results of the blocks of vertices; return the results of those that store."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A planned write.
+    """A planned write."""
 
-    Attributes
-    ----------
-    name : str
-        Of the tasks, for dashboards.
-    plan : BlockPlan
-    block : BlockSpec
-    commit : CommitSpec
-    nodes_first : bool
-        The store wants nodes before chunks.
-    partitions : Partitions
-    conversion : Conversion
-    scan : Scan
-    schema : PointSchema
-    objects : ObjectPlan or None
-    encode : function of (PointSchema, VertexRows) to GeometryBlock
-    links : LinkStep or None
-    numbered : bool
-        Rows carry their place in the input.
-    trees : bool
-        The level is one of skeletons.
-    digest : str
-        Which write this is: equal for the same content, cut into the same partitions, for the same level.
-    """
-
-    name: str
+    name: str  # of the tasks, for dashboards
     plan: BlockPlan
     block: BlockSpec
     commit: CommitSpec
-    nodes_first: bool
+    nodes_first: bool  # the store wants nodes before chunks
     partitions: Partitions
     conversion: Conversion
     scan: Scan
     schema: PointSchema
     objects: ObjectPlan | None
-    encode: Callable[[PointSchema, VertexRows], GeometryBlock]
-    links: LinkStep | None
-    numbered: bool
-    trees: bool
-    digest: str
+    encode: Encode
+    links: LinkWriter | None
+    trees: bool  # the level is one of skeletons
+    digest: str  # which write this is: equal for the same content, cut into the same partitions, for the same level
 
     def __len__(self) -> int:
         return len(self.plan)
 
     @cached_property
-    def touch(self) -> Touch:
-        """Tells which blocks each partition has rows for."""
-        return Touch(self.plan, self.scan)
+    def block_map(self) -> PartitionBlockMap:
+        """The blocks that each partition has rows for."""
+        return PartitionBlockMap(self.plan, self.scan)
 
     def cut_at(self, starts: NDArray[Any]) -> Job:
         """Return the same write in the blocks of an earlier run."""
@@ -167,6 +101,21 @@ class Job:
         if self.partitions.kept is not None:
             self.partitions.kept.release()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows in all arrays."""
+        return self.scan.rows * self.schema.row_bytes
+
+    @property
+    def specs(self) -> Mapping[str, GridSpec] | None:
+        """The grids of its arrays, in layout ``grid``."""
+        return None if self.block.grid is None else self.block.grid.specs
+
+    def known_report(self) -> Report:
+        """Return what is known of the write before it runs, and where it is found to be committed."""
+        known: Report = dataclasses.replace(self.commit.report, chunks=len(self.scan.coords))
+        return known
+
     def rows(self) -> tuple[int, ...]:
         """Return the vertices that the scan counted for each block."""
         blocks = self.plan.blocks_of(self.scan.coords)
@@ -176,30 +125,23 @@ class Job:
         """Return the groups of partitions (:meth:`BlockPlan.groups`) that each block gathers rows from."""
         sources: list[list[int]] = [[] for _ in range(len(self.plan))]
         for number, group in enumerate(self.plan.groups(self.scan)):
-            for block in sorted({b for p in group for b in self.touch.blocks(p)}):
+            for block in sorted({b for p in group for b in self.block_map.blocks(p)}):
                 sources[block].append(number)
         return sources
 
     def add_blocks(
         self, builder: GraphBuilder, numbers: Collection[int], *, spill: str | None = None, journal: Journal | None = None
     ) -> dict[int, TaskRef]:
-        """Add the tasks that store some blocks; return the result of each.
+        """Add the tasks that store some blocks, and note them in a journal; return the result of each.
 
-        Parameters
-        ----------
-        builder : GraphBuilder
-        numbers : collection of int
-        spill : str, optional
-            Directory for pieces that memory has no room for.
-        journal : Journal, optional
-            Where receipts are noted.
+        `spill` is the directory for pieces that memory has no room for.
         """
         before = add_preparation(builder, self.commit)
         if journal is not None:
             before.append(builder.add(builder.key("journal"), journal.begin))
         gathered = split_partitions(
-            builder, self.partitions, self.conversion, self.schema.attributes, self.plan, self.touch, spill,
-            numbered=self.numbered, wanted=numbers,
+            builder, self.partitions, self.conversion, self.schema.attributes, self.plan, self.block_map, spill,
+            numbered=self.links is not None, wanted=numbers,
         )  # fmt: skip
         return {
             number: add_block(
@@ -218,7 +160,9 @@ class Job:
             more: list[TaskRef] = []
             if objects is not None:
                 if self.block.grid is None and (blobs := object_blobs(objects)):
-                    more.append(self._add_object_blobs(builder, blobs))
+                    encoded = EncodedBlock({(array, key): data for array, key, data in blobs})
+                    key = builder.key("objects")
+                    more.append(builder.add(key, run_block, "objects", 0, "", None, BlockSpec(place), encoded))
                 written, crossings = write_object_index(
                     builder, place, objects, self.conversion.grid.ndim, results, nodes_first=self.nodes_first,
                     crossings=links is not None and links.crossings,
@@ -228,22 +172,16 @@ class Job:
                 key = builder.key("edge-counts")
                 waiting.append(builder.add(key, write_edge_counts, place, List(*results), self.nodes_first))
             if links is not None:
-                context = LinkContext(
-                    builder, self.block, self.plan, self.scan, results, crossings, self.nodes_first, self.commit.replace
-                )
-                more += links.add(context)
+                more += links.add(self, builder, results, crossings)
             return waiting, more
 
         then = after_blocks if self.objects is not None or spill or self.links is not None or self.trees else None
         return add_commit(builder, dataclasses.replace(self.commit, rows=self.rows()), results, then)
 
-    def _add_object_blobs(self, builder: GraphBuilder, blobs: Sequence[tuple[str, str, bytes]]) -> TaskRef:
-        encoded = EncodedBlock({(array, key): data for array, key, data in blobs})
-        spec = BlockSpec(self.block.place)
-        return builder.add(builder.key("objects"), run_block, "objects", 0, "", None, spec, encoded)
 
-
-def job_digest(commit: CommitSpec, scan: Scan, objects: ObjectPlan | None, links: LinkStep | None, schema: PointSchema) -> str:
+def job_digest(
+    commit: CommitSpec, scan: Scan, objects: ObjectPlan | None, links: LinkWriter | None, schema: PointSchema
+) -> str:
     """Return which write this is: a digest of the input's content, and of all that the commit will say of it."""
     told = [(path, dict(attributes)) for path, attributes in commit.metadata]
     parts = [(p, facts.rows, facts.digest) for p, facts in sorted(scan.parts.items())]
@@ -264,18 +202,12 @@ def job_digest(commit: CommitSpec, scan: Scan, objects: ObjectPlan | None, links
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
-    if isinstance(value, Mapping):
-        return dict(value)
-    return str(value)
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
-def _encode_block(
-    encode: Callable[[PointSchema, VertexRows], GeometryBlock], schema: PointSchema, rows: VertexRows
-) -> EncodedBlock:
+def _encode_block(encode: Encode, schema: PointSchema, rows: VertexRows) -> EncodedBlock:
     made = encode(schema, rows)
     return EncodedBlock(made.blobs, made.rows, made.extra, made.metadata, made.records)
 

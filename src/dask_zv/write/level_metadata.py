@@ -25,13 +25,15 @@ from dask_zv.spatial.morton import morton_codes
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.layout import layout_for
 from dask_zv.storage.nodes import SETTINGS, load_catalog
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.opening import objects_are_cheap
 from dask_zv.storage.specs import GridPlan, Place
-from dask_zv.write.manifests import old_object_nodes
+from dask_zv.write.convert import Conversion
+from dask_zv.write.object_arrays import old_object_nodes
 from dask_zv.write.object_plan import ObjectPlan
-from dask_zv.write.scan import Conversion, Scan
+from dask_zv.write.scan import Scan
 
 AttributeSpecs = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """What a store's root says of attributes: by scope ("vertex", "object", "link", "group") and name; of positions by axis."""
@@ -44,11 +46,6 @@ def shards_of(store: StoreContents, scan: Scan, row_bytes: int) -> int | None:
     """Return the chunks per shard, None for an object per chunk.
 
     Where the store leaves it to us, shards are so small that the densest has a bounded number of bytes.
-
-    Raises
-    ------
-    PlanError
-        Shards were asked for, and their numbers are too large to be recorded.
     """
     coords = scan.coords
     asked = store.settings.get("shard_chunks", "auto")
@@ -118,20 +115,7 @@ def level_attributes(
     objects: bool,
     links: bool,
 ) -> dict[str, Any]:
-    """Return the attributes that make the level what was written.
-
-    Parameters
-    ----------
-    level : Level
-    scan : Scan
-    schema : PointSchema
-    cells : GridSpec or None
-        The grid of its arrays, in layout ``grid``.
-    objects : bool
-        There are objects.
-    links : bool
-        There are links that were given.
-    """
+    """Return the attributes that make the level what was written; `links` are those that were given."""
     present = ["vertices"]
     if schema.attributes:
         present.append("vertex_attributes")
@@ -165,14 +149,7 @@ def root_attributes(
 ) -> dict[str, Any]:
     """Return the attributes of the store: its bounds are now those of the data, where they were not declared.
 
-    Parameters
-    ----------
-    store : Store
-    scan : Scan
-    conversion : Conversion
-    shards : int, optional
-    specs : mapping of scope to name to mapping, optional
-        Units and the like of all attributes that are written, see :func:`merge_specs`.
+    `specs` are units and the like of all attributes that are written, see :func:`merge_specs`.
     """
     extra = {**store.metadata.extra}
     if merged := merge_specs(extra.pop("attribute_specs", {}), specs or {}):
@@ -186,7 +163,7 @@ def root_attributes(
             low, high = np.minimum(low, metadata.bounds[0]), np.maximum(high, metadata.bounds[1])
         metadata = dataclasses.replace(metadata, bounds=(tuple(low.tolist()), tuple(high.tolist())))
     attributes = {**metadata.to_attributes(), SETTINGS: dict(store.settings)}
-    if store.layout == "per_chunk":
+    if not layout_for(store.layout).shards_have_extents:
         attributes["shard_layout"] = "flat" if shards is None else "octree"
         if shards is not None:
             attributes["shard_size"] = shards

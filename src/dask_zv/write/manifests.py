@@ -18,92 +18,20 @@ from dask_zv.errors import PlanError
 from dask_zv.format.documents import dump_json
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.manifests import encode_manifests
-from dask_zv.format.objects import GROUP_NAMES, elements_document, encode_groups, manifests_document
+from dask_zv.format.objects import elements_document, manifests_document
 from dask_zv.geometry.block import BlockExtra, Fragments
 from dask_zv.geometry.links import LinkRecords
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.forks import makes_nodes
 from dask_zv.graph.run import hold_if_large
-from dask_zv.level.object_tables import OBJECT_LENGTHS
 from dask_zv.level.source import MANIFESTS_CRC32C
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.objects import Objects
+from dask_zv.storage.layout import layout_for
 from dask_zv.storage.specs import BlockResult, Place
 from dask_zv.write.object_arrays import write_lengths, write_object_tables
 from dask_zv.write.object_plan import ObjectPlan, expand_ranges
-
-
-def object_blobs(plan: ObjectPlan) -> list[tuple[str, str, bytes]]:
-    """Return the blobs of object attributes and groups in layout per_chunk, as (array, key, payload)."""
-    out: list[tuple[str, str, bytes]] = []
-    for name, (values, present) in plan.attributes.items():
-        out.append((f"object_attributes/{name}", "data", values.tobytes()))
-        if present is not None:
-            out.append((f"object_attributes/{name}", "present_mask", present.astype(np.uint8).tobytes()))
-    if plan.groups:
-        nobody = np.zeros(0, np.int64)
-        data, offsets = encode_groups([plan.groups.get(g, nobody) for g in range(plan.group_count)])
-        out += [("groups", "data", data), ("groups", "offsets", offsets)]
-    return out + [(f"group_attributes/{n}", "data", v.tobytes()) for n, v in plan.group_attributes.items()]
-
-
-def object_metadata(plan: ObjectPlan, rank: int, layout: str = "per_chunk") -> list[tuple[str, dict[str, Any]]]:
-    """Return (path, attributes) of the groups that the commit gives the objects.
-
-    In layout grid the arrays below them are written by tasks of their own, documents and all.
-    """
-    if layout == "grid":
-        index = {
-            "zv_array": "object_index",
-            "num_objects": plan.count,
-            "num_present": plan.present,
-            "sid_ndim": rank,
-            "layout": "vlen_manifests_v2",
-            "object_ids_sorted": True,
-        }
-        families = [("object_attributes", plan.attributes), ("group_attributes", plan.group_attributes)]
-        return [*((name, {}) for name, members in families if members), ("object_index", index)]
-    out: list[tuple[str, dict[str, Any]]] = []
-    for name, (values, present) in plan.attributes.items():
-        meta = {
-            "zv_array": "object_attribute",
-            "name": name,
-            "dtype": str(values.dtype),
-            "num_channels": 1,
-            "shape": list(values.shape),
-            "has_present_mask": present is not None,
-        }
-        out.append((f"object_attributes/{name}", meta))
-    if plan.groups:
-        named = {GROUP_NAMES: list(plan.group_names)} if plan.group_names else {}
-        out.append(("groups", {"zv_array": "groups", "num_groups": plan.group_count, **named}))
-    for name, column in plan.group_attributes.items():
-        meta = {"zv_array": "groupings_attribute", "name": name, "dtype": str(column.dtype), "num_channels": 1}
-        out.append((f"group_attributes/{name}", {**meta, "shape": list(column.shape)}))
-    index = {"zv_array": "object_index", "num_objects": plan.count, "sid_ndim": rank, "layout": "vlen_manifests_v1"}
-    return [*out, ("object_index", index)]
-
-
-def old_object_nodes(objects: Objects, prefix: str, plan: ObjectPlan | None, layout: str) -> list[str]:
-    """Return the nodes about objects, below the level, that its new content has no place for."""
-    if plan is None:
-        return ["object_index", "object_attributes", "groups", "group_attributes", OBJECT_LENGTHS]
-    old = [] if plan.groups else ["groups"]
-    for family, members in (("object_attributes", plan.attributes), ("group_attributes", plan.group_attributes)):
-        if not members:
-            old.append(family)
-        else:
-            names = objects.list_dir(join(prefix, family))
-            old += [f"{family}/{n}" for n in names if n not in members and n != DOCUMENT]
-    if layout == "per_chunk":  # a mask that is no longer claimed would be believed by whoever looks for the blob
-        old += [f"object_attributes/{n}/present_mask" for n, (_, present) in plan.attributes.items() if present is None]
-    if not plan.count:
-        return [*old, OBJECT_LENGTHS, "object_index/manifests", *(["object_index/object_ids"] if layout == "grid" else [])]
-    cells = objects.list_dir(join(prefix, "object_index/manifests/c"))
-    chunks = -(-plan.count // plan.chunk)
-    return [*old, *(f"object_index/manifests/c/{n}" for n in cells if n.isdigit() and int(n) >= chunks)]
 
 
 def write_object_index(
@@ -119,13 +47,12 @@ def write_object_index(
     """Add the tasks that write the manifests from what the blocks report.
 
     Returns what the commit waits for, and the tasks whose results are the links between the pieces of objects (with
-    `crossings`) as :class:`~dask_zv.geometry.links.LinkRecords`.
-
+    `crossings`) as :class:`~dask_zv.geometry.link_records.LinkRecords`.
     The array's document goes after its cells; where the store wants nodes first, before them as well. In layout grid the
     ids, attributes and groups are written here, too.
     """
     tables: list[TaskRef] = []
-    if place.layout == "grid":
+    if layout_for(place.layout).has_tables:
         tables = write_object_tables(builder, place, plan, results, nodes_first=nodes_first)
     if plan.count == 0:
         return tables, []
@@ -170,19 +97,11 @@ def _fragments_between(result: BlockResult | BlockExtra, first: int, last: int) 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Written:
-    """What is known of some manifests after they were stored.
+    """What is known of some manifests after they were stored."""
 
-    Attributes
-    ----------
-    checksums : list of int
-        CRC-32C of each stored object.
-    ids, lengths : ndarray of int64, shape (n,)
-        The objects, and the vertices of each; -1 where that is not known.
-    """
-
-    checksums: list[int]
-    ids: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+    checksums: list[int]  # CRC-32C of each stored object
+    ids: NDArray[np.int64]  # (n,)
+    lengths: NDArray[np.int64]  # (n,): vertices of each; -1 where that is not known
 
 
 def _checksums(written: _Written) -> list[int]:
@@ -234,9 +153,8 @@ def _write_manifests(
         lengths[:] = -1
     rows += first
     last = first + len(known)
-    grid = place.layout == "grid"
     # the frames of grid arrays check themselves, because its tools change elements in place
-    codec, vlen = Zstd(level=0, checksum=grid), VLenBytes()
+    codec, vlen = Zstd(level=0, checksum=layout_for(place.layout).has_tables), VLenBytes()
     checksums: list[int] = []
     store = open_objects(place.handle)
     for start in range(first, last, chunk):
@@ -267,7 +185,7 @@ def write_manifests_document(
     They show a lost or damaged object, and they tell these manifests from others: objects can change places while every blob
     of the level, and so the catalog, stays as it was, and what readers keep in memory goes by both.
     """
-    made = elements_document(count, chunk, {}) if place.layout == "grid" else manifests_document(count, chunk)
+    made = elements_document(count, chunk, {}) if layout_for(place.layout).has_tables else manifests_document(count, chunk)
     document = json.loads(made)
     if checksums:
         found = [c for part in checksums for c in part]

@@ -1,4 +1,4 @@
-"""Writing the tables about objects in layout grid: ids, attributes and groups, each array by one task."""
+"""What a level says of its objects beside the manifests: ids, attributes and groups, as blobs, or in layout grid as arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 from dask_zv.format.keys import DOCUMENT, join
-from dask_zv.format.objects import GROUP_NAMES, elements_document, encode_group_elements, sentinel, table_document
+from dask_zv.format.objects import (
+    GROUP_NAMES,
+    elements_document,
+    encode_group_elements,
+    encode_groups,
+    sentinel,
+    table_document,
+)
 from dask_zv.geometry.block import BlockExtra
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import hold_if_large
@@ -20,7 +27,9 @@ from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS, VALUES_CRC3
 from dask_zv.level.source import MANIFESTS_CRC32C
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.layout import layout_for
 from dask_zv.storage.nodes import ensure_groups
+from dask_zv.storage.objects import Objects
 from dask_zv.storage.specs import BlockResult, Place
 from dask_zv.write.object_plan import ObjectPlan, expand_ranges
 
@@ -31,6 +40,78 @@ _CHUNK_BYTES = 1 << 26
 _AT_ONCE_BYTES = 1 << 25
 _NO_ID = -1
 """What an absent chunk of ids reads as: no id, so that a chunk that was lost shows."""
+
+
+def object_blobs(plan: ObjectPlan) -> list[tuple[str, str, bytes]]:
+    """Return the blobs of object attributes and groups in layout per_chunk, as (array, key, payload)."""
+    out: list[tuple[str, str, bytes]] = []
+    for name, (values, present) in plan.attributes.items():
+        out.append((f"object_attributes/{name}", "data", values.tobytes()))
+        if present is not None:
+            out.append((f"object_attributes/{name}", "present_mask", present.astype(np.uint8).tobytes()))
+    if plan.groups:
+        nobody = np.zeros(0, np.int64)
+        data, offsets = encode_groups([plan.groups.get(g, nobody) for g in range(plan.group_count)])
+        out += [("groups", "data", data), ("groups", "offsets", offsets)]
+    return out + [(f"group_attributes/{n}", "data", v.tobytes()) for n, v in plan.group_attributes.items()]
+
+
+def object_metadata(plan: ObjectPlan, rank: int, layout: str = "per_chunk") -> list[tuple[str, dict[str, Any]]]:
+    """Return (path, attributes) of the groups that the commit gives the objects.
+
+    In layout grid the arrays below them are written by tasks of their own, documents and all.
+    """
+    if layout_for(layout).has_tables:
+        index = {
+            "zv_array": "object_index",
+            "num_objects": plan.count,
+            "num_present": plan.present,
+            "sid_ndim": rank,
+            "layout": "vlen_manifests_v2",
+            "object_ids_sorted": True,
+        }
+        families = [("object_attributes", plan.attributes), ("group_attributes", plan.group_attributes)]
+        return [*((name, {}) for name, members in families if members), ("object_index", index)]
+    out: list[tuple[str, dict[str, Any]]] = []
+    for name, (values, present) in plan.attributes.items():
+        meta = {
+            "zv_array": "object_attribute",
+            "name": name,
+            "dtype": str(values.dtype),
+            "num_channels": 1,
+            "shape": list(values.shape),
+            "has_present_mask": present is not None,
+        }
+        out.append((f"object_attributes/{name}", meta))
+    if plan.groups:
+        named = {GROUP_NAMES: list(plan.group_names)} if plan.group_names else {}
+        out.append(("groups", {"zv_array": "groups", "num_groups": plan.group_count, **named}))
+    for name, column in plan.group_attributes.items():
+        meta = {"zv_array": "groupings_attribute", "name": name, "dtype": str(column.dtype), "num_channels": 1}
+        out.append((f"group_attributes/{name}", {**meta, "shape": list(column.shape)}))
+    index = {"zv_array": "object_index", "num_objects": plan.count, "sid_ndim": rank, "layout": "vlen_manifests_v1"}
+    return [*out, ("object_index", index)]
+
+
+def old_object_nodes(objects: Objects, prefix: str, plan: ObjectPlan | None, layout: str) -> list[str]:
+    """Return the nodes about objects, below the level, that its new content has no place for."""
+    if plan is None:
+        return ["object_index", "object_attributes", "groups", "group_attributes", OBJECT_LENGTHS]
+    old = [] if plan.groups else ["groups"]
+    for family, members in (("object_attributes", plan.attributes), ("group_attributes", plan.group_attributes)):
+        if not members:
+            old.append(family)
+        else:
+            names = objects.list_dir(join(prefix, family))
+            old += [f"{family}/{n}" for n in names if n not in members and n != DOCUMENT]
+    if not layout_for(layout).has_tables:  # a mask that is no longer claimed would be believed by whoever looks for the blob
+        old += [f"object_attributes/{n}/present_mask" for n, (_, present) in plan.attributes.items() if present is None]
+    if not plan.count:
+        ids = ["object_index/object_ids"] if layout_for(layout).has_tables else []
+        return [*old, OBJECT_LENGTHS, "object_index/manifests", *ids]
+    cells = objects.list_dir(join(prefix, "object_index/manifests/c"))
+    chunks = -(-plan.count // plan.chunk)
+    return [*old, *(f"object_index/manifests/c/{n}" for n in cells if n.isdigit() and int(n) >= chunks)]
 
 
 def write_object_tables(
@@ -128,12 +209,7 @@ def _write_table(
 def write_lengths(place: Place, parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], nodes_first: bool) -> None:
     """Store the table of objects, see :mod:`dask_zv.read.object_lengths`.
 
-    Parameters
-    ----------
-    place : Place
-    parts : sequence of (ids, lengths)
-        Ascending by id. Where a length is not known (-1) there is no table.
-    nodes_first : bool
+    `parts` are (ids, lengths), ascending by id. Where a length is not known (-1) there is no table.
     """
     ids, lengths = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
     if (lengths < 0).any():

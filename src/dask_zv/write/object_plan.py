@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
-from dask_zv.errors import InputError, has_control
-from dask_zv.format.keys import DOCUMENT
+from dask_zv.errors import InputError
 from dask_zv.format.objects import GROUP_NAMES, sentinel
-from dask_zv.graph.run import computed
+from dask_zv.storage.layout import layout_for
 from dask_zv.write.containers import (
     as_integers,
-    as_table,
-    attrs_of,
-    declared_categories,
     from_objects,
     in_memory,
-    is_frame,
-    is_row_numbers,
-    is_series,
     missing_error,
-    split_missing,
 )
+from dask_zv.write.object_input import ObjectTable, grid_values, table_about
 from dask_zv.write.scan import id_ranges, merge_ranges
 
 _CHUNK = 1 << 14
@@ -36,37 +27,19 @@ _MOST_GROUPS = 10_000_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectPlan:
-    """The objects of a level.
+    """The objects of a level."""
 
-    Attributes
-    ----------
-    count : int
-        Rows of the object index.
-    attributes : mapping of str to (values, present)
-        Row = row of the index. `present` is None where all objects have a value. In layout grid the sentinel of the dtype
-        stands for the absent, and `present` is given of strings only.
-    groups : mapping of int to ids
-    ids : ndarray of int64, shape (m, 2)
-        Ranges [start, stop) of the ids, ascending: the objects of rows 0, 1, …
-    present : int
-        Objects with vertices.
-    group_attributes : mapping of str to ndarray, shape (G, ...)
-        Row = number of the group.
-    group_names : tuple of str
-        None, or as many as groups.
-    attrs, group_attrs : mapping of str to mapping
-        Units and the like of the attributes.
-    """
-
-    count: int
+    count: int  # rows of the object index
+    # row = row of the index; `present` is None where all objects have a value. In layout grid the sentinel of the dtype
+    # stands for the absent, and `present` is given of strings only
     attributes: Mapping[str, tuple[NDArray[Any], NDArray[np.bool_] | None]]
     groups: Mapping[int, NDArray[np.int64]]
-    ids: NDArray[np.int64]
-    present: int
-    group_attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    group_names: tuple[str, ...] = ()
-    attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    group_attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ids: NDArray[np.int64]  # (m, 2): ranges [start, stop) of the ids, ascending: the objects of rows 0, 1, …
+    present: int  # objects with vertices
+    group_attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # (G, ...): row = number of the group
+    group_names: tuple[str, ...] = ()  # none, or as many as groups
+    attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # units and the like
+    group_attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # units and the like
 
     @property
     def group_count(self) -> int:
@@ -94,26 +67,14 @@ class ObjectPlan:
 
 
 def expand_ranges(ranges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the numbers in ranges [start, stop).
-
-    Examples
-    --------
-    >>> expand_ranges(np.array([[3, 5], [9, 10]])).tolist()
-    [3, 4, 9]
-    """
+    """Return the numbers in ranges [start, stop)."""
     lengths = ranges[:, 1] - ranges[:, 0]
     before = np.cumsum(lengths) - lengths
     return np.asarray(np.repeat(ranges[:, 0] - before, lengths) + np.arange(int(lengths.sum())), np.int64)
 
 
 def rows_of_ranges(ranges: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the place of each id among the numbers in ascending ranges; -1 where it is in none of them.
-
-    Examples
-    --------
-    >>> rows_of_ranges(np.array([[3, 5], [9, 10]]), np.array([9, 3, 5])).tolist()
-    [2, 0, -1]
-    """
+    """Return the place of each id among the numbers in ascending ranges; -1 where it is in none of them."""
     if not len(ranges):
         return np.full(len(ids), -1, np.int64)
     lengths = ranges[:, 1] - ranges[:, 0]
@@ -134,33 +95,17 @@ def plan_objects(
 ) -> ObjectPlan:
     """Check that the layout can hold the ids, and that attributes and groups speak of them.
 
-    Parameters
-    ----------
-    ids : ndarray of int64, shape (m, 2)
-        Ranges [start, stop) of the ids that have vertices.
-    object_attributes : DataFrame indexed by id, mapping of name to array, or None
-        Rows of an array are those of the objects in ascending order of their ids. In layout grid strings are allowed, and
-        objects that a frame does not name are stored as the dtype's sentinel (NaN, the least signed, the greatest unsigned
-        integer, ""). Series with an index of ids say which objects they are of, as the rows of a frame do.
-    groups : mapping of group number to object ids, or None
-    group_attributes : DataFrame indexed by group number, mapping of name to array (G, ...), or None
-        Strings called "group_names" are stored as the names of the groups, in either layout.
-    empty : ndarray of int64, shape (m, 2), optional
-        Ranges of the ids of further objects, without vertices.
-    layout : {"per_chunk", "grid"}
-        per_chunk numbers objects by their rows, so ids must be 0 to n-1; grid takes any ids from 0 on.
-
-    Raises
-    ------
-    InputError
-        Ids that the layout can't hold, an attribute is no column of the right length and dtype, a group names an unknown
-        object.
+    `ids` (m, 2) are ranges [start, stop) of the ids that have vertices, `empty` of further objects. Rows of an array are those
+    of the objects in ascending order of their ids; rows of a frame, and Series with an index of ids, say which objects they
+    are of. In layout grid strings are allowed, and objects that a frame does not name are stored as the dtype's sentinel (NaN,
+    the least signed, the greatest unsigned integer, ""). Strings of groups called "group_names" are the names of the groups.
+    Layout per_chunk numbers objects by their rows, so ids must be 0 to n-1; grid takes any ids from 0 on.
     """
     present = int((ids[:, 1] - ids[:, 0]).sum())
     if empty is not None:
         ids = merge_ranges([ids, empty])
-    grid = layout == "grid"
-    table = _columns("object_attributes", object_attributes, grid=grid)
+    grid = layout_for(layout).has_tables
+    table = table_about("object_attributes", object_attributes, grid=grid)
     index = table.index
     if index is not None:
         ids = merge_ranges([ids, id_ranges(index)])
@@ -193,7 +138,7 @@ def plan_objects(
         full[rows[present_rows]] = values[present_rows]
         attributes[name] = with_sentinel(f"object attribute {name!r}", full, mask, grid=grid)
     members = _check_groups(groups, ids, count, grid=grid)
-    about = _columns("group_attributes", group_attributes, grid=grid)
+    about = table_about("group_attributes", group_attributes, grid=grid)
     groups_of = _group_columns(about, members)
     named = groups_of.get(GROUP_NAMES)
     names: tuple[str, ...] = ()
@@ -209,14 +154,9 @@ def with_sentinel(
 
     Integers get a dtype whose sentinel is none of them. Layout ``grid`` tells objects without a value by it alone; strings
     have a mark beside them that all are values.
-
-    Raises
-    ------
-    InputError
-        A value of 64 bits is the sentinel, or the dtype has none; a string is empty where others are missing.
     """
     if grid:
-        values = _grid_values(what, values)
+        values = grid_values(what, values)
     if grid and values.dtype.kind == "U" and not present.all():
         empty = (values == "").all(axis=tuple(range(1, values.ndim))) & present
         if empty.any():
@@ -243,7 +183,7 @@ def with_sentinel(
     return values, None
 
 
-def _group_columns(table: _Table, groups: Mapping[int, Any]) -> dict[str, NDArray[Any]]:
+def _group_columns(table: ObjectTable, groups: Mapping[int, Any]) -> dict[str, NDArray[Any]]:
     """Return the attributes of groups, a row to each number up to the greatest."""
     count = max(groups, default=-1) + 1
     out: dict[str, NDArray[Any]] = {}
@@ -288,146 +228,3 @@ def _check_groups(
             raise InputError(f"group {group} names object {ids[wrong][0]}, {'which is not ' if grid else ''}{others}")
         out[int(group)] = ids
     return out
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Table:
-    """A table about objects or groups: columns (and which of their rows have no value), ids of the rows, units and the like."""
-
-    columns: dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]]
-    index: NDArray[np.int64] | None
-    attrs: dict[str, dict[str, Any]]
-
-
-def _columns(what: str, given: Any, *, grid: bool) -> _Table:
-    kind = what.partition("_")[0]
-    if given is None:
-        return _Table({}, None, {})
-    given = as_table(given)
-    if is_dask_collection(given):
-        given = computed(given)
-    index, items = _items(what, given)
-    out: dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]] = {}
-    attrs: dict[str, dict[str, Any]] = {}
-    for name, column in items.items():
-        called = f"{kind} attribute {name!r}"
-        attrs[name] = attrs_of(called, column)
-        if (ordered := declared_categories(column)) is not None:
-            attrs[name] |= {"categories": list(ordered), "ordered": 1}
-        values, missing = split_missing(called, _undecoded(column, attrs[name]))
-        values, missing = _whole_rows(called, values, missing)
-        values = from_objects(called, values)
-        if missing is None and kind == "object" and values.dtype.kind in "OT":
-            missing = _rows_of_none(values)
-        strings = grid or (kind == "group" and name == GROUP_NAMES)
-        values = _grid_values(called, values) if strings else values
-        if (
-            not name
-            or "/" in name
-            or "\\" in name
-            or name in (".", "..", DOCUMENT)
-            or has_control(name)
-            or values.dtype.kind not in ("iufU" if strings else "biuf")
-            or not values.ndim
-        ):
-            wanted = f"numbers or {'strings' if strings else 'booleans'}, and a name without '/' and control characters"
-            raise InputError(f"{called} ({values.dtype} {values.shape}): {wanted}")
-        out[name] = np.array(values, values.dtype.newbyteorder("<"), order="C"), missing  # a copy: they may change theirs
-        if index is not None and len(values) != len(index):
-            raise InputError(f"{called} has {len(values):,} rows for {len(index):,} ids")
-    return _Table(out, index, attrs)
-
-
-def _items(what: str, given: Any) -> tuple[NDArray[np.int64] | None, dict[str, Any]]:
-    """Return the index of a table, where it has one, and its columns."""
-    kind = what.partition("_")[0]
-    if is_frame(given):
-        if len({str(c) for c in given.columns}) < len(given.columns):
-            raise InputError(f"several columns of {what} have one name: rename or drop all but one")
-        ids, items = given.index, {str(c): given[c] for c in given.columns}
-    elif isinstance(given, Mapping):
-        ids, items = None, {str(k): v for k, v in given.items()}
-        if coords := getattr(given, "coords", None):  # a Dataset, whose index says which rows these are
-            first = {v.dims[0] for v in items.values() if v.dims}
-            ids = coords.get(next(iter(first))) if len(first) == 1 else None
-        else:
-            ids = _index_of_series(what, items)
-    else:
-        raise InputError(f"{what} is a DataFrame indexed by {kind} id, or a mapping of name to array")
-    if ids is None:
-        return None, items
-    index = in_memory(f"{what}: the index", ids)
-    numbers = "object ids" if kind == "object" else "group numbers"
-    distinct = index.ndim == 1 and (not len(index) or index.dtype.kind in "iu") and len(np.unique(index)) == len(index)
-    if not distinct or (len(index) and int(index.min()) < 0):
-        raise InputError(f"{what} must be indexed by distinct {numbers}")
-    return as_integers(f"{what}: the index", index), items
-
-
-def _index_of_series(what: str, items: Mapping[str, Any]) -> Any:
-    """Return the index that Series have in common; None where no column has one but that of its row numbers."""
-    series = {name: v.index for name, v in items.items() if is_series(v) and not is_row_numbers(v.index)}
-    if not series:
-        return None
-    first = next(iter(series))
-    others = [n for n in items if n not in series or not series[n].equals(series[first])]
-    if others:
-        raise InputError(
-            f"{what}: {first!r} is a Series with an index, {others[0]!r} has another or none: put them into one DataFrame, "
-            "which brings their rows together, or pass all by position (.to_numpy())"
-        )
-    return series[first]
-
-
-def _undecoded(column: Any, attrs: dict[str, Any]) -> Any:
-    """Return a column without the values that its attributes call missing, as a Dataset has it that no one decoded."""
-    fills = [f for k in ("missing_value", "_FillValue") for f in np.ravel(attrs.pop(k, [])).tolist()]
-    values = in_memory("object attribute", column) if fills else np.zeros(0)
-    return column if not fills else np.ma.MaskedArray(values, np.any([values == f for f in fills], axis=0))
-
-
-def _whole_rows(
-    what: str, values: NDArray[Any], missing: NDArray[np.bool_] | None
-) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Return values, and which rows have none; NaN and None say so by themselves."""
-    if missing is None or values.dtype.kind not in "biu":
-        return in_memory(what, np.ma.MaskedArray(values, missing) if missing is not None else values), None
-    rows = missing.reshape(len(missing), -1).all(axis=1)
-    if (missing.reshape(len(missing), -1).any(axis=1) != rows).any():
-        raise missing_error(what, values.dtype, missing)  # a part of a row can't be absent
-    return values, rows
-
-
-def _grid_values(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    """Return an attribute's values in a dtype that layout grid has; strings in their fixed length."""
-    if values.dtype.kind == "b":
-        raise InputError(f"{name} is boolean, and no boolean says that an object has none: pass values.astype('uint8')")
-    if values.dtype.kind in "OT":
-        flat = [_string(name, v) for v in values.ravel().tolist()]
-        values = np.array(flat, str).reshape(values.shape) if flat else np.zeros(values.shape, "<U1")
-    if values.dtype.kind in "iufU":
-        sentinel(values.dtype)
-        if 0 in values.shape[1:]:
-            raise InputError(f"{name} has no components: {values.shape}")
-    return values if values.dtype.itemsize else values.astype("<U1")
-
-
-def _rows_of_none(values: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Return which rows of strings have none at all; None where all have some."""
-    cells = np.array([_is_none(v) for v in values.ravel().tolist()], bool).reshape(values.shape)
-    none = cells.all(axis=tuple(range(1, values.ndim)))
-    return none if none.any() else None
-
-
-def _is_none(value: object) -> bool:
-    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value))
-
-
-def _string(name: str, value: object) -> str:
-    if isinstance(value, str):
-        if value.endswith("\0"):
-            raise InputError(f"{name} has a string that ends with NUL, which fixed-length strings lose")
-        return value
-    if _is_none(value):
-        return ""
-    raise InputError(f"{name} has the value {value!r:.80}: one array holds numbers or strings, nothing else")

@@ -1,13 +1,13 @@
 """Polylines and lines as users have them: paths one after the other, or vertices that say which path they are of.
 
-Everything becomes rows with the object of each: then rows that follow each other and have one object are its path.
+Everything becomes rows with the object of each (one module because all forms end in one, :class:`PathInput`): then rows that
+follow each other and have one object are its path. Rows in another order, such as that of time, are sorted by a column first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,41 +22,32 @@ from dask_zv.write.containers import (
     as_integers,
     as_table,
     attrs_of,
+    column_of,
     from_objects,
     in_memory,
     is_frame,
+    series_values,
     with_attrs,
 )
-from dask_zv.write.scan import Scan, id_ranges
+from dask_zv.write.inputs import take_integers
+from dask_zv.write.scan import id_ranges
+
+_ROW = "dask_zv row in the input"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PathInput:
-    """Paths as rows.
+    """Paths as rows."""
 
-    Attributes
-    ----------
-    positions, attributes
-        As :func:`~dask_zv.write.inputs.partition_input` takes them.
-    object_ids : array (N,), or a column's name
-    objects : ndarray of int64, shape (m, 2), optional
-        Ranges of the ids of all paths, also of those without vertices; None where the rows are all that is known.
-    """
-
-    positions: Any
+    positions: Any  # with the attributes, as partition_input takes them
     attributes: Any
-    object_ids: Any
+    object_ids: Any  # (N,)
+    # (m, 2): ranges of the ids of all paths, also of those without vertices; None where the rows are all that is known
     objects: NDArray[np.int64] | None
 
 
 def path_input(positions: Any, lengths: Any, object_ids: Any, attributes: Any) -> PathInput:
-    """Return polylines as rows.
-
-    Raises
-    ------
-    InputError
-        Lengths, ids and positions don't fit each other.
-    """
+    """Return polylines as rows."""
     positions = as_table(positions)
     if is_frame(positions):
         if lengths is not None:
@@ -99,13 +90,7 @@ def path_input(positions: Any, lengths: Any, object_ids: Any, attributes: Any) -
 
 
 def line_input(endpoints: Any, object_ids: Any, attributes: Any) -> PathInput:
-    """Return lines as rows, two to a line.
-
-    Raises
-    ------
-    InputError
-        Not pairs of points.
-    """
+    """Return lines as rows, two to a line."""
     endpoints = as_table(endpoints)
     if is_frame(endpoints):
         if object_ids is None:
@@ -279,40 +264,99 @@ def _object_of_partition(
     return np.repeat(ids, lengths)
 
 
-def check_paths(scan: Scan, lines: bool) -> None:
-    """Raise :class:`InputError` where the rows of an object don't follow each other, or a line has not two.
+# ---------------------------------------------------------------------------------------------- order
 
-    Parameters
-    ----------
-    scan : Scan
-    lines : bool
-        Objects are lines.
+
+def sort_paths(paths: PathInput, sort_by: Any, axes: tuple[str, ...]) -> PathInput:
+    """Return paths whose rows are those of one object after the other, each in the order of `sort_by`.
+
+    Rows that are equal in it stay in the order of the input.
+
+    Rows of an object may lie apart. `sort_by` names a column, an axis or an attribute, or has a value for each row: numbers or
+    dates.
     """
-    parts = [scan.parts[p] for p in sorted(scan.parts) if scan.parts[p].rows]
-    joins = sum(a.ends[1] == b.ends[0] for a, b in pairwise(parts))
-    runs = sum(p.n_runs for p in parts) - joins
-    distinct = int((scan.ids[:, 1] - scan.ids[:, 0]).sum())
-    if runs != distinct:
-        raise InputError(
-            f"the vertices of {distinct:,} objects come in {runs:,} runs: those of one polyline must follow each other, in the "
-            "order of its path; sort the table by its ids first (stably), or pass sort_by= (such as the column of time)"
-        )
-    if not lines:
-        return
-    open_run = 0
-    for i, part in enumerate(parts):
-        if any(n not in (0, 2) for n in part.runs[1:3]):
-            raise InputError("a line has other than two endpoints: write_polylines takes paths of any length")
-        whole = [part.runs[0]] if part.n_runs == 1 else [part.runs[0], part.runs[3]]
-        goes_on = i > 0 and parts[i - 1].ends[1] == part.ends[0]
-        if open_run and not goes_on and open_run != 2:
-            raise InputError(f"line {parts[i - 1].ends[1]} has {open_run} endpoints, not two")
-        first = whole[0] + (open_run if goes_on else 0)
-        if len(whole) == 1:
-            open_run = first
-            continue
-        if first != 2:
-            raise InputError(f"line {part.ends[0]} has {first} endpoints, not two")
-        open_run = whole[1]
-    if open_run not in (0, 2):
-        raise InputError(f"line {parts[-1].ends[1]} has {open_run} endpoints, not two")
+    positions, ids, attributes = paths.positions, paths.object_ids, paths.attributes
+    if is_frame(positions) and is_dask_collection(positions):
+        if not (isinstance(sort_by, str) and isinstance(ids, str)) or isinstance(attributes, Mapping) or is_frame(attributes):
+            raise InputError("sort_by and object_ids are the names of columns where positions are a Dask DataFrame")
+        _check_column(positions, sort_by)
+        return replace(paths, positions=_shuffled(positions, ids, sort_by))
+    if any(is_dask_collection(v) for v in (positions, ids, sort_by)):
+        raise InputError("sort_by brings rows together by columns: pass a Dask DataFrame, or sort the dask arrays first")
+    owners, _ = take_integers(positions, ids, "object_ids")
+    order = row_order(_key(positions, attributes, sort_by, axes), owners, "sort_by")
+    if isinstance(attributes, Mapping):
+        attributes = {name: _in_order(f"attribute {name!r}", values, order) for name, values in attributes.items()}
+    elif is_frame(attributes):
+        attributes = attributes.iloc[order]
+    positions = positions.iloc[order] if is_frame(positions) else np.asarray(positions)[order]
+    return replace(paths, positions=positions, object_ids=ids if isinstance(ids, str) else owners[order], attributes=attributes)
+
+
+def row_order(key: NDArray[Any], owners: NDArray[np.int64], what: str) -> NDArray[np.intp]:
+    """Return the order of rows by owner, then by key, then as they are."""
+    if key.ndim != 1 or key.dtype.kind not in "biufmM":
+        raise InputError(f"{what} is a number or a date for each row, not {key.dtype} {key.shape}")
+    if len(key) != len(owners):
+        raise InputError(f"{what} has {len(key):,} rows, positions have {len(owners):,}")
+    nowhere = np.isnat(key) if key.dtype.kind in "mM" else np.isnan(key) if key.dtype.kind == "f" else np.zeros(0, bool)
+    if nowhere.any():
+        raise InputError(f"{what}: row {int(np.argmax(nowhere))} is {key[np.argmax(nowhere)]}, which has no place in an order")
+    return np.lexsort((key, owners))
+
+
+def _key(positions: Any, attributes: Any, sort_by: Any, axes: tuple[str, ...]) -> NDArray[Any]:
+    if not isinstance(sort_by, str):
+        return np.asarray(as_array("sort_by", sort_by))
+    for table in (positions, attributes):
+        if is_frame(table) and sort_by in table.columns:
+            return in_memory(f"column {sort_by!r}", table[sort_by])
+    if isinstance(attributes, Mapping) and sort_by in attributes:
+        return np.asarray(as_array(f"attribute {sort_by!r}", attributes[sort_by]))
+    if not is_frame(positions) and sort_by in axes and np.ndim(positions) == 2:
+        return np.asarray(positions)[:, axes.index(sort_by)]
+    raise InputError(f"sort_by={sort_by!r} is no column, axis or attribute")
+
+
+def _in_order(what: str, values: Any, order: NDArray[np.intp]) -> Any:
+    column = as_array(what, values)
+    if is_dask_collection(column) or not column.ndim or len(column) != len(order):
+        return values  # an error of its own follows
+    return with_attrs(column[order], attrs_of(what, values))
+
+
+# ---------------------------------------------------------------------------------------------- dask DataFrames
+
+
+def _check_column(frame: Any, column: str) -> None:
+    if column not in frame.columns:
+        raise InputError(f"unknown column {column!r} for sort_by: the columns are {', '.join(map(str, frame.columns))}")
+
+
+def _shuffled(frame: Any, ids: str, sort_by: str) -> Any:
+    """Return a dask DataFrame with all rows of an object in one partition, sorted."""
+    import dask.dataframe as dd
+    from dask.dataframe.dispatch import make_meta
+    from dask.delayed import delayed
+
+    if ids not in frame.columns:
+        raise InputError(f"unknown column {ids!r} for object_ids: the columns are {', '.join(map(str, frame.columns))}")
+    meta = make_meta(frame)
+    number = delayed(_numbered, pure=True)
+    parts = [number(part, i, (ids, sort_by)) for i, part in enumerate(frame.to_delayed())]
+    numbered = dd.from_delayed(parts, meta=_numbered(meta, 0, ()), verify_meta=False)
+    # by tasks: the rows of a partition must be the same each time it is made, on every scheduler
+    together = numbered.shuffle(on=ids, shuffle_method="tasks")
+    return together.map_partitions(_sorted, ids, sort_by, meta=meta)
+
+
+def _numbered(part: Any, number: int, needed: Sequence[str]) -> Any:
+    for column in needed:
+        column_of(part, column, f"partition {number}: ")
+    return part.assign(**{_ROW: (number << 40) + np.arange(len(part))})
+
+
+def _sorted(part: Any, ids: str, sort_by: str) -> Any:
+    part = part.sort_values(_ROW)
+    order = row_order(series_values(sort_by, part[sort_by]), in_memory(ids, part[ids]), f"column {sort_by!r}")
+    return part.iloc[order].drop(columns=_ROW)

@@ -6,31 +6,63 @@ store and the receipts, which are small and can be files.
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import cloudpickle  # type: ignore[import-untyped]
-from dask.task_spec import TaskRef
 
-from dask_zv.errors import FormatError, NotFoundError, PlanError
+from dask_zv.errors import FormatError, InputError, NotFoundError, PlanError
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report
-from dask_zv.graph.run import compute_one, hold_if_large
+from dask_zv.graph.run import compute_one, keep_on_client
 from dask_zv.storage.local import partial_name
 from dask_zv.storage.marks import written_stamp
 from dask_zv.storage.specs import BlockResult
 from dask_zv.write.job import Job
-from dask_zv.write.journal import whole_blocks
-from dask_zv.write.receipt_files import decode_receipt, encode_receipt
-from dask_zv.write.running import finished
+from dask_zv.write.journal import decode_receipt, encode_receipt, whole_blocks
+from dask_zv.write.options import filled
+from dask_zv.write.running import Write, finished, hand_in
 
 _MAGIC = b"dask-zv plan 1\n"
 _NAMED = 10
+P = ParamSpec("P")
+_PLAN_DOC = """Plan what :func:`{write}` does, for job arrays, workflow managers and MPI.
+
+The input is looked at once, now, on the active scheduler. What is in memory becomes part of the plan; of a dask collection
+the plan holds how its partitions are made, and every block makes those that have rows for it. Links are stored by the commit.
+
+Parameters
+----------
+store : Store
+    That the processes can reach, too: no store in memory.
+{others}
+    As for :func:`{write}`.
+
+Returns
+-------
+WritePlan
+
+Raises
+------
+InputError, BoundsError, StoreError, PlanError
+    As for :func:`{write}`.
+
+Examples
+--------
+>>> import dask_zv as dzv
+>>> import numpy as np
+>>> store = dzv.create({{}}, chunk_shape=(10, 10, 10))
+>>> plan = dzv.plan_points(store, np.random.default_rng(0).uniform(0, 20, (1000, 3)))
+>>> receipts = [plan.run(block) for block in range(len(plan))]
+>>> plan.commit(receipts).rows
+1000
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +95,7 @@ class BlockReceipt:
 class WritePlan:
     """A write, cut into blocks that any process can store.
 
-    Made by :func:`plan_points` and its siblings. ``len(plan)`` is the number of blocks. Pickles, and saves as a file: like
+    Made by :func:`plan_points` and the like. ``len(plan)`` is the number of blocks. Pickles, and saves as a file: like
     every pickle it is code to whoever loads it.
     """
 
@@ -148,20 +180,16 @@ class WritePlan:
                 )
             found.setdefault(receipt.block, []).append(receipt.result)
         if written_stamp(self._job.block.place) == self.digest:  # committed already: what came of it may be in use
-            return finished(replace(self._job.commit.report, chunks=len(self._job.scan.coords)), started)
+            return finished(self._job.known_report(), started)
         self._check_all("no receipt of", [b for b in range(len(self)) if b not in found])
-        specs = None if self._job.block.grid is None else self._job.block.grid.specs
         whole: dict[int, BlockResult] = {}
         for turn in range(max(map(len, found.values()), default=0)):  # a block that ran twice is as its last run left it
             candidates = {b: r[turn] for b, r in found.items() if turn < len(r) and b not in whole}
-            whole |= whole_blocks(self._job.block.place, specs, candidates)
+            whole |= whole_blocks(self._job.block.place, self._job.specs, candidates)
         self._check_all("the store lacks objects, or has others, of", [b for b in range(len(self)) if b not in whole])
         builder = GraphBuilder(f"zv-{self._job.name}", watched=bool(progress))
-        refs: list[TaskRef] = []
-        for number in range(len(self)):
-            held = hold_if_large(whole[number], whole[number].__sizeof__())
-            refs.append(builder.add(builder.key("done", number), _same, held))
-        report: Report = compute_one(self._job.swept().add_end(builder, refs), progress=progress)
+        refs = hand_in(builder, whole)
+        report: Report = compute_one(self._job.swept().add_end(builder, [refs[b] for b in range(len(self))]), progress=progress)
         return finished(report, started)
 
     def _check_all(self, what: str, blocks: Sequence[int]) -> None:
@@ -180,10 +208,6 @@ class WritePlan:
         the file holds none.
         """
         _save(Path(path), _MAGIC + cloudpickle.dumps(self), mode=0o600)
-
-
-def _same(result: BlockResult) -> BlockResult:
-    return result
 
 
 def _restored(job: bytes, url: str) -> WritePlan:
@@ -243,3 +267,25 @@ def _load(path: str | PathLike[str]) -> bytes:
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {path}") from None
+
+
+def planner(prepare: Callable[P, Write], write: Callable[..., Any]) -> Callable[P, WritePlan]:
+    """Return the function that plans what `write` does, of the one that checks and scans the input for both."""
+    signature = inspect.signature(write)
+    own = [p for name, p in signature.parameters.items() if name not in ("compute", "progress", "resume")]
+
+    def plan(*args: P.args, **kwargs: P.kwargs) -> WritePlan:
+        with keep_on_client():
+            made = prepare(*args, **kwargs)
+        job = made.job.stamped()
+        if job.nodes_first:
+            raise InputError(
+                "a plan is run by processes that share nothing but the store, and a transaction (Icechunk) lives in one: write "
+                "on a cluster, without a plan",
+            )
+        return WritePlan(job, made.level.store.url)
+
+    plan.__name__ = plan.__qualname__ = write.__name__.replace("write", "plan")
+    plan.__module__ = write.__module__
+    plan.__doc__ = _PLAN_DOC.format(write=write.__name__, others=", ".join(p.name for p in own[1:]))
+    return filled(plan, signature.replace(parameters=own, return_annotation="WritePlan"), progress=None, resume=False)

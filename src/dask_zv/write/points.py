@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 from dask.delayed import Delayed
 
@@ -14,62 +13,34 @@ from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
 from dask_zv.level.contents import StoreContents
 from dask_zv.write.inputs import partition_input
-from dask_zv.write.object_plan import plan_objects
-from dask_zv.write.write import Options, Write, level_to_write, scan_input
+from dask_zv.write.options import WriteOptions, with_options
+from dask_zv.write.planning import level_to_write, plan_write, scan_input
+from dask_zv.write.plans import planner
+from dask_zv.write.running import Write
+
+
+@released_on_failure()
+def _plan_points(store: StoreContents, positions: Any, **options: Unpack[WriteOptions]) -> Write:
+    about = (options["object_attributes"], options["groups"], options["group_attributes"])
+    if options["object_ids"] is None and any(given is not None for given in about):
+        raise InputError("object_attributes, groups and group_attributes belong to objects: pass object_ids= as well")
+    level = level_to_write(store, ("point_cloud",), "write_points", options)
+    partitions = partition_input(positions, options["attributes"], store.axes, object_ids=options["object_ids"])
+    found = scan_input(level, partitions, options)
+    return plan_write("points", level, options, found, encode_points, ids=found[-1].ids if partitions.has_ids else None)
 
 
 @overload
 def write_points(
-    store: StoreContents,
-    positions: Any,
-    *,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "ignore", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: Literal[True] = True,
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: Literal[True] = True, **options: Unpack[WriteOptions]
 ) -> Report: ...
 @overload
 def write_points(
-    store: StoreContents,
-    positions: Any,
-    *,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "ignore", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: Literal[False],
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: Literal[False], **options: Unpack[WriteOptions]
 ) -> Delayed: ...
+@with_options(WriteOptions)
 def write_points(
-    store: StoreContents,
-    positions: Any,
-    *,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "ignore", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: bool = True,
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: bool = True, **options: Unpack[WriteOptions]
 ) -> Report | Delayed:
     """Write points into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -91,6 +62,7 @@ def write_points(
     object_ids : integer array (N,), or a column's name, optional
         The object of each point; at least 0, and in layout ``per_chunk`` 0 to n-1 without gaps.
     object_attributes : DataFrame indexed by object id, or mapping of name to array (n, ...), optional
+        Rows of an array are those of the objects in ascending order of their ids.
     groups : mapping of group number to object ids, optional
     group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
     mode : {"error", "overwrite"}
@@ -103,14 +75,14 @@ def write_points(
         How far the cast to the store's dtype may move a position; a ten-thousandth of the least bin edge where None.
     max_categories : int
         Distinct strings that an attribute may have, 65,535 at the most.
-    compute : bool
-        False returns a Delayed, whose result is the report and which can join a larger ``dask.compute``.
     progress : bool, optional
         Show blocks, bytes and rate while it runs, in a terminal or a notebook, on any scheduler.
     resume : bool
         Finish what an interrupted call with the same arguments began: blocks that are whole in the store are not written again,
         and of a write that is committed already the report is returned. From the start it may be passed, too, and small
         writes (of less than 64 MB) can only be resumed if it was. Data, arguments or chunks that have changed are refused.
+    compute : bool
+        False returns a Delayed, whose result is the report and which can join a larger ``dask.compute``.
 
     Returns
     -------
@@ -138,23 +110,7 @@ def write_points(
     (1000, 8)
     """
     started = time.perf_counter()
-    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
-    about = (object_attributes, groups, group_attributes)
-    return prepare_points(store, positions, attributes, object_ids, about, options).run(started)
+    return _plan_points(store, positions, **options).run(started, compute=compute)
 
 
-@released_on_failure()
-def prepare_points(
-    store: StoreContents, positions: Any, attributes: Any, object_ids: Any, about: tuple[Any, Any, Any], options: Options
-) -> Write:
-    """Check what :func:`write_points` was given; `about` are the attributes and groups of objects, and those of groups."""
-    if object_ids is None and any(given is not None for given in about):
-        raise InputError("object_attributes, groups and group_attributes belong to objects: pass object_ids= as well")
-    level = level_to_write(store, ("point_cloud",), "write_points", options)
-    partitions = partition_input(positions, attributes, store.axes, object_ids=object_ids)
-    partitions, conversion, scan = scan_input(level, partitions, options)
-    objects = None
-    if partitions.has_ids:
-        object_attributes, groups, group_attributes = about
-        objects = plan_objects(scan.ids, object_attributes, groups, layout=store.layout, group_attributes=group_attributes)
-    return Write("points", level, partitions, conversion, scan, objects, encode_points, options)
+plan_points = planner(_plan_points, write_points)

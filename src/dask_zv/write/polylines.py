@@ -3,87 +3,57 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, overload
+from itertools import pairwise
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from dask.delayed import Delayed
 from dask.task_spec import List, Task, TaskRef
 
+from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.links import LinkRecords, family_path
 from dask_zv.geometry.polylines import encode_polylines
-from dask_zv.geometry.schema import AttributeSchema
+from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
-from dask_zv.level.contents import StoreContents
+from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.storage.layout import layout_for
 from dask_zv.storage.specs import BlockSpec, EncodedBlock
 from dask_zv.write.containers import position_attrs
 from dask_zv.write.inputs import partition_input
-from dask_zv.write.job import LinkContext
-from dask_zv.write.link_join import add_links, pick_records, route_links, store_links
-from dask_zv.write.object_plan import plan_objects
-from dask_zv.write.path_input import PathInput, check_paths, line_input, path_input
-from dask_zv.write.path_order import sort_paths
-from dask_zv.write.write import Options, Write, level_to_write, scan_input
+from dask_zv.write.job import Job, LinkWriter
+from dask_zv.write.links import add_links, route_links, store_links
+from dask_zv.write.options import PathOptions, WriteOptions, with_options
+from dask_zv.write.path_input import PathInput, line_input, path_input, sort_paths
+from dask_zv.write.planning import level_to_write, plan_write, scan_input
+from dask_zv.write.plans import planner
+from dask_zv.write.running import Write
+from dask_zv.write.scan import Scan
 
 _CROSS_LINKS = "cross_chunk_links/0"
 
 
+@released_on_failure()
+def _plan_lines(store: StoreContents, endpoints: Any, **options: Unpack[WriteOptions]) -> Write:
+    level = level_to_write(store, ("line",), "write_lines", options)
+    paths = line_input(endpoints, options["object_ids"], options["attributes"])
+    return _plan_paths(level, "lines", paths, endpoints, options)
+
+
 @overload
 def write_lines(
-    store: StoreContents,
-    endpoints: Any,
-    *,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: Literal[True] = True,
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, endpoints: Any, *, compute: Literal[True] = True, **options: Unpack[WriteOptions]
 ) -> Report: ...
 @overload
 def write_lines(
-    store: StoreContents,
-    endpoints: Any,
-    *,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: Literal[False],
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, endpoints: Any, *, compute: Literal[False], **options: Unpack[WriteOptions]
 ) -> Delayed: ...
+@with_options(WriteOptions)
 def write_lines(
-    store: StoreContents,
-    endpoints: Any,
-    *,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: bool = True,
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, endpoints: Any, *, compute: bool = True, **options: Unpack[WriteOptions]
 ) -> Report | Delayed:
     """Write lines, each of two endpoints, into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -100,14 +70,10 @@ def write_lines(
         Of the endpoints.
     object_ids : integer array (N,), or a column's name, optional
         Id of each line; its number where None.
-    object_attributes : DataFrame indexed by object id, or mapping of name to array (O, ...), optional
-        Rows of an array are those of the objects in ascending order of their ids.
-    groups : mapping of group number to object ids, optional
-    group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
-    mode, position_tolerance, max_categories, compute, progress, resume
-        As for :func:`write_points`.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
+    object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+        As for :func:`write_points`.
 
     Returns
     -------
@@ -115,14 +81,8 @@ def write_lines(
 
     Raises
     ------
-    InputError
-        The data can't be stored as given; nothing was stored.
-    BoundsError
-        Positions are out of bounds; nothing was stored.
-    StoreError
-        The level has vertices and `mode` is "error", or storage failed.
-    PlanError
-        The store can't be reached from where the tasks run.
+    InputError, BoundsError, StoreError, PlanError
+        As for :func:`write_points`.
 
     Examples
     --------
@@ -134,70 +94,29 @@ def write_lines(
     100
     """
     started = time.perf_counter()
-    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
-    about = (object_attributes, groups, group_attributes)
-    paths = partial(line_input, endpoints, object_ids, attributes)
-    return prepare_paths("write_lines", ("line",), store, paths, about, options).run(started)
+    return _plan_lines(store, endpoints, **options).run(started, compute=compute)
+
+
+@released_on_failure()
+def _plan_polylines(store: StoreContents, positions: Any, **options: Unpack[PathOptions]) -> Write:
+    level = level_to_write(store, ("streamline", "polyline"), "write_polylines", options)
+    paths = path_input(positions, options["lengths"], options["object_ids"], options["attributes"])
+    if options["sort_by"] is not None:
+        paths = sort_paths(paths, options["sort_by"], store.axes)
+    return _plan_paths(level, "polylines", paths, positions, options)
 
 
 @overload
 def write_polylines(
-    store: StoreContents,
-    positions: Any,
-    *,
-    lengths: Any = None,
-    sort_by: Any = None,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: Literal[True] = True,
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: Literal[True] = True, **options: Unpack[PathOptions]
 ) -> Report: ...
 @overload
 def write_polylines(
-    store: StoreContents,
-    positions: Any,
-    *,
-    lengths: Any = None,
-    sort_by: Any = None,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: Literal[False],
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: Literal[False], **options: Unpack[PathOptions]
 ) -> Delayed: ...
+@with_options(PathOptions)
 def write_polylines(
-    store: StoreContents,
-    positions: Any,
-    *,
-    lengths: Any = None,
-    sort_by: Any = None,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: bool = True,
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: bool = True, **options: Unpack[PathOptions]
 ) -> Report | Delayed:
     """Write polylines or streamlines into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -221,14 +140,10 @@ def write_polylines(
         Of the vertices, as for :func:`write_points`; beside a list of paths, also lists of arrays.
     object_ids : integer array, or a column's name, optional
         With `lengths` or a list, id of each path, shape (O,): its number where None. Without, of each vertex, shape (N,).
-    object_attributes : DataFrame indexed by object id, or mapping of name to array (O, ...), optional
-        Rows of an array are those of the objects in ascending order of their ids.
-    groups : mapping of group number to object ids, optional
-    group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
-    mode, position_tolerance, max_categories, compute, progress, resume
-        As for :func:`write_points`.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
+    object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+        As for :func:`write_points`.
 
     Returns
     -------
@@ -236,14 +151,8 @@ def write_polylines(
 
     Raises
     ------
-    InputError
-        The data can't be stored as given; nothing was stored.
-    BoundsError
-        Positions are out of bounds; nothing was stored.
-    StoreError
-        The level has vertices and `mode` is "error", or storage failed.
-    PlanError
-        The store can't be reached from where the tasks run.
+    InputError, BoundsError, StoreError, PlanError
+        As for :func:`write_points`.
 
     Examples
     --------
@@ -256,93 +165,92 @@ def write_polylines(
     (300, 3)
     """
     started = time.perf_counter()
-    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
-    about = (object_attributes, groups, group_attributes)
-    paths = partial(path_input, positions, lengths, object_ids, attributes)
-    return prepare_paths("write_polylines", ("streamline", "polyline"), store, paths, about, options, sort_by).run(started)
+    return _plan_polylines(store, positions, **options).run(started, compute=compute)
 
 
-@released_on_failure()
-def prepare_paths(
-    function: str,
-    geometries: Sequence[str],
-    store: StoreContents,
-    paths: Any,
-    about: tuple[Any, Any, Any],
-    options: Options,
-    sort_by: Any = None,
-) -> Write:
-    """Check what a function that writes paths was given; `paths` returns them as :class:`PathInput`."""
-    level = level_to_write(store, geometries, function, options)
-    given: PathInput = paths()
-    if sort_by is not None:
-        given = sort_paths(given, sort_by, store.axes)
-    attrs = position_attrs(paths.args[0])
-    partitions = partition_input(given.positions, given.attributes, store.axes, attrs=attrs, object_ids=given.object_ids)
-    partitions, conversion, scan = scan_input(level, partitions, options)
-    check_paths(scan, lines=function == "write_lines")
-    object_attributes, groups, group_attributes = about
-    objects = plan_objects(
-        scan.ids,
-        object_attributes,
-        groups,
-        layout=store.layout,
-        group_attributes=group_attributes,
-        empty=given.objects,
-    )
-    rank = conversion.grid.ndim
-    links = PieceLinks(rank) if store.layout == "grid" else PlainPieceLinks(rank)
-    encode = partial(encode_polylines, at_bins=store.layout == "per_chunk")
-    name = function.partition("_")[2]
-    return Write(name, level, partitions, conversion, scan, objects, encode, options, links, numbered=True)
+plan_polylines = planner(_plan_polylines, write_polylines)
 
 
-@dataclass(frozen=True)
-class PieceLinks:
+def _plan_paths(level: LevelContents, name: str, paths: PathInput, given: Any, options: WriteOptions) -> Write:
+    axes, tables = level.store.axes, layout_for(level.store.layout).has_tables
+    attrs = position_attrs(given)
+    partitions = partition_input(paths.positions, paths.attributes, axes, attrs=attrs, object_ids=paths.object_ids)
+    found = scan_input(level, partitions, options)
+    scan = found[-1]
+    _check_paths(scan, lines=name == "lines")
+    links = GridPathLinks(len(axes)) if tables else PerChunkPathLinks(len(axes))
+    encode = partial(encode_polylines, at_bins=not tables)
+    return plan_write(name, level, options, found, encode, ids=scan.ids, empty=paths.objects, links=links)
+
+
+def _check_paths(scan: Scan, lines: bool) -> None:
+    """Raise :class:`InputError` where the rows of an object don't follow each other, or a line has not two."""
+    parts = [scan.parts[p] for p in sorted(scan.parts) if scan.parts[p].rows]
+    joins = sum(a.ends[1] == b.ends[0] for a, b in pairwise(parts))
+    runs = sum(p.n_runs for p in parts) - joins
+    distinct = int((scan.ids[:, 1] - scan.ids[:, 0]).sum())
+    if runs != distinct:
+        raise InputError(
+            f"the vertices of {distinct:,} objects come in {runs:,} runs: those of one polyline must follow each other, in the "
+            "order of its path; sort the table by its ids first (stably), or pass sort_by= (such as the column of time)"
+        )
+    if not lines:
+        return
+    open_run = 0
+    for i, part in enumerate(parts):
+        if any(n not in (0, 2) for n in part.runs[1:3]):
+            raise InputError("a line has other than two endpoints: write_polylines takes paths of any length")
+        whole = [part.runs[0]] if part.n_runs == 1 else [part.runs[0], part.runs[3]]
+        goes_on = i > 0 and parts[i - 1].ends[1] == part.ends[0]
+        if open_run and not goes_on and open_run != 2:
+            raise InputError(f"line {parts[i - 1].ends[1]} has {open_run} endpoints, not two")
+        first = whole[0] + (open_run if goes_on else 0)
+        if len(whole) == 1:
+            open_run = first
+            continue
+        if first != 2:
+            raise InputError(f"line {part.ends[0]} has {first} endpoints, not two")
+        open_run = whole[1]
+    if open_run not in (0, 2):
+        raise InputError(f"line {parts[-1].ends[1]} has {open_run} endpoints, not two")
+
+
+class GridPathLinks(LinkWriter):
     """The links between pieces in layout grid: from a piece's last vertex to the next one's first."""
 
-    rank: int
-    arrays: tuple[str, ...] = ()
-    families: tuple[str, ...] = (family_path(),)
-    crossings: bool = True
-    digests: tuple[int, ...] = ()
-    described: tuple[tuple[AttributeSchema, Mapping[str, Any]], ...] = ()
+    families = (family_path(),)
+    crossings = True
 
-    def metadata(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return nothing: where no path leaves its chunk, there are no links."""
-        return []
+    def __init__(self, rank: int) -> None:
+        self.family = LinkFamily(2, rank)
 
-    def add(self, context: LinkContext) -> list[TaskRef]:
-        """Add the tasks; return the results of those that store."""
-        builder, family = context.builder, LinkFamily(2, self.rank)
-        pieces: list[list[TaskRef]] = [[] for _ in range(len(context.plan))]
-        for i, crossing in enumerate(context.crossings):
-            routed = builder.add(builder.key("route", i), route_links, family, context.plan, crossing)
+    def add(self, job: Job, builder: GraphBuilder, results: list[TaskRef], crossings: list[TaskRef]) -> list[TaskRef]:
+        """Add the tasks; return the results of those that store. Where no path leaves its chunk, there are no links."""
+        pieces: list[list[TaskRef]] = [[] for _ in range(len(job))]
+        for i, crossing in enumerate(crossings):
+            routed = builder.add(builder.key("route", i), route_links, self.family, job.plan, crossing)
             for b, share in enumerate(pieces):
-                share.append(builder.add(builder.key("links", f"{i}-{b}"), pick_records, routed, b))
-        return store_links(builder, context.spec, family, (), pieces, nodes_first=context.nodes_first)
+                share.append(builder.add(builder.key("links", f"{i}-{b}"), dict.get, routed, b))
+        return store_links(builder, job.block, self.family, (), pieces, nodes_first=job.nodes_first)
 
 
-@dataclass(frozen=True)
-class PlainPieceLinks:
+class PerChunkPathLinks(LinkWriter):
     """The same in layout per_chunk, where one blob holds all; other tools want it, and read paths from manifests."""
 
-    rank: int
-    arrays: tuple[str, ...] = (_CROSS_LINKS,)
-    families: tuple[str, ...] = (_CROSS_LINKS,)
-    crossings: bool = True
-    digests: tuple[int, ...] = ()
-    described: tuple[tuple[AttributeSchema, Mapping[str, Any]], ...] = ()
+    arrays = families = (_CROSS_LINKS,)
+    crossings = True
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
 
     def metadata(self) -> list[tuple[str, dict[str, Any]]]:
         """Return (path, attributes) of the blob's group."""
         return [(_CROSS_LINKS, {"zv_array": "cross_chunk_links", "level_delta": 0, "link_width": 2})]
 
-    def add(self, context: LinkContext) -> list[TaskRef]:
+    def add(self, job: Job, builder: GraphBuilder, results: list[TaskRef], crossings: list[TaskRef]) -> list[TaskRef]:
         """Add the task; return its result."""
-        builder = context.builder
-        encoded = Task(None, _encode_cross_links, self.rank, context.replace, List(*context.crossings))
-        return [add_links(builder, 0, BlockSpec(context.spec.place), encoded)]
+        encoded = Task(None, _encode_cross_links, self.rank, job.commit.replace, List(*crossings))
+        return [add_links(builder, 0, BlockSpec(job.block.place), encoded)]
 
 
 def _encode_cross_links(rank: int, replace: bool, parts: Sequence[LinkRecords]) -> EncodedBlock:

@@ -4,26 +4,153 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dask.delayed import Delayed
+from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from dask_zv.config import settings
+from dask_zv.errors import PlanError, StoreError, ZVError
+from dask_zv.format.keys import join
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.forks import WaveForks, finish_write, undone_on_failure, write_in_forks
 from dask_zv.graph.progress import Progress, block_keys
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import compute_many, compute_one, hold_if_large
 from dask_zv.graph.tasks import prepare
+from dask_zv.level.contents import LevelContents
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.layout import layout_for, open_place
+from dask_zv.storage.local import sweep
+from dask_zv.storage.marks import JOURNAL, written_stamp
 from dask_zv.storage.specs import BlockResult
-from dask_zv.write.exchange import remove_spill, spill_directory
+from dask_zv.write.exchange import spill_directory
 from dask_zv.write.job import Job
-from dask_zv.write.journal import Journal
+from dask_zv.write.journal import Journal, find_journal, whole_blocks
+from dask_zv.write.options import WriteOptions
+from dask_zv.write.spill import remove_spill
 
 _RECEIPT_BYTES = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Write:
+    """A write that has been checked and planned, and what the call asked for."""
+
+    level: LevelContents
+    options: WriteOptions
+    job: Job
+
+    def run(self, started: float, *, compute: bool) -> Report | Delayed:
+        """Run the write, begun at `started` (``time.perf_counter``), on the active scheduler, or return it as a graph."""
+        job, place = self.job, self.level.place
+        done: dict[int, BlockResult] = {}
+        journal: Journal | None = None
+        if self.options["resume"]:
+            sweep(open_objects(place.handle), place.prefix)
+            if written_stamp(place) == job.digest:
+                report = self._already_written()
+                return finished(report, started) if compute else delayed(report)
+            job, done = self._earlier()
+        # a transaction forgets receipts with all else, and small writes begin again
+        large = job.nbytes >= settings().journal_bytes and not place.handle.one_process
+        if len(job) and not job.nodes_first and (self.options["resume"] or large):
+            job = job.stamped()
+            journal = Journal(place, job.digest, job.plan.starts)
+        progress = bool(self.options["progress"])
+        if not compute:
+            return build_job(job, done, journal, progress=progress, spill=spill_directory(job.nbytes))
+        try:
+            with note_resumable(self.level, journal=journal is not None):
+                report = run_job(job, done, journal, progress=progress)
+        finally:  # not with the traceback of an error
+            job.release()
+        self.level.store.reload()
+        return finished(report, started)
+
+    def _earlier(self) -> tuple[Job, dict[int, BlockResult]]:
+        """Return the write as an earlier run had cut it, and the blocks that this run has left in the store."""
+        job, place = self.job, self.level.place
+        found = find_journal(place)
+        if found is None:
+            check_empty(self.level, self.options["mode"])
+            return job, {}
+        if found.digest != job.digest:
+            raise PlanError(
+                "an unfinished write of other data, or into other chunks, lies in the level: its input, its arguments or the "
+                "store's settings have changed since. Finish it with what it began with, or begin anew with resume=False, "
+                "mode='overwrite'",
+                store=self.level.url,
+            )
+        job = job.cut_at(found.starts).swept()
+        return job, whole_blocks(place, job.specs, found.read())
+
+    def _already_written(self) -> Report:
+        """Return the report of a write that the level's last commit was."""
+        objects = open_objects(self.level.place.handle)
+        journal = join(self.level.place.prefix, JOURNAL)
+        if objects.list_dir(journal):  # it died before that, or a task that ran twice noted its block after all
+            objects.delete_prefix(journal)
+        return self.job.known_report()
+
+
+@contextmanager
+def _noted(text: str) -> Iterator[None]:
+    """Add a note to errors, which know neither the store nor a way on; the library's own know both."""
+    try:
+        yield
+    except ZVError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        error.add_note(text)
+        raise
+
+
+def note_nothing_written(level: LevelContents) -> AbstractContextManager[None]:
+    """Say of errors inside that the call had stored nothing yet."""
+    return _noted(f"the write to {level.url} had stored nothing yet: make the same call again (resume=True does no harm)")
+
+
+def note_resumable(level: LevelContents, *, journal: bool) -> AbstractContextManager[None]:
+    """Say of errors inside how the write is finished."""
+    if level.place.handle.is_session:
+        return _noted(f"nothing of the write to {level.url} is in the Icechunk session: the same call can be made again")
+    again = "resume=True, which keeps the blocks that are stored" if journal else "mode='overwrite'"
+    return _noted(f"the write to {level.url} did not come to its end: the same call finishes it with {again}")
+
+
+def check_empty(level: LevelContents, mode: str) -> None:
+    """Raise :class:`StoreError` where the level has something that the mode does not let go."""
+    in_cells = layout_for(level.store.layout).shards_have_extents
+    if mode == "overwrite":
+        leading = level.metadata.leading_part(level.store.metadata.ndim)
+        if in_cells and leading is not None:
+            # objects of keys with another number of parts: in directories, theirs have the names of ours
+            raise StoreError(
+                f"level 0 is chunked by {leading!r}, which can't be overwritten: "
+                "make the store anew, dzv.create(..., overwrite=True)",
+                store=level.url,
+            )
+        return
+    if level.metadata.vertex_count:
+        raise StoreError(
+            f"level 0 has {level.metadata.vertex_count:,} vertices already: pass mode='overwrite' to replace them",
+            store=level.url,
+        )
+    objects = open_objects(level.place.handle)
+    if in_cells:  # chunks without a commit are in nobody's list
+        if len(open_place(level.place).list_keys("vertices")):
+            raise StoreError("level 0 has chunks already: pass mode='overwrite' to replace them", store=level.url)
+        return
+    if any(n != "zarr.json" for n in objects.list_dir(join(level.place.prefix, "vertices"))):
+        raise StoreError(
+            "level 0 holds chunks of a write that did not reach its commit: pass mode='overwrite' to replace them",
+            store=level.url,
+        )
 
 
 def waves_of(job: Job, numbers: Sequence[int]) -> list[list[int]]:
@@ -56,79 +183,82 @@ def build_job(
     builder = GraphBuilder(f"zv-{job.name}", watched=progress)
     left = [n for n in range(len(job)) if n not in done]
     refs: dict[int, Any] = dict(job.add_blocks(builder, left, spill=spill, journal=journal))
-    refs |= _hand_in(builder, done)
+    refs |= hand_in(builder, done)
     end = job.add_end(builder, [refs[n] for n in range(len(job))], spill)
     return write_in_forks(end, builder.run, job.commit.place.handle)
 
 
-def run_job(job: Job, done: Mapping[int, BlockResult], journal: Journal | None, *, progress: bool | None) -> Report:
+def run_job(job: Job, done: Mapping[int, BlockResult], journal: Journal | None, *, progress: bool) -> Report:
     """Carry the write out on the active scheduler."""
     handle = job.commit.place.handle
-    with undone_on_failure(handle):
-        report: Report = finish_write(handle, _run_job(job, done, journal, progress=progress))
-    return report
-
-
-def _run_job(job: Job, done: Mapping[int, BlockResult], journal: Journal | None, *, progress: bool | None) -> Report:
-    left = [n for n in range(len(job)) if n not in done]
-    waves = waves_of(job, left)
-    nbytes = job.scan.rows * job.schema.row_bytes
+    waves = waves_of(job, [n for n in range(len(job)) if n not in done])
     shown = Progress("writing", len(job), len(done)) if progress else None
     try:
-        if len(waves) == 1:
-            return _run_at_once(job, done, journal, shown, spill_directory(nbytes))
-        results: dict[int, Any] = dict(done)
-        forks = WaveForks(job.commit.place.handle, lambda: prepare(job.commit))
-        for wave in waves:
-            builder = GraphBuilder(f"zv-{job.name}", watched=shown is not None)
-            spill = spill_directory(nbytes * len(wave) // len(job))
-            refs = job.add_blocks(builder, wave, spill=spill, journal=journal)
-            try:
-                wanted = forks.wave([builder.finish(str(refs[n].key)) for n in wave], builder.run)
-                begun = job.release if wave is waves[-1] else None
-                stored = forks.unwrap_results(compute_many(wanted, progress=shown, hold=True, begun=begun))
-            finally:
-                remove_spill(spill)
-            results |= dict(zip(wave, stored, strict=True))
-        builder = GraphBuilder(f"zv-{job.name}", watched=shown is not None)
-        refs = _hand_in(builder, results)
-        end = job.add_end(builder, [refs[n] for n in range(len(job))])
-        return _finish(builder, forks.end(end, builder.run), shown)
+        with undone_on_failure(handle):
+            result = (
+                _run_at_once(job, done, journal, shown) if len(waves) == 1 else _run_in_waves(job, waves, done, journal, shown)
+            )
+            report: Report = finish_write(handle, result)
     finally:
         if shown is not None:
             shown.close()
+    return report
 
 
-def _run_at_once(
-    job: Job, done: Mapping[int, BlockResult], journal: Journal | None, shown: Progress | None, spill: str | None
-) -> Report:
+def _run_at_once(job: Job, done: Mapping[int, BlockResult], journal: Journal | None, shown: Progress | None) -> Report:
+    spill = spill_directory(job.nbytes)
     delayed = build_job(job, done, journal, progress=shown is not None, spill=spill)
     if shown is not None:
         shown.add(len(block_keys(delayed.__dask_graph__())) + len(done) - shown.blocks)
     try:
         report: Report = compute_one(delayed, progress=shown, begun=job.release)
     finally:
-        remove_spill(spill)
+        if spill is not None:
+            remove_spill(spill)
     return report
 
 
-def _finish(builder: GraphBuilder, end: Delayed, shown: Progress | None) -> Report:
+def _run_in_waves(
+    job: Job,
+    waves: Sequence[Sequence[int]],
+    done: Mapping[int, BlockResult],
+    journal: Journal | None,
+    shown: Progress | None,
+) -> Report:
+    results: dict[int, Any] = dict(done)
+    forks = WaveForks(job.commit.place.handle, lambda: prepare(job.commit))
+    for wave in waves:
+        builder = GraphBuilder(f"zv-{job.name}", watched=shown is not None)
+        spill = spill_directory(job.nbytes * len(wave) // len(job))
+        refs = job.add_blocks(builder, wave, spill=spill, journal=journal)
+        try:
+            wanted = forks.wave([builder.finish(str(refs[n].key)) for n in wave], builder.run)
+            begun = job.release if wave is waves[-1] else None
+            stored = forks.unwrap_results(compute_many(wanted, progress=shown, hold=True, begun=begun))
+        finally:
+            if spill is not None:
+                remove_spill(spill)
+        results |= dict(zip(wave, stored, strict=True))
+    builder = GraphBuilder(f"zv-{job.name}", watched=shown is not None)
+    refs = hand_in(builder, results)
+    end = job.add_end(builder, [refs[n] for n in range(len(job))])
     if shown is not None:
         shown.add(len(block_keys(builder.tasks)))
-    report: Report = compute_one(end, progress=shown)
+    report: Report = compute_one(forks.end(end, builder.run), progress=shown)
     return report
 
 
-def _hand_in(builder: GraphBuilder, results: Mapping[int, Any]) -> dict[int, Any]:
+def hand_in(builder: GraphBuilder, results: Mapping[int, Any]) -> dict[int, Any]:
     """Add tasks that return results which are there already, as they are or as futures of them."""
     out = {}
     for number, result in results.items():
         held = hold_if_large(result, _size(result)) if isinstance(result, BlockResult) else result
-        out[number] = builder.add(builder.key("done", number), _same, held)
+        out[number] = builder.add(builder.key("done", number), identity, held)
     return out
 
 
-def _same(result: BlockResult) -> BlockResult:
+def identity(result: BlockResult) -> BlockResult:
+    """Return what is given: a task of a result that is there already."""
     return result
 
 

@@ -14,219 +14,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import BoundsError, InputError
+from dask_zv.errors import InputError
 from dask_zv.format.dictionary import MAX_CATEGORIES, DictionaryEncoding
 from dask_zv.geometry.rows import VertexRows
-from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.keeping import look_once
-from dask_zv.spatial.grid import Box, ChunkGrid, corners
+from dask_zv.spatial.grid import corners
 from dask_zv.spatial.grouping import group_by_chunk
 from dask_zv.spatial.morton import morton_codes
-from dask_zv.storage.codecs import columns_crc32c
-from dask_zv.write.inputs import AttributeInput, Partitions, RawPart
+from dask_zv.write.convert import Conversion, categories_key, convert_part, rows_crc32c
+from dask_zv.write.partitions import AttributeInput, Partitions, RawPart
 
 _SPANS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
-    """How rows become stored rows.
-
-    Attributes
-    ----------
-    grid : ChunkGrid
-    dtype : dtype
-        Of stored positions.
-    tolerance : float
-        A position may move this much by the cast to `dtype`.
-    box : Box, optional
-        Bounds that positions must lie in.
-    drop_outside : bool
-        Leave positions out of bounds out, instead of raising.
-    axes : tuple of str
-    """
-
-    grid: ChunkGrid
-    dtype: np.dtype[Any]
-    tolerance: float
-    box: Box | None
-    drop_outside: bool
-    axes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class PartFacts:
-    """What one partition holds, beside its rows' places.
-
-    Attributes
-    ----------
-    rows : int
-    names : tuple of int
-        Least and greatest vertex id; (0, -1) where there are none.
-    runs : tuple of int
-        Lengths of the first, the shortest inner, the longest inner and the last run of rows of one object; (0, 0, 0, 0) without
-        objects. The last is 0 where there is one run alone.
-    ends : tuple of int
-        Object of the first and of the last row.
-    n_runs : int
-    digest : int
-        CRC-32C of all that the partition holds.
-    dropped : int
-        Rows that were left out.
-    """
+    """What one partition holds, beside its rows' places."""
 
     rows: int
-    names: tuple[int, int] = (0, -1)
+    names: tuple[int, int] = (0, -1)  # least and greatest vertex id; (0, -1) where there are none
+    # lengths of the first, the shortest inner, the longest inner and the last run of rows of one object; the last is 0 where
+    # there is one run alone, all are without objects
     runs: tuple[int, int, int, int] = (0, 0, 0, 0)
-    ends: tuple[int, int] = (-1, -1)
+    ends: tuple[int, int] = (-1, -1)  # object of the first and of the last row
     n_runs: int = 0
-    digest: int = 0
-    dropped: int = 0
+    digest: int = 0  # CRC-32C of all that the partition holds
+    dropped: int = 0  # rows that were left out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scan:
-    """What was found in one or more partitions.
-
-    Attributes
-    ----------
-    rows, dropped : int
-    low, high : ndarray, shape (D,)
-        Box of the stored positions.
-    coords : ndarray of int64, shape (n, D)
-        Chunks with rows in them, ascending.
-    counts : ndarray of int64, shape (n,)
-        Rows in each.
-    ids : ndarray of int64, shape (m, 2)
-        Object ids as disjoint ranges [start, stop), ascending.
-    categories : mapping of str to (frozenset of str, bool)
-        Distinct strings of each dictionary attribute, and whether values are missing.
-    spans : mapping of int to ndarray, shape (s, 2)
-        For each partition, ranges of :func:`span_codes` (both ends included) that its chunks lie in.
-    parts : mapping of int to PartFacts
-        By partition.
-    parent_spans : mapping of int to ndarray, shape (s, 2)
-        For each partition, ranges (both ends included) of the names of its rows' parents.
-    """
+    """What was found in one or more partitions; mappings of int are by partition."""
 
     rows: int
     dropped: int
-    low: NDArray[Any]
+    low: NDArray[Any]  # (D,): with `high` the box of the stored positions
     high: NDArray[Any]
-    coords: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    ids: NDArray[np.int64]
+    coords: NDArray[np.int64]  # (n, D): chunks with rows in them, ascending
+    counts: NDArray[np.int64]  # (n,): rows in each
+    ids: NDArray[np.int64]  # (m, 2): object ids as disjoint ranges [start, stop), ascending
+    # distinct strings of each dictionary attribute, and whether values are missing
     categories: Mapping[str, tuple[frozenset[str], bool]] = field(default_factory=dict)
-    spans: Mapping[int, NDArray[Any]] = field(default_factory=dict)
+    spans: Mapping[int, NDArray[Any]] = field(default_factory=dict)  # (s, 2): ranges of span_codes, both ends included
     parts: Mapping[int, PartFacts] = field(default_factory=dict)
-    parent_spans: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
+    parent_spans: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)  # (s, 2): ranges of names, both ends included
 
     def starts(self) -> NDArray[np.int64]:
         """Return the number of the first row of each partition, and the number of all rows: shape (partitions + 1,)."""
         return np.cumsum([0, *(self.parts[p].rows for p in sorted(self.parts))]).astype(np.int64)
-
-
-def convert_part(conversion: Conversion, number: int, part: RawPart, start: int | None = None) -> tuple[VertexRows, int]:
-    """Return a partition's rows, with attributes as they came, and how many were left out as out of bounds.
-
-    Parameters
-    ----------
-    conversion : Conversion
-    number : int
-        Of the partition, for errors.
-    part : RawPart
-    start : int, optional
-        Number of the partition's first row in the whole input, where rows are to be numbered.
-
-    Raises
-    ------
-    InputError
-        NaN or infinite positions, a cast that moves positions too far, ids that are negative.
-    BoundsError
-        Positions out of bounds, unless they are dropped.
-    """
-    raw = part.positions
-    where = f"partition {number}: " if number >= 0 else ""
-    if raw.ndim != 2 or raw.shape[1] != conversion.grid.ndim:
-        raise InputError(f"{where}positions have the shape {raw.shape}, (n, {conversion.grid.ndim}) is wanted")
-    if raw.dtype.kind not in "iuf":  # a lazy array that is not what it said
-        raise InputError(f"{where}positions are integers or floats, not {raw.dtype}")
-    if raw.dtype.kind == "f" and not np.isfinite(raw).all():
-        row = int(np.flatnonzero(~np.isfinite(raw).all(axis=1))[0])
-        raise InputError(f"{where}position {row} is {raw[row].tolist()}: NaN and infinite positions have no chunk; drop them")
-    with np.errstate(over="ignore", invalid="ignore"):
-        points = np.ascontiguousarray(raw, conversion.dtype)
-    if points.dtype != raw.dtype:
-        _check_cast(conversion, where, raw, points)
-    outside = None
-    if conversion.box is not None and len(points):
-        # compared in the dtype of the positions, as the format's other writers do
-        low, high = (corner.astype(points.dtype) for corner in conversion.box)
-        inside = ((points >= low) & (points <= high)).all(axis=1)
-        if not inside.all():
-            if not conversion.drop_outside:
-                row = int(np.flatnonzero(~inside)[0])
-                raise BoundsError(
-                    f"{where}{int((~inside).sum()):,} positions are out of bounds, the first is row {row}, "
-                    f"{points[row].tolist()}; the store's bounds are {conversion.box[0].tolist()} to "
-                    f"{conversion.box[1].tolist()}: pass out_of_bounds='expand' to make the bounds larger, create the store "
-                    "with others, or leave these out, for which write_points has out_of_bounds='ignore'"
-                )
-            outside = ~inside
-    values: dict[str, NDArray[Any]] = dict(part.attributes)
-    if outside is not None:
-        points, values = points[~outside], {k: v[~outside] for k, v in values.items()}
-    integers = {k: _integers(k, v, where) for k, v in part.integers.items()}
-    if outside is not None:
-        integers = {k: v[~outside] for k, v in integers.items()}
-    numbers = None
-    if start is not None:
-        if outside is not None:
-            raise InputError(f"{where}only points can be left out where they are out of bounds")
-        numbers = np.arange(start, start + len(points))
-    rows = VertexRows(points, values, integers.get("object_ids"), numbers, integers.get("vertex_ids"), integers.get("parents"))
-    return rows, 0 if outside is None else int(outside.sum())
-
-
-def _integers(name: str, values: NDArray[Any], where: str) -> NDArray[np.int64]:
-    if values.ndim != 1 or values.dtype.kind not in "iu":
-        raise InputError(f"{where}{name} are integers of the shape (n,), not {values.dtype} {values.shape}")
-    if len(values):
-        low, high = int(values.min()), int(values.max())
-        if high > np.iinfo(np.int64).max or (low < 0 and name != "parents"):  # a negative parent is none
-            called = "object ids" if name == "object_ids" else name
-            raise InputError(f"{where}{called} are between 0 and 2**63 - 1, found {low} to {high}")
-    return values.astype(np.int64, copy=False)
-
-
-def encode_attributes(schemas: Sequence[AttributeSchema], rows: VertexRows, number: int) -> dict[str, NDArray[Any]]:
-    """Return the attributes of partition `number` as they are stored.
-
-    Raises
-    ------
-    InputError
-        One has values that its schema doesn't know.
-    """
-    encoded: dict[str, NDArray[Any]] = {}
-    for schema in schemas:
-        try:
-            encoded[schema.name] = schema.encode(rows.attributes[schema.name])
-        except InputError as error:
-            raise InputError(f"partition {number}: attribute {schema.name!r}: {error.message}") from None
-    return encoded
-
-
-def _check_cast(conversion: Conversion, where: str, raw: NDArray[Any], points: NDArray[Any]) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        moved = np.abs(points.astype(np.longdouble) - raw.astype(np.longdouble))
-    bad = ~(moved <= conversion.tolerance).all(axis=1) if len(moved) else np.zeros(0, bool)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise InputError(
-            f"{where}storing {raw.dtype} positions as {points.dtype} moves {int(bad.sum()):,} of them by more than "
-            f"{conversion.tolerance:g}, row {row} from {raw[row].tolist()} to {points[row].tolist()}: store a wider dtype "
-            "(create(dtype='float64')), subtract an offset first, or allow it with position_tolerance="
-        )
 
 
 def scan_part(
@@ -279,27 +114,6 @@ def scan_part(
     )
 
 
-def rows_crc32c(rows: VertexRows, codes: Mapping[str, NDArray[Any]]) -> int:
-    """Return a checksum of a partition's content.
-
-    Parameters
-    ----------
-    rows : VertexRows
-        With attributes as they came.
-    codes : mapping of str to ndarray of integers, shape (n,)
-        Strings, by :func:`categories_key`, as codes of those categories.
-    """
-    numbers = [(name, values) for name, values in rows.attributes.items() if values.dtype.kind in "biufcmM"]
-    columns = [("", rows.positions), *sorted(numbers), *sorted(codes.items())]
-    others = (("ids", rows.object_ids), ("keys", rows.keys), ("parents", rows.parents))
-    return columns_crc32c([*columns, *((name, values) for name, values in others if values is not None)])
-
-
-def categories_key(name: str, encoding: DictionaryEncoding) -> str:
-    """Return what a checksum calls an attribute of strings: its name and its categories."""
-    return "\0".join([name, *map(str, encoding.categories)])
-
-
 def _facts(rows: VertexRows) -> PartFacts:
     n = len(rows)
     names = (0, -1) if rows.keys is None or not n else (int(rows.keys.min()), int(rows.keys.max()))
@@ -319,7 +133,7 @@ def _facts(rows: VertexRows) -> PartFacts:
 
 
 def fits(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
-    """Tell whether values are the same after a cast."""
+    """Return True if values are the same after a cast."""
     if np.can_cast(values.dtype, dtype, "safe"):
         return True
     if not np.can_cast(values.dtype, dtype, "same_kind"):
@@ -419,16 +233,7 @@ def merge_scans(scans: Sequence[Scan]) -> Scan:
 def scan_partitions(partitions: Partitions, conversion: Conversion, max_categories: int) -> tuple[Scan, Partitions]:
     """Look at all partitions on the active scheduler; results are merged on the workers.
 
-    Returns
-    -------
-    Scan
-    Partitions
-        The same; where the scan has kept them, they are not made again.
-
-    Raises
-    ------
-    InputError, BoundsError
-        The data can't be stored; the message names partition, row and value.
+    Returns `Partitions`: The same; where the scan has kept them, they are not made again.
     """
     if not 1 <= max_categories <= MAX_CATEGORIES:
         raise InputError(f"max_categories is between 1 and {MAX_CATEGORIES:,}, not {max_categories}")

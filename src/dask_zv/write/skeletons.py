@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from dask.base import is_dask_collection
@@ -22,73 +20,51 @@ from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
 from dask_zv.level.contents import StoreContents
 from dask_zv.write.containers import as_table
-from dask_zv.write.inputs import Partitions, RawPart, partition_input
-from dask_zv.write.job import LinkContext
-from dask_zv.write.link_join import LinkJoin, touches
-from dask_zv.write.link_steps import Linked, all_objects, linked_level, name_ranges
+from dask_zv.write.inputs import partition_input, take_integers
+from dask_zv.write.job import Job
+from dask_zv.write.link_input import numbers_of, take_ids
+from dask_zv.write.links import GivenLinks, linked_level, name_ranges, object_ranges, touches
+from dask_zv.write.options import SkeletonOptions, with_options
+from dask_zv.write.partitions import Partitions, RawPart
+from dask_zv.write.planning import plan_write, scan_input
+from dask_zv.write.plans import planner
+from dask_zv.write.running import Write
 from dask_zv.write.scan import Scan
-from dask_zv.write.vertex_ids import numbers_of, take_ids, take_integers
-from dask_zv.write.write import Options, Write, scan_input
+
+
+@released_on_failure()
+def _plan_skeletons(store: StoreContents, positions: Any, **options: Unpack[SkeletonOptions]) -> Write:
+    level = linked_level(store, "skeleton", "write_skeletons", options)
+    parents, vertex_ids = options["parents"], options["vertex_ids"]
+    if parents is None:
+        raise InputError("write_skeletons needs parents=: the parent of each node, -1 at roots")
+    positions, object_ids = as_table(positions), options["object_ids"]
+    parents, vertex_ids, consumed = _parents_by_number(positions, parents, vertex_ids, object_ids)
+    columns = {"object_ids": object_ids, "vertex_ids": vertex_ids, "parents": parents}
+    partitions = partition_input(positions, options["attributes"], store.axes, consumed, **columns)
+    _check_trees(partitions)
+    found = scan_input(level, partitions, options)
+    if (renamed := _by_object(found[0], found[-1])) is not None:
+        found = scan_input(level, renamed, options)
+    scan, by_key = found[-1], "vertex_ids" in partitions.integers
+    if not by_key:
+        _check_parents(scan)
+    links = ParentLinks(LinkFamily(2, len(store.axes)), by_key=by_key)
+    encode = partial(encode_skeletons, family=links.family)
+    return plan_write("skeletons", level, options, found, encode, ids=object_ranges(scan), links=links)
 
 
 @overload
 def write_skeletons(
-    store: StoreContents,
-    positions: Any,
-    *,
-    parents: Any,
-    vertex_ids: Any = None,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: Literal[True] = True,
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: Literal[True] = True, **options: Unpack[SkeletonOptions]
 ) -> Report: ...
 @overload
 def write_skeletons(
-    store: StoreContents,
-    positions: Any,
-    *,
-    parents: Any,
-    vertex_ids: Any = None,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: Literal[False],
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: Literal[False], **options: Unpack[SkeletonOptions]
 ) -> Delayed: ...
+@with_options(SkeletonOptions)
 def write_skeletons(
-    store: StoreContents,
-    positions: Any,
-    *,
-    parents: Any,
-    vertex_ids: Any = None,
-    attributes: Any = None,
-    object_ids: Any = None,
-    object_attributes: Any = None,
-    groups: Mapping[int, Sequence[int]] | None = None,
-    group_attributes: Any = None,
-    mode: Literal["error", "overwrite"] = "error",
-    out_of_bounds: Literal["raise", "expand"] = "raise",
-    position_tolerance: float | None = None,
-    max_categories: int = 10_000,
-    compute: bool = True,
-    progress: bool | None = None,
-    resume: bool = False,
+    store: StoreContents, positions: Any, *, compute: bool = True, **options: Unpack[SkeletonOptions]
 ) -> Report | Delayed:
     """Write skeletons (trees of nodes) into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -111,14 +87,10 @@ def write_skeletons(
         Of the vertices, as for :func:`write_points`.
     object_ids : integer array (N,), or a column's name, optional
         Object of each vertex; all are of object 0 where None.
-    object_attributes : DataFrame indexed by object id, or mapping of name to array (O, ...), optional
-        Rows of an array are those of the objects in ascending order of their ids.
-    groups : mapping of group number to object ids, optional
-    group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
-    mode, position_tolerance, max_categories, compute, progress, resume
-        As for :func:`write_points`.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
+    object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+        As for :func:`write_points`.
 
     Returns
     -------
@@ -126,14 +98,8 @@ def write_skeletons(
 
     Raises
     ------
-    InputError
-        The data can't be stored as given; nothing was stored.
-    BoundsError
-        Positions are out of bounds; nothing was stored.
-    StoreError
-        The level has vertices and `mode` is "error", or storage failed.
-    PlanError
-        The store can't be reached from where the tasks run.
+    InputError, BoundsError, StoreError, PlanError
+        As for :func:`write_points`.
 
     Examples
     --------
@@ -146,41 +112,10 @@ def write_skeletons(
     [-1, 0, 1, 1]
     """
     started = time.perf_counter()
-    options = Options(mode, out_of_bounds, position_tolerance, max_categories, compute, progress, resume)
-    about = (object_attributes, groups, group_attributes)
-    return prepare_skeletons(store, positions, parents, vertex_ids, attributes, object_ids, about, options).run(started)
+    return _plan_skeletons(store, positions, **options).run(started, compute=compute)
 
 
-@released_on_failure()
-def prepare_skeletons(
-    store: StoreContents,
-    positions: Any,
-    parents: Any,
-    vertex_ids: Any,
-    attributes: Any,
-    object_ids: Any,
-    about: tuple[Any, Any, Any],
-    options: Options,
-) -> Write:
-    """Check what :func:`write_skeletons` was given; `about` are the attributes and groups of objects, and those of groups."""
-    level = linked_level(store, "skeleton", "write_skeletons", options)
-    if parents is None:
-        raise InputError("write_skeletons needs parents=: the parent of each node, -1 at roots")
-    positions = as_table(positions)
-    parents, vertex_ids, consumed = _parents_by_number(positions, parents, vertex_ids, object_ids)
-    partitions = partition_input(
-        positions, attributes, store.axes, consumed, object_ids=object_ids, vertex_ids=vertex_ids, parents=parents
-    )
-    _check_trees(partitions)
-    partitions, conversion, scan = scan_input(level, partitions, options)
-    if (renamed := _by_object(partitions, scan)) is not None:
-        partitions, conversion, scan = scan_input(level, renamed, options)
-    if "vertex_ids" not in partitions.integers:
-        _check_parents(scan)
-    objects = all_objects(scan, about, store.layout)
-    step = ParentLinks(LinkFamily(2, conversion.grid.ndim), "vertex_ids" in partitions.integers)
-    encode = partial(encode_skeletons, family=step.family)
-    return Write("skeletons", level, partitions, conversion, scan, objects, encode, options, step, numbered=True)
+plan_skeletons = planner(_plan_skeletons, write_skeletons)
 
 
 def _parents_by_number(positions: Any, parents: Any, vertex_ids: Any, object_ids: Any) -> tuple[Any, Any, tuple[str, ...]]:
@@ -251,28 +186,21 @@ def _check_parents(scan: Scan) -> None:
             )
 
 
-@dataclass(frozen=True, eq=False)
-class ParentLinks(Linked):
-    """Links from nodes to parents in other chunks, which the blocks of nodes report.
+class ParentLinks(GivenLinks):
+    """Links from nodes to parents in other chunks, which the blocks of nodes report; with `by_key` they are ids of users."""
 
-    Attributes
-    ----------
-    by_key : bool
-        Parents are ids of the user's.
-    """
+    def __init__(self, family: LinkFamily, *, by_key: bool) -> None:
+        super().__init__(family)
+        self.by_key = by_key
 
-    by_key: bool
-
-    def add(self, context: LinkContext) -> list[TaskRef]:
+    def add(self, job: Job, builder: GraphBuilder, results: list[TaskRef], crossings: list[TaskRef]) -> list[TaskRef]:
         """Add the tasks; return the results of those that store."""
-        low, high = name_ranges(context.scan, by_key=self.by_key)
-        fed = context.fed()
-        named: list[set[int]] = [set() for _ in context.results]
-        for partition, blocks in fed.items():
-            near = {partition, *touches(context.scan.parent_spans[partition], low, high)}
-            for block in blocks:
+        low, high = name_ranges(job.scan, by_key=self.by_key)
+        named: list[set[int]] = [set() for _ in results]
+        for partition in job.scan.spans:
+            near = {partition, *touches(job.scan.parent_spans[partition], low, high)}
+            for block in job.block_map.blocks(partition):
                 named[block] |= near
-        join = LinkJoin(
-            self.family, context.results, [sorted(n) for n in named], "the parent of vertex", one_object=True, fed=fed
+        return self.add_join(
+            job, builder, results, results, [sorted(n) for n in named], "the parent of vertex", one_object=True
         )
-        return self.store(context, join)

@@ -1,20 +1,23 @@
-"""Pieces of rows in files of the worker that holds them, for inputs that the workers' memory has no room for.
+"""Pieces of rows in files, for inputs that memory has no room for: of the worker that holds them, or of a local scheduler.
 
 Dask would spill them by itself, but only once a worker's memory is nearly full: what the running task needs then comes on top.
 A piece goes into a file as soon as it is made or received, so that a worker holds little more than what its tasks work on.
 
-The files have no name: whatever happens to the worker, nothing is left of them. Sent to another worker, a piece travels as
-its rows, and goes into a file there.
+A worker's files have no name: whatever happens to the worker, nothing is left of them. Sent to another worker, a piece travels
+as its rows, and goes into a file there.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import sys
 import tempfile
 import threading
+import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from dask_zv.errors import StoreError
@@ -22,7 +25,6 @@ from dask_zv.geometry.rows import VertexRows
 
 if TYPE_CHECKING:
     from distributed import Worker
-
 
 _SEGMENT_BYTES = 64 << 20
 """Pieces share files of about this size, for few open ones; a file goes with the last piece in it."""
@@ -47,23 +49,12 @@ class _Segment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FiledPiece:
-    """Rows in a file.
+    """Rows in a file of this worker."""
 
-    Attributes
-    ----------
-    segment : _Segment
-        The file, open in this process.
-    start, lengths : int, tuple of int
-        Where the bytes of the columns begin, and how many each has.
-    head : bytes
-        The piece without its columns' bytes.
-    rows : int
-    """
-
-    segment: _Segment
-    start: int
-    lengths: tuple[int, ...]
-    head: bytes
+    segment: _Segment  # open in this process
+    start: int  # where the bytes of the columns begin
+    lengths: tuple[int, ...]  # bytes of each column
+    head: bytes  # the piece without its columns' bytes
     rows: int
 
     def __len__(self) -> int:
@@ -74,13 +65,7 @@ class FiledPiece:
         return len(self.head) + sum(self.lengths) + 200
 
     def load(self) -> VertexRows:
-        """Read the piece.
-
-        Raises
-        ------
-        StoreError
-            The file is shorter than what was written to it.
-        """
+        """Read the piece."""
         data = bytearray(sum(self.lengths))
         view, at = memoryview(data), 0
         while at < len(data):
@@ -140,3 +125,46 @@ def in_file(rows: VertexRows) -> VertexRows | FiledPiece:
             count = os.pwrite(segment.file.fileno(), view, at)
             view, at = view[count:], at + count
     return FiledPiece(segment, start, lengths, head, len(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class SpilledPiece:
+    """A piece in a file of a local scheduler."""
+
+    path: str
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @classmethod
+    def put(cls, folder: str, name: str, rows: VertexRows) -> SpilledPiece:
+        """Put a piece into a file whose name no other run of the task has."""
+        path = Path(folder) / f"{name}.{uuid.uuid4().hex[:8]}"
+        with path.open("wb") as file:
+            pickle.dump(rows, file, protocol=5)
+        return cls(str(path), len(rows))
+
+    def load(self) -> VertexRows:
+        """Read the piece."""
+        with Path(self.path).open("rb") as file:
+            rows: VertexRows = pickle.load(file)
+        return rows
+
+
+def remove_spill(spill: str) -> None:
+    """Remove what tasks that split partitions left in files."""
+    gone = f"{spill}.gone"
+    try:
+        # renamed first: a task that outlives a failed run then finds no directory, instead of making files in it again
+        Path(spill).rename(gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def make_spill(spill: str) -> str:
+    """Make the directory of spilled pieces; return it, for the tasks that wait for it. A worker of a cluster needs none."""
+    if current_worker() is None:
+        Path(spill).mkdir(parents=True)
+    return spill

@@ -1,0 +1,101 @@
+"""The keywords of the writing functions, and what names them in a function's signature."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, Literal, ParamSpec, Required, TypedDict, TypeVar, get_type_hints
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class WriteOptions(TypedDict, total=False):
+    """Keywords of every writing function, see :func:`dask_zv.write_points`; lines and paths take arrays of other shapes."""
+
+    attributes: Any
+    object_ids: Any
+    object_attributes: Any
+    groups: Mapping[int, Sequence[int]] | None
+    group_attributes: Any
+    mode: Literal["error", "overwrite"]
+    out_of_bounds: Literal["raise", "ignore", "expand"]
+    position_tolerance: float | None
+    max_categories: int
+    progress: bool | None
+    resume: bool
+
+
+class PathOptions(WriteOptions, total=False):
+    """Keywords of :func:`dask_zv.write_polylines`."""
+
+    lengths: Any
+    sort_by: Any
+
+
+class SkeletonOptions(WriteOptions, total=False):
+    """Keywords of :func:`dask_zv.write_skeletons`."""
+
+    parents: Required[Any]
+    vertex_ids: Any
+
+
+class GraphOptions(WriteOptions, total=False):
+    """Keywords of :func:`dask_zv.write_graph`."""
+
+    edges: Required[Any]
+    edge_attributes: Any
+    directed: bool
+    vertex_ids: Any
+
+
+class MeshOptions(WriteOptions, total=False):
+    """Keywords of :func:`dask_zv.write_meshes`."""
+
+    faces: Required[Any]
+    face_attributes: Any
+    vertex_ids: Any
+
+
+DEFAULTS = {"directed": False, "mode": "error", "out_of_bounds": "raise", "max_categories": 10_000, "resume": False}
+"""Those that are not None."""
+
+
+def with_options(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Name the keywords of a class of options in a function's signature, and hand it all of them."""
+    hints = get_type_hints(options)
+    own = [name for name in options.__annotations__ if name not in WriteOptions.__annotations__]
+    required: frozenset[str] = getattr(options, "__required_keys__", frozenset())
+    kind = inspect.Parameter.KEYWORD_ONLY
+    named = [
+        inspect.Parameter(
+            name,
+            kind,
+            default=inspect.Parameter.empty if name in required else DEFAULTS.get(name),
+            annotation=hints[name],
+        )
+        for name in (*own, *WriteOptions.__annotations__)
+    ]
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        shown = inspect.signature(function)
+        first = [p for p in shown.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        last = [p for p in shown.parameters.values() if p.kind is kind]
+        return filled(function, shown.replace(parameters=[*first, *named, *last]))
+
+    return decorate
+
+
+def filled(function: Callable[P, R], signature: inspect.Signature, **hidden: Any) -> Callable[P, R]:
+    """Return a function that has a signature, and hands on all that has a default there, and what is `hidden`."""
+    defaults = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty} | hidden
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{call.__name__}() {error}") from None
+        return function(*args, **{**defaults, **kwargs})
+
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    return call
