@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import zarr
 from golden_reference import STORES, every_store
+from small_geometries import write_any
 
 import dask_zv as dzv
 
@@ -45,6 +46,29 @@ def same(a, b):
             assert values.tolist() == y.object_attributes[name].tolist(), name
         one, two = ({g: m.tolist() for g, m in z.groups.items() if len(m)} for z in (x, y))
         assert one == two
+
+
+@pytest.mark.parametrize("kind", ["polyline", "skeleton", "graph", "mesh"])
+def test_links_of_our_own_stores_are_kept_and_counted(kind):
+    rng = np.random.default_rng(1)
+    source = dzv.create({}, geometry=kind, chunk_shape=(20, 20, 20))
+    links = {
+        "skeleton": np.column_stack([np.arange(1, 200), np.arange(199)]),
+        "graph": rng.integers(0, 200, (300, 2)),
+        "mesh": rng.permuted(np.tile(np.arange(200), (300, 1)), axis=1)[:, :3],
+    }
+    write_any(source, kind, rng.uniform(0, 60, (200, 3)), np.full(200, 3), links.get(kind))
+    before = source.level(0).read()
+    packed, single = {}, {}
+    dzv.convert(source, packed, shard_chunks=8)
+    dzv.convert(packed, single, shard_chunks=1)
+    for target in (packed, single):
+        after = dzv.open(target, check_objects=True).level(0).read()
+        assert np.array_equal(before.positions, after.positions)
+        for name in ("edges", "faces", "parents", "lengths"):
+            one, two = getattr(before, name), getattr(after, name)
+            assert (one is None) == (two is None), name
+            assert one is None or np.array_equal(one, two), name
 
 
 @pytest.mark.product(keep="pairs")

@@ -166,7 +166,8 @@ class CommitSpec:
             out[path] = {**out.pop(path, {}), **attributes}  # in their order, what makes data visible last
         counted = {p for result in results for p in result.records}
         if self.replace:  # where no links came, none are left: the count of those before would stay
-            counted |= {p for p, attributes in self.metadata if attributes.get("zv_array") in _COUNTED}
+            families = [(p, attributes) for p, attributes in self.metadata if attributes.get("zv_array") in _COUNTED]
+            counted |= {p for p, attributes in families if "num_links" not in attributes}  # a copy says how many it has
         for path in sorted(counted):
             count = sum(result.records.get(path, 0) for result in results)
             keys = ("num_links", "num_physical_records") if path.startswith("links/") else ("num_links",)
