@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -130,6 +131,9 @@ class Report:
             for name, arrays, blobs in _array_rows(self.arrays)
         ]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
 
 
 def _array_rows(arrays: Mapping[str, int]) -> list[tuple[str, int | None, int]]:
