@@ -19,6 +19,7 @@ from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import NOT_FOR_AXES, Axis, RootMetadata, ome_collection, parse_axes
 from dask_zv.geometry.kinds import KINDS
+from dask_zv.geometry.points import POINT_CLOUD
 from dask_zv.level.contents import StoreContents
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.codecs import cell_codec
@@ -32,7 +33,7 @@ from dask_zv.storage.opening import objects_are_cheap, open_empty
 def create_contents(
     target: object,
     *,
-    geometry: str = "point_cloud",
+    geometry: str = POINT_CLOUD.name,
     chunk_shape: Sequence[float],
     bounds: tuple[Sequence[float], Sequence[float]] | None = None,
     bin_shape: Sequence[float] | None = None,

@@ -17,6 +17,7 @@ from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import RootMetadata
 from dask_zv.format.shards import index_nbytes
+from dask_zv.geometry.points import POINT_CLOUD
 from dask_zv.geometry.schema import ATTRIBUTES, FRAGMENTS, VERTICES, AttributeSchema, PointSchema, parse_dtype, readable
 from dask_zv.level.source import LevelSource, index_token, lost_document, read_documents, remember
 from dask_zv.spatial.grid import ChunkGrid
@@ -56,7 +57,7 @@ def find_source(
     store, where = open_objects(place.handle), place_url(place.handle.url, place.prefix)
     grid = layout_for(place.layout).has_tables
     # of other geometries than points readers want the objects next
-    ahead = grid and root.geometry_types[:1] != ("point_cloud",)
+    ahead = grid and root.geometry_types[:1] != (POINT_CLOUD.name,)
     about = ["object_index", "object_index/manifests", *(["object_index/object_ids"] if ahead else [])]
     nodes = [*about, *([VERTICES] if not grid else [])]
     keys = [join(place.prefix, CATALOG_NAME, "c/0"), *(join(place.prefix, n, DOCUMENT) for n in nodes)]
@@ -99,7 +100,7 @@ def find_source(
             f"the positions are encoded as {meta['encoding']!r}, which can't be read", store=where, array=VERTICES
         )
     # writers of polylines, graphs and meshes leave out the width of 2-D attributes, in both generations
-    any_width = root.geometry_types != ("point_cloud",)
+    any_width = root.geometry_types != (POINT_CLOUD.name,)
     schema = PointSchema(
         ChunkGrid(level.chunk_shape_in(root.chunk_shape), root.bins_per_chunk if level.level == 0 else (1,) * root.ndim),
         parse_dtype(meta.get("dtype", "float32"), "the vertices array"),

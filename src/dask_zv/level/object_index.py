@@ -50,16 +50,16 @@ class ObjectIndex:
         rank = attrs.get("sid_ndim", source.rank)
         if rank != source.rank:
             raise MetadataError(f"object_index has sid_ndim {rank!r}, chunk keys have {source.rank}", store=source.where())
-        layout = attrs.get("layout")
+        numbering = attrs.get("layout")
         self._grid = self.tables.in_zarr
-        if self._grid and count and layout not in (ROWS_ARE_IDS, ROWS_HAVE_IDS):
-            raise MetadataError(f"object_index has the layout {layout!r}, which is not read", store=source.where())
+        if self._grid and count and numbering not in (ROWS_ARE_IDS, ROWS_HAVE_IDS):
+            raise MetadataError(f"object_index has the layout {numbering!r}, which is not read", store=source.where())
         self.count = count
         told = attrs.get("num_present")
         self._present = told if type(told) is int else None
         # an appender leaves the table of ids in place when it goes over to rows as ids: the layout alone is to be trusted
-        self.rows_are_ids = layout != ROWS_HAVE_IDS
-        self._legacy = layout is None and not self._grid
+        self.rows_are_ids = numbering != ROWS_HAVE_IDS
+        self._legacy = numbering is None and not self._grid
         self._ordered = attrs.get("object_ids_sorted") is True
         self._id_chunks: SharedCache[NDArray[np.int64]] = SharedCache(8)
         if count > _UNSEEN:

@@ -1,4 +1,7 @@
-"""The tables about objects: ids, attributes and groups; Zarr arrays row by row in layout ``grid``, blobs in ``per_chunk``."""
+"""The tables about objects: ids, attributes and groups; Zarr arrays row by row in layout ``grid``, blobs in ``per_chunk``.
+
+One module because both layouts give the same tables to the same readers.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Columns of a level by row number, which lazy arrays are made of.
 
-Rows of vertices are numbered in reading order (chunks ascending, fragments in order, rows in order).
+Rows of vertices are numbered in reading order (chunks ascending, fragments in order, rows in order). One module because
+every column of a level, of vertices and of objects, is found by the same numbers.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 
 from dask_zv.errors import FormatError, InputError, escaped
 from dask_zv.format.metadata import Axis
+from dask_zv.geometry.points import POINT_CLOUD
 from dask_zv.geometry.result import Geometry, Links
 from dask_zv.graph.forks import finish_write
 from dask_zv.level.contents import LevelContents, StoreContents
@@ -293,7 +294,7 @@ class Store(StoreContents):
 def create(
     target: object,
     *,
-    geometry: str = "point_cloud",
+    geometry: str = POINT_CLOUD.name,
     chunk_shape: Sequence[float],
     bounds: tuple[Sequence[float], Sequence[float]] | None = None,
     bin_shape: Sequence[float] | None = None,

@@ -12,8 +12,9 @@ from dask.task_spec import TaskRef
 
 from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
-from dask_zv.geometry.graphs import encode_linked
+from dask_zv.geometry.graphs import GRAPH, encode_linked
 from dask_zv.geometry.kinds import KINDS
+from dask_zv.geometry.meshes import MESH
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
@@ -32,7 +33,7 @@ from dask_zv.write.running import Write, note_nothing_written
 
 def _plan_graph(store: StoreContents, positions: Any, **options: Unpack[GraphOptions]) -> Write:
     links = options["edges"], options["edge_attributes"], options["vertex_ids"]
-    return _plan_linked("graph", "write_graph", store, positions, links, options["directed"], options)
+    return _plan_linked(GRAPH.name, "write_graph", store, positions, links, options["directed"], options)
 
 
 @overload
@@ -104,7 +105,7 @@ plan_graph = planner(_plan_graph, write_graph)
 
 def _plan_meshes(store: StoreContents, positions: Any, **options: Unpack[MeshOptions]) -> Write:
     links = options["faces"], options["face_attributes"], options["vertex_ids"]
-    return _plan_linked("mesh", "write_meshes", store, positions, links, False, options)
+    return _plan_linked(MESH.name, "write_meshes", store, positions, links, False, options)
 
 
 @overload

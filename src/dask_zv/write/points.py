@@ -8,7 +8,7 @@ from typing import Any, Literal, Unpack, overload
 from dask.delayed import Delayed
 
 from dask_zv.errors import InputError
-from dask_zv.geometry.points import encode_points
+from dask_zv.geometry.points import POINT_CLOUD, encode_points
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
 from dask_zv.level.contents import StoreContents
@@ -24,7 +24,7 @@ def _plan_points(store: StoreContents, positions: Any, **options: Unpack[WriteOp
     about = (options["object_attributes"], options["groups"], options["group_attributes"])
     if options["object_ids"] is None and any(given is not None for given in about):
         raise InputError("object_attributes, groups and group_attributes belong to objects: pass object_ids= as well")
-    level = level_to_write(store, ("point_cloud",), "write_points", options)
+    level = level_to_write(store, (POINT_CLOUD.name,), "write_points", options)
     partitions = partition_input(positions, options["attributes"], store.axes, object_ids=options["object_ids"])
     found = scan_input(level, partitions, options)
     return plan_write("points", level, options, found, encode_points, ids=found[-1].ids if partitions.has_ids else None)

@@ -15,7 +15,7 @@ from dask.task_spec import List, Task, TaskRef
 from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.links import LinkRecords, family_path
-from dask_zv.geometry.polylines import encode_polylines
+from dask_zv.geometry.polylines import LINE, POLYLINE, STREAMLINE, encode_polylines
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
@@ -38,7 +38,7 @@ _CROSS_LINKS = "cross_chunk_links/0"
 
 @released_on_failure()
 def _plan_lines(store: StoreContents, endpoints: Any, **options: Unpack[WriteOptions]) -> Write:
-    level = level_to_write(store, ("line",), "write_lines", options)
+    level = level_to_write(store, (LINE.name,), "write_lines", options)
     paths = line_input(endpoints, options["object_ids"], options["attributes"])
     return _plan_paths(level, "lines", paths, endpoints, options)
 
@@ -99,7 +99,7 @@ def write_lines(
 
 @released_on_failure()
 def _plan_polylines(store: StoreContents, positions: Any, **options: Unpack[PathOptions]) -> Write:
-    level = level_to_write(store, ("streamline", "polyline"), "write_polylines", options)
+    level = level_to_write(store, (STREAMLINE.name, POLYLINE.name), "write_polylines", options)
     paths = path_input(positions, options["lengths"], options["object_ids"], options["attributes"])
     if options["sort_by"] is not None:
         paths = sort_paths(paths, options["sort_by"], store.axes)

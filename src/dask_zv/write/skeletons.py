@@ -14,7 +14,7 @@ from dask.task_spec import Task, TaskRef
 
 from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
-from dask_zv.geometry.skeletons import check_forest, check_same_object, encode_skeletons
+from dask_zv.geometry.skeletons import SKELETON, check_forest, check_same_object, encode_skeletons
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
@@ -34,7 +34,7 @@ from dask_zv.write.scan import Scan
 
 @released_on_failure()
 def _plan_skeletons(store: StoreContents, positions: Any, **options: Unpack[SkeletonOptions]) -> Write:
-    level = linked_level(store, "skeleton", "write_skeletons", options)
+    level = linked_level(store, SKELETON.name, "write_skeletons", options)
     parents, vertex_ids = options["parents"], options["vertex_ids"]
     if parents is None:
         raise InputError("write_skeletons needs parents=: the parent of each node, -1 at roots")
