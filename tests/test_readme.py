@@ -26,7 +26,9 @@ GUIDES = tuple(
 OF_ZARR_3_1 = ("-W", "ignore:The codec `vlen-bytes` is currently not part")
 """A warning of zarr's first releases of 3.1, about a codec of the format that it reads."""
 RUN = """
-import contextlib, io, json, sys
+import contextlib, io, json, sys, warnings
+# matplotlib 3.9 beside a newer pyparsing
+warnings.filterwarnings("ignore", "'[A-Za-z]+' deprecated - use")
 printed, names = [], {"__name__": "__main__"}
 for code in json.load(sys.stdin):
     with contextlib.redirect_stdout(io.StringIO()) as out:

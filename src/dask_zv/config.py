@@ -151,7 +151,11 @@ def settings() -> Settings:
     for section in _SECTIONS:
         given = dask.config.config.get(section)
         if given:
-            return _settings(tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in given.items()))
+            items = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in given.items())
+            try:
+                return _settings(items)
+            except TypeError:  # something that can't be hashed: refused by its name
+                return _settings.__wrapped__(items)
     return DEFAULTS
 
 
@@ -177,7 +181,7 @@ def _checked(name: str, value: Any) -> tuple[str, Any]:
             isinstance(v, kinds) and not isinstance(v, bool) and v >= least for v in found
         ):
             return known.name, found if isinstance(default, tuple) else found[0]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise InputError(f"the setting dask_zv.{known.name.replace('_', '-')} is {form}, not {value!r:.80}")
 

@@ -251,7 +251,8 @@ class Group:
         values = to_json(meta, array)
         drop_copies(self._objects, [join(self._prefix, array).rpartition("/")[0]])
         layout_for(self.layout).write_meta(self._objects, self._prefix, array, values)
-        self._forget()
+        if "_blobs" in self.__dict__:
+            self._blobs.forget(array)
 
     def read_array_meta(self, array: str) -> dict[str, Any]:
         """Return the attributes of the array's node, ``{}`` where it is absent."""
@@ -295,7 +296,9 @@ class Group:
         check_chunk_key(chunk_key)
         payload = as_bytes(data, join(self._prefix, array), chunk_key)
         layout_for(self.layout).write(self._objects, self._prefix, array, chunk_key, payload)
-        self._forget()
+        if "_blobs" in self.__dict__:
+            self._blobs.catalog = None
+            self._blobs.forget(array)
         self._catalog_known = True  # there is none any more
 
     def read_bytes(self, array: str, chunk_key: str) -> bytes:

@@ -7,9 +7,16 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
+import dask.threaded
+from dask.base import get_scheduler
+from dask.callbacks import Callback
 from dask.delayed import Delayed
+from dask.local import get_sync
 
 from dask_zv.config import settings
 from dask_zv.errors import InputError, PlanError, ZVWarning
@@ -206,7 +213,9 @@ class WriteBatch:
         handle = self._place.handle
         if self._is_small():
             check_reachable(handle)
-            report = run_block_and_commit(*self._plan(uuid.uuid4().hex))
+            planned = partial(run_block_and_commit, *self._plan(uuid.uuid4().hex))
+            with ThreadPoolExecutor(1) as own:  # whose end is waited for: an interrupt cuts no commit in half
+                report = own.submit(copy_context().run, planned).result()
         else:
             check_writable(handle)
             with undone_on_failure(handle):
@@ -222,7 +231,7 @@ class WriteBatch:
             and not self._lazy and not self._blocks and not self._progress and not self._place.handle.is_session
             and len(self._eager) <= min(self._block_chunks or least, least)
             and sum(map(len, self._eager.values())) <= settings().batch_block_bytes
-            and active_client() is None
+            and active_client() is None and get_scheduler() in (None, dask.threaded.get, get_sync) and not Callback.active
         )  # fmt: skip
 
     def _plan(self, run: str) -> tuple[list[tuple[BlockSpec, Any]], CommitSpec]:

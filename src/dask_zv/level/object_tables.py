@@ -141,10 +141,14 @@ class ObjectTables:
             return False
         return bool(document["node_type"] == "array")
 
-    @cached_property
+    @property
     def groups(self) -> Groups:
         """The groups of objects: an array that can't be decoded, is missing or counts other groups is an error."""
-        return _groups_of_grid(self) if self.in_zarr else _groups_of_blobs(self)
+        return self._zarr_groups if self.in_zarr else _groups_of_blobs(self)
+
+    @cached_property
+    def _zarr_groups(self) -> Groups:
+        return _groups_of_grid(self)
 
 
 def read_object_attributes(
@@ -309,6 +313,7 @@ def zarr_array_of(objects: Objects, path: str, document: Mapping[str, Any]) -> z
 
 
 def _groups_of_blobs(tables: ObjectTables) -> Groups:
+    tables = ObjectTables(tables.source)  # nothing tells that blobs were replaced: their documents are as new as they are
     objects = open_objects(tables.source.place.handle)
     blobs, path = PerChunk(objects, tables.source.place.prefix), tables.path("groups")
     if tables.document("groups") is None and not objects.list_dir(path):
@@ -341,7 +346,7 @@ def plain_table(tables: ObjectTables, array: str) -> tuple[np.dtype[Any], tuple[
 def _plain_arrays(
     tables: ObjectTables, family: str, count: int, present: Callable[[], NDArray[np.int64]], only: str | None = None
 ) -> dict[str, NDArray[Any]]:
-    source = tables.source
+    source, tables = tables.source, ObjectTables(tables.source)  # as above
     blobs = PerChunk(open_objects(source.place.handle), source.place.prefix)
     out: dict[str, NDArray[Any]] = {}
     for array in tables.members(family):

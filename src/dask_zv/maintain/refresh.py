@@ -11,7 +11,7 @@ from dask.task_spec import List
 from numpy.typing import NDArray
 
 from dask_zv.config import settings
-from dask_zv.errors import FormatError
+from dask_zv.errors import FormatError, InvalidNameError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridArray
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, join, keys_to_coords
@@ -105,7 +105,10 @@ def _rebuild_catalog(level: LevelContents) -> None:
 def _count_vertices(source: LevelSource, found: Mapping[Address, bytes]) -> dict[str, int]:
     """Return how many vertices chunks have; they must lie in their chunks' boxes, for which the catalog vouches."""
     keys = [key for array, key in found if array == VERTICES]
-    coords = keys_to_coords(keys, source.rank)
+    try:
+        coords = keys_to_coords(keys, source.rank)
+    except InvalidNameError as error:
+        raise FormatError(error.message, store=source.where(), array=VERTICES) from None
     positions, rows = block_positions(source, open_place(source.place), coords, keys, found, None)
     check_positions(source, coords, rows, positions)
     return dict(zip(keys, rows.tolist(), strict=True))

@@ -21,7 +21,7 @@ from dask_zv.level.chunk_table import chunk_table
 from dask_zv.level.object_index import ObjectIndex, fragment_owners
 from dask_zv.level.source import ChunkTable, LevelSource, SharedCache, check_same_objects, level_blobs
 from dask_zv.read.chunk_boxes import note_strays
-from dask_zv.read.decode import FragmentRows, block_fragments, block_positions, block_values, check_coverage, fetch
+from dask_zv.read.decode import FragmentRows, block_positions, block_values, check_coverage, chunk_fragments, fetch
 from dask_zv.read.select import rows_inside, select
 from dask_zv.spatial.grid import Box
 from dask_zv.spatial.grouping import runs_of
@@ -258,7 +258,16 @@ class LevelRows(RaggedColumns):
         blobs, keys = level_blobs(self.source), coords_to_keys(coords)
         fragments = self.fragments(chunks)
         blobs_found = fetch(self.source, blobs, keys, (attribute,), positions=False, indexes=False)
-        return attribute.values(fragments.take(block_values(self.source, attribute, keys, rows, blobs_found)))
+        stored = fragments.take(block_values(self.source, attribute, keys, rows, blobs_found))
+        try:
+            return attribute.values(stored)
+        except FormatError:
+            for key, part in zip(keys, np.split(stored, np.cumsum(rows)[:-1]), strict=True):
+                try:
+                    attribute.values(part)
+                except FormatError as error:
+                    raise error.at(store=self.where, array=attribute.array, chunk=key) from None
+            raise
 
     def _positions(self, chunks: NDArray[np.intp]) -> list[NDArray[Any]]:
         """Return chunks' positions in reading order; each chunk is fetched once while the cache holds it."""
@@ -286,7 +295,7 @@ class LevelRows(RaggedColumns):
 
         Chunks whose fragments don't name each of their rows once are a :class:`FormatError`.
         """
-        found = self.all_fragments(chunks)
+        found = FragmentRows.join(self.each_fragments(chunks))
         odd = np.flatnonzero(found.rows != found.stored)
         if len(odd):
             raise FormatError(
@@ -297,8 +306,8 @@ class LevelRows(RaggedColumns):
         check_coverage(self.source, coords_to_keys(self.table.coords[chunks]) if found.stored_rows is not None else (), found)
         return found
 
-    def all_fragments(self, chunks: NDArray[np.intp]) -> FragmentRows:
-        """Return the same of chunks whose fragments may overlap, or leave rows out."""
+    def each_fragments(self, chunks: NDArray[np.intp]) -> list[FragmentRows]:
+        """Return the fragments of each chunk, which may overlap, or leave rows out."""
 
         def make(which: list[int]) -> list[FragmentRows]:
             coords, rows = self.table.coords[chunks[which]], self.table.rows[chunks[which]]
@@ -308,9 +317,10 @@ class LevelRows(RaggedColumns):
                 found = fetch(self.source, blobs, keys[one], (), indexes=False)
                 block_positions(self.source, blobs, coords[one], keys[one], found, rows[one])
             found = fetch(self.source, blobs, keys, (), positions=False)
-            return block_fragments(self.source, keys, rows, found).split()
+            parts = chunk_fragments(self.source, keys, rows, found)
+            return parts[0].split() if len(parts) == 1 else parts
 
-        return FragmentRows.join(_FRAGMENTS.get_many([(*self.source.state, int(c)) for c in chunks], make))
+        return _FRAGMENTS.get_many([(*self.source.state, int(c)) for c in chunks], make)
 
 
 def places_in(ids: NDArray[np.int64], owners: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -342,7 +352,7 @@ def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> 
     A slice where they are one run. Positions are read of the chunks that the box cuts, and of no others.
     """
     table = rows.table
-    chosen = select(rows.source, table, lambda: rows.index, box=box, objects=objects, offset=rows.offset)
+    chosen = select(rows.source, table, lambda: ObjectIndex(rows.source), box=box, objects=objects, offset=rows.offset)
     parts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     step = settings().pass_chunks
     for start in range(0, len(chosen.chunks), step):

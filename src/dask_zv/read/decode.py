@@ -217,13 +217,20 @@ def block_fragments(
     source: LevelSource, keys: Sequence[str], rows: NDArray[np.int64], found: Mapping[Address, bytes]
 ) -> FragmentRows:
     """Return the fragments of chunks that have so many `rows`."""
+    return FragmentRows.join(chunk_fragments(source, keys, rows, found))
+
+
+def chunk_fragments(
+    source: LevelSource, keys: Sequence[str], rows: NDArray[np.int64], found: Mapping[Address, bytes]
+) -> list[FragmentRows]:
+    """Return the fragments of each chunk; all chunks are one part where all fragments tile them."""
     blobs, sizes = [found.get((FRAGMENTS, key)) for key in keys], rows.tolist()
     if all(b is None or b == encode_single(n) for b, n in zip(blobs, sizes, strict=True)):
-        return FragmentRows(rows, np.ones(len(rows), np.int64), rows)
+        return [FragmentRows(rows, np.ones(len(rows), np.int64), rows)]
     tiled = decode_tilings([encode_single(n) if b is None else b for b, n in zip(blobs, sizes, strict=True)], rows)
     if tiled is not None:
-        return FragmentRows(rows, tiled[1], tiled[0])
-    return FragmentRows.join([_one_index(source, k, b, n) for k, b, n in zip(keys, blobs, sizes, strict=True)])
+        return [FragmentRows(rows, tiled[1], tiled[0])]
+    return [_one_index(source, k, b, n) for k, b, n in zip(keys, blobs, sizes, strict=True)]
 
 
 def _one_index(source: LevelSource, key: str, blob: bytes | None, n: int) -> FragmentRows:

@@ -82,8 +82,13 @@ def _stored_lengths(source: LevelSource, index: ObjectIndex) -> ObjectLengths | 
 def count_lengths(source: LevelSource, table: ChunkTable, index: ObjectIndex) -> ObjectLengths:
     """Return the objects of a level with their lengths, from their manifests and all fragments of the level."""
     rows = LevelRows(source, table)
+    # without the rows that fragments list: lengths need none, and they are as many as the level has
     fragments = FragmentRows.join(
-        [rows.all_fragments(np.arange(a, min(a + _SLICE, len(table)))) for a in range(0, len(table), _SLICE)]
+        [
+            FragmentRows(f.stored, f.numbers, f.counts)
+            for a in range(0, len(table), _SLICE)
+            for f in rows.each_fragments(np.arange(a, min(a + _SLICE, len(table))))
+        ]
     )
     first = np.cumsum(fragments.numbers) - fragments.numbers
     ids = index.sorted_ids

@@ -6,6 +6,7 @@ in ``read``, ``maintain`` and ``storage``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -40,6 +41,12 @@ class Level(LevelContents):
     number : int
     metadata : LevelMetadata
     """
+
+    @property
+    def lookup(self) -> ChunkTable:
+        """The former name of :attr:`chunks`, for one release."""
+        warnings.warn("Level.lookup is called Level.chunks now", DeprecationWarning, stacklevel=2)
+        return self.chunks
 
     def _find_chunks(self) -> ChunkTable:
         table = super()._find_chunks()

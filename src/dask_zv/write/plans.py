@@ -29,7 +29,8 @@ from dask_zv.write.journal import decode_receipt, encode_receipt, whole_blocks
 from dask_zv.write.options import filled
 from dask_zv.write.running import Write, finished, hand_in
 
-_MAGIC = b"dask-zv plan 1\n"
+_ANY_MAGIC = b"dask-zv plan "
+_MAGIC = _ANY_MAGIC + b"2\n"
 _NAMED = 10
 P = ParamSpec("P")
 _PLAN_DOC = """Plan what :func:`{write}` does, for job arrays, workflow managers and MPI.
@@ -237,9 +238,16 @@ def load_plan(path: str | PathLike[str]) -> WritePlan:
         The file holds no plan.
     """
     data = _load(path)
+    if data.startswith(_ANY_MAGIC) and not data.startswith(_MAGIC):
+        raise FormatError(
+            f"{path} holds a plan of another version of dask-zv: run it with the one that saved it, or plan again"
+        )
     if not data.startswith(_MAGIC):
         raise FormatError(f"{path} holds no plan of a write")
-    plan = cloudpickle.loads(data[len(_MAGIC) :])
+    try:
+        plan = cloudpickle.loads(data[len(_MAGIC) :])
+    except (ImportError, AttributeError) as error:
+        raise FormatError(f"{path} can't be loaded here, a module of its input is missing: {error}") from error
     if not isinstance(plan, WritePlan):
         raise FormatError(f"{path} holds no plan of a write")
     return plan

@@ -24,6 +24,7 @@ from dask_zv.storage.nodes import (
     merged_documents,
     put_catalog,
     put_documents,
+    read_document,
     storing_order,
 )
 from dask_zv.storage.objects import Address, BytesLike, Objects
@@ -34,8 +35,10 @@ from dask_zv.storage.specs import BlockSpec, CommitSpec, normal_path, root_lock
 
 
 def write_blob(objects: Objects, prefix: str, array: str, key: str, payload: bytes) -> None:
-    """Store one blob; the array's group is looked at each time: another handle may have removed it, or those above."""
-    ensure_groups(objects, [join(prefix, array)])
+    """Store one blob; the array's group is looked at each time: another handle may have removed it."""
+    document = read_document(objects, join(prefix, array))
+    if document is None or document.get("node_type") != "group":  # those above it, too, or what is there is no group
+        ensure_groups(objects, [join(prefix, array)])
     _put_plain(objects, prefix, [(array, key, payload)])
     drop_catalogs(objects, [join(prefix, array)], in_turn=True)  # they no longer say what is here
 
