@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
-from dask.base import get_scheduler
 from dask.callbacks import Callback
 from dask.task_spec import List, TaskRef
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from dask_zv.graph.run import (
     active_client,
     cluster_memory,
     compute_one,
+    current_scheduler,
     end_on_workers,
     seceded,
     stays_on_client,
@@ -280,7 +280,7 @@ def _room(client: Client | None) -> int:
     room = settings().keep_input
     if room is None:
         room = _room_here() if client is None else (cluster_memory() or 0) // _CLUSTER_PARTS
-    get = get_scheduler()
+    get = current_scheduler()
     if client is None and get is not None and getattr(get, "func", get).__module__ not in _LOCAL_SCHEDULERS:
         return 0  # a scheduler of others, which may not tell of its tasks
     return max(room - sum(kept.nbytes for kept in list(_LIVE) if kept.where is client), 0)

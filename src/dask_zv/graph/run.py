@@ -96,6 +96,15 @@ def active_client() -> Client | None:
     return owner if isinstance(owner, Client) else None
 
 
+def current_scheduler() -> Any:
+    """Return the function that ``dask.compute`` would use now, None for the default of each collection.
+
+    Dask itself loads `distributed` to find out, which takes a third of the time of a first small write.
+    """
+    unset = "distributed" not in sys.modules and not dask.config.get("scheduler", None)
+    return None if unset else get_scheduler()
+
+
 def check_reachable(handle: StoreHandle) -> None:
     """Raise :class:`PlanError` where the active scheduler runs tasks in processes that can't see a one-process store."""
     if not handle.one_process:
@@ -107,7 +116,7 @@ def check_reachable(handle: StoreHandle) -> None:
         tokens = client.run(process_token)
         elsewhere = any(t != process_token() for t in tokens.values())
     else:
-        get = get_scheduler()
+        get = current_scheduler()
         elsewhere = getattr(get, "__module__", "") == "dask.multiprocessing"
     if elsewhere:
         raise handle.out_of_reach()
@@ -279,7 +288,7 @@ def compute_locally(delayed: Sequence[Delayed]) -> list[Any]:
     scheduler = dask.config.get("scheduler", None)
     if isinstance(scheduler, Executor):
         return _joined(delayed, scheduler, "scheduler")
-    if get_scheduler() not in (None, threaded.get):
+    if current_scheduler() not in (None, threaded.get):
         return list(compute(*delayed))
     pool = dask.config.get("pool", None)
     if pool is None:
@@ -291,7 +300,7 @@ def compute_locally(delayed: Sequence[Delayed]) -> list[Any]:
 def _joined(delayed: Sequence[Delayed], inner: Executor, keyword: str) -> list[Any]:
     workers = getattr(inner, "_max_workers", None) or dask.config.get("num_workers", None) or CPU_COUNT
     joined = _Joined(inner, workers)
-    options: dict[str, Any] = {keyword: joined}
+    options: dict[str, Any] = {"scheduler": threaded.get, keyword: joined}
     try:
         return list(compute(*delayed, **options))
     except BaseException:

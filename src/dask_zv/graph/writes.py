@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import dask.threaded
-from dask.base import get_scheduler
 from dask.callbacks import Callback
 from dask.delayed import Delayed
 from dask.local import get_sync
@@ -25,7 +24,7 @@ from dask_zv.format.keys import check_chunk_key, join
 from dask_zv.graph.builder import GraphBuilder, is_future, is_lazy
 from dask_zv.graph.forks import check_writable, finish_write, undone_on_failure, write_in_forks
 from dask_zv.graph.report import Report
-from dask_zv.graph.run import active_client, check_reachable, compute_one, hold_on_workers
+from dask_zv.graph.run import active_client, check_reachable, compute_one, current_scheduler, hold_on_workers
 from dask_zv.graph.tasks import build_write_graph, run_block_and_commit
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.nodes import as_bytes, check_array_name
@@ -231,7 +230,7 @@ class WriteBatch:
             and not self._lazy and not self._blocks and not self._progress and not self._place.handle.is_session
             and len(self._eager) <= min(self._block_chunks or least, least)
             and sum(map(len, self._eager.values())) <= settings().batch_block_bytes
-            and active_client() is None and get_scheduler() in (None, dask.threaded.get, get_sync) and not Callback.active
+            and active_client() is None and current_scheduler() in (None, dask.threaded.get, get_sync) and not Callback.active
         )  # fmt: skip
 
     def _plan(self, run: str) -> tuple[list[tuple[BlockSpec, Any]], CommitSpec]:
