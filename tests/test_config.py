@@ -46,6 +46,9 @@ def test_they_come_from_the_environment():
         ("read_block_bytes", None, "number of bytes"),
         ("write_block_bytes", 7, "two numbers of bytes"),
         ("write_block_bytes", (1, 2, 3), "two numbers of bytes"),
+        ("nonsense", {"a": 1}, r"no setting dask_zv\.nonsense"),
+        ("write_block_bytes", [1, {"a": 1}], "two numbers of bytes"),
+        ("keep_input", float("inf"), "number of bytes"),
     ],
 )
 def test_what_is_none_is_refused_wherever_it_is_set(name, value, match):

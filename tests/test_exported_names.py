@@ -70,3 +70,12 @@ def test_groups_need_no_client():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_former_names_still_answer():
+    store = dask_zv.create({}, chunk_shape=(10, 10))
+    report = dask_zv.write_points(store, [[1.0, 2.0], [3.0, 14.0]])
+    with pytest.warns(DeprecationWarning, match="Level.chunks"):
+        assert len(store.level(0).lookup) == 2
+    with pytest.warns(DeprecationWarning, match="files"):
+        assert report.stored_objects == report.files

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 import warnings
 from collections import Counter
 
@@ -10,11 +13,13 @@ import dask
 import numpy as np
 import pytest
 from contract_exceptions import need
+from counting_store import CountingStore
+from dask.callbacks import Callback
 from dask.delayed import Delayed, delayed
 from dask.task_spec import DataNode
 from layouts import LAYOUTS, grid_only, per_chunk_only
 from refusals import fails
-from zarr.storage import MemoryStore, WrapperStore
+from zarr.storage import MemoryStore, StorePath, WrapperStore
 
 import dask_zv as dzv
 from dask_zv.storage.catalog import decode_catalog
@@ -708,3 +713,76 @@ def test_twins_of_a_block_at_the_same_time(make_store):
     batch.to_delayed().compute(scheduler="sync")
     found = store.open("r")
     assert [found.read_bytes("v", f"{i}.0") for i in range(8)] == [b"new" * 1000] + [b"old%d" % i for i in range(1, 8)]
+
+
+def small_batch(group):
+    with group.batched_writes() as batch:
+        for i in range(4):
+            group.write_bytes("v", f"{i}.0.0", b"123")
+    return batch.report
+
+
+def test_a_small_batch_is_run_by_the_scheduler_that_is_set_and_seen_by_callbacks():
+    """It runs where it is called only where nobody asks for anything else."""
+    calls, seen = [], []
+
+    def get(graph, keys, **options):
+        calls.append(keys)
+        return dask.local.get_sync(graph, keys, **options)
+
+    with dask.config.set(scheduler=get):
+        assert small_batch(dzv.open_group({})).chunks == 4
+    assert calls
+    with Callback(posttask=lambda key, *_: seen.append(key)):
+        assert small_batch(dzv.open_group({})).chunks == 4
+    assert seen
+
+
+def test_an_interrupt_cuts_no_commit_of_a_small_batch_in_half(tmp_path, monkeypatch):
+    from dask_zv.graph import writes
+
+    commit = writes.run_block_and_commit
+
+    def interrupted(*args):
+        time.sleep(0.2)  # until the main thread waits
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)  # it takes the signal here
+        return commit(*args)
+
+    monkeypatch.setattr(writes, "run_block_and_commit", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell may have had it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            small_batch(dzv.open_group(tmp_path / "g"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    group = dzv.open_group(tmp_path / "g")
+    assert len(group.list_chunks("v")) == 4
+    assert group.array_exists("v")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_single_writes_leave_what_is_known_of_other_arrays(layout):
+    counting = CountingStore(MemoryStore())
+    store = dzv.create(counting, chunk_shape=(10, 10, 10), bounds=((0, 0, 0), (30, 30, 30)), layout=layout, shard_chunks=1)
+    dzv.write_points(store, np.random.default_rng(0).uniform(0, 30, (200, 3)))
+    group = store.level(0).group
+    group.write_bytes("extra", "0.0.0", b"1")
+    group.read_bytes("vertices", "0.0.0")  # without a catalog now: what the array holds is looked up
+    counting.forget()
+    counting.listed.clear()
+    group.write_bytes("extra", "0.0.1", b"1")
+    group.read_bytes("vertices", "0.0.1")
+    assert not [name for name in counting.listed if name.endswith("vertices")]
+    assert "0/vertices/zarr.json" not in counting.log
+
+
+def test_a_single_write_of_per_chunk_looks_at_its_own_group_alone():
+    counting = CountingStore(MemoryStore())
+    group = dzv.open_group(StorePath(counting, "a/b/c"), layout="per_chunk")
+    group.write_bytes("v", "0.0.0", b"1")
+    counting.forget()
+    group.write_bytes("v", "1.0.0", b"1")
+    assert [key for key in counting.log if key in ("zarr.json", "a/zarr.json", "a/b/zarr.json", "a/b/c/zarr.json")].count(
+        "a/zarr.json"
+    ) <= 1

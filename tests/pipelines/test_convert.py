@@ -48,16 +48,22 @@ def same(a, b):
         assert one == two
 
 
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "uncounted as by others"])
 @pytest.mark.parametrize("kind", ["polyline", "skeleton", "graph", "mesh"])
-def test_links_of_our_own_stores_are_kept_and_counted(kind):
+def test_links_and_what_is_said_of_their_number_are_kept(kind, counted, tmp_path):
     rng = np.random.default_rng(1)
-    source = dzv.create({}, geometry=kind, chunk_shape=(20, 20, 20))
+    source = dzv.create(tmp_path / "s.zv", geometry=kind, chunk_shape=(20, 20, 20))
     links = {
         "skeleton": np.column_stack([np.arange(1, 200), np.arange(199)]),
         "graph": rng.integers(0, 200, (300, 2)),
         "mesh": rng.permuted(np.tile(np.arange(200), (300, 1)), axis=1)[:, :3],
     }
     write_any(source, kind, rng.uniform(0, 60, (200, 3)), np.full(200, 3), links.get(kind))
+    if not counted:
+        about = zarr.open_group(str(tmp_path / "s.zv/0/links/0"), mode="r+").attrs
+        for name in {"num_links", "num_physical_records"} & {*about}:
+            del about[name]
+        source = dzv.open(tmp_path / "s.zv")
     before = source.level(0).read()
     packed, single = {}, {}
     dzv.convert(source, packed, shard_chunks=8)

@@ -171,3 +171,10 @@ def test_overwriting(tmp_path):
     assert np.array_equal(np.sort(found, axis=0), np.sort(points()[:2000] + np.float32(0.25), axis=0))
     document = json.loads((tmp_path / "s.zv" / "0" / "zarr.json").read_text())["attributes"]
     assert document["zarr_vectors_level"]["vertex_count"] == 2000
+
+
+def test_a_plan_of_another_version_is_refused(tmp_path):
+    """What the modules of a pickle were called is another version's business."""
+    (tmp_path / "plan").write_bytes(b"dask-zv plan 1\n" + b"anything")
+    with pytest.raises(dzv.FormatError, match="of another version of dask-zv: .*plan again"):
+        dzv.load_plan(tmp_path / "plan")

@@ -165,9 +165,8 @@ class CommitSpec:
         for path, attributes in self.metadata:
             out[path] = {**out.pop(path, {}), **attributes}  # in their order, what makes data visible last
         counted = {p for result in results for p in result.records}
-        if self.replace:  # where no links came, none are left: the count of those before would stay
-            families = [(p, attributes) for p, attributes in self.metadata if attributes.get("zv_array") in _COUNTED]
-            counted |= {p for p, attributes in families if "num_links" not in attributes}  # a copy says how many it has
+        if self.replace and self.rows is not None:  # where no links came, none are left; a copy has the counts that it copies
+            counted |= {p for p, attributes in self.metadata if attributes.get("zv_array") in _COUNTED}
         for path in sorted(counted):
             count = sum(result.records.get(path, 0) for result in results)
             keys = ("num_links", "num_physical_records") if path.startswith("links/") else ("num_links",)
