@@ -10,10 +10,13 @@ import logging
 import os
 import pickle
 import sys
+import threading
 import traceback
 import unicodedata
 import uuid
 import zipfile
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import numpy as np
@@ -124,6 +127,58 @@ def test_no_server():
     with pytest.raises(dzv.StoreError, match="s3://contract/s") as caught:
         dzv.open_group("s3://contract/s", storage_options=options)
     assert_silent(caught.value)
+
+
+@pytest.fixture
+def metadata_service(monkeypatch):
+    """Stands in for the service that tells a cloud's machine its role; yields what it was asked for."""
+    asked = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_PUT = do_HEAD = do_GET  # noqa: N815 - the base class calls them so
+
+        def log_message(self, *args): ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    for name in ("AWS_METADATA_ENDPOINT", "AWS_EC2_METADATA_SERVICE_ENDPOINT"):
+        monkeypatch.setenv(name, url)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/dev/null")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    yield asked
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("library", ["obstore", "s3fs"])
+def test_no_key_at_a_server_of_ones_own(library, metadata_service, s3_options, request, monkeypatch):
+    if library == "s3fs":
+        request.getfixturevalue("without_obstore")
+    server, url = {"endpoint_url": s3_options["endpoint_url"]}, f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    for options in (server, {"client_kwargs": server}, {**server, "anon": False}):
+        for call in (dzv.open, dzv.open_group, partial(dzv.create, chunk_shape=(1, 1))):
+            fails(dzv.InputError, r"no key given.*key= and secret=.*anon=True", call, url, storage_options=options)
+    assert metadata_service == []
+    fails(dzv.NotFoundError, "nothing is here", dzv.open, url, storage_options={**server, "anon": True})
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_options["key"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_options["secret"])
+    assert dzv.create(url, chunk_shape=(1, 1), storage_options=server).axes == ("x", "y")
+    assert metadata_service == []
+
+
+def test_no_key_at_a_server_of_the_environment(metadata_service, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    fails(dzv.InputError, "no key given", dzv.open, "s3://bucket/s.zv")
+    assert metadata_service == []
+    azure = {"endpoint": "http://127.0.0.1:9/account", "account_name": "account"}
+    fails(dzv.InputError, r"no key given.*account_key=.*anon=True", dzv.open, "az://container/s.zv", storage_options=azure)
 
 
 def test_path_of_another_file(tmp_path):

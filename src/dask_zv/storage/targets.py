@@ -26,6 +26,7 @@ from dask_zv.format.keys import join
 from dask_zv.storage.handles import ICECHUNK_SESSION, StoreHandle, handle_for_store, handle_for_url, public_url, secrets_in
 from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.objects import Objects
+from dask_zv.storage.signing import check_signed
 from dask_zv.storage.zarr_objects import ZarrObjects
 from dask_zv.storage.zarr_reads import ZarrReads, ZipReads
 
@@ -35,7 +36,6 @@ _S3_NAMES = {
     "secret": "secret_access_key",
     "token": "session_token",
     "endpoint_url": "endpoint",
-    "anon": "skip_signature",
     "region_name": "region",
 }
 _CLIENT_OPTIONS = {"connect_timeout": "10s", "timeout": "120s"}
@@ -207,6 +207,7 @@ def _open_fsspec(url: str, options: Mapping[str, Any], read_only: bool) -> Objec
 
 
 def _open_fsspec_store(url: str, options: Mapping[str, Any], read_only: bool) -> FsspecStore:
+    check_signed(url, options, files=True)
     # a listing cache would hide what other processes wrote
     settings = {"use_listings_cache": False, **options}
     try:
@@ -217,6 +218,7 @@ def _open_fsspec_store(url: str, options: Mapping[str, Any], read_only: bool) ->
 
 
 def _open_obstore(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
+    check_signed(url, options)
     store = ObjectStore(_obstore_from_url(url, options), read_only=read_only)
     return ZarrObjects(store, public_url(url), secrets=_secrets(url, options))
 
@@ -258,6 +260,8 @@ def _translate(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
     out = {"retry_config": _RETRIES, **flat}
     if scheme == "http":
         client.setdefault("allow_http", True)
+    if scheme not in ("http", "https") and "anon" in out:
+        out["skip_signature"] = out.pop("anon")
     if scheme in ("s3", "s3a"):
         out = {_S3_NAMES.get(k, k): v for k, v in out.items()}
         if str(out.get("endpoint", "")).startswith("http://"):
