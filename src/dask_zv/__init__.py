@@ -40,6 +40,7 @@ import pkgutil
 from typing import Any
 
 from dask_zv._xarray_hook import register_accessors as _register_accessors
+from dask_zv.errors import did_you_mean as _did_you_mean
 
 _HOMES = {
     alias.name: node.module
@@ -54,7 +55,7 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'dask_zv' has no attribute {name!r}")
+        raise AttributeError(f"module 'dask_zv' has no attribute {name!r}{_did_you_mean(name, __all__)}")
     home = importlib.import_module(str(_HOMES[name]))
     globals()[name] = value = importlib.import_module(f"dask_zv.{name}") if home.__name__ == __name__ else getattr(home, name)
     return value

@@ -24,6 +24,7 @@ the caller from any worker.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 _PLACES = ("store", "array", "chunk", "offset")
@@ -45,6 +46,21 @@ def escaped(text: str) -> str:
     x\\x1b[2J
     """
     return _CONTROL.sub(lambda c: c[0].encode("unicode_escape").decode(), text)
+
+
+def did_you_mean(given: object, known: Iterable[object]) -> str:
+    """Return the end of an error about an unknown name: which known one it is near to; empty where it is near to none.
+
+    Examples
+    --------
+    >>> did_you_mean("overwite", ["error", "overwrite"])
+    "; did you mean 'overwrite'?"
+    """
+    import difflib
+
+    names = {str(name).casefold(): str(name) for name in known}
+    near = difflib.get_close_matches(str(given).casefold(), names, 1)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def _rebuild(cls: type[ZVError], message: str, places: dict[str, Any]) -> ZVError:

@@ -237,8 +237,6 @@ def bad_points():
         "ids that no partition has": bad("name of a column", spread(TABLE), object_ids=ZEROS),
         "a scalar": bad("one value", attributes={"mass": 1.0}),
         "no values": bad("one value|dtype", attributes={"mass": None}),
-        "a lazy attribute": bad("'mass' is lazy", attributes={"mass": lazily(ZEROS)}),
-        "lazy ids": bad("'object_ids' is lazy", object_ids=lazily(ZEROS)),
         "in memory beside unknown": bad("'mass' is in memory.*compute_chunk_sizes", unknown(POINTS), attributes={"mass": ZEROS}),
         "a series of other partitions": bad(
             "'mass' has 3 partitions", lazily(POINTS), attributes={"mass": spread(pd.Series(ZEROS), 3)}
@@ -251,7 +249,8 @@ def bad_points():
         "ids of a frame that are floats": bad("integers", frame(cell=np.zeros(N)), object_ids="cell"),
         "attributes without ids": bad("pass object_ids=", object_attributes={"a": np.zeros(5)}),
         "groups without ids": bad("pass object_ids=", groups={0: [0]}),
-        "append": bad("'error' or 'overwrite'", mode="append"),
+        "append": bad("'error' or 'overwrite'.*pandas.concat", mode="append"),
+        "almost a mode": bad("did you mean 'overwrite'", mode="overwite"),
         "no mode": bad("'error' or 'overwrite'", mode=None),
         "clip": bad("'raise'", out_of_bounds="clip"),
         "a negative tolerance": bad("position_tolerance", position_tolerance=-1),
@@ -295,7 +294,8 @@ def bad_points():
             f"unknown attribute, {form}": bad("unknown column 'mas'.*mass", given, attributes=["mas"]),
             f"unknown ids, {form}": bad("unknown column 'cell'", given, object_ids="cell"),
             f"unknown axis, {form}": bad("unknown column 'z'", given.rename(columns={"z": "depth"})),
-            f"one name, {form}": bad("list of column names", given, attributes="mass"),
+            f"a name that is a near miss, {form}": bad("did you mean 'mass'", given, attributes={"heavy": "Mas"}),
+            f"texts for ids, {form}": bad("number them.*pandas.factorize", of(frame(who=WORDS)), object_ids="who"),
             f"an axis for an attribute, {form}": bad("axis", given, attributes=["x"]),
             f"time zones, {form}": bad(r"'when'.*tz_convert\(None\)", of(frame(when=DATES))),
             f"ids with holes, {form}": bad(
@@ -424,7 +424,6 @@ BAD: dict[str, dict[str, Bad]] = {
         "vertex_ids that are floats": bad("vertex_ids are integers", parents=CHAIN, vertex_ids=np.arange(N) * 1.0),
         "no such column of ids": bad("unknown column 'n' for vertex_ids", frame(up=CHAIN), parents="up", vertex_ids="n"),
         "too few vertex_ids": bad("vertex_ids have 59 rows", parents=CHAIN, vertex_ids=np.arange(59)),
-        "lazy parents alone": bad("'parents' is lazy and positions are not", parents=lazily(CHAIN)),
         "missing parents": bad("row 0 has a missing value.*roots are -1", frame(up=pd.Series([None, *CHAIN[1:]], dtype="Int64")), parents="up"),
         "NaN for a root": bad("integers, not float64", frame(up=[np.nan, *CHAIN[1:]]), parents="up"),
         "not a number": bad("NaN and infinite", but(POINTS, (5, 1), np.nan), parents=CHAIN),

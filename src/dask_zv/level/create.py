@@ -18,7 +18,7 @@ from dask_zv.format.grids import GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import NOT_FOR_AXES, Axis, RootMetadata, ome_collection, parse_axes
-from dask_zv.geometry.kinds import KINDS
+from dask_zv.geometry.kinds import KINDS, geometry_named
 from dask_zv.geometry.points import POINT_CLOUD
 from dask_zv.level.contents import StoreContents
 from dask_zv.spatial.grid import as_box
@@ -48,8 +48,7 @@ def create_contents(
 ) -> StoreContents:
     """Make an empty store, see :func:`dask_zv.create`."""
     chosen = layout_for(check_layout(layout, "grid"))
-    if geometry not in KINDS:
-        raise InputError(f"geometry {geometry!r}: one of {', '.join(KINDS)}")
+    geometry = geometry_named(geometry)
     if not chosen.has_tables and KINDS[geometry].link:
         raise InputError(
             f"layout per_chunk (ZV 0.7) can't hold a {geometry} soundly: its writers and readers lose or mix up the links of "

@@ -105,7 +105,8 @@ class ObjectIndex:
         found[found] = known[at[found]] == ids[found]
         if not found.all():
             bad = int(ids[~found][0])
-            which = f"the {self.count:,} ids are {known[0]} to {known[-1]}, with gaps" if self.count else "there are none"
+            which = f"the {self.count:,} ids are {known[0]} to {known[-1]}" if self.count else "there are none"
+            which += ", with gaps" if self.count and self.count <= int(known[-1]) - int(known[0]) else ""
             raise NotFoundError(f"no object {bad}: {which}", store=self._source.where())
         return np.asarray(at if self.order is None else self.order[at], np.int64)
 

@@ -12,7 +12,7 @@ from dask.task_spec import List
 from numpy.typing import NDArray
 
 from dask_zv.config import settings
-from dask_zv.errors import InputError
+from dask_zv.errors import InputError, did_you_mean
 from dask_zv.geometry.kinds import LINKED, PATHS, kind_of
 from dask_zv.geometry.result import Geometry
 from dask_zv.graph.builder import GraphBuilder
@@ -42,7 +42,7 @@ def read_level(
     """Plan the reading of a level, see :meth:`Level.read`; run it where `compute`."""
     has_objects, kind = level.source.schema.has_objects, level.kind
     if order not in (None, "chunk", "object"):
-        raise InputError(f"order is 'chunk' or 'object', not {order!r}")
+        raise InputError(f"order is 'chunk' or 'object', not {order!r}{did_you_mean(order, ('chunk', 'object'))}")
     if (objects is not None or order == "object") and not has_objects:
         raise InputError(f"{level.url} has no objects: leave out objects= and order='object'")
     cuts = bbox is not None or chunks is not None

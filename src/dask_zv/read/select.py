@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import InputError, NotFoundError
+from dask_zv.errors import InputError, NotFoundError, did_you_mean
 from dask_zv.format.keys import coords_to_keys, is_spatial_key, parse_key
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.contents import LevelContents
@@ -116,7 +116,8 @@ def choose_attributes(
     if unknown:
         if f"vertex_attributes/{unknown[0]}" in level.group:  # one that is left out: this says why
             AttributeSchema.from_attributes(unknown[0], level.group.read_array_meta(f"vertex_attributes/{unknown[0]}"))
-        raise InputError(f"no attribute {unknown[0]!r}: the level has {', '.join(known) or 'none'}")
+        near = did_you_mean(unknown[0], known)
+        raise InputError(f"no attribute {unknown[0]!r}: the level has {', '.join(known) or 'none'}{near}")
     return tuple(own[n] for n in names if n in own), tuple(i for i, n in enumerate(of_links) if n in names)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dask_zv.errors import InputError
+from dask_zv.errors import InputError, did_you_mean
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import parse_grid_document
 from dask_zv.format.keys import DOCUMENT, ancestors, join
@@ -110,7 +110,9 @@ def layout_for(name: str) -> Layout:
 def check_layout(layout: str | None, default: LayoutName) -> LayoutName:
     """Return the name of the layout that a new group gets."""
     if layout is not None and layout not in _LAYOUTS:
-        raise InputError(f"layout {layout!r} is not known: 'grid' (ZV 0.9) or 'per_chunk' (ZV 0.7)")
+        raise InputError(
+            f"layout {layout!r} is not known: 'grid' (ZV 0.9) or 'per_chunk' (ZV 0.7){did_you_mean(layout, _LAYOUTS)}"
+        )
     return default if layout is None else _LAYOUTS[layout].name
 
 

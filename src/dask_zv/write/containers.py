@@ -137,12 +137,12 @@ def split_missing(what: str, values: Any) -> tuple[NDArray[Any], NDArray[np.bool
     return np.asarray(np.ma.getdata(table)), missing if missing.any() else None
 
 
-def as_integers(what: str, values: NDArray[Any]) -> NDArray[np.int64]:
-    """Return ids or numbers of vertices as int64, from any integers."""
+def as_integers(what: str, values: NDArray[Any], hint: str = "") -> NDArray[np.int64]:
+    """Return ids or numbers of vertices as int64, from any integers; `hint` ends the error of others."""
     if not values.size:
         return values.astype(np.int64)  # an empty list is one of floats to numpy
     if values.dtype.kind not in "iu":
-        raise InputError(f"{what} are integers, not {values.dtype}")
+        raise InputError(f"{what} are integers, not {values.dtype}{hint}")
     if values.dtype.kind == "u" and int(values.max()) > _LAST_ID:
         row = int(np.argwhere(values > _LAST_ID)[0][0])
         raise InputError(f"{what}: row {row} has {int(values[row].max())}: ids are between 0 and 2**63 - 1")

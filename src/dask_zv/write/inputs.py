@@ -5,7 +5,7 @@ What may be given is the matter of :mod:`.containers`, how it is cut that of :mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 from dask.base import is_dask_collection
 from numpy.typing import NDArray
 
-from dask_zv.errors import InputError
+from dask_zv.errors import InputError, did_you_mean
 from dask_zv.geometry.schema import check_attribute_name
+from dask_zv.graph.run import computed
 from dask_zv.write.containers import (
     KINDS,
     as_array,
@@ -62,6 +63,9 @@ def _partitions(
     positions: Any, attributes: Any, axes: tuple[str, ...], consumed: Sequence[str], integers: Mapping[str, Any]
 ) -> Partitions:
     given = {k: v for k, v in integers.items() if v is not None}
+    if not is_dask_collection(positions):
+        given = _computed(given)
+        attributes = _computed(attributes) if isinstance(attributes, Mapping) else attributes
     if is_frame(positions):
         beside = is_frame(attributes) or isinstance(attributes, Mapping)
         names = _check_frame(positions, [] if beside else attributes, given, axes, consumed)
@@ -71,7 +75,11 @@ def _partitions(
             return cut_frame(VERTICES, positions, dtype, axes, specs, given)
         if is_frame(attributes):
             _check_same_rows(positions, attributes)
-        named: Any = attributes if beside else frame_arrays(positions, {n: n for n in names})
+        named: Any = attributes if beside else {n: n for n in names}
+        if isinstance(named, Mapping):
+            called = {k: v for k, v in named.items() if isinstance(v, str)}
+            _ = chosen_columns(positions, called.values(), ())
+            named = {**named, **frame_arrays(positions, called)}
         columns = {k: v for k, v in given.items() if isinstance(v, str)}
         given |= frame_arrays(positions, columns)
         for name, column in {**(named if isinstance(named, Mapping) else {}), **given}.items():
@@ -88,13 +96,24 @@ def _partitions(
     if is_frame(named):
         named = frame_arrays(named, {n: n for n in named.columns})
     named = {check_attribute_name(k, axes): v for k, v in (named or {}).items()}
-    points = as_array("positions", positions)
+    points = as_array("positions", _by_label(positions, axes))
     if is_dask_collection(points):
         return _from_dask(points, named, given, axes)
-    lazy = [k for k, v in {**named, **given}.items() if is_dask_collection(v)]
-    if lazy:
-        raise InputError(f"{lazy[0]!r} is lazy and positions are not: make positions a dask array, or compute it first")
     return _from_memory(points, named, given, axes)
+
+
+def _computed(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns beside positions that are in memory: they have as many rows, so there is room for them, too."""
+    return {name: computed(v) if is_dask_collection(v) else v for name, v in columns.items()}
+
+
+def _by_label(positions: Any, axes: tuple[str, ...]) -> Any:
+    """Return a DataArray (N, D) whose columns are labelled by the axes with these in the order of the axes."""
+    dims = getattr(positions, "dims", ())
+    if len(dims) != 2 or dims[1] not in getattr(positions, "coords", ()):
+        return positions
+    labels = positions.coords[dims[1]].values.tolist()
+    return positions[:, [labels.index(a) for a in axes]] if sorted(map(str, labels)) == sorted(axes) else positions
 
 
 def _check_same_rows(positions: Any, attributes: Any) -> None:
@@ -136,7 +155,7 @@ def _from_dask(points: Any, attributes: Mapping[str, Any], integers: Mapping[str
         if columns[name].ndim != 1:
             raise InputError(f"{name} must have the shape (N,), not {columns[name].shape}")
         if columns[name].dtype.kind not in "iu":
-            raise InputError(f"{name} are integers, not {columns[name].dtype}{hint(name)}")
+            raise InputError(f"{name} are integers, not {columns[name].dtype}{hint(name, columns[name].dtype)}")
     specs = [_describe(name, columns[name], attributes[name]) for name in attributes]
     return cut_arrays(VERTICES, points, columns, specs, tuple(integers))
 
@@ -173,11 +192,11 @@ def take_integers(table: Any, given: Any, name: str) -> tuple[NDArray[np.int64],
     consumed: tuple[str, ...] = ()
     if isinstance(given, str):
         if not is_frame(table) or given not in table.columns:
-            raise InputError(f"unknown column {given!r} for {name}")
+            raise unknown_column(given, table.columns if is_frame(table) else (), f" for {name}")
         column, consumed = table[given], (given,)
     values = from_objects(name, in_memory(name, column))
     if values.ndim != 1 or (len(values) and values.dtype.kind not in "iu"):
-        raise InputError(f"{name} are integers of the shape (N,), not {values.dtype} {values.shape}")
+        raise InputError(f"{name} are integers of the shape (N,), not {values.dtype} {values.shape}{hint(name, values.dtype)}")
     if len(values) != len(table):
         raise InputError(f"{name} have {len(values):,} rows, positions have {len(table):,}")
     return as_integers(name, values), consumed
@@ -203,29 +222,34 @@ def _check_frame(
         raise InputError(f"column {unnamed[0]!r}: attributes are named by strings; rename it, or list those to store")
     missing = [a for a in axes if a not in columns]
     if missing:
-        raise InputError(f"unknown column {missing[0]!r}: the axes are {', '.join(axes)}, the columns {', '.join(columns)}")
+        raise unknown_column(missing[0], columns, f" for an axis (they are {', '.join(axes)})")
     for name, column in integers.items():
         if column not in columns:
-            raise InputError(f"unknown column {column!r} for {name}: the columns are {', '.join(columns)}")
-    names = chosen_columns(frame, attributes, (*axes, *integers.values(), *consumed), "attributes", "positions")
+            raise unknown_column(column, columns, f" for {name}")
+    names = chosen_columns(frame, attributes, (*axes, *integers.values(), *consumed))
     for axis in axes:
         _position_column(axis, frame.dtypes[axis])
     for name, column in integers.items():
         if numeric_dtype(frame.dtypes[column]).kind not in "iu" and (is_dask_collection(frame) or len(frame)):
-            raise InputError(f"{name} {column!r} are integers, not {frame.dtypes[column]}{hint(name)}")
+            raise InputError(f"{name} {column!r} are integers, not {frame.dtypes[column]}{hint(name, frame.dtypes[column])}")
     return names
 
 
-def chosen_columns(frame: Any, attributes: Any, taken: Sequence[str], argument: str, table: str) -> list[str]:
+def chosen_columns(frame: Any, attributes: Any, taken: Sequence[str]) -> list[str]:
     """Return the columns of a frame that are attributes: those named, or where None all that are not `taken`."""
     columns = [c for c in frame.columns if isinstance(c, str)]
-    if isinstance(attributes, str):
-        raise InputError(f"{argument} is a list of column names where {table} are a DataFrame")
+    attributes = [attributes] if isinstance(attributes, str) else attributes
     names = [c for c in columns if c not in taken] if attributes is None else list(dict.fromkeys(map(str, attributes)))
     unknown = [n for n in names if n not in columns]
     if unknown:
-        raise InputError(f"unknown column {unknown[0]!r}: the columns are {', '.join(columns)}")
+        raise unknown_column(unknown[0], columns)
     return names
+
+
+def unknown_column(name: str, columns: Iterable[object], purpose: str = "") -> InputError:
+    """Return the error about a column that a table does not have."""
+    there = [str(c) for c in columns]
+    return InputError(f"unknown column {name!r}{purpose}: the columns are {', '.join(there)}{did_you_mean(name, there)}")
 
 
 def _position_column(name: str, dtype: Any) -> np.dtype[Any]:

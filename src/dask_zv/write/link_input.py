@@ -59,7 +59,7 @@ def partition_links(links: Any, attributes: Any, what: str, renumber: Renumber |
     if is_frame(links):
         ends = _end_columns(links, what)
         if not (is_frame(attributes) or isinstance(attributes, Mapping)):
-            names = chosen_columns(links, attributes, ends, f"{what}_attributes", f"{what}s")
+            names = chosen_columns(links, attributes, ends)
             if is_dask_collection(links):
                 return _from_frame(subject, links, ends, names, what)
             attributes = {n: links[n] for n in names}

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Literal, ParamSpec, Required, TypedDict, TypeVar, get_type_hints
 
+from dask_zv.errors import did_you_mean
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -94,7 +96,9 @@ def filled(function: Callable[P, R], signature: inspect.Signature, **hidden: Any
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{call.__name__}() {error}") from None
+            odd = next((name for name in kwargs if name not in signature.parameters), None)
+            near = "" if odd is None else did_you_mean(odd, signature.parameters)
+            raise TypeError(f"{call.__name__}() {error}{near}") from None
         return function(*args, **{**defaults, **kwargs})
 
     call.__signature__ = signature  # type: ignore[attr-defined]

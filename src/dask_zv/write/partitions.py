@@ -22,7 +22,7 @@ from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.builder import GraphBuilder, block_delayeds
 from dask_zv.graph.keeping import Kept, nbytes_of
 from dask_zv.graph.run import hold_on_workers
-from dask_zv.write.containers import KINDS, as_array, as_integers, column_of, in_memory, series_values
+from dask_zv.write.containers import KINDS, as_array, as_integers, column_of, in_memory, numeric_dtype, series_values
 
 INTEGERS = ("object_ids", "vertex_ids", "parents")
 """What a vertex can have besides its attributes: its object, its name, the name of its parent."""
@@ -238,10 +238,18 @@ def integer_column(what: str, name: str, values: Any) -> NDArray[np.int64]:
         given = as_array(what, values)
         if given.ndim != 1:
             raise InputError(f"{what} must have the shape (N,), not {given.shape}")
-        return as_integers(what, given)
     except InputError as error:
         raise InputError(f"{error.message}{hint(name)}") from None
+    return as_integers(what, given, hint(name, given.dtype))
 
 
-def hint(name: str) -> str:
-    return ": roots are -1, so fill what is missing, such as with .fillna(-1).astype(int)" if name == "parents" else ""
+def hint(name: str, dtype: Any = None) -> str:
+    """Return what to do about ids that are no integers."""
+    if name == "parents":
+        return ": roots are -1, so fill what is missing, such as with .fillna(-1).astype(int)"
+    if name != "object_ids" or dtype is None or numeric_dtype(dtype).kind not in "OUST":
+        return ""
+    return (
+        ": number them, and keep the names as an attribute of the objects: codes, names = pandas.factorize(ids), then "
+        "object_ids=codes, object_attributes={'name': names}"
+    )

@@ -29,7 +29,8 @@ from dask_zv.write.containers import (
     series_values,
     with_attrs,
 )
-from dask_zv.write.inputs import take_integers
+from dask_zv.write.inputs import take_integers, unknown_column
+from dask_zv.write.partitions import hint
 from dask_zv.write.scan import id_ranges
 
 _ROW = "dask_zv row in the input"
@@ -186,7 +187,8 @@ def _ids_of_paths(object_ids: Any, count: int) -> NDArray[np.int64]:
         return np.arange(count, dtype=np.int64)
     given = from_objects("object_ids", in_memory("object_ids", object_ids))
     if given.shape != (count,) or (count and given.dtype.kind not in "iu"):
-        raise InputError(f"object_ids are {count:,} integers, one for each, not {given.dtype} {given.shape}")
+        told = f"{given.dtype} {given.shape}{hint('object_ids', given.dtype)}"
+        raise InputError(f"object_ids are {count:,} integers, one for each, not {told}")
     ids = as_integers("object_ids", given)
     if count and int(ids.min()) < 0:
         raise InputError(f"object ids are between 0 and 2**63 - 1, found {ids.min()} to {ids.max()}")
@@ -330,7 +332,7 @@ def _in_order(what: str, values: Any, order: NDArray[np.intp]) -> Any:
 
 def _check_column(frame: Any, column: str) -> None:
     if column not in frame.columns:
-        raise InputError(f"unknown column {column!r} for sort_by: the columns are {', '.join(map(str, frame.columns))}")
+        raise unknown_column(column, frame.columns, " for sort_by")
 
 
 def _shuffled(frame: Any, ids: str, sort_by: str) -> Any:
@@ -340,7 +342,7 @@ def _shuffled(frame: Any, ids: str, sort_by: str) -> Any:
     from dask.delayed import delayed
 
     if ids not in frame.columns:
-        raise InputError(f"unknown column {ids!r} for object_ids: the columns are {', '.join(map(str, frame.columns))}")
+        raise unknown_column(ids, frame.columns, " for object_ids")
     meta = make_meta(frame)
     number = delayed(_numbered, pure=True)
     parts = [number(part, i, (ids, sort_by)) for i, part in enumerate(frame.to_delayed())]

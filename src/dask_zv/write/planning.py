@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import InputError, ReadOnlyError
+from dask_zv.errors import InputError, ReadOnlyError, did_you_mean
 from dask_zv.geometry.kinds import kind_of
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.graph.forks import check_writable
@@ -50,11 +50,18 @@ def level_to_write(store: StoreContents, geometries: Sequence[str], function: st
     """Return the level that a function may write to."""
     mode, out_of_bounds = options["mode"], options["out_of_bounds"]
     if mode not in ("error", "overwrite"):
-        raise InputError(f"mode is 'error' or 'overwrite', not {mode!r}")
+        near = did_you_mean(mode, ("error", "overwrite"))
+        if mode in ("append", "a"):
+            near = (
+                ": a level is written as a whole, and nothing is added to it later. Concatenate what belongs in it "
+                "(pandas.concat, dask.dataframe.concat, dask.array.concatenate) and write that, with mode='overwrite' over "
+                "what is there; or write the new rows into a store of their own"
+            )
+        raise InputError(f"mode is 'error' or 'overwrite', not {mode!r}{near}")
     policies = ("raise", "ignore", "expand") if function == "write_points" else ("raise", "expand")
     if out_of_bounds not in policies:
         said = " or ".join(map(repr, policies)) if len(policies) == 2 else "'raise', 'ignore' or 'expand'"
-        raise InputError(f"out_of_bounds is {said}, not {out_of_bounds!r}")
+        raise InputError(f"out_of_bounds is {said}, not {out_of_bounds!r}{did_you_mean(out_of_bounds, policies)}")
     if not isinstance(store, StoreContents):
         raise InputError(f"store is a dask_zv.Store (from dzv.create or dzv.open), not {type(store).__name__}")
     kinds = store.metadata.geometry_types

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.geometry.kinds import kind_of
+from dask_zv.geometry.kinds import geometry_named, kind_of
 from dask_zv.geometry.polylines import LINE
 from dask_zv.geometry.schema import Kind
 from dask_zv.graph.builder import refuse_expressions
@@ -59,7 +59,7 @@ def to_store(
     """Write a Dataset into a new store, see :meth:`ZVDatasetAccessor.to_store`; options are those of `create` and `write_*`."""
     refuse_expressions("to_store")
     shape = shape_of(ds)
-    kind = geometry or shape.kind
+    kind = shape.kind if geometry is None else geometry_named(geometry)
     if chunk_shape is None:
         chunk_shape = ds.attrs.get("chunk_shape")
         if chunk_shape is None:
