@@ -31,7 +31,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "modules entered: open and read a box": (35, 20),
     "modules entered: xarray, a box": (43, 25),
     "lines of src": (35_470, 28_000),
-    "lines of tests": (39_860, 32_000),
+    "lines of tests": (39_930, 32_000),
     "modules": (176, 120),
     f"modules over {LONG} lines without a reason": (0, 0),
     "modules in import circles": (0, 0),
