@@ -1,6 +1,6 @@
-"""The Python blocks of the README and of the guides run as they are, one after the other, and links lead somewhere.
+"""The Python blocks of the README and of the documentation run as they are, one after the other, and links are valid.
 
-In a guide, a block of plain text right below a block of Python is what that prints.
+A block of plain text right below a block of Python is what that block prints.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDES = tuple(
-    f"docs/{name}.md"
-    for name in (
-        "quickstart", "statistics", "tracks", "objects", "chunks", "moving", "whole", "hpc", "pictures",
-        "geometries", "xarray", "consumers", "icechunk",
-    )
+PAGES = (
+    "README.md",
+    *(
+        f"docs/{name}.md"
+        for name in (
+            "concepts", "quickstart", "statistics", "cluster", "tracks", "objects", "chunks", "moving", "whole", "hpc", "pictures",
+            "geometries", "xarray", "consumers", "icechunk", "internals",
+        )
+    ),
 )  # fmt: skip
 OF_ZARR_3_1 = ("-W", "ignore:The codec `vlen-bytes` is currently not part")
 """A warning of zarr's first releases of 3.1, about a codec of the format that it reads."""
@@ -56,17 +59,10 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("pages")
 
 
-def test_python_blocks_run(folder):
-    blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 3
-    assert "Report" in "".join(run_blocks(blocks, folder))
-
-
-@pytest.mark.parametrize("page", GUIDES)
-def test_guides_print_what_they_say(page, folder):
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_print_what_they_say(page, folder):
     text = (ROOT / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 2
     assert any(said for _, said in blocks)
     printed = run_blocks([code for code, _ in blocks], folder)
     for (code, said), found in zip(blocks, printed, strict=True):
