@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from dask.base import get_annotations
@@ -13,6 +15,10 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.task_spec import DataNode, GraphNode, List, Task, TaskRef
 
 from dask_zv.errors import InputError
+from dask_zv.graph.report import commit_in_fork
+from dask_zv.storage.handles import StoreHandle
+from dask_zv.storage.icechunk.fork import ForkSource, merge_forks, run_in_fork
+from dask_zv.storage.icechunk.session import fork_session
 
 T = TypeVar("T")
 
@@ -75,14 +81,30 @@ def as_delayed(key: str, tasks: Mapping[Any, Any], run: str) -> Delayed:
     return Delayed(key, HighLevelGraph(layers, {name: {given}, given: set()}), layer=name)
 
 
+@dataclass
+class _Forks:
+    """The forks of a session that the tasks of a graph store in."""
+
+    handle: StoreHandle
+    nodes: Any  # the fork, or what stands for it, that has the nodes which tasks write below
+    written: list[Any] = field(default_factory=list)  # those that are to be merged, in the order of their tasks
+
+
 class GraphBuilder:
     """A task dict under construction, with keys that are unique to the run.
 
     Unique, because a scheduler that still holds a future of the same key would not run the task again, and would
     answer a second write without writing. Keys begin with `name`; `watched` where somebody shows the blocks' progress.
+
+    `store` is what the tasks of :meth:`store` write to. Where that is an Icechunk session, each writes into a fork and returns
+    it beside its result; the last task runs in all forks merged. A task is given the fork with the nodes that were made before
+    it was added, for arrays must exist before their chunks, and one array made in two forks would be two; of what other tasks
+    stored it is given nothing: forks stay small. `forks` are those of earlier graphs of the same write, see :meth:`written`.
     """
 
-    def __init__(self, name: str = "zv", *, watched: bool = False) -> None:
+    def __init__(
+        self, name: str = "zv", *, watched: bool = False, store: StoreHandle | None = None, forks: Sequence[Any] = ()
+    ) -> None:
         self.tasks: dict[Any, Any] = {}
         self.run = uuid.uuid4().hex[:12]
         self.name = name
@@ -90,11 +112,18 @@ class GraphBuilder:
         self.lazy = False
         """Foreign tasks were taken in: not all that is needed is there already."""
         self._absorbed: dict[int, tuple[Any, dict[Any, Any]]] = {}
+        self._forks: _Forks | None = None
+        if store is not None and forks:
+            first = self.add(self.key("fork"), _itself, forks[0])
+            self._forks = _Forks(store, first, [first, *forks[1:]])
+        elif store is not None and (source := fork_session(store)) is not None:
+            first = self.add(self.key("fork"), ForkSource.begin, source)
+            self._forks = _Forks(store, first, [first])
 
     def sub(self, name: str) -> GraphBuilder:
         """Return a builder of the same graph whose keys have another name: for a second batch in it."""
         other = GraphBuilder(f"{self.name}-{name}", watched=self.watched)
-        other.tasks, other.run, other._absorbed = self.tasks, self.run, self._absorbed
+        other.tasks, other.run, other._absorbed, other._forks = self.tasks, self.run, self._absorbed, self._forks
         return other
 
     def key(self, kind: str, number: int | str = "") -> str:
@@ -106,6 +135,36 @@ class GraphBuilder:
         """Add a task and return a reference to its result."""
         self.tasks[key] = Task(key, function, *args)
         return TaskRef(key)
+
+    def store(self, key: str, function: Any, *args: Any, nodes: bool = False) -> TaskRef:
+        """Add a task that stores and return a reference to its result; with `nodes`, later tasks write below what it makes."""
+        if (forks := self._forks) is None:
+            return self.add(key, function, *args)
+        both = self.add(f"{key}-fork", run_in_fork, forks.handle, forks.nodes, nodes, function, *args)
+        # apart from the result, which may be large and which the merge has no use for
+        forks.written.append(self.add(f"{key}-changes", attrgetter("fork"), both))
+        if nodes:
+            forks.nodes = forks.written[-1]
+        return self.add(key, attrgetter("value"), both)
+
+    def commit(self, key: str, function: Any, *args: Any) -> Delayed:
+        """Add the last task of a write, which makes a report of all that was stored; return its ``Delayed``."""
+        if self._forks is None:
+            self.add(key, function, *args)
+        else:
+            self.add(key, commit_in_fork, self._forks.handle, self._merge(self._forks), function, *args)
+        return self.finish(key)
+
+    def written(self) -> list[TaskRef]:
+        """Return what the write's next graph needs as `forks`: nothing, except of a session."""
+        return [] if self._forks is None else [self._forks.nodes, self._merge(self._forks)]
+
+    def _merge(self, forks: _Forks) -> TaskRef:
+        def merge(depth: int, number: int, some: list[Any]) -> TaskRef:
+            return self.add(self.key("merge-forks", f"{depth}-{number}"), merge_forks, List(*some))
+
+        merged: TaskRef = reduce_tree(forks.written, merge)[0]
+        return merged
 
     def share(self, kind: str, value: Any) -> TaskRef:
         """Add a value that tasks share and return a reference to it: it is once in the graph, whatever their number."""
@@ -161,3 +220,7 @@ class GraphBuilder:
 
 def _as_tuple(*values: Any) -> tuple[Any, ...]:
     return values
+
+
+def _itself(value: Any) -> Any:
+    return value

@@ -1,12 +1,17 @@
-"""What a write did: the report that its caller gets."""
+"""What a write did: the report that its caller gets, and the one of a write that its Icechunk session does not know of yet."""
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from dask_zv.storage.handles import StoreHandle
+from dask_zv.storage.icechunk.fork import Fork, run_in_fork
+from dask_zv.storage.icechunk.merge import merge_into_session
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -134,6 +139,40 @@ class Report:
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+@dataclass(frozen=True, slots=True)
+class UncommittedReport(Report):
+    """The report of a write to an Icechunk session that the session does not know of yet: pass it to ``store.finish``.
+
+    What a Delayed of a write (``compute=False``) to a session computes to, on every scheduler. All that was stored is in a fork
+    of the session, which this carries; :meth:`Store.finish <dask_zv.Store.finish>` merges it, where the session is.
+    """
+
+    fork: Fork | None = field(default=None, repr=False, compare=False)
+
+    def plain(self) -> Report:
+        """Return the report alone."""
+        return Report(**_fields(self))
+
+
+def _fields(report: Report) -> dict[str, Any]:
+    return {f.name: getattr(report, f.name) for f in dataclasses.fields(Report)}
+
+
+def commit_in_fork(handle: StoreHandle, fork: Fork, function: Callable[..., Report], *args: Any) -> UncommittedReport:
+    """Run the last task of a write in a fork that has everything, and return that with its report."""
+    done = run_in_fork(handle, fork, True, function, *args, last=True)
+    return UncommittedReport(**_fields(done.value), fork=done.fork)
+
+
+def finish_write(handle: StoreHandle, result: Any) -> Any:
+    """Return the report of a write, its changes merged into the session where there are any."""
+    if not isinstance(result, UncommittedReport):
+        return result
+    if result.fork is not None:
+        merge_into_session(handle, result.fork)
+    return result.plain()
 
 
 def _array_rows(arrays: Mapping[str, int]) -> list[tuple[str, int | None, int]]:

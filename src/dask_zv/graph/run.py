@@ -27,6 +27,7 @@ from dask_zv.config import settings
 from dask_zv.errors import PlanError
 from dask_zv.graph.progress import Progress, shown_blocks, watch_cluster, watch_local
 from dask_zv.storage.handles import StoreHandle, process_token
+from dask_zv.storage.icechunk.session import can_fork
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -111,15 +112,18 @@ def check_reachable(handle: StoreHandle) -> None:
         return
     handle.check_process()
     client = active_client()
-    elsewhere = False
     if client is not None:
-        tokens = client.run(process_token)
-        elsewhere = any(t != process_token() for t in tokens.values())
+        elsewhere = any(t != process_token() for t in client.run(process_token).values())
     else:
-        get = current_scheduler()
-        elsewhere = getattr(get, "__module__", "") == "dask.multiprocessing"
+        elsewhere = getattr(current_scheduler(), "__module__", "") == "dask.multiprocessing"
     if elsewhere:
         raise handle.out_of_reach()
+
+
+def check_writable(handle: StoreHandle) -> None:
+    """Raise :class:`PlanError` where tasks of the active scheduler can't write to a store, not even in forks."""
+    if not can_fork(handle):
+        check_reachable(handle)
 
 
 def hold_on_workers(pieces: Sequence[Any]) -> list[Any]:

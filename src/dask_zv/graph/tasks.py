@@ -16,10 +16,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dask.delayed import Delayed
-from dask.task_spec import List, TaskRef
+from dask.task_spec import List, Task, TaskRef
 
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.forks import makes_nodes
 from dask_zv.graph.progress import tell, topic_of
 from dask_zv.graph.report import BlockTime, Report
 from dask_zv.storage.faults import counted_retries
@@ -29,7 +28,7 @@ from dask_zv.storage.layout import layout_for, must_prepare
 from dask_zv.storage.layout import prepare as prepare_nodes
 from dask_zv.storage.local import sweep
 from dask_zv.storage.receipts import Receipt, combine_receipts
-from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec, normalise
+from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec, EncodedBlock, normalise
 
 _LOG = logging.getLogger("dask_zv.blocks")
 
@@ -60,7 +59,7 @@ def run_block_and_commit(blocks: Sequence[tuple[BlockSpec, Any]], spec: CommitSp
 
 def add_preparation(builder: GraphBuilder, spec: CommitSpec) -> list[TaskRef]:
     """Add what must be done before any block is stored; return what blocks wait for."""
-    return [builder.add(builder.key("prepare"), prepare, spec)] if must_prepare(spec) else []
+    return [builder.store(builder.key("prepare"), prepare, spec, nodes=True)] if must_prepare(spec) else []
 
 
 def add_block(
@@ -70,12 +69,28 @@ def add_block(
     payload: Any,
     before: Sequence[TaskRef] = (),
     note: Callable[[BlockResult], BlockResult] | None = None,
+    kind: str = "vertices",
 ) -> TaskRef:
     """Add the task that stores a block; `note` sees its result there."""
-    key = builder.key("store", number)
+    key = builder.key("store" if kind == "vertices" else f"store-{kind}", number)
     topic = topic_of(builder.run) if builder.watched else ""
     spec = dataclasses.replace(spec, topic=topic) if topic else spec
-    return builder.add(key, run_block, "vertices", number, key, note, spec, builder.payload(payload, inline=True), *before)
+    return builder.store(key, run_block, kind, number, key, note, spec, builder.payload(payload, inline=True), *before)
+
+
+def add_blocks_of_new_arrays(
+    builder: GraphBuilder, kind: str, spec: BlockSpec, blocks: Sequence[tuple[int, Task]]
+) -> list[TaskRef]:
+    """Add the tasks that store blocks, by number what encodes each, into arrays that only the encoded blocks name.
+
+    Where the store wants nodes before chunks, all are encoded, and the arrays made, before the first is stored.
+    """
+    if not spec.place.handle.is_session:
+        return [add_block(builder, number, spec, encode, kind=kind) for number, encode in blocks]
+    encoded = [builder.add(builder.key(f"encode-{kind}", n), encode.func, *encode.args) for n, encode in blocks]
+    names = [builder.add(builder.key("segments", i), _names_of, ref) for i, ref in enumerate(encoded)]
+    made = [builder.store(builder.key("arrays"), _make_arrays, spec, List(*names), nodes=True)]
+    return [add_block(builder, n, spec, ref, made, kind=kind) for (n, _), ref in zip(blocks, encoded, strict=True)]
 
 
 def add_commit(
@@ -93,8 +108,7 @@ def add_commit(
         # the commit wants receipts alone: what else a block returns may be large
         receipts = [builder.add(builder.key("receipt", i), _without_extra, r) for i, r in enumerate(results)]
     end = builder.key("commit")
-    builder.add(end, _commit_after, spec, List(*receipts), List(*waiting))
-    return builder.finish(end)
+    return builder.commit(end, _commit_after, spec, List(*receipts), List(*waiting))
 
 
 def _without_extra(result: BlockResult) -> BlockResult:
@@ -150,8 +164,12 @@ def store_block(spec: BlockSpec, payload: Any) -> BlockResult:
     return BlockResult.of(payload, receipt, started)
 
 
-@makes_nodes
-def make_arrays(spec: BlockSpec, names: Sequence[Sequence[str]]) -> None:
+def _names_of(encoded: EncodedBlock) -> list[str]:
+    """Return the arrays that a block stores into."""
+    return sorted(encoded.metadata)
+
+
+def _make_arrays(spec: BlockSpec, names: Sequence[Sequence[str]]) -> None:
     """Make the nodes of arrays that only the data told of, in a store that wants them before their chunks."""
     assert spec.grid is not None
     arrays = {name for part in names for name in part}
@@ -159,7 +177,6 @@ def make_arrays(spec: BlockSpec, names: Sequence[Sequence[str]]) -> None:
     make_nodes(open_objects(spec.place.handle), spec.place.prefix, {name: known[name] for name in arrays & set(known)})
 
 
-@makes_nodes
 def prepare(spec: CommitSpec) -> None:
     """Make the nodes that must exist before their chunks, or mark what is to be replaced."""
     prepare_nodes(spec)

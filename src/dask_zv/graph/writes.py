@@ -22,10 +22,10 @@ from dask_zv.errors import InputError, PlanError, ZVWarning
 from dask_zv.format.documents import to_json
 from dask_zv.format.keys import check_chunk_key, join
 from dask_zv.graph.builder import GraphBuilder, is_future, is_lazy
-from dask_zv.graph.forks import check_writable, finish_write, undone_on_failure, write_in_forks
-from dask_zv.graph.report import Report
-from dask_zv.graph.run import active_client, check_reachable, compute_one, current_scheduler, hold_on_workers
+from dask_zv.graph.report import Report, finish_write
+from dask_zv.graph.run import active_client, check_reachable, check_writable, compute_one, current_scheduler, hold_on_workers
 from dask_zv.graph.tasks import build_write_graph, run_block_and_commit
+from dask_zv.storage.icechunk.session import undone_on_failure
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.nodes import as_bytes, check_array_name
 from dask_zv.storage.objects import Address, Objects, place_url
@@ -187,10 +187,10 @@ class WriteBatch:
         is passed to :meth:`finish`.
         """
         if self._delayed is None:
-            builder = GraphBuilder(watched=bool(self._progress))
+            builder = GraphBuilder(watched=bool(self._progress), store=self._place.handle)
             blocks, spec = self._plan(builder.run)
             held = list(zip((block for block, _ in blocks), self._payloads([p for _, p in blocks]), strict=True))
-            self._delayed = write_in_forks(build_write_graph(builder, held, spec), builder.run, self._place.handle)
+            self._delayed = build_write_graph(builder, held, spec)
         return self._delayed
 
     def finish(self, result: Report) -> Report:

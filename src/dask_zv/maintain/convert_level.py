@@ -294,8 +294,7 @@ def _objects_along(
     rank = level.source.rank
     metadata += object_metadata(plan, rank, place.layout)
     table = builder.add(builder.key("objects", level.number), _fragments, level.source)
-    nodes_first = open_objects(place.handle).nodes_first
-    return write_object_index(builder, place, plan, rank, [table], nodes_first=nodes_first)[0]
+    return write_object_index(builder, place, plan, rank, [table])[0]
 
 
 def _fragments(source: Any) -> BlockExtra:

@@ -161,7 +161,7 @@ def _copy(place: Place, move: Move, cells: Sequence[tuple[int, ...]]) -> tuple[s
     """Copy some objects of an array to their new keys; return their places before, and the stamps of the copies."""
     objects = open_objects(place.handle)
     path = join(place.prefix, move.array)
-    if objects.nodes_first:  # the keys must lie inside the array's extents; the origin is still the old one
+    if place.handle.is_session:  # the keys must lie inside the array's extents; the origin is still the old one
         _stretch(objects, path, move.after)
     moves = [(cell_path(path, c), cell_path(path, [a + s for a, s in zip(c, move.shift, strict=True)])) for c in cells]
     gone = StoreError("an object is gone: another writer changed the level; expand the store again")

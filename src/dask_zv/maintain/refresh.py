@@ -227,11 +227,11 @@ def _rebuild_tables(level: LevelContents) -> None:
         _correct_link_counts(level, objects)
     if level.source.schema.has_objects:
         found = count_lengths(level.source, level.chunks, level.index)
-        write_lengths(place, [(found.ids, found.lengths)], objects.nodes_first)
+        write_lengths(place, [(found.ids, found.lengths)])
     links = level.found_links(0) if level.has_implied_edges else None
     if links is not None and not level.is_chunked_skeleton and links.source.crossing is None:
         counts = count_parents(LevelRows(level.source, level.chunks), links.source)
-        write_edge_table(place, np.column_stack([level.chunks.coords, counts]), objects.nodes_first)
+        write_edge_table(place, np.column_stack([level.chunks.coords, counts]))
 
 
 def _correct_link_counts(level: LevelContents, objects: Objects) -> None:

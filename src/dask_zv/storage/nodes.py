@@ -166,8 +166,7 @@ def merged_documents(
 def put_documents(objects: Objects, documents: Sequence[tuple[str, bytes]]) -> None:
     """Store documents and objects all at once; where the store wants nodes first, one after the other."""
     if objects.nodes_first:
-        for key, data in documents:
-            objects.put(key, data)
+        objects.put_many([documents])
     else:
         objects.put_all(documents)
 
@@ -180,6 +179,7 @@ def storing_order(objects: Objects, document: T, contents: T) -> tuple[T, T]:
 def announce_array(objects: Objects, path: str, document: bytes) -> None:
     """Store an array's document before its chunks, where the store wants that; who calls stores another after them."""
     if objects.nodes_first:
+        ensure_groups(objects, [path.rpartition("/")[0]])
         objects.put(join(path, DOCUMENT), document)
 
 

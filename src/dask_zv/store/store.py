@@ -16,7 +16,7 @@ from dask_zv.errors import FormatError, InputError, escaped
 from dask_zv.format.metadata import Axis
 from dask_zv.geometry.points import POINT_CLOUD
 from dask_zv.geometry.result import Geometry, Links
-from dask_zv.graph.forks import finish_write
+from dask_zv.graph.report import Report, finish_write
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import create_contents
 from dask_zv.level.source import ChunkTable, LevelSource
@@ -28,8 +28,6 @@ from dask_zv.store.html import level_summary_html, store_summary_html
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
-
-    from dask_zv.graph.report import Report
 
 
 class Level(LevelContents):

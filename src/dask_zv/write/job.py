@@ -65,7 +65,6 @@ class Job:
     plan: BlockPlan
     block: BlockSpec
     commit: CommitSpec
-    nodes_first: bool  # the store wants nodes before chunks
     partitions: Partitions
     conversion: Conversion
     scan: Scan
@@ -162,15 +161,15 @@ class Job:
                 if self.block.grid is None and (blobs := object_blobs(objects)):
                     encoded = EncodedBlock({(array, key): data for array, key, data in blobs})
                     key = builder.key("objects")
-                    more.append(builder.add(key, run_block, "objects", 0, "", None, BlockSpec(place), encoded))
+                    more.append(builder.store(key, run_block, "objects", 0, "", None, BlockSpec(place), encoded))
                 written, crossings = write_object_index(
-                    builder, place, objects, self.conversion.grid.ndim, results, nodes_first=self.nodes_first,
+                    builder, place, objects, self.conversion.grid.ndim, results,
                     crossings=links is not None and links.crossings,
                 )  # fmt: skip
                 waiting += written
             if self.trees:
                 key = builder.key("edge-counts")
-                waiting.append(builder.add(key, write_edge_counts, place, List(*results), self.nodes_first))
+                waiting.append(builder.store(key, write_edge_counts, place, List(*results)))
             if links is not None:
                 more += links.add(self, builder, results, crossings)
             return waiting, more

@@ -9,7 +9,6 @@ graph, neighbouring parts and partitions are taken together.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,7 @@ from dask_zv.geometry.links import (
 from dask_zv.geometry.rows import LinkRows
 from dask_zv.geometry.schema import LINK_FRAGMENTS, AttributeSchema
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.progress import topic_of
-from dask_zv.graph.tasks import make_arrays, run_block
+from dask_zv.graph.tasks import add_blocks_of_new_arrays
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.specs import BlockResult, BlockSpec, EncodedBlock
@@ -123,7 +121,7 @@ class GivenLinks(LinkWriter):
             joined = builder.add(key, join_and_route, family, plan, what, one_object, links, List(*found))
             for b in blocks_of(groups):
                 routed[b].append(builder.add(builder.key("route", f"{number}-{b}"), dict.get, joined, b))
-        return store_links(builder, job.block, family, self.attributes, routed, nodes_first=job.nodes_first)
+        return store_links(builder, job.block, family, self.attributes, routed)
 
 
 def _grouped(
@@ -222,33 +220,7 @@ def store_links(
     family: LinkFamily,
     attributes: tuple[AttributeSchema, ...],
     pieces: Sequence[Sequence[TaskRef]],
-    *,
-    nodes_first: bool,
 ) -> list[TaskRef]:
-    """Add the tasks that store each block's records; return their results.
-
-    Which segments there are is known when the records are. Where the store wants nodes before chunks, all blocks are encoded,
-    and the arrays made, before the first is stored.
-    """
+    """Add the tasks that store each block's records; return their results. Which segments there are, only the records tell."""
     blocks = [(b, Task(None, encode_block_links, family, attributes, List(*found))) for b, found in enumerate(pieces) if found]
-    if not nodes_first:
-        return [add_links(builder, b, spec, encoded) for b, encoded in blocks]
-    refs = []
-    for b, encoded in blocks:
-        key = builder.key("encode-links", b)
-        refs.append(builder.add(key, encoded.func, *encoded.args))
-    names = [builder.add(builder.key("segments", i), names_of, r) for i, r in enumerate(refs)]
-    made = builder.add(builder.key("arrays"), make_arrays, spec, List(*names))
-    return [add_links(builder, b, spec, ref, made) for (b, _), ref in zip(blocks, refs, strict=True)]
-
-
-def add_links(builder: GraphBuilder, number: int, spec: BlockSpec, encoded: Any, *before: TaskRef) -> TaskRef:
-    """Add the task that stores a block of links."""
-    key = builder.key("store-links", number)
-    spec = replace(spec, topic=topic_of(builder.run) if builder.watched else "")
-    return builder.add(key, run_block, "links", number, key, None, spec, encoded, *before)
-
-
-def names_of(encoded: EncodedBlock) -> list[str]:
-    """Return the arrays that a block stores into."""
-    return sorted(encoded.metadata)
+    return add_blocks_of_new_arrays(builder, "links", spec, blocks)

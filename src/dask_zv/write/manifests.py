@@ -22,7 +22,6 @@ from dask_zv.format.objects import elements_document, manifests_document
 from dask_zv.geometry.block import BlockExtra, Fragments
 from dask_zv.geometry.links import LinkRecords
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.forks import makes_nodes
 from dask_zv.graph.run import hold_if_large
 from dask_zv.level.source import MANIFESTS_CRC32C
 from dask_zv.spatial.grouping import group_by_chunk
@@ -41,7 +40,6 @@ def write_object_index(
     rank: int,
     results: Sequence[TaskRef],
     *,
-    nodes_first: bool,
     crossings: bool = False,
 ) -> tuple[list[TaskRef], list[TaskRef]]:
     """Add the tasks that write the manifests from what the blocks report.
@@ -53,7 +51,7 @@ def write_object_index(
     """
     tables: list[TaskRef] = []
     if layout_for(place.layout).has_tables:
-        tables = write_object_tables(builder, place, plan, results, nodes_first=nodes_first)
+        tables = write_object_tables(builder, place, plan, results)
     if plan.count == 0:
         return tables, []
     ids_checksums = tables[0] if tables else None
@@ -63,11 +61,13 @@ def write_object_index(
 
     def add_document(checksums: Sequence[TaskRef], ids: TaskRef | None, after: Sequence[TaskRef]) -> TaskRef:
         key = builder.key("object-index", len(checksums))
-        return builder.add(key, write_manifests_document, place, plan.count, plan.chunk, List(*checksums), ids, List(*after))
+        return builder.store(key, write_manifests_document, place, plan.count, plan.chunk, List(*checksums), ids, List(*after))
 
     before: list[TaskRef] = []
-    if nodes_first:
-        before.append(builder.add(builder.key("object-index"), _make_manifests, place, plan.count, plan.chunk, List(*results)))
+    if place.handle.is_session:
+        key = builder.key("object-index")
+        args = place, plan.count, plan.chunk, [], None, List(*results)
+        before.append(builder.store(key, write_manifests_document, *args, nodes=True))
     written: list[TaskRef] = []
     crossed: list[TaskRef] = []
     for i, (first, ids) in enumerate(plan.cut(step)):
@@ -78,11 +78,11 @@ def write_object_index(
         gathered = builder.add(builder.key("objects-of", i), _gather_fragments, rank, List(*pieces))
         key = builder.key("manifests", i)
         mine = hold_if_large(ids, ids.nbytes)
-        written.append(builder.add(key, _write_manifests, place, plan.chunk, first, mine, gathered, List(*before)))
+        written.append(builder.store(key, _write_manifests, place, plan.chunk, first, mine, gathered, List(*before)))
         if crossings:
             crossed.append(builder.add(builder.key("crossings", i), _crossings, gathered))
     checksums = [builder.add(builder.key("checksums", i), _checksums, w) for i, w in enumerate(written)]
-    lengths = builder.add(builder.key("lengths"), _write_lengths, place, List(*written), nodes_first)
+    lengths = builder.store(builder.key("lengths"), _write_lengths, place, List(*written))
     return [*tables, lengths, add_document(checksums, ids_checksums, [])], crossed
 
 
@@ -108,8 +108,8 @@ def _checksums(written: _Written) -> list[int]:
     return written.checksums
 
 
-def _write_lengths(place: Place, written: Sequence[_Written], nodes_first: bool) -> None:
-    write_lengths(place, [(w.ids, w.lengths) for w in written], nodes_first)
+def _write_lengths(place: Place, written: Sequence[_Written]) -> None:
+    write_lengths(place, [(w.ids, w.lengths) for w in written])
 
 
 def _gather_fragments(rank: int, pieces: Sequence[Fragments | None]) -> Fragments:
@@ -167,12 +167,6 @@ def _write_manifests(
         checksums.append(crc32c(data))
         store.put(f"{path}/c/{start // chunk}", data)
     return _Written(checksums, known, lengths)
-
-
-@makes_nodes
-def _make_manifests(place: Place, count: int, chunk: int, after: Sequence[Any]) -> None:
-    """Make the array, in a store that wants it before its cells."""
-    write_manifests_document(place, count, chunk, [], None, after)
 
 
 def write_manifests_document(

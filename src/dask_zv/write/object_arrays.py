@@ -28,7 +28,7 @@ from dask_zv.level.source import MANIFESTS_CRC32C
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for
-from dask_zv.storage.nodes import ensure_groups
+from dask_zv.storage.nodes import announce_array
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.specs import BlockResult, Place
 from dask_zv.write.object_plan import ObjectPlan, expand_ranges
@@ -114,19 +114,17 @@ def old_object_nodes(objects: Objects, prefix: str, plan: ObjectPlan | None, lay
     return [*old, *(f"object_index/manifests/c/{n}" for n in cells if n.isdigit() and int(n) >= chunks)]
 
 
-def write_object_tables(
-    builder: GraphBuilder, place: Place, plan: ObjectPlan, results: Sequence[TaskRef], *, nodes_first: bool
-) -> list[TaskRef]:
+def write_object_tables(builder: GraphBuilder, place: Place, plan: ObjectPlan, results: Sequence[TaskRef]) -> list[TaskRef]:
     """Add the tasks that store ids, attributes and groups; return what the commit waits for, the ids' checksums first.
 
-    They need nothing of the blocks, but where nodes come first, the groups above them are made before any block.
+    They need nothing of the blocks, but in a session the groups above them are made before any block.
     """
-    after = List(*results[:1]) if nodes_first else List()
+    after = List(*results[:1]) if place.handle.is_session else List()
     out: list[TaskRef] = []
 
     def add(name: str, function: Any, *arguments: Any) -> None:
         key = builder.key("objects", name)
-        out.append(builder.add(key, function, place, *arguments, nodes_first, after))
+        out.append(builder.store(key, function, place, *arguments, after))
 
     if plan.count:
         add("ids", _write_ids, hold_if_large(plan.ids, plan.ids.nbytes))
@@ -141,12 +139,12 @@ def write_object_tables(
     return out
 
 
-def _write_ids(place: Place, ranges: NDArray[np.int64], nodes_first: bool, _: Sequence[Any]) -> list[int]:
+def _write_ids(place: Place, ranges: NDArray[np.int64], _: Sequence[Any]) -> list[int]:
     ids = expand_ranges(ranges)
-    return _write_table(place, "object_index/object_ids", ids.astype("<i8"), _NO_ID, {}, nodes_first)
+    return _write_table(place, "object_index/object_ids", ids.astype("<i8"), _NO_ID, {})
 
 
-def _write_attribute(place: Place, name: str, whole: bool, values: NDArray[Any], nodes_first: bool, _: Sequence[Any]) -> None:
+def _write_attribute(place: Place, name: str, whole: bool, values: NDArray[Any], _: Sequence[Any]) -> None:
     attributes: dict[str, Any] = {
         "zv_array": "object_attribute",
         "name": name,
@@ -156,12 +154,12 @@ def _write_attribute(place: Place, name: str, whole: bool, values: NDArray[Any],
     }
     if whole and values.dtype.kind == "U":
         attributes[WHOLE_STRINGS] = len(values)
-    _write_table(place, f"object_attributes/{name}", values, sentinel(values.dtype), attributes, nodes_first)
+    _write_table(place, f"object_attributes/{name}", values, sentinel(values.dtype), attributes)
 
 
-def _write_group_attribute(place: Place, name: str, values: NDArray[Any], nodes_first: bool, _: Sequence[Any]) -> None:
+def _write_group_attribute(place: Place, name: str, values: NDArray[Any], _: Sequence[Any]) -> None:
     attributes = {"zv_array": "groupings_attribute", "name": name, "dtype": str(values.dtype), "shape": list(values.shape)}
-    _write_table(place, f"group_attributes/{name}", values, sentinel(values.dtype), attributes, nodes_first)
+    _write_table(place, f"group_attributes/{name}", values, sentinel(values.dtype), attributes)
 
 
 def _write_table(
@@ -170,7 +168,6 @@ def _write_table(
     values: NDArray[Any],
     fill: Any,
     attributes: Mapping[str, Any],
-    nodes_first: bool,
     rows: int = _ROWS,
 ) -> list[int]:
     """Store an array with a row to an object: all of its chunks (of at most `rows`), then the document that says so.
@@ -182,8 +179,7 @@ def _write_table(
     codec = Zstd(level=0, checksum=True)
     objects, path = open_objects(place.handle), join(place.prefix, array)
     _make_room(place, array)
-    if nodes_first:
-        objects.put(f"{path}/{DOCUMENT}", table_document(values.shape, values.dtype, chunk, fill, attributes))
+    announce_array(objects, path, table_document(values.shape, values.dtype, chunk, fill, attributes))
     checksums: list[int] = []
     tail = "/0" * (values.ndim - 1)
     pending: list[list[tuple[str, bytes]]] = []
@@ -206,7 +202,7 @@ def _write_table(
     return checksums
 
 
-def write_lengths(place: Place, parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], nodes_first: bool) -> None:
+def write_lengths(place: Place, parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> None:
     """Store the table of objects, see :mod:`dask_zv.read.object_lengths`.
 
     `parts` are (ids, lengths), ascending by id. Where a length is not known (-1) there is no table.
@@ -216,29 +212,27 @@ def write_lengths(place: Place, parts: Sequence[tuple[NDArray[np.int64], NDArray
         return
     table = np.stack([ids, lengths], axis=1).astype("<i8")
     about = {"zv_array": "dask_zv_objects", "columns": ["object_id", "vertex_count"], VALUES_CRC32C: values_checksum(table)}
-    _write_table(place, OBJECT_LENGTHS, table, _NO_ID, about, nodes_first, _ALL_ROWS)
+    _write_table(place, OBJECT_LENGTHS, table, _NO_ID, about, _ALL_ROWS)
 
 
-def write_edge_counts(place: Place, results: Sequence[BlockResult], nodes_first: bool) -> None:
+def write_edge_counts(place: Place, results: Sequence[BlockResult]) -> None:
     """Store how many links the chunks of a level of skeletons have, see :data:`EDGE_COUNTS`."""
     found = [r.extra.edges for r in results if isinstance(r.extra, BlockExtra) and r.extra.edges is not None]
     if not found:
         return
     table = np.concatenate(found)
-    write_edge_table(place, table[np.lexsort(table[:, -2::-1].T)], nodes_first)
+    write_edge_table(place, table[np.lexsort(table[:, -2::-1].T)])
 
 
-def write_edge_table(place: Place, table: NDArray[np.int64], nodes_first: bool) -> None:
+def write_edge_table(place: Place, table: NDArray[np.int64]) -> None:
     """Store a table (n, K + 1) of chunks and the links of each, ascending by chunk."""
     table = np.ascontiguousarray(table, "<i8")
     columns = ["chunk coordinates", "nodes with a parent"]
     about = {"zv_array": EDGE_COUNTS, "columns": columns, VALUES_CRC32C: values_checksum(table)}
-    _write_table(place, EDGE_COUNTS, table, _NO_ID, about, nodes_first, _ALL_ROWS)
+    _write_table(place, EDGE_COUNTS, table, _NO_ID, about, _ALL_ROWS)
 
 
-def _write_groups(
-    place: Place, members: Sequence[NDArray[np.int64]], names: Sequence[str], nodes_first: bool, _: Sequence[Any]
-) -> None:
+def _write_groups(place: Place, members: Sequence[NDArray[np.int64]], names: Sequence[str], _: Sequence[Any]) -> None:
     """Store the groups: one element each, all in one chunk, as other readers want them."""
     objects, path = open_objects(place.handle), join(place.prefix, "groups")
     attributes: dict[str, Any] = {"zv_array": "groups", "num_groups": len(members)}
@@ -248,8 +242,7 @@ def _write_groups(
     cells[:] = encode_group_elements(members)
     data = bytes(Zstd(level=0, checksum=True).encode(VLenBytes().encode(cells)))
     _make_room(place, "groups")
-    if nodes_first:
-        objects.put(f"{path}/{DOCUMENT}", elements_document(len(members), len(members), attributes))
+    announce_array(objects, path, elements_document(len(members), len(members), attributes))
     objects.put(f"{path}/c/0", data)
     marked = {**attributes, MANIFESTS_CRC32C: [crc32c(data)]}
     objects.put(f"{path}/{DOCUMENT}", elements_document(len(members), len(members), marked))
@@ -260,5 +253,3 @@ def _make_room(place: Place, array: str) -> None:
     objects, path = open_objects(place.handle), join(place.prefix, array)
     if objects.list_dir(path):
         objects.delete_prefix(path)
-    if objects.nodes_first:  # they were made before the blocks, if there were blocks
-        ensure_groups(objects, [path.rpartition("/")[0]])

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from dask_zv.errors import InputError, ReadOnlyError, did_you_mean
 from dask_zv.geometry.kinds import kind_of
 from dask_zv.geometry.schema import PointSchema
-from dask_zv.graph.forks import check_writable
 from dask_zv.graph.report import Report
-from dask_zv.graph.run import task_memory
+from dask_zv.graph.run import check_writable, task_memory
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import position_dtype
 from dask_zv.spatial.grid import Box, ChunkGrid
@@ -175,7 +174,6 @@ def plan_write(
         plan,
         block,
         commit,
-        opened.nodes_first,
         partitions,
         conversion,
         scan,

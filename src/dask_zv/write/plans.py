@@ -286,7 +286,7 @@ def planner(prepare: Callable[P, Write], write: Callable[..., Any]) -> Callable[
         with keep_on_client():
             made = prepare(*args, **kwargs)
         job = made.job.stamped()
-        if job.nodes_first:
+        if job.commit.place.handle.is_session:
             raise InputError(
                 "a plan is run by processes that share nothing but the store, and a transaction (Icechunk) lives in one: write "
                 "on a cluster, without a plan",

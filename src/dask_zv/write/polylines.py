@@ -19,13 +19,14 @@ from dask_zv.geometry.polylines import LINE, POLYLINE, STREAMLINE, encode_polyli
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
+from dask_zv.graph.tasks import add_block
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.specs import BlockSpec, EncodedBlock
 from dask_zv.write.containers import position_attrs
 from dask_zv.write.inputs import partition_input
 from dask_zv.write.job import Job, LinkWriter
-from dask_zv.write.links import add_links, route_links, store_links
+from dask_zv.write.links import route_links, store_links
 from dask_zv.write.options import PathOptions, WriteOptions, with_options
 from dask_zv.write.path_input import PathInput, line_input, path_input, sort_paths
 from dask_zv.write.planning import level_to_write, plan_write, scan_input
@@ -231,7 +232,7 @@ class GridPathLinks(LinkWriter):
             routed = builder.add(builder.key("route", i), route_links, self.family, job.plan, crossing)
             for b, share in enumerate(pieces):
                 share.append(builder.add(builder.key("links", f"{i}-{b}"), dict.get, routed, b))
-        return store_links(builder, job.block, self.family, (), pieces, nodes_first=job.nodes_first)
+        return store_links(builder, job.block, self.family, (), pieces)
 
 
 class PerChunkPathLinks(LinkWriter):
@@ -250,7 +251,7 @@ class PerChunkPathLinks(LinkWriter):
     def add(self, job: Job, builder: GraphBuilder, results: list[TaskRef], crossings: list[TaskRef]) -> list[TaskRef]:
         """Add the task; return its result."""
         encoded = Task(None, _encode_cross_links, self.rank, job.commit.replace, List(*crossings))
-        return [add_links(builder, 0, BlockSpec(job.block.place), encoded)]
+        return [add_block(builder, 0, BlockSpec(job.block.place), encoded, kind="links")]
 
 
 def _encode_cross_links(rank: int, replace: bool, parts: Sequence[LinkRecords]) -> EncodedBlock:

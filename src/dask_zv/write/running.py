@@ -17,13 +17,12 @@ from dask_zv.config import settings
 from dask_zv.errors import PlanError, StoreError, ZVError
 from dask_zv.format.keys import join
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.forks import WaveForks, finish_write, undone_on_failure, write_in_forks
 from dask_zv.graph.progress import Progress, block_keys
-from dask_zv.graph.report import Report
+from dask_zv.graph.report import Report, finish_write
 from dask_zv.graph.run import compute_many, compute_one, hold_if_large
-from dask_zv.graph.tasks import prepare
 from dask_zv.level.contents import LevelContents
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.icechunk.session import undone_on_failure
 from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.local import sweep
 from dask_zv.storage.marks import JOURNAL, written_stamp
@@ -58,7 +57,7 @@ class Write:
             job, done = self._earlier()
         # a transaction forgets receipts with all else, and small writes begin again
         large = job.nbytes >= settings().journal_bytes and not place.handle.one_process
-        if len(job) and not job.nodes_first and (self.options["resume"] or large):
+        if len(job) and not place.handle.is_session and (self.options["resume"] or large):
             job = job.stamped()
             journal = Journal(place, job.digest, job.plan.starts)
         progress = bool(self.options["progress"])
@@ -180,12 +179,11 @@ def build_job(
     job: Job, done: Mapping[int, BlockResult], journal: Journal | None, *, progress: bool, spill: str | None
 ) -> Delayed:
     """Return the whole write as one graph, without the blocks that are done."""
-    builder = GraphBuilder(f"zv-{job.name}", watched=progress)
+    builder = GraphBuilder(f"zv-{job.name}", watched=progress, store=job.commit.place.handle)
     left = [n for n in range(len(job)) if n not in done]
     refs: dict[int, Any] = dict(job.add_blocks(builder, left, spill=spill, journal=journal))
     refs |= hand_in(builder, done)
-    end = job.add_end(builder, [refs[n] for n in range(len(job))], spill)
-    return write_in_forks(end, builder.run, job.commit.place.handle)
+    return job.add_end(builder, [refs[n] for n in range(len(job))], spill)
 
 
 def run_job(job: Job, done: Mapping[int, BlockResult], journal: Journal | None, *, progress: bool) -> Report:
@@ -226,25 +224,27 @@ def _run_in_waves(
     shown: Progress | None,
 ) -> Report:
     results: dict[int, Any] = dict(done)
-    forks = WaveForks(job.commit.place.handle, lambda: prepare(job.commit))
+    forks: Sequence[Any] = ()  # what was stored in forks of a session so far
+    store, watched = job.commit.place.handle, shown is not None
     for wave in waves:
-        builder = GraphBuilder(f"zv-{job.name}", watched=shown is not None)
+        builder = GraphBuilder(f"zv-{job.name}", watched=watched, store=store, forks=forks)
         spill = spill_directory(job.nbytes * len(wave) // len(job))
         refs = job.add_blocks(builder, wave, spill=spill, journal=journal)
         try:
-            wanted = forks.wave([builder.finish(str(refs[n].key)) for n in wave], builder.run)
+            wanted = [builder.finish(str(ref.key)) for ref in (*(refs[n] for n in wave), *builder.written())]
             begun = job.release if wave is waves[-1] else None
-            stored = forks.unwrap_results(compute_many(wanted, progress=shown, hold=True, begun=begun))
+            stored = compute_many(wanted, progress=shown, hold=True, begun=begun)
         finally:
             if spill is not None:
                 remove_spill(spill)
-        results |= dict(zip(wave, stored, strict=True))
-    builder = GraphBuilder(f"zv-{job.name}", watched=shown is not None)
+        results |= dict(zip(wave, stored, strict=False))
+        forks = stored[len(wave) :]
+    builder = GraphBuilder(f"zv-{job.name}", watched=watched, store=store, forks=forks)
     refs = hand_in(builder, results)
     end = job.add_end(builder, [refs[n] for n in range(len(job))])
     if shown is not None:
         shown.add(len(block_keys(builder.tasks)))
-    report: Report = compute_one(forks.end(end, builder.run), progress=shown)
+    report: Report = compute_one(end, progress=shown)
     return report
 
 

@@ -19,7 +19,7 @@ import json
 import pickle
 import uuid
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from zarr.buffer import default_buffer_prototype
 
 from dask_zv.errors import PlanError, StoreError
 from dask_zv.format.keys import DOCUMENT, ancestors
-from dask_zv.storage.handles import process_token
+from dask_zv.storage.handles import StoreHandle, opened_as, process_token
 from dask_zv.storage.objects import BytesLike
 from dask_zv.storage.zarr_objects import ZarrObjects
 
@@ -260,7 +260,7 @@ class ForkSource:
     `shared`: all tasks may share one fork, where the graph is not sent anywhere: on the local schedulers of one process.
     """
 
-    def __init__(self, fork: Fork, *, shared: bool = True) -> None:
+    def __init__(self, fork: Fork, shared: bool = True) -> None:
         self._fork = fork
         self._shared = shared
 
@@ -268,11 +268,7 @@ class ForkSource:
         return hashlib.sha256(self._fork.data).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _sent, (self._fork,)
-
-    def copy(self) -> Fork:
-        """Return a fork that nobody shares."""
-        return self._fork
+        return ForkSource, (self._fork, False)
 
     def begin(self) -> Fork:
         """Return the first fork of a graph."""
@@ -281,8 +277,25 @@ class ForkSource:
         return dataclasses.replace(self._fork, data=b"", live=_Live(self._fork.open()))
 
 
-def _sent(fork: Fork) -> ForkSource:
-    return ForkSource(fork, shared=False)
+@dataclass(frozen=True, slots=True)
+class InFork:
+    """What a function returned, and the fork that it wrote into."""
+
+    value: Any
+    fork: Fork
+
+
+def run_in_fork(
+    handle: StoreHandle, fork: Fork, nodes: bool, function: Callable[..., Any], *args: Any, last: bool = False
+) -> InFork:
+    """Call a function that stores, with a fork in place of `handle`'s session.
+
+    `nodes` where later ones are given what it has done; `last` where it is given what all others have.
+    """
+    objects = ForkObjects(fork, guarded=not nodes, last=last)
+    with opened_as(handle, objects):
+        value = function(*args)
+    return InFork(value, fork.written(objects))
 
 
 def merge_forks(forks: Sequence[Fork]) -> Fork:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from zarr.core.sync import sync
@@ -85,6 +86,19 @@ def _is_absent(error: Exception) -> bool:
     if kind is not None:
         return str(kind) == "object-not-found"
     return says(error, "No data in memory found", "object not found") and not says(error, "NoSuchBucket")
+
+
+@contextmanager
+def undone_on_failure(handle: StoreHandle) -> Iterator[None]:
+    """Discard what a failed graph has written into a session that can't be forked, unless it had changes of others before."""
+    session = session_of(handle)
+    clean = session is not None and not session.has_uncommitted_changes
+    try:
+        yield
+    except BaseException:
+        if session is not None and clean:
+            session.discard_changes()
+        raise
 
 
 def check_not_committed(session: Session, url: str) -> None:
