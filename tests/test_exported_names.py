@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import inspect
+import pickle
 import pydoc
 import re
 import subprocess
@@ -96,5 +98,21 @@ def test_former_names_still_answer():
     report = dask_zv.write_points(store, [[1.0, 2.0], [3.0, 14.0]])
     with pytest.warns(DeprecationWarning, match="Level.chunks"):
         assert len(store.level(0).lookup) == 2
+    for name in ("source", "index", "place", "offset", "is_packed"):
+        with pytest.warns(DeprecationWarning, match=f"Level.{name} is internal"):
+            assert getattr(store.level(0), name) is getattr(store.level(0)._contents, name) or name == "place"
+    with pytest.warns(DeprecationWarning, match="Store.handle"):
+        assert store.handle is store._contents.handle
     with pytest.warns(DeprecationWarning, match="files"):
         assert report.stored_objects == report.files
+
+
+def test_stores_and_levels_show_a_short_list():
+    store = dask_zv.create({}, chunk_shape=(10, 10))
+    shown = {*dir(store), *dir(store.level(0))}
+    assert not {"found_links", "handle", "index", "lookup", "offset", "place", "prefix", "source"} & shown
+    assert "Contents" not in str(inspect.signature(dask_zv.write_points))
+    with pytest.raises(AttributeError, match="'Level' object has no attribute 'nonsense'"):
+        store.level(0).nonsense  # noqa: B018
+    again = pickle.loads(pickle.dumps(store.level(0)))
+    assert again.url == store.level(0).url

@@ -107,7 +107,7 @@ def reopen(place, mode="r"):
 
 def catalogued(place):
     """Return the chunks of each array by the catalog."""
-    catalog = load_catalog(open_objects(reopen(place).handle), "0")
+    catalog = load_catalog(open_objects(reopen(place)._contents.handle), "0")
     assert catalog is not None
     return {a: sorted(".".join(map(str, c)) for c in catalog.coords[catalog.chunks_of(a)].tolist()) for a in catalog.arrays}
 
@@ -126,12 +126,12 @@ def assert_holds(place, keys):
     assert_lists(place, keys)
     assert catalogued(place) == {array: sorted(keys) for array in ARRAYS}
     assert confirmed(place) == set(ARRAYS)
-    assert locks.LOCK_NAME not in open_objects(reopen(place).handle).list_dir("0")
+    assert locks.LOCK_NAME not in open_objects(reopen(place)._contents.handle).list_dir("0")
 
 
 def confirmed(place):
     """Return the arrays that the catalog describes and whose documents say the same."""
-    objects = open_objects(reopen(place).handle)
+    objects = open_objects(reopen(place)._contents.handle)
     return set(GridArrays(objects, "0", load_catalog(objects, "0")).catalogued(ARRAYS))
 
 
@@ -170,7 +170,7 @@ def test_two_writers_of_one_shard(local, known):
         before = [*before, "9.9"]
         for array in ARRAYS:
             group.write_bytes(array, "9.9", payload(array, "9.9", 5))
-        assert load_catalog(open_objects(store.handle), "0") is None
+        assert load_catalog(open_objects(store._contents.handle), "0") is None
     said = run(*(Writer(local, do="batches", rounds=[[k]], pause_put=0.3, pause=0.3) for k in ("0.1", "1.0")))
     fine = [k for k, s in zip(("0.1", "1.0"), said, strict=True) if s == "done"]
     refused = [s for s in said if s != "done"]
@@ -204,7 +204,7 @@ def test_two_write_points(local):
     said = run(*(Writer(local, do="points", seed=s, n=400, pause=0.4) for s in (1, 2)))
     assert sorted(s.split()[0] for s in said) in (["PlanError", "done"], ["StoreError", "done"]), said
     assert all("mode='overwrite'" in s for s in said if s != "done")
-    assert locks.LOCK_NAME not in open_objects(reopen(local).handle).list_dir("0")
+    assert locks.LOCK_NAME not in open_objects(reopen(local)._contents.handle).list_dir("0")
     # the blocks of the second may have replaced those of the first: an answer is one of the two, or an error
     try:
         found = reopen(local).level(0).read()
@@ -234,7 +234,7 @@ def test_unbatched_writes_of_many_threads(place, kind, shards):
     group = reopen(place).level(0).group
     assert group.list_chunks("vertices") == [f"{i // 4}.{i % 4}" for i in range(16)]
     assert [group.read_bytes("vertices", f"{i // 4}.{i % 4}") for i in range(16)] == [bytes([i]) * (i + 1) for i in range(16)]
-    assert locks.LOCK_NAME not in open_objects(reopen(place).handle).list_dir("0")
+    assert locks.LOCK_NAME not in open_objects(reopen(place)._contents.handle).list_dir("0")
 
 
 def test_single_writes_beside_batches(place):

@@ -83,7 +83,7 @@ def pause_before_puts(seconds: float) -> None:
 def hold(store: dzv.Store, seconds: float) -> None:
     from dask_zv.storage.handles import open_objects
 
-    with locks.commit_lock(open_objects(store.handle), "0"):
+    with locks.commit_lock(open_objects(store._contents.handle), "0"):
         print("held", flush=True)
         time.sleep(seconds)
 

@@ -255,7 +255,7 @@ def _chunks(store: dzv.Store) -> Answer:
     out: Answer = {}
     for level in _levels(store):
         table = level.chunks
-        assert table.coords.shape == (len(table), level.source.rank)
+        assert table.coords.shape == (len(table), level._contents.source.rank)
         assert table.rows.shape == (len(table),)
         assert not len(table) or int(table.rows.min()) >= 0
         assert len(set(map(tuple, table.coords.tolist()))) == len(table)
@@ -279,9 +279,9 @@ def _read_box(store: dzv.Store) -> Answer:
 @_way("store: objects", "object", "group", "dask_zv_objects")
 def _objects(store: dzv.Store) -> Answer:
     level = store.level(0)
-    if not level.source.schema.has_objects:
+    if not level._contents.source.schema.has_objects:
         return {}
-    index = level.index
+    index = level._contents.index
     ids = index.ids
     assert ids.shape == (index.count,)
     assert len(np.unique(ids)) == len(ids)
@@ -301,10 +301,10 @@ def _objects(store: dzv.Store) -> Answer:
 @_way("store: lengths of objects", "object_index", "dask_zv_objects", "vertex_fragments")
 def _lengths(store: dzv.Store) -> Answer:
     level = store.level(0)
-    if not level.source.schema.has_objects:
+    if not level._contents.source.schema.has_objects:
         return {}
-    found = object_lengths(level.source, level.chunks, level.index)
-    assert len(found.ids) == len(found.lengths) == level.index.count
+    found = object_lengths(level._contents.source, level.chunks, level._contents.index)
+    assert len(found.ids) == len(found.lengths) == level._contents.index.count
     assert not len(found) or (int(found.lengths.min()) >= 0 and bool((found.ids[1:] > found.ids[:-1]).all()))
     return {"ids": _plain(found.ids), "lengths": _plain(found.lengths)}
 
@@ -314,10 +314,10 @@ def _links(store: dzv.Store) -> Answer:
     out: Answer = {}
     for level in _levels(store):
         for delta in (0, 1):
-            if level.found_links(delta) is None:
+            if level._contents.found_links(delta) is None:
                 continue
             found = level.links(delta)
-            assert found.chunks.shape == (len(found), found.width, level.source.rank)
+            assert found.chunks.shape == (len(found), found.width, level._contents.source.rank)
             assert found.rows.shape == (len(found), found.width)
             assert all(len(v) == len(found) for v in found.attributes.values())
             out[f"{level.number} {delta}"] = _plain(found.chunks), _plain(found.rows), _plain(found.attributes)
@@ -325,7 +325,7 @@ def _links(store: dzv.Store) -> Answer:
 
 
 def _dataset(store: dzv.Store, view: str) -> Answer:
-    if view == "objects" and not store.level(0).source.schema.has_objects:
+    if view == "objects" and not store.level(0)._contents.source.schema.has_objects:
         return {}
     with xr.open_dataset(store.url.removeprefix("file://"), engine="zv", view=view) as lazy:
         ds = lazy.load()

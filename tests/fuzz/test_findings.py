@@ -81,8 +81,8 @@ def everything(root: Path) -> None:
     """Read a level in every way that there is."""
     level = dzv.open(root).level(0)
     level.read()
-    level.read(objects=level.index.ids[:1].tolist(), order="object")
-    level.index.attributes()
+    level.read(objects=level._contents.index.ids[:1].tolist(), order="object")
+    level._contents.index.attributes()
     for view in ("spatial", "objects"):
         with xr.open_dataset(root, engine="zv", view=view) as ds:
             ds.load()
@@ -309,7 +309,7 @@ def test_tables_that_claim_to_be_large(skeleton, array, shape):
     def read() -> None:
         everything(skeleton)
         level = dzv.open(skeleton).level(0)
-        _ = level.index.tables.groups
+        _ = level._contents.index.tables.groups
 
     assert peak_of(read) < 120
 

@@ -137,8 +137,8 @@ def read(site: Site) -> None:
     store = dzv.open(site.root)
     level = store.level(0)
     level.read()
-    if level.source.schema.has_objects:
-        level.read(objects=level.index.ids[:1].tolist())
+    if level._contents.source.schema.has_objects:
+        level.read(objects=level._contents.index.ids[:1].tolist())
     repr(store)
     store._repr_html_()
     with xr.open_dataset(site.root, engine="zv") as ds:

@@ -242,14 +242,22 @@ def test_nothing_that_is_shown_or_stored_has_a_secret(kind, bucket, caplog, tmp_
         report = delayed.compute()
         _check(repr(report), str(report), report._repr_html_(), report.log().to_string())
         level = dzv.open(target, **more).level(0)
-        of_level = (level.store, level, level.group, level.source, level.place, level.store.handle, level.group.backend)
+        of_level = (
+            level.store,
+            level,
+            level.group,
+            level._contents.source,
+            level._contents.place,
+            level.store._contents.handle,
+            level.group.backend,
+        )
         for shown in (store, *of_level):
             _check(repr(shown), str(shown))
             if hasattr(shown, "_repr_html_"):
                 _check(shown._repr_html_())
-        _check(level.url, level.group.url, repr(level.group.attrs), repr(level.index), repr(level.chunks))
-        _check(repr(vars(open_objects(level.store.handle)).get("url")))
-        _check(dask.base.tokenize(level.store.handle), level.source.token)
+        _check(level.url, level.group.url, repr(level.group.attrs), repr(level._contents.index), repr(level.chunks))
+        _check(repr(vars(open_objects(level.store._contents.handle)).get("url")))
+        _check(dask.base.tokenize(level.store._contents.handle), level._contents.source.token)
         _check(*_graph_texts(level.read(compute=False)))
         ds = xr.open_dataset(target, engine="zv", chunks={}, **more)
         _check(repr(ds), ds._repr_html_(), repr(ds.attrs), repr(ds.encoding))
@@ -264,7 +272,7 @@ def test_nothing_that_is_shown_or_stored_has_a_secret(kind, bucket, caplog, tmp_
             receipt = plan.run(0)
             receipt.save(tmp_path / "receipt")
             _check(repr(plan), repr(receipt), (tmp_path / "receipt").read_bytes().decode("latin-1"), plan.digest)
-    stored = open_objects(level.store.handle)
+    stored = open_objects(level.store._contents.handle)
     for key in stored.list_prefix(""):
         _check(key, (stored.get(key) or b"").decode("latin-1"))
     _check(caplog.text)
@@ -290,8 +298,8 @@ def test_failing_tasks_of_a_cluster_tell_no_secret(kind, bucket, refusing, threa
     try:
         with Client(thread_cluster) as client:
             level = dzv.open(target, **more).level(0)
-            vertices = [k for k in open_objects(level.store.handle).list_prefix("0/vertices") if "/c/" in k]
-            open_objects(dzv.open(target, "r+", **more).handle).delete_many(vertices)
+            vertices = [k for k in open_objects(level.store._contents.handle).list_prefix("0/vertices") if "/c/" in k]
+            open_objects(dzv.open(target, "r+", **more)._contents.handle).delete_many(vertices)
             _fail(level.read)
             ds = xr.open_dataset(target, engine="zv", chunks={}, **more)
             _fail(lambda: ds["x"].compute())

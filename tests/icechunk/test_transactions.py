@@ -328,7 +328,7 @@ def test_another_process_holds_the_session(repo, use_scheduler):
     """What travels is a key: where it is used elsewhere, the error says what to do."""
     session = repo.writable_session("main")
     store = create(session)
-    sent = pickle.dumps(store.handle)
+    sent = pickle.dumps(store._contents.handle)
     with use_scheduler("distributed") as client:
         error = client.submit(use_elsewhere, sent, pure=False).result()
     assert "commit it" in error

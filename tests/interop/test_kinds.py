@@ -178,8 +178,8 @@ def test_vertices_outside_of_the_boxes_of_their_chunks_are_found(release, open_k
     fails(dzv.FormatError, strays, ds.zv.sel, bbox=box)
     fails(dzv.FormatError, strays, lambda: ds.sel(x=slice(90, 95)).load())
     fails(dzv.FormatError, strays, lambda: dzv.open(store.url, mode="r+").refresh())
-    assert not store.level(0).source.catalogued
-    assert not dzv.open(store.url).level(0).source.catalogued
+    assert not store.level(0)._contents.source.catalogued
+    assert not dzv.open(store.url).level(0)._contents.source.catalogued
 
 
 @pytest.fixture(params=[("grid", 1), ("grid", 8), ("per_chunk", 1)], ids=["grid", "packed", "per_chunk"])

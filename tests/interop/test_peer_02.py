@@ -60,7 +60,7 @@ def test_we_read_what_it_writes(name, exchange, tmp_path):
         assert set(told["warnings"]) == SPURIOUS["0.2"]
     if name in ("batched_objects", "unbatched"):  # a refresh gives them a catalog
         copy = shutil.copytree(path, tmp_path / name)
-        assert dzv.open(copy, mode="r+").refresh().level(0).source.catalogued
+        assert dzv.open(copy, mode="r+").refresh().level(0)._contents.source.catalogued
         after = dzv.open(copy).level(0).read()
         same(after.positions, ours.positions)
         for key, values in ours.attributes.items():
@@ -130,7 +130,7 @@ def test_edits_are_read_as_edited(name, shards, exchange, tmp_path):
     with dask.config.set(scheduler="sync"):
         dzv.open(edit.path, mode="r+").refresh()
     level = dzv.open(edit.path).level(0)
-    assert level.source.catalogued
+    assert level._contents.source.catalogued
     assert int(level.chunks.rows.sum()) == len(edit.positions)
     edit.check()
 

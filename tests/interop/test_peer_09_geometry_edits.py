@@ -73,7 +73,7 @@ def test_what_we_write_onto_its_stores_is_ours_alone(name, exchange, tmp_path):
     links = level.links()
     if case.kind != "skeleton":
         assert told["counts"]["num_links"] == len(links) > 0
-    assert level.offset is None
+    assert level._contents.offset is None
     if "pyramid" in name:
         assert any(before for _, before in coarser)
         fails(dzv.NotFoundError, None, level.links, 1)
@@ -84,7 +84,7 @@ def test_what_we_write_onto_its_stores_is_ours_alone(name, exchange, tmp_path):
 
 
 def n_links(store, number):
-    return [d for d in (-2, -1, 1) if store.level(number).found_links(d) is not None]
+    return [d for d in (-2, -1, 1) if store.level(number)._contents.found_links(d) is not None]
 
 
 @pytest.mark.parametrize("name", ["lines_by_attribute", "polylines_by_attribute", "graph_by_attribute", "mesh_by_attribute"])

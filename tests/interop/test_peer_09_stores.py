@@ -212,7 +212,7 @@ def test_its_declarations_are_read(exchange):
 def overwrite(path, **more):
     store = dzv.open(path, mode="r+")
     ndim = store.metadata.ndim
-    dtype = store.level(0).source.schema.dtype
+    dtype = store.level(0)._contents.source.schema.dtype
     positions = (points_of(150, ndim=ndim, seed=9) * 0.9).astype(dtype)  # within the bounds, which are those of its data
     if dtype.kind == "i":
         positions = np.unique(positions, axis=0)

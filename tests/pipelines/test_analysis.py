@@ -156,7 +156,7 @@ def test_every_chunk_and_object_of_golden_stores_is_as_if_read_alone(path, sync)
         for key, rows, at in zip(keys_of(found), found.rows, found.values["value"], strict=True):
             assert len(kept[at]) == rows
             assert_equal_geometry(kept[at], level.read(chunks=[key], order="chunk"), FIELDS)
-        if not level.source.schema.has_objects:
+        if not level._contents.source.schema.has_objects:
             continue
         keep, kept = collecting()
         found = map_objects(level, keep, rows_per_task=30)

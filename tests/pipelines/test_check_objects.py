@@ -50,7 +50,7 @@ def test_edits_that_agree_are_seen_at_opening_when_asked(path):
 def test_tokens_are_those_of_the_edited_store(path):
     def token():
         level = dzv.open(path, check_objects=True).level(0)
-        return level.source.catalogued, level.source.token
+        return level._contents.source.catalogued, level._contents.source.token
 
     (catalogued, before), tokens = token(), set()
     assert catalogued, "nothing changed keeps the catalog"

@@ -91,7 +91,7 @@ def test_every_form_holds_the_same(layout, to, shard_chunks, objects):
     same(source, converted)
     assert report.rows == N
     assert report.chunks == len(source.level(0).chunks) == len(converted.level(0).chunks)
-    assert converted.level(0).source.catalogued, "the copy has a catalog of its own"
+    assert converted.level(0)._contents.source.catalogued, "the copy has a catalog of its own"
 
 
 @pytest.mark.parametrize(

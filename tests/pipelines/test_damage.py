@@ -381,7 +381,7 @@ def test_an_edit_by_another_tool_is_read(catalog, whole, copy, cells):
     assert level_of(path).group.read_bytes("vertex_attributes/mass", VICTIM) == mass.tobytes()
     assert whole.check(path, ["all", "box", "column", "objects", "xarray", "bytes"]) == {}
     dzv.open(path, mode="r+").refresh()
-    assert level_of(path).source.catalogued
+    assert level_of(path)._contents.source.catalogued
     assert answer(level_of(path).read()) == expected
 
 
@@ -415,7 +415,7 @@ def test_an_edit_that_changes_the_rows(catalog, whole, copy, cells):
     else:
         assert of_xarray(path) == expected["mass"][1]
     dzv.open(path, mode="r+").refresh()
-    assert level_of(path).source.catalogued
+    assert level_of(path)._contents.source.catalogued
     assert rows_of(path)[VICTIM] == keep
     assert answer(level_of(path).read()) == expected
     assert of_xarray(path) == expected["mass"][1]
@@ -473,7 +473,7 @@ def test_a_copied_store_keeps_its_catalog(whole, copy):
         if place.is_file():
             os.utime(place, ns=(10**18 + number, 10**18 + number))
     assert whole.check(path) == {}
-    assert level_of(path).source.catalogued
+    assert level_of(path)._contents.source.catalogued
 
 
 def test_a_damaged_catalog_is_rebuilt(whole, copy):
@@ -486,7 +486,7 @@ def test_a_damaged_catalog_is_rebuilt(whole, copy):
                 level_of(path).read()
         dzv.open(path, mode="r+").refresh()
         assert whole.check(path) == {}
-        assert level_of(path).source.catalogued
+        assert level_of(path)._contents.source.catalogued
 
 
 def test_refresh_refuses_a_loss(whole, copy):

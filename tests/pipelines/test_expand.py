@@ -56,7 +56,7 @@ def test_chunks_further_out_can_be_written(target, shard_chunks, bounds, key, po
     store.expand(bounds)
     opened = dzv.open(target)
     assert np.array_equal(opened.level(0).read().positions, before.positions)
-    assert opened.level(0).source.catalogued, "the catalog moved with the cells"
+    assert opened.level(0)._contents.source.catalogued, "the catalog moved with the cells"
     assert all(a <= b for a, b in zip(opened.metadata.bounds[0], bounds[0], strict=True))
     add_chunk(opened if not opened.read_only else store, key, position)
     again = dzv.open(target).level(0)
@@ -137,4 +137,4 @@ def test_bad_bounds():
         with pytest.raises(dzv.InputError, match="bounds|bbox"):
             store.expand(bounds)
     with pytest.raises(dzv.ReadOnlyError):
-        dzv.open(store.handle._payload[2]).expand(BOUNDS)
+        dzv.open(store._contents.handle._payload[2]).expand(BOUNDS)

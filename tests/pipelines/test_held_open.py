@@ -98,12 +98,12 @@ def test_counting_the_vertices_of_objects_holds_no_row(tmp_path):
     if "dask_zv_lengths" in root:
         del root["dask_zv_lengths"]
     level = dzv.open(tmp_path / "s.zv").level(0)
-    _ = level.chunks, level.index.ids
+    _ = level.chunks, level._contents.index.ids
     from dask_zv.read.object_rows import count_lengths  # its memory shows nowhere else before tens of millions of rows
 
     with dask.config.set(scheduler="sync"):
         tracemalloc.start()
-        lengths = count_lengths(level.source, level.chunks, level.index).lengths
+        lengths = count_lengths(level._contents.source, level.chunks, level._contents.index).lengths
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert lengths.tolist() == [n // 4] * 4

@@ -126,7 +126,7 @@ def test_a_level(graph):
     rows = level.chunks.rows
     assert found.row("chunks")[1] == f"{report.chunks} of {rows.min()} to {rows.max()} vertices"
     assert found.row("objects")[1] == "3"
-    assert found.row("stored as")[1] == ("an object per chunk" if store.settings["shard_chunks"] == 1 else "shards")
+    assert found.row("stored as")[1] == ("an object per chunk" if store._contents.settings["shard_chunks"] == 1 else "shards")
     assert ["vertices", "3,000"] in found.rows
     arrays = {r[0]: r[1:] for r in found.rows if len(r) == 4}
     assert arrays["vertices"] == ["float32", "3", "–"]
@@ -231,7 +231,7 @@ def test_checked_stores_are_not_compared_for_it(positions):
     write_graph(counted, positions)
     store = dzv.open(counted, check_objects=True)  # which looks at all levels
     assert page(store.level(0)).row("objects")[1] == "3"
-    store.reload()
+    store._contents.reload()
     level = store.level(0)
     found, keys, _ = asked(counted, level)
     assert "not looked at yet: store.level(0).chunks compares every object" in found.text

@@ -60,7 +60,7 @@ def test_manifests_are_made_in_parts():
         planned = dzv.write_polylines(store, positions, lengths=lengths, object_ids=ids, compute=False)
         assert sum("-manifests-" in str(k) for k in dict(planned.__dask_graph__())) == 3
         planned.compute()
-        store.reload()
+        store._contents.reload()
         geometry = store.level(0).read()
     assert sorted(k.rpartition("/")[2] for k in target if "object_index/manifests/c/" in k) == ["0", "1", "2"]
     assert geometry.ids.tolist() == ids[::-1].tolist()

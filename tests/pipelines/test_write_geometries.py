@@ -309,7 +309,7 @@ def test_writes_join_a_larger_compute():
     assert total == 10
     for geometry, report in zip(GEOMETRIES, reports, strict=True):
         assert (report.rows, report.objects) == (len(data[geometry]), len(data[geometry].objects))
-        stores[geometry].reload()
+        stores[geometry]._contents.reload()
         check_read(stores[geometry].level(0), data[geometry])
 
 

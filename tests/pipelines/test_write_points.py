@@ -778,7 +778,7 @@ def test_shards_and_chunks_change_places(layout, target):
     store = dzv.create(target, chunk_shape=CHUNK, layout=layout, shard_chunks=1)
     for shards in (1, 8, 3, 1):
         store.group.attrs["dask_zv"] = {**store.group.attrs["dask_zv"], "shard_chunks": shards}
-        store.reload()
+        store._contents.reload()
         dzv.write_points(store, POINTS + shards, attributes={"a": ROW}, mode="overwrite")
         check_read(target, POINTS + np.float32(shards), {"a": ROW})
         assert is_packed(target, layout) == (shards > 1)

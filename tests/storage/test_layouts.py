@@ -98,7 +98,7 @@ def test_what_others_say_of_an_array_survives_its_replacement(tmp_path):
 
 
 def test_locks_that_were_taken_away_and_renewals_that_fail(override, monkeypatch):
-    objects = open_objects(make({}, "grid").handle)
+    objects = open_objects(make({}, "grid")._contents.handle)
     override(lock_lifetime=0.2)
     theirs = json.dumps({"owner": "B", "expires": time.time() + 100}).encode()
     with locks.commit_lock(objects, "0") as hold:
@@ -108,7 +108,7 @@ def test_locks_that_were_taken_away_and_renewals_that_fail(override, monkeypatch
         time.sleep(0.3)
         fails(dzv.PlanError, "lost during the commit", hold.check)
     assert objects.get("0/dask_zv_lock") == theirs
-    objects = open_objects(make({}, "grid").handle)
+    objects = open_objects(make({}, "grid")._contents.handle)
     override(lock_lifetime=1.0)
     put, failures = objects.put, [1]
 

@@ -69,7 +69,7 @@ class Holder:
 
 
 def lock_of(store):
-    return open_objects(store.handle).get(KEY)
+    return open_objects(store._contents.handle).get(KEY)
 
 
 def write(store, key="0.0"):
@@ -95,7 +95,7 @@ def test_of_a_dead_owner_elsewhere(store):
         holder.process.kill()
         holder.process.wait()
         elsewhere = {**json.loads(lock_of(store)), "machine": "another", "expires": 0.0}
-        open_objects(store.handle).put(KEY, json.dumps(elsewhere).encode())
+        open_objects(store._contents.handle).put(KEY, json.dumps(elsewhere).encode())
         started = time.monotonic()
         write(store)
         assert time.monotonic() - started > 2.0
@@ -119,7 +119,7 @@ def test_of_a_living_owner(store):
 def test_patience_has_an_end(store, override):
     """The error says who holds it and what to do."""
     override(lock_patience=0.3)
-    with commit_lock(open_objects(store.handle), "0") as held:
+    with commit_lock(open_objects(store._contents.handle), "0") as held:
         assert held
         owner = json.loads(lock_of(store))["owner"]
         with pytest.raises(dzv.StoreError, match="dask_zv_lock") as caught:
@@ -132,7 +132,7 @@ def test_patience_has_an_end(store, override):
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"expires": "x"}', b"\xff\xfe", b'{"expires": null}'])
 def test_that_is_no_lock_of_ours(store, content):
-    open_objects(store.handle).put(KEY, content)
+    open_objects(store._contents.handle).put(KEY, content)
     write(store)
     assert lock_of(store) is None
 
@@ -162,7 +162,7 @@ def write_array_meta(store):
 def test_no_two_have_it(store, monkeypatch, override):
     """Six threads, a lock of somebody dead in their way each time: one after the other."""
     override(lock_lifetime=20.0)
-    objects = open_objects(store.handle)
+    objects = open_objects(store._contents.handle)
     before = type(objects).delete
 
     def slowly(self, key):  # between a look at an expired lock and its removal
@@ -211,7 +211,7 @@ def test_of_the_packages_of_fsspec(system, tmp_path):
     """A lock where the package can create exclusively; where it can't, a commit looks whether what it wrote is still there."""
     target = FsspecStore(AsyncFileSystemWrapper(system(), asynchronous=True), path=f"/{tmp_path.name}")
     store = dzv.create(target, chunk_shape=(10.0, 10.0), bounds=((0, 0), (640, 640)))
-    objects = open_objects(store.handle)
+    objects = open_objects(store._contents.handle)
     for _ in range(2):
         with commit_lock(objects, "0") as held:
             assert bool(held) is (system is MemoryFileSystem)

@@ -84,7 +84,7 @@ def write_wide(kind: str, chunks: int, objects: int) -> EveryRequest:
     weights = {"weight": np.arange(len(links))}
     write_any(made, kind, positions, owner, links[:, ::-1] if kind == "skeleton" else links, weights, **options)
     assert len(dzv.open(store).level(0).chunks) == chunks
-    assert dzv.open(store).level(0).index.count == objects
+    assert dzv.open(store).level(0)._contents.index.count == objects
     store.taken()
     return store
 

@@ -26,7 +26,7 @@ def test_refresh_makes_them_as_the_writer_did(kind):
     assert set(before) == ({*TABLES} if kind == "skeleton" else {TABLES[0]})
     for name in before:
         store.level(0).group.delete_subtree(name)
-    store.reload()
+    store._contents.reload()
     assert tables_of(store) == {}
     level = store.level(0)
     check_spatial(xr.open_dataset(store, engine="zv"), level)
@@ -41,7 +41,7 @@ def test_overwriting_leaves_no_table_of_the_old():
     store = random_store("skeleton")
     points = np.random.default_rng(0).uniform(0, 90, (7, 3))
     dzv.write_skeletons(store, points, parents=[-1, 0, 1, 2, -1, 4, 5], object_ids=[3, 3, 3, 3, 8, 8, 8], mode="overwrite")
-    store.reload()
+    store._contents.reload()
     found = tables_of(store)
     assert found["dask_zv_objects"].tolist() == [[3, 4], [8, 3]]
     assert found["dask_zv_edges"][:, -1].sum() == 5
@@ -62,7 +62,7 @@ def test_a_table_that_is_wrong_is_not_believed(column):
     counts = np.asarray(edges[...])
     counts[np.flatnonzero(counts[:, -1] > 1)[0], -1] -= 1
     edges[...] = counts
-    store.reload()
+    store._contents.reload()
     check_spatial(xr.open_dataset(store, engine="zv"), store.level(0))
     store.refresh()
     check_spatial(xr.open_dataset(store, engine="zv"), store.level(0))

@@ -125,7 +125,7 @@ def check_spatial(ds, level):
 
 def check_objects(ds, level):
     read = level.read(order="object")
-    same(ds.object.values, np.sort(level.index.ids))
+    same(ds.object.values, np.sort(level._contents.index.ids))
     lengths = np.zeros(ds.sizes["object"], int)
     np.add.at(lengths, np.searchsorted(ds.object.values, read.ids), read.lengths)
     same(ds.node_count.values, lengths)

@@ -1,6 +1,6 @@
 """What a store and its levels are, as far as their documents and catalogs tell; no blob is read for it.
 
-All work on stores goes by these; :class:`dask_zv.Store` and :class:`dask_zv.Level` add what a user does with them.
+All work on stores goes by these; :class:`dask_zv.Store` and :class:`dask_zv.Level` hold them, and add what a user does.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Protocol, TypeAlias
 
-from dask_zv.errors import FormatError, MetadataError, NotFoundError, ZVWarning
+from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, ZVWarning
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
@@ -34,14 +34,17 @@ from dask_zv.storage.objects import Objects, place_url
 from dask_zv.storage.opening import open_root
 from dask_zv.storage.specs import LayoutName, Place
 
+Check: TypeAlias = Callable[[LevelSource, ChunkTable], None]
+"""What looks at the chunks of a level that no catalog vouches for, where a store is opened with ``check_objects``."""
+
 
 class StoreContents:
-    """The facts of a store; `settings` is what `create` was asked for, of stores of ours."""
+    """The facts of a store; `handle` is what tasks carry of it, `settings` what `create` was asked for, of stores of ours."""
 
-    def __init__(self, handle: StoreHandle, prefix: str, attributes: Mapping[str, Any], *, check_objects: bool = False) -> None:
-        self.check_objects = check_objects
-        self._handle = handle
-        self._prefix = prefix
+    def __init__(self, handle: StoreHandle, prefix: str, attributes: Mapping[str, Any], check: Check | None = None) -> None:
+        self.handle = handle
+        self.prefix = prefix
+        self.check = check
         self._load(attributes)
 
     def _load(self, attributes: Mapping[str, Any]) -> None:
@@ -57,23 +60,17 @@ class StoreContents:
         self._attributes = attributes
         settings = attributes.get(SETTINGS, {})
         self.settings: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
-        self._levels: dict[int, Any] = {}
+        self._levels: dict[int, LevelContents] = {}
 
     @classmethod
-    def of(cls, other: StoreContents) -> Self:
-        """Return the same store, as this class."""
-        return cls(other._handle, other._prefix, other._attributes, check_objects=other.check_objects)
-
-    @classmethod
-    def reopened(cls, handle: StoreHandle, prefix: str, check_objects: bool) -> Self:
+    def reopened(cls, handle: StoreHandle, prefix: str, check: Check | None = None) -> StoreContents:
         """Return the store at `prefix` as it is now."""
-        attributes = Group._from_handle(handle, prefix).attrs.to_dict()
-        return cls(handle, prefix, attributes, check_objects=check_objects)
+        return cls(handle, prefix, Group._from_handle(handle, prefix).attrs.to_dict(), check)
 
     @classmethod
     def opened(
-        cls, target: object, mode: str = "r", storage_options: Mapping[str, Any] | None = None, *, check_objects: bool = False
-    ) -> Self:
+        cls, target: object, mode: str = "r", storage_options: Mapping[str, Any] | None = None, check: Check | None = None
+    ) -> StoreContents:
         """Open what a user names, see :func:`dask_zv.open`."""
         first: list[bytes | None] = []
 
@@ -83,10 +80,10 @@ class StoreContents:
             return root
 
         handle, prefix, attributes = open_root(target, mode, storage_options, must_exist=True, peek=peek)
-        store = cls(handle, prefix, attributes, check_objects=check_objects)
+        store = cls(handle, prefix, attributes, check)
         if first[0] is not None:  # most readers go on with level 0
             document = parse_document(first[0], join(prefix, "0"), handle.url)
-            store._levels[0] = store._level_type(store, 0, document.get("attributes", {}))
+            store._levels[0] = LevelContents(store, 0, document.get("attributes", {}))
         if (store.metadata.crs or {}).get("input_space") == "voxmm":
             warnings.warn(
                 "the positions are in voxel millimetres (crs.input_space is 'voxmm'), not in a scanner's or an atlas' space: "
@@ -97,22 +94,12 @@ class StoreContents:
         return store
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).reopened, (self._handle, self._prefix, self.check_objects)
+        return StoreContents.reopened, (self.handle, self.prefix, self.check)
 
     @property
     def url(self) -> str:
         """Where the store is, without secrets."""
-        return place_url(self._handle.url, self._prefix)
-
-    @property
-    def prefix(self) -> str:
-        """Path of the root group inside what :attr:`handle` opens."""
-        return self._prefix
-
-    @property
-    def handle(self) -> StoreHandle:
-        """What tasks carry instead of the open store."""
-        return self._handle
+        return place_url(self.handle.url, self.prefix)
 
     @property
     def layout(self) -> LayoutName:
@@ -122,12 +109,12 @@ class StoreContents:
     @property
     def group(self) -> Group:
         """The root group."""
-        return Group._from_handle(self._handle, self._prefix, self.layout)
+        return Group._from_handle(self.handle, self.prefix, self.layout)
 
     @property
     def read_only(self) -> bool:
         """True where the store was opened for reading."""
-        return open_objects(self._handle).read_only
+        return open_objects(self.handle).read_only
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -137,13 +124,13 @@ class StoreContents:
     @cached_property
     def levels(self) -> tuple[int, ...]:
         """Numbers of the resolution levels; 0 is the finest."""
-        names = open_objects(self._handle).list_dir(self._prefix)
+        names = open_objects(self.handle).list_dir(self.prefix)
         return tuple(sorted(int(n) for n in names if n.isascii() and n.isdigit() and len(n) < 10 and str(int(n)) == n))
 
     @property
     def headers(self) -> dict[str, dict[str, Any]]:
         """What the store keeps of the heads of files that its content came from, by the files' format: ``{"trk": {...}}``."""
-        return read_headers(self._handle, self._prefix)
+        return read_headers(self.handle, self.prefix)
 
     @property
     def attribute_specs(self) -> dict[str, dict[str, Any]]:
@@ -153,19 +140,11 @@ class StoreContents:
 
     def level(self, number: int = 0) -> LevelContents:
         """Return one resolution level; where the store has none of this number, :class:`NotFoundError` is raised."""
-        found: LevelContents = self._find_level(number)
-        return found
-
-    @property
-    def _level_type(self) -> type[LevelContents]:
-        return LevelContents
-
-    def _find_level(self, number: int) -> Any:
         if number not in self._levels:
-            document = read_document(open_objects(self._handle), join(self._prefix, str(number)))
+            document = read_document(open_objects(self.handle), join(self.prefix, str(number)))
             if document is None and number not in self.levels:
                 raise NotFoundError(f"no level {number}: the store has the levels {list(self.levels)}", store=self.url)
-            self._levels[number] = self._level_type(self, number, {} if document is None else document.get("attributes", {}))
+            self._levels[number] = LevelContents(self, number, {} if document is None else document.get("attributes", {}))
         return self._levels[number]
 
     def reload(self) -> None:
@@ -173,6 +152,31 @@ class StoreContents:
         attributes = self.group.attrs.to_dict()
         self.__dict__.pop("levels", None)
         self._load(attributes)
+
+
+class _HasContents(Protocol):
+    @property
+    def _contents(self) -> StoreContents: ...
+    @property
+    def axes(self) -> tuple[str, ...]: ...
+
+
+Store: TypeAlias = _HasContents
+""":class:`dask_zv.Store`, as the signatures of the rooms below it call it."""
+
+
+def contents_of(store: object) -> StoreContents:
+    """Return the contents of a :class:`dask_zv.Store`."""
+    contents = getattr(store, "_contents", None)
+    if not isinstance(contents, StoreContents):
+        raise InputError(f"store is a dask_zv.Store (from dzv.create or dzv.open), not {type(store).__name__}")
+    return contents
+
+
+def opened_contents(store: object, mode: str = "r") -> StoreContents:
+    """Return the contents of a :class:`dask_zv.Store`, or of the store at a target as for :func:`dask_zv.open`."""
+    contents = getattr(store, "_contents", None)
+    return contents if isinstance(contents, StoreContents) else StoreContents.opened(store, mode)
 
 
 def read_headers(handle: StoreHandle, prefix: str) -> dict[str, dict[str, Any]]:
@@ -197,7 +201,7 @@ class LevelContents:
             raise error.at(store=self.url) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self.store).level, (self.store, self.number)  # what is remembered of it stays in this process
+        return StoreContents.level, (self.store, self.number)  # what is remembered of it stays in this process
 
     @property
     def url(self) -> str:
@@ -218,7 +222,7 @@ class LevelContents:
     def _found(self) -> tuple[LevelSource, Catalog | None]:
         state = json.dumps([self.store.metadata.to_attributes(), self._attributes], sort_keys=True, default=str)
         token = hashlib.sha256(state.encode()).hexdigest()
-        check = self.store.check_objects
+        check = self.store.check is not None
         return find_source(self.place, self.store.metadata, self.metadata, token, check_objects=check, keep=self._documents)
 
     @property
@@ -229,9 +233,6 @@ class LevelContents:
     @cached_property
     def chunks(self) -> ChunkTable:
         """The level's chunks and their rows: from the catalog, without one from a document per chunk."""
-        return self._find_chunks()
-
-    def _find_chunks(self) -> ChunkTable:
         root = self.store.metadata
         source, catalog = self._found
         table = catalogued_chunks(source, catalog)
@@ -239,13 +240,15 @@ class LevelContents:
             table = chunk_table(source, catalog, self.metadata.room(root.chunk_shape, root.bounds))
         have, told = int(table.rows.sum()), self.metadata.vertex_count
         # some writers never count, edits that empty chunks leave the count; what was in ours the catalog has told
-        foreign = not self.source.catalogued and SETTINGS not in self._attributes
-        if foreign and have < told and not table.emptied and not has_emptied_fragments(self.source, table):
+        foreign = not source.catalogued and SETTINGS not in self._attributes
+        if foreign and have < told and not table.emptied and not has_emptied_fragments(source, table):
             raise FormatError(
                 f"the level has {have:,} vertices in {len(table):,} chunks, its metadata counts {told:,}: chunks were lost; "
                 "restore them, or correct vertex_count",
                 store=self.url, array=VERTICES,
             )  # fmt: skip
+        if self.store.check is not None and not source.catalogued:
+            self.store.check(source, table)
         return table
 
     @property
@@ -335,3 +338,12 @@ class LevelContents:
         if not numbers or len(given) != ndim:
             raise MetadataError(f"coordinate_offset is {given!r:.80}: {ndim} numbers are wanted", store=self.store.url)
         return tuple(float(v) for v in given)
+
+
+def level_of(source: LevelSource) -> LevelContents:
+    """Return the level that was found so; its store is opened again, and an error where it was rewritten since."""
+    root, _, number = source.place.prefix.rpartition("/")
+    level = StoreContents.reopened(source.place.handle, root).level(int(number))
+    if level.source.token != source.token:
+        raise FormatError("the level was rewritten after it was opened: open it again", store=source.where())
+    return level

@@ -17,7 +17,7 @@ from dask_zv.format.metadata import ome_collection
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import check_reachable, compute_one
-from dask_zv.level.contents import StoreContents
+from dask_zv.level.contents import StoreContents, opened_contents
 from dask_zv.maintain.convert_level import LevelTarget, add_level, copy_others
 from dask_zv.storage.codecs import cell_codec
 from dask_zv.storage.handles import StoreHandle, open_objects
@@ -119,7 +119,7 @@ def convert(
     (100, 18)
     """
     started = time.perf_counter()
-    store = source if isinstance(source, StoreContents) else StoreContents.opened(source)
+    store = opened_contents(source)
     chosen = check_layout(layout, store.layout)
     if compressor != "keep" and compressor is not None and not layout_for(chosen).has_codecs:
         raise InputError(f"compressor {compressor!r}: layout per_chunk stores raw bytes; leave it out")

@@ -23,7 +23,7 @@ from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import check_reachable, compute_one
-from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.contents import LevelContents, StoreContents, opened_contents
 from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, copy_objects, find_nodes
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.catalog import Node
@@ -77,7 +77,7 @@ def expand(store: object, bounds: Any, *, compute: bool = True) -> Delayed | Non
     StoreError
         Another writer changed the level at the same time, or storage failed; the store is what it was.
     """
-    contents = store if isinstance(store, StoreContents) else StoreContents.opened(store, "r+")
+    contents = opened_contents(store, "r+")
     if contents.read_only:
         raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=contents.url)
     contents.reload()  # another handle may have expanded it

@@ -22,7 +22,7 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.graph.tasks import commit
-from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.contents import LevelContents, opened_contents
 from dask_zv.level.find import LINKS
 from dask_zv.level.link_source import CROSSING
 from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS
@@ -73,7 +73,7 @@ def refresh(store: object) -> None:
         A blob is missing or damaged; the message names it, and the old catalog is gone. Or a write that replaced chunks did not
         reach its commit.
     """
-    contents = store if isinstance(store, StoreContents) else StoreContents.opened(store, "r+")
+    contents = opened_contents(store, "r+")
     if not contents.read_only:
         check_reachable(contents.handle)
         sweep(open_objects(contents.handle), contents.prefix)

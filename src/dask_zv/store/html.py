@@ -48,7 +48,7 @@ def level_summary_html(level: LevelContents) -> str:
     The first look takes what every read begins with: the catalog and the documents of the arrays, a few requests. It is not
     taken where the store was opened to compare every object with its catalog.
     """
-    seen = "_found" in level.__dict__ or not level.store.check_objects
+    seen = "_found" in level.__dict__ or level.store.check is None
     source = _attempt(lambda: level.source) if seen else None
     facts = [("url", _text(level.url, 300)), ("vertices", _count(level.metadata.vertex_count))]
     if level.metadata.parent_level is not None:

@@ -12,45 +12,95 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from numpy.typing import DTypeLike
 
-from dask_zv.errors import FormatError, InputError, escaped
-from dask_zv.format.metadata import Axis
+from dask_zv.errors import InputError, escaped
+from dask_zv.format.levels import LevelMetadata
+from dask_zv.format.metadata import Axis, RootMetadata
 from dask_zv.geometry.points import POINT_CLOUD
 from dask_zv.geometry.result import Geometry, Links
+from dask_zv.graph.group import Group
 from dask_zv.graph.report import Report, finish_write
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import create_contents
-from dask_zv.level.source import ChunkTable, LevelSource
+from dask_zv.level.source import ChunkTable
 from dask_zv.read.check import check_chunks, check_others
 from dask_zv.read.levels import read_level
 from dask_zv.read.links import read_links
 from dask_zv.storage.icechunk.session import commit_session
+from dask_zv.storage.specs import LayoutName
 from dask_zv.store.html import level_summary_html, store_summary_html
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
 
-class Level(LevelContents):
-    """One resolution level of a store.
+class _Facade:
+    """What holds the contents that the rooms below work on; names of before that are theirs alone answer for one release."""
 
-    Attributes
-    ----------
-    store : Store
-    number : int
-    metadata : LevelMetadata
-    """
+    _contents: Any
+    _former: frozenset[str]
+
+    def __getattr__(self, name: str) -> Any:
+        of = type(self)
+        if name not in of._former:
+            raise AttributeError(f"{of.__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        instead = "Level.chunks" if name == "lookup" else "internal"
+        warnings.warn(f"{of.__name__}.{name} is {instead} now", DeprecationWarning, stacklevel=2)
+        return getattr(self._contents, "chunks" if name == "lookup" else name)
+
+
+class Level(_Facade):
+    """One resolution level of a store, from :meth:`Store.level`."""
+
+    _former = frozenset(
+        ["found_links", "has_implied_edges", "index", "is_chunked_skeleton", "is_packed", "lookup", "offset", "place", "source"]
+    )
+
+    def __init__(self, store: Store, contents: LevelContents) -> None:
+        self._store = store
+        self._contents: LevelContents = contents
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store.level, (self._store, self.number)  # what is remembered of it stays in this process
 
     @property
-    def lookup(self) -> ChunkTable:
-        """The former name of :attr:`chunks`, for one release."""
-        warnings.warn("Level.lookup is called Level.chunks now", DeprecationWarning, stacklevel=2)
-        return self.chunks
+    def store(self) -> Store:
+        """The store that it is of."""
+        return self._store
 
-    def _find_chunks(self) -> ChunkTable:
-        table = super()._find_chunks()
-        if self.store.check_objects and not self.source.catalogued:
-            check_chunks(self.source, table)
-        return table
+    @property
+    def number(self) -> int:
+        """Its number; 0 is the finest level."""
+        return self._contents.number
+
+    @property
+    def metadata(self) -> LevelMetadata:
+        """What its document says."""
+        return self._contents.metadata
+
+    @property
+    def url(self) -> str:
+        """Where it is, without secrets."""
+        return self._contents.url
+
+    @property
+    def group(self) -> Group:
+        """Its group of arrays."""
+        return self._contents.group
+
+    @property
+    def kind(self) -> str | None:
+        """What its objects are: the first of the store's geometry types; None where the store names none."""
+        return self._contents.kind
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the attributes of its vertices."""
+        return self._contents.attributes
+
+    @property
+    def chunks(self) -> ChunkTable:
+        """Its chunks and how many vertices each has."""
+        return self._contents.chunks
 
     @overload
     def read(
@@ -131,8 +181,9 @@ class Level(LevelContents):
         MetadataError
             The document of an array is missing or damaged.
         """
+        level = self._contents
         return read_level(
-            self, objects=objects, bbox=bbox, order=order, chunks=chunks, clip=clip, attributes=attributes, compute=compute
+            level, objects=objects, bbox=bbox, order=order, chunks=chunks, clip=clip, attributes=attributes, compute=compute
         )
 
     def links(self, delta: int = 0, *, chunks: Any = None) -> Links:
@@ -160,10 +211,10 @@ class Level(LevelContents):
         FormatError, StoreError, MetadataError
             A part of the family is missing or damaged; the message names it.
         """
-        return read_links(self, delta, chunks=chunks)
+        return read_links(self._contents, delta, chunks=chunks)
 
     def __repr__(self) -> str:
-        s = self.source.schema
+        s = self._contents.source.schema
         parts = [f"{a.name} ({a.value_dtype}{'' if a.channels is None else f' x {a.channels}'})" for a in s.attributes]
         lines = [f"<dask_zv.Level {self.url}: {self.metadata.vertex_count:,} vertices in {len(self.chunks):,} chunks>"]
         lines.append(f"  positions: {s.dtype} x {s.grid.ndim}")
@@ -172,26 +223,69 @@ class Level(LevelContents):
         return "\n".join(map(escaped, lines))
 
     def _repr_html_(self) -> str:
-        return level_summary_html(self)
+        return level_summary_html(self._contents)
 
 
-class Store(StoreContents):
-    """A Zarr Vectors store.
+class Store(_Facade):
+    """A Zarr Vectors store, from :func:`create` or :func:`open`; pickles through a small handle."""
 
-    Made by :func:`create` and :func:`open`; pickles through a small handle.
+    _former = frozenset(["handle", "prefix", "reload", "settings"])
 
-    Attributes
-    ----------
-    metadata : RootMetadata
-    url : str
-        Where it is; without secrets.
-    check_objects : bool
-        Levels compare every stored object with their catalog when they are first looked at.
-    """
+    def __init__(self, contents: StoreContents) -> None:
+        self._contents: StoreContents = contents
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self._contents,)
 
     @property
-    def _level_type(self) -> type[Level]:
-        return Level
+    def metadata(self) -> RootMetadata:
+        """What its document says: axes, bounds, edges of chunks, geometry."""
+        return self._contents.metadata
+
+    @property
+    def url(self) -> str:
+        """Where it is, without secrets."""
+        return self._contents.url
+
+    @property
+    def layout(self) -> LayoutName:
+        """How its arrays are stored: ``"grid"`` (ZV 0.9) or ``"per_chunk"`` (ZV 0.7)."""
+        return self._contents.layout
+
+    @property
+    def group(self) -> Group:
+        """The root group."""
+        return self._contents.group
+
+    @property
+    def read_only(self) -> bool:
+        """True where it was opened for reading."""
+        return self._contents.read_only
+
+    @property
+    def check_objects(self) -> bool:
+        """True where levels compare every stored object with their catalog when they are first looked at."""
+        return self._contents.check is not None
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes, one for each column of the positions."""
+        return self._contents.axes
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Numbers of the resolution levels; 0 is the finest."""
+        return self._contents.levels
+
+    @property
+    def headers(self) -> dict[str, dict[str, Any]]:
+        """What it keeps of the heads of files that its content came from, by the files' format: ``{"trk": {...}}``."""
+        return self._contents.headers
+
+    @property
+    def attribute_specs(self) -> dict[str, dict[str, Any]]:
+        """What it says of attributes (dtype, unit and so on), by scope ("vertex", "object", "link") and name."""
+        return self._contents.attribute_specs
 
     def level(self, number: int = 0) -> Level:
         """Return one resolution level.
@@ -201,8 +295,7 @@ class Store(StoreContents):
         NotFoundError
             The store has no such level.
         """
-        found: Level = self._find_level(number)
-        return found
+        return Level(self, self._contents.level(number))
 
     def refresh(self) -> Store:
         """Look at the store afresh, and rebuild catalogs where it can be written; see :func:`dask_zv.refresh`.
@@ -244,8 +337,8 @@ class Store(StoreContents):
         InputError
             The result is of a write to an Icechunk session, and this store is in none.
         """
-        report: Report = finish_write(self._handle, result)
-        self.reload()
+        report: Report = finish_write(self._contents.handle, result)
+        self._contents.reload()
         return report
 
     def commit(self, message: str, metadata: Mapping[str, Any] | None = None, *, rebase: bool = True) -> str:
@@ -279,7 +372,7 @@ class Store(StoreContents):
         StoreError
             There is nothing to commit, or storage failed.
         """
-        return commit_session(self._handle, message, metadata, rebase=rebase)
+        return commit_session(self._contents.handle, message, metadata, rebase=rebase)
 
     def __repr__(self) -> str:
         m = self.metadata
@@ -293,7 +386,7 @@ class Store(StoreContents):
         return "\n".join(map(escaped, lines))
 
     def _repr_html_(self) -> str:
-        return store_summary_html(self)
+        return store_summary_html(self._contents)
 
 
 def create(
@@ -380,7 +473,7 @@ def create(
         storage_options=storage_options,
         overwrite=overwrite,
     )
-    return Store.of(made)
+    return Store(made)
 
 
 def open(
@@ -423,17 +516,8 @@ def open(
     """
     if mode not in ("r", "r+"):
         raise InputError(f"mode {mode!r} is not 'r' or 'r+': dzv.create makes stores")
-    store = Store.opened(target, mode, storage_options, check_objects=check_objects)
-    for number in store.levels if check_objects else ():
-        _ = store.level(number).chunks
-        check_others(store.level(number))
-    return store
-
-
-def level_of(source: LevelSource) -> Level:
-    """Return the level that was found so; its store is opened again, and an error where it was rewritten since."""
-    root, _, number = source.place.prefix.rpartition("/")
-    level = Store.reopened(source.place.handle, root, False).level(int(number))
-    if level.source.token != source.token:
-        raise FormatError("the level was rewritten after it was opened: open it again", store=source.where())
-    return level
+    contents = StoreContents.opened(target, mode, storage_options, check_chunks if check_objects else None)
+    for number in contents.levels if check_objects else ():
+        _ = contents.level(number).chunks
+        check_others(contents.level(number))
+    return Store(contents)

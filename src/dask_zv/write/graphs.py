@@ -18,7 +18,7 @@ from dask_zv.geometry.meshes import MESH
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
-from dask_zv.level.contents import StoreContents
+from dask_zv.level.contents import Store
 from dask_zv.write.containers import as_table
 from dask_zv.write.inputs import partition_input
 from dask_zv.write.job import Job
@@ -31,23 +31,17 @@ from dask_zv.write.plans import planner
 from dask_zv.write.running import Write, note_nothing_written
 
 
-def _plan_graph(store: StoreContents, positions: Any, **options: Unpack[GraphOptions]) -> Write:
+def _plan_graph(store: Store, positions: Any, **options: Unpack[GraphOptions]) -> Write:
     links = options["edges"], options["edge_attributes"], options["vertex_ids"]
     return _plan_linked(GRAPH.name, "write_graph", store, positions, links, options["directed"], options)
 
 
 @overload
-def write_graph(
-    store: StoreContents, positions: Any, *, compute: Literal[True] = True, **options: Unpack[GraphOptions]
-) -> Report: ...
+def write_graph(store: Store, positions: Any, *, compute: Literal[True] = True, **options: Unpack[GraphOptions]) -> Report: ...
 @overload
-def write_graph(
-    store: StoreContents, positions: Any, *, compute: Literal[False], **options: Unpack[GraphOptions]
-) -> Delayed: ...
+def write_graph(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[GraphOptions]) -> Delayed: ...
 @with_options(GraphOptions)
-def write_graph(
-    store: StoreContents, positions: Any, *, compute: bool = True, **options: Unpack[GraphOptions]
-) -> Report | Delayed:
+def write_graph(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[GraphOptions]) -> Report | Delayed:
     """Write a graph into level 0 of a store, as one Dask graph on the active scheduler.
 
     An edge is stored with the chunk of one of its ends, and read back with its direction and its attributes; the order of the
@@ -103,23 +97,17 @@ def write_graph(
 plan_graph = planner(_plan_graph, write_graph)
 
 
-def _plan_meshes(store: StoreContents, positions: Any, **options: Unpack[MeshOptions]) -> Write:
+def _plan_meshes(store: Store, positions: Any, **options: Unpack[MeshOptions]) -> Write:
     links = options["faces"], options["face_attributes"], options["vertex_ids"]
     return _plan_linked(MESH.name, "write_meshes", store, positions, links, False, options)
 
 
 @overload
-def write_meshes(
-    store: StoreContents, positions: Any, *, compute: Literal[True] = True, **options: Unpack[MeshOptions]
-) -> Report: ...
+def write_meshes(store: Store, positions: Any, *, compute: Literal[True] = True, **options: Unpack[MeshOptions]) -> Report: ...
 @overload
-def write_meshes(
-    store: StoreContents, positions: Any, *, compute: Literal[False], **options: Unpack[MeshOptions]
-) -> Delayed: ...
+def write_meshes(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[MeshOptions]) -> Delayed: ...
 @with_options(MeshOptions)
-def write_meshes(
-    store: StoreContents, positions: Any, *, compute: bool = True, **options: Unpack[MeshOptions]
-) -> Report | Delayed:
+def write_meshes(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[MeshOptions]) -> Report | Delayed:
     """Write meshes into level 0 of a store, as one Dask graph on the active scheduler.
 
     Faces may span chunks and blocks; no vertex is doubled. Winding and first vertex of each face are kept.
@@ -176,7 +164,7 @@ plan_meshes = planner(_plan_meshes, write_meshes)
 def _plan_linked(
     geometry: str,
     function: str,
-    store: StoreContents,
+    store: Store,
     positions: Any,
     links: tuple[Any, Any, Any],
     directed: bool,

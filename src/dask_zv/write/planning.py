@@ -15,7 +15,7 @@ from dask_zv.geometry.kinds import kind_of
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import check_writable, task_memory
-from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.contents import LevelContents, Store, StoreContents, contents_of
 from dask_zv.level.create import position_dtype
 from dask_zv.spatial.grid import Box, ChunkGrid
 from dask_zv.storage.handles import open_objects
@@ -45,7 +45,7 @@ from dask_zv.write.scan import Scan, scan_partitions
 _TOLERANCE = 1e-4
 
 
-def level_to_write(store: StoreContents, geometries: Sequence[str], function: str, options: WriteOptions) -> LevelContents:
+def level_to_write(store: Store, geometries: Sequence[str], function: str, options: WriteOptions) -> LevelContents:
     """Return the level that a function may write to."""
     mode, out_of_bounds = options["mode"], options["out_of_bounds"]
     if mode not in ("error", "overwrite"):
@@ -61,17 +61,16 @@ def level_to_write(store: StoreContents, geometries: Sequence[str], function: st
     if out_of_bounds not in policies:
         said = " or ".join(map(repr, policies)) if len(policies) == 2 else "'raise', 'ignore' or 'expand'"
         raise InputError(f"out_of_bounds is {said}, not {out_of_bounds!r}{did_you_mean(out_of_bounds, policies)}")
-    if not isinstance(store, StoreContents):
-        raise InputError(f"store is a dask_zv.Store (from dzv.create or dzv.open), not {type(store).__name__}")
-    kinds = store.metadata.geometry_types
+    contents = contents_of(store)
+    kinds = contents.metadata.geometry_types
     if kinds and kinds[0] not in geometries:
         wanted = " or ".join(f"geometry={g!r}" for g in geometries)
-        raise InputError(f"{store.url} is a store of {kinds[0]}: {function} wants one made with dzv.create({wanted})")
-    if store.read_only:
-        raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=store.url)
-    check_writable(store.handle)
-    store.reload()  # another handle may have expanded it
-    level = store.level(0)
+        raise InputError(f"{contents.url} is a store of {kinds[0]}: {function} wants one made with dzv.create({wanted})")
+    if contents.read_only:
+        raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=contents.url)
+    check_writable(contents.handle)
+    contents.reload()  # another handle may have expanded it
+    level = contents.level(0)
     if not options["resume"]:  # else when it is known which write this is
         check_empty(level, mode)
     return level

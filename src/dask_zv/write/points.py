@@ -11,7 +11,7 @@ from dask_zv.errors import InputError
 from dask_zv.geometry.points import POINT_CLOUD, encode_points
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
-from dask_zv.level.contents import StoreContents
+from dask_zv.level.contents import Store
 from dask_zv.write.inputs import partition_input
 from dask_zv.write.options import WriteOptions, with_options
 from dask_zv.write.planning import level_to_write, plan_write, scan_input
@@ -20,7 +20,7 @@ from dask_zv.write.running import Write
 
 
 @released_on_failure()
-def _plan_points(store: StoreContents, positions: Any, **options: Unpack[WriteOptions]) -> Write:
+def _plan_points(store: Store, positions: Any, **options: Unpack[WriteOptions]) -> Write:
     about = (options["object_attributes"], options["groups"], options["group_attributes"])
     if options["object_ids"] is None and any(given is not None for given in about):
         raise InputError("object_attributes, groups and group_attributes belong to objects: pass object_ids= as well")
@@ -31,17 +31,11 @@ def _plan_points(store: StoreContents, positions: Any, **options: Unpack[WriteOp
 
 
 @overload
-def write_points(
-    store: StoreContents, positions: Any, *, compute: Literal[True] = True, **options: Unpack[WriteOptions]
-) -> Report: ...
+def write_points(store: Store, positions: Any, *, compute: Literal[True] = True, **options: Unpack[WriteOptions]) -> Report: ...
 @overload
-def write_points(
-    store: StoreContents, positions: Any, *, compute: Literal[False], **options: Unpack[WriteOptions]
-) -> Delayed: ...
+def write_points(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[WriteOptions]) -> Delayed: ...
 @with_options(WriteOptions)
-def write_points(
-    store: StoreContents, positions: Any, *, compute: bool = True, **options: Unpack[WriteOptions]
-) -> Report | Delayed:
+def write_points(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[WriteOptions]) -> Report | Delayed:
     """Write points into level 0 of a store, as one Dask graph on the active scheduler.
 
     The data is looked at once when the function is called (bounds, chunks, categories, ids, whether it can be stored); then

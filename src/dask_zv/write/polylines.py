@@ -20,7 +20,7 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
 from dask_zv.graph.tasks import add_block
-from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.contents import LevelContents, Store
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.specs import BlockSpec, EncodedBlock
 from dask_zv.write.containers import position_attrs
@@ -38,24 +38,18 @@ _CROSS_LINKS = "cross_chunk_links/0"
 
 
 @released_on_failure()
-def _plan_lines(store: StoreContents, endpoints: Any, **options: Unpack[WriteOptions]) -> Write:
+def _plan_lines(store: Store, endpoints: Any, **options: Unpack[WriteOptions]) -> Write:
     level = level_to_write(store, (LINE.name,), "write_lines", options)
     paths = line_input(endpoints, options["object_ids"], options["attributes"])
     return _plan_paths(level, "lines", paths, endpoints, options)
 
 
 @overload
-def write_lines(
-    store: StoreContents, endpoints: Any, *, compute: Literal[True] = True, **options: Unpack[WriteOptions]
-) -> Report: ...
+def write_lines(store: Store, endpoints: Any, *, compute: Literal[True] = True, **options: Unpack[WriteOptions]) -> Report: ...
 @overload
-def write_lines(
-    store: StoreContents, endpoints: Any, *, compute: Literal[False], **options: Unpack[WriteOptions]
-) -> Delayed: ...
+def write_lines(store: Store, endpoints: Any, *, compute: Literal[False], **options: Unpack[WriteOptions]) -> Delayed: ...
 @with_options(WriteOptions)
-def write_lines(
-    store: StoreContents, endpoints: Any, *, compute: bool = True, **options: Unpack[WriteOptions]
-) -> Report | Delayed:
+def write_lines(store: Store, endpoints: Any, *, compute: bool = True, **options: Unpack[WriteOptions]) -> Report | Delayed:
     """Write lines, each of two endpoints, into level 0 of a store, as one Dask graph on the active scheduler.
 
     A line whose endpoints are in two chunks is kept as two pieces, in either chunk one. Both layouts hold lines; the package
@@ -99,7 +93,7 @@ def write_lines(
 
 
 @released_on_failure()
-def _plan_polylines(store: StoreContents, positions: Any, **options: Unpack[PathOptions]) -> Write:
+def _plan_polylines(store: Store, positions: Any, **options: Unpack[PathOptions]) -> Write:
     level = level_to_write(store, (STREAMLINE.name, POLYLINE.name), "write_polylines", options)
     paths = path_input(positions, options["lengths"], options["object_ids"], options["attributes"])
     if options["sort_by"] is not None:
@@ -109,16 +103,12 @@ def _plan_polylines(store: StoreContents, positions: Any, **options: Unpack[Path
 
 @overload
 def write_polylines(
-    store: StoreContents, positions: Any, *, compute: Literal[True] = True, **options: Unpack[PathOptions]
+    store: Store, positions: Any, *, compute: Literal[True] = True, **options: Unpack[PathOptions]
 ) -> Report: ...
 @overload
-def write_polylines(
-    store: StoreContents, positions: Any, *, compute: Literal[False], **options: Unpack[PathOptions]
-) -> Delayed: ...
+def write_polylines(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[PathOptions]) -> Delayed: ...
 @with_options(PathOptions)
-def write_polylines(
-    store: StoreContents, positions: Any, *, compute: bool = True, **options: Unpack[PathOptions]
-) -> Report | Delayed:
+def write_polylines(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[PathOptions]) -> Report | Delayed:
     """Write polylines or streamlines into level 0 of a store, as one Dask graph on the active scheduler.
 
     Paths are cut where they leave a chunk, and no vertex is added: reading joins the pieces in the order of the path. A path

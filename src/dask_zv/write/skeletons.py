@@ -18,7 +18,7 @@ from dask_zv.geometry.skeletons import SKELETON, check_forest, check_same_object
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
-from dask_zv.level.contents import StoreContents
+from dask_zv.level.contents import Store
 from dask_zv.write.containers import as_table
 from dask_zv.write.inputs import partition_input, take_integers
 from dask_zv.write.job import Job
@@ -33,7 +33,7 @@ from dask_zv.write.scan import Scan
 
 
 @released_on_failure()
-def _plan_skeletons(store: StoreContents, positions: Any, **options: Unpack[SkeletonOptions]) -> Write:
+def _plan_skeletons(store: Store, positions: Any, **options: Unpack[SkeletonOptions]) -> Write:
     level = linked_level(store, SKELETON.name, "write_skeletons", options)
     parents, vertex_ids = options["parents"], options["vertex_ids"]
     if parents is None:
@@ -56,15 +56,15 @@ def _plan_skeletons(store: StoreContents, positions: Any, **options: Unpack[Skel
 
 @overload
 def write_skeletons(
-    store: StoreContents, positions: Any, *, compute: Literal[True] = True, **options: Unpack[SkeletonOptions]
+    store: Store, positions: Any, *, compute: Literal[True] = True, **options: Unpack[SkeletonOptions]
 ) -> Report: ...
 @overload
 def write_skeletons(
-    store: StoreContents, positions: Any, *, compute: Literal[False], **options: Unpack[SkeletonOptions]
+    store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[SkeletonOptions]
 ) -> Delayed: ...
 @with_options(SkeletonOptions)
 def write_skeletons(
-    store: StoreContents, positions: Any, *, compute: bool = True, **options: Unpack[SkeletonOptions]
+    store: Store, positions: Any, *, compute: bool = True, **options: Unpack[SkeletonOptions]
 ) -> Report | Delayed:
     """Write skeletons (trees of nodes) into level 0 of a store, as one Dask graph on the active scheduler.
 

@@ -17,8 +17,8 @@ from dask_zv.analysis.mapping import MapPlan, plan_map_chunks, plan_map_objects
 from dask_zv.analysis.objects import objects_of_rows
 from dask_zv.analysis.results import VALUE, Mapped
 from dask_zv.errors import InputError
+from dask_zv.level.contents import LevelContents
 from dask_zv.level.object_index import chosen_ids
-from dask_zv.store.store import Level
 from dask_zv.xarray_backend.conventions import axis_attrs
 
 Rows = slice | NDArray[np.int64]
@@ -37,7 +37,7 @@ class _Shown:
     attrs: Mapping[str, Any]
 
     @classmethod
-    def of(cls, level: Level, func: Callable[..., Any], dim: str) -> _Shown:
+    def of(cls, level: LevelContents, func: Callable[..., Any], dim: str) -> _Shown:
         given = getattr(func, "__name__", VALUE)
         own = () if level.source.leading is None else (level.source.leading,)
         axes = (*own, *level.store.axes) if dim == "chunk" else ()
@@ -70,12 +70,12 @@ class _Shown:
         return xr.Dataset(data, coords, self.attrs)
 
 
-def _attrs(level: Level) -> dict[str, Any]:
+def _attrs(level: LevelContents) -> dict[str, Any]:
     return {"zv_url": level.store.url, "zv_level": level.number}
 
 
 def map_chunks(
-    level: Level,
+    level: LevelContents,
     func: Callable[..., Any],
     *,
     rows: Rows | None = None,
@@ -93,7 +93,7 @@ def map_chunks(
 
 
 def map_objects(
-    level: Level,
+    level: LevelContents,
     func: Callable[..., Any],
     *,
     rows: Rows | None = None,
@@ -120,7 +120,7 @@ def _shown(plan: MapPlan, shown: _Shown, *, compute: bool) -> xr.Dataset | xr.Da
     return shown.show(plan.labels, plan.known, plan.arrays(), single=example.single)
 
 
-def density(level: Level, *, weights: str | None = None, compute: bool = True, **options: Any) -> xr.DataArray:
+def density(level: LevelContents, *, weights: str | None = None, compute: bool = True, **options: Any) -> xr.DataArray:
     """Count vertices, or add up a column of theirs, on a regular grid, see :meth:`ZVDatasetAccessor.density`."""
     plan = plan_density(level, weights=weights, **options)
     values = plan.compute() if compute else plan.array()

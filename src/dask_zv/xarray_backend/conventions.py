@@ -15,8 +15,8 @@ import xarray as xr
 
 from dask_zv.format.metadata import Axis
 from dask_zv.geometry.schema import AttributeSchema
+from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import LinkSource
-from dask_zv.store.store import Level
 
 EDGES, FACES, TOPOLOGY = "edges", "faces", "topology"
 OBJECT_ID, OBJECT_INDEX, PARENT = "object_id", "object_index", "parent"
@@ -38,7 +38,7 @@ def link_names(links: LinkSource) -> tuple[str, str]:
     return (EDGES, "edge") if links.family.width == 2 else (FACES, "face")
 
 
-def axis_attrs(axis: Axis, crs: bool, level: Level | None = None) -> dict[str, Any]:
+def axis_attrs(axis: Axis, crs: bool, level: LevelContents | None = None) -> dict[str, Any]:
     """Return the attributes of a coordinate of positions, with what was said of them in the level's store."""
     attrs: dict[str, Any] = {"long_name": f"{axis.name} position"}
     if level is not None:
@@ -53,7 +53,7 @@ def axis_attrs(axis: Axis, crs: bool, level: Level | None = None) -> dict[str, A
     return {**attrs, "zv_axis": axis.name}
 
 
-def described(level: Level, scope: str, name: str) -> dict[str, Any]:
+def described(level: LevelContents, scope: str, name: str) -> dict[str, Any]:
     """Return what the store's root says (units, long_name, flags ...) of an attribute of a "vertex", "link" and so on."""
     attrs: dict[str, Any] = {"long_name": name.replace("_", " ")}
     specs = level.store.metadata.extra.get("attribute_specs", {})
@@ -69,7 +69,7 @@ def described(level: Level, scope: str, name: str) -> dict[str, Any]:
     return attrs | (dict(spec["attrs"]) if isinstance(spec.get("attrs"), Mapping) else {})
 
 
-def attribute_attrs(attribute: AttributeSchema, level: Level, scope: str = "vertex") -> dict[str, Any]:
+def attribute_attrs(attribute: AttributeSchema, level: LevelContents, scope: str = "vertex") -> dict[str, Any]:
     """Return the attributes of a variable: what was said of it, and of categories, which there are."""
     attrs = described(level, scope, attribute.name)
     if attribute.dictionary is not None:
@@ -109,7 +109,7 @@ def topology(links: LinkSource, axes: tuple[str, ...]) -> xr.Variable:
     )
 
 
-def chunk_variables(level: Level) -> dict[str, xr.Variable]:
+def chunk_variables(level: LevelContents) -> dict[str, xr.Variable]:
     """Return the table of chunks: coordinates, rows and first row of each, along ``chunk``."""
     table = level.chunks
     own = [] if level.source.leading is None else [level.source.leading]
@@ -172,7 +172,7 @@ def channel_dim(name: str, taken: Collection[str]) -> str:
     return name
 
 
-def dataset_attrs(level: Level, view: str) -> dict[str, Any]:
+def dataset_attrs(level: LevelContents, view: str) -> dict[str, Any]:
     """Return store and level metadata as netCDF can hold it: strings, numbers and flat lists."""
     metadata = level.store.metadata
     attrs: dict[str, Any] = {

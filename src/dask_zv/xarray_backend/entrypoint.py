@@ -10,7 +10,8 @@ import xarray as xr
 from xarray.backends import BackendEntrypoint
 
 from dask_zv.errors import InputError
-from dask_zv.store.store import Level, Store
+from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.store.store import Store
 from dask_zv.store.store import open as open_store
 from dask_zv.xarray_backend.views import objects_dataset, spatial_dataset
 
@@ -19,7 +20,7 @@ View = Literal["spatial", "objects"]
 
 
 def level_dataset(
-    level: Level, view: str = "spatial", drop_variables: str | Iterable[str] | None = None, *, chunk_table: bool = False
+    level: LevelContents, view: str = "spatial", drop_variables: str | Iterable[str] | None = None, *, chunk_table: bool = False
 ) -> xr.Dataset:
     """Return a level as a lazy Dataset."""
     dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
@@ -123,10 +124,10 @@ class ZVBackendEntrypoint(BackendEntrypoint):
         return isinstance(name, str) and name.rstrip("/").lower().endswith(_SUFFIXES)
 
 
-def _opened(target: Any, storage_options: Mapping[str, Any] | None, check_objects: bool) -> Store:
-    if isinstance(target, Store):
-        return target
-    return open_store(target, storage_options=storage_options, check_objects=check_objects)
+def _opened(target: Any, storage_options: Mapping[str, Any] | None, check_objects: bool) -> StoreContents:
+    opened = isinstance(target, Store)
+    store = target if opened else open_store(target, storage_options=storage_options, check_objects=check_objects)
+    return store._contents
 
 
 def _level_of(group: str | int) -> int:

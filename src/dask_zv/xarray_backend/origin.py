@@ -9,8 +9,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
+from dask_zv.level.contents import LevelContents, level_of
 from dask_zv.storage.specs import Place
-from dask_zv.store.store import Level, level_of
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import MARK, StatefulVariable
 from dask_zv.xarray_backend.content import Shape, check_in_step, object_index, row_index, shape_of
@@ -28,7 +28,7 @@ def place_of(ds: xr.Dataset) -> Place | None:
     return None if index is None else index.level.source.place
 
 
-def where_from(ds: xr.Dataset) -> tuple[Level, slice | NDArray[np.int64] | None, NDArray[np.int64] | None]:
+def where_from(ds: xr.Dataset) -> tuple[LevelContents, slice | NDArray[np.int64] | None, NDArray[np.int64] | None]:
     """Return the level that a Dataset is of, which of its rows it holds (None: all), and which objects, in the objects view.
 
     A Dataset that no longer knows, and a level that was rewritten since, are errors.
@@ -57,7 +57,9 @@ def where_from(ds: xr.Dataset) -> tuple[Level, slice | NDArray[np.int64] | None,
     )
 
 
-def check_stored(ds: xr.Dataset, level: Level, what: str, wanted: Sequence[str] | None, *, objects: bool = False) -> None:
+def check_stored(
+    ds: xr.Dataset, level: LevelContents, what: str, wanted: Sequence[str] | None, *, objects: bool = False
+) -> None:
     """Refuse variables that were changed or added, where `what` reads them from the store on the workers.
 
     `wanted` are the attributes of vertices that it reads, all where None; with `objects`, it reads those of objects, too.
@@ -89,7 +91,7 @@ def _is_lazy(variable: xr.Variable) -> bool:
     return isinstance(variable, StatefulVariable) and not variable._in_memory
 
 
-def _as_stored(ds: xr.Dataset, level: Level, shape: Shape, wanted: list[str]) -> dict[str, xr.Variable]:
+def _as_stored(ds: xr.Dataset, level: LevelContents, shape: Shape, wanted: list[str]) -> dict[str, xr.Variable]:
     """Return variables as the store has them, where it has them; they are read."""
     index, by_id = row_index(ds), object_index(ds)
     if shape.view == "objects":

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from dask_zv.errors import InputError, NotFoundError
 from dask_zv.format.objects import GROUP_NAMES
 from dask_zv.geometry.assembly import take_ranges
+from dask_zv.level.contents import level_of
 from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.level.object_tables import ObjectTables
 from dask_zv.read.columns import OBJECT_ID, LevelRows, PlacesIn, places_in, rows_in
 from dask_zv.read.edge_rows import EdgeRows
 from dask_zv.read.select import select as select_chunks
 from dask_zv.spatial.grid import Box, as_box, stored_box
-from dask_zv.store.store import level_of
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import lazy_variable
 from dask_zv.xarray_backend.content import Shape, check_in_step, group_numbers, object_index, row_index, shape_of

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
 from dask_zv.geometry.kinds import kind_of
+from dask_zv.geometry.result import Geometry
 from dask_zv.geometry.schema import AttributeSchema
+from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import LinkSource
 from dask_zv.read.columns import OBJECT_ID, OBJECT_INDEX, LevelRows
 from dask_zv.read.edge_rows import CONNECTIVITY, EdgeRows, ParentRows, count_links
+from dask_zv.read.levels import read_level
 from dask_zv.read.object_columns import GROUPS, ObjectColumns, array_state, object_fields
 from dask_zv.read.object_rows import PARENT, ObjectRows, object_ids, object_lengths
-from dask_zv.store.store import Level
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import even_chunks, lazy_variable, merged_chunks, merged_runs
 from dask_zv.xarray_backend.index import AxisIndex, ObjectIdIndex, RowIndex
@@ -40,7 +42,13 @@ class _View:
     """
 
     def __init__(
-        self, level: Level, dropped: Collection[str], used: Iterable[str], rows: Any, dtype: np.dtype[Any], chunks: Chunks
+        self,
+        level: LevelContents,
+        dropped: Collection[str],
+        used: Iterable[str],
+        rows: Any,
+        dtype: np.dtype[Any],
+        chunks: Chunks,
     ) -> None:
         self.level, self.dropped, self.rows, self.chunks = level, dropped, rows, chunks
         self.n = sum(chunks)
@@ -147,7 +155,7 @@ def _parent_attrs(where: str = "") -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- by chunk
 
 
-def spatial_dataset(level: Level, dropped: Collection[str] = (), *, chunk_table: bool = False) -> xr.Dataset:
+def spatial_dataset(level: LevelContents, dropped: Collection[str] = (), *, chunk_table: bool = False) -> xr.Dataset:
     """Return a level as a lazy Dataset in the order of its chunks; with the table of chunks along ``chunk`` where wanted."""
     rows = LevelRows(level.source, level.chunks, level.offset)
     found = level.found_links(0) if kind_of(level.kind).link else None
@@ -247,7 +255,8 @@ def _add_link_attributes(view: _View, table: EdgeRows, dim: str, runs: Chunks) -
 def _add_loaded_links(view: _View, links: LinkSource, attrs: dict[str, Any]) -> None:
     """Add the links as they are read with the whole level: other tools' stores don't tell how many there are."""
     name, dim = names.link_names(links)
-    found = view.level.read(order="chunk", attributes=[a.schema.name for a in links.attributes])
+    found = read_level(view.level, order="chunk", attributes=[a.schema.name for a in links.attributes])
+    assert isinstance(found, Geometry)
     faces = name == names.FACES
     ends, values = (found.faces, found.face_attributes) if faces else (found.edges, found.edge_attributes)
     if ends is not None:
@@ -276,7 +285,7 @@ def _plain(values: NDArray[Any]) -> NDArray[Any]:
 # ---------------------------------------------------------------------------------------------- by object
 
 
-def objects_dataset(level: Level, dropped: Collection[str] = ()) -> xr.Dataset:
+def objects_dataset(level: LevelContents, dropped: Collection[str] = ()) -> xr.Dataset:
     """Return a level as a lazy Dataset in the order of its objects."""
     if not level.source.schema.has_objects:
         raise InputError(f"{level.url} has no objects: open it with view='spatial'")

@@ -86,7 +86,7 @@ class Comparison:
             self.connected(whole)
             self.box(whole)
         self.view("spatial view", "spatial")
-        if self.level.source.schema.has_objects:
+        if self.level._contents.source.schema.has_objects:
             found = self.attempt("read in object order", lambda: self.level.read(order="object"))
             if found is not None:
                 self.by_object("object order", found)
@@ -180,7 +180,11 @@ class Comparison:
         if len(whole) < 2:
             return
         rng = np.random.default_rng(len(whole))
-        shift = np.zeros(whole.positions.shape[1]) if self.level.offset is None else np.asarray(self.level.offset)
+        shift = (
+            np.zeros(whole.positions.shape[1])
+            if self.level._contents.offset is None
+            else np.asarray(self.level._contents.offset)
+        )
         theirs = self.found.get("positions")
         every = whole.positions if theirs is None else theirs.astype(np.float64) + shift if shift.any() else theirs
         low, high = np.sort(every[rng.integers(0, len(every), 2)].astype(np.float64), axis=0)
@@ -216,7 +220,7 @@ class Comparison:
             )
             self.by_object(what, found)
             return
-        if "positions" in self.found and self.level.offset is None:
+        if "positions" in self.found and self.level._contents.offset is None:
             self.check(f"positions, {what}", positions, self.found["positions"])
         columns = {str(v.attrs.get("zv_name", k)): v.to_numpy() for k, v in ds.variables.items() if k not in axes}
         self.attributes(what, columns)  # one may be called like an axis
