@@ -47,8 +47,8 @@ def linked_level(store: Store, geometry: str, function: str, options: WriteOptio
     level = level_to_write(store, (geometry,), function, options)
     if not layout_for(level.store.layout).has_tables:
         raise InputError(
-            f"{level.store.url} has layout per_chunk (ZV 0.7), whose writers and readers lose or mix up the links of objects that "
-            f"share a chunk: make the store with dzv.create(geometry={geometry!r}, layout='grid')"
+            f"{level.store.url} has layout per_chunk (ZV 0.7), whose writers and readers lose or mix up the links of objects "
+            f"that share a chunk: make the store with dzv.create(geometry={geometry!r}, layout='grid')"
         )
     return level
 
