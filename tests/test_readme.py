@@ -45,7 +45,7 @@ def run_blocks(blocks: list[str], folder: Path) -> list[str]:
     """Run blocks of Python one after the other in one fresh process; return what each printed."""
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", *OF_ZARR_3_1, "-c", RUN],
-        input=json.dumps(blocks), cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+        input=json.dumps(blocks), cwd=folder, capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "MPLBACKEND": "Agg"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
