@@ -36,9 +36,20 @@ NUMBERS: dict[str, tuple[int, int]] = {
     f"modules over {LONG} lines without a reason": (0, 0),
     "modules in import circles": (0, 0),
     "layouts compared outside of storage": (0, 0),
-    "geometries named outside of geometry": (6, 0),
+    "geometries named outside of geometry": (0, 0),
     "class names that come twice": (0, 0),
 }
+
+
+WORDS_OF_OTHERS = {
+    ("xarray_backend.conventions", "line"): "a geometry_type of CF",
+    ("xarray_backend.views", "mesh"): "the attribute of UGRID that names a variable's topology",
+    ("write.containers", "mesh"): "the same attribute, which is left out of what is stored",
+    ("exports.linked", "graph"): "the extra that installs networkx",
+    ("exports.linked", "mesh"): "the extra that installs trimesh",
+    ("viz.plot", "mesh"): "a kind of picture",
+}
+"""Strings that are spelled as a geometry and mean something else: (module, string) and what it is."""
 
 
 @cache
@@ -110,13 +121,16 @@ def geometry_names() -> list[str]:
     """Return where a geometry is named by a string outside of geometry/, where the registry of them is."""
     from dask_zv.format.metadata import GEOMETRY_TYPES
 
-    return [
-        f"{name}:{node.lineno} {node.value}"
+    found = [
+        (name.removeprefix("dask_zv."), node.value, node.lineno)
         for name, tree in trees().items()
         if not name.startswith(("dask_zv.geometry", "dask_zv.format.metadata"))  # the registry, and the format's own list
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and node.value in GEOMETRY_TYPES
     ]
+    gone = WORDS_OF_OTHERS.keys() - {(name, value) for name, value, _ in found}
+    assert not gone, f"WORDS_OF_OTHERS names what is gone: {gone}"
+    return [f"{name}:{line} {value}" for name, value, line in found if (name, value) not in WORDS_OF_OTHERS]
 
 
 def repeated_classes() -> list[str]:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import dask_zv as dzv
-from dask_zv.format.shards import EMPTY, frame, index_nbytes, pack_index, unframe, unpack_index
+from dask_zv.format.grids import EMPTY, frame, index_nbytes, pack_index, unframe, unpack_index
 
 QUICK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

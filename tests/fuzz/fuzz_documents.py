@@ -106,12 +106,6 @@ def _run_root(parts: Parts, seed: Parts) -> None:
     assert min(*root.chunk_shape, *root.bin_shape) > 0
     assert root.generation in Generation
     assert all(b >= 1 for b in root.bins_per_chunk)
-    for level in (0, 1):
-        try:
-            edges = root.bin_shape_at(level)
-            assert edges is None or (len(edges) == root.ndim and min(edges) > 0)
-        except MetadataError:
-            assert parts != seed
     grid = ChunkGrid(root.chunk_shape, root.bins_per_chunk)
     box = tuple(np.asarray(b, np.float64) for b in root.bounds)
     grid.touches(np.zeros((1, root.ndim), np.int64), box)

@@ -24,12 +24,12 @@ from zarr.buffer import cpu
 
 import dask_zv as dzv
 from dask_zv.errors import FormatError, MetadataError, ZVError
+from dask_zv.format.documents import parse_shard_index
 from dask_zv.format.fragments import encode_tiling
-from dask_zv.format.grids import parse_grid_document
+from dask_zv.format.grids import frame, parse_grid_document
 from dask_zv.format.links import parse_delta, parse_segment
 from dask_zv.format.manifests import decode_manifest, decode_manifests
 from dask_zv.format.objects import decode_group_elements
-from dask_zv.format.shards import frame, parse_shard_index
 from dask_zv.geometry.schema import parse_dtype
 from dask_zv.storage.catalog import Catalog, decode_catalog, encode_catalog
 from dask_zv.storage.codecs import _local, cell_codec, unpack_zstd

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from blob_encoders import encode_fragments
 from damaged_stores import Breakable, Cells, answer, copy, damages, edit_document, errors_of, put
 from points_reference import CATALOG, files, in_box
 from small import always
 
 import dask_zv as dzv
-from dask_zv.format.fragments import encode_fragments, encode_single
+from dask_zv.format.fragments import encode_single
 
 N = 240
 CHUNK = (20.0, 20.0, 20.0)

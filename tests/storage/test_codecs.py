@@ -19,8 +19,7 @@ from zarr.storage import MemoryStore
 
 import dask_zv as dzv
 from dask_zv.format.documents import dump_json
-from dask_zv.format.grids import GridSpec, codec_list, grid_document
-from dask_zv.format.shards import frame
+from dask_zv.format.grids import GridSpec, codec_list, frame, grid_document
 from dask_zv.storage.codecs import cell_codec, unpack_zstd
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification")

@@ -17,8 +17,7 @@ from zarr.storage import MemoryStore
 
 import dask_zv as dzv
 from dask_zv.format.documents import dump_json
-from dask_zv.format.grids import GridSpec, codec_list, grid_document
-from dask_zv.format.shards import frame, index_nbytes, unpack_index
+from dask_zv.format.grids import GridSpec, codec_list, frame, grid_document, index_nbytes, unpack_index
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.shards import pack_shard, shard_cells, store_cells
 from dask_zv.storage.zarr_objects import ZarrObjects

@@ -24,8 +24,8 @@ from dask_zv.read.decode import sum_by_chunk
 from dask_zv.read.levels import select_in, what_to_read
 from dask_zv.read.link_cells import plan_cells
 from dask_zv.read.select import BlockToRead, Wanted
+from dask_zv.spatial.chunks import runs_of
 from dask_zv.spatial.grid import Box, as_box, stored_box
-from dask_zv.spatial.grouping import runs_of
 
 # ---------------------------------------------------------------------------------------------- rows by number
 

@@ -22,8 +22,7 @@ from dask_zv.read.levels import what_to_read
 from dask_zv.read.object_rows import object_lengths
 from dask_zv.read.objects import read_whole_objects
 from dask_zv.read.select import Wanted
-from dask_zv.spatial.grouping import runs_of
-from dask_zv.spatial.morton import morton_order
+from dask_zv.spatial.chunks import morton_order, runs_of
 
 _BLOCK_OBJECTS = 1 << 16
 _SLICE = 1 << 14

@@ -1,6 +1,9 @@
 """JSON documents: typed access to them, and those of nodes, groups and blobs as the Zarr v3 core specification has them.
 
-The document of a blob is the one that ZV 0.7 writers store for their one-chunk ``uint8`` arrays. What can't be read is a
+The document of a blob is the one that ZV 0.7 writers store for their one-chunk ``uint8`` arrays. Its shards are such arrays
+``__shard_<id>`` that hold blobs back to back: the attribute ``shard_index`` maps a chunk key to ``[byte offset, byte length]``,
+and in ours ``shard_crc32c`` a chunk key to a CRC-32C, so that a ranged read that met a shard while it was being replaced is
+noticed. The id is the Morton code of its chunks divided by the shard size, which readers never need. What can't be read is a
 MetadataError that names the key.
 """
 
@@ -14,10 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from dask_zv.errors import MetadataError, StoreError
+from dask_zv.errors import FormatError, InvalidNameError, MetadataError, StoreError
+from dask_zv.format.keys import check_chunk_key
 
 MAX_DEPTH = 100
 _LIMIT = 1 << 53
+ShardEntry = tuple[int, int, int | None]
+"""Offset, length and CRC-32C (None in shards of others) of one blob."""
 _BLOB = (
     b'{"shape":[%d],"data_type":"uint8","chunk_grid":{"name":"regular","configuration":{"chunk_shape":[%d]}},'
     b'"chunk_key_encoding":{"name":"default","configuration":{"separator":"/"}},"fill_value":0,'
@@ -276,3 +282,39 @@ def parse_blob_document(data: bytes, path: str, store: str | None = None) -> Blo
     if codecs == ["bytes"] and chunk != max(nbytes, 1):
         return None
     return BlobDocument(nbytes, codecs == ["bytes"], codecs != ["bytes"], document.get("attributes", {}))
+
+
+def shard_attributes(entries: Mapping[str, tuple[int, int, int]]) -> dict[str, Any]:
+    """Return the attributes of a shard from chunk key to (offset, length, CRC-32C)."""
+    return {
+        "shard_index": {key: [offset, nbytes] for key, (offset, nbytes, _) in entries.items()},
+        "shard_crc32c": {key: crc for key, (_, _, crc) in entries.items()},
+    }
+
+
+def parse_shard_index(attributes: Mapping[str, Any], nbytes: int, path: str) -> dict[str, ShardEntry]:
+    """Return the index of a shard from its attributes, checked against the shard's length."""
+    index = attributes.get("shard_index")
+    if not isinstance(index, Mapping):
+        raise FormatError(f"shard '/{path}' has no shard_index", array=path)
+    crcs = attributes.get("shard_crc32c", {})
+    if not isinstance(crcs, Mapping):
+        raise FormatError(f"shard '/{path}' has a shard_crc32c that is no mapping", array=path)
+    entries: dict[str, ShardEntry] = {}
+    for key, entry in index.items():
+        try:
+            check_chunk_key(key)  # it is a path in the store, where the shard loses it
+        except InvalidNameError as error:
+            raise FormatError(f"shard '/{path}' has a damaged index: {error.message:.200}", array=path) from error
+        if not (isinstance(entry, list | tuple) and len(entry) == 2 and all(type(v) is int for v in entry)):
+            raise FormatError(f"shard '/{path}' has the index entry {entry!r:.80}", array=path, chunk=key)
+        offset, length = entry
+        if offset < 0 or length < 0 or offset + length > nbytes:
+            raise FormatError(
+                f"shard '/{path}' of {nbytes} bytes has an entry at {offset} of {length} bytes", array=path, chunk=key
+            )
+        crc = crcs.get(key)
+        if crc is not None and type(crc) is not int:
+            raise FormatError(f"shard '/{path}' has the checksum {crc!r:.80}", array=path, chunk=key)
+        entries[key] = (offset, length, crc)
+    return entries

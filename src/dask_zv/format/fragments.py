@@ -17,7 +17,6 @@ An index without fragments is the 16 bytes of the header alone.
 
 from __future__ import annotations
 
-import operator
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +37,6 @@ _HEADER = struct.Struct("<IHHII")
 _RANGE = struct.Struct("<qq")
 _WORD = struct.Struct("<I")
 _ZERO_WORD = bytes(4)
-_MAX_FRAGMENTS = 2**32 - 1
 _CACHED_FRAGMENTS = 8192
 
 
@@ -48,8 +46,6 @@ class FragmentIndex:
 
     starts: NDArray[np.int64]  # (F,): First row of each range; -1 marks an explicit fragment
     counts: NDArray[np.int64]  # (F,): Rows of each fragment
-    explicit_offsets: NDArray[np.int64]
-    """(F + 1,): Fragment ``f`` lists ``explicit_rows[explicit_offsets[f]:explicit_offsets[f + 1]]``; empty for ranges."""
     explicit_rows: NDArray[np.int64]  # (T,): Rows of the explicit fragments, back to back
 
     def __len__(self) -> int:
@@ -58,17 +54,6 @@ class FragmentIndex:
     def __repr__(self) -> str:
         explicit = int(np.count_nonzero(self.starts < 0))
         return f"FragmentIndex({len(self)} fragments, {explicit} of them explicit)"
-
-    def rows(self, f: int) -> NDArray[np.int64]:
-        """Return the rows of fragment ``f`` in its order, shape (counts[f],)."""
-        if not 0 <= f < len(self):
-            raise IndexError(f"no fragment {f} in a chunk of {len(self)}")
-        start, count = int(self.starts[f]), int(self.counts[f])
-        if start < 0:
-            return self.explicit_rows[self.explicit_offsets[f] : self.explicit_offsets[f + 1]]
-        if count > MAX_ROWS:
-            raise FormatError(f"fragment {f} claims {count} rows, more than the {MAX_ROWS} that are expanded")
-        return np.arange(start, start + count, dtype=np.int64)
 
     def all_rows(self, *, max_rows: int = MAX_ROWS) -> NDArray[np.int64]:
         """Return the rows of all fragments in fragment order, shape (counts.sum(),)."""
@@ -83,28 +68,6 @@ class FragmentIndex:
         if len(self.explicit_rows):
             rows[np.repeat(self.starts < 0, self.counts)] = self.explicit_rows
         return rows
-
-    def fragment_of_rows(self, n_rows: int) -> NDArray[np.int64]:
-        """Return the fragment that each row of the chunk belongs to, shape (n_rows,); -1 where there is none."""
-        if self.tiles(n_rows):
-            return np.repeat(np.arange(len(self), dtype=np.int64), self.counts)
-        beyond = (self.starts >= 0) & (self.counts > 0) & (self.starts + self.counts > n_rows)
-        if beyond.any():
-            f = int(np.argmax(beyond))
-            last = self.starts[f] + self.counts[f] - 1
-            raise FormatError(f"fragment {f} goes to row {last} of a chunk of {n_rows} rows")
-        rows = self.all_rows()
-        owners = np.repeat(np.arange(len(self), dtype=np.int64), self.counts)
-        if len(rows) and int(rows.max()) >= n_rows:
-            at = int(np.argmax(rows >= n_rows))
-            raise FormatError(f"fragment {owners[at]} names row {rows[at]} of a chunk of {n_rows} rows")
-        found = np.full(n_rows, -1, dtype=np.int64)
-        found[rows] = owners
-        clash = found[rows] != owners
-        if clash.any():
-            at = int(np.argmax(clash))
-            raise FormatError(f"row {rows[at]} belongs to fragments {owners[at]} and {found[rows[at]]}")
-        return found
 
     def tiles(self, n_rows: int) -> bool:
         """Return True if the fragments are ranges, each from where the last ended, that cover exactly `n_rows` rows."""
@@ -136,32 +99,6 @@ def encode_tiling(counts: ArrayLike) -> bytes:
     return _tiling_head(n) + table.tobytes() + _ZERO_WORD
 
 
-def encode_fragments(fragments: Sequence[tuple[int, int] | NDArray[np.int64]]) -> bytes:
-    """Encode fragments of either kind. Shapes: `fragments` (k,)."""
-    n = len(fragments)
-    if n == 0:
-        return _HEADER.pack(_MAGIC, _VERSION, 0, 0, 0)
-    if n > _MAX_FRAGMENTS:
-        raise InputError(f"{n} fragments in one chunk; the format holds {_MAX_FRAGMENTS}")
-    is_range = np.zeros(-(-n // 64) * 64, dtype=np.uint8)
-    ranges: list[bytes] = []
-    explicit: list[NDArray[np.int64]] = []
-    for f, fragment in enumerate(fragments):
-        found = _as_range(f, fragment) if isinstance(fragment, tuple) else _promoted(f, fragment)
-        if isinstance(found, tuple):
-            is_range[f] = 1
-            ranges.append(_RANGE.pack(*found))
-        else:
-            explicit.append(found)
-    offsets = np.cumsum([0, *(len(rows) for rows in explicit)], dtype=np.int64)
-    if int(offsets[-1]) > _MAX_FRAGMENTS:
-        raise InputError(f"{offsets[-1]} explicit rows in one chunk; the format holds {_MAX_FRAGMENTS}")
-    header = _HEADER.pack(_MAGIC, _VERSION, 0, n, len(ranges))
-    bitmap = np.packbits(is_range, bitorder="little").tobytes()
-    rows = (rows.astype("<i8", copy=False).tobytes() for rows in explicit)
-    return b"".join((header, bitmap, *ranges, offsets.astype("<u4").tobytes(), *rows))
-
-
 def decode_fragments(blob: bytes | bytearray | memoryview, *, n_rows: int | None = None) -> FragmentIndex:
     """Decode a fragment index, checking every field."""
     view = memoryview(blob)
@@ -172,7 +109,7 @@ def decode_fragments(blob: bytes | bytearray | memoryview, *, n_rows: int | None
     if n == 0:
         _check_size(size, _HEADER.size)
         nothing = np.empty(0, dtype=np.int64)
-        return FragmentIndex(nothing, nothing, np.zeros(1, dtype=np.int64), nothing)
+        return FragmentIndex(nothing, nothing, nothing)
     table_at = _HEADER.size + -(-n // 64) * 8
     offsets_at = table_at + n_ranges * _RANGE.size
     rows_at = offsets_at + (n - n_ranges + 1) * _WORD.size
@@ -190,8 +127,7 @@ def decode_fragments(blob: bytes | bytearray | memoryview, *, n_rows: int | None
         if word:
             raise FormatError(f"offsets of the explicit rows start at {word}, not 0", offset=offsets_at)
         _check_size(size, rows_at)
-        no_rows = np.empty(0, dtype=np.int64)
-        return FragmentIndex(range_starts, range_counts, np.zeros(n + 1, dtype=np.int64), no_rows)
+        return FragmentIndex(range_starts, range_counts, np.empty(0, dtype=np.int64))
 
     is_range = _read_bitmap(view, n, n_ranges)
     offsets = np.frombuffer(view, dtype="<u4", count=n - n_ranges + 1, offset=offsets_at).astype(np.int64)
@@ -210,9 +146,7 @@ def decode_fragments(blob: bytes | bytearray | memoryview, *, n_rows: int | None
     starts[is_range] = range_starts
     counts[is_range] = range_counts
     counts[~is_range] = lengths
-    explicit_offsets = np.zeros(n + 1, dtype=np.int64)
-    np.cumsum(np.where(is_range, 0, counts), out=explicit_offsets[1:])
-    return FragmentIndex(starts, counts, explicit_offsets, rows)
+    return FragmentIndex(starts, counts, rows)
 
 
 def _full_bitmap(n: int) -> bytes:
@@ -230,30 +164,6 @@ _cached_tiling_head = lru_cache(maxsize=1024)(_make_tiling_head)
 def _tiling_head(n: int) -> bytes:
     """Return what comes before the table of `n` ranges; that of so many fragments is too long to be kept."""
     return _cached_tiling_head(n) if n <= _CACHED_FRAGMENTS else _make_tiling_head(n)
-
-
-def _as_range(f: int, fragment: tuple[int, int]) -> tuple[int, int]:
-    try:
-        start, count = map(operator.index, fragment)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"fragment {f} must be (start, count) in integers, not {fragment!r:.80}") from error
-    if start < 0 or count < 0 or start + count >= 2**63:
-        raise InputError(f"fragment {f} is a range of {count} rows from row {start}")
-    return start, count
-
-
-def _promoted(f: int, fragment: NDArray[np.int64]) -> tuple[int, int] | NDArray[np.int64]:
-    rows = np.asarray(fragment)
-    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-        raise InputError(f"fragment {f} must be a 1-D integer array of rows, not {rows.ndim}-D {rows.dtype}")
-    rows = rows.astype(np.int64)
-    if not rows.size:
-        return rows
-    if int(rows.min()) < 0:
-        raise InputError(f"fragment {f} names row {rows.min()}; rows count from 0")
-    if bool((np.diff(rows) == 1).all()):
-        return int(rows[0]), len(rows)
-    return rows
 
 
 def _read_header(view: memoryview) -> tuple[int, int]:

@@ -1,23 +1,31 @@
-"""The document of an array of the layout ``grid``: its extents, origin, shards and codecs, and which chunks it holds.
+"""Arrays of the layout ``grid``: their document (extents, origin, shards, codecs, chunks), cells, and indexes of shards.
 
-Source: FORMAT.md C.1 to C.4; Zarr v3 core specification.
+A cell is a chunk of one item of Zarr's codec ``vlen-bytes``, a shard that of ``sharding_indexed``. Source: FORMAT.md C.1 to
+C.4; Zarr v3 core specification.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import BoundsError, MetadataError
+from dask_zv.errors import BoundsError, FormatError, MetadataError
 from dask_zv.format.documents import array_document
 from dask_zv.format.keys import is_spatial_key, parse_key
 
+EMPTY = np.iinfo(np.uint64).max
+"""Offset and length of a cell that a shard does not have."""
+_HEADER = struct.Struct("<II")
+FRAME_NBYTES = _HEADER.size
+"""What a frame adds to its payload."""
 NONEMPTY = "nonempty_chunks"
 ORIGIN = "chunk_grid_origin"
 
@@ -104,14 +112,6 @@ class GridSpec:
         shards = cells // shape
         local = cells - shards * shape
         return shards, np.asarray(np.ravel_multi_index(tuple(local.T), self.shard_shape), np.int64)
-
-    def covering(self, coords: NDArray[np.int64]) -> GridSpec:
-        """Return a grid that has a cell for each of these chunks too; the origin stays where it can."""
-        if not len(coords):
-            return self
-        low = np.minimum(coords.min(axis=0), self.origin)
-        high = np.maximum(coords.max(axis=0), np.asarray(self.origin) + np.asarray(self.shape) - 1)
-        return replace(self, shape=tuple((high - low + 1).tolist()), origin=tuple(low.tolist()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,3 +222,54 @@ def cell_path(path: str, cell: Sequence[int]) -> str:
 def listed_coords(keys: Iterable[str], rank: int) -> NDArray[np.int64]:
     """Return the coordinates of chunk keys, ascending, shape (n, rank)."""
     return np.array(sorted(parse_key(k) for k in keys), np.int64).reshape(-1, rank)
+
+
+# -------------------------------------------------------------------------------------------------- bytes
+
+
+def header(nbytes: int) -> bytes:
+    """Return what comes before a payload of `nbytes`: ``uint32`` 1 (items), ``uint32`` length."""
+    if nbytes >= 1 << 32:
+        raise FormatError(f"a chunk of {nbytes:,} bytes: a cell holds less than 4 GiB, choose a smaller chunk_shape")
+    return _HEADER.pack(1, nbytes)
+
+
+def frame(payload: bytes) -> bytes:
+    """Return a cell's bytes before compression: its header, and the payload."""
+    return header(len(payload)) + payload
+
+
+def unframe(data: bytes) -> bytes:
+    """Return the payload of a decompressed cell."""
+    if len(data) < 8:
+        raise FormatError(f"the cell has {len(data)} bytes, its header alone has 8")
+    items, nbytes = _HEADER.unpack_from(data)
+    if items != 1 or nbytes != len(data) - 8:
+        raise FormatError(f"the cell's header says {items} items, the first of {nbytes} bytes; {len(data) - 8} bytes follow")
+    return data[8:]
+
+
+def index_nbytes(cells: int) -> int:
+    """Return the length of the index of a shard of `cells` cells: offset and length of each, and a CRC-32C."""
+    return 16 * cells + 4
+
+
+def pack_index(places: NDArray[np.uint64]) -> bytes:
+    """Return the index of a shard. Shapes: `places` (cells, 2)."""
+    body = np.ascontiguousarray(places, "<u8").tobytes()
+    return body + struct.pack("<I", int(google_crc32c.value(body)))
+
+
+def unpack_index(data: bytes, cells: int, limit: int | None = None) -> NDArray[np.uint64]:
+    """Return the offset and length of each cell, shape (cells, 2)."""
+    if len(data) != index_nbytes(cells):
+        raise FormatError(f"the shard's index has {len(data)} bytes, {index_nbytes(cells)} are wanted for {cells} cells")
+    if int(google_crc32c.value(data[:-4])) != struct.unpack("<I", data[-4:])[0]:
+        raise FormatError("the checksum of the shard's index does not match")
+    places = np.frombuffer(data[:-4], "<u8").reshape(cells, 2).astype(np.uint64, copy=False)
+    if limit is not None:
+        have = places[:, 1] != EMPTY
+        offsets, lengths = places[have, 0], places[have, 1]
+        if (offsets > limit).any() or (lengths > np.uint64(limit) - offsets).any():  # a sum may not fit into 64 bits
+            raise FormatError(f"the shard's index names bytes behind its end at {limit}")
+    return places

@@ -16,6 +16,7 @@ _SPATIAL = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.-?(0|[1-9][0-9]{0,17}))*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 DOCUMENT = "zarr.json"
 SHARD_PREFIX = "__shard_"
+_SHARD = re.compile(re.escape(SHARD_PREFIX) + r"[0-9]{6,}")
 
 
 def check_name(name: str, what: str = "name") -> str:
@@ -153,3 +154,18 @@ def ancestors(path: str) -> list[str]:
     """Return the paths of all nodes above one, from the root on, and its own."""
     parts = path.split("/") if path else []
     return ["/".join(parts[:i]) for i in range(len(parts) + 1)]
+
+
+def shard_name(number: int) -> str:
+    """Return the name of shard `number`, zero-padded to six digits at least."""
+    return f"{SHARD_PREFIX}{number:06d}"
+
+
+def is_shard_name(name: str) -> bool:
+    """Return True if a child of an array's group is a shard."""
+    return name.startswith(SHARD_PREFIX)
+
+
+def shard_id(name: str) -> int | None:
+    """Return the number in a shard's name, None where it isn't one that writers give."""
+    return int(name[len(SHARD_PREFIX) :]) if _SHARD.fullmatch(name) else None

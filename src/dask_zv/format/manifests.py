@@ -41,12 +41,6 @@ Manifest = tuple[NDArray[np.int64], NDArray[np.int64]]
 Manifests = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
-def encode_manifest(chunks: ArrayLike, fragments: ArrayLike) -> bytes:
-    """Encode one object, one block per fragment. Shapes: `chunks` (M, K), `fragments` (M,)."""
-    blocks = _pack(chunks, fragments)
-    return _WORD.pack(len(blocks)) + blocks.tobytes()
-
-
 def encode_manifests(object_rows: ArrayLike, chunks: ArrayLike, fragments: ArrayLike, *, first: int, count: int) -> list[bytes]:
     """Encode the manifests of consecutive objects at once. Shapes: `object_rows` (M,), `chunks` (M, K), `fragments` (M,)."""
     if count < 0:

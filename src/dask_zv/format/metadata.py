@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -203,34 +203,6 @@ class RootMetadata:
         """Bins along each edge of a chunk of level 0."""
         return tuple(round(chunk / edge) for chunk, edge in zip(self.chunk_shape, self.bin_shape, strict=True))
 
-    def bin_shape_at(self, level: int) -> tuple[float, ...] | None:
-        """Return the edges of a bin of `level`: twice the translation of its dataset; None where that says nothing."""
-        if level == 0:
-            return self.bin_shape
-        key = f"translation of level {level} in multiscales[0].datasets"
-        for entry in self.datasets:
-            if entry["path"] != str(level):
-                continue
-            transforms = entry.get("coordinateTransformations", [])
-            if not isinstance(transforms, list | tuple):
-                raise documents.wrong(transforms, f"coordinateTransformations of level {level}", "a list")
-            for item in transforms:
-                transform = documents.mapping(item, f"coordinateTransformations of level {level}")
-                if transform.get("type") == "translation":
-                    halves = documents.floats(transform.get("translation"), key, self.ndim, positive=True)
-                    return tuple(2 * half for half in halves)
-        return None
-
-    def with_level(self, level: int, bin_shape: tuple[float, ...]) -> RootMetadata:
-        """Return the metadata with the dataset of `level` added or replaced."""
-        edges = documents.floats(bin_shape, f"bin shape of level {level}", self.ndim, positive=True)
-        scale = [edge / base for edge, base in zip(edges, self.bin_shape, strict=True)]
-        if self.generation is Generation.PER_CHUNK:
-            scale = [float(max(1, round(ratio))) for ratio in scale]
-        others = [entry for entry in self.datasets if entry["path"] != str(level)]
-        datasets = [*others, _dataset(level, scale, edges)]
-        return replace(self, datasets=tuple(sorted(datasets, key=_dataset_order)))
-
     @classmethod
     def from_attributes(cls, attrs: Mapping[str, Any]) -> RootMetadata:
         """Read the root group's attributes."""
@@ -339,9 +311,3 @@ def _dataset(level: int, scale: list[float], edges: tuple[float, ...]) -> dict[s
         {"type": "translation", "translation": [edge / 2 for edge in edges]},
     ]
     return {"path": str(level), "coordinateTransformations": transforms}
-
-
-def _dataset_order(entry: Mapping[str, Any]) -> tuple[bool, int, str]:
-    path = str(entry["path"])
-    is_level = path.isascii() and path.isdigit()
-    return not is_level, int(path) if is_level else 0, path

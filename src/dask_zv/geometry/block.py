@@ -18,7 +18,7 @@ from dask_zv.format.fragments import encode_single, encode_tiling
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.rows import LinkRows, VertexRows
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, PointSchema
-from dask_zv.spatial.grouping import group_by_chunk
+from dask_zv.spatial.chunks import group_by_chunk
 
 
 @dataclass(frozen=True, slots=True, eq=False)

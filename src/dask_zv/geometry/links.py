@@ -19,7 +19,7 @@ from dask_zv.format.links import LinkFamily, encode_ragged, lehmer_codes, segmen
 from dask_zv.geometry.block import Found
 from dask_zv.geometry.rows import LinkRows
 from dask_zv.geometry.schema import LINK_FRAGMENTS, AttributeSchema
-from dask_zv.spatial.grouping import group_by_chunk
+from dask_zv.spatial.chunks import group_by_chunk
 
 
 @dataclass(frozen=True, slots=True, eq=False)

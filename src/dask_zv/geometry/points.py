@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
-from dask_zv.format.fragments import FragmentIndex, decode_fragments
 from dask_zv.geometry.block import (
     Arrangement,
     BlockExtra,
@@ -25,7 +24,7 @@ from dask_zv.geometry.block import (
     stable_order,
 )
 from dask_zv.geometry.rows import VertexRows
-from dask_zv.geometry.schema import FRAGMENTS, VERTICES, Kind, PointSchema
+from dask_zv.geometry.schema import VERTICES, Kind, PointSchema
 
 POINT_CLOUD = Kind("point_cloud", "implicit_sequential")
 
@@ -66,13 +65,3 @@ def decode_positions(schema: PointSchema, chunk: str, vertices: bytes) -> NDArra
             array=VERTICES, chunk=chunk,
         )  # fmt: skip
     return np.frombuffer(vertices, schema.dtype).reshape(-1, ndim)
-
-
-def decode_index(chunk: str, fragments: bytes | None, n_rows: int) -> FragmentIndex | None:
-    """Return the fragment index of a chunk of `n_rows` rows, None where it has none."""
-    if fragments is None:
-        return None
-    try:
-        return decode_fragments(fragments, n_rows=n_rows)
-    except FormatError as error:
-        raise error.at(array=FRAGMENTS, chunk=chunk) from None

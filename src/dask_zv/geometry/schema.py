@@ -81,11 +81,6 @@ class Kind:
     has_parents: bool = False  # links lead from a vertex to its one parent
 
     @property
-    def has_records(self) -> bool:
-        """True where links are tables of edges or faces, rather than a parent for each vertex."""
-        return bool(self.link) and not self.has_parents
-
-    @property
     def is_points(self) -> bool:
         """True where it is known that nothing joins the vertices."""
         return bool(self.name) and not (self.is_path or self.link)

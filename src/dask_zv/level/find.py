@@ -12,11 +12,10 @@ import numpy as np
 
 from dask_zv.errors import MetadataError, ZVWarning
 from dask_zv.format.documents import parse_document
-from dask_zv.format.grids import GridArray, cell_path
+from dask_zv.format.grids import GridArray, cell_path, index_nbytes
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import RootMetadata
-from dask_zv.format.shards import index_nbytes
 from dask_zv.geometry.points import POINT_CLOUD
 from dask_zv.geometry.schema import ATTRIBUTES, FRAGMENTS, VERTICES, AttributeSchema, PointSchema, parse_dtype, readable
 from dask_zv.level.source import LevelSource, index_token, lost_document, read_documents, remember

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import take_ranges
-from dask_zv.spatial.chunk_lookup import ChunkLookup
+from dask_zv.spatial.chunks import ChunkLookup
 
 SHARED = -2
 """Owner of a fragment that several objects name."""

@@ -17,7 +17,7 @@ from dask_zv.format.keys import DOCUMENT, is_spatial_key, parse_key
 from dask_zv.format.links import LinkFamily, delta_name, has_permutation, parse_segment
 from dask_zv.geometry.schema import LINK_FRAGMENTS, AttributeSchema, parse_dtype, readable
 from dask_zv.level.source import LevelSource, level_blobs, lost_document
-from dask_zv.spatial.chunk_lookup import ChunkLookup
+from dask_zv.spatial.chunks import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.nodes import load_catalog

@@ -18,7 +18,7 @@ from dask_zv.errors import FormatError, MetadataError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.geometry.schema import VERTICES, PointSchema
-from dask_zv.spatial.chunk_lookup import ChunkLookup
+from dask_zv.spatial.chunks import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import Blobs, open_blobs, open_place

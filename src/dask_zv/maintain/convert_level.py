@@ -28,7 +28,7 @@ from dask_zv.level.object_index import ObjectIndex
 from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, Hierarchy, copy_objects, find_nodes
 from dask_zv.read.chunk_boxes import boxes_hold
 from dask_zv.read.object_columns import object_fields
-from dask_zv.spatial.grouping import runs_of
+from dask_zv.spatial.chunks import runs_of
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid.plan import cut_units
 from dask_zv.storage.grid.read import GridArrays

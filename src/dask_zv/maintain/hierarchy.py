@@ -9,8 +9,7 @@ from typing import Any
 from dask_zv.errors import ZVError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import parse_grid_document
-from dask_zv.format.keys import DOCUMENT, is_spatial_key, join
-from dask_zv.format.shards import is_shard_name
+from dask_zv.format.keys import DOCUMENT, is_shard_name, is_spatial_key, join
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.locks import LOCK_NAME

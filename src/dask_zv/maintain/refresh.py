@@ -14,9 +14,8 @@ from dask_zv.config import settings
 from dask_zv.errors import FormatError, InvalidNameError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridArray
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, join, keys_to_coords
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, join, keys_to_coords, shard_id
 from dask_zv.format.links import parse_delta
-from dask_zv.format.shards import shard_id
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report
@@ -34,7 +33,7 @@ from dask_zv.read.decode import block_positions
 from dask_zv.read.edge_rows import count_parents
 from dask_zv.read.links import stored_links
 from dask_zv.read.object_rows import count_lengths
-from dask_zv.spatial.grouping import runs_of
+from dask_zv.spatial.chunks import runs_of
 from dask_zv.storage.catalog import CATALOG_NAME, Node, merge_catalog
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.shards import inspect_cells, object_cells

@@ -22,7 +22,7 @@ from dask_zv.read.decode import BlockRows, decode_block, empty_columns, fetch, j
 from dask_zv.read.link_cells import CellPlan, LinkCells, cell_addresses, decode_cells
 from dask_zv.read.links import Endpoints, resolve_links
 from dask_zv.read.select import BlockToRead, Wanted, rows_inside
-from dask_zv.spatial.chunk_lookup import ChunkLookup
+from dask_zv.spatial.chunks import ChunkLookup
 from dask_zv.spatial.grid import Box
 
 

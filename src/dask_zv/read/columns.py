@@ -23,8 +23,8 @@ from dask_zv.level.source import ChunkTable, LevelSource, SharedCache, check_sam
 from dask_zv.read.chunk_boxes import note_strays
 from dask_zv.read.decode import FragmentRows, block_positions, block_values, check_coverage, chunk_fragments, fetch
 from dask_zv.read.select import rows_inside, select
+from dask_zv.spatial.chunks import runs_of
 from dask_zv.spatial.grid import Box
-from dask_zv.spatial.grouping import runs_of
 
 OBJECT_ID, OBJECT_INDEX = "/object_id", "/object_index"
 """Names of columns that no attribute can have."""

@@ -24,7 +24,7 @@ from dask_zv.level.source import LevelSource, level_blobs
 from dask_zv.read.columns import LevelRows, RaggedColumns
 from dask_zv.read.link_cells import CellPlan, LinkCells, find_targets, plan_cells, read_cells
 from dask_zv.read.links import find_endpoints
-from dask_zv.spatial.chunk_lookup import ChunkLookup
+from dask_zv.spatial.chunks import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 
 CONNECTIVITY = "/connectivity"

@@ -22,8 +22,8 @@ from dask_zv.level.link_source import FoundLinks
 from dask_zv.read.assemble import Finish, ObjectFacts, read_block
 from dask_zv.read.objects import Here, ReadObjects
 from dask_zv.read.select import Selection, Wanted, choose_attributes, chosen_chunks, plan_blocks, select
+from dask_zv.spatial.chunks import runs_of
 from dask_zv.spatial.grid import as_box
-from dask_zv.spatial.grouping import runs_of
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import together
 

@@ -16,7 +16,7 @@ from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.link_source import FoundLinks, LinkSource
 from dask_zv.level.source import LevelSource
 from dask_zv.read.decode import fetch
-from dask_zv.spatial.chunk_lookup import ChunkLookup
+from dask_zv.spatial.chunks import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.layout import Blobs
 from dask_zv.storage.objects import Address

@@ -28,7 +28,7 @@ from dask_zv.read.link_cells import (
     read_in_parts,
 )
 from dask_zv.read.select import chosen_chunks
-from dask_zv.spatial.chunk_lookup import ChunkLookup
+from dask_zv.spatial.chunks import ChunkLookup
 from dask_zv.storage.grid.read import GridArrays
 
 

@@ -17,7 +17,7 @@ from dask_zv.level.source import LevelSource
 from dask_zv.read.assemble import Finish, ObjectFacts, read_block
 from dask_zv.read.columns import LevelRows
 from dask_zv.read.select import Selection, Wanted, plan_blocks
-from dask_zv.spatial.grouping import runs_of
+from dask_zv.spatial.chunks import runs_of
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.marks import check_not_replaced
 from dask_zv.storage.objects import together

@@ -30,8 +30,7 @@ from dask_zv.errors import FormatError, InvalidNameError
 from dask_zv.format.documents import dump_json, parse_document, parse_json
 from dask_zv.format.grids import NONEMPTY
 from dask_zv.format.keys import check_name, is_spatial_key, parse_key
-from dask_zv.spatial.chunk_lookup import ChunkLookup
-from dask_zv.spatial.grouping import group_by_chunk
+from dask_zv.spatial.chunks import ChunkLookup, group_by_chunk
 from dask_zv.storage.codecs import unpack_zstd
 from dask_zv.storage.receipts import COLUMNS, Columns
 

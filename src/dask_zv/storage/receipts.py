@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.format.keys import is_spatial_key, parse_key
-from dask_zv.spatial.grouping import group_by_chunk
+from dask_zv.spatial.chunks import group_by_chunk
 from dask_zv.storage.codecs import crc32c
 
 if TYPE_CHECKING:

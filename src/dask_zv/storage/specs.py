@@ -16,7 +16,7 @@ from dask_zv.config import settings
 from dask_zv.errors import InputError, PlanError
 from dask_zv.format.grids import GridSpec
 from dask_zv.format.keys import check_chunk_key, join
-from dask_zv.spatial.grouping import runs_of
+from dask_zv.spatial.chunks import runs_of
 from dask_zv.storage.handles import StoreHandle
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import as_bytes, check_array_name

@@ -32,8 +32,7 @@ from dask_zv.geometry.rows import VertexRows, concatenate_rows
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import cluster_memory
-from dask_zv.spatial.grouping import group_by_chunk
-from dask_zv.spatial.morton import morton_codes
+from dask_zv.spatial.chunks import group_by_chunk, morton_codes
 from dask_zv.write.convert import Conversion, Seen, convert_again
 from dask_zv.write.partitions import Partitions, RawPart
 from dask_zv.write.scan import Scan, span_codes

@@ -27,9 +27,8 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridSpec, cell_path
-from dask_zv.format.keys import DOCUMENT, check_name, coords_to_keys, join
+from dask_zv.format.keys import DOCUMENT, check_name, coords_to_keys, join, shard_name
 from dask_zv.format.objects import elements_document
-from dask_zv.format.shards import shard_name
 from dask_zv.geometry.block import BlockExtra, Fragments, Places
 from dask_zv.geometry.rows import LinkRows
 from dask_zv.geometry.schema import parse_dtype

@@ -20,8 +20,7 @@ from dask_zv.geometry.schema import PointSchema
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import packing
 from dask_zv.level.object_tables import EDGE_COUNTS
-from dask_zv.spatial.grouping import group_by_chunk
-from dask_zv.spatial.morton import morton_codes
+from dask_zv.spatial.chunks import group_by_chunk, morton_codes
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings
 from dask_zv.storage.handles import open_objects

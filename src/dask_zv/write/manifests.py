@@ -24,7 +24,7 @@ from dask_zv.geometry.links import LinkRecords
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import hold_if_large
 from dask_zv.level.source import MANIFESTS_CRC32C
-from dask_zv.spatial.grouping import group_by_chunk
+from dask_zv.spatial.chunks import group_by_chunk
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for

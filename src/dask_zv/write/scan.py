@@ -18,9 +18,8 @@ from dask_zv.errors import InputError
 from dask_zv.format.dictionary import MAX_CATEGORIES, DictionaryEncoding
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.graph.keeping import look_once
+from dask_zv.spatial.chunks import group_by_chunk, morton_codes
 from dask_zv.spatial.grid import corners
-from dask_zv.spatial.grouping import group_by_chunk
-from dask_zv.spatial.morton import morton_codes
 from dask_zv.write.convert import Conversion, categories_key, convert_part, rows_crc32c
 from dask_zv.write.partitions import AttributeInput, Partitions, RawPart
 

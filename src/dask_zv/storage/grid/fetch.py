@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, ZVError
-from dask_zv.format.grids import GridSpec, cell_path
-from dask_zv.format.shards import EMPTY, FRAME_NBYTES, index_nbytes, pack_index, unframe, unpack_index
+from dask_zv.format.grids import EMPTY, FRAME_NBYTES, GridSpec, cell_path, index_nbytes, pack_index, unframe, unpack_index
 from dask_zv.storage.codecs import CellCodec
 from dask_zv.storage.objects import Address, Objects, Request
 from dask_zv.storage.receipts import Columns

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dask_zv.errors import InvalidNameError, PlanError, StoreError
 from dask_zv.format.grids import NONEMPTY, ORIGIN, GridArray, GridSpec, cell_path, listed_coords
 from dask_zv.format.keys import DOCUMENT, ancestors, is_spatial_key, join, keys_to_coords
-from dask_zv.spatial.morton import morton_order
+from dask_zv.spatial.chunks import morton_order
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog
 from dask_zv.storage.grid.settings import default_grid, shard_shape_of, spec_from_meta
 from dask_zv.storage.nodes import load_catalog, read_grids

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, StoreError, ZVError
-from dask_zv.format.grids import GridArray, cell_path, parse_grid_document
+from dask_zv.format.grids import EMPTY, GridArray, cell_path, parse_grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, keys_to_coords, parse_key
-from dask_zv.format.shards import EMPTY
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.codecs import CellCodec, cell_codec
 from dask_zv.storage.grid.fetch import (

@@ -16,11 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError, PlanError, StoreError
-from dask_zv.format.grids import GridArray, GridSpec, cell_path
+from dask_zv.format.grids import (
+    EMPTY,
+    GridArray,
+    GridSpec,
+    cell_path,
+    frame,
+    header,
+    index_nbytes,
+    pack_index,
+    unframe,
+    unpack_index,
+)
 from dask_zv.format.keys import coords_to_keys, format_key, join, keys_to_coords
-from dask_zv.format.shards import EMPTY, frame, header, index_nbytes, pack_index, unframe, unpack_index
-from dask_zv.spatial.grouping import group_by_chunk
-from dask_zv.spatial.morton import morton_codes
+from dask_zv.spatial.chunks import group_by_chunk, morton_codes
 from dask_zv.storage.codecs import CellCodec, cell_codec
 from dask_zv.storage.grid.fetch import StoredCell, object_runs, shard_indexes
 from dask_zv.storage.objects import Objects

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from dask_zv.format.keys import DOCUMENT, is_spatial_key, join, parse_key
-from dask_zv.format.shards import shard_id, shard_name
-from dask_zv.spatial.morton import morton_codes, morton_order
+from dask_zv.format.keys import DOCUMENT, is_spatial_key, join, parse_key, shard_id, shard_name
+from dask_zv.spatial.chunks import morton_codes, morton_order
 from dask_zv.storage.nodes import (
     load_catalog,
 )

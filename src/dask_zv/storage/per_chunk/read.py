@@ -17,12 +17,13 @@ from dataclasses import dataclass
 
 from dask_zv.errors import FormatError, StoreError
 from dask_zv.format.documents import (
+    ShardEntry,
     WrongKindError,
     parse_blob_document,
     parse_document,
+    parse_shard_index,
 )
-from dask_zv.format.keys import DOCUMENT, sort_keys
-from dask_zv.format.shards import ShardEntry, is_shard_name, parse_shard_index, shard_name
+from dask_zv.format.keys import DOCUMENT, is_shard_name, shard_name, sort_keys
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.objects import Address, BlobReader, Objects, Request, keys_by_array, wait_before_retry

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dask_zv.format.documents import PAYLOAD_CRC32C, blob_document
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, join, sort_keys
-from dask_zv.format.shards import is_shard_name, shard_attributes, shard_id, shard_name
+from dask_zv.format.documents import PAYLOAD_CRC32C, blob_document, shard_attributes
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_shard_name, is_spatial_key, join, shard_id, shard_name, sort_keys
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, merge_catalog
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.locks import commit_lock
