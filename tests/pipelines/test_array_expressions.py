@@ -42,12 +42,13 @@ def length(geometry):
     return len(geometry.positions)
 
 
+lengths = np.full(40, 10)
+for given in (lengths, da.from_array(lengths, chunks=10)):
+    assert dzv.write_polylines(new("polyline"), lazy, lengths=given).objects == 40
+ends = da.from_array(points.reshape(200, 2, 3), chunks=(50, 2, 3))
+assert dzv.write_lines(new("line"), ends).objects == 200
+
 refused = {
-    "told by their lengths": lambda: dzv.write_polylines(new("polyline"), lazy, lengths=[400]),
-    "lines": lambda: dzv.write_lines(new("line"), da.from_array(points.reshape(200, 2, 3), chunks=(50, 2, 3))),
-    "lazy lengths": lambda: dzv.write_polylines(
-        new("polyline"), lazy, lengths=da.from_array(np.full(40, 10), chunks=10)
-    ),
     "density": lambda: ds.zv.density(spacing=10, compute=False),
     "map_chunks": lambda: ds.zv.map_chunks(length, meta=np.int64(0), compute=False),
     "to_store": lambda: ds.zv.to_store({}, chunk_shape=(5, 5, 5)),

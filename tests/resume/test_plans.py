@@ -1,14 +1,21 @@
 """Writes without a Dask cluster: planned, run block by block in processes that share nothing but the store, committed."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
-from points_reference import files
+from dask import delayed
+from dask.base import tokenize
+from dask.delayed import Delayed
+from distributed import Client, LocalCluster
+from points_reference import files, stored
 from small import always, sizes
 from writes import N, comparable, create, given, lazily, points
 
@@ -131,7 +138,7 @@ def test_a_block_reads_the_partitions_that_it_needs(tmp_path):
         return np.random.default_rng(number).uniform((0, 0, 100 * number), (100, 100, 100 * number + 99), (500, 3))
 
     where = da.map_blocks(slab, chunks=((500,) * 6, (3,)), dtype=np.float64, meta=np.zeros((0, 3)))
-    with sizes(scheduler="sync"):
+    with sizes(scheduler="sync", keep_input=0):
         plan = dzv.plan_points(create(tmp_path / "s.zv"), where)
         assert sorted(made) == list(range(6))
         receipts = []
@@ -151,11 +158,101 @@ def test_a_plan_for_a_store_in_memory_stays_in_its_process():
     assert plan.commit(run_all(plan)).rows == N
 
 
-def test_a_transaction_has_no_plan():
+def test_blocks_of_a_transaction_are_run_together(tmp_path):
     icechunk = pytest.importorskip("icechunk")
     session = icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main")
-    with pytest.raises(dzv.InputError, match="Icechunk"):
-        dzv.plan_points(create(session), points())
+    store = create(session)
+    plan = dzv.plan_points(store, points())
+    for act in (lambda: plan.run(0), lambda: plan.commit([]), lambda: plan.save(tmp_path / "plan"), lambda: pickle.dumps(plan)):
+        with pytest.raises(dzv.InputError, match="Icechunk"):
+            act()
+    assert store.finish(plan.compute()).rows == N
+    assert len(store.level(0).read().positions) == N
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_is_a_collection(kind, tmp_path):
+    """compute=False and plan_* return the same; it joins other work, and stores what the call itself does."""
+    (geometry, name, arguments), layout = given(kind), "per_chunk" if kind == "objects" else "grid"
+    write, plan = getattr(dzv, f"write_{name}"), getattr(dzv, f"plan_{name}")
+    write(create(tmp_path / "whole" / "s.zv", geometry, layout), **arguments)
+    (tmp_path / "other").mkdir()
+    targets = tmp_path / "s.zv", tmp_path / "other" / "s.zv"
+    plans = [
+        write(create(targets[0], geometry, layout), **arguments, compute=False),
+        plan(create(targets[1], geometry, layout), **arguments),
+    ]
+    assert [type(p) for p in plans] == [dzv.WritePlan] * 2
+    assert isinstance(plans[0], Delayed)
+    assert len({tokenize(p) for p in plans}) == 2
+    total, double = da.arange(10, chunks=5).sum(), delayed(lambda report: 2 * report.rows)(plans[1])
+    found = dask.compute(plans[0], plans[1].rows, double, scheduler="sync")
+    assert (found[0].rows, *found[1:]) == (N, N, 2 * N)
+    assert dask.compute({"sum": total, "written": plans[0]})[0]["written"].rows == N  # once more, on threads, stores the same
+    wanted = comparable(tmp_path / "whole" / "s.zv")
+    assert [comparable(t) for t in targets] == [wanted] * 2
+
+
+@pytest.mark.timeout(120)
+def test_a_plan_on_a_cluster_and_off_it(tmp_path):
+    """In memory or lazy: the workers take what they hold, other processes what the plan does."""
+    inputs = {"array": points(), "lazy": lazily(points())}
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
+        made = {name: dzv.plan_points(create(tmp_path / name), where) for name, where in inputs.items()}
+        paths = dzv.plan_polylines(create(tmp_path / "paths", "streamline"), lazily(points()), lengths=np.full(40, 100))
+        assert client.compute(made["array"]).result().rows == N
+        assert client.submit(len, made["lazy"]).result() > 3
+        for name, plan in (*made.items(), ("paths", paths)):
+            plan.save(tmp_path / f"{name}.plan")
+        persisted = dzv.plan_points(create(tmp_path / "persisted"), lazily(points()).persist())
+        with pytest.raises(dzv.PlanError, match=r"held by the workers.*persisted"):
+            persisted.save(tmp_path / "no.plan")
+        assert dask.compute(made["lazy"], persisted)[1].rows == N
+    wanted = stored(tmp_path / "lazy")
+    for name in ("array", "paths"):
+        plan = dzv.load_plan(tmp_path / f"{name}.plan")
+        if name == "paths":
+            assert plan.commit(run_all(plan)).objects == 40
+        else:
+            assert stored(tmp_path / name).keys() == wanted.keys()
+
+
+def test_a_plan_goes_on_where_a_killed_one_stopped(tmp_path):
+    """A process that computes a plan is killed; the same plan, with resume=True, has its blocks as done."""
+    code = """
+import os, signal, sys
+import dask
+import dask_zv as dzv
+from dask_zv.graph import tasks
+from writes import create, lazily, points
+
+store, left = tasks.store_block, [3]
+def killed(spec, payload):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return store(spec, payload)
+tasks.store_block = killed
+dask.config.set({"scheduler": "sync", "dask_zv.write-block-bytes": (6000, 12000)})
+dzv.write_points(create(sys.argv[1]), lazily(points()), resume=True, compute=False).compute()
+"""
+    target = tmp_path / "s.zv"
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent), *sys.path])}
+    assert subprocess.run([sys.executable, "-c", code, str(target)], env=environment, timeout=100).returncode == -9
+    plan = dzv.write_points(dzv.open(target, mode="r+"), lazily(points()), resume=True, compute=False)
+    before = {p: p.stat().st_mtime_ns for p in target.rglob("c/*") if p.is_file()}
+    assert len(list((target / "0" / "dask_zv_journal" / "c").iterdir())) == 3
+    receipts = [plan.run(block) for block in range(3)]
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    plan.save(tmp_path / "plan")
+    rest = dzv.load_plan(tmp_path / "plan")
+    report = rest.commit([*receipts, *(rest.run(block) for block in range(3, len(rest)))])
+    assert (report.rows, len(rest)) == (N, len(plan))
+    dzv.write_points(create(tmp_path / "whole" / "s.zv"), lazily(points()), resume=True)
+    assert comparable(target) == comparable(tmp_path / "whole" / "s.zv")
+    done = dzv.write_points(dzv.open(target, mode="r+"), lazily(points()), resume=True, compute=False)
+    assert (done.compute().rows, done.compute().blocks) == (N, 0)
 
 
 def test_overwriting(tmp_path):
@@ -171,6 +268,8 @@ def test_overwriting(tmp_path):
     assert np.array_equal(np.sort(found, axis=0), np.sort(points()[:2000] + np.float32(0.25), axis=0))
     document = json.loads((tmp_path / "s.zv" / "0" / "zarr.json").read_text())["attributes"]
     assert document["zarr_vectors_level"]["vertex_count"] == 2000
+    with pytest.raises(dzv.PlanError, match="committed already"):  # it would mark what readers have now as half replaced
+        plan.run(0)
 
 
 def test_a_plan_of_another_version_is_refused(tmp_path):

@@ -68,15 +68,15 @@ def reduce_tree(parts: Sequence[T], merge: Callable[[int, int, list[T]], T], *, 
     return left
 
 
-def as_delayed(key: str, tasks: Mapping[Any, Any], run: str) -> Delayed:
-    """Return the ``Delayed`` of a task. What ``dask.annotate`` says now holds for the tasks whose keys name the `run`."""
-    annotations = get_annotations()
+def as_delayed(key: str, tasks: Mapping[Any, Any], run: str, annotations: Mapping[str, Any] | None = None) -> Delayed:
+    """Return the ``Delayed`` of a task. `annotations` (those of now where None) hold for tasks whose keys name the `run`."""
+    annotations = get_annotations() if annotations is None else annotations
     if not annotations:
         return Delayed(key, tasks)
     own = {k: task for k, task in tasks.items() if isinstance(k, str) and run in k}
     others = {k: task for k, task in tasks.items() if k not in own}
     name, given = f"zv-{run}", f"zv-{run}-given"
-    layers = {name: MaterializedLayer(own, annotations=annotations), given: MaterializedLayer(others)}
+    layers = {name: MaterializedLayer(own, annotations=dict(annotations)), given: MaterializedLayer(others)}
     layers[given].annotations = None  # else those of now
     return Delayed(key, HighLevelGraph(layers, {name: {given}, given: set()}), layer=name)
 
@@ -111,6 +111,7 @@ class GraphBuilder:
         self.watched = watched
         self.lazy = False
         """Foreign tasks were taken in: not all that is needed is there already."""
+        self.annotations: Mapping[str, Any] = get_annotations()
         self._absorbed: dict[int, tuple[Any, dict[Any, Any]]] = {}
         self._forks: _Forks | None = None
         if store is not None and forks:
@@ -124,6 +125,7 @@ class GraphBuilder:
         """Return a builder of the same graph whose keys have another name: for a second batch in it."""
         other = GraphBuilder(f"{self.name}-{name}", watched=self.watched)
         other.tasks, other.run, other._absorbed, other._forks = self.tasks, self.run, self._absorbed, self._forks
+        other.annotations = self.annotations
         return other
 
     def key(self, kind: str, number: int | str = "") -> str:
@@ -215,7 +217,7 @@ class GraphBuilder:
 
     def finish(self, key: str) -> Delayed:
         """Return the ``Delayed`` of the task at `key`."""
-        return as_delayed(key, self.tasks, self.run)
+        return as_delayed(key, self.tasks, self.run, self.annotations)
 
 
 def _as_tuple(*values: Any) -> tuple[Any, ...]:

@@ -34,7 +34,6 @@ from dask_zv.graph.run import (
     current_scheduler,
     end_on_workers,
     seceded,
-    stays_on_client,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +79,9 @@ class Kept:
         """Return the parts by their numbers; None where not all of `count` are kept."""
         with self._lock:
             return [self._parts[i] for i in range(count)] if len(self._parts) == count else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # what is kept is kept here
 
     def release(self) -> None:
         """Keep nothing from now on."""
@@ -133,7 +135,7 @@ def look_once(
     builder = GraphBuilder("zv-scan")
     parts = arguments(builder)
     client = active_client()
-    room = _room(client) if builder.lazy and not stays_on_client() else 0
+    room = _room(client) if builder.lazy else 0
     if not room or (nbytes or 0) > room:
         found = compute_one(builder.finish(_merged(builder, [_look(builder, look, i, p) for i, p in enumerate(parts)], merge)))
         return found, arguments, None
@@ -161,6 +163,9 @@ class _Again:
     count: int
     run: str
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (self.arguments,)
+
     def __call__(self, builder: GraphBuilder) -> list[Any]:
         parts = self.kept.parts(self.count)
         if parts is None:
@@ -170,6 +175,11 @@ class _Again:
             return [builder.payload(part) for part in parts]
         again = zip(parts, self.arguments(builder), strict=True)
         return [builder.add(future.key, owned_part, argument) for future, argument in again]
+
+
+def _made_again(arguments: Arguments) -> Arguments:
+    """Return what makes the parts, for a process in which none is kept."""
+    return arguments
 
 
 def _look(builder: GraphBuilder, look: Callable[..., Any], number: int, part: Any) -> TaskRef:

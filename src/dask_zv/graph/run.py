@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -37,22 +37,6 @@ _LOOK_SECONDS = 0.2
 _SMALL_BYTES = 1 << 18
 _INTERPRETER_BYTES = 128 << 20
 """What a worker's memory holds beside its tasks: the interpreter, libraries, connections to other workers."""
-_KEEP: ContextVar[bool] = ContextVar("dask_zv_keep_on_client", default=False)
-
-
-@contextmanager
-def keep_on_client() -> Iterator[None]:
-    """Leave the client's data where it is inside: for graphs that other processes, of no cluster, are to run."""
-    token = _KEEP.set(True)
-    try:
-        yield
-    finally:
-        _KEEP.reset(token)
-
-
-def stays_on_client() -> bool:
-    """Return True inside :func:`keep_on_client`."""
-    return _KEEP.get()
 
 
 def task_memory() -> int | None:
@@ -133,9 +117,26 @@ def hold_on_workers(pieces: Sequence[Any]) -> list[Any]:
     they are in reach as they are.
     """
     client = active_client()
-    if client is None or not pieces or _KEEP.get() or not client.nthreads():  # workers may come once there is work
+    if client is None or not pieces or not client.nthreads():  # workers may come once there is work
         return list(pieces)
     return list(client.scatter(list(pieces), hash=False))
+
+
+class Piece:
+    """A piece of the client's data and what tasks take in its place; pickled, as a plan is, it is the data alone."""
+
+    __slots__ = ("held", "value")
+
+    def __init__(self, value: Any, held: Any) -> None:
+        self.value, self.held = value, held
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Piece, (self.value, self.value)
+
+
+def pieces_of(values: Sequence[Any]) -> list[Piece]:
+    """Return pieces that are held as :func:`hold_on_workers` says."""
+    return [Piece(value, held) for value, held in zip(values, hold_on_workers(values), strict=True)]
 
 
 def hold_if_large(value: Any, nbytes: int) -> Any:

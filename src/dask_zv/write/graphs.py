@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Literal, Unpack, overload
 
 from dask.base import is_dask_collection
-from dask.delayed import Delayed
 from dask.task_spec import TaskRef
 
 from dask_zv.errors import InputError
@@ -27,7 +26,7 @@ from dask_zv.write.links import GivenLinks, linked_level, name_ranges, object_ra
 from dask_zv.write.options import GraphOptions, MeshOptions, WriteOptions, with_options
 from dask_zv.write.partitions import Partitions
 from dask_zv.write.planning import plan_write, scan_input
-from dask_zv.write.plans import planner
+from dask_zv.write.plans import WritePlan, planner
 from dask_zv.write.running import Write, note_nothing_written
 
 
@@ -39,9 +38,9 @@ def _plan_graph(store: Store, positions: Any, **options: Unpack[GraphOptions]) -
 @overload
 def write_graph(store: Store, positions: Any, *, compute: Literal[True] = True, **options: Unpack[GraphOptions]) -> Report: ...
 @overload
-def write_graph(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[GraphOptions]) -> Delayed: ...
+def write_graph(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[GraphOptions]) -> WritePlan: ...
 @with_options(GraphOptions)
-def write_graph(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[GraphOptions]) -> Report | Delayed:
+def write_graph(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[GraphOptions]) -> Report | WritePlan:
     """Write a graph into level 0 of a store, as one Dask graph on the active scheduler.
 
     An edge is stored with the chunk of one of its ends, and read back with its direction and its attributes; the order of the
@@ -72,7 +71,7 @@ def write_graph(store: Store, positions: Any, *, compute: bool = True, **options
 
     Returns
     -------
-    Report or Delayed
+    Report or WritePlan
 
     Raises
     ------
@@ -94,7 +93,7 @@ def write_graph(store: Store, positions: Any, *, compute: bool = True, **options
     return _plan_graph(store, positions, **options).run(started, compute=compute)
 
 
-plan_graph = planner(_plan_graph, write_graph)
+plan_graph = planner(write_graph)
 
 
 def _plan_meshes(store: Store, positions: Any, **options: Unpack[MeshOptions]) -> Write:
@@ -105,9 +104,9 @@ def _plan_meshes(store: Store, positions: Any, **options: Unpack[MeshOptions]) -
 @overload
 def write_meshes(store: Store, positions: Any, *, compute: Literal[True] = True, **options: Unpack[MeshOptions]) -> Report: ...
 @overload
-def write_meshes(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[MeshOptions]) -> Delayed: ...
+def write_meshes(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[MeshOptions]) -> WritePlan: ...
 @with_options(MeshOptions)
-def write_meshes(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[MeshOptions]) -> Report | Delayed:
+def write_meshes(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[MeshOptions]) -> Report | WritePlan:
     """Write meshes into level 0 of a store, as one Dask graph on the active scheduler.
 
     Faces may span chunks and blocks; no vertex is doubled. Winding and first vertex of each face are kept.
@@ -135,7 +134,7 @@ def write_meshes(store: Store, positions: Any, *, compute: bool = True, **option
 
     Returns
     -------
-    Report or Delayed
+    Report or WritePlan
 
     Raises
     ------
@@ -157,7 +156,7 @@ def write_meshes(store: Store, positions: Any, *, compute: bool = True, **option
     return _plan_meshes(store, positions, **options).run(started, compute=compute)
 
 
-plan_meshes = planner(_plan_meshes, write_meshes)
+plan_meshes = planner(write_meshes)
 
 
 @released_on_failure()

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from dask.delayed import Delayed
@@ -24,6 +24,7 @@ from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report
+from dask_zv.graph.run import hold_if_large
 from dask_zv.graph.tasks import add_block, add_commit, add_preparation, run_block
 from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec, EncodedBlock
 from dask_zv.write.convert import Conversion
@@ -37,6 +38,8 @@ from dask_zv.write.scan import Scan
 from dask_zv.write.spill import remove_spill
 
 Encode = Callable[[PointSchema, VertexRows], GeometryBlock]
+T = TypeVar("T")
+_RECEIPT_BYTES = 500
 
 
 class LinkWriter:
@@ -149,6 +152,14 @@ class Job:
             for number, rows in gathered.items()
         }
 
+    def build(
+        self, builder: GraphBuilder, done: Mapping[int, BlockResult], journal: Journal | None, spill: str | None
+    ) -> Delayed:
+        """Return the whole write as one graph, without the blocks that are done."""
+        left = [n for n in range(len(self)) if n not in done]
+        refs = self.add_blocks(builder, left, spill=spill, journal=journal) | hand_in(builder, done)
+        return self.add_end(builder, [refs[n] for n in range(len(self))], spill)
+
     def add_end(self, builder: GraphBuilder, results: Sequence[TaskRef], spill: str | None = None) -> Delayed:
         """Add what follows the blocks of vertices: object index, links, commit."""
 
@@ -176,6 +187,25 @@ class Job:
 
         then = after_blocks if self.objects is not None or spill or self.links is not None or self.trees else None
         return add_commit(builder, dataclasses.replace(self.commit, rows=self.rows()), results, then)
+
+
+def hand_in(builder: GraphBuilder, results: Mapping[int, Any]) -> dict[int, TaskRef]:
+    """Add tasks that return results which are there already, as they are or as futures of them."""
+    out = {}
+    for number, result in results.items():
+        held = hold_if_large(result, _size(result)) if isinstance(result, BlockResult) else result
+        out[number] = builder.add(builder.key("done", number), identity, held)
+    return out
+
+
+def identity(result: T) -> T:
+    """Return what is given: a task of a result that is there already."""
+    return result
+
+
+def _size(result: BlockResult) -> int:
+    columns: list[NDArray[Any]] = [c["nbytes"] for c in result.receipt.arrays.values()]
+    return result.__sizeof__() + int(np.sum([_RECEIPT_BYTES + 6 * c.nbytes for c in columns]))
 
 
 def job_digest(

@@ -21,7 +21,7 @@ from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.builder import GraphBuilder, block_delayeds
 from dask_zv.graph.keeping import Kept, nbytes_of
-from dask_zv.graph.run import hold_on_workers
+from dask_zv.graph.run import pieces_of
 from dask_zv.write.containers import KINDS, as_array, as_integers, column_of, in_memory, numeric_dtype, series_values
 
 INTEGERS = ("object_ids", "vertex_ids", "parents")
@@ -114,10 +114,10 @@ def cut_in_memory(
     step = max(1, settings().partition_bytes // row_bytes)
     slices = [slice(i, i + step) for i in range(0, n, step)] or [slice(0, 0)]
     parts = [RawPart(table[s], {k: v[s] for k, v in values.items()}, {k: v[s] for k, v in whole.items()}) for s in slices]
-    held = hold_on_workers(parts)
+    pieces = pieces_of(parts)
 
     def arguments(builder: GraphBuilder) -> list[Any]:
-        return [builder.payload(h) for h in held]
+        return [builder.payload(piece.held) for piece in pieces]
 
     return Partitions(subject, arguments, len(parts), table.dtype, table.shape[1], tuple(specs), tuple(whole), whole)
 

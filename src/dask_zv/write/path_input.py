@@ -6,17 +6,18 @@ follow each other and have one object are its path. Rows in another order, such 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from dask.base import is_dask_collection
+from dask.task_spec import Task
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.graph.builder import block_delayeds, refuse_expressions
-from dask_zv.graph.run import hold_if_large
+from dask_zv.graph.builder import GraphBuilder, block_delayeds
+from dask_zv.graph.run import pieces_of
 from dask_zv.write.containers import (
     as_array,
     as_integers,
@@ -30,10 +31,12 @@ from dask_zv.write.containers import (
     with_attrs,
 )
 from dask_zv.write.inputs import take_integers, unknown_column
-from dask_zv.write.partitions import hint
+from dask_zv.write.partitions import Partitions, RawPart, hint
 from dask_zv.write.scan import id_ranges
 
 _ROW = "dask_zv row in the input"
+Owners = Callable[[GraphBuilder], list[Any]]
+"""Returns a task argument per partition, which evaluates to (ids of paths, rows of each, rows to skip)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,9 +45,10 @@ class PathInput:
 
     positions: Any  # with the attributes, as partition_input takes them
     attributes: Any
-    object_ids: Any  # (N,)
+    object_ids: Any  # (N,); None where `owners` tell
     # (m, 2): ranges of the ids of all paths, also of those without vertices; None where the rows are all that is known
     objects: NDArray[np.int64] | None
+    owners: Owners | None = None
 
 
 def path_input(positions: Any, lengths: Any, object_ids: Any, attributes: Any) -> PathInput:
@@ -87,7 +91,7 @@ def path_input(positions: Any, lengths: Any, object_ids: Any, attributes: Any) -
         )
     if total != sum(chunks):
         raise InputError(f"the lengths add up to {total:,} vertices, positions have {int(sum(chunks)):,}")
-    return PathInput(positions, attributes, _repeated(ids, sizes, chunks), id_ranges(ids))
+    return PathInput(positions, attributes, None, id_ranges(ids), _in_lengths(ids, sizes, chunks))
 
 
 def line_input(endpoints: Any, object_ids: Any, attributes: Any) -> PathInput:
@@ -118,8 +122,8 @@ def line_input(endpoints: Any, object_ids: Any, attributes: Any) -> PathInput:
     rows = points.rechunk({1: -1, 2: -1}).map_blocks(
         _flatten, dtype=points.dtype, drop_axis=1, chunks=(tuple(2 * c for c in points.chunks[0]), (points.shape[2],))
     )
-    owners = _repeated(ids, np.full(len(ids), 2, np.int64), rows.chunks[0])
-    return PathInput(rows, flat, owners, id_ranges(ids))
+    owners = _in_lengths(ids, np.full(len(ids), 2, np.int64), rows.chunks[0])
+    return PathInput(rows, flat, None, id_ranges(ids), owners)
 
 
 def _named(attributes: Any) -> Mapping[str, Any]:
@@ -199,35 +203,22 @@ def _ids_of_paths(object_ids: Any, count: int) -> NDArray[np.int64]:
     return ids
 
 
-def _repeated(ids: NDArray[np.int64], sizes: NDArray[np.int64], chunks: Sequence[int]) -> Any:
-    """Return a dask array of the object of each row, cut like `chunks`: a task holds what its partition needs."""
-    import dask.array as da
-    from dask.delayed import delayed
-
-    refuse_expressions("paths of a Dask array that are told by their lengths")
-    make = delayed(_object_of_rows, pure=True)
+def _in_lengths(ids: NDArray[np.int64], sizes: NDArray[np.int64], chunks: Sequence[int]) -> Owners:
+    """Return the paths of each of `chunks` rows: what a partition needs, where it is on a cluster."""
     ends = np.cumsum(sizes)
     parts: list[Any] = []
     first = 0
     for n in (int(c) for c in chunks):
         low, high = np.searchsorted(ends, first, "right"), np.searchsorted(ends, first + n, "left") + 1
         skip = first - (int(ends[low - 1]) if low else 0)
-        piece = hold_if_large((ids[low:high], sizes[low:high]), 16 * int(high - low))
-        parts.append(da.from_delayed(make(piece, skip, n), (n,), np.int64))
+        parts.append((ids[low:high], sizes[low:high], skip))
         first += n
-    return da.concatenate(parts) if parts else da.zeros((0,), np.int64)
-
-
-def _object_of_rows(piece: tuple[NDArray[np.int64], NDArray[np.int64]], skip: int, count: int) -> NDArray[np.int64]:
-    ids, sizes = piece
-    return np.repeat(ids, sizes)[skip : skip + count]
+    pieces = pieces_of(parts)
+    return lambda builder: [builder.payload(piece.held) for piece in pieces]
 
 
 def _lazy_lengths(positions: Any, lengths: Any, object_ids: Any, attributes: Any) -> PathInput:
     """Return polylines whose lengths are a dask array, cut like the positions: a partition holds whole polylines."""
-    import dask.array as da
-    from dask.delayed import delayed
-
     if not is_dask_collection(positions):
         raise InputError("lengths are lazy and positions are not: make positions a dask array, or compute the lengths first")
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or any(np.isnan(c) for c in lengths.chunks[0]):
@@ -239,31 +230,42 @@ def _lazy_lengths(positions: Any, lengths: Any, object_ids: Any, attributes: Any
         )
     starts = np.cumsum([0, *lengths.chunks[0]]).tolist()
     ids = _ids_of_paths(object_ids, starts[-1])
-    refuse_expressions("paths of a Dask array that are told by their lengths")
-    make = delayed(_object_of_partition, pure=True)
-    blocks = zip(starts[:-1], starts[1:], block_delayeds(lengths), positions.chunks[0], strict=True)
-    parts = [
-        da.from_delayed(make(ids[a:b], block, a, i, None if np.isnan(size) else size), (size,), np.int64)
-        for i, (a, b, block, size) in enumerate(blocks)
-    ]
-    return PathInput(positions, attributes, da.concatenate(parts, allow_unknown_chunksizes=True), id_ranges(ids))
+
+    def owners(builder: GraphBuilder) -> list[Any]:
+        blocks = enumerate(zip(starts[:-1], starts[1:], block_delayeds(lengths), strict=True))
+        return [Task(None, _computed, ids[a:b], builder.absorb(block, inline=True), a, i) for i, (a, b, block) in blocks]
+
+    return PathInput(positions, attributes, None, id_ranges(ids), owners)
 
 
-def _object_of_partition(
-    ids: NDArray[np.int64], lengths: NDArray[Any], first: int, partition: int, rows: int | None
-) -> NDArray[np.int64]:
-    """Return the object of each row of a partition, whose polylines from number `first` on have these lengths."""
+def _computed(ids: NDArray[np.int64], lengths: Any, first: int, partition: int) -> tuple[Any, NDArray[np.int64], int]:
+    """Return the paths of a partition whose lengths, from number `first` on, were lazy."""
     what = f"partition {partition}: lengths"
-    lengths = as_integers(what, in_memory(what, lengths))
-    if len(lengths) and int(lengths.min()) < 0:
-        raise InputError(f"polyline {first + int(np.argmin(lengths))} has the length {lengths.min()}")
-    if rows is not None and int(lengths.sum()) != rows:
-        raise InputError(
-            f"partition {partition}: the lengths add up to {int(lengths.sum()):,} vertices, positions have {rows:,}"
-        )
-    if len(lengths) != len(ids):
-        raise InputError(f"partition {partition}: {len(lengths):,} lengths where the dask array declares {len(ids):,}")
-    return np.repeat(ids, lengths)
+    sizes = as_integers(what, in_memory(what, lengths))
+    if len(sizes) and int(sizes.min()) < 0:
+        raise InputError(f"polyline {first + int(np.argmin(sizes))} has the length {sizes.min()}")
+    if len(sizes) != len(ids):
+        raise InputError(f"partition {partition}: {len(sizes):,} lengths where the dask array declares {len(ids):,}")
+    return ids, sizes, -1
+
+
+def with_owners(partitions: Partitions, owners: Owners) -> Partitions:
+    """Return partitions whose rows have the objects that the lengths of paths tell."""
+
+    def arguments(builder: GraphBuilder) -> list[Any]:
+        parts = zip(owners(builder), partitions.arguments(builder), strict=True)
+        return [Task(None, _owned, i, paths, part) for i, (paths, part) in enumerate(parts)]
+
+    return replace(partitions, arguments=arguments, integers=("object_ids",))
+
+
+def _owned(number: int, paths: tuple[NDArray[np.int64], NDArray[np.int64], int], part: RawPart) -> RawPart:
+    ids, sizes, skip = paths
+    n = len(part.table)
+    if skip < 0 and int(sizes.sum()) != n:
+        raise InputError(f"partition {number}: the lengths add up to {int(sizes.sum()):,} vertices, positions have {n:,}")
+    first = max(skip, 0)
+    return replace(part, integers={"object_ids": np.repeat(ids, sizes)[first : first + n]})
 
 
 # ---------------------------------------------------------------------------------------------- order

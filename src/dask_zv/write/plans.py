@@ -1,4 +1,4 @@
-"""The same writes without a Dask cluster: planned once, run block by block by whatever starts processes, committed once.
+"""A write that is planned: a Dask collection, and blocks that any process can store and any other commit.
 
 A plan holds what every process needs: where the store is, how the input is cut and how it is read. Nothing is shared but the
 store and the receipts, which are small and can be files.
@@ -6,64 +6,36 @@ store and the receipts, which are small and can be files.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
+from dask.delayed import Delayed
 
 from dask_zv.errors import FormatError, InputError, NotFoundError, PlanError
-from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.builder import GraphBuilder, is_future
 from dask_zv.graph.report import Report
-from dask_zv.graph.run import compute_one, keep_on_client
+from dask_zv.graph.run import compute_one
 from dask_zv.storage.local import partial_name
 from dask_zv.storage.marks import written_stamp
 from dask_zv.storage.specs import BlockResult
-from dask_zv.write.job import Job
-from dask_zv.write.journal import decode_receipt, encode_receipt, whole_blocks
+from dask_zv.write.exchange import spill_directory
+from dask_zv.write.job import Job, hand_in, identity
+from dask_zv.write.journal import Journal, decode_receipt, encode_receipt, whole_blocks
 from dask_zv.write.options import filled
-from dask_zv.write.running import Write, finished, hand_in
 
 _ANY_MAGIC = b"dask-zv plan "
-_MAGIC = _ANY_MAGIC + b"2\n"
+_MAGIC = _ANY_MAGIC + b"3\n"
 _NAMED = 10
-P = ParamSpec("P")
-_PLAN_DOC = """Plan what :func:`{write}` does, for job arrays, workflow managers and MPI.
-
-The input is looked at once, now, on the active scheduler. What is in memory becomes part of the plan; of a dask collection
-the plan holds how its partitions are made, and every block makes those that have rows for it. Links are stored by the commit.
-
-Parameters
-----------
-store : Store
-    That the processes can reach, too: no store in memory.
-{others}
-    As for :func:`{write}`.
-
-Returns
--------
-WritePlan
-
-Raises
-------
-InputError, BoundsError, StoreError, PlanError
-    As for :func:`{write}`.
-
-Examples
---------
->>> import dask_zv as dzv
->>> import numpy as np
->>> store = dzv.create({{}}, chunk_shape=(10, 10, 10))
->>> plan = dzv.plan_points(store, np.random.default_rng(0).uniform(0, 20, (1000, 3)))
->>> receipts = [plan.run(block) for block in range(len(plan))]
->>> plan.commit(receipts).rows
-1000
-"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,16 +65,48 @@ class BlockReceipt:
         _save(Path(path), encode_receipt(self.result, plan=self.plan, block=self.block))
 
 
-class WritePlan:
-    """A write, cut into blocks that any process can store.
+class WritePlan(Delayed):  # type: ignore[misc]
+    """A write that is planned, and has stored nothing yet.
 
-    Made by :func:`plan_points` and the like. ``len(plan)`` is the number of blocks. Pickles, and saves as a file: like
-    every pickle it is code to whoever loads it.
+    Made by ``write_points(..., compute=False)`` and the like. The input has been looked at; what is in memory is part of the
+    plan, of a Dask collection the plan holds how its partitions are made.
+
+    It is a Dask collection, a ``Delayed`` whose result is the :class:`Report`: ``plan.compute()``, ``client.compute(plan)``,
+    ``dask.compute(plan, other)``. Or processes that share nothing but the store do the same work: ``plan.run(block)`` for each
+    of its ``len(plan)`` blocks, then ``plan.commit(receipts)`` once. It pickles, and saves as a file: like every pickle it is
+    code to whoever loads it.
     """
 
-    def __init__(self, job: Job, url: str) -> None:
-        self._job = job
-        self._url = url
+    def __init__(
+        self,
+        job: Job,
+        url: str,
+        done: Mapping[int, BlockResult] | None = None,
+        journal: Journal | None = None,
+        *,
+        known: Report | None = None,
+        progress: bool = False,
+    ) -> None:
+        """Plan a job without the blocks that are `done`; one that the store has already, in full, has a `known` report."""
+        self._job, self._url, self._journal, self._known = job, url, journal, known
+        self._done = dict(done or {})
+        self._builder = GraphBuilder(f"zv-{job.name}", watched=progress, store=job.commit.place.handle)
+        super().__init__(self._builder.key("commit"), None)
+
+    @cached_property
+    def _delayed(self) -> Delayed:
+        if self._known is None:
+            return self._job.build(self._builder, self._done, self._journal, spill_directory(self._job.nbytes))
+        self._builder.add(self.key, identity, self._known)
+        return self._builder.finish(self.key)
+
+    @property
+    def dask(self) -> Any:
+        """The graph, made when it is first asked for: jobs that run block by block never need it."""
+        return self._delayed.dask
+
+    def __dask_layers__(self) -> Sequence[str]:
+        return tuple(self._delayed.__dask_layers__())
 
     def __len__(self) -> int:
         return len(self._job)
@@ -115,7 +119,8 @@ class WritePlan:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (cloudpickle.dumps(self._job), self._url)
+        self._check_shared()
+        return _restored, (_dumps(self._job, self._url), self._url, self._done, self._known)
 
     @property
     def digest(self) -> str:
@@ -125,7 +130,8 @@ class WritePlan:
     def run(self, block: int) -> BlockReceipt:
         """Store one block; run again, it stores the same objects with the same bytes.
 
-        The partitions that have rows for the block are read, here, on the active scheduler.
+        The partitions that have rows for the block are read, here, on the active scheduler. A block that an interrupted write
+        has stored (``resume=True``) is not stored again.
 
         Parameters
         ----------
@@ -137,10 +143,15 @@ class WritePlan:
         IndexError
             No such block.
         StoreError, PlanError
-            It can't be stored.
+            It can't be stored, or the plan is committed and what it replaced must not be marked again.
         """
+        self._check_shared()
         if not 0 <= block < len(self):
             raise IndexError(f"the plan has {len(self)} blocks, 0 to {len(self) - 1}; there is no {block}")
+        if block in self._done:
+            return BlockReceipt(self.digest, block, self._done[block])
+        if self._job.commit.mark and self._is_committed():
+            raise PlanError("the plan is committed already, and has no block left to store", store=self._url)
         builder = GraphBuilder(f"zv-{self._job.name}")
         ref = self._job.add_blocks(builder, [block])[block]
         result: BlockResult = compute_one(builder.finish(str(ref.key)))
@@ -170,7 +181,8 @@ class WritePlan:
             A file is no receipt.
         """
         started = time.perf_counter()
-        found: dict[int, list[BlockResult]] = {}
+        self._check_shared()
+        found: dict[int, list[BlockResult]] = {block: [result] for block, result in self._done.items()}
         for given in receipts:
             receipt = given if isinstance(given, BlockReceipt) else load_receipt(given)
             if receipt.plan != self.digest or not 0 <= receipt.block < len(self):
@@ -180,7 +192,7 @@ class WritePlan:
                     store=self._url,
                 )
             found.setdefault(receipt.block, []).append(receipt.result)
-        if written_stamp(self._job.block.place) == self.digest:  # committed already: what came of it may be in use
+        if self._is_committed():  # what came of it may be in use
             return finished(self._job.known_report(), started)
         self._check_all("no receipt of", [b for b in range(len(self)) if b not in found])
         whole: dict[int, BlockResult] = {}
@@ -190,8 +202,20 @@ class WritePlan:
         self._check_all("the store lacks objects, or has others, of", [b for b in range(len(self)) if b not in whole])
         builder = GraphBuilder(f"zv-{self._job.name}", watched=bool(progress))
         refs = hand_in(builder, whole)
-        report: Report = compute_one(self._job.swept().add_end(builder, [refs[b] for b in range(len(self))]), progress=progress)
+        end = self._job.stamped().swept().add_end(builder, [refs[b] for b in range(len(self))])
+        report: Report = compute_one(end, progress=progress)
         return finished(report, started)
+
+    def _is_committed(self) -> bool:
+        return written_stamp(self._job.block.place) == self.digest
+
+    def _check_shared(self) -> None:
+        if self._job.commit.place.handle.is_session:
+            raise InputError(
+                "blocks of a plan are run by processes that share nothing but the store, and a transaction (Icechunk) lives in "
+                "one: compute the plan as a whole, such as on a cluster, and pass the result to store.finish",
+                store=self._url,
+            )
 
     def _check_all(self, what: str, blocks: Sequence[int]) -> None:
         if blocks:
@@ -211,8 +235,34 @@ class WritePlan:
         _save(Path(path), _MAGIC + cloudpickle.dumps(self), mode=0o600)
 
 
-def _restored(job: bytes, url: str) -> WritePlan:
-    return WritePlan(cloudpickle.loads(job), url)
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def __init__(self, file: BytesIO, url: str) -> None:
+        super().__init__(file)
+        self._url = url
+
+    def reducer_override(self, value: Any) -> Any:
+        if is_future(value):
+            raise PlanError(
+                "the input is held by the workers of a cluster (persist(), scatter()), out of reach of other processes: plan "
+                "with the collection as it was before",
+                store=self._url,
+            )
+        return super().reducer_override(value)
+
+
+def _dumps(job: Job, url: str) -> bytes:
+    file = BytesIO()
+    _Pickler(file, url).dump(job)
+    return file.getvalue()
+
+
+def _restored(job: bytes, url: str, done: Mapping[int, BlockResult], known: Report | None) -> WritePlan:
+    return WritePlan(cloudpickle.loads(job), url, done, known=known)
+
+
+def finished(report: Report, started: float) -> Report:
+    """Return the report with the wall time of the whole call, begun at `started` (``time.perf_counter``)."""
+    return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
 
 def _save(path: Path, data: bytes, mode: int = 0o666) -> None:
@@ -277,23 +327,18 @@ def _load(path: str | PathLike[str]) -> bytes:
         raise NotFoundError(f"there is no file {path}") from None
 
 
-def planner(prepare: Callable[P, Write], write: Callable[..., Any]) -> Callable[P, WritePlan]:
-    """Return the function that plans what `write` does, of the one that checks and scans the input for both."""
+def planner(write: Callable[..., Any]) -> Callable[..., WritePlan]:
+    """Return the function that plans what `write` does: `write` with ``compute=False``."""
     signature = inspect.signature(write)
-    own = [p for name, p in signature.parameters.items() if name not in ("compute", "progress", "resume")]
 
-    def plan(*args: P.args, **kwargs: P.kwargs) -> WritePlan:
-        with keep_on_client():
-            made = prepare(*args, **kwargs)
-        job = made.job.stamped()
-        if job.commit.place.handle.is_session:
-            raise InputError(
-                "a plan is run by processes that share nothing but the store, and a transaction (Icechunk) lives in one: write "
-                "on a cluster, without a plan",
-            )
-        return WritePlan(job, made.level.store.url)
+    def plan(*args: Any, **kwargs: Any) -> Any:
+        return write(*args, **kwargs)
 
     plan.__name__ = plan.__qualname__ = write.__name__.replace("write", "plan")
     plan.__module__ = write.__module__
-    plan.__doc__ = _PLAN_DOC.format(write=write.__name__, others=", ".join(p.name for p in own[1:]))
-    return filled(plan, signature.replace(parameters=own, return_annotation="WritePlan"), progress=None, resume=False)
+    plan.__doc__ = (
+        f"Return the plan of what :func:`{write.__name__}` does: the same as ``{write.__name__}(..., compute=False)``.\n\n"
+        "Returns\n-------\nWritePlan\n"
+    )
+    own = [p for name, p in signature.parameters.items() if name != "compute"]
+    return filled(plan, signature.replace(parameters=own, return_annotation="WritePlan"), compute=False)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any, Literal, Unpack, overload
 
-from dask.delayed import Delayed
-
 from dask_zv.errors import InputError
 from dask_zv.geometry.points import POINT_CLOUD, encode_points
 from dask_zv.graph.keeping import released_on_failure
@@ -15,7 +13,7 @@ from dask_zv.level.contents import Store
 from dask_zv.write.inputs import partition_input
 from dask_zv.write.options import WriteOptions, with_options
 from dask_zv.write.planning import level_to_write, plan_write, scan_input
-from dask_zv.write.plans import planner
+from dask_zv.write.plans import WritePlan, planner
 from dask_zv.write.running import Write
 
 
@@ -33,9 +31,9 @@ def _plan_points(store: Store, positions: Any, **options: Unpack[WriteOptions]) 
 @overload
 def write_points(store: Store, positions: Any, *, compute: Literal[True] = True, **options: Unpack[WriteOptions]) -> Report: ...
 @overload
-def write_points(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[WriteOptions]) -> Delayed: ...
+def write_points(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[WriteOptions]) -> WritePlan: ...
 @with_options(WriteOptions)
-def write_points(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[WriteOptions]) -> Report | Delayed:
+def write_points(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[WriteOptions]) -> Report | WritePlan:
     """Write points into level 0 of a store, as one Dask graph on the active scheduler.
 
     The data is looked at once when the function is called (bounds, chunks, categories, ids, whether it can be stored); then
@@ -76,11 +74,12 @@ def write_points(store: Store, positions: Any, *, compute: bool = True, **option
         and of a write that is committed already the report is returned. From the start it may be passed, too, and small
         writes (of less than 64 MB) can only be resumed if it was. Data, arguments or chunks that have changed are refused.
     compute : bool
-        False returns a Delayed, whose result is the report and which can join a larger ``dask.compute``.
+        False returns a :class:`WritePlan`: a Delayed, whose result is the report and which can join a larger ``dask.compute``,
+        and blocks that processes without a cluster can run (``plan.run``, ``plan.commit``, ``plan.save``).
 
     Returns
     -------
-    Report or Delayed
+    Report or WritePlan
 
     Raises
     ------
@@ -107,4 +106,4 @@ def write_points(store: Store, positions: Any, *, compute: bool = True, **option
     return _plan_points(store, positions, **options).run(started, compute=compute)
 
 
-plan_points = planner(_plan_points, write_points)
+plan_points = planner(write_points)

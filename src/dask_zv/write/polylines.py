@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import Any, Literal, Unpack, overload
 
 import numpy as np
-from dask.delayed import Delayed
 from dask.task_spec import List, Task, TaskRef
 
 from dask_zv.errors import InputError
@@ -28,9 +27,9 @@ from dask_zv.write.inputs import partition_input
 from dask_zv.write.job import Job, LinkWriter
 from dask_zv.write.links import route_links, store_links
 from dask_zv.write.options import PathOptions, WriteOptions, with_options
-from dask_zv.write.path_input import PathInput, line_input, path_input, sort_paths
+from dask_zv.write.path_input import PathInput, line_input, path_input, sort_paths, with_owners
 from dask_zv.write.planning import level_to_write, plan_write, scan_input
-from dask_zv.write.plans import planner
+from dask_zv.write.plans import WritePlan, planner
 from dask_zv.write.running import Write
 from dask_zv.write.scan import Scan
 
@@ -47,9 +46,9 @@ def _plan_lines(store: Store, endpoints: Any, **options: Unpack[WriteOptions]) -
 @overload
 def write_lines(store: Store, endpoints: Any, *, compute: Literal[True] = True, **options: Unpack[WriteOptions]) -> Report: ...
 @overload
-def write_lines(store: Store, endpoints: Any, *, compute: Literal[False], **options: Unpack[WriteOptions]) -> Delayed: ...
+def write_lines(store: Store, endpoints: Any, *, compute: Literal[False], **options: Unpack[WriteOptions]) -> WritePlan: ...
 @with_options(WriteOptions)
-def write_lines(store: Store, endpoints: Any, *, compute: bool = True, **options: Unpack[WriteOptions]) -> Report | Delayed:
+def write_lines(store: Store, endpoints: Any, *, compute: bool = True, **options: Unpack[WriteOptions]) -> Report | WritePlan:
     """Write lines, each of two endpoints, into level 0 of a store, as one Dask graph on the active scheduler.
 
     A line whose endpoints are in two chunks is kept as two pieces, in either chunk one. Both layouts hold lines; the package
@@ -72,7 +71,7 @@ def write_lines(store: Store, endpoints: Any, *, compute: bool = True, **options
 
     Returns
     -------
-    Report or Delayed
+    Report or WritePlan
 
     Raises
     ------
@@ -106,9 +105,9 @@ def write_polylines(
     store: Store, positions: Any, *, compute: Literal[True] = True, **options: Unpack[PathOptions]
 ) -> Report: ...
 @overload
-def write_polylines(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[PathOptions]) -> Delayed: ...
+def write_polylines(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[PathOptions]) -> WritePlan: ...
 @with_options(PathOptions)
-def write_polylines(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[PathOptions]) -> Report | Delayed:
+def write_polylines(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[PathOptions]) -> Report | WritePlan:
     """Write polylines or streamlines into level 0 of a store, as one Dask graph on the active scheduler.
 
     Paths are cut where they leave a chunk, and no vertex is added: reading joins the pieces in the order of the path. A path
@@ -138,7 +137,7 @@ def write_polylines(store: Store, positions: Any, *, compute: bool = True, **opt
 
     Returns
     -------
-    Report or Delayed
+    Report or WritePlan
 
     Raises
     ------
@@ -159,13 +158,14 @@ def write_polylines(store: Store, positions: Any, *, compute: bool = True, **opt
     return _plan_polylines(store, positions, **options).run(started, compute=compute)
 
 
-plan_polylines = planner(_plan_polylines, write_polylines)
+plan_polylines = planner(write_polylines)
 
 
 def _plan_paths(level: LevelContents, name: str, paths: PathInput, given: Any, options: WriteOptions) -> Write:
     axes, tables = level.store.axes, layout_for(level.store.layout).has_tables
     attrs = position_attrs(given)
     partitions = partition_input(paths.positions, paths.attributes, axes, attrs=attrs, object_ids=paths.object_ids)
+    partitions = partitions if paths.owners is None else with_owners(partitions, paths.owners)
     found = scan_input(level, partitions, options)
     scan = found[-1]
     _check_paths(scan, lines=name == "lines")

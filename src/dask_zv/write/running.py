@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from dask.delayed import Delayed, delayed
-from numpy.typing import NDArray
 
 from dask_zv.config import settings
 from dask_zv.errors import PlanError, StoreError, ZVError
@@ -19,7 +13,7 @@ from dask_zv.format.keys import join
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.progress import Progress, block_keys
 from dask_zv.graph.report import Report, finish_write
-from dask_zv.graph.run import compute_many, compute_one, hold_if_large
+from dask_zv.graph.run import compute_many, compute_one
 from dask_zv.level.contents import LevelContents
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.icechunk.session import undone_on_failure
@@ -28,12 +22,11 @@ from dask_zv.storage.local import sweep
 from dask_zv.storage.marks import JOURNAL, written_stamp
 from dask_zv.storage.specs import BlockResult
 from dask_zv.write.exchange import spill_directory
-from dask_zv.write.job import Job
+from dask_zv.write.job import Job, hand_in
 from dask_zv.write.journal import Journal, find_journal, whole_blocks
 from dask_zv.write.options import WriteOptions
+from dask_zv.write.plans import WritePlan, finished
 from dask_zv.write.spill import remove_spill
-
-_RECEIPT_BYTES = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +37,8 @@ class Write:
     options: WriteOptions
     job: Job
 
-    def run(self, started: float, *, compute: bool) -> Report | Delayed:
-        """Run the write, begun at `started` (``time.perf_counter``), on the active scheduler, or return it as a graph."""
+    def run(self, started: float, *, compute: bool) -> Report | WritePlan:
+        """Run the write, begun at `started` (``time.perf_counter``), on the active scheduler, or return it as a plan."""
         job, place = self.job, self.level.place
         done: dict[int, BlockResult] = {}
         journal: Journal | None = None
@@ -53,7 +46,7 @@ class Write:
             sweep(open_objects(place.handle), place.prefix)
             if written_stamp(place) == job.digest:
                 report = self._already_written()
-                return finished(report, started) if compute else delayed(report)
+                return finished(report, started) if compute else WritePlan(job, self.level.store.url, known=report)
             job, done = self._earlier()
         # a transaction forgets receipts with all else, and small writes begin again
         large = job.nbytes >= settings().journal_bytes and not place.handle.one_process
@@ -62,7 +55,7 @@ class Write:
             journal = Journal(place, job.digest, job.plan.starts)
         progress = bool(self.options["progress"])
         if not compute:
-            return build_job(job, done, journal, progress=progress, spill=spill_directory(job.nbytes))
+            return WritePlan(job, self.level.store.url, done, journal, progress=progress)
         try:
             with note_resumable(self.level, journal=journal is not None):
                 report = run_job(job, done, journal, progress=progress)
@@ -175,17 +168,6 @@ def waves_of(job: Job, numbers: Sequence[int]) -> list[list[int]]:
     return waves
 
 
-def build_job(
-    job: Job, done: Mapping[int, BlockResult], journal: Journal | None, *, progress: bool, spill: str | None
-) -> Delayed:
-    """Return the whole write as one graph, without the blocks that are done."""
-    builder = GraphBuilder(f"zv-{job.name}", watched=progress, store=job.commit.place.handle)
-    left = [n for n in range(len(job)) if n not in done]
-    refs: dict[int, Any] = dict(job.add_blocks(builder, left, spill=spill, journal=journal))
-    refs |= hand_in(builder, done)
-    return job.add_end(builder, [refs[n] for n in range(len(job))], spill)
-
-
 def run_job(job: Job, done: Mapping[int, BlockResult], journal: Journal | None, *, progress: bool) -> Report:
     """Carry the write out on the active scheduler."""
     handle = job.commit.place.handle
@@ -205,7 +187,8 @@ def run_job(job: Job, done: Mapping[int, BlockResult], journal: Journal | None, 
 
 def _run_at_once(job: Job, done: Mapping[int, BlockResult], journal: Journal | None, shown: Progress | None) -> Report:
     spill = spill_directory(job.nbytes)
-    delayed = build_job(job, done, journal, progress=shown is not None, spill=spill)
+    builder = GraphBuilder(f"zv-{job.name}", watched=shown is not None, store=job.commit.place.handle)
+    delayed = job.build(builder, done, journal, spill)
     if shown is not None:
         shown.add(len(block_keys(delayed.__dask_graph__())) + len(done) - shown.blocks)
     try:
@@ -246,27 +229,3 @@ def _run_in_waves(
         shown.add(len(block_keys(builder.tasks)))
     report: Report = compute_one(end, progress=shown)
     return report
-
-
-def hand_in(builder: GraphBuilder, results: Mapping[int, Any]) -> dict[int, Any]:
-    """Add tasks that return results which are there already, as they are or as futures of them."""
-    out = {}
-    for number, result in results.items():
-        held = hold_if_large(result, _size(result)) if isinstance(result, BlockResult) else result
-        out[number] = builder.add(builder.key("done", number), identity, held)
-    return out
-
-
-def identity(result: BlockResult) -> BlockResult:
-    """Return what is given: a task of a result that is there already."""
-    return result
-
-
-def _size(result: BlockResult) -> int:
-    columns: list[NDArray[Any]] = [c["nbytes"] for c in result.receipt.arrays.values()]
-    return result.__sizeof__() + int(np.sum([_RECEIPT_BYTES + 6 * c.nbytes for c in columns]))
-
-
-def finished(report: Report, started: float) -> Report:
-    """Return the report with the wall time of the whole call, begun at `started` (``time.perf_counter``)."""
-    return dataclasses.replace(report, seconds=time.perf_counter() - started)

@@ -9,7 +9,6 @@ from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from dask.base import is_dask_collection
-from dask.delayed import Delayed
 from dask.task_spec import Task, TaskRef
 
 from dask_zv.errors import InputError
@@ -27,7 +26,7 @@ from dask_zv.write.links import GivenLinks, linked_level, name_ranges, object_ra
 from dask_zv.write.options import SkeletonOptions, with_options
 from dask_zv.write.partitions import Partitions, RawPart
 from dask_zv.write.planning import plan_write, scan_input
-from dask_zv.write.plans import planner
+from dask_zv.write.plans import WritePlan, planner
 from dask_zv.write.running import Write
 from dask_zv.write.scan import Scan
 
@@ -61,11 +60,11 @@ def write_skeletons(
 @overload
 def write_skeletons(
     store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[SkeletonOptions]
-) -> Delayed: ...
+) -> WritePlan: ...
 @with_options(SkeletonOptions)
 def write_skeletons(
     store: Store, positions: Any, *, compute: bool = True, **options: Unpack[SkeletonOptions]
-) -> Report | Delayed:
+) -> Report | WritePlan:
     """Write skeletons (trees of nodes) into level 0 of a store, as one Dask graph on the active scheduler.
 
     An object may be one tree or several; a node without a parent is a root. Most parents are told by the order of the nodes in
@@ -94,7 +93,7 @@ def write_skeletons(
 
     Returns
     -------
-    Report or Delayed
+    Report or WritePlan
 
     Raises
     ------
@@ -115,7 +114,7 @@ def write_skeletons(
     return _plan_skeletons(store, positions, **options).run(started, compute=compute)
 
 
-plan_skeletons = planner(_plan_skeletons, write_skeletons)
+plan_skeletons = planner(write_skeletons)
 
 
 def _parents_by_number(positions: Any, parents: Any, vertex_ids: Any, object_ids: Any) -> tuple[Any, Any, tuple[str, ...]]:
