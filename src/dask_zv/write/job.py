@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -196,6 +197,11 @@ def hand_in(builder: GraphBuilder, results: Mapping[int, Any]) -> dict[int, Task
         held = hold_if_large(result, _size(result)) if isinstance(result, BlockResult) else result
         out[number] = builder.add(builder.key("done", number), identity, held)
     return out
+
+
+def finished(report: Report, started: float) -> Report:
+    """Return the report with the wall time of the whole call, begun at `started` (``time.perf_counter``)."""
+    return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
 
 def identity(result: T) -> T:

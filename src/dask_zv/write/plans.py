@@ -6,7 +6,6 @@ store and the receipts, which are small and can be files.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import os
 import time
@@ -29,7 +28,7 @@ from dask_zv.storage.local import partial_name
 from dask_zv.storage.marks import written_stamp
 from dask_zv.storage.specs import BlockResult
 from dask_zv.write.exchange import spill_directory
-from dask_zv.write.job import Job, hand_in, identity
+from dask_zv.write.job import Job, finished, hand_in, identity
 from dask_zv.write.journal import Journal, decode_receipt, encode_receipt, whole_blocks
 from dask_zv.write.options import filled
 
@@ -258,11 +257,6 @@ def _dumps(job: Job, url: str) -> bytes:
 
 def _restored(job: bytes, url: str, done: Mapping[int, BlockResult], known: Report | None) -> WritePlan:
     return WritePlan(cloudpickle.loads(job), url, done, known=known)
-
-
-def finished(report: Report, started: float) -> Report:
-    """Return the report with the wall time of the whole call, begun at `started` (``time.perf_counter``)."""
-    return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
 
 def _save(path: Path, data: bytes, mode: int = 0o666) -> None:

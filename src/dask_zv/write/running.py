@@ -13,7 +13,7 @@ from dask_zv.format.keys import join
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.progress import Progress, block_keys
 from dask_zv.graph.report import Report, finish_write
-from dask_zv.graph.run import compute_many, compute_one
+from dask_zv.graph.run import active_client, compute_many, compute_one
 from dask_zv.level.contents import LevelContents
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.icechunk.session import undone_on_failure
@@ -22,10 +22,10 @@ from dask_zv.storage.local import sweep
 from dask_zv.storage.marks import JOURNAL, written_stamp
 from dask_zv.storage.specs import BlockResult
 from dask_zv.write.exchange import spill_directory
-from dask_zv.write.job import Job, hand_in
+from dask_zv.write.job import Job, finished, hand_in
 from dask_zv.write.journal import Journal, find_journal, whole_blocks
 from dask_zv.write.options import WriteOptions
-from dask_zv.write.plans import WritePlan, finished
+from dask_zv.write.plans import WritePlan
 from dask_zv.write.spill import remove_spill
 
 
@@ -55,7 +55,10 @@ class Write:
             journal = Journal(place, job.digest, job.plan.starts)
         progress = bool(self.options["progress"])
         if not compute:
-            return WritePlan(job, self.level.store.url, done, journal, progress=progress)
+            plan = WritePlan(job, self.level.store.url, done, journal, progress=progress)
+            if active_client() is not None:
+                _ = plan.dask  # now: an event loop can not ask its cluster later
+            return plan
         try:
             with note_resumable(self.level, journal=journal is not None):
                 report = run_job(job, done, journal, progress=progress)
