@@ -42,10 +42,10 @@ from dask_zv.level.create import packing
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import Catalog, encode_catalog
 from dask_zv.storage.receipts import Columns
+from dask_zv.write.blocks import BlockPlan, _fitting, plan_blocks
 from dask_zv.write.convert import Conversion
-from dask_zv.write.exchange import BlockPlan, plan_blocks, split_partitions
+from dask_zv.write.exchange import split_partitions
 from dask_zv.write.job import Job
-from dask_zv.write.level_metadata import _fitting
 from dask_zv.write.running import waves_of
 from dask_zv.write.scan import PartFacts, Scan, compact_spans, span_codes
 from workload import memory_from_now, peak_memory

@@ -24,7 +24,8 @@ the caller from any worker.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _PLACES = ("store", "array", "chunk", "offset")
@@ -162,3 +163,15 @@ class ZVWarning(UserWarning):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(escaped(str(message)))
+
+
+@contextmanager
+def noted(text: str) -> Iterator[None]:
+    """Add a note to errors of others, which know neither the store nor a way on; the library's own know both."""
+    try:
+        yield
+    except ZVError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        error.add_note(text)
+        raise

@@ -17,7 +17,7 @@ from points_reference import CATALOG, assert_same, files, reading_order, stored
 from small import sizes
 
 import dask_zv as dzv
-from dask_zv.write import spill as pieces
+from dask_zv.write import exchange as pieces
 
 LIMIT_MB = 384
 ROW_BYTES = 12 + 8 + 8

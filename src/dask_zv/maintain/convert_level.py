@@ -11,10 +11,9 @@ import numpy as np
 from dask.task_spec import Task, TaskRef
 from numpy.typing import NDArray
 
-from dask_zv.config import settings
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.grids import GridArray, GridSpec, codec_list
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, format_key, is_spatial_key, join, parse_key
+from dask_zv.format.keys import DOCUMENT, format_key, is_spatial_key, join, parse_key
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.objects import GROUP_NAMES
 from dask_zv.geometry.block import BlockExtra, Fragments
@@ -28,17 +27,15 @@ from dask_zv.level.object_index import ObjectIndex
 from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, Hierarchy, copy_objects, find_nodes
 from dask_zv.read.chunk_boxes import boxes_hold
 from dask_zv.read.object_columns import object_fields
-from dask_zv.spatial.chunks import runs_of
 from dask_zv.storage.catalog import CATALOG_NAME
-from dask_zv.storage.grid.plan import cut_units
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.settings import grid_settings
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layout import layout_for, open_blobs, open_place
 from dask_zv.storage.nodes import SETTINGS, load_catalog, merge_attributes, storing_order
 from dask_zv.storage.objects import Address
-from dask_zv.storage.per_chunk.plan import cut_shards
 from dask_zv.storage.specs import BlockSpec, CommitSpec, EncodedBlock, GridPlan, LayoutName, Place
+from dask_zv.write.blocks import copied_blocks, grid_around, run_of_shard
 from dask_zv.write.manifests import write_object_index
 from dask_zv.write.object_arrays import object_blobs, object_metadata
 from dask_zv.write.object_plan import ObjectPlan, plan_objects, with_sentinel
@@ -70,10 +67,7 @@ class LevelTarget:
 
     def spec(self, source: GridSpec | None, coords: NDArray[np.int64]) -> GridSpec:
         """Return the grid of an array: the source's, or just large enough for its chunks."""
-        spec = source
-        if spec is None:
-            low, high = coords.min(axis=0), coords.max(axis=0)
-            spec = GridSpec(tuple((high - low + 1).tolist()), tuple(low.tolist()), None, codec_list("zstd"))
+        spec = grid_around(coords, codec_list("zstd")) if source is None else source
         if self.codecs is not None:
             spec = dataclasses.replace(spec, codecs=self.codecs)
         asked = "auto" if self.shard_chunks is None and source is None else self.shard_chunks
@@ -81,7 +75,7 @@ class LevelTarget:
             return spec
         return dataclasses.replace(spec, shard_shape=packing(asked, len(coords), spec.shape, local=self.local))
 
-    def per_chunk_shards(self, store: StoreContents, chunks: int | None = None) -> int | None:
+    def per_chunk_shards(self, store: StoreContents, coords: NDArray[np.int64]) -> int | None:
         """Return the chunks of a shard in layout ``per_chunk``, None for an object per chunk."""
         asked = self.shard_chunks
         if asked is None:
@@ -89,11 +83,7 @@ class LevelTarget:
             asked = kept if isinstance(kept, int) else "auto"
         if not isinstance(asked, int | str):
             raise InputError(f"shard_chunks {asked!r}: layout per_chunk packs along the Morton curve, by a number of chunks")
-        if asked == "auto":
-            count = len(store.level(0).chunks) if chunks is None else chunks
-            asked = 1 if self.local and count <= settings().few_chunks else settings().shard_chunks
-        assert isinstance(asked, int)
-        return None if asked == 1 else asked
+        return run_of_shard(asked, coords, local=self.local, url=store.url)
 
 
 def add_level(builder: GraphBuilder, level: LevelContents, target: LevelTarget) -> TaskRef:
@@ -120,7 +110,7 @@ def add_level(builder: GraphBuilder, level: LevelContents, target: LevelTarget) 
             specs[array] = target.spec(None if own is None else own.spec, found)
         grids = GridPlan(specs)
     else:
-        shards = target.per_chunk_shards(level.store, len(coords.get(VERTICES, ())))
+        shards = target.per_chunk_shards(level.store, coords.get(VERTICES, np.zeros((0, 0), np.int64)))
     # cells that the target stores in the same way are not even decompressed
     alike = frozenset(
         a for a, spec in (grids.specs if grids is not None and same else {}).items()
@@ -128,7 +118,7 @@ def add_level(builder: GraphBuilder, level: LevelContents, target: LevelTarget) 
     )  # fmt: skip
     block = BlockSpec(place, shard_chunks=shards, grid=grids)
     blocks: list[tuple[BlockSpec, Any]] = [
-        (block, Task(None, _load, source, part, row_bytes, alike)) for part in _blocks(coords, grids, shards)
+        (block, Task(None, _load, source, part, row_bytes, alike)) for part in copied_blocks(coords, grids, shards)
     ]
     metadata: list[tuple[str, Mapping[str, Any]]] = list(nodes.groups.items())
     if same:
@@ -203,14 +193,6 @@ def _coords(place: Place, array: str) -> NDArray[np.int64]:
             store=blobs.objects.url, array=join(place.prefix, array), chunk=format_key(odd),
         )  # fmt: skip
     return np.array(coords, np.int64) if coords else np.zeros((0, 0), np.int64)
-
-
-def _blocks(coords: Mapping[str, NDArray[np.int64]], grids: GridPlan | None, shards: int | None) -> list[list[Address]]:
-    """Cut all chunks into blocks of whole target shards; arrays of one grid go together."""
-    addresses = [(array, key) for array, found in coords.items() for key in coords_to_keys(found)]
-    units = cut_units(grids, addresses) if grids is not None else cut_shards(addresses, shards)
-    chunks = np.array([len({key for _, key in unit}) for unit in units], np.int64)
-    return [[address for unit in units[a:b] for address in unit] for a, b in runs_of((chunks, settings().pass_chunks))]
 
 
 def _load(source: Place, addresses: Sequence[Address], row_bytes: int, alike: frozenset[str]) -> EncodedBlock:

@@ -5,144 +5,191 @@ an edge only where a partition has rows for a block. Small partitions are split 
 by exact division of chunk codes, never by a hash; pieces are gathered in the order of the partitions, so rows keep the input's
 order whatever order the scheduler works in.
 
-Pieces of inputs that memory has no room for go through files: on a cluster those of each worker (:mod:`.spill`), on a
-local scheduler in Dask's temporary directory.
+Pieces of inputs that memory has no room for go through files: on a local scheduler in Dask's temporary directory, on a cluster
+those of the worker that holds them. Dask would spill them by itself, but only once a worker's memory is nearly full: what the
+running task needs then comes on top. A piece goes into a file as soon as it is made or received, so that a worker holds little
+more than what its tasks work on. A worker's files have no name: whatever happens to the worker, nothing is left of them. Sent
+to another worker, a piece travels as its rows, and goes into a file there.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import os
+import pickle
+import shutil
+import sys
 import tempfile
+import threading
 import uuid
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import dask
 import numpy as np
 from dask.task_spec import List, Task, TaskRef
-from numpy.typing import NDArray
 
 from dask_zv.config import settings
-from dask_zv.errors import ZVWarning
-from dask_zv.format.grids import GridSpec
+from dask_zv.errors import StoreError
 from dask_zv.geometry.rows import VertexRows, concatenate_rows
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import cluster_memory
-from dask_zv.spatial.chunks import group_by_chunk, morton_codes
+from dask_zv.spatial.chunks import group_by_chunk
+from dask_zv.write.blocks import BlockPlan, PartitionBlockMap
 from dask_zv.write.convert import Conversion, Seen, convert_again
 from dask_zv.write.partitions import Partitions, RawPart
-from dask_zv.write.scan import Scan, span_codes
-from dask_zv.write.spill import FiledPiece, SpilledPiece, in_file, make_spill, note_worker
 
-_ROW_COPIES, _ROW_NUMBERS = 3, 128
-"""What storing a block holds for a row: its bytes joined, as blobs, and (in part) sorted or encoded; and besides, whatever the
-row's bytes, its chunk, its place in it, its order, its object and fragment, integers of 8 bytes."""
+if TYPE_CHECKING:
+    from distributed import Worker
+
+
+_SEGMENT_BYTES = 64 << 20
+"""Pieces share files of about this size, for few open ones; a file goes with the last piece in it."""
+
+_folder: str | None = None
+_segment: _Segment | None = None
+_lock = threading.Lock()
+
+
+class _Segment:
+    """An unnamed file that pieces are appended to; closed, and so removed, when no piece refers to it."""
+
+    def __init__(self, folder: str) -> None:
+        self.file: IO[bytes] = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        self.end = 0
+
+    def reserve(self, nbytes: int) -> int:
+        start = self.end
+        self.end += nbytes
+        return start
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BlockPlan:
-    """How chunks are divided into blocks: runs along the Morton curve, of chunks or, in layout ``grid``, of shards."""
+class FiledPiece:
+    """Rows in a file of this worker."""
 
-    starts: NDArray[Any]  # (B,) uint64 or object: least Morton code of each block, which ends where the next starts
-    origin: tuple[int, ...] | None = None  # first chunk of the grid; None in layout per_chunk
-    unit: tuple[int, ...] | None = None  # chunks in a shard along each axis; None where chunks are no part of one
-    group_rows: int = 0  # partitions of together at most so many rows are split by one task
+    segment: _Segment  # open in this process
+    start: int  # where the bytes of the columns begin
+    lengths: tuple[int, ...]  # bytes of each column
+    head: bytes  # the piece without its columns' bytes
+    rows: int
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return self.rows
 
-    def groups(self, scan: Scan) -> list[list[int]]:
-        """Return the partitions that one task splits, group by group: neighbours in the order of the input."""
-        groups: list[list[int]] = []
-        rows = 0
-        for number in sorted(scan.spans):
-            more = scan.parts[number].rows
-            if groups and rows + more <= self.group_rows:
-                groups[-1].append(number)
-                rows += more
-            else:
-                groups.append([number])
-                rows = more
-        return groups
+    def __sizeof__(self) -> int:
+        # what it takes when it is sent: Dask bounds its messages by this, and finds the worker that has most of a task's data
+        return len(self.head) + sum(self.lengths) + 200
 
-    def morton_of(self, coords: NDArray[np.int64]) -> NDArray[Any]:
-        """Return the Morton code of each chunk, or of the shard that holds it; coords (n, D) to (n,)."""
-        if self.origin is not None:
-            coords = coords - np.asarray(self.origin, np.int64)
-        if self.unit is not None:
-            coords = coords // np.asarray(self.unit, np.int64)
-        return morton_codes(coords)
+    def load(self) -> VertexRows:
+        """Read the piece."""
+        data = bytearray(sum(self.lengths))
+        view, at = memoryview(data), 0
+        while at < len(data):
+            count = os.preadv(self.segment.file.fileno(), [view[at:]], self.start + at)
+            if not count:
+                raise StoreError("a temporary file of the worker has lost its end: is something removing files of its disk?")
+            at += count
+        buffers, at = [], 0
+        for length in self.lengths:
+            buffers.append(view[at : at + length])
+            at += length
+        rows: VertexRows = pickle.loads(self.head, buffers=buffers)
+        return rows
 
-    def blocks_of(self, coords: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the block of each chunk, coords (n, D) to int64 (n,)."""
-        codes = self.morton_of(coords)
-        if codes.dtype != self.starts.dtype:
-            codes, starts = codes.astype(object), self.starts.astype(object)
-        else:
-            starts = self.starts
-        return np.searchsorted(starts, codes, side="right").astype(np.int64) - 1
+    def __reduce__(self) -> tuple[Any, ...]:
+        return in_file, (self.load(),)
 
 
-def plan_blocks(
-    scan: Scan,
-    row_bytes: int,
-    shards: int | None,
-    partitions: int,
-    grid: GridSpec | None = None,
-    memory: int | None = None,
-) -> BlockPlan:
-    """Divide the chunks that have rows into blocks of whole shards, balanced by true counts.
+def current_worker() -> Worker | None:
+    """Return the distributed worker that this task runs on, None on any other scheduler."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import get_worker
 
-    `row_bytes` are those of a row in all arrays, `shards` the chunks of a shard in layout ``per_chunk``, `memory` the bytes
-    that a task may use for what it makes of a block. Many partitions make larger blocks, so that the graph stays small. A
-    chunk (or a shard that was asked for) that is too large for a block is one of its own, with a warning.
-    """
-    shape = BlockPlan(np.zeros(0, np.uint64), *((grid.origin, grid.shard_shape) if grid is not None else (None, None)))
-    if not len(scan.coords):
-        return shape
-    codes = shape.morton_of(scan.coords)
-    order = np.argsort(codes, kind="stable")
-    codes, counts = codes[order], scan.counts[order]
-    units = codes - codes % codes.dtype.type(shards or 1) if codes.dtype != object else codes - codes % (shards or 1)
-    first = np.flatnonzero(np.r_[True, units[1:] != units[:-1]])
-    rows = np.add.reduceat(counts, first)
-    chunks = np.diff(np.r_[first, len(codes)])
-    total = int(rows.sum()) * row_bytes
-    given = settings()
-    most_bytes = given.write_block_limit
-    if memory is not None:
-        room = memory // 2 * row_bytes // (_ROW_COPIES * row_bytes + _ROW_NUMBERS)
-        most_bytes = int(np.clip(min(memory // given.block_share, room), given.write_block_least, given.write_block_limit))
-    group_bytes = min(total // given.write_groups, given.write_block_bytes[1], most_bytes // 2)
-    splits = min(partitions, 2 * given.write_groups + total // max(group_bytes, 1))
-    target = min(int(np.clip(total // 8, *given.write_block_bytes)), most_bytes)
-    target = max(target, min(total * splits // given.write_edges, most_bytes))
-    largest = int(rows.argmax())
-    if int(rows[largest]) * row_bytes > most_bytes:
-        _warn_of_large(scan, order[first[largest]], int(rows[largest]), int(rows[largest]) * row_bytes, int(chunks[largest]))
-    # a pair of partition and block is a task: many partitions make blocks of many chunks
-    most_chunks = max(given.write_block_chunks, min(len(codes) * splits // given.write_edges, given.write_block_most_chunks))
-    # one cost for bytes and for chunks, cut where it passes whole numbers
-    cost = rows * (row_bytes / target) + chunks / most_chunks
-    number = np.floor(np.cumsum(cost) - cost / 2).astype(np.int64)
-    starts = first[np.r_[True, number[1:] != number[:-1]]]
-    return dataclasses.replace(shape, starts=units[starts], group_rows=group_bytes // row_bytes)
+    try:
+        return get_worker()
+    except ValueError:
+        return None
 
 
-def _warn_of_large(scan: Scan, at: int, rows: int, nbytes: int, chunks: int) -> None:
-    key = ".".join(map(str, scan.coords[at].tolist()))
-    what = f"chunk {key}" if chunks == 1 else f"the shard of chunk {key}, of {chunks:,} chunks,"
-    warnings.warn(
-        f"{what} holds {rows:,} vertices, {nbytes / 1e6:,.0f} MB: it is written by one task, which needs several times that "
-        f"memory; {'a smaller chunk_shape' if chunks == 1 else 'smaller shards (shard_chunks=)'} would divide it",
-        ZVWarning,
-        stacklevel=2,
-    )
+def note_worker() -> bool:
+    """Note where this task's worker keeps files, if it runs on one; return True if so."""
+    global _folder
+    worker = current_worker()
+    if worker is None:
+        return False
+    _folder = str(worker.local_directory)
+    return True
 
+
+def in_file(rows: VertexRows) -> VertexRows | FiledPiece:
+    """Put a piece into a file of this worker; in a process that has run no task of a write yet it stays in memory."""
+    global _segment
+    if _folder is None:
+        return rows
+    found: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(rows, protocol=5, buffer_callback=found.append)
+    views = [buffer.raw() for buffer in found]
+    lengths = tuple(v.nbytes for v in views)
+    with _lock:
+        segment = _segment
+        if segment is None or segment.end >= _SEGMENT_BYTES:
+            segment = _segment = _Segment(_folder)
+        start = at = segment.reserve(sum(lengths))
+    for view in views:
+        while view.nbytes:
+            count = os.pwrite(segment.file.fileno(), view, at)
+            view, at = view[count:], at + count
+    return FiledPiece(segment, start, lengths, head, len(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class SpilledPiece:
+    """A piece in a file of a local scheduler."""
+
+    path: str
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @classmethod
+    def put(cls, folder: str, name: str, rows: VertexRows) -> SpilledPiece:
+        """Put a piece into a file whose name no other run of the task has."""
+        path = Path(folder) / f"{name}.{uuid.uuid4().hex[:8]}"
+        with path.open("wb") as file:
+            pickle.dump(rows, file, protocol=5)
+        return cls(str(path), len(rows))
+
+    def load(self) -> VertexRows:
+        """Read the piece."""
+        with Path(self.path).open("rb") as file:
+            rows: VertexRows = pickle.load(file)
+        return rows
+
+
+def remove_spill(spill: str) -> None:
+    """Remove what tasks that split partitions left in files."""
+    gone = f"{spill}.gone"
+    try:
+        # renamed first: a task that outlives a failed run then finds no directory, instead of making files in it again
+        Path(spill).rename(gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def make_spill(spill: str) -> str:
+    """Make the directory of spilled pieces; return it, for the tasks that wait for it. A worker of a cluster needs none."""
+    if current_worker() is None:
+        Path(spill).mkdir(parents=True)
+    return spill
+
+
+# ---------------------------------------------------------------------------------------------- splitting and gathering
 
 Piece = VertexRows | SpilledPiece | FiledPiece
 Pieces = Mapping[int, Piece]
@@ -284,27 +331,3 @@ def split_partitions(
             else:
                 sources[block].append(builder.add(builder.key("piece", f"{group[0]}-{block}"), pick, split, block))
     return {block: Task(None, gather, block, spill, List(*refs)) for block, refs in sources.items()}
-
-
-class PartitionBlockMap:
-    """The blocks that each partition can have rows for; what was asked once is remembered."""
-
-    def __init__(self, plan: BlockPlan, scan: Scan) -> None:
-        codes = span_codes(scan.coords)
-        order = np.argsort(codes, kind="stable")
-        self.scan = scan
-        self._codes = codes[order]
-        self._blocks = plan.blocks_of(scan.coords)[order]
-        self._known: dict[int, list[int]] = {}
-
-    def blocks(self, partition: int) -> list[int]:
-        """Return the blocks of all chunks in the partition's spans, ascending."""
-        found = self._known.get(partition)
-        if found is None:
-            spans = self.scan.spans[partition]
-            lows = np.searchsorted(self._codes, spans[:, 0], side="left").tolist()
-            highs = np.searchsorted(self._codes, spans[:, 1], side="right").tolist()
-            parts = [self._blocks[low:high] for low, high in zip(lows, highs, strict=True)]
-            found = np.unique(np.concatenate(parts)).tolist() if parts else []
-            self._known[partition] = found
-        return found

@@ -25,9 +25,10 @@ from dask_zv.write.link_input import LinkScan, link_parts, numbers_of, partition
 from dask_zv.write.links import GivenLinks, linked_level, name_ranges, object_ranges, touches
 from dask_zv.write.options import GraphOptions, MeshOptions, WriteOptions, with_options
 from dask_zv.write.partitions import Partitions
-from dask_zv.write.planning import plan_write, scan_input
+from dask_zv.write.planning import plan_write
 from dask_zv.write.plans import WritePlan, planner
-from dask_zv.write.running import Write, note_nothing_written
+from dask_zv.write.running import Write
+from dask_zv.write.scan import note_nothing_written, scan_input
 
 
 def _plan_graph(store: Store, positions: Any, **options: Unpack[GraphOptions]) -> Write:

@@ -28,15 +28,15 @@ from dask_zv.graph.report import Report
 from dask_zv.graph.run import hold_if_large
 from dask_zv.graph.tasks import add_block, add_commit, add_preparation, run_block
 from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec, EncodedBlock
+from dask_zv.write.blocks import BlockPlan, PartitionBlockMap
 from dask_zv.write.convert import Conversion
-from dask_zv.write.exchange import BlockPlan, PartitionBlockMap, split_partitions
+from dask_zv.write.exchange import remove_spill, split_partitions
 from dask_zv.write.journal import Journal
 from dask_zv.write.manifests import write_object_index
 from dask_zv.write.object_arrays import object_blobs, write_edge_counts
 from dask_zv.write.object_plan import ObjectPlan
 from dask_zv.write.partitions import Partitions
 from dask_zv.write.scan import Scan
-from dask_zv.write.spill import remove_spill
 
 Encode = Callable[[PointSchema, VertexRows], GeometryBlock]
 T = TypeVar("T")

@@ -35,7 +35,7 @@ from dask_zv.graph.tasks import add_blocks_of_new_arrays
 from dask_zv.level.contents import LevelContents, Store
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.specs import BlockResult, BlockSpec, EncodedBlock
-from dask_zv.write.exchange import BlockPlan
+from dask_zv.write.blocks import BlockPlan
 from dask_zv.write.job import Job, LinkWriter
 from dask_zv.write.options import WriteOptions
 from dask_zv.write.planning import level_to_write

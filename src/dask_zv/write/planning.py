@@ -11,38 +11,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError, ReadOnlyError, did_you_mean
-from dask_zv.geometry.kinds import kind_of
+from dask_zv.format.grids import GridSpec
+from dask_zv.format.keys import DOCUMENT, join
+from dask_zv.format.levels import LevelMetadata
+from dask_zv.format.metadata import Axis
+from dask_zv.geometry.kinds import KINDS, kind_of
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import check_writable, task_memory
 from dask_zv.level.contents import LevelContents, Store, StoreContents, contents_of
-from dask_zv.level.create import position_dtype
-from dask_zv.spatial.grid import Box, ChunkGrid
+from dask_zv.level.object_tables import EDGE_COUNTS
+from dask_zv.storage.catalog import CATALOG_NAME
+from dask_zv.storage.grid.settings import grid_settings
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.nodes import SETTINGS
-from dask_zv.storage.specs import BlockSpec, CommitSpec
+from dask_zv.storage.objects import Objects
+from dask_zv.storage.opening import objects_are_cheap
+from dask_zv.storage.specs import BlockSpec, CommitSpec, Place
+from dask_zv.write.blocks import plan_blocks, plan_grid, run_of_shard
 from dask_zv.write.convert import Conversion
-from dask_zv.write.exchange import plan_blocks
 from dask_zv.write.job import Encode, Job, LinkWriter, job_digest
-from dask_zv.write.level_metadata import (
-    EACH_AXIS,
-    AttributeSpecs,
-    attribute_spec,
-    grid_plan,
-    level_attributes,
-    old_nodes,
-    root_attributes,
-    shards_of,
-)
-from dask_zv.write.object_arrays import object_metadata
+from dask_zv.write.object_arrays import object_metadata, old_object_nodes
 from dask_zv.write.object_plan import ObjectPlan, plan_objects
 from dask_zv.write.options import WriteOptions
 from dask_zv.write.partitions import Partitions
-from dask_zv.write.running import Write, check_empty, note_nothing_written
-from dask_zv.write.scan import Scan, scan_partitions
+from dask_zv.write.running import Write, check_empty
+from dask_zv.write.scan import Scan
 
-_TOLERANCE = 1e-4
+AttributeSpecs = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""What a store's root says of attributes: by scope ("vertex", "object", "link", "group") and name; of positions by axis."""
+
+EACH_AXIS = "zv_axes"
+"""Attribute of positions that holds those of each axis."""
 
 
 def level_to_write(store: Store, geometries: Sequence[str], function: str, options: WriteOptions) -> LevelContents:
@@ -76,31 +77,6 @@ def level_to_write(store: Store, geometries: Sequence[str], function: str, optio
     return level
 
 
-def scan_input(level: LevelContents, partitions: Partitions, options: WriteOptions) -> tuple[Partitions, Conversion, Scan]:
-    """Look at the data once, on the active scheduler; return the partitions, too, which may be kept from then on."""
-    conversion = _conversion(level.store, partitions, options)
-    with note_nothing_written(level):
-        scan, partitions = scan_partitions(partitions, conversion, options["max_categories"])
-        return partitions, conversion, scan
-
-
-def _conversion(store: StoreContents, partitions: Partitions, options: WriteOptions) -> Conversion:
-    out_of_bounds, position_tolerance = options["out_of_bounds"], options["position_tolerance"]
-    metadata = store.metadata
-    grid = ChunkGrid(metadata.chunk_shape, metadata.bins_per_chunk)
-    declared = store.settings.get("dtype")
-    # other tools take positions for floats; integers that a float can't hold are moved by the cast, which is refused
-    given = np.result_type(partitions.dtype, np.float32) if partitions.dtype.kind in "iu" else partitions.dtype
-    dtype = position_dtype(np.dtype(declared) if isinstance(declared, str) else given)
-    tolerance = _TOLERANCE * min(metadata.bin_shape) if position_tolerance is None else float(position_tolerance)
-    if not tolerance >= 0:
-        raise InputError(f"position_tolerance is a distance of at least 0, not {position_tolerance!r}")
-    box: Box | None = None
-    if out_of_bounds != "expand" and store.settings.get("bounds", "declared") == "declared":
-        box = np.asarray(metadata.bounds[0], np.float64), np.asarray(metadata.bounds[1], np.float64)
-    return Conversion(grid, dtype, tolerance, box, out_of_bounds == "ignore", store.axes)
-
-
 def plan_write(
     name: str,
     level: LevelContents,
@@ -129,12 +105,15 @@ def plan_write(
     grid, shards = None, None
     if layout_for(layout).shards_have_extents:
         arrays = [*schema.arrays, *(links.arrays if links else ())]
-        grid = grid_plan(level, scan, arrays, options["mode"], schema.row_bytes)
+        grid = plan_grid(level, scan, arrays, options["mode"], schema.row_bytes)
         grid = dataclasses.replace(grid, families=dict.fromkeys(families, grid.specs["vertices"]))
         if replace and len(open_place(place).list_keys("vertices")):
             grid = dataclasses.replace(grid, marker=uuid.uuid4().hex[:12])
     else:
-        shards = shards_of(store, scan, schema.row_bytes)
+        shards = run_of_shard(
+            store.settings.get("shard_chunks", "auto"), scan.coords, local=objects_are_cheap(store.handle), url=store.url,
+            counts=scan.counts, row_bytes=schema.row_bytes,
+        )  # fmt: skip
     marker = uuid.uuid4().hex[:12] if replace and grid is None else ""
     cells = None if grid is None else grid.specs["vertices"]
     plan = plan_blocks(scan, schema.row_bytes, shards, partitions.count, cells, task_memory())
@@ -184,6 +163,154 @@ def plan_write(
         digest,
     )
     return Write(level, options, job)
+
+
+def level_attributes(
+    level: LevelContents,
+    scan: Scan,
+    schema: PointSchema,
+    cells: GridSpec | None,
+    *,
+    objects: bool,
+    links: bool,
+) -> dict[str, Any]:
+    """Return the attributes that make the level what was written; `links` are those that were given."""
+    present = ["vertices"]
+    if schema.attributes:
+        present.append("vertex_attributes")
+    if links:
+        present.append("links")
+    if objects:
+        present.append("object_index")
+    # what was said of the level's content before does not hold for ours, whatever it is (keys of other tools are in `extra`)
+    metadata: LevelMetadata = dataclasses.replace(
+        level.metadata,
+        vertex_count=scan.rows,
+        arrays_present=tuple(present),
+        chunk_dims=None,
+        chunk_attribute_name=None,
+        chunk_attribute_values=None,
+        shared_fragments=False,
+        preserves_object_ids=False,
+        inherited_num_objects=None,
+        object_sparsity=1.0,
+        coarsening_method="none",
+        extra={},
+        fragments_tile=cells is not None,  # true of all that is written here; 0.7 has no such word
+    )
+    if cells is None:
+        return metadata.to_attributes()
+    return {**metadata.to_attributes(), SETTINGS: {"layout": "grid", "grid": grid_settings(cells)}}
+
+
+def root_attributes(
+    store: StoreContents, scan: Scan, conversion: Conversion, shards: int | None, specs: AttributeSpecs | None = None
+) -> dict[str, Any]:
+    """Return the attributes of the store: its bounds are now those of the data, where they were not declared.
+
+    `specs` are units and the like of all attributes that are written, see :func:`merge_specs`.
+    """
+    extra = {**store.metadata.extra}
+    if merged := merge_specs(extra.pop("attribute_specs", {}), specs or {}):
+        extra["attribute_specs"] = merged
+    metadata = dataclasses.replace(store.metadata, extra=extra, axes=tuple(_with_unit(a, specs) for a in store.metadata.axes))
+    if (kind := KINDS.get(next(iter(metadata.geometry_types), ""))) is not None:  # another tool's edit may have changed it
+        metadata = dataclasses.replace(metadata, links_convention=kind.convention)
+    if conversion.box is None and scan.rows:
+        low, high = np.asarray(scan.low, np.float64), np.asarray(scan.high, np.float64)
+        if store.settings.get("bounds", "declared") == "declared":  # expanded
+            low, high = np.minimum(low, metadata.bounds[0]), np.maximum(high, metadata.bounds[1])
+        metadata = dataclasses.replace(metadata, bounds=(tuple(low.tolist()), tuple(high.tolist())))
+    attributes = {**metadata.to_attributes(), SETTINGS: dict(store.settings)}
+    if not layout_for(store.layout).shards_have_extents:
+        attributes["shard_layout"] = "flat" if shards is None else "octree"
+        if shards is not None:
+            attributes["shard_size"] = shards
+    return attributes
+
+
+def _with_unit(axis: Axis, specs: AttributeSpecs | None) -> Axis:
+    """Return an axis with the unit that its positions came with; one that the store was made with stands."""
+    unit = (specs or {}).get("position", {}).get(axis.name, {}).get("unit")
+    return axis if axis.unit or axis.type == "time" or not unit else dataclasses.replace(axis, unit=unit)
+
+
+def merge_specs(old: AttributeSpecs, new: AttributeSpecs) -> dict[str, dict[str, Any]]:
+    """Return the root's ``attribute_specs``; what is written without any loses its old ones, other attributes keep theirs."""
+    out: dict[str, dict[str, Any]] = {}
+    for scope in dict.fromkeys([*old, *new]):
+        written = new.get(scope, {})
+        named = {n: dict(spec) for n, spec in old.get(scope, {}).items() if n not in written}
+        named |= {n: dict(spec) for n, spec in written.items() if spec}
+        if named:
+            out[scope] = named
+    return out
+
+
+def attribute_spec(dtype: np.dtype[Any], channels: int | None, categorical: bool, attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the root says of an attribute: in the format's words, and all of `attrs` beside them; nothing for none."""
+    if not attrs:
+        return {}
+    out: dict[str, Any] = {"dtype": dtype.name, "attrs": dict(attrs)}
+    if channels is not None:
+        out["channels"] = channels
+    if categorical:
+        out["categorical"] = True
+    for word, name in (("unit", "units"), ("description", "long_name")):
+        if isinstance(attrs.get(name), str):
+            out[word] = attrs[name]
+    return out
+
+
+def old_nodes(
+    objects: Objects, place: Place, schema: PointSchema, plan: ObjectPlan | None, families: Sequence[str], *, trees: bool
+) -> tuple[str, ...]:
+    """Return what the level holds that the new content (of skeletons: `trees`) has no place for."""
+    keep = {a.name for a in schema.attributes}
+    old = ["vertex_attributes"]
+    if keep:
+        names = objects.list_dir(join(place.prefix, "vertex_attributes"))
+        old = [f"vertex_attributes/{n}" for n in names if n not in keep and n != DOCUMENT]
+    # the links of other levels' vertices to these are wrong now, and so are these ones' to theirs
+    above = {f.rpartition("/")[0] for f in families}
+    for family in ("links", "cross_chunk_links", "link_attributes", "cross_chunk_link_attributes"):
+        if not any(f.startswith(f"{family}/") for f in families):
+            old.append(family)
+            continue
+        for name in objects.list_dir(join(place.prefix, family)):
+            path = f"{family}/{name}"
+            if name != DOCUMENT and path not in families and path not in above:
+                old.append(path)
+    for path in above:
+        old += [
+            f"{path}/{n}" for n in objects.list_dir(join(place.prefix, path)) if n != DOCUMENT and f"{path}/{n}" not in families
+        ]
+    if not families:
+        old.append("link_fragments")
+    if not trees:
+        old.append(EDGE_COUNTS)
+    old += _links_to_this(objects, place.prefix)
+    return (*dict.fromkeys(old), "fragment_attributes", *old_object_nodes(objects, place.prefix, plan, place.layout))
+
+
+def _links_to_this(objects: Objects, prefix: str) -> list[str]:
+    """Return the links that other levels have to the vertices of this one, which are about to be others."""
+    root, _, number = prefix.rpartition("/")
+    old: list[str] = []
+    for level in objects.list_dir(root):
+        if not (level.isascii() and level.isdigit()) or level == number:
+            continue
+        delta = f"{int(number) - int(level):+d}"
+        found: list[str] = []
+        for family in ("links", "cross_chunk_links", "link_attributes", "cross_chunk_link_attributes"):
+            names = [n for n in objects.list_dir(join(root, level, family)) if n != DOCUMENT]
+            if family.endswith("_attributes"):
+                found += [f"{family}/{n}/{delta}" for n in names if delta in objects.list_dir(join(root, level, family, n))]
+            elif delta in names:
+                found.append(family if names == [delta] else f"{family}/{delta}")  # no group of nothing is left
+        if found:
+            old += [f"../{level}/{path}" for path in (*found, CATALOG_NAME)]  # a catalog would still name them
+    return old
 
 
 def _attribute_specs(

@@ -64,7 +64,7 @@ class BlockReceipt:
         _save(Path(path), encode_receipt(self.result, plan=self.plan, block=self.block))
 
 
-class WritePlan(Delayed):  # type: ignore[misc]
+class WritePlan(Delayed):
     """A write that is planned, and has stored nothing yet.
 
     Made by ``write_points(..., compute=False)`` and the like. The input has been looked at; what is in memory is part of the
@@ -90,7 +90,7 @@ class WritePlan(Delayed):  # type: ignore[misc]
         self._job, self._url, self._journal, self._known = job, url, journal, known
         self._done = dict(done or {})
         self._builder = GraphBuilder(f"zv-{job.name}", watched=progress, store=job.commit.place.handle)
-        super().__init__(self._builder.key("commit"), None)
+        super().__init__(self._builder.key("commit"), None)  # type: ignore[no-untyped-call]
 
     @cached_property
     def _delayed(self) -> Delayed:

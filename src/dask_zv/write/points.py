@@ -12,9 +12,10 @@ from dask_zv.graph.report import Report
 from dask_zv.level.contents import Store
 from dask_zv.write.inputs import partition_input
 from dask_zv.write.options import WriteOptions, with_options
-from dask_zv.write.planning import level_to_write, plan_write, scan_input
+from dask_zv.write.planning import level_to_write, plan_write
 from dask_zv.write.plans import WritePlan, planner
 from dask_zv.write.running import Write
+from dask_zv.write.scan import scan_input
 
 
 @released_on_failure()

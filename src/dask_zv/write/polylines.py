@@ -28,10 +28,10 @@ from dask_zv.write.job import Job, LinkWriter
 from dask_zv.write.links import route_links, store_links
 from dask_zv.write.options import PathOptions, WriteOptions, with_options
 from dask_zv.write.path_input import PathInput, line_input, path_input, sort_paths, with_owners
-from dask_zv.write.planning import level_to_write, plan_write, scan_input
+from dask_zv.write.planning import level_to_write, plan_write
 from dask_zv.write.plans import WritePlan, planner
 from dask_zv.write.running import Write
-from dask_zv.write.scan import Scan
+from dask_zv.write.scan import Scan, scan_input
 
 _CROSS_LINKS = "cross_chunk_links/0"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from dask_zv.config import settings
-from dask_zv.errors import PlanError, StoreError, ZVError
+from dask_zv.errors import PlanError, StoreError, noted
 from dask_zv.format.keys import join
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.progress import Progress, block_keys
@@ -21,12 +21,11 @@ from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.local import sweep
 from dask_zv.storage.marks import JOURNAL, written_stamp
 from dask_zv.storage.specs import BlockResult
-from dask_zv.write.exchange import spill_directory
+from dask_zv.write.exchange import remove_spill, spill_directory
 from dask_zv.write.job import Job, finished, hand_in
 from dask_zv.write.journal import Journal, find_journal, whole_blocks
 from dask_zv.write.options import WriteOptions
 from dask_zv.write.plans import WritePlan
-from dask_zv.write.spill import remove_spill
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,29 +92,12 @@ class Write:
         return self.job.known_report()
 
 
-@contextmanager
-def _noted(text: str) -> Iterator[None]:
-    """Add a note to errors, which know neither the store nor a way on; the library's own know both."""
-    try:
-        yield
-    except ZVError:
-        raise
-    except (Exception, KeyboardInterrupt) as error:
-        error.add_note(text)
-        raise
-
-
-def note_nothing_written(level: LevelContents) -> AbstractContextManager[None]:
-    """Say of errors inside that the call had stored nothing yet."""
-    return _noted(f"the write to {level.url} had stored nothing yet: make the same call again (resume=True does no harm)")
-
-
 def note_resumable(level: LevelContents, *, journal: bool) -> AbstractContextManager[None]:
     """Say of errors inside how the write is finished."""
     if level.place.handle.is_session:
-        return _noted(f"nothing of the write to {level.url} is in the Icechunk session: the same call can be made again")
+        return noted(f"nothing of the write to {level.url} is in the Icechunk session: the same call can be made again")
     again = "resume=True, which keeps the blocks that are stored" if journal else "mode='overwrite'"
-    return _noted(f"the write to {level.url} did not come to its end: the same call finishes it with {again}")
+    return noted(f"the write to {level.url} did not come to its end: the same call finishes it with {again}")
 
 
 def check_empty(level: LevelContents, mode: str) -> None:

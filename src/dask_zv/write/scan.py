@@ -7,6 +7,7 @@ and blocks are cut by true counts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,16 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import InputError
+from dask_zv.errors import InputError, noted
 from dask_zv.format.dictionary import MAX_CATEGORIES, DictionaryEncoding
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.graph.keeping import look_once
+from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.create import position_dtype
 from dask_zv.spatial.chunks import group_by_chunk, morton_codes
-from dask_zv.spatial.grid import corners
+from dask_zv.spatial.grid import Box, ChunkGrid, corners
 from dask_zv.write.convert import Conversion, categories_key, convert_part, rows_crc32c
+from dask_zv.write.options import WriteOptions
 from dask_zv.write.partitions import AttributeInput, Partitions, RawPart
 
 _SPANS = 512
+_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,3 +247,33 @@ def scan_partitions(partitions: Partitions, conversion: Conversion, max_categori
         if attribute.is_dictionary:
             _check_categories(attribute, found.categories[attribute.name][0], max_categories)
     return found, replace(partitions, arguments=arguments, kept=kept)
+
+
+def scan_input(level: LevelContents, partitions: Partitions, options: WriteOptions) -> tuple[Partitions, Conversion, Scan]:
+    """Look at the data once, on the active scheduler; return the partitions, too, which may be kept from then on."""
+    conversion = _conversion(level.store, partitions, options)
+    with note_nothing_written(level):
+        scan, partitions = scan_partitions(partitions, conversion, options["max_categories"])
+        return partitions, conversion, scan
+
+
+def _conversion(store: StoreContents, partitions: Partitions, options: WriteOptions) -> Conversion:
+    out_of_bounds, position_tolerance = options["out_of_bounds"], options["position_tolerance"]
+    metadata = store.metadata
+    grid = ChunkGrid(metadata.chunk_shape, metadata.bins_per_chunk)
+    declared = store.settings.get("dtype")
+    # other tools take positions for floats; integers that a float can't hold are moved by the cast, which is refused
+    given = np.result_type(partitions.dtype, np.float32) if partitions.dtype.kind in "iu" else partitions.dtype
+    dtype = position_dtype(np.dtype(declared) if isinstance(declared, str) else given)
+    tolerance = _TOLERANCE * min(metadata.bin_shape) if position_tolerance is None else float(position_tolerance)
+    if not tolerance >= 0:
+        raise InputError(f"position_tolerance is a distance of at least 0, not {position_tolerance!r}")
+    box: Box | None = None
+    if out_of_bounds != "expand" and store.settings.get("bounds", "declared") == "declared":
+        box = np.asarray(metadata.bounds[0], np.float64), np.asarray(metadata.bounds[1], np.float64)
+    return Conversion(grid, dtype, tolerance, box, out_of_bounds == "ignore", store.axes)
+
+
+def note_nothing_written(level: LevelContents) -> AbstractContextManager[None]:
+    """Say of errors inside that the call had stored nothing yet."""
+    return noted(f"the write to {level.url} had stored nothing yet: make the same call again (resume=True does no harm)")

@@ -25,10 +25,10 @@ from dask_zv.write.link_input import numbers_of, take_ids
 from dask_zv.write.links import GivenLinks, linked_level, name_ranges, object_ranges, touches
 from dask_zv.write.options import SkeletonOptions, with_options
 from dask_zv.write.partitions import Partitions, RawPart
-from dask_zv.write.planning import plan_write, scan_input
+from dask_zv.write.planning import plan_write
 from dask_zv.write.plans import WritePlan, planner
 from dask_zv.write.running import Write
-from dask_zv.write.scan import Scan
+from dask_zv.write.scan import Scan, scan_input
 
 
 @released_on_failure()
