@@ -38,9 +38,9 @@ from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import GridSpec, codec_list, grid_document
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.level.create import packing
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import Catalog, encode_catalog
+from dask_zv.storage.grid.settings import packing
 from dask_zv.storage.receipts import Columns
 from dask_zv.write.blocks import BlockPlan, _fitting, plan_blocks
 from dask_zv.write.convert import Conversion

@@ -7,8 +7,9 @@ its fragments begin. Source: Zarr Vectors format, vertices and fragment index.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -230,17 +231,17 @@ class BlockExtra:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GeometryBlock:
-    """What becomes of a block of rows."""
+class EncodedBlock:
+    """What becomes of a block of rows, or of links: bytes (or cells as they are stored) by array and chunk key."""
 
-    blobs: dict[tuple[str, str], bytes]  # by array and chunk key
-    rows: dict[str, int]  # vertices, by chunk key
-    extra: BlockExtra
-    metadata: dict[str, dict[str, object]] = field(default_factory=dict)  # attributes, by array
-    records: dict[str, int] = field(default_factory=dict)  # links in the blobs, by family's path
+    blobs: dict[tuple[str, str], Any]
+    rows: Mapping[str, int] = field(default_factory=dict)  # vertices, by chunk key
+    extra: BlockExtra | None = None  # passed on to later tasks
+    metadata: dict[str, dict[str, Any]] = field(default_factory=dict)  # of arrays that only the data tells of, by path
+    records: dict[str, int] = field(default_factory=dict)  # links in the blobs, by family's path: the commit writes their sum
 
 
-def encode_block(schema: PointSchema, block: ChunkedRows, arrangement: Arrangement, extra: BlockExtra) -> GeometryBlock:
+def encode_block(schema: PointSchema, block: ChunkedRows, arrangement: Arrangement, extra: BlockExtra) -> EncodedBlock:
     """Return the blobs of positions, fragments and attributes, which are in their stored dtypes (codes for categories)."""
     order = arrangement.order
     sizes = np.bincount(block.number, minlength=len(block.coords))
@@ -260,4 +261,4 @@ def encode_block(schema: PointSchema, block: ChunkedRows, arrangement: Arrangeme
         blobs.update(((FRAGMENTS, key), encode_tiling(c)) for key, c in zip(keys, arrangement.counts, strict=True))
     else:
         blobs.update(((FRAGMENTS, key), encode_single(n)) for key, n in zip(keys, rows, strict=True))
-    return GeometryBlock(blobs, dict(zip(keys, rows, strict=True)), extra)
+    return EncodedBlock(blobs, dict(zip(keys, rows, strict=True)), extra)

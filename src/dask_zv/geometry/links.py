@@ -16,7 +16,7 @@ from dask_zv.errors import InputError
 from dask_zv.format.fragments import encode_single
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.format.links import LinkFamily, encode_ragged, lehmer_codes, segment_name, stored_order
-from dask_zv.geometry.block import Found
+from dask_zv.geometry.block import EncodedBlock, Found
 from dask_zv.geometry.rows import LinkRows
 from dask_zv.geometry.schema import LINK_FRAGMENTS, AttributeSchema
 from dask_zv.spatial.chunks import group_by_chunk
@@ -67,15 +67,6 @@ class LinkRecords:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class EncodedLinks:
-    """The cells of some records."""
-
-    blobs: dict[tuple[str, str], bytes]
-    metadata: dict[str, dict[str, Any]]  # Of the arrays in `blobs`, and of their family
-    records: dict[str, int]
-
-
 def family_path(attribute: str | None = None) -> str:
     """Return the path of the group of the level's own links, or of one of their attributes."""
     return "links/0" if attribute is None else f"link_attributes/{attribute}/0"
@@ -110,7 +101,7 @@ def link_attribute_metadata(family: LinkFamily, attribute: AttributeSchema, segm
     }
 
 
-def encode_links(family: LinkFamily, attributes: Sequence[AttributeSchema], records: LinkRecords) -> EncodedLinks:
+def encode_links(family: LinkFamily, attributes: Sequence[AttributeSchema], records: LinkRecords) -> EncodedBlock:
     """Return the cells of the records, those of one cell in the order of the input."""
     order = _order(family, records)
     chunks = np.take_along_axis(records.chunks, order, 1)
@@ -131,7 +122,7 @@ def encode_links(family: LinkFamily, attributes: Sequence[AttributeSchema], reco
     names = [segment_name(s.reshape(family.width - 1, family.rank)) for s in segments]
     described = [family.segment_attributes(n) for n in names]
     base = family_path()
-    out = EncodedLinks({}, {}, {base: len(records), **{family_path(a.name): len(records) for a in attributes}})
+    out = EncodedBlock({}, records={base: len(records), **{family_path(a.name): len(records) for a in attributes}})
     if len(records):
         out.metadata[base] = family.to_attributes()
     for name, attrs in zip(names, described, strict=True):

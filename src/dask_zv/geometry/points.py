@@ -17,7 +17,7 @@ from dask_zv.geometry.block import (
     Arrangement,
     BlockExtra,
     ChunkedRows,
-    GeometryBlock,
+    EncodedBlock,
     chunk_rows,
     cut_fragments,
     encode_block,
@@ -29,7 +29,7 @@ from dask_zv.geometry.schema import VERTICES, Kind, PointSchema
 POINT_CLOUD = Kind("point_cloud", "implicit_sequential")
 
 
-def encode_points(schema: PointSchema, rows: VertexRows) -> GeometryBlock:
+def encode_points(schema: PointSchema, rows: VertexRows) -> EncodedBlock:
     """Encode points, with objects or without."""
     block = chunk_rows(schema, rows)
     arrangement = arrange_objects(block) if schema.has_objects else arrange_bins(schema, block)

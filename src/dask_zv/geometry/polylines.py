@@ -12,7 +12,7 @@ from dask_zv.geometry.block import (
     Arrangement,
     BlockExtra,
     ChunkedRows,
-    GeometryBlock,
+    EncodedBlock,
     chunk_rows,
     cut_fragments,
     encode_block,
@@ -26,7 +26,7 @@ POLYLINE = Kind("polyline", "implicit_sequential", is_path=True)
 STREAMLINE = Kind("streamline", "implicit_sequential", is_path=True)
 
 
-def encode_polylines(schema: PointSchema, rows: VertexRows, *, at_bins: bool) -> GeometryBlock:
+def encode_polylines(schema: PointSchema, rows: VertexRows, *, at_bins: bool) -> EncodedBlock:
     """Encode lines and polylines; `at_bins`: cut at the boundaries of bins as well as of chunks."""
     block = chunk_rows(schema, rows)
     arrangement = arrange_pieces(schema, block, at_bins=at_bins)

@@ -210,3 +210,10 @@ class PointSchema:
             (FRAGMENTS, {"zv_array": FRAGMENTS, "encoding": "fragment_index_v1"}),
             *((a.array, a.to_attributes(grid=grid)) for a in self.attributes),
         ]
+
+
+def position_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the little-endian dtype for stored positions: integers or floats."""
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise InputError(f"positions are integers or floats of at most 64 bits, not {dtype}")
+    return dtype.newbyteorder("<")

@@ -19,7 +19,7 @@ from dask_zv.geometry.block import (
     Arrangement,
     BlockExtra,
     ChunkedRows,
-    GeometryBlock,
+    EncodedBlock,
     chunk_rows,
     cut_fragments,
     encode_block,
@@ -32,7 +32,7 @@ from dask_zv.geometry.schema import Kind, PointSchema
 SKELETON = Kind("skeleton", "implicit_sequential_with_branches", link="edge", has_parents=True)
 
 
-def encode_skeletons(schema: PointSchema, rows: VertexRows, *, family: LinkFamily) -> GeometryBlock:
+def encode_skeletons(schema: PointSchema, rows: VertexRows, *, family: LinkFamily) -> EncodedBlock:
     """Encode the nodes of skeletons, with the links inside their chunks."""
     block = chunk_rows(schema, rows.with_objects())
     arrangement, inner, outer, edges = arrange_forest(block)

@@ -18,6 +18,7 @@ from typing import Any
 from dask.delayed import Delayed
 from dask.task_spec import List, Task, TaskRef
 
+from dask_zv.geometry.block import EncodedBlock
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.progress import tell, topic_of
 from dask_zv.graph.report import BlockTime, Report
@@ -28,7 +29,7 @@ from dask_zv.storage.layout import layout_for, must_prepare
 from dask_zv.storage.layout import prepare as prepare_nodes
 from dask_zv.storage.local import sweep
 from dask_zv.storage.receipts import Receipt, combine_receipts
-from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec, EncodedBlock, normalise
+from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec, normalise
 
 _LOG = logging.getLogger("dask_zv.blocks")
 

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import DTypeLike
 
-from dask_zv.config import settings
 from dask_zv.errors import InputError, MetadataError, has_control
 from dask_zv.format.documents import dump_json, group_document, to_json
 from dask_zv.format.grids import GridSpec, codec_list
@@ -20,10 +19,11 @@ from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import NOT_FOR_AXES, Axis, RootMetadata, ome_collection, parse_axes
 from dask_zv.geometry.kinds import KINDS, geometry_named
 from dask_zv.geometry.points import POINT_CLOUD
+from dask_zv.geometry.schema import position_dtype
 from dask_zv.level.contents import StoreContents
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.codecs import cell_codec
-from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings, shard_shape_of
+from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings, packing
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import Layout, check_layout, layout_for
 from dask_zv.storage.nodes import SETTINGS, ensure_groups, put_documents
@@ -85,19 +85,6 @@ def create_contents(
     return StoreContents(handle, prefix, json.loads(dump_json(root)))
 
 
-def packing(
-    shard_chunks: int | Sequence[int] | str, chunks: int, shape: Sequence[int], *, local: bool
-) -> tuple[int, ...] | None:
-    """Return the extents of a shard, None for an object per chunk.
-
-    The level has so many `chunks` in a grid of this `shape`; in a `local` store (a directory, or in memory) an object is cheap.
-    """
-    if shard_chunks == "auto":
-        shard_chunks = 1 if local and chunks <= settings().few_chunks else settings().shard_chunks
-    assert not isinstance(shard_chunks, str)
-    return None if shard_chunks == 1 else shard_shape_of(shard_chunks, len(shape), shape)
-
-
 def _plain_shards(shard_chunks: Any) -> Any:
     """Return numpy integers as Python's, whatever else as it is."""
     if isinstance(shard_chunks, np.integer):
@@ -130,13 +117,6 @@ def _codecs(compressor: Any, layout: Layout) -> tuple[Mapping[str, Any], ...]:
     except MetadataError as error:
         raise InputError(error.message) from None
     return codecs
-
-
-def position_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the little-endian dtype for stored positions: integers or floats."""
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise InputError(f"positions are integers or floats of at most 64 bits, not {dtype}")
-    return dtype.newbyteorder("<")
 
 
 def _root_metadata(

@@ -27,7 +27,7 @@ from dask_zv.storage.objects import Objects, place_url
 from dask_zv.storage.specs import Place
 
 MANIFESTS_CRC32C = "dask_zv_crc32c"
-"""Attribute of the manifests' array; see :func:`dask_zv.write.manifests.write_manifests_document`."""
+"""Attribute of the manifests' array; see :mod:`dask_zv.write.object_index`."""
 
 V = TypeVar("V")
 

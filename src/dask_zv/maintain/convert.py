@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 from dask.delayed import Delayed
 from dask.task_spec import List
@@ -25,48 +25,15 @@ from dask_zv.storage.layout import check_layout, layout_for
 from dask_zv.storage.nodes import SETTINGS, merge_attributes
 from dask_zv.storage.opening import objects_are_cheap, open_empty
 from dask_zv.storage.targets import resolve_target
-
-Shards = int | Sequence[int] | Literal["auto"]
+from dask_zv.write.options import CopyOptions, with_options
 
 
 @overload
-def convert(
-    source: object,
-    target: object,
-    *,
-    layout: str | None = None,
-    shard_chunks: Shards | None = None,
-    compressor: Any = "keep",
-    storage_options: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    compute: Literal[True] = True,
-    progress: bool | None = None,
-) -> Report: ...
+def convert(source: object, target: object, *, compute: Literal[True] = True, **options: Unpack[CopyOptions]) -> Report: ...
 @overload
-def convert(
-    source: object,
-    target: object,
-    *,
-    layout: str | None = None,
-    shard_chunks: Shards | None = None,
-    compressor: Any = "keep",
-    storage_options: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    compute: Literal[False],
-    progress: bool | None = None,
-) -> Delayed: ...
-def convert(
-    source: object,
-    target: object,
-    *,
-    layout: str | None = None,
-    shard_chunks: Shards | None = None,
-    compressor: Any = "keep",
-    storage_options: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    compute: bool = True,
-    progress: bool | None = None,
-) -> Report | Delayed:
+def convert(source: object, target: object, *, compute: Literal[False], **options: Unpack[CopyOptions]) -> Delayed: ...
+@with_options(CopyOptions)
+def convert(source: object, target: object, *, compute: bool = True, **options: Unpack[CopyOptions]) -> Report | Delayed:
     """Copy a store into another form, as one Dask graph: packed or not, otherwise compressed, of the other generation.
 
     Payloads are moved as they are; where source and target compress alike, not even that is undone. The target can't be
@@ -119,8 +86,10 @@ def convert(
     (100, 18)
     """
     started = time.perf_counter()
+    storage_options, overwrite, progress = options["storage_options"], options["overwrite"], options["progress"]
+    compressor = options["compressor"]
     store = opened_contents(source)
-    chosen = check_layout(layout, store.layout)
+    chosen = check_layout(options["layout"], store.layout)
     if compressor != "keep" and compressor is not None and not layout_for(chosen).has_codecs:
         raise InputError(f"compressor {compressor!r}: layout per_chunk stores raw bytes; leave it out")
     codecs = None
@@ -139,9 +108,8 @@ def convert(
         )
     handle, prefix = open_empty(target, storage_options, overwrite=overwrite)
     check_reachable(handle)
-    local = objects_are_cheap(handle)
     builder = GraphBuilder("zv-convert", watched=bool(progress))
-    wanted = LevelTarget(handle, prefix, chosen, shard_chunks, codecs, local)
+    wanted = LevelTarget(handle, prefix, chosen, options["shard_chunks"], codecs, objects_are_cheap(handle))
     levels = [add_level(builder, store.level(n), wanted) for n in store.levels]
     others = copy_others(builder, store, wanted)
     end = builder.key("finish")

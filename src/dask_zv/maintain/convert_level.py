@@ -16,29 +16,27 @@ from dask_zv.format.grids import GridArray, GridSpec, codec_list
 from dask_zv.format.keys import DOCUMENT, format_key, is_spatial_key, join, parse_key
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.objects import GROUP_NAMES
-from dask_zv.geometry.block import BlockExtra, Fragments
+from dask_zv.geometry.block import BlockExtra, EncodedBlock, Fragments
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report
 from dask_zv.graph.tasks import build_write_graph
 from dask_zv.level.contents import LevelContents, StoreContents
-from dask_zv.level.create import packing
 from dask_zv.level.object_index import ObjectIndex
 from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, Hierarchy, copy_objects, find_nodes
 from dask_zv.read.chunk_boxes import boxes_hold
 from dask_zv.read.object_columns import object_fields
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid.read import GridArrays
-from dask_zv.storage.grid.settings import grid_settings
+from dask_zv.storage.grid.settings import grid_settings, packing
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layout import layout_for, open_blobs, open_place
 from dask_zv.storage.nodes import SETTINGS, load_catalog, merge_attributes, storing_order
 from dask_zv.storage.objects import Address
-from dask_zv.storage.specs import BlockSpec, CommitSpec, EncodedBlock, GridPlan, LayoutName, Place
+from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan, LayoutName, Place
 from dask_zv.write.blocks import copied_blocks, grid_around, run_of_shard
-from dask_zv.write.manifests import write_object_index
-from dask_zv.write.object_arrays import object_blobs, object_metadata
-from dask_zv.write.object_plan import ObjectPlan, plan_objects, with_sentinel
+from dask_zv.write.object_index import write_object_index
+from dask_zv.write.object_plan import ObjectPlan, object_blobs, object_metadata, plan_objects, with_sentinel
 from dask_zv.write.scan import id_ranges
 
 _LINKS = ("links", "link_fragments", "link_attributes", "cross_chunk_links", "cross_chunk_link_attributes")

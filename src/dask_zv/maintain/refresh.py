@@ -48,7 +48,7 @@ from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.per_chunk.write import look_at_blobs
 from dask_zv.storage.receipts import Columns, Receipt, combine_receipts
 from dask_zv.storage.specs import BlockResult, CommitSpec, Place
-from dask_zv.write.object_arrays import write_edge_table, write_lengths
+from dask_zv.write.object_index import write_edge_table, write_lengths
 
 Located = tuple[str, GridArray, tuple[tuple[int, ...], NDArray[np.int64]]]
 """(array, its document, (place of a stored object, coordinates of its chunks))."""
@@ -226,7 +226,7 @@ def _rebuild_tables(level: LevelContents) -> None:
         _correct_link_counts(level, objects)
     if level.source.schema.has_objects:
         found = count_lengths(level.source, level.chunks, level.index)
-        write_lengths(place, [(found.ids, found.lengths)])
+        write_lengths(place, [([], found.ids, found.lengths)])
     links = level.found_links(0) if level.has_implied_edges else None
     if links is not None and not level.is_chunked_skeleton and links.source.crossing is None:
         counts = count_parents(LevelRows(level.source, level.chunks), links.source)

@@ -16,6 +16,7 @@ from dask_zv.config import settings
 from dask_zv.errors import InputError, PlanError
 from dask_zv.format.grids import GridSpec
 from dask_zv.format.keys import check_chunk_key, join
+from dask_zv.geometry.block import EncodedBlock
 from dask_zv.spatial.chunks import runs_of
 from dask_zv.storage.handles import StoreHandle
 from dask_zv.storage.locks import commit_lock
@@ -78,22 +79,6 @@ class BlockSpec:
     beside: frozenset[Address] = frozenset()
     grid: GridPlan | None = None  # the arrays' grids, in layout ``grid``; of the above only `place` and `declared` count there
     topic: str = ""  # where the block is told of on a cluster, for a progress bar; empty where nobody listens
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedBlock:
-    """A payload of this library's making: bytes (or cells as they are stored) by (array, chunk key).
-
-    It also knows how many vertices each chunk has, and what later tasks want of it.
-    """
-
-    blobs: Mapping[Address, Any]
-    rows: Mapping[str, int] = field(default_factory=dict)
-    extra: Any = None  # passed on to later tasks
-    # Of arrays that nobody knew of before the data was encoded
-    metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    # Link records in the blobs, by family: the commit writes their sum
-    records: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

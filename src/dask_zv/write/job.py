@@ -20,25 +20,24 @@ from dask.task_spec import List, Task, TaskRef
 from numpy.typing import NDArray
 
 from dask_zv.format.grids import GridSpec
-from dask_zv.geometry.block import GeometryBlock
+from dask_zv.geometry.block import EncodedBlock
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import hold_if_large
 from dask_zv.graph.tasks import add_block, add_commit, add_preparation, run_block
-from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec, EncodedBlock
+from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec
 from dask_zv.write.blocks import BlockPlan, PartitionBlockMap
 from dask_zv.write.convert import Conversion
 from dask_zv.write.exchange import remove_spill, split_partitions
 from dask_zv.write.journal import Journal
-from dask_zv.write.manifests import write_object_index
-from dask_zv.write.object_arrays import object_blobs, write_edge_counts
-from dask_zv.write.object_plan import ObjectPlan
+from dask_zv.write.object_index import write_edge_counts, write_object_index
+from dask_zv.write.object_plan import ObjectPlan, object_blobs
 from dask_zv.write.partitions import Partitions
 from dask_zv.write.scan import Scan
 
-Encode = Callable[[PointSchema, VertexRows], GeometryBlock]
+Encode = Callable[[PointSchema, VertexRows], EncodedBlock]
 T = TypeVar("T")
 _RECEIPT_BYTES = 500
 
@@ -147,9 +146,7 @@ class Job:
             numbered=self.links is not None, wanted=numbers,
         )  # fmt: skip
         return {
-            number: add_block(
-                builder, number, self.block, Task(None, _encode_block, self.encode, self.schema, rows), before, journal
-            )
+            number: add_block(builder, number, self.block, Task(None, self.encode, self.schema, rows), before, journal)
             for number, rows in gathered.items()
         }
 
@@ -240,11 +237,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     return dict(value) if isinstance(value, Mapping) else str(value)
-
-
-def _encode_block(encode: Encode, schema: PointSchema, rows: VertexRows) -> EncodedBlock:
-    made = encode(schema, rows)
-    return EncodedBlock(made.blobs, made.rows, made.extra, made.metadata, made.records)
 
 
 def _tidy(spill: str, *_: BlockResult) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dask_zv.config import settings
 from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
-from dask_zv.geometry.block import Found, Places
+from dask_zv.geometry.block import EncodedBlock, Found, Places
 from dask_zv.geometry.links import (
     LinkRecords,
     encode_links,
@@ -34,7 +34,7 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.tasks import add_blocks_of_new_arrays
 from dask_zv.level.contents import LevelContents, Store
 from dask_zv.storage.layout import layout_for
-from dask_zv.storage.specs import BlockResult, BlockSpec, EncodedBlock
+from dask_zv.storage.specs import BlockResult, BlockSpec
 from dask_zv.write.blocks import BlockPlan
 from dask_zv.write.job import Job, LinkWriter
 from dask_zv.write.options import WriteOptions
@@ -208,10 +208,7 @@ def encode_block_links(
 ) -> EncodedBlock:
     """Encode the records that a block stores."""
     given = [p for p in pieces if p is not None]
-    if not given:
-        return EncodedBlock({})
-    encoded = encode_links(family, attributes, LinkRecords.join(given))
-    return EncodedBlock(encoded.blobs, metadata=encoded.metadata, records=encoded.records)
+    return encode_links(family, attributes, LinkRecords.join(given)) if given else EncodedBlock({})
 
 
 def store_links(

@@ -1,4 +1,4 @@
-"""What a write knows of its objects before it starts: ids, attributes, groups; checked, and nothing stored yet."""
+"""What a write knows of its objects before it starts: ids, attributes, groups; checked, and as the level says them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import InputError
-from dask_zv.format.objects import GROUP_NAMES, sentinel
+from dask_zv.format.keys import DOCUMENT, join
+from dask_zv.format.objects import GROUP_NAMES, encode_groups, sentinel
+from dask_zv.level.object_tables import OBJECT_LENGTHS
 from dask_zv.storage.layout import layout_for
+from dask_zv.storage.objects import Objects
 from dask_zv.write.containers import (
     as_integers,
     from_objects,
@@ -228,3 +231,78 @@ def _check_groups(
             raise InputError(f"group {group} names object {ids[wrong][0]}, {'which is not ' if grid else ''}{others}")
         out[int(group)] = ids
     return out
+
+
+# ---------------------------------------------------------------------------------------------- what a level says of them
+
+
+def object_blobs(plan: ObjectPlan) -> list[tuple[str, str, bytes]]:
+    """Return the blobs of object attributes and groups in layout per_chunk, as (array, key, payload)."""
+    out: list[tuple[str, str, bytes]] = []
+    for name, (values, present) in plan.attributes.items():
+        out.append((f"object_attributes/{name}", "data", values.tobytes()))
+        if present is not None:
+            out.append((f"object_attributes/{name}", "present_mask", present.astype(np.uint8).tobytes()))
+    if plan.groups:
+        nobody = np.zeros(0, np.int64)
+        data, offsets = encode_groups([plan.groups.get(g, nobody) for g in range(plan.group_count)])
+        out += [("groups", "data", data), ("groups", "offsets", offsets)]
+    return out + [(f"group_attributes/{n}", "data", v.tobytes()) for n, v in plan.group_attributes.items()]
+
+
+def object_metadata(plan: ObjectPlan, rank: int, layout: str = "per_chunk") -> list[tuple[str, dict[str, Any]]]:
+    """Return (path, attributes) of the groups that the commit gives the objects.
+
+    In layout grid the arrays below them are written by tasks of their own, documents and all.
+    """
+    if layout_for(layout).has_tables:
+        index = {
+            "zv_array": "object_index",
+            "num_objects": plan.count,
+            "num_present": plan.present,
+            "sid_ndim": rank,
+            "layout": "vlen_manifests_v2",
+            "object_ids_sorted": True,
+        }
+        families = [("object_attributes", plan.attributes), ("group_attributes", plan.group_attributes)]
+        return [*((name, {}) for name, members in families if members), ("object_index", index)]
+    out: list[tuple[str, dict[str, Any]]] = []
+    for name, (values, present) in plan.attributes.items():
+        meta = {
+            "zv_array": "object_attribute",
+            "name": name,
+            "dtype": str(values.dtype),
+            "num_channels": 1,
+            "shape": list(values.shape),
+            "has_present_mask": present is not None,
+        }
+        out.append((f"object_attributes/{name}", meta))
+    if plan.groups:
+        named = {GROUP_NAMES: list(plan.group_names)} if plan.group_names else {}
+        out.append(("groups", {"zv_array": "groups", "num_groups": plan.group_count, **named}))
+    for name, column in plan.group_attributes.items():
+        meta = {"zv_array": "groupings_attribute", "name": name, "dtype": str(column.dtype), "num_channels": 1}
+        out.append((f"group_attributes/{name}", {**meta, "shape": list(column.shape)}))
+    index = {"zv_array": "object_index", "num_objects": plan.count, "sid_ndim": rank, "layout": "vlen_manifests_v1"}
+    return [*out, ("object_index", index)]
+
+
+def old_object_nodes(objects: Objects, prefix: str, plan: ObjectPlan | None, layout: str) -> list[str]:
+    """Return the nodes about objects, below the level, that its new content has no place for."""
+    if plan is None:
+        return ["object_index", "object_attributes", "groups", "group_attributes", OBJECT_LENGTHS]
+    old = [] if plan.groups else ["groups"]
+    for family, members in (("object_attributes", plan.attributes), ("group_attributes", plan.group_attributes)):
+        if not members:
+            old.append(family)
+        else:
+            names = objects.list_dir(join(prefix, family))
+            old += [f"{family}/{n}" for n in names if n not in members and n != DOCUMENT]
+    if not layout_for(layout).has_tables:  # a mask that is no longer claimed would be believed by whoever looks for the blob
+        old += [f"object_attributes/{n}/present_mask" for n, (_, present) in plan.attributes.items() if present is None]
+    if not plan.count:
+        ids = ["object_index/object_ids"] if layout_for(layout).has_tables else []
+        return [*old, OBJECT_LENGTHS, "object_index/manifests", *ids]
+    cells = objects.list_dir(join(prefix, "object_index/manifests/c"))
+    chunks = -(-plan.count // plan.chunk)
+    return [*old, *(f"object_index/manifests/c/{n}" for n in cells if n.isdigit() and int(n) >= chunks)]

@@ -58,14 +58,28 @@ class MeshOptions(WriteOptions, total=False):
     vertex_ids: Any
 
 
-DEFAULTS = {"directed": False, "mode": "error", "out_of_bounds": "raise", "max_categories": 10_000, "resume": False}
+class CopyOptions(TypedDict, total=False):
+    """Keywords of :func:`dask_zv.convert`."""
+
+    layout: str | None
+    shard_chunks: int | Sequence[int] | Literal["auto"] | None
+    compressor: Any
+    storage_options: Mapping[str, Any] | None
+    overwrite: bool
+    progress: bool | None
+
+
+DEFAULTS = {
+    "directed": False, "mode": "error", "out_of_bounds": "raise", "max_categories": 10_000, "resume": False,
+    "compressor": "keep", "overwrite": False,
+}  # fmt: skip
 """Those that are not None."""
 
 
 def with_options(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Name the keywords of a class of options in a function's signature, and hand it all of them."""
     hints = get_type_hints(options)
-    own = [name for name in options.__annotations__ if name not in WriteOptions.__annotations__]
+    own = [name for name in hints if name not in WriteOptions.__annotations__]
     required: frozenset[str] = getattr(options, "__required_keys__", frozenset())
     kind = inspect.Parameter.KEYWORD_ONLY
     named = [
@@ -75,7 +89,7 @@ def with_options(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
             default=inspect.Parameter.empty if name in required else DEFAULTS.get(name),
             annotation=hints[name],
         )
-        for name in (*own, *WriteOptions.__annotations__)
+        for name in (*own, *(shared for shared in WriteOptions.__annotations__ if shared in hints))
     ]
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

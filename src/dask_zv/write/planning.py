@@ -32,8 +32,7 @@ from dask_zv.storage.specs import BlockSpec, CommitSpec, Place
 from dask_zv.write.blocks import plan_blocks, plan_grid, run_of_shard
 from dask_zv.write.convert import Conversion
 from dask_zv.write.job import Encode, Job, LinkWriter, job_digest
-from dask_zv.write.object_arrays import object_metadata, old_object_nodes
-from dask_zv.write.object_plan import ObjectPlan, plan_objects
+from dask_zv.write.object_plan import ObjectPlan, object_metadata, old_object_nodes, plan_objects
 from dask_zv.write.options import WriteOptions
 from dask_zv.write.partitions import Partitions
 from dask_zv.write.running import Write, check_empty

@@ -13,6 +13,7 @@ from dask.task_spec import List, Task, TaskRef
 
 from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
+from dask_zv.geometry.block import EncodedBlock
 from dask_zv.geometry.links import LinkRecords, family_path
 from dask_zv.geometry.polylines import LINE, POLYLINE, STREAMLINE, encode_polylines
 from dask_zv.graph.builder import GraphBuilder
@@ -21,7 +22,7 @@ from dask_zv.graph.report import Report
 from dask_zv.graph.tasks import add_block
 from dask_zv.level.contents import LevelContents, Store
 from dask_zv.storage.layout import layout_for
-from dask_zv.storage.specs import BlockSpec, EncodedBlock
+from dask_zv.storage.specs import BlockSpec
 from dask_zv.write.containers import position_attrs
 from dask_zv.write.inputs import partition_input
 from dask_zv.write.job import Job, LinkWriter

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dask_zv.config import settings
 from dask_zv.errors import InputError, MetadataError, StoreError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import MAX_SHARD_CELLS, ORIGIN, GridSpec, codec_list, parse_grid_document
@@ -43,6 +44,19 @@ def shard_shape_of(shard_chunks: int | Sequence[int], rank: int, shape: Sequence
         axis = min(open_axes, key=lambda a: (out[a], a))
         out[axis] *= 2
     return tuple(out)
+
+
+def packing(
+    shard_chunks: int | Sequence[int] | str, chunks: int, shape: Sequence[int], *, local: bool
+) -> tuple[int, ...] | None:
+    """Return the extents of a shard, None for an object per chunk.
+
+    The level has so many `chunks` in a grid of this `shape`; in a `local` store (a directory, or in memory) an object is cheap.
+    """
+    if shard_chunks == "auto":
+        shard_chunks = 1 if local and chunks <= settings().few_chunks else settings().shard_chunks
+    assert not isinstance(shard_chunks, str)
+    return None if shard_chunks == 1 else shard_shape_of(shard_chunks, len(shape), shape)
 
 
 def grid_of_bounds(chunk_shape: Sequence[float], low: Sequence[float], high: Sequence[float]) -> tuple[list[int], list[int]]:
