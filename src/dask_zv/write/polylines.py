@@ -108,7 +108,9 @@ def write_polylines(
 @overload
 def write_polylines(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[PathOptions]) -> WritePlan: ...
 @with_options(PathOptions)
-def write_polylines(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[PathOptions]) -> Report | WritePlan:
+def write_polylines(
+    store: Store, positions: Any, *, compute: bool = True, **options: Unpack[PathOptions]
+) -> Report | WritePlan:
     """Write polylines or streamlines into level 0 of a store, as one Dask graph on the active scheduler.
 
     Paths are cut where they leave a chunk, and no vertex is added: reading joins the pieces in the order of the path. A path
