@@ -185,6 +185,8 @@ def test_a_plan_is_a_collection(kind, tmp_path):
     assert [type(p) for p in plans] == [dzv.WritePlan] * 2
     assert isinstance(plans[0], Delayed)
     assert len({tokenize(p) for p in plans}) == 2
+    with pytest.raises(AttributeError, match="neither a plan nor its report has 'comit'.*commit"):
+        plans[0].comit([])
     total, double = da.arange(10, chunks=5).sum(), delayed(lambda report: 2 * report.rows)(plans[1])
     found = dask.compute(plans[0], plans[1].rows, double, scheduler="sync")
     assert (found[0].rows, *found[1:]) == (N, N, 2 * N)

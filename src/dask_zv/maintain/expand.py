@@ -225,10 +225,8 @@ def _switch(place: Place, moves: Sequence[Move], settings: Mapping[str, Any] | N
 def _stamped(columns: Columns, spec: GridSpec, coords: NDArray[np.int64], stamps: Mapping[tuple[int, ...], int]) -> Columns:
     """Return an array's columns with the stamps of its objects' copies."""
     have = np.flatnonzero(columns.have)
-    cells = spec.cells_of(coords[have])
-    where = cells if spec.shard_shape is None else spec.shards_of(cells)[0]
     stamp = np.array(columns["stamp"], np.uint64)
-    stamp[have] = [stamps[tuple(w)] for w in where.tolist()]
+    stamp[have] = [stamps[tuple(where)] for where in spec.objects_of(coords[have]).tolist()]
     return Columns({kind: columns[kind] for kind in ("nbytes", "shard", "offset", "stored", "crc")} | {"stamp": stamp})
 
 

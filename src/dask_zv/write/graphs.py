@@ -180,13 +180,13 @@ def _plan_linked(
         ids, consumed = take_ids(positions, vertex_ids)
         renumber, vertex_ids = partial(numbers_of, ids, f"{what}s", negative=False), None
     columns = {"object_ids": options["object_ids"], "vertex_ids": vertex_ids}
-    partitions = partition_input(positions, options["attributes"], store.axes, consumed, **columns)
+    partitions = partition_input(positions, options["attributes"], level.store.axes, consumed, **columns)
     given = partition_links(table, link_attributes, what, renumber)
     found = scan_input(level, partitions, options)
     scan = found[-1]
     with note_nothing_written(level):
         scans, given = scan_links(given, what, scan.rows if vertex_ids is None else None)
-    family = LinkFamily(given.width, len(store.axes), directed=directed)
+    family = LinkFamily(given.width, len(level.store.axes), directed=directed)
     writer = TableLinks(family, given, scans, what, by_key=vertex_ids is not None)
     return plan_write(geometry, level, options, found, encode_linked, ids=object_ranges(scan), links=writer)
 

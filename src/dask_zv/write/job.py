@@ -48,6 +48,7 @@ class LinkWriter:
     arrays: tuple[str, ...] = ()  # chunk arrays of links that are there whatever the data
     families: tuple[str, ...] = ()  # groups of those whose names only the data tells
     crossings = False  # the links are those between the pieces of objects
+    trees = False  # they lead from nodes to their parents
     digests: tuple[int, ...] = ()  # checksums of links that were given beside the vertices
     described: tuple[tuple[AttributeSchema, Mapping[str, Any]], ...] = ()  # attributes of links, with their units and the like
 
@@ -75,7 +76,6 @@ class Job:
     objects: ObjectPlan | None
     encode: Encode
     links: LinkWriter | None
-    trees: bool  # the level is one of skeletons
     digest: str  # which write this is: equal for the same content, cut into the same partitions, for the same level
 
     def __len__(self) -> int:
@@ -176,14 +176,14 @@ class Job:
                     crossings=links is not None and links.crossings,
                 )  # fmt: skip
                 waiting += written
-            if self.trees:
+            if links is not None and links.trees:
                 key = builder.key("edge-counts")
                 waiting.append(builder.store(key, write_edge_counts, place, List(*results)))
             if links is not None:
                 more += links.add(self, builder, results, crossings)
             return waiting, more
 
-        then = after_blocks if self.objects is not None or spill or self.links is not None or self.trees else None
+        then = after_blocks if self.objects is not None or spill or self.links is not None else None
         return add_commit(builder, dataclasses.replace(self.commit, rows=self.rows()), results, then)
 
 

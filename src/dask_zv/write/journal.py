@@ -310,9 +310,7 @@ def _is_whole(objects: Objects, prefix: str, specs: Mapping[str, GridSpec] | Non
             spec = specs.get(array)
             if spec is None or receipt.coords.shape[1] != spec.rank:
                 return False
-            cells = spec.cells_of(receipt.coords[at])
-            where = cells if spec.shard_shape is None else spec.shards_of(cells)[0]
-            paths = [cell_path(join(prefix, array), c) for c in where.tolist()]
+            paths = [cell_path(join(prefix, array), c) for c in spec.objects_of(receipt.coords[at]).tolist()]
         ends = (columns["offset"][at] + columns["stored"][at]).tolist()
         for path, end, stamp in zip(paths, ends, columns["stamp"][at].tolist(), strict=True):
             wanted[path] = max(end, wanted.get(path, (0, 0))[0]), stamp

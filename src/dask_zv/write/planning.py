@@ -15,7 +15,7 @@ from dask_zv.format.grids import GridSpec
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import Axis
-from dask_zv.geometry.kinds import KINDS, kind_of
+from dask_zv.geometry.kinds import KINDS
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import check_writable, task_memory
@@ -47,7 +47,8 @@ EACH_AXIS = "zv_axes"
 
 def level_to_write(store: Store, geometries: Sequence[str], function: str, options: WriteOptions) -> LevelContents:
     """Return the level that a function may write to."""
-    mode, out_of_bounds = options["mode"], options["out_of_bounds"]
+    mode: str = options["mode"]
+    out_of_bounds: str = options["out_of_bounds"]
     if mode not in ("error", "overwrite"):
         near = did_you_mean(mode, ("error", "overwrite"))
         if mode in ("append", "a"):
@@ -125,7 +126,7 @@ def plan_write(
         described = object_metadata(objects, rank, layout)
         metadata += described
         names += [a for a, _ in described]
-    trees = kind_of(next(iter(store.metadata.geometry_types), None)).has_parents
+    trees = links is not None and links.trees
     explicit = links is not None and not links.crossings
     specs = _attribute_specs(store.axes, partitions, schema, objects, links)
     metadata += [
@@ -158,7 +159,6 @@ def plan_write(
         objects,
         encode,
         links,
-        trees,
         digest,
     )
     return Write(level, options, job)

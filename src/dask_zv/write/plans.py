@@ -20,7 +20,7 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 from dask.delayed import Delayed
 
-from dask_zv.errors import FormatError, InputError, NotFoundError, PlanError
+from dask_zv.errors import FormatError, InputError, NotFoundError, PlanError, did_you_mean
 from dask_zv.graph.builder import GraphBuilder, is_future
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import compute_one
@@ -106,6 +106,12 @@ class WritePlan(Delayed):
 
     def __dask_layers__(self) -> Sequence[str]:
         return tuple(self._delayed.__dask_layers__())
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a field of the report to come, such as ``plan.rows``, as a Delayed."""
+        if name.startswith("_") or hasattr(Report, name):
+            return super().__getattr__(name)  # type: ignore[no-untyped-call]
+        raise AttributeError(f"neither a plan nor its report has {name!r}{did_you_mean(name, (*dir(self), *dir(Report)))}")
 
     def __len__(self) -> int:
         return len(self._job)

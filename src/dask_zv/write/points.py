@@ -24,7 +24,7 @@ def _plan_points(store: Store, positions: Any, **options: Unpack[WriteOptions]) 
     if options["object_ids"] is None and any(given is not None for given in about):
         raise InputError("object_attributes, groups and group_attributes belong to objects: pass object_ids= as well")
     level = level_to_write(store, (POINT_CLOUD.name,), "write_points", options)
-    partitions = partition_input(positions, options["attributes"], store.axes, object_ids=options["object_ids"])
+    partitions = partition_input(positions, options["attributes"], level.store.axes, object_ids=options["object_ids"])
     found = scan_input(level, partitions, options)
     return plan_write("points", level, options, found, encode_points, ids=found[-1].ids if partitions.has_ids else None)
 

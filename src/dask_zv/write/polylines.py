@@ -97,7 +97,7 @@ def _plan_polylines(store: Store, positions: Any, **options: Unpack[PathOptions]
     level = level_to_write(store, (STREAMLINE.name, POLYLINE.name), "write_polylines", options)
     paths = path_input(positions, options["lengths"], options["object_ids"], options["attributes"])
     if options["sort_by"] is not None:
-        paths = sort_paths(paths, options["sort_by"], store.axes)
+        paths = sort_paths(paths, options["sort_by"], level.store.axes)
     return _plan_paths(level, "polylines", paths, positions, options)
 
 

@@ -40,7 +40,7 @@ def _plan_skeletons(store: Store, positions: Any, **options: Unpack[SkeletonOpti
     positions, object_ids = as_table(positions), options["object_ids"]
     parents, vertex_ids, consumed = _parents_by_number(positions, parents, vertex_ids, object_ids)
     columns = {"object_ids": object_ids, "vertex_ids": vertex_ids, "parents": parents}
-    partitions = partition_input(positions, options["attributes"], store.axes, consumed, **columns)
+    partitions = partition_input(positions, options["attributes"], level.store.axes, consumed, **columns)
     _check_trees(partitions)
     found = scan_input(level, partitions, options)
     if (renamed := _by_object(found[0], found[-1])) is not None:
@@ -48,7 +48,7 @@ def _plan_skeletons(store: Store, positions: Any, **options: Unpack[SkeletonOpti
     scan, by_key = found[-1], "vertex_ids" in partitions.integers
     if not by_key:
         _check_parents(scan)
-    links = ParentLinks(LinkFamily(2, len(store.axes)), by_key=by_key)
+    links = ParentLinks(LinkFamily(2, len(level.store.axes)), by_key=by_key)
     encode = partial(encode_skeletons, family=links.family)
     return plan_write("skeletons", level, options, found, encode, ids=object_ranges(scan), links=links)
 
@@ -187,6 +187,8 @@ def _check_parents(scan: Scan) -> None:
 
 class ParentLinks(GivenLinks):
     """Links from nodes to parents in other chunks, which the blocks of nodes report; with `by_key` they are ids of users."""
+
+    trees = True
 
     def __init__(self, family: LinkFamily, *, by_key: bool) -> None:
         super().__init__(family)

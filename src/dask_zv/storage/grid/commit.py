@@ -332,9 +332,7 @@ def _remove_cells(
 
 def _object_paths(path: str, spec: GridSpec, coords: NDArray[np.int64]) -> set[str]:
     coords = coords[spec.contains(coords)] if len(coords) else coords.reshape(-1, spec.rank)
-    cells = spec.cells_of(coords)
-    where = cells if spec.shard_shape is None else spec.shards_of(cells)[0]
-    return {cell_path(path, c) for c in where.tolist()}
+    return {cell_path(path, c) for c in spec.objects_of(coords).tolist()}
 
 
 def _remove_members(objects: Objects, prefix: str, families: Sequence[str], keep: Collection[str]) -> None:

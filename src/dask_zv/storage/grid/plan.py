@@ -51,9 +51,9 @@ def check_shards(
             continue
         mine = total.coords[columns.have]
         known = {tuple(c) for c in mine.tolist()}
-        shards = [tuple(s) for s in spec.shards_of(spec.cells_of(mine))[0].tolist()]
+        shards = [tuple(s) for s in spec.objects_of(mine).tolist()]
         stamps = dict(zip(shards, columns["stamp"][columns.have].tolist(), strict=True))
-        theirs = zip(others.tolist(), spec.shards_of(spec.cells_of(others))[0].tolist(), strict=True)
+        theirs = zip(others.tolist(), spec.objects_of(others).tolist(), strict=True)
         lost = [".".join(map(str, c)) for c, shard in theirs if tuple(shard) in stamps and tuple(c) not in known]
         now = objects.stamps([cell_path(join(prefix, array), s) for s in sorted(stamps)])
         lost += [
@@ -209,7 +209,7 @@ def check_owners(plan: GridPlan, blocks: Iterable[Sequence[Address]], store: str
                 owners.append(number)
     for array, (keys, numbers) in by_array.items():
         spec = plan.specs[array]
-        shards = spec.shards_of(spec.cells_of(keys_to_coords(keys, spec.rank)))[0]
+        shards = spec.objects_of(keys_to_coords(keys, spec.rank))
         owner = np.array(numbers)
         order = np.lexsort((owner, *shards.T[::-1]))
         same = (shards[order][1:] == shards[order][:-1]).all(axis=1) & (owner[order][1:] != owner[order][:-1])
