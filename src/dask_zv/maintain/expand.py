@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,12 +25,11 @@ from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import LevelContents, StoreContents, opened_contents
-from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, copy_objects, find_nodes
+from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, copy_objects, find_nodes, stored_objects
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.catalog import Node
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings, parse_settings
-from dask_zv.storage.grid.shards import object_cells
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.locks import commit_lock
@@ -45,6 +45,9 @@ from dask_zv.storage.nodes import (
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.receipts import Columns
 from dask_zv.storage.specs import Place
+
+Cell = tuple[str, tuple[int, ...]]
+"""An array, and the place of one of its objects."""
 
 
 class Move(NamedTuple):
@@ -117,20 +120,14 @@ def _add_level(
     origin, shape = grid_of_bounds(chunk_shape, low.tolist(), high.tolist())
     nodes = find_nodes(objects, place.prefix, place.layout)
     held = GridArrays(objects, place.prefix)
-    moves: list[Move] = []
-    tasks: list[TaskRef] = []
-    for array, found in held.arrays(nodes.chunked).items():
-        assert found is not None
-        move = _plan(array, found.spec, origin, shape)
-        if move is None:
-            continue
-        moves.append(move)
-        if not any(move.shift):
-            continue
-        cells = [w for w, _ in object_cells(found.spec, held.list_coords(array))]
-        for start in range(0, len(cells), OBJECTS_PER_TASK):
-            key = builder.key("move", f"{level.number}-{array}-{start}")
-            tasks.append(builder.add(key, _copy, place, move, cells[start : start + OBJECTS_PER_TASK]))
+    found = {a: d for a, d in held.arrays(nodes.chunked).items() if d is not None}
+    moves = [move for a, d in found.items() if (move := _plan(a, d.spec, origin, shape)) is not None]
+    shifted = {m.array: m for m in moves if any(m.shift)}
+    cells = [(a, where) for a, _, (where, _) in stored_objects(held, {a: found[a] for a in shifted})]
+    tasks = [
+        builder.add(builder.key("move", f"{level.number}-{i}"), _copy, place, shifted, cells[i : i + OBJECTS_PER_TASK])
+        for i in range(0, len(cells), OBJECTS_PER_TASK)
+    ]
     settings = _level_settings(level, origin, shape)
     if not moves and settings is None:
         return None
@@ -157,15 +154,16 @@ def _plan(array: str, spec: GridSpec, origin: Sequence[int], shape: Sequence[int
     return Move(array, spec, after, tuple(shift.tolist()))
 
 
-def _copy(place: Place, move: Move, cells: Sequence[tuple[int, ...]]) -> tuple[str, list[tuple[int, ...]], list[int]]:
-    """Copy some objects of an array to their new keys; return their places before, and the stamps of the copies."""
+def _copy(place: Place, moves: Mapping[str, Move], cells: Sequence[Cell]) -> list[tuple[Cell, int]]:
+    """Copy some objects to their new keys; return their places before, and the stamps of the copies."""
     objects = open_objects(place.handle)
-    path = join(place.prefix, move.array)
-    if place.handle.is_session:  # the keys must lie inside the array's extents; the origin is still the old one
-        _stretch(objects, path, move.after)
-    moves = [(cell_path(path, c), cell_path(path, [a + s for a, s in zip(c, move.shift, strict=True)])) for c in cells]
+    if place.handle.is_session:  # the keys must lie inside the arrays' extents; the origin is still the old one
+        for array in dict.fromkeys(array for array, _ in cells):
+            _stretch(objects, join(place.prefix, array), moves[array].after)
+    places = [(join(place.prefix, a), where, np.add(where, moves[a].shift).tolist()) for a, where in cells]
+    keys = [(cell_path(path, old), cell_path(path, new)) for path, old, new in places]
     gone = StoreError("an object is gone: another writer changed the level; expand the store again")
-    return move.array, list(cells), copy_objects(objects, objects, moves, gone)
+    return list(zip(cells, copy_objects(objects, objects, keys, gone), strict=True))
 
 
 def _stretch(objects: Objects, path: str, after: GridSpec) -> None:
@@ -177,12 +175,14 @@ def _stretch(objects: Objects, path: str, after: GridSpec) -> None:
         objects.put(join(path, DOCUMENT), dump_json(grid_document(spec, found.attributes, found.nonempty or ())))
 
 
-def _switch(place: Place, moves: Sequence[Move], settings: Mapping[str, Any] | None, copied: Sequence[Any]) -> None:
+def _switch(
+    place: Place, moves: Sequence[Move], settings: Mapping[str, Any] | None, copied: Sequence[Sequence[tuple[Cell, int]]]
+) -> None:
     """Let the documents name the new grids, correct the catalog, and remove the objects at their old places."""
     objects = open_objects(place.handle)
     copies: dict[str, dict[tuple[int, ...], int]] = {}  # stamps by array and place before
-    for array, cells, stamps in copied:
-        copies.setdefault(array, {}).update(zip(cells, stamps, strict=True))
+    for (array, where), stamp in chain.from_iterable(copied):
+        copies.setdefault(array, {})[where] = stamp
     with commit_lock(objects, place.prefix):
         blobs = GridArrays(objects, place.prefix)
         held = blobs.arrays([m.array for m in moves])
@@ -191,7 +191,7 @@ def _switch(place: Place, moves: Sequence[Move], settings: Mapping[str, Any] | N
             if found is None or (found.spec.origin, found.spec.shard_shape) != (before.origin, before.shard_shape):
                 raise StoreError("another writer gave the array another grid at the same time: expand the store again",
                                  store=objects.url, array=join(place.prefix, array))  # fmt: skip
-            now = {w for w, _ in object_cells(found.spec, blobs.list_coords(array))}
+            now = {where for _, _, (where, _) in stored_objects(blobs, {array: found})}
             if any(shift) and not now <= copies.get(array, {}).keys():
                 raise StoreError("another writer added chunks at the same time: expand the store again",
                                  store=objects.url, array=join(place.prefix, array))  # fmt: skip

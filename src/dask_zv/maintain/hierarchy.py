@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dask_zv.errors import ZVError
 from dask_zv.format.documents import parse_document
-from dask_zv.format.grids import parse_grid_document
-from dask_zv.format.keys import DOCUMENT, is_shard_name, is_spatial_key, join
+from dask_zv.format.grids import GridArray, parse_grid_document
+from dask_zv.format.keys import DOCUMENT, is_spatial_key, join
+from dask_zv.format.shards import is_shard_name
 from dask_zv.storage.catalog import CATALOG_NAME
+from dask_zv.storage.grid.read import GridArrays
+from dask_zv.storage.grid.shards import object_cells
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.locks import LOCK_NAME
 from dask_zv.storage.marks import REPLACING
@@ -20,6 +26,10 @@ _LITERALS = ("data", "offsets", "present_mask")
 _NO_NODES = (DOCUMENT, CATALOG_NAME)
 OBJECTS_PER_TASK = 128
 """Stored objects that are copied as they are by one task, or at a time."""
+
+
+Located = tuple[str, GridArray, tuple[tuple[int, ...], NDArray[np.int64]]]
+"""(array, its document, (place of a stored object, coordinates of its chunks))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,13 @@ def find_nodes(objects: Objects, prefix: str, layout: str) -> Hierarchy:
             else:
                 found.chunked[path] = array.attributes
     return found
+
+
+def stored_objects(blobs: GridArrays, arrays: Mapping[str, GridArray]) -> list[Located]:
+    """Return all stored objects of some arrays, with the chunks in each."""
+    return [
+        (array, found, each) for array, found in arrays.items() for each in object_cells(found.spec, blobs.list_coords(array))
+    ]
 
 
 def copy_objects(here: Objects, there: Objects, moves: Sequence[tuple[str, str]], gone: ZVError) -> list[int]:

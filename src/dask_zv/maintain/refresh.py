@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from dask.task_spec import List
-from numpy.typing import NDArray
 
 from dask_zv.config import settings
 from dask_zv.errors import FormatError, InvalidNameError
@@ -26,7 +25,7 @@ from dask_zv.level.find import LINKS
 from dask_zv.level.link_source import CROSSING
 from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS
 from dask_zv.level.source import LevelSource
-from dask_zv.maintain.hierarchy import find_nodes
+from dask_zv.maintain.hierarchy import Located, find_nodes, stored_objects
 from dask_zv.read.chunk_boxes import check_positions
 from dask_zv.read.columns import LevelRows
 from dask_zv.read.decode import block_positions
@@ -36,7 +35,7 @@ from dask_zv.read.object_rows import count_lengths
 from dask_zv.spatial.chunks import runs_of
 from dask_zv.storage.catalog import CATALOG_NAME, Node, merge_catalog
 from dask_zv.storage.grid.read import GridArrays
-from dask_zv.storage.grid.shards import inspect_cells, object_cells
+from dask_zv.storage.grid.shards import inspect_cells
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.local import sweep
@@ -50,8 +49,6 @@ from dask_zv.storage.receipts import Columns, Receipt, combine_receipts
 from dask_zv.storage.specs import BlockResult, CommitSpec, Place
 from dask_zv.write.object_index import write_edge_table, write_lengths
 
-Located = tuple[str, GridArray, tuple[tuple[int, ...], NDArray[np.int64]]]
-"""(array, its document, (place of a stored object, coordinates of its chunks))."""
 Work = tuple[Callable[..., Receipt], list[Any], Callable[..., None]]
 """What a task does with a level and a part of it, the parts, and what the last task does with all receipts."""
 
@@ -157,7 +154,7 @@ def _grid_work(level: LevelContents, objects: Objects) -> Work | None:
     found = {a: d for a, d in blobs.arrays(arrays).items() if d is not None}
     if any(not d.plain for d in found.values()):
         return None  # cells that only zarr can find have no place to note
-    located = [(a, d, group) for a, d in found.items() for group in object_cells(d.spec, blobs.list_coords(a))]
+    located = stored_objects(blobs, found)
     runs = runs_of((np.array([len(coords) for _, _, (_, coords) in located], np.int64), settings().pass_chunks))
     identities = {a: identity or "" for a, identity in zip(arrays, noted, strict=True) if a in found}
     return _look_grid, [located[a:b] for a, b in runs], partial(_write_grid, place, identities)
