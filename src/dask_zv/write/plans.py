@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -89,23 +89,29 @@ class WritePlan(Delayed):
         """Plan a job without the blocks that are `done`; one that the store has already, in full, has a `known` report."""
         self._job, self._url, self._journal, self._known = job, url, journal, known
         self._done = dict(done or {})
+        self._made: Delayed | None = None
+        self._making = threading.Lock()
         self._builder = GraphBuilder(f"zv-{job.name}", watched=progress, store=job.commit.place.handle)
         super().__init__(self._builder.key("commit"), None)  # type: ignore[no-untyped-call]
 
-    @cached_property
-    def _delayed(self) -> Delayed:
-        if self._known is None:
-            return self._job.build(self._builder, self._done, self._journal, spill_directory(self._job.nbytes))
-        self._builder.add(self.key, identity, self._known)
-        return self._builder.finish(self.key)
+    def _planned(self) -> Delayed:
+        """Return the whole write as one graph, made when it is first asked for: jobs that run block by block never need it."""
+        with self._making:
+            if self._made is None and self._known is not None:
+                self._builder.add(self.key, identity, self._known)
+                self._made = self._builder.finish(self.key)
+            elif self._made is None:
+                spill = spill_directory(self._job.nbytes)
+                self._made = self._job.build(self._builder, self._done, self._journal, spill)
+            return self._made
 
     @property
     def dask(self) -> Any:
-        """The graph, made when it is first asked for: jobs that run block by block never need it."""
-        return self._delayed.dask
+        """The graph of the whole write."""
+        return self._planned().dask
 
     def __dask_layers__(self) -> Sequence[str]:
-        return tuple(self._delayed.__dask_layers__())
+        return tuple(self._planned().__dask_layers__())
 
     def __getattr__(self, name: str) -> Any:
         """Return a field of the report to come, such as ``plan.rows``, as a Delayed."""
