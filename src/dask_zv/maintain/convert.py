@@ -141,7 +141,7 @@ def _root(store: StoreContents, wanted: LevelTarget, prefix: str) -> dict[str, A
             name = (prefix or store.url).rstrip("/").rpartition("/")[2]
             attributes.update(ome_collection(name, store.metadata.axes, store.levels))
     if not layout.shards_have_extents:
-        number = wanted.per_chunk_shards(store, store.level(0).chunks.coords)
+        number = wanted.per_chunk_shards(store)
         attributes["shard_layout"] = "flat" if number is None else "octree"
         attributes.pop("shard_size", None)
         if number is not None:

@@ -73,14 +73,16 @@ class LevelTarget:
             return spec
         return dataclasses.replace(spec, shard_shape=packing(asked, len(coords), spec.shape, local=self.local))
 
-    def per_chunk_shards(self, store: StoreContents, coords: NDArray[np.int64]) -> int | None:
-        """Return the chunks of a shard in layout ``per_chunk``, None for an object per chunk."""
+    def per_chunk_shards(self, store: StoreContents, coords: NDArray[np.int64] | None = None) -> int | None:
+        """Return the chunks of a shard in layout ``per_chunk``, None for an object per chunk; by level 0 without `coords`."""
         asked = self.shard_chunks
         if asked is None:
             kept = "auto" if layout_for(store.layout).shards_have_extents else store.settings.get("shard_chunks", 1)
             asked = kept if isinstance(kept, int) else "auto"
         if not isinstance(asked, int | str):
             raise InputError(f"shard_chunks {asked!r}: layout per_chunk packs along the Morton curve, by a number of chunks")
+        if coords is None:
+            coords = np.zeros((0, 0), np.int64) if isinstance(asked, int) else store.level(0).chunks.coords
         return run_of_shard(asked, coords, local=self.local, url=store.url)
 
 
