@@ -118,14 +118,6 @@ class GridSpec:
         cells = self.cells_of(coords)
         return cells if self.shard_shape is None else cells // np.asarray(self.shard_shape, np.int64)
 
-    def covering(self, coords: NDArray[np.int64]) -> GridSpec:
-        """Return a grid that has a cell for each of these chunks too; the origin stays where it can."""
-        if not len(coords):
-            return self
-        low = np.minimum(coords.min(axis=0), self.origin)
-        high = np.maximum(coords.max(axis=0), np.asarray(self.origin) + np.asarray(self.shape) - 1)
-        return replace(self, shape=tuple((high - low + 1).tolist()), origin=tuple(low.tolist()))
-
 
 @dataclass(frozen=True, slots=True)
 class GridArray:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from dask_zv.errors import ZVError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridArray, parse_grid_document
-from dask_zv.format.keys import DOCUMENT, is_spatial_key, join
-from dask_zv.format.shards import is_shard_name
+from dask_zv.format.keys import DOCUMENT, is_shard_name, is_spatial_key, join
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.shards import object_cells

@@ -21,6 +21,7 @@ from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import position_dtype
 from dask_zv.graph.keeping import look_once
 from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.spatial.chunks import group_by_chunk, morton_codes
 from dask_zv.spatial.grid import Box, ChunkGrid, corners
 from dask_zv.write.convert import Conversion, categories_key, convert_part, rows_crc32c
 from dask_zv.write.options import WriteOptions
