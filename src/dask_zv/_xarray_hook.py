@@ -1,6 +1,6 @@
-"""``ds.zv`` and ``tree.zv`` from ``import dask_zv`` on, before or after xarray is imported, at the cost of importing neither.
+"""Register ``ds.zv`` and ``tree.zv`` on ``import dask_zv``, without importing xarray.
 
-xarray offers no place to register an accessor before it is imported, so where it isn't yet, its import does it in the end.
+xarray has no way to register an accessor before it is imported. If it is not imported yet, that happens when it is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _register(xarray: ModuleType) -> None:
 
 
 class _AfterXarray:
-    """Finds xarray as others do, once, and registers when it has been run."""
+    """An import hook that registers the accessors once xarray has been imported."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return how xarray is loaded, and registered for; None for every other module."""
@@ -57,7 +57,7 @@ class _AfterXarray:
 
 
 def register_accessors() -> None:
-    """Register now where xarray is imported, else when it is."""
+    """Register the accessors now if xarray is imported, else when it is imported."""
     xarray = sys.modules.get("xarray")
     if xarray is None:
         sys.meta_path.insert(0, _AfterXarray())

@@ -1,15 +1,15 @@
 """Settings: block sizes, requests, timeouts, shares of memory.
 
-They are the section ``dask_zv`` of Dask's configuration, so they come from where Dask's own come from: its YAML files
-(``dask_zv: {max-graph-tasks: 20_000}``), its environment variables (``DASK_DASK_ZV__MAX_GRAPH_TASKS=20000``),
-``dask.config.set({"dask_zv.max-graph-tasks": 20_000})``; ``-`` and ``_`` are the same in a name. Sizes may be texts such as
+They are the section ``dask_zv`` of Dask's configuration, and are set in the same ways: YAML files
+(``dask_zv: {max-graph-tasks: 20_000}``), environment variables (``DASK_DASK_ZV__MAX_GRAPH_TASKS=20000``),
+``dask.config.set({"dask_zv.max-graph-tasks": 20_000})``; ``-`` and ``_`` are equivalent in names. Sizes may be strings such as
 ``"64 MiB"``. :func:`override` changes some for a while::
 
     with dask_zv.config.override(read_block_bytes="8 MiB", request_timeout=20):
         ...
 
-Inside the library a setting is read where it is used, ``settings().read_block_bytes``, never when a module is imported.
-A setting holds in the process that reads it: workers have the configuration they were started with.
+The library reads a setting when it uses it, ``settings().read_block_bytes``, never when a module is imported.
+A setting applies to the process that reads it: workers have the configuration that they were started with.
 """
 
 from __future__ import annotations
@@ -55,91 +55,91 @@ def _wait(default: float) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings, with their defaults."""
+    """All settings, with their defaults. Sizes are bytes, times are seconds."""
 
     # ---- requests to a store
     max_requests: int = _count(int(os.environ.get("DASK_ZV_MAX_REQUESTS", "128")), "requests")
-    """In flight per store and process (also the environment variable ``DASK_ZV_MAX_REQUESTS``)."""
+    """Most requests in flight per store and process (also the environment variable ``DASK_ZV_MAX_REQUESTS``)."""
     request_timeout: float = _seconds(float(os.environ.get("DASK_ZV_TIMEOUT", "300")))
-    """That a store has for one object, its own retries included (also the environment variable ``DASK_ZV_TIMEOUT``)."""
+    """Time for the transfer of one object, retries included (also the environment variable ``DASK_ZV_TIMEOUT``)."""
     request_attempts: int = _count(4, "attempts")
     request_backoff: float = _wait(0.1)
-    """Wait after the first failure; it doubles with each."""
+    """Pause after the first failure; it doubles with each further failure."""
     request_patience: float = _seconds(60.0)
-    """Nothing is tried again after it: by then the store has made retries of its own."""
+    """No request is retried after this time: by then the storage library has made its own retries."""
     reread_wait: float = _wait(0.005)
-    """Before a reader looks again at an object that is being replaced; it doubles with each look."""
+    """Pause before a reader rereads an object that is being replaced; it doubles with each attempt."""
     lock_lifetime: float = _seconds(60.0)
-    """That an owner may leave its lock as it is before it has lost it."""
+    """Time after which a lock that its owner does not renew expires."""
     lock_patience: float = _seconds(600.0)
-    """That one waits for another writer's lock."""
+    """Longest wait for the lock of another writer."""
     unpacked_bytes: int = _size(64 << 20)
-    """May come of a compressed frame however short it is; more only in proportion to its length."""
+    """Bytes that any compressed frame may unpack to; larger results are limited in proportion to the length of the frame."""
 
     # ---- packing
     few_chunks: int = _count(4096, "chunks")
-    """``shard_chunks="auto"`` packs a local store of more than these."""
+    """``shard_chunks="auto"`` packs a local level with more chunks than this into shards."""
     shard_chunks: int = _count(256, "chunks")
-    """In a shard, where they are packed unasked."""
+    """Chunks per shard with ``shard_chunks="auto"``."""
     shard_bytes: int = _size(64 << 20)
-    """A shard packed unasked is made smaller where it would hold more."""
+    """Largest shard that ``shard_chunks="auto"`` makes; where chunks are large, a shard holds fewer of them."""
 
     # ---- writing
     write_block_bytes: tuple[int, int] = _sizes(1 << 20, 32 << 20)
-    """Of a block of chunks that one task stores; an eighth of the input in between."""
+    """Smallest and largest target size of the block of chunks that one task stores; an eighth of the input in between."""
     write_block_limit: int = _size(256 << 20)
-    """No block is larger, but for one of a single shard."""
+    """Limit of the size of a block, except for a block of a single shard."""
     write_block_least: int = _size(4 << 20)
-    """Smaller blocks help no worker: there the interpreter is what takes the memory, and more tasks take longer."""
+    """Lower limit of the size of a block, however little memory workers have: smaller blocks cost time and save no memory."""
     write_block_chunks: int = _count(1024, "chunks")
     write_block_most_chunks: int = _count(1 << 15, "chunks")
-    """Of a block, where there would be too many blocks otherwise."""
+    """Most chunks in a block, if there would be too many blocks otherwise."""
     write_edges: int = _count(3_500, "edges")
-    """Edges of the graph between splitting and storing tasks that are aimed at."""
+    """Target number of graph edges between splitting and storing tasks."""
     write_groups: int = _count(32, "tasks")
-    """Splitting tasks that there are at least, if there are so many partitions: enough for as many threads."""
+    """Fewest splitting tasks, if there are as many partitions: enough for as many threads."""
     partition_bytes: int = _size(32 << 20)
-    """Of a piece of input that the client holds."""
+    """Size of the partitions that input in the client's memory is divided into."""
     spill_bytes: int = _size(1 << 30)
-    """Input of more goes through files, where the memory of the workers is unknown."""
+    """Larger input goes through files, if the memory of the workers is unknown."""
     spill_share: int = _count(4, "parts")
-    """Input of more than this part of the workers' memory is not kept in it between two tasks."""
+    """Input larger than the workers' memory divided by this number goes through files."""
     block_share: int = _count(16, "parts")
-    """A block takes this part of a task's memory at the most, so that tasks are many enough to share."""
+    """A block has at most the memory of a task divided by this number, so that there are enough tasks to share."""
     keep_input: int | None = _size(None)
-    """Lazy input that is kept between the two looks at it, 0 for none. Where it is None, half of the workers' memory; on a
-    local scheduler a quarter of what the machine has free."""
+    """Largest lazy input that is kept in memory after the scan, so that it is computed once; 0 keeps none. None: half of the
+    workers' memory; on a local scheduler a quarter of the free memory of the machine."""
     link_pairs: int = _count(3_500, "pairs")
-    """Of pieces of links and of places that are joined directly."""
+    """Most pairs of links and vertex partitions that are joined directly."""
     objects_per_task: int = _count(1 << 18, "objects")
-    """Whose manifests one task writes."""
+    """Objects whose manifests one task writes."""
     manifest_edges: int = _count(20_000, "edges")
     journal_bytes: int = _size(64 << 20)
-    """Writes of so much keep a journal unasked: what a crash costs is more than the journal."""
+    """Writes of this size or more can be resumed without ``resume=True``: they keep receipts of finished blocks."""
     max_graph_tasks: int = _count(50_000, "tasks")
-    """A write whose graph would have more runs in waves."""
+    """Most tasks in a graph; a larger write runs as several graphs, one after the other."""
     workers_timeout: float = _seconds(30)
-    """That a call waits where the cluster has no worker at all."""
+    """Longest wait for the first worker of a cluster."""
     end_timeout: float = _seconds(30.0)
-    """That a failed call waits for its tasks to end."""
+    """Longest wait of a failed call for its tasks to end."""
     batch_block_bytes: int = _size(64 << 20)
-    """Of a block of a Group's batch."""
+    """Size of the blocks of a Group's batch."""
     batch_block_chunks: tuple[int, int] = _counts(256, 2048, "chunks")
     batch_delayed: int = _count(5_000, "blobs")
-    """A batch of more Delayed blobs, a task each, gets a warning."""
+    """A batch with more Delayed blobs, each of which is a task, gives a warning."""
 
     # ---- reading
     read_block_bytes: int = _size(32 << 20)
-    """Of the chunks that one task reads."""
+    """Size of the chunks that one task reads."""
     read_block_chunks: int = _count(512, "chunks")
     read_packed_block_chunks: int = _count(4096, "chunks")
-    """Of packed stores: a block is a run of chunks in their order, and a short one would take a little of many shards."""
+    """Chunks that one task reads from a store with shards: with fewer, each task would read small parts of many shards."""
     pass_chunks: int = _count(1024, "chunks")
-    """That a task takes which looks at every chunk of a level once, such as those of convert and refresh."""
+    """Chunks per task where every chunk of a level is read once, as in convert and refresh."""
     plot_rows: int = _count(500_000, "rows")
-    """That a picture reads at a time."""
+    """Rows that a picture reads at a time."""
     plot_least_rows: int = _count(100_000, "rows")
-    """That a picture shows in full, whatever its size."""
+    """Rows that a picture draws one by one, whatever its size."""
 
 
 DEFAULTS = Settings()
@@ -147,7 +147,7 @@ _FIELDS = {f.name: f for f in fields(Settings)}
 
 
 def settings() -> Settings:
-    """Return the settings as they are now."""
+    """Return the current settings."""
     for section in _SECTIONS:
         given = dask.config.config.get(section)
         if given:
@@ -165,7 +165,7 @@ def _settings(given: tuple[tuple[str, Any], ...]) -> Settings:
 
 
 def _checked(name: str, value: Any) -> tuple[str, Any]:
-    """Return a setting's field and value; bytes may be text."""
+    """Return the field and the value of a setting; a size may be a string."""
     known = _FIELDS.get(name.replace("-", "_"))
     if known is None:
         raise InputError(f"there is no setting dask_zv.{name}; there are {', '.join(n.replace('_', '-') for n in _FIELDS)}")
@@ -198,7 +198,7 @@ def override(**values: Any) -> Iterator[None]:
     Raises
     ------
     InputError
-        There is no such setting, or it can't have such a value.
+        The setting does not exist, or the value is invalid.
     """
     checked: Mapping[str, Any] = dict(_checked(name, value) for name, value in values.items())
     with dask.config.set({f"dask_zv.{name}": value for name, value in checked.items()}):

@@ -1,23 +1,23 @@
 """The exceptions of dask-zv.
 
-Every error that the library raises on purpose is a :class:`ZVError`; each leaf also inherits the builtin that a caller
-who knows nothing of this library would catch::
+Every error that the library raises on purpose is a :class:`ZVError`. Each class also inherits the builtin exception that fits,
+so generic code can catch it::
 
     ZVError
     ├── StoreError           (OSError)            the store, a node of it, or access to it
     │   ├── NotFoundError    (KeyError, FileNotFoundError)
     │   ├── ReadOnlyError    (PermissionError)
     │   └── InvalidNameError (ValueError)         a name that no store may hold
-    ├── MetadataError        (ValueError)         a metadata document is wrong or of a generation we don't read
-    ├── FormatError          (ValueError)         the bytes of a blob are not what the format says
-    ├── PlanError            (RuntimeError)       a plan that would race, or that the scheduler can't run
+    ├── MetadataError        (ValueError)         a metadata document is wrong, or its version is not supported
+    ├── FormatError          (ValueError)         the bytes of a blob violate the format
+    ├── PlanError            (RuntimeError)       tasks would collide, or the scheduler cannot run them
     ├── BoundsError          (ValueError)         positions outside the bounds of the store
-    └── InputError           (ValueError)         data that can't be written as given, or is another when it is read again
+    └── InputError           (ValueError)         data cannot be written as given, or differs when it is read again
 
-What the library warns of is a :class:`ZVWarning`.
+All warnings are :class:`ZVWarning`.
 
-The message comes first and is complete; where the error is about a place in a store, ``store``, ``array``, ``chunk`` and
-``offset`` (bytes into the blob) are attributes as well, and part of the text. All errors survive ``pickle``, so they reach
+The message is complete. If the error concerns a location in a store, ``store``, ``array``, ``chunk`` and
+``offset`` (bytes into the blob) are attributes and part of the message. All errors can be pickled, so they reach
 the caller from any worker.
 """
 
@@ -34,7 +34,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 
 
 def has_control(text: str) -> bool:
-    """Return True if a text has characters that no name may have."""
+    """Return True if a text has characters that names must not have."""
     return _CONTROL.search(text) is not None
 
 
@@ -50,7 +50,7 @@ def escaped(text: str) -> str:
 
 
 def did_you_mean(given: object, known: Iterable[object]) -> str:
-    """Return the end of an error about an unknown name: which known one it is near to; empty where it is near to none.
+    """Return the end of a message about an unknown name: the most similar known name, or an empty string.
 
     Examples
     --------
@@ -76,7 +76,7 @@ class ZVError(Exception):
     message : str
         What is wrong and what to do about it.
     store, array, chunk : str, optional
-        Where: the store (without secrets), the array's path in it, the chunk key.
+        Location: the store (without secrets), the path of the array in it, the chunk key.
     offset : int, optional
         Byte offset into the blob.
     """
@@ -117,37 +117,37 @@ class ZVError(Exception):
         array: str | None = None,
         chunk: str | None = None,
     ) -> ZVError:
-        """Return the same error with the places filled in that it did not know where it was raised."""
+        """Return the same error with the missing parts of its location filled in."""
         places = {"store": store, "array": array, "chunk": chunk} | self._places()
         return type(self)(self.message, **places)
 
 
 class StoreError(ZVError, OSError):
-    """The store can't be opened, a node or blob is absent, or storage failed."""
+    """The store cannot be opened, a node or blob is missing, or storage failed."""
 
 
 class NotFoundError(StoreError, KeyError, FileNotFoundError):
-    """A store, node or blob that was asked for is absent."""
+    """A requested store, node or blob does not exist."""
 
 
 class ReadOnlyError(StoreError, PermissionError):
-    """A write to a store that was opened, or can only be opened, for reading."""
+    """A write to a store that is read-only, or was opened for reading."""
 
 
 class InvalidNameError(StoreError, ValueError):
-    """An array, group or chunk name that would leave its place in the store or that no store can hold."""
+    """An array, group or chunk name that would lead out of the store or that no store can hold."""
 
 
 class MetadataError(ZVError, ValueError):
-    """A metadata document is wrong, or belongs to a generation of the format that is not read."""
+    """A metadata document is wrong, or its version of the format is not supported."""
 
 
 class FormatError(ZVError, ValueError):
-    """The bytes of a blob are not what the format says."""
+    """The bytes of a blob violate the format."""
 
 
 class PlanError(ZVError, RuntimeError):
-    """A plan in which tasks would collide, or that the active scheduler can't carry out."""
+    """Tasks of a write would collide, or the active scheduler cannot run them."""
 
 
 class BoundsError(ZVError, ValueError):
@@ -155,11 +155,11 @@ class BoundsError(ZVError, ValueError):
 
 
 class InputError(ZVError, ValueError):
-    """Data handed to a writing function can't be stored as given, or is not the same whenever it is read."""
+    """Data cannot be stored as given, or differs between two readings."""
 
 
 class ZVWarning(UserWarning):
-    """A write that works, but costs more than it would have to."""
+    """Something works, but is slow, incomplete or surprising; the category of all warnings of dask-zv."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(escaped(str(message)))

@@ -1,6 +1,6 @@
-"""Datasets in the two views, handed to other libraries: each exactly what that library accepts.
+"""Conversions of Datasets to the objects of other libraries.
 
-The functions are the methods of ``ds.zv`` of the same names, which document them; they take the Dataset first.
+The methods of ``ds.zv`` with the same names call these functions and document them.
 """
 
 from dask_zv.exports.frames import to_dask_dataframe, to_dataframe

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _BLOCK_ROWS = 500_000
 _NULLABLE = {"i": "Int", "u": "UInt"}
 _TEXT = pd.Series(["a"]).dtype
-"""What pandas holds text as by itself: its releases differ."""
+"""The default string dtype of pandas, which differs between releases."""
 
 Owners = tuple[int, NDArray[np.int64], NDArray[np.int64]]
 """The objects of a run of rows: the place of the first, ids, and how many of the rows each has."""
@@ -33,7 +33,7 @@ Owners = tuple[int, NDArray[np.int64], NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """How variables become columns: names for each, categories of some, and the integer that stands for "none" in some."""
+    """How variables become columns: their names, categories, and the integers that mean "missing"."""
 
     variables: tuple[str, ...]
     columns: tuple[list[str], ...]
@@ -57,7 +57,7 @@ class _Columns:
         return cls(tuple(variables), columns, categories, missing)
 
     def table(self, arrays: Sequence[Any], *, nullable: bool = False) -> dict[str, Any]:
-        """Return columns as pandas holds them."""
+        """Return columns with pandas dtypes."""
         out: dict[str, Any] = {}
         for variable, columns, array in zip(self.variables, self.columns, arrays, strict=True):
             for name, values in split(columns, np.asarray(array)).items():
@@ -77,14 +77,14 @@ def _held(values: NDArray[Any], variable: str, categories: pd.CategoricalDtype |
         codes = categories.categories.get_indexer(pd.Index(values))
         if ((codes < 0) & ~pd.isnull(values) & (values != "")).any():  # an object without a value has an empty string
             raise InputError(
-                f"{variable!r} has values that are not among its attribute 'categories': delete that attribute, or correct it"
+                f"{variable!r} has values that are not in its attribute 'categories': delete or correct that attribute"
             )
         return pd.Categorical.from_codes(codes, dtype=categories)
     return pd.Series(values.astype(object), dtype=_TEXT).array if values.dtype.kind in "UO" else values
 
 
 class _Plan:
-    """How a Dataset becomes a table: of its vertices and, where wanted, of the attributes of their objects."""
+    """How a Dataset becomes a table of its vertices and, if requested, of the attributes of their objects."""
 
     def __init__(self, ds: xr.Dataset, *, object_attributes: bool) -> None:
         shape = shape_of(ds)
@@ -101,7 +101,7 @@ class _Plan:
             self.objects = _Columns.of(ds, list(shape.object_attributes.values()), [*taken, names.OBJECT_ID])
 
     def owners(self, start: int, stop: int) -> Owners | None:
-        """Return the objects of some rows, None in the spatial view: in the objects view they lie one after the other."""
+        """Return the objects of some rows, which the objects view holds one after the other; None in the spatial view."""
         if self.ends is None:
             return None
         first = int(np.searchsorted(self.ends, start, side="right"))
@@ -146,7 +146,7 @@ def to_dask_dataframe(ds: xr.Dataset, *, object_attributes: bool = False) -> Dat
 
 
 def object_frame(ds: xr.Dataset) -> pd.DataFrame:
-    """Return the attributes of objects as a table; the index is the ids, in the order of ``ds.object``."""
+    """Return the attributes of objects as a table, indexed by id in the order of ``ds.object``."""
     about = _Columns.of(ds, list(shape_of(ds).object_attributes.values()))
     ids, table = _object_table(about, _ids(ds), [ds.variables[k].values for k in about.variables])
     return pd.DataFrame(table, index=pd.Index(ids, name="object"))
@@ -175,7 +175,7 @@ def _frame(
 
 
 def _object_table(about: _Columns, ids: NDArray[np.int64], columns: Any) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    """Return the ids of objects, and their attributes as pandas holds them."""
+    """Return the ids of objects, and their attributes with pandas dtypes."""
     return ids, about.table(columns, nullable=True)
 
 
@@ -187,20 +187,20 @@ def _ids(ds: xr.Dataset) -> NDArray[np.int64]:
 
 
 def _index(ds: xr.Dataset) -> pd.Index[Any]:
-    """Return the numbers of the vertices; a run of them takes no memory."""
+    """Return the vertex numbers; consecutive ones take no memory."""
     if "vertex" not in ds.variables:
         return pd.RangeIndex(ds.sizes["vertex"], name="vertex")
     return ds.variables["vertex"].to_index_variable().to_index()
 
 
 def _bare(ds: xr.Dataset, wanted: Sequence[str]) -> xr.Dataset:
-    """Return some variables without indexes: xarray leaves coordinates that have one out of tables."""
+    """Return some variables without indexes, because xarray leaves indexed coordinates out of tables."""
     plain = ds.drop_indexes(list(ds.xindexes)).reset_coords()
     return plain.drop_vars([k for k in plain.variables if k not in wanted])
 
 
 def _blocks(bare: xr.Dataset, index: pd.Index[Any]) -> tuple[int, ...]:
-    """Return the rows of each partition: Dask's chunks where there are any, else of the runs that the store reads at once."""
+    """Return the rows of each partition: Dask chunks if there are any, else the runs that the store reads at once."""
     n = len(index)
     given = [v.chunksizes["vertex"] for v in bare.variables.values() if v.chunks is not None]
     if given:
@@ -208,16 +208,16 @@ def _blocks(bare: xr.Dataset, index: pd.Index[Any]) -> tuple[int, ...]:
     known = [v.encoding.get("preferred_chunks", {}).get("vertex") for v in bare.variables.values()]
     preferred = next((p for p in known if isinstance(p, Sequence)), None)
     if preferred is not None and index.is_monotonic_increasing:
-        places = np.unique(np.searchsorted(index, np.cumsum([0, *preferred])))  # also of a selection, by vertex number
+        places = np.unique(np.searchsorted(index, np.cumsum([0, *preferred])))  # also for a selection, by vertex number
     else:
         places = np.arange(0, n, _BLOCK_ROWS)
     return tuple(np.diff(np.unique(np.r_[0, places[places < n], n])).tolist()) or (0,)
 
 
 def _in_blocks(bare: xr.Dataset, wanted: Sequence[str], sizes: tuple[int, ...]) -> list[Any]:
-    """Return variables as Dask arrays of these blocks, all channels in each.
+    """Return variables as Dask arrays with these blocks, each with all channels.
 
-    Dask divides what is divided already: xarray would look at the first value of arrays of objects.
+    Existing Dask arrays are rechunked by Dask, because xarray would read the first value of object arrays.
     """
     loose = [k for k in wanted if bare.variables[k].chunks is None]
     new = bare[loose]
@@ -227,7 +227,7 @@ def _in_blocks(bare: xr.Dataset, wanted: Sequence[str], sizes: tuple[int, ...]) 
 
 
 def _whole(ds: xr.Dataset, name: str) -> Any:
-    """Return a variable of objects as one lazy piece."""
+    """Return a variable along objects as one lazy piece."""
     variable = _bare(ds, [name])[name].variable
     return variable.chunk(dict.fromkeys(variable.dims, -1)).data if variable.chunks is None else variable.data.rechunk(-1)
 

@@ -1,4 +1,4 @@
-"""What every export begins with: its library, axes and reference system, columns, and the rows of what is drawn."""
+"""Common parts of the exports: the library, axes and reference system, columns, and rows of geometries."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from pyproj import CRS
 
 STORES = "store"
-"""The value of `crs` that stands for the store's own reference system."""
+"""The value of `crs` that means the reference system of the store."""
 
 
 def library(name: str, extra: str) -> Any:
-    """Import a module that this package's `extra` installs; the ImportError where it is missing names that extra."""
+    """Import a module that the extra `extra` installs; if it is missing, the ImportError names the extra."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -32,12 +32,12 @@ def library(name: str, extra: str) -> Any:
 
 
 def source_attrs(ds: xr.Dataset) -> dict[str, Any]:
-    """Return the attributes that say which level of which store a Dataset is of."""
+    """Return the attributes that name the store and the level of a Dataset."""
     return {k: ds.attrs[k] for k in ("zv_url", "zv_level") if k in ds.attrs}
 
 
 def chosen_dims(shape: Shape, dims: Sequence[str] | None, most: int) -> tuple[int, ...]:
-    """Return the numbers of the 2 to `most` axes that geometries are made of: x, y and z, or those that `dims` names."""
+    """Return the numbers of the 2 to `most` axes of the geometries: x, y and z, or those named by `dims`."""
     wanted = shape.drawn if dims is None else tuple(dims)
     allowed = "two" if most == 2 else "two or three"
     unknown = [d for d in wanted if d not in shape.axes]
@@ -50,7 +50,7 @@ def chosen_dims(shape: Shape, dims: Sequence[str] | None, most: int) -> tuple[in
 
 
 def reference_system(shape: Shape, crs: Any, extra: str) -> CRS | None:
-    """Return the reference system that `crs` means: the store's own for "store", none for None, or whatever pyproj takes."""
+    """Return the reference system of `crs`: that of the store for "store", none for None, or anything that pyproj takes."""
     named = shape.crs if isinstance(crs, str) and crs == STORES else crs
     if named is None:
         return None
@@ -66,9 +66,9 @@ def reference_system(shape: Shape, crs: Any, extra: str) -> CRS | None:
 
 
 def _words(crs: Mapping[str, Any]) -> Any:
-    """Return what pyproj can parse of a store's mapping: WKT, a code or a name where it has one, else all of it (PROJJSON)."""
+    """Return a reference system in a form that pyproj can parse: WKT, a code or a name, else all of it (PROJJSON)."""
     properties = crs.get("properties")
-    if isinstance(properties, Mapping):  # GeoJSON's old way: {"type": "name", "properties": {"name": "urn:ogc:def:crs:…"}}
+    if isinstance(properties, Mapping):  # GeoJSON's old form: {"type": "name", "properties": {"name": "urn:ogc:def:crs:…"}}
         return _words(properties)
     if (found := crs_text(crs)) is not None:
         return found[1]
@@ -79,13 +79,13 @@ def _words(crs: Mapping[str, Any]) -> Any:
 
 
 def column_names(ds: xr.Dataset, variable: str) -> list[str]:
-    """Return the names of a variable's columns: its own, or one for each channel, such as ``colour_r``."""
+    """Return the column names of a variable: its name, or one per channel, such as ``colour_r``."""
     found = ds.variables[variable]
     if found.ndim == 1:
         return [variable]
     if found.ndim > 2:
         raise InputError(
-            f"{variable!r} has {found.ndim} dimensions, which is no table: leave it out with drop_vars({variable!r})"
+            f"{variable!r} has {found.ndim} dimensions and cannot be a column: leave it out with drop_vars({variable!r})"
         )
     dim = found.dims[1]
     labels = ds.variables[dim].values.tolist() if dim in ds.variables else range(found.shape[1])
@@ -93,12 +93,12 @@ def column_names(ds: xr.Dataset, variable: str) -> list[str]:
 
 
 def split(columns: list[str], values: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Return the columns of an array, by their names."""
+    """Return the columns of an array by name."""
     return {columns[0]: values} if values.ndim == 1 else {name: values[:, i] for i, name in enumerate(columns)}
 
 
 def add_columns(table: dict[str, Any], new: Mapping[str, Any]) -> None:
-    """Add columns to a table; one whose name is there already is an error."""
+    """Add columns to a table; a name that exists already is an error."""
     for name, values in new.items():
         if name in table:
             raise InputError(f"two columns would have the name {name!r}: rename one, ds.rename({{{name!r}: ...}})")
@@ -106,7 +106,7 @@ def add_columns(table: dict[str, Any], new: Mapping[str, Any]) -> None:
 
 
 def flat(ds: xr.Dataset, variables: Mapping[str, str], values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return attributes as flat columns with the names of the Dataset: `variables` of a Shape, `values` of a Content."""
+    """Return attributes as flat columns with the names in the Dataset: `variables` of a Shape, `values` of a Content."""
     out: dict[str, NDArray[Any]] = {}
     for name, column in values.items():
         add_columns(out, split(column_names(ds, variables[name]), column))
@@ -114,12 +114,12 @@ def flat(ds: xr.Dataset, variables: Mapping[str, str], values: Mapping[str, NDAr
 
 
 def numbers_of(ds: xr.Dataset) -> NDArray[np.int64]:
-    """Return the numbers of the vertices: they stay the same in a selection."""
+    """Return the vertex numbers, which stay the same in a selection."""
     return np.asarray(ds["vertex"].values if "vertex" in ds.variables else np.arange(ds.sizes["vertex"]))
 
 
 def time_axes(ds: xr.Dataset, shape: Shape) -> set[str]:
-    """Return the axes that are time."""
+    """Return the time axes."""
     return {a for a in shape.axes if ds[a].attrs.get("axis") == "T"}
 
 
@@ -127,7 +127,7 @@ def time_axes(ds: xr.Dataset, shape: Shape) -> set[str]:
 
 
 def edges_of(content: Content) -> NDArray[np.int64]:
-    """Return pairs of rows: edges of a network, (child, parent) of trees."""
+    """Return pairs of rows: the edges of a network, or (child, parent) of trees."""
     if (found := content.edge_rows()) is None:
         raise InputError(_without(content.shape, "edges"))
     return found
@@ -147,7 +147,7 @@ def _without(shape: Shape, what: str) -> str:
 
 
 def check_paths(shape: Shape) -> None:
-    """Refuse paths in the spatial view, whose vertices are not in the order of the path."""
+    """Refuse paths in the spatial view, whose vertices are not in path order."""
     if shape.is_path and shape.view != "objects":
         raise InputError(
             f"vertices of a {shape.kind} are not in the order of its path in the spatial view: open the store with "
@@ -157,7 +157,7 @@ def check_paths(shape: Shape) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OwnedLinks:
-    """Links of one object each: ids (P,) along ``object``, the place among them of each vertex (-1: none) and of each link."""
+    """Links of one object each: ids (P,), and for each vertex (-1: none) and each link the position of its object in them."""
 
     ids: NDArray[np.int64]
     vertices: NDArray[np.int64]
@@ -165,7 +165,7 @@ class OwnedLinks:
 
 
 def owned_links(content: Content, links: NDArray[np.int64], what: str, instead: str) -> OwnedLinks | None:
-    """Return the object of each link, None where the Dataset knows of no objects; links between objects are an error."""
+    """Return the object of each link, or None if the Dataset has no objects; links between objects are an error."""
     if content.ids is not None and content.lengths is not None:
         ids, vertices = content.ids, np.repeat(np.arange(len(content.ids)), content.lengths)
     elif content.object_ids is not None:
@@ -177,17 +177,17 @@ def owned_links(content: Content, links: NDArray[np.int64], what: str, instead: 
     owner = vertices[links]
     odd = int(((owner != owner[:, :1]) | (owner < 0)).any(axis=1).sum())
     if odd:
-        raise InputError(f"{odd:,} {what} are not of one object, as their vertices are of several, or of none: {instead}")
+        raise InputError(f"{odd:,} {what} are not of one object: their vertices belong to several, or to none; {instead}")
     return OwnedLinks(ids, vertices, owner[:, 0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
-    """Geometries, each of any number of parts: what is drawn of each object.
+    """Geometries with any number of parts each, usually one geometry per object.
 
-    `kind` is "point", "line" or "polygon" (the first corner comes once). `rows` are the vertices of all parts one after the
-    other, `part_lengths` those of each part, `counts` the parts of each geometry (0: nothing to draw). `ids` are the objects,
-    None where each vertex is a geometry, or the whole Dataset.
+    `kind` is "point", "line" or "polygon" (the first corner is not repeated). `rows` are the vertices of all parts one after
+    the other, `part_lengths` the vertices of each part, `counts` the parts of each geometry (0: nothing to draw). `ids` are the
+    objects, or None if each vertex is a geometry, or the whole Dataset is one.
     """
 
     kind: str
@@ -201,7 +201,7 @@ class Parts:
 
 
 def parts_of(content: Content) -> Parts:
-    """Return what is drawn: every vertex of points; of all others every object, all at once where there are no objects."""
+    """Return the geometries: every vertex of points; else every object, or everything as one if there are no objects."""
     shape = content.shape
     if shape.geometry.is_points:
         ones = np.ones(len(content), np.int64)

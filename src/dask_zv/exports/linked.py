@@ -1,4 +1,4 @@
-"""Vertices with the links between them: graphs of networkx, surfaces of trimesh, grids of uxarray."""
+"""Vertices with links between them: networkx graphs, trimesh surfaces, uxarray grids."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def _check_single(edges: NDArray[np.int64], *, directed: bool) -> None:
     twice = len(pairs) - len(np.unique(pairs, axis=0))
     if twice:
         raise InputError(
-            f"{twice:,} edges join two vertices that another edge joins already"
+            f"{twice:,} edges connect two vertices that another edge already connects"
             + ("" if directed else " (in either direction)")
-            + ": keep them apart with multigraph=True" + ("" if directed else ", or directed=True where they have a direction")
+            + ": keep them all with multigraph=True" + ("" if directed else ", or directed=True where they have a direction")
         )  # fmt: skip
 
 
 def _records(columns: dict[str, NDArray[Any]], n: int) -> list[dict[str, Any]]:
-    """Return a dict for each row, of plain Python values."""
+    """Return a dict of plain Python values for each row."""
     lists = [list(map(tuple, v.tolist())) if v.ndim == 2 else v.tolist() for v in columns.values()]
     return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)] if columns else [{} for _ in range(n)]
 
@@ -94,12 +94,12 @@ def to_trimesh(ds: xr.Dataset, *, by_object: bool = False) -> Trimesh | dict[int
     shape = shape_of(ds)
     _check_mesh(shape)
     if not 2 <= len(shape.axes) <= 3:
-        raise InputError(f"trimesh has meshes of 3 axes, the Dataset has {len(shape.axes)}: {', '.join(shape.axes)}")
+        raise InputError(f"trimesh has meshes with 3 axes, the Dataset has {len(shape.axes)}: {', '.join(shape.axes)}")
     content = read_content(ds)
     faces = faces_of(content)
     if faces.shape[1] not in (3, 4):
         raise InputError(
-            f"faces of {faces.shape[1]} corners don't divide into triangles by themselves: only those of 3 or 4 do"
+            f"faces of {faces.shape[1]} corners cannot be divided into triangles; only faces of 3 or 4 corners can"
         )
     about = flat(ds, shape.face_attributes, content.face_attributes)
     if faces.shape[1] == 4:
@@ -131,11 +131,11 @@ def to_trimesh(ds: xr.Dataset, *, by_object: bool = False) -> Trimesh | dict[int
 
 def _check_mesh(shape: Shape) -> None:
     if shape.geometry.link != "face":
-        raise InputError(f"a {shape.kind} has no faces: only meshes have")
+        raise InputError(f"a {shape.kind} has no faces; only meshes have faces")
 
 
 def _each_object(content: Content, faces: NDArray[np.int64]) -> Any:
-    """Yield id, rows, faces, their corners among these rows, and attributes of each object that has vertices."""
+    """Yield id, rows, faces (as numbers of these rows) and attributes of each object that has vertices."""
     owned = owned_links(content, faces, "faces", "by_object=False")
     if owned is None:
         raise InputError("the Dataset has no objects (object_id): by_object=False returns all faces at once")
@@ -158,22 +158,22 @@ def _each_object(content: Content, faces: NDArray[np.int64]) -> Any:
 
 
 def to_uxarray(ds: xr.Dataset, dims: Sequence[str] | None = None) -> UxDataset:
-    """Return a mesh on the globe, see :meth:`ZVDatasetAccessor.to_uxarray`."""
+    """Return a mesh on the sphere, see :meth:`ZVDatasetAccessor.to_uxarray`."""
     ux = library("uxarray", "uxarray")
     shape = shape_of(ds)
     if shape.geometry.link == "edge":
-        raise InputError(f"uxarray has surfaces alone, and a {shape.kind} is a network of edges: use ds.zv.to_networkx()")
+        raise InputError(f"uxarray has surfaces only, and a {shape.kind} is a network of edges: use ds.zv.to_networkx()")
     _check_mesh(shape)
     if dims is None and len(shape.axes) != 2:
         raise InputError(
-            f"uxarray has surfaces of longitude and latitude alone, the Dataset has {len(shape.axes)} axes: name two, "
+            f"uxarray has surfaces in longitude and latitude only, the Dataset has {len(shape.axes)} axes: name two, "
             f"such as dims={shape.axes[:2]!r}, or use ds.zv.to_trimesh()"
         )
     lon, lat = chosen_dims(shape, dims, 2)
     if dims is None and not _is_geographic(shape):
         raise InputError(
-            "nothing says that the axes are degrees of longitude and latitude (a geographic reference system, or the unit "
-            f"degree): if they are, dims={shape.axes!r}"
+            "it is not known that the axes are degrees of longitude and latitude (from a geographic reference system, or the "
+            f"unit degree): if they are, pass dims={shape.axes!r}"
         )
     content = read_content(ds)
     longitude, latitude = (content.positions[:, i].astype(np.float64) for i in (lon, lat))

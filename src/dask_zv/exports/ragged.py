@@ -1,4 +1,4 @@
-"""Ragged arrays: an object's vertices as one row, for clouddrift and awkward."""
+"""Ragged arrays with one row per object, for clouddrift and awkward."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     import awkward as ak
 
 _TIME = re.compile(r"(^|_)(t|times?|timestamp|date|datetime|epoch|hours?|days?|frame|step)($|_)", re.IGNORECASE)
-"""Names of attributes that tell the time."""
+"""Names of attributes that hold times."""
 
 
 def to_clouddrift(ds: xr.Dataset, *, sort_by: str | None = None) -> xr.Dataset:
-    """Return a Dataset that clouddrift works with, see :meth:`ZVDatasetAccessor.to_clouddrift`."""
+    """Return a Dataset for clouddrift, see :meth:`ZVDatasetAccessor.to_clouddrift`."""
     shape = shape_of(ds)
     if shape.view != "objects":
         raise InputError("objects are rows of ragged arrays in the objects view: open the store with view='objects'")
     content = _in_order(ds, read_content(ds), sort_by)
     rows: dict[str, Any] = {"id": content.ids, "rowsize": content.lengths}
     add_columns(rows, flat(ds, shape.object_attributes, content.object_attributes))
-    table = {k: ("rows", v) for k, v in rows.items()}  # names along both dimensions are distinct
+    table = {k: ("rows", v) for k, v in rows.items()}  # names along both dimensions differ
     obs = {a: content.positions[:, i] for i, a in enumerate(shape.axes)}
     add_columns(obs, flat(ds, shape.attributes, content.attributes))
     add_columns(table, {k: ("obs", v) for k, v in obs.items()})
@@ -45,7 +45,7 @@ def to_clouddrift(ds: xr.Dataset, *, sort_by: str | None = None) -> xr.Dataset:
 
 
 def _in_order(ds: xr.Dataset, content: Content, sort_by: str | None) -> Content:
-    """Return the vertices of each object in an order that makes a track of them."""
+    """Return the vertices of each object in track order."""
     shape = content.shape
     assert content.lengths is not None
     known = {a: content.positions[:, i] for i, a in enumerate(shape.axes)}
@@ -56,20 +56,20 @@ def _in_order(ds: xr.Dataset, content: Content, sort_by: str | None) -> Content:
             _check_time(known, time_axes(ds, shape), owners)
         return content
     if sort_by not in known:
-        raise InputError(f"sort_by={sort_by!r} is no axis or attribute of vertices: these are {', '.join(known)}")
+        raise InputError(f"sort_by={sort_by!r} is not an axis or a vertex attribute; these are {', '.join(known)}")
     order = row_order(known[sort_by], owners, f"sort_by={sort_by!r}")
     attributes = {k: v[order] for k, v in content.attributes.items()}
     return replace(content, positions=content.positions[order], attributes=attributes)
 
 
 def _check_time(known: dict[str, NDArray[Any]], axes: set[str], owners: NDArray[Any]) -> None:
-    """Refuse points of an object that are in no order of time, by all that tells of it."""
+    """Refuse objects whose points are not in order of time, by all axes and attributes that hold times."""
     times = {n: v for n, v in known.items() if n in axes or v.dtype.kind == "M" or (_TIME.search(n) and v.dtype.kind in "iuf")}
     same = owners[1:] == owners[:-1]
     if times and not any((t[1:] >= t[:-1])[same].all() for t in times.values() if t.ndim == 1):
         raise InputError(
-            f"{next(iter(times))!r} is out of order: points are kept by chunk, which makes no track. sort_by= names the axis "
-            "or attribute that orders those of each object; tracks are written with write_polylines(sort_by=...)"
+            f"{next(iter(times))!r} is out of order: points are stored by chunk, not along a track. Name the axis or attribute that "
+            "orders the points of each object with sort_by=, or write tracks with write_polylines(sort_by=...)"
         )
 
 
@@ -100,10 +100,10 @@ def to_awkward(ds: xr.Dataset) -> ak.Array:
 
 
 def _held(ak: Any, values: NDArray[Any]) -> Any:
-    """Return a column as awkward holds it: strings one by one where some are missing."""
+    """Return a column for awkward; strings one by one if some are missing."""
     if values.dtype.kind == "O":
         if not values.size:
-            return ak.from_numpy(values.astype("U1"))  # nothing tells from_iter that these are strings
+            return ak.from_numpy(values.astype("U1"))  # from_iter cannot know that these are strings
         plain = values.copy()
         plain[np.asarray(pd.isnull(values), bool)] = None
         return ak.from_iter(plain.tolist())

@@ -1,4 +1,4 @@
-"""Geometries: of shapely, in tables of geopandas, and as CF containers."""
+"""Geometries for shapely and geopandas, and as CF containers."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from dask_zv.xarray_backend.conventions import CF_LINE
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-_GEOMETRY = "geometry"  # a dimension, and what readers call the decoded coordinate along it: xvec makes an index of that
+_GEOMETRY = "geometry"  # the dimension, and the name of the decoded coordinate along it, which xvec uses as an index
 _CONTAINER, _NODE, _PART = "geometry_container", "node", "part"
 
 
 def to_shapely(ds: xr.Dataset, dims: Sequence[str] | None = None) -> NDArray[np.object_]:
-    """Return geometries of shapely, see :meth:`ZVDatasetAccessor.to_shapely`."""
+    """Return shapely geometries, see :meth:`ZVDatasetAccessor.to_shapely`."""
     axes = list(chosen_dims(shape_of(ds), dims, 3))
     content = read_content(ds, attributes=False)
     return _geometries(content, parts_of(content), axes)
@@ -62,7 +62,7 @@ def to_geodataframe(ds: xr.Dataset, dims: Sequence[str] | None = None, *, crs: A
         else:
             frame = pd.DataFrame(index=pd.Index(parts.ids, name="object"))
     if "geometry" in frame.columns:
-        raise InputError("an attribute has the name 'geometry', as the column of geometries has: rename it, ds.rename(...)")
+        raise InputError("an attribute is named 'geometry', like the column of geometries: rename it with ds.rename(...)")
     found: GeoDataFrame = geopandas.GeoDataFrame(frame, geometry=shapes, crs=reference)
     return found
 
@@ -129,11 +129,11 @@ def to_cf_geometries(
 
 
 def _container(content: Content, parts: Parts, axes: tuple[int, ...], per_node: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Return coordinates, counts and container."""
+    """Return coordinates, counts and the container."""
     shape = content.shape
     points = parts.kind == "point"
     rows, lengths = parts.rows, parts.part_lengths
-    if parts.kind == "polygon":  # readers take rings as they are: the first corner is repeated at the end
+    if parts.kind == "polygon":  # readers do not close rings: the first corner is repeated at the end
         ends = np.cumsum(lengths)
         rows, lengths = np.insert(rows, ends, rows[ends - lengths]), lengths + 1
     out: dict[str, Any] = {}
@@ -151,7 +151,7 @@ def _container(content: Content, parts: Parts, axes: tuple[int, ...], per_node: 
         add_columns(out, {name: xr.Variable((dim,), values, {"long_name": long_name})})
 
     if points:
-        attrs["coordinates"] = coordinates  # else readers don't learn the dimension
+        attrs["coordinates"] = coordinates  # else readers do not know the dimension
     else:
         geometries = np.repeat(np.arange(len(parts)), parts.counts)
         nodes = np.bincount(geometries, weights=lengths, minlength=len(parts)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What `color=` means: an attribute's values on a scale, categories with a legend, or a plain colour."""
+"""Colours of a picture, from `color=`: attribute values on a scale, categories with a legend, or a plain colour."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MISSING = "lightgrey"
 
 @dataclass(frozen=True, slots=True)
 class Colour:
-    """Where colours come from: the dimension ("vertex", "object", "edge", "face") and name of a variable, or "plain"."""
+    """The source of colours: the dimension ("vertex", "object", "edge", "face") and name of a variable, or "plain"."""
 
     where: str
     name: str = ""
@@ -33,12 +33,12 @@ class Colour:
 
     @property
     def is_identity(self) -> bool:
-        """True for ids of objects, which are names and no quantities."""
+        """True for object ids, which are names and not quantities."""
         return self.name in ("object", names.OBJECT_ID)
 
 
 def find_colour(ds: xr.Dataset, shape: Shape, color: Any, allowed: Iterable[str]) -> Colour | None:
-    """Return what a user's `color` means, None for none: names of attributes along `allowed` come before colours."""
+    """Return the meaning of `color`, or None; names of attributes along `allowed` take precedence over matplotlib colours."""
     from matplotlib.colors import is_color_like
 
     if color is None:
@@ -76,7 +76,7 @@ def _of_variable(ds: xr.Dataset, dim: str, variable: str, name: str) -> Colour:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Options of colouring, common to all drawings, as matplotlib takes them."""
+    """Colour options of all drawings, as in matplotlib."""
 
     cmap: Any = None
     norm: Normalize | None = None
@@ -87,14 +87,14 @@ class Look:
     add_legend: bool = True
 
     def colormap(self, default: str = "viridis") -> Colormap:
-        """Return the colour map, which has a colour for missing values."""
+        """Return the colour map, with a colour for missing values."""
         import matplotlib as mpl
 
         cmap = default if self.cmap is None else self.cmap
         return (mpl.colormaps[cmap] if isinstance(cmap, str) else cmap).with_extremes(bad=_MISSING)
 
     def scale(self, values: NDArray[Any], log: bool = False) -> Normalize:
-        """Return the scale of some values; their extent, where no limits are given."""
+        """Return the scale of some values; without limits, that of their range."""
         from matplotlib.colors import LogNorm, Normalize
 
         if self.norm is not None:
@@ -107,7 +107,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """What tells the meaning of colours: a mappable for a colour bar, or entries of a legend.
+    """The key to the colours: a mappable for a colour bar, or entries of a legend.
 
     Values are numbers, matplotlib's days (`dates`) or whole (`counts`); `more` categories have no entry.
     """
@@ -134,7 +134,7 @@ class Guide:
             from matplotlib.ticker import LogLocator, StrMethodFormatter
 
             if isinstance(bar.norm, LogNorm):
-                bar.locator = LogLocator(numticks=9)  # a mark for every power of ten, short as the bar may be
+                bar.locator = LogLocator(numticks=9)  # a tick for every power of ten, even on a short bar
             bar.formatter = StrMethodFormatter("{x:,.0f}")
             bar.update_ticks()
 
@@ -160,11 +160,11 @@ class Paint:
     plain: Any = None
 
     def take(self, which: NDArray[Any]) -> Paint:
-        """Return the paint of other marks, each of which has the colour of one of these."""
+        """Return the paint of other marks, each of which takes the colour of one of these."""
         return self if self.kind == "plain" else replace(self, values=self.values[which])
 
     def padded(self) -> Paint:
-        """Return the paint with one mark more, of a missing value: number -1 then has it."""
+        """Return the paint with one more mark, for a missing value, which index -1 then selects."""
         from matplotlib.colors import to_rgb
 
         missing = {"number": np.nan, "category": -1, "rgb": np.resize([*to_rgb(_MISSING), 1.0], self.values.shape[1:])}[
@@ -173,7 +173,7 @@ class Paint:
         return replace(self, values=np.concatenate([self.values, np.asarray(missing)[None]]))
 
     def mean(self, members: NDArray[np.int64]) -> Paint:
-        """Return the paint of marks that have several of these each, shape (n, k): the mean of numbers, else the first."""
+        """Return the paint of marks that combine k of these each, shape (n, k): the mean of numbers, else the first."""
         if self.kind in ("number", "rgb"):
             return replace(self, values=self.values[members].mean(axis=1))
         return self.take(members[:, 0])
@@ -212,7 +212,7 @@ class Paint:
             collection.set_alpha(look.alpha)
 
     def guide(self, look: Look) -> Guide | None:
-        """Return the colour bar or legend; None where colours say nothing."""
+        """Return the colour bar or legend; None for a plain colour."""
         from matplotlib.cm import ScalarMappable
 
         if self.kind == "number" and look.add_colorbar:
@@ -227,7 +227,7 @@ class Paint:
 
 
 def paint_of(values: NDArray[Any], label: str, *, identity: bool = False) -> Paint:
-    """Return the paint of values (n,) or (n, 3 or 4); of ids (`identity`) each that is not negative is a category."""
+    """Return the paint of values (n,) or (n, 3 or 4); with `identity`, each id that is not negative is a category."""
     if values.ndim == 2:
         scaled = values / 255 if values.dtype.kind in "iu" else values.astype(np.float64)
         if len(scaled) and not (scaled.min() >= 0 and scaled.max() <= 1):

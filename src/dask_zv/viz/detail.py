@@ -1,4 +1,4 @@
-"""How much to draw: what a screen can show, which whole objects stand for all, and how many vertices are in which chunk."""
+"""How much to draw: what a screen can show, which objects represent all, and how many vertices each chunk has."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dask_zv.xarray_backend.content import Shape, object_index, places_of, row_i
 from dask_zv.xarray_backend.selection import select, select_objects
 
 Pair = tuple[int, int]
-"""Numbers of the store's axes along the picture's horizontal and vertical axis."""
+"""The store axes that are the horizontal and the vertical axis of a picture, by number."""
 
 _PER_PIXEL = 4
 _GOLDEN = (5**0.5 - 1) / 2
@@ -34,7 +34,7 @@ def pixels_of(artist: Any) -> float:
 
 
 def budget_of(max_vertices: Any, pixels: float) -> int:
-    """Return how many vertices to draw one by one: what a user says, or four to a pixel, and at least 100,000."""
+    """Return how many vertices to draw one by one: the given number, or four per pixel and at least 100,000."""
     if max_vertices is None:
         return max(settings().plot_least_rows, int(_PER_PIXEL * pixels))
     if isinstance(max_vertices, bool) or not isinstance(max_vertices, int | np.integer) or max_vertices < 1:
@@ -43,7 +43,7 @@ def budget_of(max_vertices: Any, pixels: float) -> int:
 
 
 def blocks(n: int) -> Iterator[slice]:
-    """Yield runs of rows that are worth a read and small beside memory."""
+    """Yield runs of rows of a good size for one read."""
     for start in range(0, n, settings().plot_rows):
         yield slice(start, min(start + settings().plot_rows, n))
 
@@ -52,10 +52,10 @@ def blocks(n: int) -> Iterator[slice]:
 
 
 def thin(ds: xr.Dataset, shape: Shape, budget: int) -> tuple[xr.Dataset, str] | None:
-    """Return as many whole objects as have at most `budget` vertices, spread evenly over all ids, and what a title says of it.
+    """Return whole objects with at most `budget` vertices in total, spread evenly over all ids, and a note for the title.
 
-    The choice depends on the Dataset and the budget alone, and a larger budget takes the same objects and more. Larger objects
-    than the whole budget are left out. None where there are no objects, or none that fits.
+    The choice depends only on the Dataset and the budget; a larger budget takes the same objects and more. Objects larger than
+    the budget are left out. None if there are no objects, or none that fits.
     """
     by_object = shape.view == "objects" and names.COUNT in ds.variables
     if not by_object and names.OBJECT_ID not in ds.variables:
@@ -65,7 +65,7 @@ def thin(ds: xr.Dataset, shape: Shape, budget: int) -> tuple[xr.Dataset, str] | 
         lengths = np.asarray(ds.variables[names.COUNT].values, np.int64)
     else:
         ids, lengths = _objects_of(ds)
-    # multiples of the golden ratio put every first few evenly over the whole
+    # with multiples of the golden ratio, the first few are always spread evenly
     order = np.argsort(np.arange(len(lengths)) * _GOLDEN % 1)
     order = order[lengths[order] <= budget]
     chosen = np.sort(order[np.cumsum(lengths[order]) <= budget])
@@ -78,7 +78,7 @@ def thin(ds: xr.Dataset, shape: Shape, budget: int) -> tuple[xr.Dataset, str] | 
 
 
 def _objects_of(ds: xr.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the ids of a Dataset in the spatial view, and how many of its vertices each has."""
+    """Return the object ids of a Dataset in the spatial view, and the number of vertices of each."""
     index = row_index(ds)
     if index is not None and isinstance(index.numbers, slice) and len(index) == len(index.level):
         known = object_lengths(index.level.source, index.level.table, index.level.index)
@@ -92,9 +92,9 @@ def _objects_of(ds: xr.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def with_links_inside(ds: xr.Dataset, name: str) -> xr.Dataset:
-    """Return the Dataset without the edges or faces that lead out of it, where it has many more than they can be its own.
+    """Return the Dataset without edges or faces that lead out of it, if most of them must do so.
 
-    They are looked through block by block, since a part of a level still lists the links of all.
+    They are filtered in parts, because a selection of a level still lists the links of the whole level.
     """
     links = ds.variables[name]
     dim, n = str(links.dims[0]), links.shape[0]
@@ -110,7 +110,7 @@ def with_links_inside(ds: xr.Dataset, name: str) -> xr.Dataset:
 
 @dataclass(frozen=True, slots=True)
 class ChunkCounts:
-    """Chunks that hold vertices: coordinates (n, D), rows (n,), lengths of a chunk (D,), where chunk 0 begins (D,)."""
+    """Chunks that hold vertices: coordinates (n, D), rows (n,), the size of a chunk (D,), the origin of chunk 0 (D,)."""
 
     coords: NDArray[np.int64]
     rows: NDArray[np.int64]
@@ -119,14 +119,14 @@ class ChunkCounts:
 
     @property
     def box(self) -> Box:
-        """The least box of whole chunks; there must be one."""
+        """The smallest box of whole chunks; there must be at least one chunk."""
         return self.coords.min(axis=0) * self.edges + self.offset, (self.coords.max(axis=0) + 1) * self.edges + self.offset
 
 
 def chunk_counts(ds: xr.Dataset) -> ChunkCounts | None:
-    """Return the chunks of a Dataset's vertices; None where the Dataset no longer knows of its level.
+    """Return the chunks of the vertices of a Dataset; None if the Dataset has lost the connection to its level.
 
-    In the objects view these are all vertices of the level, so objects must not have been picked.
+    In the objects view these are all vertices of the level, so objects must not have been selected.
     """
     index, objects = row_index(ds), object_index(ds)
     level: LevelRows
@@ -152,9 +152,9 @@ def chunk_counts(ds: xr.Dataset) -> ChunkCounts | None:
 
 
 def vertices_within(ds: xr.Dataset, box: Box | None) -> float:
-    """Return about how many vertices are in a box, as if those of a chunk were spread evenly over it; nothing is read.
+    """Return the estimated number of vertices in a box, assuming an even density in each chunk; nothing is read.
 
-    A Dataset that does not know of its level counts in full.
+    A Dataset without a connection to its level is counted in full.
     """
     found = None if box is None else chunk_counts(ds)
     if box is None or found is None:

@@ -1,4 +1,4 @@
-"""Axes around a drawing: which to draw on, what is along them, labels, title, colour bar or legend."""
+"""The axes of a drawing: which to use, their directions, labels, title, colour bar or legend."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _MARGIN = 0.03
 _BAR = 0.8
-"""What a colour bar leaves of the width of its axes, about."""
+"""Part of the width of the axes that a colour bar leaves, approximately."""
 
 
 def require_matplotlib() -> None:
-    """Import matplotlib; the ImportError where it is missing says how to install it."""
+    """Import matplotlib; if it is missing, the ImportError says how to install it."""
     try:
         import matplotlib  # noqa: F401 - only whether it is there
     except ImportError as error:
@@ -32,7 +32,7 @@ def require_matplotlib() -> None:
 
 
 def pick_axes(ax: Any) -> Axes:
-    """Return the axes to draw on: pyplot's current ones, unless others (of two dimensions) are given."""
+    """Return the matplotlib axes to draw on: the given ones (two-dimensional), or the current ones of pyplot."""
     if ax is None:
         import matplotlib.pyplot as plt
 
@@ -46,7 +46,7 @@ def pick_axes(ax: Any) -> Axes:
 
 
 def pick_pair(shape: Shape, dims: Sequence[str] | None) -> Pair:
-    """Return the numbers of the axes to draw: x and y by default, the first two where the store's have other names."""
+    """Return the numbers of the axes to draw: by default x and y, or the first two if they have other names."""
     if dims is None:
         if len(shape.axes) < 2:
             raise InputError(f"a picture needs two axes, the store has one: {shape.axes[0]}")
@@ -60,7 +60,7 @@ def pick_pair(shape: Shape, dims: Sequence[str] | None) -> Pair:
 
 
 def pick_panels(shape: Shape) -> tuple[Pair, Pair, Pair]:
-    """Return the three pairs of axes to project along: those of x, y and z, or of the only three there are, of one unit."""
+    """Return three pairs of axes for projections: of x, y and z, or of the only three axes; all of one unit."""
     if {"x", "y", "z"} <= set(shape.axes):
         a, b, c = (shape.axes.index(name) for name in "xyz")
     elif len(shape.axes) == 3:
@@ -74,7 +74,7 @@ def pick_panels(shape: Shape) -> tuple[Pair, Pair, Pair]:
 
 
 def title_of(known: str, attrs: Mapping[Any, Any], counts: str, notice: str) -> str:
-    """Return a title: the store's name and what is shown of it; one that was there stays, with what is missing added."""
+    """Return a title: the name of the store and what is shown of it; an existing title is kept and completed."""
     url = str(attrs.get("zv_url", ""))
     name = "in memory" if url.startswith("memory:") else urlsplit(url).path.rstrip("/").rpartition("/")[2] or url
     if url and "zv_level" in attrs:
@@ -89,7 +89,7 @@ def _label(shape: Shape, axis: int) -> str:
 
 
 def dress(ax: Axes, shape: Shape, pair: Pair, title: str) -> None:
-    """Give axes their labels, limits, equal scales and a title; labels that are there already stay."""
+    """Set labels, limits, equal scales and a title; existing labels are kept."""
     across, up = pair
     if not ax.get_xlabel():
         ax.set_xlabel(_label(shape, across))
@@ -111,7 +111,7 @@ def put_guide(ax: Axes, guide: Guide | None) -> None:
         return
     (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
     shrink = 1.0
-    if ax.get_aspect() == 1 and x0 != x1:  # as high as the axes will be, not as the room they were given
+    if ax.get_aspect() == 1 and x0 != x1:  # as high as the axes will be, not as the space they were given
         room = ax.get_position(original=True)
         size = ax.figure.get_size_inches()  # type: ignore[union-attr]
         box = room.width * _BAR * size[0], room.height * size[1]
@@ -120,7 +120,7 @@ def put_guide(ax: Axes, guide: Guide | None) -> None:
 
 
 def three_panels(figure: Figure, shape: Shape, pairs: tuple[Pair, Pair, Pair], box: Box) -> dict[Pair, Axes]:
-    """Return three axes that show a box on shared limits, xy above xz and zy beside xy: with equal aspect, of one scale."""
+    """Return three axes that show a box with shared limits and one scale: xy above xz, and zy beside xy."""
     trio = [*pairs[0], pairs[1][1]]
     low, high = box[0][trio], box[1][trio]
     size = np.maximum(high - low, np.max(high - low) * 0.05)

@@ -1,4 +1,4 @@
-"""Marks one by one, each with a colour: points, lines (paths and edges) and faces."""
+"""Marks that are drawn one by one, each with a colour: points, lines (paths and edges) and faces."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 SHADES = ("normal", "depth", None)
 _LEGEND_OBJECTS = 10
 _INK = 0.25
-"""Part of the axes that points would cover, were none over another."""
+"""Part of the axes that points would cover if they did not overlap."""
 _LIGHT = np.array([-0.45, 0.55, 0.7])
 _AMBIENT, _SHINE, _FOG = 0.38, 0.18, 0.65
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Marks:
-    """Marks at positions (N, D), ready to be drawn along any two axes; `title` says what is drawn, `notice` what is not."""
+    """Marks at positions (N, D), to be drawn along any two axes; `title` says what is drawn, `notice` what is left out."""
 
     shape: Shape
     positions: NDArray[Any]
@@ -40,14 +40,14 @@ class Marks:
 
     @property
     def box(self) -> Box:
-        """Where they lie; the origin where there are none."""
+        """The box of the positions; the origin if there are none."""
         if not len(self.positions):
             zero = np.zeros(self.positions.shape[1])
             return zero, zero
         return self.positions.min(axis=0).astype(np.float64), self.positions.max(axis=0).astype(np.float64)
 
     def guide(self, look: Look) -> Guide | None:
-        """Return what tells the meaning of their colours."""
+        """Return the key to the colours."""
         return self.paint.guide(look)
 
 
@@ -60,7 +60,7 @@ class Points(Marks):
         if "s" not in artist:
             room = pixels_of(ax) * (72 / ax.figure.dpi) ** 2  # square points
             artist["s"] = float(np.clip(_INK * room / max(len(self.positions), 1), 0.2, 12))
-        # matplotlib puts points below all lines: here what is drawn later is above
+        # matplotlib draws points below all lines; here the last drawing is on top
         artist = {"linewidths": 0, "zorder": 2, "rasterized": len(self.positions) > 20_000, **artist}
         found = ax.scatter(*self.positions[:, list(pair)].T, **artist)
         self.paint.apply(found, look, "set_facecolor")
@@ -69,7 +69,7 @@ class Points(Marks):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lines(Marks):
-    """A line for each link (E, 2), or where there are none, for each run of `lengths` positions."""
+    """A line for each link (E, 2), or without links for each run of `lengths` positions."""
 
     links: NDArray[np.int64] | None
     lengths: NDArray[np.int64] | None
@@ -95,13 +95,13 @@ class Lines(Marks):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Faces(Marks):
-    """Flat polygons (F, k), the far ones first, lit so that their form shows."""
+    """Flat polygons (F, k), the farthest first, with lighting."""
 
     faces: NDArray[np.int64]
     shade: str | None
 
     def draw(self, ax: Axes, pair: Pair, look: Look, **artist: Any) -> PolyCollection:
-        """Add them to axes, seen from the side from which the axes are a right-handed picture of space."""
+        """Add them to axes, seen from the side from which the axes form a right-handed system."""
         from matplotlib.collections import PolyCollection
 
         others = [a for a in range(len(self.shape.axes)) if a not in pair]
@@ -110,7 +110,7 @@ class Faces(Marks):
         if others:
             signs = np.array([-1.0 if ax.xaxis_inverted() else 1.0, -1.0 if ax.yaxis_inverted() else 1.0, 1.0])
             a, b, c = *pair, others[0]
-            signs[2] = np.sign((b - a) * (c - a) * (c - b)) * signs[0] * signs[1]  # 1 where they turn as x, y and z do
+            signs[2] = np.sign((b - a) * (c - a) * (c - b)) * signs[0] * signs[1]  # 1 if they are right-handed, as x, y and z
             seen = corners * signs
             order = np.argsort(seen[:, :, 2].mean(axis=1), kind="stable")
             corners, colours = corners[order], _lit(seen[order], colours[order], self.shade)
@@ -135,7 +135,7 @@ def _lit(corners: NDArray[np.float64], colours: NDArray[np.float64], shade: str 
         return out
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), np.finfo(float).tiny)
-    normals *= np.where(normals[:, 2:] < 0, -1, 1)  # the side that is seen
+    normals *= np.where(normals[:, 2:] < 0, -1, 1)  # the side that faces the viewer
     light = np.clip(normals @ (_LIGHT / np.linalg.norm(_LIGHT)), 0, 1)[:, None]
     out[:, :3] = np.clip(out[:, :3] * (_AMBIENT + (1.1 - _AMBIENT) * light) + _SHINE * light**12, 0, 1)
     return out
@@ -145,9 +145,9 @@ def _lit(corners: NDArray[np.float64], colours: NDArray[np.float64], shade: str 
 
 
 def prepare_points(ds: xr.Dataset, shape: Shape, colour: Colour | None, budget: int) -> Points:
-    """Read points to draw one by one: all, or of more than `budget` every k-th row.
+    """Read points to draw one by one: all, or every k-th row if there are more than `budget`.
 
-    Rows are taken block by block, so memory stays bounded; rows of a chunk follow each other, so every chunk is sampled alike.
+    Rows are read in parts, so memory is bounded. Rows of a chunk are consecutive, so every chunk is sampled equally.
     """
     total = ds.sizes["vertex"]
     step = max(1, -(-total // budget))
@@ -177,7 +177,7 @@ def _point_paint(ds: xr.Dataset, shape: Shape, colour: Colour | None, step: int)
 
 
 def lines_of(ds: xr.Dataset, shape: Shape) -> str | None:
-    """Return the variable that makes lines of a Dataset's vertices; None where nothing does."""
+    """Return the variable that connects vertices to lines, or None."""
     if shape.view == "objects" and shape.is_path:
         return names.COUNT
     return next((n for n in (names.PARENT, names.EDGES) if n in ds.variables), None)
@@ -188,9 +188,7 @@ def prepare_lines(ds: xr.Dataset, shape: Shape, colour: Colour | None, notice: s
     by = lines_of(ds, shape)
     if by is None:
         if shape.is_path:
-            raise InputError(
-                "the spatial view has vertices by chunk, not along their paths: open the store with view='objects'"
-            )
+            raise InputError("the spatial view orders vertices by chunk, not along paths: open the store with view='objects'")
         raise InputError(
             f"the Dataset has no lines: its geometry is {shape.kind}, in the view {shape.view!r}"
             + (": edges are in view='spatial'" if shape.geometry.link == "edge" and not shape.geometry.has_parents else "")
@@ -200,7 +198,7 @@ def prepare_lines(ds: xr.Dataset, shape: Shape, colour: Colour | None, notice: s
     content = _read_drawn(ds, shape, colour, by)
     links: NDArray[np.int64] | None = None
     lengths = content.lengths
-    if by != names.COUNT or (colour is not None and colour.where == "vertex"):  # a path's steps, which differ in colour
+    if by != names.COUNT or (colour is not None and colour.where == "vertex"):  # the steps of a path, which differ in colour
         links, lengths = content.steps() if by == names.COUNT else content.edge_rows(), None
         assert links is not None
         paint = _link_paint(ds, content, colour, links)
@@ -244,7 +242,7 @@ def _read_drawn(ds: xr.Dataset, shape: Shape, colour: Colour | None, links: str)
 
 
 def _title(content: Content) -> str:
-    """Return how many vertices and objects there are."""
+    """Return the numbers of vertices and objects as text."""
     text = f"{len(content):,} vertices"
     if content.object_ids is None:
         return text
@@ -276,26 +274,26 @@ def _column(ds: xr.Dataset, content: Content, colour: Colour) -> NDArray[Any]:
 
 
 def _paint(ds: xr.Dataset, colour: Colour, values: NDArray[Any]) -> Paint:
-    """Return the paint of some values of the variable that colours a drawing; what it calls missing is NaN."""
+    """Return the paint of values of the variable that colours a drawing; missing values become NaN."""
     missing = ds.variables[colour.name].attrs.get("missing_value")
     values = values if missing is None else np.where(values == missing, np.nan, values)
     return paint_of(values, colour.label, identity=colour.is_identity)
 
 
 def _object_paint(ids: NDArray[np.int64]) -> Paint:
-    """Return a colour for each object; a legend is of use for few."""
+    """Return a colour for each object, with a legend if they are few."""
     paint = paint_of(ids, "object", identity=True)
     return paint if len(paint.categories) <= _LEGEND_OBJECTS else replace(paint, label="")
 
 
 def _link_paint(ds: xr.Dataset, content: Content, colour: Colour | None, links: NDArray[np.int64]) -> Paint:
-    """Return the paint of edges or faces: by their own attribute, or by their vertices'."""
+    """Return the paint of edges or faces: by their own attribute, or by that of their vertices."""
     if colour is None:
         return Paint("plain", plain="C0") if content.object_ids is None else _object_paint(content.object_ids[links[:, 0]])
     if colour.where == "plain":
         return Paint("plain", plain=colour.plain)
     paint = _paint(ds, colour, _column(ds, content, colour))
-    if colour.where == "object":  # vertices of no object are missing
+    if colour.where == "object":  # vertices without an object are missing
         owners, index = content.object_ids, content.object_index
         places = np.full(len(content), -1) if owners is None or index is None else places_of(index, owners)
         return paint.padded().take(places[links[:, 0]])

@@ -41,17 +41,17 @@ _SIZE = (8.0, 7.0)
 
 
 class Plot:
-    """Pictures of a Dataset that ``engine="zv"`` opened: ``ds.zv.plot()`` chooses by geometry, methods draw one kind.
+    """Pictures of a Dataset opened with ``engine="zv"``: ``ds.zv.plot()`` chooses by geometry, each method draws one kind.
 
-    Every method projects along the axes that are not drawn, adds to the axes that it is given (else to pyplot's current
-    ones), and returns the matplotlib artist. Scales are equal where both axes have one unit. Labels and titles that are there
-    stay.
+    Every method projects along the axes that are not drawn, draws on the given matplotlib axes (by default the current
+    ones of pyplot), and returns the matplotlib artist. The scales are equal if both axes have the same unit. Existing labels
+    and titles are kept.
 
-    No more is drawn one by one than a screen can show. With more than `max_vertices` vertices (four to a pixel of the axes
-    by default, at least 100,000), points become a raster of counts, or of means of a numeric attribute, computed block by
-    block; points coloured otherwise are a sample of every k-th row; lines and meshes are as many whole objects as fit, spread
-    evenly over all ids, or a raster where there are no objects that fit. The title then says so, as in "1,000 of 20,000
-    objects". The same Dataset and budget always give the same picture.
+    At most `max_vertices` vertices are drawn one by one (by default four per pixel of the axes, and at least 100,000). If there
+    are more, points become a raster of counts, or of means of a numeric attribute, computed in parts. Points with another
+    colour become a sample of every k-th row. Lines and meshes become as many whole objects as fit, spread evenly over all
+    ids, or a raster if no object fits. The title then says so, as in "1,000 of 20,000 objects". The same Dataset and the same
+    `max_vertices` always give the same picture.
 
     Parameters
     ----------
@@ -62,13 +62,14 @@ class Plot:
     Common parameters of the methods:
 
     ax : Axes, optional
-        Of two dimensions.
+        Two-dimensional matplotlib axes.
     dims : sequence of str, optional
-        Names of the axes across and up; x and y by default, the first two where the store's have other names.
+        Names of the horizontal and the vertical axis. By default x and y, or the first two axes if they have other names.
     color : optional
-        Name of an attribute of vertices, objects, edges or faces (or of an axis, or ``"object"``): numbers get a colour bar,
-        text and flags a legend, 3 or 4 channels are colours themselves. Or a colour of matplotlib.
+        Name of an attribute of vertices, objects, edges or faces (or of an axis, or ``"object"``). Numbers get a colour bar,
+        strings and flags a legend; 3 or 4 channels are used as colours. Or a matplotlib colour.
     max_vertices : int, optional
+        Most vertices that are drawn one by one.
     cmap, norm, vmin, vmax, alpha : optional
         As in matplotlib.
     add_colorbar, add_legend : bool
@@ -76,8 +77,7 @@ class Plot:
     **kwargs
         For the matplotlib artist: `s` of points, `linewidths` of lines, and so on.
 
-    All raise :class:`~dask_zv.errors.InputError` for axes, attributes or geometries that are not there, and ImportError without
-    matplotlib.
+    All raise :class:`~dask_zv.errors.InputError` for missing axes, attributes or geometries; ImportError without matplotlib.
     """
 
     def __init__(self, ds: xr.Dataset) -> None:
@@ -91,9 +91,9 @@ class Plot:
         max_vertices: int | None = None,
         **kwargs: Any,
     ) -> Artist:
-        """Draw the Dataset as what it is: faces of meshes, paths and edges as lines, anything else as points.
+        """Draw the Dataset by its geometry: faces of meshes, paths and edges as lines, anything else as points.
 
-        Paths need ``view="objects"``, edges of graphs and faces ``view="spatial"``; their vertices are drawn in the other view.
+        Paths need ``view="objects"``; edges of graphs and faces need ``view="spatial"``. In the other view, vertices are drawn.
         """
         kind = _natural(self._ds, shape_of(self._ds))
         return self._draw(kind, ax, dims, color, max_vertices, kwargs)
@@ -114,8 +114,8 @@ class Plot:
         ax, dims, color, max_vertices, **kwargs
             See :class:`Plot`.
         how : {"auto", "scatter", "raster", "sample"}
-            All one by one; counted in cells; every k-th row so that `max_vertices` are left. By default their number
-            decides.
+            "scatter": all points one by one; "raster": counts per cell; "sample": every k-th row, at most `max_vertices`;
+            "auto": by the number of points.
 
         Returns
         -------
@@ -126,8 +126,8 @@ class Plot:
     def density(self, ax: Axes | None = None, dims: Sequence[str] | None = None, color: Any = None, **kwargs: Any) -> AxesImage:
         """Draw a raster of the number of vertices in each cell, or of the mean of a numeric attribute of vertices.
 
-        Cells are pixels, larger where there would be fewer than four vertices to each. Vertices are read block by block; where
-        the Dataset has Dask chunks, on Dask's workers.
+        Cells are pixels, or larger if there would be fewer than four vertices per cell. Vertices are read in parts; if the
+        Dataset has Dask chunks, on the workers.
         """
         return self._draw(DENSITY, ax, dims, color, None, kwargs)  # type: ignore[return-value]
 
@@ -141,8 +141,8 @@ class Plot:
     ) -> LineCollection:
         """Draw paths (``view="objects"``), or edges of skeletons (either view) and graphs (``view="spatial"``).
 
-        Paths are a line each, a line for every step where an attribute of vertices colours them; edges are a line each, which
-        has the mean of its ends' numbers, or the category of its first end (the child, of skeletons).
+        Each path is one line, or one line per step if a vertex attribute colours them. Each edge is one line, coloured by the
+        mean of the numbers of its ends, or by the category of its first end (in skeletons the child).
         """
         return self._draw(LINES, ax, dims, color, max_vertices, kwargs)  # type: ignore[return-value]
 
@@ -155,24 +155,24 @@ class Plot:
         shade: str | None = "normal",
         **kwargs: Any,
     ) -> PolyCollection:
-        """Draw faces, the far ones first.
+        """Draw faces, the farthest first.
 
-        The eye is on the side from which the axes are a right-handed picture of space; turn an axis round before you draw
+        The viewpoint is on the side from which the axes form a right-handed system. Invert an axis before you draw
         (``ax.invert_yaxis()``) to see the other side.
 
         Parameters
         ----------
         ax, dims, color, max_vertices, **kwargs
-            See :class:`Plot`. Faces have the mean of their vertices' numbers, or the category of the first.
+            See :class:`Plot`. Faces are coloured by the mean of the numbers of their vertices, or the category of the first.
         shade : {"normal", "depth", None}
-            Lit from the upper left; paler with distance; as they are.
+            "normal": lit from the upper left; "depth": paler with distance; None: plain colours.
         """
         return self._draw(MESH, ax, dims, color, max_vertices, {"shade": shade, **kwargs})  # type: ignore[return-value]
 
     def chunks(self, ax: Axes | None = None, dims: Sequence[str] | None = None, **kwargs: Any) -> QuadMesh:
-        """Draw how many vertices are in each column of chunks; no vertex is read.
+        """Draw the number of vertices in each column of chunks. No vertex is read.
 
-        In ``view="objects"`` these are all vertices of the level.
+        In ``view="objects"`` all vertices of the level are counted.
         """
         return self._draw(CHUNKS, ax, dims, None, None, kwargs)  # type: ignore[return-value]
 
@@ -184,12 +184,12 @@ class Plot:
         kind: str | None = None,
         **kwargs: Any,
     ) -> dict[tuple[str, str], Artist]:
-        """Draw along all three axes: xy above xz, and zy beside xy, with one scale and shared limits.
+        """Draw projections along all three axes: xy above xz, and zy beside xy, with one scale and shared limits.
 
         Parameters
         ----------
         figure : Figure, optional
-            An empty one; pyplot makes it by default.
+            An empty figure; by default pyplot makes one.
         color, max_vertices, **kwargs
             See :class:`Plot`.
         kind : {"points", "density", "lines", "mesh", "chunks"}, optional
@@ -198,8 +198,8 @@ class Plot:
         Returns
         -------
         dict of (str, str) to Artist
-            By the names of the axes across and up; ``artist.axes`` are the axes, which share their limits: to turn y round, as
-            in images, is ``found["x", "y"].axes.invert_yaxis()``.
+            Keys are the names of the horizontal and the vertical axis. ``artist.axes`` share their limits, so
+            ``found["x", "y"].axes.invert_yaxis()`` inverts y in all panels, as in images.
         """
         require_matplotlib()
         shape = shape_of(self._ds)
@@ -246,7 +246,7 @@ class Plot:
         pixels: float,
         options: dict[str, Any],
     ) -> tuple[Drawing, Look, dict[str, Any]]:
-        """Read what a picture needs; return it, how it is coloured, and what is left of the options: the artist's."""
+        """Read what a picture needs; return it, its colouring, and the remaining options, which are those of the artist."""
         artist = dict(options)
         look = Look(**{f.name: artist.pop(f.name) for f in fields(Look) if f.name in artist})
         budget = budget_of(max_vertices, pixels)
@@ -263,7 +263,7 @@ class Plot:
         if ds.sizes["vertex"] > budget:
             thinned = thin(ds, shape, budget)
             if thinned is None:
-                notice = f"{ds.sizes['vertex']:,} vertices, counted: there is no whole object of at most {budget:,}"
+                notice = f"{ds.sizes['vertex']:,} vertices, counted: no object has at most {budget:,}"
                 return prepare_raster(ds, shape, pairs, _averaged(ds, colour), pixels, notice), look, {}
             ds, notice = thinned
         if kind == MESH:
@@ -282,7 +282,7 @@ class Plot:
             if colour is not None and averaged is None:
                 raise InputError(
                     "a raster shows counts, or means of a numeric attribute of vertices, not "
-                    f"{colour.label or colour.plain!r}; how='sample' shows every k-th point in its own colour"
+                    f"{colour.label or colour.plain!r}; how='sample' draws every k-th point in its own colour"
                 )
             return prepare_raster(ds, shape, pairs, averaged, pixels)
         return prepare_points(ds, shape, colour, max(ds.sizes["vertex"], 1) if how == "scatter" else budget)
@@ -296,7 +296,7 @@ def _natural(ds: xr.Dataset, shape: Shape) -> str:
 
 
 def _averaged(ds: xr.Dataset, colour: Colour | None) -> Colour | None:
-    """Return the colour where means of it can be taken, else None."""
+    """Return the colour if it is numeric, so that it has a mean, else None."""
     if colour is None or colour.where != "vertex" or colour.is_identity:
         return None
     variable = ds.variables[colour.name]

@@ -1,4 +1,4 @@
-"""Pictures of cells: vertices counted in them, or means of an attribute, block by block; and the map of chunks."""
+"""Rasters: vertices counted per cell, or means of an attribute, computed in parts; and the map of chunks."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 _FAN_IN = 8
 _FILLED = 0.5
-"""Where vertices fill less than this part of the box that the chunks promised, they are read again for a box that fits."""
+"""If vertices fill less than this part of the box of their chunks, they are read again with a box that fits."""
 _FEWEST = 2_500
 _PER_CELL = 4
-"""Vertices to a cell at least, on average: finer rasters show noise."""
+"""Fewest vertices per cell, on average: finer rasters show noise."""
 _MOST_COLUMNS = 1024
-"""Columns of chunks along an axis: beyond, neighbours are put together."""
+"""Most columns of chunks along an axis: with more, neighbours are combined."""
 _OUTLINED = 64
 _LOG_FROM = 30
-"""Counts that go so far above the least are shown on a logarithmic scale."""
+"""Ratio of the largest to the smallest count above which the scale is logarithmic."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
-    """Vertices in the cells between edges across and up; with an attribute those that have a value, and its means."""
+    """Counts of vertices in the cells of a grid; with an attribute, of those that have a value, and the means of the values."""
 
     edges: tuple[NDArray[np.float64], ...]
     counts: NDArray[np.int64]
@@ -49,7 +49,7 @@ class Cells:
 
     @property
     def shown(self) -> Any:
-        """What the colours are of, empty cells masked."""
+        """The values that are drawn; empty cells are masked."""
         return np.ma.masked_where(self.counts == 0, self.counts if self.means is None else self.means)
 
 
@@ -66,7 +66,7 @@ class CellDrawing:
     of_chunks: bool = False
 
     def draw(self, ax: Axes, pair: Pair, look: Look, **artist: Any) -> AxesImage | QuadMesh:
-        """Add the cells to axes; empty ones stay free."""
+        """Add the cells to axes; empty ones are transparent."""
         cells = self.cells[pair]
         colours = {"cmap": self._colormap(look).with_extremes(bad=(0, 0, 0, 0)), "norm": self._scale(look), "alpha": look.alpha}
         if self.of_chunks:
@@ -75,7 +75,7 @@ class CellDrawing:
             return ax.pcolormesh(*cells.edges, cells.shown.T, **colours, **artist)
         (left, *_, right), (bottom, *_, top) = (e.tolist() for e in cells.edges)
         artist = {"origin": "lower", "interpolation": "nearest", **artist}
-        # dress() knows whether the axes have one scale
+        # dress() decides whether the axes have one scale
         return ax.imshow(cells.shown.T, extent=(left, right, bottom, top), aspect="auto", **colours, **artist)
 
     @property
@@ -105,13 +105,13 @@ class CellDrawing:
 def prepare_raster(
     ds: xr.Dataset, shape: Shape, pairs: Sequence[Pair], colour: Colour | None, pixels: float, notice: str = ""
 ) -> CellDrawing:
-    """Count a Dataset's vertices in cells of a pixel, larger ones where there are few; with `colour`, take its means."""
+    """Count the vertices of a Dataset per pixel, or per larger cell if there are few; with `colour`, compute its means."""
     total = ds.sizes["vertex"]
     cells, box = _count(ds, shape, pairs, min(pixels, total / _PER_CELL), None if colour is None else colour.name)
     label = "vertices per cell" if colour is None else f"mean {colour.label}"
     if colour is None and len(pairs) == 1:
         units = [shape.units[a] for a in pairs[0]]
-        if units[0] == units[1]:  # the label says how large a cell is
+        if units[0] == units[1]:  # the label gives the size of a cell
             across, up = (f"{e[1] - e[0]:.3g}" for e in cells[pairs[0]].edges)
             label += f" of {across}{f' {units[0]}' if units[0] else ''}" + ("" if across == up else f" x {up}")
     return CellDrawing(shape, cells, box, label, f"{total:,} vertices", notice)
@@ -120,10 +120,10 @@ def prepare_raster(
 def _count(
     ds: xr.Dataset, shape: Shape, pairs: Sequence[Pair], number: float, value: str | None
 ) -> tuple[dict[Pair, Cells], Box]:
-    """Count vertices in about `number` cells of some projections, in one pass over them, or two; return their box, too.
+    """Count vertices in about `number` cells of some projections, in one or two passes; return their box, too.
 
-    The first grid covers the chunks. Where vertices fill less than half of it, or where nothing is known of chunks, a second
-    pass has a grid that fits.
+    The first grid covers the chunks. If vertices fill less than half of it, or if the chunks are unknown, a second
+    pass uses a grid that fits.
     """
     axes = sorted({a for pair in pairs for a in pair})
     ndim = len(shape.axes)
@@ -159,7 +159,7 @@ def _count(
 
 
 def _edges(box: Box, pair: Pair, number: float, *, square: bool) -> tuple[NDArray[np.float64], ...]:
-    """Return the edges of about `number` cells over two axes of a box; as high as they are wide where they are `square`."""
+    """Return the edges of about `number` cells over two axes of a box; `square` makes width and height equal."""
     number = max(number, _FEWEST)
     low, end = box[0][list(pair)], box[1][list(pair)]
     size = end - low
@@ -175,7 +175,7 @@ def _edges(box: Box, pair: Pair, number: float, *, square: bool) -> tuple[NDArra
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tally:
-    """What some rows are in each grid, and the box (along the axes that are drawn) that they lie in."""
+    """The sums of some rows in each grid, and their box along the axes that are drawn."""
 
     counts: list[NDArray[np.int64]]
     sums: list[NDArray[np.float64]]
@@ -184,7 +184,7 @@ class _Tally:
     outside: int
 
     def box(self, axes: Sequence[int], ndim: int) -> Box:
-        """Return the box among all axes; 0 along those that are not drawn."""
+        """Return the box in all axes; 0 along those that are not drawn."""
         corners = np.zeros((2, ndim))
         known = np.isfinite(self.low) & np.isfinite(self.high)
         corners[:, np.asarray(axes)[known]] = self.low[known], self.high[known]
@@ -218,7 +218,7 @@ def _joined(parts: Sequence[_Tally]) -> _Tally:
 
 
 def _tallied(variables: Sequence[xr.Variable], ndim: int, grids: Sequence[CellGrid]) -> _Tally:
-    """Tally all rows: Dask's chunks on its workers where there are any, else runs of rows, one after the other."""
+    """Sum all rows: Dask chunks on the workers if there are any, else runs of rows one after the other."""
     tally = partial(_tally, ndim, grids)
     if not any(is_dask_collection(v.data) for v in variables if v.chunks is not None):
         nothing = tally([np.zeros(0)] * len(variables))
@@ -233,7 +233,7 @@ def _tallied(variables: Sequence[xr.Variable], ndim: int, grids: Sequence[CellGr
 
 
 def _expected_box(ds: xr.Dataset, ndim: int) -> Box | None:
-    """Return where vertices can be: in their chunks, and in the bounds that the store states."""
+    """Return the box that vertices can be in: that of their chunks within the bounds of the store."""
     known = chunk_counts(ds)
     if known is None or not len(known.rows):
         return None
@@ -250,12 +250,12 @@ def _expected_box(ds: xr.Dataset, ndim: int) -> Box | None:
 
 
 def prepare_chunks(ds: xr.Dataset, shape: Shape, pairs: Sequence[Pair]) -> CellDrawing:
-    """Return how many vertices are in each column of chunks, from the table of chunks alone."""
+    """Return the number of vertices in each column of chunks, from the table of chunks only."""
     found = chunk_counts(ds)
     if found is None:
         raise InputError(
-            "the Dataset does not know which chunks its vertices are of: plot it as it was opened with engine='zv', or a "
-            "selection of it in view='spatial'"
+            "the chunks of these vertices are unknown: plot the Dataset as it was opened with engine='zv', or a selection of it in "
+            "view='spatial'"
         )
     cells: dict[Pair, Cells] = {}
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""Pictures of a tree of levels: the finest level that a screen can show."""
+"""Pictures of a DataTree of levels: the finest level that a screen can show."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPARE_AXES_PIXELS = 500_000.0
 
 
 def _levels(tree: xr.DataTree) -> dict[int, xr.DataTree]:
-    """Return the nodes that are levels, the finest first."""
+    """Return the levels of a tree, the finest first."""
     found = {int(str(k)): node for k, node in tree.children.items() if str(k).isdecimal() and "vertex" in node.sizes}
     if not found:
         raise InputError("the tree has no levels /0, /1, ...: open it with xr.open_datatree(..., engine='zv')")
@@ -27,15 +27,15 @@ def _levels(tree: xr.DataTree) -> dict[int, xr.DataTree]:
 
 
 def choose_level(tree: xr.DataTree, bbox: Any, budget: int) -> int:
-    """Return the number of the finest level that has at most `budget` vertices in a box, the coarsest if none has.
+    """Return the number of the finest level with at most `budget` vertices in a box, or that of the coarsest level.
 
-    Vertices are estimated from the tables of chunks; nothing is read.
+    The number of vertices is estimated from the tables of chunks; nothing is read.
 
     Parameters
     ----------
     tree : DataTree
     bbox : pair of corners, optional
-        Everywhere by default.
+        The whole level by default.
     budget : int
 
     Raises
@@ -62,7 +62,7 @@ def plot_tree(
     max_vertices: int | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Draw one level of a tree, by default the finest whose vertices in a box a screen can show.
+    """Draw one level of a tree, by default the finest whose vertices in the box fit on the screen.
 
     Parameters
     ----------
@@ -70,16 +70,16 @@ def plot_tree(
         As ``xr.open_datatree(..., engine="zv")`` returns it.
     ax : Axes, optional
     bbox : pair of corners, optional
-        What to show, in the units and the order of the store's axes; all by default.
+        The part to show, in the units and the order of the axes of the store; by default everything.
     level : int or callable, optional
-        The level's number, or a function of the tree, the box and the number of vertices that returns it; by default
+        The number of the level, or a function of the tree, the box and the number of vertices that returns it. By default
         :func:`choose_level`.
     kind : {"points", "density", "lines", "mesh", "chunks", "projections"}, optional
         Chosen by geometry by default.
     max_vertices : int, optional
         See :class:`Plot`.
     **kwargs
-        For the method of :class:`Plot`.
+        Passed to the method of :class:`Plot`.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def plot_tree(
     Raises
     ------
     InputError
-        The tree has no such level, or what :class:`Plot` raises.
+        The tree has no such level, or :class:`Plot` raises it.
     ImportError
         matplotlib is not installed.
     """
