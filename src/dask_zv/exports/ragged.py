@@ -68,8 +68,8 @@ def _check_time(known: dict[str, NDArray[Any]], axes: set[str], owners: NDArray[
     same = owners[1:] == owners[:-1]
     if times and not any((t[1:] >= t[:-1])[same].all() for t in times.values() if t.ndim == 1):
         raise InputError(
-            f"{next(iter(times))!r} is out of order: points are stored by chunk, not along a track. Name the axis or attribute that "
-            "orders the points of each object with sort_by=, or write tracks with write_polylines(sort_by=...)"
+            f"{next(iter(times))!r} is out of order: points are stored by chunk, not along a track. Name the axis or attribute "
+            "that orders the points of each object with sort_by=, or write tracks with write_polylines(sort_by=...)"
         )
 
 
