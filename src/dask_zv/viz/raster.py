@@ -254,8 +254,7 @@ def prepare_chunks(ds: xr.Dataset, shape: Shape, pairs: Sequence[Pair]) -> CellD
     found = chunk_counts(ds)
     if found is None:
         raise InputError(
-            "the chunks of these vertices are unknown: plot the Dataset as it was opened with engine='zv', or a selection of it "
-            "in view='spatial'"
+            "the chunks of these vertices are unknown: plot the Dataset as it was opened, or a selection in view='spatial'"
         )
     cells: dict[Pair, Cells] = {}
     for pair in pairs:
