@@ -77,7 +77,7 @@ def _held(values: NDArray[Any], variable: str, categories: pd.CategoricalDtype |
         codes = categories.categories.get_indexer(pd.Index(values))
         if ((codes < 0) & ~pd.isnull(values) & (values != "")).any():  # an object without a value has an empty string
             raise InputError(
-                f"{variable!r} has values that are not in its attribute 'categories': delete or correct that attribute"
+                f"{variable!r} has values that are not among its attribute 'categories': delete or correct that attribute"
             )
         return pd.Categorical.from_codes(codes, dtype=categories)
     return pd.Series(values.astype(object), dtype=_TEXT).array if values.dtype.kind in "UO" else values
