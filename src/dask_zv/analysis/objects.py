@@ -19,8 +19,7 @@ from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.read.columns import LevelRows
 from dask_zv.read.levels import what_to_read
-from dask_zv.read.object_rows import object_lengths
-from dask_zv.read.objects import read_whole_objects
+from dask_zv.read.object_rows import object_lengths, read_whole_objects
 from dask_zv.read.select import Wanted
 from dask_zv.spatial.chunks import morton_order, runs_of
 

@@ -13,18 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import FormatError, NotFoundError, StoreError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.result import Geometry
 from dask_zv.geometry.schema import AttributeSchema
+from dask_zv.level.fragment_table import chunk_numbers
 from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.object_tables import OBJECT_LENGTHS
 from dask_zv.level.source import ChunkTable, LevelSource, SharedCache, check_same_objects
 from dask_zv.read.columns import LevelRows, RaggedColumns
 from dask_zv.read.decode import FragmentRows
-from dask_zv.read.objects import read_whole_objects
-from dask_zv.read.select import Wanted
+from dask_zv.read.levels import Finish
+from dask_zv.read.objects import Here, ObjectFacts, ReadObjects
+from dask_zv.read.select import Selection, Wanted, plan_blocks, read_block
+from dask_zv.spatial.chunks import runs_of
 
 PARENT = "/parent"
 """A column's name that no attribute can have."""
@@ -210,3 +214,26 @@ class ObjectRows(RaggedColumns):
                 store=self.where, array="object_index",
             )  # fmt: skip
         return found
+
+
+def read_whole_objects(
+    rows: LevelRows, ids: NDArray[np.int64], wanted: Wanted, links: FoundLinks | None, *, chunked: bool, tables: bool
+) -> Geometry:
+    """Return some objects as a whole in the order of their `ids` (ascending), without Dask: a task does this.
+
+    `chunked` skeletons have one path a fragment; with `tables` the attributes and groups of the objects are read.
+    """
+    source, table = rows.source, rows.table
+    chosen = rows.index.select(ids)
+    numbers = chunk_numbers(table, chosen.distinct_chunks, source.where())
+    coords = table.coords[numbers]
+    selection = Selection(numbers, np.ones(len(numbers), bool), None, ids, chosen)
+    sizes = table.rows[numbers] * source.schema.row_bytes
+    runs = runs_of((sizes, settings().read_block_bytes), (np.ones_like(sizes), settings().pass_chunks))
+    # a part keeps the rows of these objects, not of the whole chunks
+    parts = [read_block(p, wanted) for p in plan_blocks(source, table, selection, runs, links, incident=False)]
+    facts = ObjectFacts(chosen, ids)
+    if tables:
+        facts = ReadObjects(source, coords, True, chosen, ids, True, True, Here(rows.index))()
+    crossing = links is not None and links.source.crossing is not None
+    return Finish(source, wanted, coords, False, False, table.coords if crossing else None, chunked, rows.offset)(parts, facts)

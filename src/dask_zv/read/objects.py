@@ -1,26 +1,30 @@
-"""Reading by object: what a read wants to know of objects, beside the blocks; and objects as a whole."""
+"""What a read wants to know of objects, beside the blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.config import settings
-from dask_zv.geometry.result import Geometry
-from dask_zv.level.fragment_table import FragmentTable, chunk_numbers
-from dask_zv.level.link_source import FoundLinks
+from dask_zv.level.fragment_table import FragmentTable
 from dask_zv.level.object_index import ObjectIndex, fragment_owners
 from dask_zv.level.source import LevelSource
-from dask_zv.read.assemble import Finish, ObjectFacts, read_block
-from dask_zv.read.columns import LevelRows
-from dask_zv.read.select import Selection, Wanted, plan_blocks
-from dask_zv.spatial.chunks import runs_of
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.marks import check_not_replaced
 from dask_zv.storage.objects import together
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObjectFacts:
+    """What was found about the objects."""
+
+    table: FragmentTable | None = None  # their fragments in path order, where rows are wanted in that order
+    ids: NDArray[np.int64] | None = None  # all objects that the answer lists, where that is known beforehand
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of :class:`~dask_zv.geometry.result.Geometry`: attributes of objects, and groups."""
 
 
 class Here:
@@ -73,26 +77,3 @@ class ReadObjects:
         if self.ids is None:
             return {"object_index": index.sorted_ids, "object_attributes": index.attributes(index.order)}
         return {"object_index": self.ids, "object_attributes": index.attributes(index.rows(self.ids))}
-
-
-def read_whole_objects(
-    rows: LevelRows, ids: NDArray[np.int64], wanted: Wanted, links: FoundLinks | None, *, chunked: bool, tables: bool
-) -> Geometry:
-    """Return some objects as a whole in the order of their `ids` (ascending), without Dask: a task does this.
-
-    `chunked` skeletons have one path a fragment; with `tables` the attributes and groups of the objects are read.
-    """
-    source, table = rows.source, rows.table
-    chosen = rows.index.select(ids)
-    numbers = chunk_numbers(table, chosen.distinct_chunks, source.where())
-    coords = table.coords[numbers]
-    selection = Selection(numbers, np.ones(len(numbers), bool), None, ids, chosen)
-    sizes = table.rows[numbers] * source.schema.row_bytes
-    runs = runs_of((sizes, settings().read_block_bytes), (np.ones_like(sizes), settings().pass_chunks))
-    # a part keeps the rows of these objects, not of the whole chunks
-    parts = [read_block(p, wanted) for p in plan_blocks(source, table, selection, runs, links, incident=False)]
-    facts = ObjectFacts(chosen, ids)
-    if tables:
-        facts = ReadObjects(source, coords, True, chosen, ids, True, True, Here(rows.index))()
-    crossing = links is not None and links.source.crossing is not None
-    return Finish(source, wanted, coords, False, False, table.coords if crossing else None, chunked, rows.offset)(parts, facts)

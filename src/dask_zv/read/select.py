@@ -1,8 +1,8 @@
-"""What is asked for of a level, as chunks, rows, attributes and blocks: the same for whole reads, lazy columns and maps."""
+"""What is asked for of a level, as chunks, rows, attributes and blocks, and a block read: for whole reads, columns and maps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError, NotFoundError, did_you_mean
 from dask_zv.format.keys import coords_to_keys, is_spatial_key, parse_key
+from dask_zv.geometry.assembly import RowMap
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.fragment_table import FragmentTable, chunk_numbers
 from dask_zv.level.link_source import FoundLinks, LinkSource
-from dask_zv.level.object_index import ObjectIndex, chosen_ids
+from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
-from dask_zv.read.chunk_boxes import check_some_boxes
-from dask_zv.read.link_cells import CellPlan, check_sources, plan_cells
+from dask_zv.read.chunk_boxes import check_positions, check_some_boxes, note_strays
+from dask_zv.read.decode import BlockRows, decode_block, fetch
+from dask_zv.read.link_cells import CellPlan, LinkCells, cell_addresses, check_sources, decode_cells, plan_cells
 from dask_zv.spatial.grid import Box, stored_box
 
 
@@ -185,3 +187,116 @@ def plan_blocks(
         )
         for number, (start, stop) in enumerate(runs)
     ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What one block's task returns: its N rows that passed the filters, in reading order."""
+
+    positions: NDArray[Any]
+    columns: Mapping[str, NDArray[Any]]
+    owners: NDArray[np.int64] | None = None
+    """Object of each row; None where the rows are put into the order of the manifests, which tell."""
+    fragments: NDArray[np.int64] | None = None  # fragments of each chunk
+    counts: NDArray[np.int64] | None = None  # rows of each fragment
+    kept: NDArray[np.int64] | None = None  # those of them that are here
+    places: NDArray[np.int64] | None = None  # place of each row in its fragment
+    rows: RowMap | None = None
+    linked: NDArray[np.bool_] | None = None
+    first: NDArray[np.bool_] | None = None  # see :func:`~dask_zv.geometry.assembly.parents_of`
+    links: LinkCells | None = None
+    edited: bool = False  # another tool changed something that the catalog knows
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __sizeof__(self) -> int:
+        return self.positions.nbytes + sum(v.nbytes for v in self.columns.values()) + 200
+
+
+def read_block(plan: BlockToRead, wanted: Wanted) -> Part:
+    """Read a block of chunks and keep the rows inside the box that belong to the chosen objects."""
+    source, links = plan.source, wanted.links
+    blobs = level_blobs(source)
+    more, cells = [], None
+    if links is not None:
+        cells = _cells(plan, links, blobs.catalog)
+        more = cell_addresses(links, wanted.link_attributes, cells)
+    found = fetch(source, blobs, coords_to_keys(plan.coords), wanted.attributes, more=more)
+    block = decode_block(source, blobs, plan.coords, wanted.attributes, found)
+    if not source.catalogued or blobs.catalog_is_stale:
+        look = note_strays if wanted.box is None else check_positions
+        look(source, plan.coords, block.fragments.rows, block.positions)
+    records = None
+    if cells is not None and links is not None:
+        records = decode_cells(source, links, wanted.link_attributes, cells, found)
+    owners = None
+    # in the order of the manifests, owners are told by these in the end
+    if source.schema.has_objects and (plan.chosen is not None or not wanted.by_object):
+        table = plan.chosen if plan.chosen is not None else fragment_owners(source, plan.coords)
+        owners = table.owners_in(plan.coords, block.fragments.numbers, source.where())
+    return _select(wanted, block, owners, _keep(plan, wanted.box, block, owners), records, edited=blobs.catalog_is_stale)
+
+
+def _cells(plan: BlockToRead, links: LinkSource, catalog: Any) -> CellPlan:
+    shape = len(links.segments), len(plan.coords)
+    if plan.cells is None:
+        mask = FoundLinks(links).present(plan.coords, catalog)
+    else:
+        mask = np.unpackbits(plan.cells, count=shape[0] * shape[1]).astype(bool).reshape(shape)
+    own = CellPlan.of(mask, plan.coords)
+    return own if plan.others is None or not len(plan.others) else own + plan.others
+
+
+def _keep(plan: BlockToRead, box: Box | None, block: BlockRows, owners: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
+    """Return which rows to keep, None for all."""
+    keep: NDArray[np.bool_] | None = None
+    if box is not None and not plan.whole.all():
+        rows = block.fragments.rows
+        keep = rows_inside(rows, plan.whole, box, block.positions[np.repeat(~plan.whole, rows)])
+    if plan.chosen is not None:
+        assert owners is not None
+        mine = np.repeat(owners != -1, block.fragments.counts)
+        keep = mine if keep is None else keep & mine
+    return None if keep is None or keep.all() else keep
+
+
+def _select(
+    wanted: Wanted,
+    block: BlockRows,
+    owners: NDArray[np.int64] | None,
+    keep: NDArray[np.bool_] | None,
+    links: LinkCells | None,
+    *,
+    edited: bool,
+) -> Part:
+    """Return the rows to keep, with what is asked of them."""
+    select: Any = slice(None) if keep is None else keep
+    total = len(block.positions)
+    counts, starts = block.fragments.counts, block.fragments.starts
+    kept = places = linked = first = None
+    if wanted.by_object:
+        kept = counts if keep is None else np.diff(np.r_[0, np.cumsum(keep)][np.r_[starts, total]])
+    if wanted.places:
+        places = (np.arange(total) - np.repeat(starts, counts))[select]
+    if wanted.trees:
+        begins = np.zeros(total, bool)
+        begins[starts[counts > 0]] = True
+        goes_on = ~begins
+        if keep is not None:
+            goes_on[1:] &= keep[:-1]
+        linked, first = goes_on[select], begins[select]
+    return Part(
+        block.positions[select],
+        {k: v[select] for k, v in block.columns.items()},
+        None if owners is None or wanted.by_object else np.repeat(owners, counts)[select],
+        block.fragments.numbers if wanted.by_object else None,
+        counts if wanted.by_object else None,
+        kept,
+        places,
+        None if links is None else block.fragments.row_map(keep),
+        linked,
+        first,
+        links,
+        edited,
+    )
