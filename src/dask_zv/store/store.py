@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 
 from numpy.typing import DTypeLike
 
-from dask_zv.errors import InputError, escaped
+from dask_zv.errors import InputError
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import Axis, RootMetadata
 from dask_zv.geometry.points import POINT_CLOUD
@@ -27,7 +27,9 @@ from dask_zv.read.levels import read_level
 from dask_zv.read.links import read_links
 from dask_zv.storage.icechunk.session import commit_session
 from dask_zv.storage.specs import LayoutName
-from dask_zv.store.html import level_summary_html, store_summary_html
+from dask_zv.store.glance import stored_nbytes
+from dask_zv.store.show import level_html, level_info, level_repr, store_html, store_info, store_repr
+from dask_zv.store.summary import has_bounds
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -213,17 +215,38 @@ class Level(_Facade):
         """
         return read_links(self._contents, delta, chunks=chunks)
 
+    @property
+    def chunk_shape(self) -> tuple[float, ...]:
+        """Edges of its chunks, one for each axis, in the units of the axes; coarser levels may have larger chunks."""
+        return self.metadata.chunk_shape_in(self.store.metadata.chunk_shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes of its chunks, compressed: of positions, fragments, attributes and links.
+
+        The catalog of the last commit tells (a request, once). Tables of objects and groups, documents, and the indexes of
+        shards are not counted. Where there is no catalog, every stored object is asked for its length; ``store.refresh()``
+        makes one.
+        """
+        return stored_nbytes(self._contents)
+
+    def info(self, buf: TextIO | None = None) -> None:
+        """Print what is in the level: chunks, size, compression, arrays with their dtypes, objects, groups, links.
+
+        Reads the catalog and the documents of arrays, a few dozen requests at most, and no chunk.
+
+        Parameters
+        ----------
+        buf : text stream, optional
+            Where to write; standard output where None.
+        """
+        print(level_info(self._contents), file=buf)
+
     def __repr__(self) -> str:
-        s = self._contents.source.schema
-        parts = [f"{a.name} ({a.value_dtype}{'' if a.channels is None else f' x {a.channels}'})" for a in s.attributes]
-        lines = [f"<dask_zv.Level {self.url}: {self.metadata.vertex_count:,} vertices in {len(self.chunks):,} chunks>"]
-        lines.append(f"  positions: {s.dtype} x {s.grid.ndim}")
-        if parts:
-            lines.append(f"  attributes: {', '.join(parts)}")
-        return "\n".join(map(escaped, lines))
+        return level_repr(self._contents)
 
     def _repr_html_(self) -> str:
-        return level_summary_html(self._contents)
+        return level_html(self._contents)
 
 
 class Store(_Facade):
@@ -374,19 +397,52 @@ class Store(_Facade):
         """
         return commit_session(self._contents.handle, message, metadata, rebase=rebase)
 
+    @property
+    def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Least and greatest corner of the box of all positions: one number for each of :attr:`axes`, in their units.
+
+        What ``level.read(bbox=...)`` takes. The box that :func:`create` was given, or that of the data; NaN where it is that of
+        the data and none is written yet.
+        """
+        nothing = (float("nan"),) * self.metadata.ndim
+        return self.metadata.bounds if has_bounds(self._contents) else (nothing, nothing)
+
+    @property
+    def chunk_shape(self) -> tuple[float, ...]:
+        """Edges of the chunks of level 0, one for each of :attr:`axes`, in their units."""
+        return self.metadata.chunk_shape
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes of the chunks of all levels, compressed; see :attr:`Level.nbytes` for what is counted."""
+        return sum(self.level(number).nbytes for number in self.levels)
+
+    def info(self, buf: TextIO | None = None) -> None:
+        """Print what is in the store: axes, bounds, and each level with its chunks, size, arrays, objects and links.
+
+        Reads the catalogs and the documents of arrays, a few dozen requests for each level at most, and no chunk.
+
+        Parameters
+        ----------
+        buf : text stream, optional
+            Where to write; standard output where None.
+
+        Examples
+        --------
+        >>> import dask_zv as dzv
+        >>> store = dzv.create({}, chunk_shape=(10, 10), bounds=((0, 0), (99, 99)))
+        >>> _ = dzv.write_points(store, [[1.0, 2.0], [3.0, 14.0]], attributes={"mass": [0.5, 1.5]})
+        >>> store.info()  # doctest: +ELLIPSIS
+        <dask_zv.Store point_cloud>
+        ...
+        """
+        print(store_info(self._contents), file=buf)
+
     def __repr__(self) -> str:
-        m = self.metadata
-        kinds = ", ".join(m.geometry_types) or "no geometry yet"
-        low, high = m.bounds
-        lines = [f"<dask_zv.Store {self.url}: {kinds}, layout {m.generation.name.lower()} (ZV {m.zv_version})>"]
-        for axis, a, b, c in zip(m.axes, low, high, m.chunk_shape, strict=True):
-            unit = f" {axis.unit}" if axis.unit else ""
-            lines.append(f"  {axis.name}: {a:g} … {b:g}{unit}, chunks of {c:g}")
-        lines += [f"  level {n}: {self.level(n).metadata.vertex_count:,} vertices" for n in self.levels]
-        return "\n".join(map(escaped, lines))
+        return store_repr(self._contents)
 
     def _repr_html_(self) -> str:
-        return store_summary_html(self._contents)
+        return store_html(self._contents)
 
 
 def create(
