@@ -96,6 +96,8 @@ class AttributeSchema:
     dictionary: DictionaryEncoding | None = None  # Categories of strings
     channel_names: tuple[str, ...] | None = None
     any_width: bool = False  # The metadata does not tell the width (0.7's writers of polylines, graphs and meshes leave it out)
+    unit: str | None = None  # As other tools note it beside the array; ours is in the root's attribute_specs
+    description: str | None = None
 
     @property
     def array(self) -> str:
@@ -130,6 +132,7 @@ class AttributeSchema:
             out["channel_names"] = list(self.channel_names or (f"ch{i}" for i in range(self.channels)))
         if self.dictionary is not None:
             out.update(self.dictionary.to_attributes())
+        out.update({k: v for k, v in (("unit", self.unit), ("description", self.description)) if v})
         return out
 
     @classmethod
@@ -148,13 +151,12 @@ class AttributeSchema:
         if rows is not None and not (isinstance(rows, list) and all(type(r) is int and r > 0 for r in rows)):
             raise MetadataError(f"{what} has the row_shape {rows!r}: a list of positive integers is wanted")
         width = math.prod(rows) if rows else None
-        if names is not None:
-            if width not in (None, len(names)):
-                raise MetadataError(f"{what} has the row_shape {rows!r} and {len(names)} channel_names")
-            return cls(name, dtype, len(names), dictionary, tuple(names))
-        if width is not None:
-            return cls(name, dtype, width, dictionary, None)
-        return cls(name, dtype, None, dictionary, None, any_width and dictionary is None)
+        if names is not None and width not in (None, len(names)):
+            raise MetadataError(f"{what} has the row_shape {rows!r} and {len(names)} channel_names")
+        channels = width if names is None else len(names)
+        any_width = any_width and channels is None and dictionary is None
+        said = [v if isinstance(v := attrs.get(word), str) else None for word in ("unit", "description")]
+        return cls(name, dtype, channels, dictionary, None if names is None else tuple(names), any_width, *said)
 
     def encode(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values as they are stored, C-contiguous, shape (n,) or (n, channels)."""
