@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError, InputError, MetadataError, ZVWarning, has_control
+from dask_zv.errors import InputError, MetadataError, ZVWarning, has_control
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.spatial.grid import ChunkGrid
 
@@ -163,23 +163,6 @@ class AttributeSchema:
         if self.dictionary is not None:
             values = self.dictionary.encode(values)
         return np.ascontiguousarray(values, self.dtype)
-
-    def decode(self, data: bytes, n: int, chunk: str) -> NDArray[Any]:
-        """Return a chunk's stored values, shape (n,) or (n, channels); codes are left as they are.
-
-        A width that the metadata does not tell is recovered from the number of values.
-        """
-        width = self.width
-        if self.any_width and n:
-            width = max(1, len(data) // (n * self.dtype.itemsize))
-        if len(data) != n * width * self.dtype.itemsize:
-            raise FormatError(
-                f"the blob has {len(data)} bytes, not {n} rows of {width} x {self.dtype}: it does not belong to the "
-                "vertices beside it (an interrupted overwrite, or another tool's edit); write the chunk again",
-                array=self.array, chunk=chunk,
-            )  # fmt: skip
-        out = np.frombuffer(data, self.dtype)
-        return out if self.channels is None and width == 1 else out.reshape(n, width)
 
     def values(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return stored values as the user sees them: categories for codes."""
