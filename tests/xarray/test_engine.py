@@ -82,7 +82,9 @@ def test_attrs_say_units_and_fit_netcdf(written):
     assert ds.attrs["chunk_shape"] == [10.0, 10.0, 20.0]
     np.testing.assert_allclose(ds.attrs["bounds_min"], written.positions.min(axis=0))
     np.testing.assert_allclose(ds.attrs["bounds_max"], written.positions.max(axis=0))
-    assert json.loads(ds.attrs["zarr_vectors"])["geometry_types"] == ["point_cloud"]
+    assert ds.encoding["zarr_vectors"]["geometry_types"] == ds.attrs["geometry_types"] == ["point_cloud"]
+    assert ds.encoding["zarr_vectors_level"]["vertex_count"] == len(written.positions)
+    assert max(len(str(v)) for v in ds.attrs.values()) < 200, "documents are in ds.encoding"
     assert sorted(ds.kind.attrs["categories"]) == ["axon", "dendrite", "soma"]
     for variable in (ds, *ds.variables.values()):
         for name, value in variable.attrs.items():
@@ -101,7 +103,7 @@ def test_crs_and_time_axis(tmp_path):
     ds = xr.open_dataset(tmp_path / "t.zv")
     assert [c for c in ds.coords if c not in ("vertex", "crs")] == ["time", "y", "x"]
     assert ds.time.attrs["axis"] == "T"
-    assert json.loads(ds.attrs["crs"]) == {"name": "EPSG:3857"}
+    assert json.loads(ds.crs.attrs["zv_crs"]) == ds.encoding["crs"] == {"name": "EPSG:3857"}
     assert "units" not in ds.x.attrs
 
 
@@ -148,7 +150,18 @@ def test_errors_say_what_is_wrong(written, tmp_path):
         xr.open_dataset(Path(written.target) / "0" / "vertices", engine="zv")
     (tmp_path / "file.zv").write_text("x")
     fails(dzv.StoreError, "is a file, not a store", lambda: xr.open_dataset(tmp_path / "file.zv"))
-    fails(TypeError, "colour", written.open, colour="red")
+    fails(TypeError, "no keyword 'colour': there are .*view", written.open, colour="red")
+    fails(TypeError, r"ds.zv.sel\(bbox", written.open, bbox=((0, 0, 0), (1, 1, 1)))
+    fails(TypeError, "no keyword 'bbox'", lambda: xr.open_datatree(written.target, engine="zv", bbox=None))
+
+
+def test_keywords_of_xarray_about_codes_change_nothing(written):
+    plain = written.open()
+    for name in ("decode_times", "decode_timedelta", "mask_and_scale", "decode_coords", "concat_characters", "decode_cf"):
+        for value in (True, False):
+            xr.testing.assert_identical(written.open(**{name: value}), plain)
+    xr.testing.assert_identical(xr.open_datatree(written.target, engine="zv", decode_times=True)["0"].to_dataset(), plain)
+    fails(dzv.InputError, "datetime64", written.open, use_cftime=True)
 
 
 def test_an_attribute_with_the_name_of_an_axis_is_shown_by_another(tmp_path):

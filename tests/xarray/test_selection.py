@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -125,3 +127,27 @@ def test_errors(written, tmp_path):
     assert "object_id" not in ds
     for part in (ds, ds.isel(vertex=[1, 2])):
         fails(dzv.InputError, "no objects", part.zv.sel, objects=[1])
+
+
+@pytest.mark.parametrize("chunks", [None, {}])
+def test_positions_of_the_objects_view_select_nothing_by_themselves(written, chunks):
+    """They would take vertices from their objects; all else that an index does, theirs does, too."""
+    ds = written.open(view="objects", chunks=chunks)
+    for label in (slice(0, 5), 5.0, [1, 2]):
+        fails(dzv.InputError, r"ds\.zv\.sel\(bbox", ds.sel, x=label)
+        fails(dzv.InputError, r"ds\.zv\.sel\(bbox", ds.mass.sel, y=label)
+    assert ds.zv.sel(x=slice(0, 5)).sizes["vertex"] == int(((ds.x >= 0) & (ds.x <= 5)).sum())
+    fails(dzv.InputError, "groupby", lambda: ds.groupby("object").mean())
+    x = ds.x.values
+    rows = np.array([7, 3, 900, 901])
+    np.testing.assert_array_equal(ds.isel(vertex=rows).x, x[rows])
+    np.testing.assert_array_equal(xr.concat([ds.mass[:5], ds.mass[9:12]], "vertex").x, np.r_[x[:5], x[9:12]])
+    np.testing.assert_array_equal((ds.mass[:10] + ds.mass[5:]).x, x[5:10])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(ds.isel(vertex=rows))).x, x[rows])
+    np.testing.assert_array_equal(ds.copy(deep=True).x, x)
+    doubled = ds.assign_coords(x=ds.x * 2)
+    np.testing.assert_array_equal(doubled.zv.sel(x=slice(0, 10)).x, 2 * ds.zv.sel(x=slice(0, 5)).x)
+    renamed = ds.rename(x="lon")
+    fails(dzv.InputError, "lon=slice", renamed.sel, lon=slice(0, 5))
+    assert renamed.zv.sel(lon=slice(0, 5)).sizes == ds.zv.sel(x=slice(0, 5)).sizes
+    fails(dzv.InputError, "no z any more", ds.drop_vars("z").zv.sel, x=slice(0, 5))

@@ -23,7 +23,7 @@ from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.object_tables import OBJECT_LENGTHS
 from dask_zv.level.source import ChunkTable, LevelSource, SharedCache, check_same_objects
-from dask_zv.read.columns import LevelRows, RaggedColumns
+from dask_zv.read.columns import OBJECT_ID, LevelRows, RaggedColumns
 from dask_zv.read.decode import FragmentRows
 from dask_zv.read.levels import Finish
 from dask_zv.read.objects import Here, ObjectFacts, ReadObjects
@@ -110,7 +110,8 @@ def count_lengths(source: LevelSource, table: ChunkTable, index: ObjectIndex) ->
 
 
 class ObjectRows(RaggedColumns):
-    """Vertices in the order of the objects; columns are the axes by number, the attributes by name, and :data:`PARENT`.
+    """Vertices in the order of the objects; columns are the axes by number, the attributes by name,
+    :data:`OBJECT_ID` and :data:`PARENT`.
 
     `links` are those of skeletons, for their parents: `chunked` ones have one path a fragment; where that is `implied`,
     neighbours on a fragment are linked, else all links are stored.
@@ -173,6 +174,8 @@ class ObjectRows(RaggedColumns):
             return column
         if name == PARENT:
             return self._parents(objects)
+        if name == OBJECT_ID:
+            return np.repeat(self.lengths.ids[objects], self.counts[objects])
         schema = self.vertices.attribute(name)
         return self.read(objects, () if schema is None else (schema,)).attributes[name]
 

@@ -22,6 +22,7 @@ from dask_zv.geometry.skeletons import SKELETON
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import MARK
 from dask_zv.xarray_backend.index import AxisIndex, ObjectIdIndex, RowIndex
+from dask_zv.xarray_backend.object_axes import ObjectAxisIndex
 from dask_zv.xarray_backend.roles import named_kind, position_names
 from dask_zv.xarray_backend.step_index import InStepIndex
 
@@ -129,7 +130,8 @@ def shape_of(ds: xr.Dataset) -> Shape:
             else "ds.zv works on Datasets opened with engine='zv': no coordinate along 'vertex' is known as a position"
         )  # fmt: skip
     view = "objects" if _is_by_object(ds) else "spatial"
-    crs = ds.attrs.get("crs") or (ds[names.CRS].attrs.get("zv_crs") if names.CRS in ds.variables else None)
+    told = ds[names.CRS].attrs.get("zv_crs") if names.CRS in ds.variables else None
+    crs = ds.attrs.get("crs") or told or ds.encoding.get("crs")
     units = tuple(ds[a].attrs.get("units") for a in axes)
     attributes = [_along(ds, dim, {*axes, *_OWN}) for dim in ("vertex", "object", "edge", "face")]
     return Shape(view, _kind(ds), axes, units, json.loads(crs) if isinstance(crs, str) else crs, *attributes)
@@ -153,12 +155,13 @@ def check_object_table(ds: xr.Dataset) -> None:
 
 
 def _axes(ds: xr.Dataset) -> tuple[str, ...]:
-    index = next((i for i in ds.xindexes.values() if isinstance(i, AxisIndex)), None)
-    if index is not None:  # also where they were renamed
-        return tuple(sorted(index.names, key=index.names.__getitem__))
+    indexes = [i for i in ds.xindexes.values() if isinstance(i, AxisIndex)]
+    known = {n: k for i in indexes for k, n in i.names.items()}  # also where they were renamed
     named = ds.attrs.get("zv_axes")
+    if known and (named is None or not isinstance(indexes[0], ObjectAxisIndex)):
+        return tuple(k for _, k in sorted(known.items()))
     if named is not None:
-        return tuple(_coordinate_of(ds, str(n)) for n in np.atleast_1d(named))
+        return tuple(known.get(i) or _coordinate_of(ds, str(n)) for i, n in enumerate(np.atleast_1d(named)))
     return position_names(ds, "vertex")
 
 
@@ -200,7 +203,8 @@ def _own_name(variable: str, attrs: Mapping[str, Any]) -> str:
 def read_content(ds: xr.Dataset, *, attributes: bool = True) -> Content:
     """Read a Dataset into memory, all of its variables at once, with or without attributes."""
     shape = shape_of(ds)
-    own = [*(v for v in (*_LINKS, names.OBJECT_ID, names.COUNT, "object", "vertex") if v in ds.variables), *shape.axes]
+    roles = (*_LINKS, *([names.OBJECT_ID] if shape.view == "spatial" else []), names.COUNT, "object", "vertex")
+    own = [*(v for v in roles if v in ds.variables), *shape.axes]
     tables = (shape.attributes, shape.object_attributes, shape.edge_attributes, shape.face_attributes)
     wanted = [*own, *(v for t in tables for v in t.values() if attributes)]
     # numbers from here on: without indexes

@@ -29,8 +29,6 @@ CF_LINE = "line"
 """The ``geometry_type`` of containers of lines."""
 _SPEC_WORDS = ("dtype", "channels", "categorical", "unit", "description", "attrs")
 """What the root's ``attribute_specs`` say in words of the format."""
-_WORDS = {"description": "long_name", "unit": "units"}
-"""The format's words for what xarray calls otherwise."""
 _CF_AXIS = {"x": "X", "y": "Y", "z": "Z", "t": "T", "time": "T"}
 _VERSIONS = "CF-1.11 UGRID-1.0"
 
@@ -48,26 +46,22 @@ def axis_attrs(axis: Axis, crs: bool, level: LevelContents | None = None) -> dic
         attrs |= {k: v for k, v in described(level, "position", axis.name).items() if k != "long_name" or v != plain}
     if axis.unit:
         attrs["units"] = axis.unit
-    if axis.name.lower() in _CF_AXIS:
-        attrs["axis"] = _CF_AXIS[axis.name.lower()]
+    if axis.type == "time" or axis.name.lower() in _CF_AXIS:
+        attrs["axis"] = "T" if axis.type == "time" else _CF_AXIS[axis.name.lower()]
     if crs:
         attrs["grid_mapping"] = CRS
     return {**attrs, "zv_axis": axis.name}
 
 
-def described(level: LevelContents, scope: str, name: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what the store's root says (units, long_name, flags ...) of an attribute of a "vertex", "link" and so on.
-
-    Where it is silent, what the attribute's `own` array says of unit and description counts: other tools leave it there alone.
-    """
+def described(level: LevelContents, scope: str, name: str) -> dict[str, Any]:
+    """Return what the store's root says (units, long_name, flags ...) of an attribute of a "vertex", "link" and so on."""
     attrs: dict[str, Any] = {"long_name": name.replace("_", " ")}
-    attrs |= {ours: own[word] for word, ours in _WORDS.items() if own and isinstance(own.get(word), str) and own[word]}
     specs = level.store.metadata.extra.get("attribute_specs", {})
     named = specs.get(scope) if isinstance(specs, Mapping) else None
     spec = named.get(name) if isinstance(named, Mapping) else None
     if not isinstance(spec, Mapping):
         return attrs
-    for word, ours in _WORDS.items():
+    for word, ours in (("description", "long_name"), ("unit", "units")):
         if isinstance(spec.get(word), str) and spec[word]:
             attrs[ours] = spec[word]
     other = {k: v for k, v in spec.items() if k not in _SPEC_WORDS}  # words that we don't know; netCDF holds no mappings
@@ -77,12 +71,17 @@ def described(level: LevelContents, scope: str, name: str, own: Mapping[str, Any
 
 def attribute_attrs(attribute: AttributeSchema, level: LevelContents, scope: str = "vertex") -> dict[str, Any]:
     """Return the attributes of a variable: what was said of it, and of categories, which there are."""
-    attrs = described(level, scope, attribute.name, {"unit": attribute.unit, "description": attribute.description})
+    attrs = described(level, scope, attribute.name)
     if attribute.dictionary is not None:
         attrs["categories"] = [str(c) for c in attribute.dictionary.categories]
         if attribute.dictionary.ordered:
             attrs["ordered"] = 1  # netCDF has no booleans
     return attrs
+
+
+def on_mesh(where: str) -> dict[str, str]:
+    """Return the attributes of a variable at the nodes, edges or faces of the topology."""
+    return {"mesh": TOPOLOGY, "location": where}
 
 
 def drawn_axes(axes: tuple[str, ...]) -> tuple[str, ...]:
@@ -179,24 +178,30 @@ def channel_dim(name: str, taken: Collection[str]) -> str:
 
 
 def dataset_attrs(level: LevelContents, view: str) -> dict[str, Any]:
-    """Return store and level metadata as netCDF can hold it: strings, numbers and flat lists."""
+    """Return what a reader wants to know of a level, as netCDF can hold it: short strings, numbers and flat lists."""
     metadata = level.store.metadata
-    attrs: dict[str, Any] = {
+    return {
         "Conventions": _VERSIONS,
         "zv_view": view,
         "zv_url": level.store.url,
-        "zv_version": metadata.zv_version,
         "zv_level": level.number,
         "zv_axes": list(level.store.axes),
         "geometry_types": list(metadata.geometry_types),
         "vertex_count": level.metadata.vertex_count,
         "chunk_shape": list(level.source.schema.grid.chunk_shape),
-        "bin_shape": list(metadata.bin_shape),
         "bounds_min": list(metadata.bounds[0]),
         "bounds_max": list(metadata.bounds[1]),
-        "zarr_vectors": json.dumps(metadata.to_attributes()["zarr_vectors"]),
-        "zarr_vectors_level": json.dumps(level.metadata.to_attributes()["zarr_vectors_level"]),
     }
-    if metadata.crs is not None:
-        attrs["crs"] = json.dumps(metadata.crs)
-    return attrs
+
+
+def dataset_encoding(level: LevelContents) -> dict[str, Any]:
+    """Return how a level is stored: its URL, and the documents of the store and of the level as they are."""
+    metadata = level.store.metadata
+    encoding: dict[str, Any] = {
+        "source": level.store.url,
+        "zv_version": metadata.zv_version,
+        "bin_shape": list(metadata.bin_shape),
+        "zarr_vectors": metadata.to_attributes()["zarr_vectors"],
+        "zarr_vectors_level": level.metadata.to_attributes()["zarr_vectors_level"],
+    }
+    return encoding if metadata.crs is None else {**encoding, "crs": dict(metadata.crs)}

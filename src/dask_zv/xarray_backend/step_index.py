@@ -16,7 +16,7 @@ from dask_zv.xarray_backend import conventions as names
 
 _WAYS = (
     "ds.zv.objects[id] and ds.zv.sel(objects=ids) select objects with their vertices; of one variable, "
-    "ds['name'].sel(object=id) does"
+    "ds['name'].sel(object=id) does; ds.zv.groupby('object_id') computes for each object"
 )
 
 

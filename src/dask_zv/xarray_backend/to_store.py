@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,8 @@ from dask_zv.geometry.kinds import geometry_named, kind_of
 from dask_zv.geometry.polylines import LINE
 from dask_zv.geometry.schema import Kind
 from dask_zv.graph.builder import refuse_expressions
-from dask_zv.level.contents import read_headers
+from dask_zv.level.contents import level_of, read_headers
 from dask_zv.level.object_tables import ObjectTables
-from dask_zv.storage.handles import open_objects
-from dask_zv.storage.nodes import read_document
 from dask_zv.storage.targets import resolve_target
 from dask_zv.store.store import create
 from dask_zv.write.containers import attrs_of, with_attrs
@@ -46,8 +43,6 @@ if TYPE_CHECKING:
     from dask_zv.graph.report import Report
 
 
-_USER_METADATA = "user_metadata"
-"""Attribute of a root and of levels that the format leaves to applications."""
 _ID = "id of the object, to write"
 
 
@@ -83,13 +78,10 @@ def to_store(
     options = {**write_options, "attributes": {k: _column(lazy, v) for k, v in shape.attributes.items()}}
     options |= _objects(ds, lazy, shape, kind)
     options |= _links(ds, lazy, shape, kind)
-    headers, own = headers_of(ds), _user_metadata(ds)
+    headers = headers_of(ds)
     store = create(target, geometry=kind, chunk_shape=tuple(chunk_shape), axes=axes, crs=shape.crs, **create_options)
     for name, header in headers.items():
         store.group.require_group("headers").require_group(name).attrs.update(header)
-    for group, values in zip((store.group, store.level(0).group), own, strict=True):
-        if values is not None:
-            group.attrs.update({_USER_METADATA: values})
     written: Report | Delayed
     if kind == LINE.name:
         positions = positions.reshape((-1, 2, len(shape.axes)))
@@ -138,16 +130,6 @@ def headers_of(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
     """Return the headers of the store that a Dataset is of; none where it does not know it any more."""
     place = place_of(ds)
     return {} if place is None else read_headers(place.handle, place.prefix.rpartition("/")[0])
-
-
-def _user_metadata(ds: xr.Dataset) -> list[Any]:
-    """Return what applications keep at the root and the level that a Dataset is of, None where there is nothing."""
-    place = place_of(ds)
-    if place is None:
-        return [None, None]
-    objects = open_objects(place.handle)
-    documents = [read_document(objects, path) or {} for path in (place.prefix.rpartition("/")[0], place.prefix)]
-    return [d.get("attributes", {}).get(_USER_METADATA) for d in documents]
 
 
 def _axis_type(ds: xr.Dataset, name: str) -> str:
@@ -237,7 +219,7 @@ def _groups(ds: xr.Dataset, present: NDArray[np.int64]) -> tuple[dict[int, list[
         return {}, None
     known, about = ObjectTables(index.level.source).groups
     groups = {g: np.intersect1d(m, present).tolist() for g, m in known.items()}
-    specs = json.loads(ds.attrs.get("zarr_vectors", "{}")).get("attribute_specs", {}).get("group", {})
+    specs = level_of(index.level.source).store.attribute_specs.get("group", {})
     columns = {k: with_attrs(np.asarray(np.ma.getdata(v)), specs.get(k, {}).get("attrs", {})) for k, v in about.items()}
     return groups, columns or None
 

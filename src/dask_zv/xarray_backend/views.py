@@ -1,7 +1,8 @@
 """The two views of a level as lazy Datasets.
 
 ``view="spatial"`` has vertices chunk by chunk, so that boxes prune; objects as an index per vertex, links by vertex number.
-``view="objects"`` has each object's vertices together and in the order of its path: CF contiguous ragged arrays.
+``view="objects"`` has each object's vertices together and in the order of its path: CF contiguous ragged arrays. One module
+because both are put together from the same parts.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dask_zv.read.object_rows import PARENT, ObjectRows, object_ids, object_leng
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import even_chunks, lazy_variable, merged_chunks, merged_runs
 from dask_zv.xarray_backend.index import AxisIndex, ObjectIdIndex, RowIndex
+from dask_zv.xarray_backend.object_axes import ObjectAxisIndex, ObjectRowIndex
 from dask_zv.xarray_backend.step_index import held_together, in_step
 
 _INT = np.dtype(np.int64)
@@ -92,7 +94,7 @@ class _View:
 
     def located(self, where: str) -> dict[str, Any]:
         """Return what places a variable: in the topology, at its nodes, edges or faces, and in the reference system."""
-        mesh = {"mesh": names.TOPOLOGY, "location": where} if where else {}
+        mesh = names.on_mesh(where) if where else {}
         return mesh if self.crs is None else {**mesh, "grid_mapping": names.CRS}
 
     def add_vertex_attributes(self, where: str) -> None:
@@ -125,8 +127,7 @@ class _View:
             taken.add(shown)
             if shown in self.dropped:
                 continue
-            said = self.level.index.tables.attributes(f"object_attributes/{name}")
-            attrs = {**names.described(self.level, "object", name, said), **own}
+            attrs = {**names.described(self.level, "object", name), **own}
             if f.missing is not None and f.dtype.kind in "iu":
                 attrs["missing_value"] = f.missing
             dims = ("object", *(names.channel_dim(f"{shown}_{i}", {*taken, *columns.fields}) for i in range(len(f.shape))))
@@ -138,6 +139,7 @@ class _View:
             self.data[names.CRS] = names.grid_mapping(self.crs)
         kept = {k: v for k, v in {**self.data, **self.axes, **self.labels}.items() if k not in self.dropped}
         ds = xr.Dataset(kept, attrs=names.dataset_attrs(self.level, view))
+        ds.encoding = names.dataset_encoding(self.level)
         return ds.set_coords([k for k in kept if k not in self.data or k in self.used])
 
 
@@ -297,7 +299,7 @@ def objects_dataset(level: LevelContents, dropped: Collection[str] = ()) -> xr.D
     links = level.found_links(0) if trees else None
     rows = ObjectRows(vertices, lengths, links, chunked=level.is_chunked_skeleton, implied=level.has_implied_edges)
     groups, group_attributes = level.index.tables.groups
-    used = {"object", "vertex_end", names.COUNT, names.RANGE}
+    used = {"object", "vertex_end", names.OBJECT_ID, names.COUNT, names.RANGE}
     used |= {*([names.PARENT] if trees else []), *([names.CONTAINER] if paths else [])}
     used |= {"group", names.IN_GROUP} if groups else set()
     cells, edges = (tuple(np.diff(at).tolist()) for at in merged_runs(lengths.lengths))
@@ -305,6 +307,8 @@ def objects_dataset(level: LevelContents, dropped: Collection[str] = ()) -> xr.D
     view.add_vertex_attributes("")  # a container is claimed of what lies along objects, and the topology is not in this view
     about = {"long_name": "vertices of each object", "sample_dimension": "vertex"}
     view.put(names.COUNT, xr.Variable(("object",), lengths.lengths, about, {"preferred_chunks": {"object": cells}}))
+    owner = {"long_name": "object of each vertex", "zv_role": names.OBJECT_ID}
+    view.put(names.OBJECT_ID, view.lazy(OBJECT_ID, _INT, owner))
     if trees:
         view.put(names.PARENT, view.lazy(PARENT, _INT, _parent_attrs(" in this view")))
     columns = ObjectColumns(level.source, object_fields(level.index), 0, level.index)
@@ -326,6 +330,10 @@ def objects_dataset(level: LevelContents, dropped: Collection[str] = ()) -> xr.D
     ds = ds.assign_coords(vertex=xr.IndexVariable("vertex", pd.RangeIndex(view.n), numbers))
     index = ObjectIdIndex(rows, lengths.ids)
     ds = ds.assign_coords(xr.Coordinates(index.create_variables(), indexes={"object": index}))
+    by_row = ObjectRowIndex(rows, slice(0, view.n))
+    kept = {k: v for k, v in view.axes.items() if k not in dropped}
+    on_axes = {k: ObjectAxisIndex(by_row, {k: level.store.axes.index(k)}, edges) for k in kept}
+    ds = ds.assign_coords(xr.Coordinates(kept, indexes=on_axes))
     return in_step(ds, lengths.lengths)
 
 
