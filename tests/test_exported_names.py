@@ -116,3 +116,25 @@ def test_stores_and_levels_show_a_short_list():
         store.level(0).nonsense  # noqa: B018
     again = pickle.loads(pickle.dumps(store.level(0)))
     assert again.url == store.level(0).url
+
+
+def test_accessor_methods_document_each_parameter():
+    from dask_zv.viz import Plot
+    from dask_zv.xarray_backend.accessor import ObjectGetter, ZVDatasetAccessor, ZVTreeAccessor
+
+    absent, seen = [], 0
+    for owner in (ZVDatasetAccessor, ZVTreeAccessor, ObjectGetter, Plot):
+        for name, method in inspect.getmembers(owner, inspect.isfunction):
+            if name.startswith("_") and name not in ("__call__", "__getitem__"):
+                continue
+            own = [p for p in inspect.signature(method).parameters.values() if p.name != "self"]
+            stars = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"} if (p := next(iter(own), None)) else {}
+            _, _, section = inspect.cleandoc(method.__doc__).partition("Parameters\n----------\n")
+            told = section.partition("\n\n")[0]
+            listed = {
+                n.strip() for line in told.splitlines() if not line.startswith(" ") for n in line.split(" : ")[0].split(",")
+            }
+            absent += [f"{owner.__name__}.{name}: {p.name}" for p in own if stars.get(p.kind, "") + p.name not in listed]
+            seen += len(own)
+    assert seen > 100
+    assert absent == []

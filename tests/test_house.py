@@ -30,9 +30,9 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "modules entered: write_points": (54, 32),
     "modules entered: open and read a box": (32, 20),
     "modules entered: xarray, a box": (41, 25),
-    "lines of src": (35_750, 28_000),
-    "lines of tests": (40_275, 32_000),
-    "modules": (171, 120),
+    "lines of src": (36_191, 28_000),
+    "lines of tests": (40_443, 32_000),
+    "modules": (173, 120),
     f"modules over {LONG} lines without a reason": (0, 0),
     "modules in import circles": (0, 0),
     "layouts compared outside of storage": (0, 0),
@@ -43,7 +43,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
 
 WORDS_OF_OTHERS = {
     ("xarray_backend.conventions", "line"): "a geometry_type of CF",
-    ("xarray_backend.views", "mesh"): "the attribute of UGRID that names a variable's topology",
+    ("xarray_backend.conventions", "mesh"): "the attribute of UGRID that names a variable's topology",
     ("write.containers", "mesh"): "the same attribute, which is left out of what is stored",
     ("exports.linked", "graph"): "the extra that installs networkx",
     ("exports.linked", "mesh"): "the extra that installs trimesh",

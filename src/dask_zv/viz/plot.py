@@ -1,4 +1,7 @@
-"""``ds.zv.plot``: pictures of a Dataset."""
+"""``ds.zv.plot``: pictures of a Dataset.
+
+One module because it is what users read: each method has its documentation, and leads to the module that draws.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,16 @@ POINTS, DENSITY, LINES, MESH, CHUNKS = KINDS = ("points", "density", "lines", "m
 HOW = ("auto", "scatter", "raster", "sample")
 Drawing = Points | Lines | Faces | CellDrawing
 _SIZE = (8.0, 7.0)
+_INSTEAD = {
+    "projection": "dims=('x', 'z') names the two axes to draw, and ds.zv.plot.projections() draws along all three",
+    "x": "dims=('x', 'y') names the axes across and up",
+    "y": "dims=('x', 'y') names the axes across and up",
+    "hue": "color= names an attribute",
+    "c": "color= names an attribute, or a colour",
+    "view": "open the Dataset in another view, xr.open_dataset(..., view=...)",
+    "bbox": "select first, ds.zv.sel(bbox=...).zv.plot()",
+}
+"""Options of other libraries' plots, and what does the same here."""
 
 
 class Plot:
@@ -94,6 +107,24 @@ class Plot:
         """Draw the Dataset by its geometry: faces of meshes, paths and edges as lines, anything else as points.
 
         Paths need ``view="objects"``; edges of graphs and faces need ``view="spatial"``. In the other view, vertices are drawn.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Of two dimensions; pyplot's current ones where None.
+        dims : sequence of str, optional
+            Names of the axes across and up; x and y where None.
+        color : str, optional
+            Name of an attribute (or an axis, or ``"object"``), or a colour of matplotlib.
+        max_vertices : int, optional
+            Vertices to draw one by one; by the size of the axes where None.
+        **kwargs
+            `cmap`, `norm`, `vmin`, `vmax`, `alpha`, `add_colorbar`, `add_legend`, see :class:`Plot`; all others are options of
+            the matplotlib artist.
+
+        Returns
+        -------
+        Artist of matplotlib
         """
         kind = _natural(self._ds, shape_of(self._ds))
         return self._draw(kind, ax, dims, color, max_vertices, kwargs)
@@ -111,11 +142,20 @@ class Plot:
 
         Parameters
         ----------
-        ax, dims, color, max_vertices, **kwargs
-            See :class:`Plot`.
+        ax : Axes, optional
+            Of two dimensions; pyplot's current ones where None.
+        dims : sequence of str, optional
+            Names of the axes across and up; x and y where None.
+        color : str, optional
+            Name of an attribute (or an axis, or ``"object"``), or a colour of matplotlib.
+        max_vertices : int, optional
+            Vertices to draw one by one; by the size of the axes where None.
         how : {"auto", "scatter", "raster", "sample"}
             "scatter": all points one by one; "raster": counts per cell; "sample": every k-th row, at most `max_vertices`;
             "auto": by the number of points.
+        **kwargs
+            `cmap`, `norm`, `vmin`, `vmax`, `alpha`, `add_colorbar`, `add_legend`, see :class:`Plot`; all others are options of
+            the matplotlib artist: `s`, `marker`.
 
         Returns
         -------
@@ -128,6 +168,18 @@ class Plot:
 
         Cells are pixels, or larger if there would be fewer than four vertices per cell. Vertices are read in parts; if the
         Dataset has Dask chunks, on the workers.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Of two dimensions; pyplot's current ones where None.
+        dims : sequence of str, optional
+            Names of the axes across and up; x and y where None.
+        color : str, optional
+            Name of the attribute of vertices that means are of; a count where None.
+        **kwargs
+            `cmap`, `norm`, `vmin`, `vmax`, `alpha`, `add_colorbar`, `add_legend`, see :class:`Plot`; all others are options of
+            the matplotlib artist.
         """
         return self._draw(DENSITY, ax, dims, color, None, kwargs)  # type: ignore[return-value]
 
@@ -143,6 +195,20 @@ class Plot:
 
         Each path is one line, or one line per step if a vertex attribute colours them. Each edge is one line, coloured by the
         mean of the numbers of its ends, or by the category of its first end (in skeletons the child).
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Of two dimensions; pyplot's current ones where None.
+        dims : sequence of str, optional
+            Names of the axes across and up; x and y where None.
+        color : str, optional
+            Name of an attribute (or an axis, or ``"object"``), or a colour of matplotlib.
+        max_vertices : int, optional
+            Vertices to draw one by one; by the size of the axes where None.
+        **kwargs
+            `cmap`, `norm`, `vmin`, `vmax`, `alpha`, `add_colorbar`, `add_legend`, see :class:`Plot`; all others are options of
+            the matplotlib artist: `linewidths`.
         """
         return self._draw(LINES, ax, dims, color, max_vertices, kwargs)  # type: ignore[return-value]
 
@@ -162,10 +228,20 @@ class Plot:
 
         Parameters
         ----------
-        ax, dims, color, max_vertices, **kwargs
-            See :class:`Plot`. Faces are coloured by the mean of the numbers of their vertices, or the category of the first.
+        ax : Axes, optional
+            Of two dimensions; pyplot's current ones where None.
+        dims : sequence of str, optional
+            Names of the axes across and up; x and y where None.
+        color : str, optional
+            As of :meth:`points`, or an attribute of faces. By an attribute of vertices, faces are coloured by the mean of the
+            numbers of their vertices, or the category of the first.
+        max_vertices : int, optional
+            Vertices to draw one by one; by the size of the axes where None.
         shade : {"normal", "depth", None}
             "normal": lit from the upper left; "depth": paler with distance; None: plain colours.
+        **kwargs
+            `cmap`, `norm`, `vmin`, `vmax`, `alpha`, `add_colorbar`, `add_legend`, see :class:`Plot`; all others are options of
+            the matplotlib artist.
         """
         return self._draw(MESH, ax, dims, color, max_vertices, {"shade": shade, **kwargs})  # type: ignore[return-value]
 
@@ -173,6 +249,16 @@ class Plot:
         """Draw the number of vertices in each column of chunks. No vertex is read.
 
         In ``view="objects"`` all vertices of the level are counted.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Of two dimensions; pyplot's current ones where None.
+        dims : sequence of str, optional
+            Names of the axes across and up; x and y where None.
+        **kwargs
+            `cmap`, `norm`, `vmin`, `vmax`, `alpha`, `add_colorbar`, `add_legend`, see :class:`Plot`; all others are options of
+            the matplotlib artist.
         """
         return self._draw(CHUNKS, ax, dims, None, None, kwargs)  # type: ignore[return-value]
 
@@ -190,10 +276,15 @@ class Plot:
         ----------
         figure : Figure, optional
             An empty figure; by default pyplot makes one.
-        color, max_vertices, **kwargs
-            See :class:`Plot`.
+        color : str, optional
+            Name of an attribute (or an axis, or ``"object"``), or a colour of matplotlib.
+        max_vertices : int, optional
+            Vertices to draw one by one; by the size of the axes where None.
         kind : {"points", "density", "lines", "mesh", "chunks"}, optional
             Chosen by geometry by default.
+        **kwargs
+            `cmap`, `norm`, `vmin`, `vmax`, `alpha`, `add_colorbar`, `add_legend`, see :class:`Plot`; all others are options of
+            the matplotlib artist.
 
         Returns
         -------
@@ -217,7 +308,7 @@ class Plot:
         panels = three_panels(figure, shape, pairs, drawing.box)
         found: dict[tuple[str, str], Artist] = {}
         for pair, axes in panels.items():
-            found[shape.axes[pair[0]], shape.axes[pair[1]]] = drawing.draw(axes, pair, look, **artist)
+            found[shape.axes[pair[0]], shape.axes[pair[1]]] = _drawn(drawing, axes, pair, look, artist)
             axes.set_aspect("equal")
         figure.suptitle(title_of("", self._ds.attrs, drawing.title, drawing.notice), fontsize="medium")
         put_figure_guide(figure, [*panels.values()], drawing.guide(look))
@@ -231,7 +322,7 @@ class Plot:
         pair = pick_pair(shape, dims)
         axes = pick_axes(ax)
         drawing, look, artist = self._prepare(kind, shape, (pair,), color, most, pixels_of(axes), options)
-        found = drawing.draw(axes, pair, look, **artist)
+        found = _drawn(drawing, axes, pair, look, artist)
         dress(axes, shape, pair, title_of(axes.get_title(), self._ds.attrs, drawing.title, drawing.notice))
         put_guide(axes, drawing.guide(look))
         return found
@@ -248,6 +339,8 @@ class Plot:
     ) -> tuple[Drawing, Look, dict[str, Any]]:
         """Read what a picture needs; return it, its colouring, and the remaining options, which are those of the artist."""
         artist = dict(options)
+        for name in _INSTEAD.keys() & artist.keys():
+            raise InputError(f"{name}={artist[name]!r:.80}: {_INSTEAD[name]}")
         look = Look(**{f.name: artist.pop(f.name) for f in fields(Look) if f.name in artist})
         budget = budget_of(max_vertices, pixels)
         ds = self._ds
@@ -286,6 +379,17 @@ class Plot:
                 )
             return prepare_raster(ds, shape, pairs, averaged, pixels)
         return prepare_points(ds, shape, colour, max(ds.sizes["vertex"], 1) if how == "scatter" else budget)
+
+
+def _drawn(drawing: Drawing, axes: Axes, pair: Pair, look: Look, artist: dict[str, Any]) -> Artist:
+    """Draw on axes; an option that nothing takes is an error that lists those that are."""
+    try:
+        return drawing.draw(axes, pair, look, **artist)
+    except (AttributeError, TypeError) as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        own = ", ".join(["ax", "dims", "color", "max_vertices", *(f.name for f in fields(Look))])
+        raise InputError(f"ds.zv.plot takes {own}, and options of matplotlib's artist; {error}") from error
 
 
 def _natural(ds: xr.Dataset, shape: Shape) -> str:

@@ -41,12 +41,12 @@ _NAMED = 10
 class BlockReceipt:
     """What one block of a plan stored.
 
-    Made by :meth:`WritePlan.run`. It can be pickled, and saved as a small file that is safe to read.
+    Made by :meth:`WritePlan.run`; pickles, and saves as a small file in a form that is safe to read.
 
     Attributes
     ----------
     plan : str
-        Digest of the plan that the block belongs to.
+        Which plan it is of.
     block : int
     result : BlockResult
     """
@@ -60,7 +60,7 @@ class BlockReceipt:
         return f"<dask_zv.BlockReceipt: block {self.block}, {len(stored.coords):,} chunks, {stored.nbytes / 1e6:,.1f} MB>"
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the receipt to a file, completely or not at all."""
+        """Write the receipt to a file, which is there in full or not at all."""
         _save(Path(path), encode_receipt(self.result, plan=self.plan, block=self.block))
 
 
@@ -135,14 +135,13 @@ class WritePlan(Delayed):
 
     @property
     def digest(self) -> str:
-        """Identifies the write; receipts contain it."""
+        """Which write this is; receipts carry it."""
         return self._job.digest
 
     def run(self, block: int) -> BlockReceipt:
-        """Store one block; a second run stores the same bytes again.
+        """Store one block; run again, it stores the same objects with the same bytes.
 
-        Reads the partitions that have rows for the block, on the active scheduler of this process. A block that an interrupted
-        write
+        The partitions that have rows for the block are read, here, on the active scheduler. A block that an interrupted write
         has stored (``resume=True``) is not stored again.
 
         Parameters
@@ -170,27 +169,27 @@ class WritePlan(Delayed):
         return BlockReceipt(self.digest, block, result)
 
     def commit(self, receipts: Iterable[BlockReceipt | str | PathLike[str]], *, progress: bool | None = None) -> Report:
-        """Complete the write: store object index, links and metadata, on the active scheduler.
+        """Make the stored blocks the level's content: object index, links and metadata, on the active scheduler.
 
         Parameters
         ----------
         receipts : iterable of BlockReceipt, or of paths of saved ones
-            One per block, in any order. If there are several of one block, the one that agrees with the store is used.
+            One of each block, in any order; of several of one block that counts which the store still agrees with.
         progress : bool, optional
             As for :func:`write_points`.
 
         Returns
         -------
         Report
-            If this plan is already committed, the report of that commit; nothing is written then.
+            Where this plan was committed before, of that, and nothing is written.
 
         Raises
         ------
         PlanError
-            Receipts are missing or belong to another plan, or the store does not contain what they describe; the message names
-            the blocks. Nothing is committed.
+            Receipts are missing or of another plan, or what they tell of is not in the store as it was put; the message names
+            the blocks. Nothing was committed.
         FormatError
-            A file is not a receipt.
+            A file is no receipt.
         """
         started = time.perf_counter()
         self._check_shared()
@@ -238,11 +237,11 @@ class WritePlan(Delayed):
             )
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the plan to a file, completely or not at all, which only its owner can read.
+        """Write the plan to a file, which is there in full or not at all, and which its owner alone can read.
 
-        The file contains what is needed to open the store and the input, including credentials in `storage_options`, because
-        the processes that run the blocks may have no others. If these find credentials in their environment, leave them out of
-        the options.
+        The file holds what opens the store and the input, credentials in `storage_options` included, since the processes that
+        run the blocks may have no other. Where those find credentials in their environment, leave them out of the options: then
+        the file holds none.
         """
         _save(Path(path), _MAGIC + cloudpickle.dumps(self), mode=0o600)
 

@@ -14,7 +14,7 @@ import xarray as xr
 from dask_zv.errors import InputError, ZVError
 from dask_zv.xarray_backend import selection
 from dask_zv.xarray_backend.content import check_object_table
-from dask_zv.xarray_backend.conventions import chunk_variables
+from dask_zv.xarray_backend.conventions import OBJECT_ID, chunk_variables
 from dask_zv.xarray_backend.exporting import Exports
 from dask_zv.xarray_backend.origin import check_stored, where_from
 from dask_zv.xarray_backend.roles import by_roles
@@ -22,6 +22,7 @@ from dask_zv.xarray_backend.roles import by_roles
 if TYPE_CHECKING:
     from dask.delayed import Delayed
     from numpy.typing import DTypeLike
+    from xarray.core.groupby import DatasetGroupBy
 
     from dask_zv.graph.report import Report
     from dask_zv.viz import Plot
@@ -38,6 +39,11 @@ class ObjectGetter:
 
         They come ascending by id, each once. Points and paths come in the objects view, each object's vertices in the order of
         its path; skeletons, graphs and meshes in the view of the Dataset, with the links between their vertices.
+
+        Parameters
+        ----------
+        key : int, sequence of int, or slice
+            An id, several, or a slice from one id to another, without a step.
 
         Raises
         ------
@@ -73,6 +79,10 @@ class ZVDatasetAccessor(Exports):
     def _named(self, ds: xr.Dataset) -> xr.Dataset:
         """Return a part of the Dataset with the names that it was given with."""
         return ds.rename_vars({k: v for k, v in self._found[1].items() if k in ds.variables})
+
+    def _array(self, array: xr.DataArray) -> xr.DataArray:
+        """Return an array with the names that its coordinates had in the Dataset that was given."""
+        return array.rename({k: v for k, v in self._found[1].items() if k in array.coords})
 
     @property
     def headers(self) -> dict[str, dict[str, Any]]:
@@ -135,6 +145,7 @@ class ZVDatasetAccessor(Exports):
         Parameters
         ----------
         bbox : pair of corners
+            ``((x0, y0, z0), (x1, y1, z1))`` in the units and the order of the store's axes.
 
         Raises
         ------
@@ -268,8 +279,19 @@ class ZVDatasetAccessor(Exports):
             for all objects.
         objects : int or sequence of int, optional
             Ids; all objects of the Dataset where None.
-        attributes, args, kwargs, meta, rows_per_task, compute
-            As of :meth:`map_chunks`.
+        attributes : sequence of str, optional
+            Attributes of vertices, and of edges or faces, to read; all where None. Those of objects always come.
+        args, kwargs : sequence, mapping, optional
+            Passed to the function after the geometry. A Delayed or a Future among them is computed once and shared by all
+            tasks.
+        meta : optional
+            An example of what the function returns, or dtypes in its place (``float``, ``{"mean": "float32"}``). Results are
+            cast to it. Where it is None the first result tells.
+        rows_per_task : int, optional
+            About how many vertices a task handles; by memory where None.
+        compute : bool
+            False returns lazy columns, a Dask chunk to a task, where `meta` says what they are; a Delayed of the whole where it
+            doesn't.
 
         Returns
         -------
@@ -363,6 +385,152 @@ class ZVDatasetAccessor(Exports):
         chosen = ids if objects is None else objects
         return density(level, weights=weights, rows=rows, bbox=bbox, objects=chosen, compute=compute, **grid)
 
+    # ---------------------------------------------------------------------------------------------- groups
+
+    def groupby(self, group: str | Sequence[str], *, labels: Any = None) -> DatasetGroupBy:
+        """Group what is along a dimension by the values of a variable along it, as :meth:`xarray.Dataset.groupby` does.
+
+        xarray asks for all labels of a column of Dask, ``ds.groupby(kind=UniqueGrouper(labels=[...]))``: here they are what
+        the store knows, and there is a row for each of them, NaN where nothing is of it. With flox installed (the extra
+        ``flox``) everything is computed block by block on Dask; without, the column to group by is read now, and xarray makes a
+        task or more for each group: fine for some categories, slow for thousands of objects.
+
+        Parameters
+        ----------
+        group : str or sequence of str
+            Name of a variable along ``vertex``, ``object``, ``edge`` or ``face``, or of several along the same one. Groups are
+            the categories of an attribute that has some, the ids in ``ds.object`` of ``object_id`` (in both views; vertices of
+            no object or of several are in no group), of others the values that there are: a Dask column of these is gone
+            through now.
+        labels : array-like, or mapping of str to array-like, optional
+            The groups, by name where `group` names several; other values are in none.
+
+        Returns
+        -------
+        DatasetGroupBy
+            Of the variables along that dimension: ``.mean()``, ``.count()`` and all else that xarray has.
+
+        Raises
+        ------
+        InputError
+            There is no such variable, or it has several dimensions; a value is none of the categories that the variable's
+            attribute ``categories`` lists (when it is computed).
+        """
+        from dask_zv.xarray_backend.grouping import groupby
+
+        return groupby(self._given, group, labels, self._found[1].get(OBJECT_ID, OBJECT_ID))
+
+    # ---------------------------------------------------------------------------------------------- lengths, areas, speeds
+
+    def edge_lengths(self, dims: str | Sequence[str] | None = None) -> xr.DataArray:
+        """Return the length of each edge of graphs and skeletons, in the spatial view: each once, whatever chunks it joins.
+
+        Nothing is read now: a task reads a block of edges, and the vertices at their ends. A Dataset with Dask chunks gives a
+        Dask array with those of ``edges``.
+
+        Parameters
+        ----------
+        dims : str or sequence of str, optional
+            Names of the axes to measure along, which have one unit. All but those of time where None. Positions are taken for
+            Cartesian: degrees give degrees.
+
+        Returns
+        -------
+        DataArray of float64
+            Along ``edge``, in the order of ``ds.edge``; ``units`` are those of the axes. NaN for an edge whose end is not in a
+            Dataset of other values than the store's.
+
+        Raises
+        ------
+        InputError
+            The Dataset has no edges (the message names what measures it), or the axes have different units.
+        """
+        from dask_zv.xarray_backend.measures import edge_lengths
+
+        return self._array(edge_lengths(self._ds, dims))
+
+    def face_areas(self, dims: str | Sequence[str] | None = None) -> xr.DataArray:
+        """Return the area of each face of a mesh, in the spatial view: each face once, whatever chunks it is in.
+
+        Faces of more than three corners are the triangles of their first corner with each two that follow each other. Nothing
+        is read now, as for :meth:`edge_lengths`.
+
+        Parameters
+        ----------
+        dims : str or sequence of str, optional
+            Names of two axes or more to measure along, which have one unit: ``("x", "y")`` gives areas as seen along z. All but
+            those of time where None.
+
+        Returns
+        -------
+        DataArray of float64
+            Along ``face``, in the order of ``ds.face``; ``units`` are those of the axes with a 2, ``micrometer2``.
+
+        Raises
+        ------
+        InputError
+            The Dataset has no faces (the message names what measures it), or the axes have different units.
+        """
+        from dask_zv.xarray_backend.measures import face_areas
+
+        return self._array(face_areas(self._ds, dims))
+
+    def path_lengths(self, dims: str | Sequence[str] | None = None) -> xr.DataArray:
+        """Return the length of each line, polyline, streamline or skeleton: of skeletons that of all edges of an object.
+
+        A task has whole objects, so each step is counted once. A Dataset with Dask chunks gives a Dask array; of others the
+        positions are read now.
+
+        Parameters
+        ----------
+        dims : str or sequence of str, optional
+            Names of the axes to measure along, which have one unit. All but those of time where None.
+
+        Returns
+        -------
+        DataArray of float64
+            Along ``object``, with the ids. In the objects view in the order of the Dataset, and of what is in it: a path that a
+            box cut has a length for each piece. In the spatial view ascending by id, of the objects that have a vertex in the
+            Dataset, each as a whole. 0 for a path of one vertex.
+
+        Raises
+        ------
+        InputError
+            The Dataset holds neither paths nor skeletons (the message names what measures it), the axes have different units,
+            or in the spatial view positions were changed.
+        """
+        from dask_zv.xarray_backend.measures import path_lengths
+
+        return self._array(path_lengths(self._ds, dims))
+
+    def speeds(self, time: str | None = None, dims: str | Sequence[str] | None = None) -> xr.DataArray:
+        """Return how fast each path goes from vertex to vertex, in the objects view.
+
+        Parameters
+        ----------
+        time : str, optional
+            Name of the axis or of the attribute of vertices that says when: dates, or numbers. Where None it is the axis of
+            time, else the only attribute of dates, else the attribute "time".
+        dims : str or sequence of str, optional
+            Names of the axes to measure along, which have one unit. All but those of time where None.
+
+        Returns
+        -------
+        DataArray of float64
+            Along ``vertex``: the speed of the step that leads to the vertex from the one before it, NaN at the first of each
+            path. ``units`` are those of the axes for each unit of time, ``micrometer s-1``: seconds of dates, else the `units`
+            of what says when. Infinite where no time passes. A Dask array where the Dataset has Dask chunks.
+
+        Raises
+        ------
+        InputError
+            The Dataset is in the spatial view, or its objects are no paths; no time is known; the axes have different units.
+            When it is computed: time goes back on a path, the message says of which object.
+        """
+        from dask_zv.xarray_backend.measures import speeds
+
+        return self._array(speeds(self._ds, time, dims))
+
     # ---------------------------------------------------------------------------------------------- elsewhere
 
     def to_store(
@@ -393,13 +561,29 @@ class ZVDatasetAccessor(Exports):
         target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
             Where; never the store that the Dataset is read from.
         chunk_shape : sequence of float, optional
-            Edges of a chunk; those of the store that the Dataset comes from where None.
+            Edges of a chunk, in the units of the axes; those of the store that the Dataset comes from where None.
+        bounds : pair of corners, optional
+            Inclusive box that positions must lie in; that of the data where None, not that of the old store.
+        bin_shape : sequence of float, optional
+            Edges of a bin; `chunk_shape` is a multiple of it. One bin per chunk where None.
         geometry : str, optional
             What the objects are; what they were where None.
-        bounds, bin_shape, dtype, layout, shard_chunks, compressor, storage_options, overwrite
-            As for :func:`dask_zv.create`. Bounds and bins are not taken over from the old store.
-        compute, progress
-            As for :func:`dask_zv.write_points`.
+        dtype : dtype, optional
+            Of the stored positions; that of the Dataset's where None.
+        layout : {"grid", "per_chunk"}, optional
+            See :func:`dask_zv.create`; "grid" where None.
+        shard_chunks : int, sequence of int, or "auto"
+            Chunks packed into one object, see :func:`dask_zv.create`.
+        compressor : {"auto", "zstd", "blosc", None}, or a list of Zarr codecs
+            Of the chunks; "auto" is "zstd" in layout ``grid``, and none in ``per_chunk``.
+        storage_options : mapping, optional
+            Options of a URL.
+        overwrite : bool
+            Replace what is at the target.
+        compute : bool
+            False returns a Delayed, whose result is the report and which can join a larger ``dask.compute``.
+        progress : bool, optional
+            Show blocks, bytes and rate while it runs, in a terminal or a notebook, on any scheduler.
 
         Returns
         -------
@@ -427,10 +611,10 @@ class ZVDatasetAccessor(Exports):
         return Plot(self._found[0])  # vertices of objects that are not there are grey
 
     def _repr_html_(self) -> str:
-        from dask_zv.store.show import level_html
+        from dask_zv.store.html import level_summary_html
 
         try:
-            return level_html(where_from(self._ds)[0])
+            return level_summary_html(where_from(self._ds)[0])
         except ZVError as error:  # a repr tells, and does not fail
             return f"<p>ds.zv: {html.escape(str(error))}</p>"
 
@@ -461,6 +645,7 @@ class ZVTreeAccessor:
         bbox : pair of corners, optional
             Everywhere where None.
         max_vertices : int
+            About how many vertices the level may have in the box.
 
         Raises
         ------
@@ -471,21 +656,85 @@ class ZVTreeAccessor:
 
         return choose_level(self._tree, bbox, max_vertices)
 
-    def sel(self, bbox: Any = None, *, max_vertices: int, **options: Any) -> xr.Dataset:
+    def sel(
+        self,
+        bbox: Any = None,
+        *,
+        max_vertices: int,
+        objects: int | Sequence[int] | None = None,
+        groups: int | str | Sequence[int] | Sequence[str] | None = None,
+        clip: bool | str = True,
+        **positions: Any,
+    ) -> xr.Dataset:
         """Return the vertices inside a box at the finest level that :meth:`level_for` allows.
 
         Parameters
         ----------
         bbox : pair of corners, optional
+            ``((x0, y0, z0), (x1, y1, z1))`` in the units and the order of the store's axes; everywhere where None. It chooses
+            the level.
         max_vertices : int
-        **options
-            As for :meth:`ZVDatasetAccessor.sel`.
+            About how many vertices the level may have in the box.
+        objects : int or sequence of int, optional
+            Ids of objects, to select of that level.
+        groups : int, str, or sequence of either, optional
+            Numbers or names of groups, to select of that level.
+        clip : bool or "cut"
+            See :meth:`ZVDatasetAccessor.sel`.
+        **positions : slice
+            A box by the names of its axes, ``x=slice(x0, x1)``, to select of that level.
+
+        Raises
+        ------
+        InputError
+            The tree has no levels, or the box is malformed.
+        NotFoundError
+            The level has no such object or group.
         """
         number = self.level_for(bbox, max_vertices=max_vertices)
-        return ZVDatasetAccessor(self._tree[str(number)].to_dataset()).sel(bbox, **options)
+        level = ZVDatasetAccessor(self._tree[str(number)].to_dataset())
+        return level.sel(bbox, objects=objects, groups=groups, clip=clip, **positions)
 
-    def plot(self, *args: Any, **options: Any) -> Any:
-        """Draw the level that a screen can show; see :func:`dask_zv.viz.plot_tree`."""
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        bbox: Any = None,
+        level: int | Callable[[xr.DataTree, Any, int], int] | None = None,
+        kind: str | None = None,
+        max_vertices: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Draw one level, by default the finest whose vertices in a box a screen can show.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Of two dimensions; pyplot's current ones where None.
+        bbox : pair of corners, optional
+            What to show, in the units and the order of the store's axes; all where None.
+        level : int or callable, optional
+            The level's number, or a function of the tree, the box and the number of vertices that returns it; by default
+            :meth:`level_for`.
+        kind : {"points", "density", "lines", "mesh", "chunks", "projections"}, optional
+            Chosen by geometry where None.
+        max_vertices : int, optional
+            Vertices to draw one by one; by the size of the axes where None.
+        **kwargs
+            `dims`, `color`, `cmap`, `norm`, `vmin`, `vmax`, `alpha`, `add_colorbar`, `add_legend`, as of
+            :class:`dask_zv.viz.Plot`, and options of the matplotlib artist.
+
+        Returns
+        -------
+        Artist, or dict of them for projections
+
+        Raises
+        ------
+        InputError
+            The tree has no such level, or there is no such axis, attribute or option.
+        ImportError
+            matplotlib is not installed.
+        """
         from dask_zv.viz import plot_tree
 
-        return plot_tree(self._tree, *args, **options)
+        return plot_tree(self._tree, ax, bbox=bbox, level=level, kind=kind, max_vertices=max_vertices, **kwargs)
