@@ -138,7 +138,7 @@ def test_a_block_reads_the_partitions_that_it_needs(tmp_path):
         return np.random.default_rng(number).uniform((0, 0, 100 * number), (100, 100, 100 * number + 99), (500, 3))
 
     where = da.map_blocks(slab, chunks=((500,) * 6, (3,)), dtype=np.float64, meta=np.zeros((0, 3)))
-    with sizes(scheduler="sync", keep_input=0):
+    with sizes(scheduler="sync"):
         plan = dzv.plan_points(create(tmp_path / "s.zv"), where)
         assert sorted(made) == list(range(6))
         receipts = []

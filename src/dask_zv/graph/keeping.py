@@ -50,6 +50,8 @@ _SEEN: dict[str, int] = {}
 """Bytes that the looks of a run have handed on in this process."""
 _MADE: ContextVar[list[Kept] | None] = ContextVar("dask_zv_kept", default=None)
 
+_NOTHING: ContextVar[bool] = ContextVar("dask_zv_keep_nothing", default=False)
+
 Arguments = Callable[[GraphBuilder], list[Any]]
 
 
@@ -110,6 +112,16 @@ class LookedAt:
 
 
 @contextmanager
+def nothing_kept() -> Iterator[None]:
+    """Keep nothing of what is looked at inside: it is for other processes to make again."""
+    token = _NOTHING.set(True)
+    try:
+        yield
+    finally:
+        _NOTHING.reset(token)
+
+
+@contextmanager
 def released_on_failure() -> Iterator[None]:
     """Release what is kept by looks inside if the block raises: a traceback would hold it."""
     made: list[Kept] = []
@@ -135,7 +147,7 @@ def look_once(
     builder = GraphBuilder("zv-scan")
     parts = arguments(builder)
     client = active_client()
-    room = _room(client) if builder.lazy else 0
+    room = _room(client) if builder.lazy and not _NOTHING.get() else 0
     if not room or (nbytes or 0) > room:
         found = compute_one(builder.finish(_merged(builder, [_look(builder, look, i, p) for i, p in enumerate(parts)], merge)))
         return found, arguments, None

@@ -22,6 +22,7 @@ from dask.delayed import Delayed
 
 from dask_zv.errors import FormatError, InputError, NotFoundError, PlanError, did_you_mean
 from dask_zv.graph.builder import GraphBuilder, is_future
+from dask_zv.graph.keeping import nothing_kept
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import compute_one
 from dask_zv.storage.local import partial_name
@@ -86,7 +87,7 @@ class WritePlan(Delayed):
         known: Report | None = None,
         progress: bool = False,
     ) -> None:
-        """Plan a job without the blocks that are `done`; one that the store has already, in full, has a `known` report."""
+        """Plan a job without the blocks that are `done`; of one that the store has in full, the report is `known`."""
         self._job, self._url, self._journal, self._known = job, url, journal, known
         self._done = dict(done or {})
         self._made: Delayed | None = None
@@ -334,17 +335,17 @@ def _load(path: str | PathLike[str]) -> bytes:
 
 
 def planner(write: Callable[..., Any]) -> Callable[..., WritePlan]:
-    """Return the function that plans what `write` does: `write` with ``compute=False``."""
+    """Return the function that plans what `write` does: `write` with ``compute=False``, for other processes."""
     signature = inspect.signature(write)
 
     def plan(*args: Any, **kwargs: Any) -> Any:
-        return write(*args, **kwargs)
+        with nothing_kept():
+            return write(*args, **kwargs)
 
-    plan.__name__ = plan.__qualname__ = write.__name__.replace("write", "plan")
+    name = write.__name__
+    plan.__name__ = plan.__qualname__ = name.replace("write", "plan")
     plan.__module__ = write.__module__
-    plan.__doc__ = (
-        f"Return the plan of what :func:`{write.__name__}` does: the same as ``{write.__name__}(..., compute=False)``.\n\n"
-        "Returns\n-------\nWritePlan\n"
-    )
+    about = f"Return the plan of what :func:`{name}` does: ``{name}(..., compute=False)`` that keeps no lazy input in memory."
+    plan.__doc__ = f"{about}\n\nReturns\n-------\nWritePlan\n"
     own = [p for name, p in signature.parameters.items() if name != "compute"]
     return filled(plan, signature.replace(parameters=own, return_annotation="WritePlan"), compute=False)
