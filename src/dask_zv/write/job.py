@@ -12,18 +12,21 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from typing import Any, TypeVar
 
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 from dask.delayed import Delayed
 from dask.task_spec import List, Task, TaskRef
 from numpy.typing import NDArray
 
+from dask_zv.errors import PlanError
 from dask_zv.format.grids import GridSpec
 from dask_zv.geometry.block import EncodedBlock
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
-from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.builder import GraphBuilder, is_future
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import hold_if_large
 from dask_zv.graph.tasks import add_block, add_commit, add_preparation, run_block
@@ -241,3 +244,25 @@ def _plain(value: Any) -> Any:
 
 def _tidy(spill: str, *_: BlockResult) -> None:
     remove_spill(spill)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def __init__(self, file: BytesIO, url: str) -> None:
+        super().__init__(file)
+        self._url = url
+
+    def reducer_override(self, value: Any) -> Any:
+        if is_future(value):
+            raise PlanError(
+                "the input is held by the workers of a cluster (persist(), scatter()), out of reach of other processes: plan "
+                "with the collection as it was before",
+                store=self._url,
+            )
+        return super().reducer_override(value)
+
+
+def dumps_job(job: Job, url: str) -> bytes:
+    """Return a job as bytes, for another process; `url` is that of its store."""
+    file = BytesIO()
+    _Pickler(file, url).dump(job)
+    return file.getvalue()

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import cloudpickle  # type: ignore[import-untyped]
 from dask.delayed import Delayed
 
 from dask_zv.errors import FormatError, InputError, NotFoundError, PlanError, did_you_mean
-from dask_zv.graph.builder import GraphBuilder, is_future
+from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import nothing_kept
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import compute_one
@@ -29,7 +28,7 @@ from dask_zv.storage.local import partial_name
 from dask_zv.storage.marks import written_stamp
 from dask_zv.storage.specs import BlockResult
 from dask_zv.write.exchange import spill_directory
-from dask_zv.write.job import Job, finished, hand_in, identity
+from dask_zv.write.job import Job, dumps_job, finished, hand_in, identity
 from dask_zv.write.journal import Journal, decode_receipt, encode_receipt, whole_blocks
 from dask_zv.write.options import filled
 
@@ -132,7 +131,7 @@ class WritePlan(Delayed):
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_shared()
-        return _restored, (_dumps(self._job, self._url), self._url, self._done, self._known)
+        return _restored, (dumps_job(self._job, self._url), self._url, self._done, self._known)
 
     @property
     def digest(self) -> str:
@@ -140,10 +139,10 @@ class WritePlan(Delayed):
         return self._job.digest
 
     def run(self, block: int) -> BlockReceipt:
-        """Store one block; run again, it stores the same objects with the same bytes.
+        """Store one block; a second run stores the same bytes again.
 
-        The partitions that have rows for the block are read, here, on the active scheduler. A block that an interrupted write
-        has stored (``resume=True``) is not stored again.
+        Reads the partitions that have rows for the block, on the active scheduler of this process. A block that an interrupted
+        write has stored (``resume=True``) is not stored again.
 
         Parameters
         ----------
@@ -247,27 +246,6 @@ class WritePlan(Delayed):
         _save(Path(path), _MAGIC + cloudpickle.dumps(self), mode=0o600)
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    def __init__(self, file: BytesIO, url: str) -> None:
-        super().__init__(file)
-        self._url = url
-
-    def reducer_override(self, value: Any) -> Any:
-        if is_future(value):
-            raise PlanError(
-                "the input is held by the workers of a cluster (persist(), scatter()), out of reach of other processes: plan "
-                "with the collection as it was before",
-                store=self._url,
-            )
-        return super().reducer_override(value)
-
-
-def _dumps(job: Job, url: str) -> bytes:
-    file = BytesIO()
-    _Pickler(file, url).dump(job)
-    return file.getvalue()
-
-
 def _restored(job: bytes, url: str, done: Mapping[int, BlockResult], known: Report | None) -> WritePlan:
     return WritePlan(cloudpickle.loads(job), url, done, known=known)
 
@@ -345,7 +323,16 @@ def planner(write: Callable[..., Any]) -> Callable[..., WritePlan]:
     name = write.__name__
     plan.__name__ = plan.__qualname__ = name.replace("write", "plan")
     plan.__module__ = write.__module__
-    about = f"Return the plan of what :func:`{name}` does: ``{name}(..., compute=False)`` that keeps no lazy input in memory."
-    plan.__doc__ = f"{about}\n\nReturns\n-------\nWritePlan\n"
+    plan.__doc__ = f"""Return ``{name}(..., compute=False)``, for other processes: no lazy input is kept in memory here.
+
+    Parameters
+    ----------
+    store, ...
+        As for :func:`{name}`.
+
+    Returns
+    -------
+    WritePlan
+    """
     own = [p for name, p in signature.parameters.items() if name != "compute"]
     return filled(plan, signature.replace(parameters=own, return_annotation="WritePlan"), compute=False)
