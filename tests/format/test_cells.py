@@ -70,7 +70,7 @@ def test_indexes(table):
     end = max((o + n for o, n in table if n != EMPTY), default=0)
     assert unpack_index(data, len(table), end).tolist() == index.tolist()
     if end:
-        with pytest.raises(dzv.FormatError, match="behind its end"):
+        with pytest.raises(dzv.FormatError, match="beyond its end"):
             unpack_index(data, len(table), end - 1)
 
 

@@ -103,12 +103,12 @@ def test_the_widest_record():
     backwards = np.arange(MAX_WIDTH)[::-1][None]
     code = lehmer_codes(backwards)
     assert permutations(code, MAX_WIDTH).tolist() == backwards.tolist()
-    fails(FormatError, "no permutation", permutations, code + 1, MAX_WIDTH)
+    fails(FormatError, "not the code of a permutation", permutations, code + 1, MAX_WIDTH)
 
 
 @pytest.mark.parametrize(("code", "width"), [(2, 2), (-1, 2), (6, 3), (1, 1), (2**62, 3)])
 def test_codes_of_no_permutation(code, width):
-    with pytest.raises(FormatError, match=f"{code} is the code of no permutation of {width}"):
+    with pytest.raises(FormatError, match=f"{code} is not the code of a permutation of {width}"):
         permutations(np.array([0, code, 0]), width)
 
 
@@ -243,7 +243,7 @@ def test_cut_cells_are_no_shorter_cells(width, n, data):
 
 def test_flat_cells_of_no_whole_rows():
     for size in (1, 8, 23):
-        fails(FormatError, "no whole number", decode_flat, b"\x00" * size, 2)
+        fails(FormatError, "not a whole number", decode_flat, b"\x00" * size, 2)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])

@@ -260,8 +260,8 @@ def test_only_what_the_grid_needs_is_read():
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({}, "one of both"),
-        ({"spacing": 1, "shape": 2}, "one of both"),
+        ({}, "pass either"),
+        ({"spacing": 1, "shape": 2}, "pass either"),
         ({"spacing": 0}, "positive"),
         ({"spacing": -1}, "positive"),
         ({"spacing": np.nan}, "positive"),

@@ -188,7 +188,7 @@ def test_codes_of_no_permutation(code, graph):
         return encode_ragged(rows)
 
     key, _ = edited(graph, ACROSS, edit)
-    assert_refused(graph, f"links/0/{ACROSS}", key, f"{code} is the code of no permutation")
+    assert_refused(graph, f"links/0/{ACROSS}", key, f"{code} is not the code of a permutation")
 
 
 @in_each_segment

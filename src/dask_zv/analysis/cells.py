@@ -81,7 +81,7 @@ def make_cells(
     `names` are those of the axes. An axis on which `low` and `high` are the same gets one half on both sides.
     """
     if (spacing is None) == (shape is None):
-        raise InputError("give the size of the cells (spacing=) or their number along each axis (shape=), one of both")
+        raise InputError("pass either spacing= (the size of the cells) or shape= (their number along each axis)")
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise InputError(f"a grid has finite bounds, not {low.tolist()} to {high.tolist()}")
     flat = low == high
@@ -107,7 +107,7 @@ def make_cells(
         edges = [np.linspace(a, b, int(n) + 1) for a, b, n in zip(low, high, given, strict=True)]
     for name, found in zip(names, edges, strict=True):
         if not (found[1:] > found[:-1]).all():
-            raise InputError(f"cells along {name} are too small for float64 to tell apart at {found[0]} to {found[-1]}")
+            raise InputError(f"cells along {name} are too small to be distinguished in float64 at {found[0]} to {found[-1]}")
     return CellGrid(tuple(axes), tuple(edges))
 
 
@@ -115,7 +115,8 @@ def _check_size(counts: Sequence[float]) -> None:
     total = math.prod(counts)
     if not total <= _MOST:
         raise InputError(
-            f"a grid of {total:.3g} cells: choose larger cells, smaller bounds or fewer dims; {_MOST:,} are the most"
+            f"a grid of {total:.3g} cells is too large: choose larger cells, smaller bounds or fewer dims, for at most "
+            f"{_MOST:,}"
         )
 
 

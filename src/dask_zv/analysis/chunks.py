@@ -107,10 +107,10 @@ def number_rows(rows: slice | NDArray[np.int64], of_chunks: NDArray[np.int64]) -
     else:
         numbers = np.asarray(rows)
         if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
-            raise InputError(f"rows are a slice or integers, one dimension of them, not {numbers.dtype} {numbers.shape}")
+            raise InputError(f"rows must be a slice or 1-D integers, not {numbers.dtype} {numbers.shape}")
         numbers = numbers.astype(np.int64)
     if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < total:
-        raise InputError(f"rows {numbers.min()} to {numbers.max()} are asked for, the level has 0 to {total - 1}")
+        raise InputError(f"rows {numbers.min()} to {numbers.max()} are out of range: the level has rows 0 to {total - 1}")
     chunk = np.searchsorted(offsets, numbers, side="right") - 1
     if (chunk[1:] < chunk[:-1]).any():
         order = np.argsort(chunk, kind="stable")

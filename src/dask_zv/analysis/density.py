@@ -95,7 +95,7 @@ class _Binning:
         total, cells = self.add(parts), self.cells
         if self.covers and total.outside:
             raise InputError(
-                f"{total.outside:,} vertices lie outside of the bounds that the store's metadata gives, "
+                f"{total.outside:,} vertices lie outside of the bounds in the metadata of the store, "
                 f"{[(float(e[0]), float(e[-1])) for e in cells.edges]}: pass bounds=",
                 store=self.where,
             )
@@ -193,7 +193,7 @@ def plan_density(
     chosen = (dims,) if isinstance(dims, str) else names if dims is None else tuple(dims)
     unknown = [d for d in chosen if d not in names]
     if unknown or not chosen or len(set(chosen)) != len(chosen):
-        raise InputError(f"dims are some of the axes {', '.join(names)}, each once, not {dims!r}")
+        raise InputError(f"dims must be different axes of {', '.join(names)}, each once, not {dims!r}")
     axes = [names.index(d) for d in chosen]
     if statistic is None:
         statistic = "count" if weights is None else "sum"

@@ -78,7 +78,7 @@ class MapPlan:
         refuse_expressions("lazy columns of a map")
         example = self.function.example
         if example is None or self.known is None:
-            raise InputError("lazy columns need meta=, and a selection by chunks= or rows= alone", store=self.function.where)
+            raise InputError("lazy columns need meta=, and can be selected only by chunks= or rows=", store=self.function.where)
         if not self.blocks:
             return example.empty()
         builder, *refs = self._begin()
@@ -118,7 +118,7 @@ def _map_planned(planned: NDArray[Any], reader: Any, function: MappedFunction) -
     out[0] = found = _map_block(reader, function, block)
     if len(found) != count:
         raise FormatError(
-            f"{len(found)} chunks or objects have rows, {count} were planned: the level was changed, open it again",
+            f"{len(found)} chunks or objects have rows, but {count} were planned: the level was changed, open it again",
             store=function.where,
         )
     return out

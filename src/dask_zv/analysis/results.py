@@ -147,8 +147,8 @@ class MappedFunction:
         if not some:
             if self.example is None:
                 raise InputError(
-                    "nothing is selected, so there is no result to tell dtype and shape by: pass meta=, an example of what the "
-                    "function returns, to get columns of no rows",
+                    "nothing is selected, so dtype and shape of the result are unknown: pass meta=, an example of what the "
+                    "function returns, to get empty columns",
                     store=self.where,
                 )
             return Mapped(labels, rows, self.example.empty(), self.example)

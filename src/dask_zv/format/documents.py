@@ -60,8 +60,8 @@ def known_capabilities(document: Mapping[str, Any], where: str, known: Sequence[
     unknown = [token for token in required if token not in known]
     if unknown:
         raise MetadataError(
-            f"{where} requires {', '.join(unknown)} of who reads it, which this release does not know: read it with a newer "
-            "one, or with the tool that wrote it"
+            f"{where} requires {', '.join(unknown)} of its readers, which this release does not support: read it with a "
+            "newer release, or with the tool that wrote it"
         )
 
 
@@ -142,7 +142,7 @@ def to_json(value: Any, key: str) -> Any:
         named = [(_json_key(k, key), v) for k, v in value.items()]
         if len({name for name, _ in named}) < len(named):
             raise TypeError(
-                f"attribute {key!r}: two keys are one as text, which keys of JSON objects are: {list(value)!r:.200}"
+                f"attribute {key!r}: two keys are equal as strings, as keys of JSON objects are: {list(value)!r:.200}"
             )
         return {name: to_json(v, f"{key}.{name}") for name, v in named}
     if isinstance(value, list | tuple):
@@ -219,8 +219,8 @@ def parse_document(data: bytes, path: str, store: str | None = None) -> dict[str
         document = parse_json(data)
     except ValueError as error:
         raise MetadataError(
-            f"the zarr.json of '/{path}' is not JSON: {error!s:.200}; it was cut short on its way, or is damaged: try again, "
-            "then restore it",
+            f"the zarr.json of '/{path}' is not JSON: {error!s:.200}; it was truncated in transfer, or is damaged: try "
+            "again, then restore it",
             store=store,
         ) from error
     if not isinstance(document, dict):

@@ -276,5 +276,5 @@ def unpack_index(data: bytes, cells: int, limit: int | None = None) -> NDArray[n
         have = places[:, 1] != EMPTY
         offsets, lengths = places[have, 0], places[have, 1]
         if (offsets > limit).any() or (lengths > np.uint64(limit) - offsets).any():  # a sum may not fit into 64 bits
-            raise FormatError(f"the shard's index names bytes behind its end at {limit}")
+            raise FormatError(f"the shard's index names bytes beyond its end at {limit}")
     return places

@@ -32,7 +32,7 @@ def _check_segments(name: str, what: str) -> str:
     if "" in segments:
         raise InvalidNameError(f"{what} {name!r} is empty, absolute, or has an empty segment")
     if any(s in (".", "..") for s in segments):
-        raise InvalidNameError(f"{what} {name!r} would leave its place in the store")
+        raise InvalidNameError(f"{what} {name!r} would lead out of the store")
     if _CONTROL.search(name):
         raise InvalidNameError(f"{what} {name!r} has a backslash or a control character")
     if any(s == DOCUMENT for s in segments):
@@ -135,7 +135,7 @@ def confined(key: str) -> str:
 def _check(key: str) -> None:
     if key.startswith("/") or ".." in key.replace("\\", "/").split("/"):
         raise InvalidNameError(
-            f"the key {key!r:.200} leads out of the store: the name that it was made of is damaged, or hostile"
+            f"the key {key!r:.200} leads out of the store: the name that it comes from is damaged, or hostile"
         )
     try:
         key.encode()

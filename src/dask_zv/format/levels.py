@@ -108,8 +108,8 @@ class LevelMetadata:
         documents.known_capabilities(doc, "zarr_vectors_level", ())
         if doc.get("refinement") not in (None, "replace"):
             raise MetadataError(
-                f"refinement of the level is {doc['refinement']!r:.80}: it does not hold all vertices by itself, which this "
-                "release can't read"
+                f"refinement of the level is {doc['refinement']!r:.80}: it does not hold all vertices itself, which this "
+                "release cannot read"
             )
         level = documents.require(doc, "level", "zarr_vectors_level")
         count = documents.require(doc, "vertex_count", "zarr_vectors_level")

@@ -106,7 +106,7 @@ def decode_ragged(blob: bytes, width: int, dtype: np.dtype[Any] | str = "<i8") -
     counts, rest = np.divmod(np.diff(edges), width * kind.itemsize)
     if rest.any():
         raise FormatError(
-            f"group {int(np.flatnonzero(rest)[0])} of the links is no whole number of rows of {width} x {kind}", offset=start
+            f"group {int(np.flatnonzero(rest)[0])} of the links is not a whole number of rows of {width} x {kind}", offset=start
         )
     rows = np.frombuffer(blob, kind, offset=start).astype(np.int64, copy=False).reshape(-1, width)
     return rows, counts.astype(np.int64)
@@ -116,7 +116,7 @@ def decode_flat(blob: bytes, width: int, dtype: np.dtype[Any] | str = "<i8") -> 
     """Return the rows of an intra-chunk cell, shape (m, width)."""
     kind = np.dtype(dtype)
     if len(blob) % (width * kind.itemsize):
-        raise FormatError(f"the links have {len(blob)} bytes, no whole number of rows of {width} x {kind}", offset=len(blob))
+        raise FormatError(f"the links have {len(blob)} bytes, not a whole number of rows of {width} x {kind}", offset=len(blob))
     return np.frombuffer(blob, kind).astype(np.int64, copy=False).reshape(-1, width)
 
 
@@ -134,7 +134,7 @@ def permutations(codes: NDArray[np.int64], width: int) -> NDArray[np.intp]:
     """Return the permutation of each Lehmer code; codes (m,) to intp (m, L)."""
     if len(codes) and (int(codes.min()) < 0 or int(codes.max()) >= math.factorial(width)):
         bad = int(codes.min()) if int(codes.min()) < 0 else int(codes.max())
-        raise FormatError(f"{bad} is the code of no permutation of {width} endpoints")
+        raise FormatError(f"{bad} is not the code of a permutation of {width} endpoints")
     out = np.zeros((len(codes), width), np.intp)
     rest = codes.astype(np.int64)
     for i in range(width):

@@ -130,7 +130,7 @@ def sentinel(dtype: np.dtype[Any]) -> Any:
         return int(np.iinfo(dtype).max)
     if dtype.kind == "U":
         return ""
-    raise InputError(f"{dtype} has no value that says 'absent', so objects can't have attributes of it")
+    raise InputError(f"{dtype} has no value for 'missing', so objects cannot have attributes of this dtype")
 
 
 def table_document(shape: Sequence[int], dtype: np.dtype[Any], chunk: int, fill: Any, attributes: Mapping[str, Any]) -> bytes:

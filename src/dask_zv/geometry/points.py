@@ -61,7 +61,7 @@ def decode_positions(schema: PointSchema, chunk: str, vertices: bytes) -> NDArra
     ndim = schema.grid.ndim
     if len(vertices) % (ndim * schema.dtype.itemsize):
         raise FormatError(
-            f"the blob has {len(vertices)} bytes, which is no whole number of {ndim} x {schema.dtype} rows",
+            f"the blob has {len(vertices)} bytes, which is not a multiple of {ndim} x {schema.dtype} rows",
             array=VERTICES, chunk=chunk,
         )  # fmt: skip
     return np.frombuffer(vertices, schema.dtype).reshape(-1, ndim)

@@ -92,8 +92,8 @@ def check_forest(parents: NDArray[np.int64]) -> None:
     on_cycle = np.flatnonzero(parents[up] >= 0)
     if len(on_cycle):
         raise InputError(
-            f"vertex {up[on_cycle[0]]} is its own ancestor: the parents form a cycle, and a tree leads to a root (parent -1). "
-            "Parents are numbers of rows, from 0; where they are numbers of the table's own, pass vertex_ids="
+            f"vertex {up[on_cycle[0]]} is its own ancestor: the parents form a cycle, and a tree must lead to a root (parent "
+            "-1). Parents are row numbers from 0; if they are ids from the table, pass vertex_ids="
         )
 
 
@@ -147,4 +147,4 @@ def _chains(parent: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.in
             return up, distance
         distance = distance + distance[up]
         up = above
-    raise InputError("the parents form a cycle: a skeleton's nodes lead to a root (parent -1)")
+    raise InputError("the parents form a cycle: the nodes of a skeleton must lead to a root (parent -1)")

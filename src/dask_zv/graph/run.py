@@ -74,7 +74,7 @@ def active_client() -> Client | None:
         if "asynchronous" not in str(error):
             raise
         raise PlanError(
-            "the active client is asynchronous, and this call would stop its event loop: await it in a thread, such as "
+            "the active client is asynchronous, and this call would block its event loop: await it in a thread, such as "
             "'await asyncio.to_thread(dzv.write_points, store, positions)'; with compute=False, what that returns is then "
             "computed by 'await client.compute(delayed)'"
         ) from error
@@ -251,7 +251,7 @@ class WorkersAwaited:
         elif monotonic() - self._last >= self.limit:
             raise PlanError(
                 f"the cluster {self._client.scheduler_info(n_workers=0)['address']} has had no workers for {self.limit:g} s: "
-                "start some (cluster.scale(n)), wait for those that are on their way (client.wait_for_workers(n)), or let this "
+                "start some (cluster.scale(n)), wait for those that are starting (client.wait_for_workers(n)), or let this "
                 "call wait longer with the setting dask_zv.workers-timeout"
             )
 

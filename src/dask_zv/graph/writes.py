@@ -100,8 +100,8 @@ class WriteBatch:
             if len(self._lazy) > settings().batch_delayed and not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"more than {settings().batch_delayed:,} blobs are Delayed, a task each: let one Delayed yield a whole "
-                    "block and queue it with batch.write_blobs(delayed, keys=...)",
+                    f"more than {settings().batch_delayed:,} blobs are Delayed, each of which is a task: let one Delayed "
+                    "yield a whole block and queue it with batch.write_blobs(delayed, keys=...)",
                     ZVWarning,
                     stacklevel=3,
                 )
@@ -157,7 +157,7 @@ class WriteBatch:
     def _check_open(self) -> None:
         if self._delayed is not None:
             raise PlanError(
-                "the batch is planned already, and this write would be left out: write everything before to_delayed()",
+                "the batch is already planned and would not include this write: write everything before to_delayed()",
                 store=self._place.handle.url,
             )
 
@@ -174,7 +174,7 @@ class WriteBatch:
 
     def _overlap(self, address: Address) -> PlanError:
         return PlanError(
-            "two tasks of one batch would write this chunk: a key that a lazy block declares belongs to it alone",
+            "two tasks of one batch would write this chunk: only one block may declare a key",
             store=self._place.handle.url, array=join(self._place.prefix, address[0]), chunk=address[1],
         )  # fmt: skip
 

@@ -372,7 +372,7 @@ def _plain_arrays(
             ids = present()
             if len(values) != len(ids):
                 raise FormatError(
-                    f"{len(values)} rows for {count} objects: which rows are whose can't be told",
+                    f"{len(values)} rows for {count} objects: the objects of the rows are unknown",
                     store=source.where(), array=array,
                 )  # fmt: skip
             full = np.ma.MaskedArray(np.zeros((count, *values.shape[1:]), values.dtype), True)

@@ -104,8 +104,8 @@ def _first_stray(
 
 def _stray_error(source: LevelSource, chunk: NDArray[np.int64]) -> FormatError:
     return FormatError(
-        f"the chunk has vertices outside of its box: the level was cut by other edges than the chunk_shape "
-        f"{list(source.schema.grid.chunk_shape)} of its metadata, or edited, so boxes would come back short. Read it without a "
-        "box and select rows, or write it anew",
+        f"the chunk has vertices outside of its box: the level was divided by another chunk_shape than the "
+        f"{list(source.schema.grid.chunk_shape)} of its metadata, or edited, so boxes would be incomplete. Read it without a "
+        "box and select rows, or write it again",
         store=source.where(), array=VERTICES, chunk=coords_to_keys(chunk[None])[0],
     )  # fmt: skip

@@ -128,8 +128,8 @@ class EdgeRows(_RowsBesideVertices):
             at = int(wrong[0])
             key = coords_to_keys(self.vertices.table.coords[chunks[at : at + 1]])[0]
             raise FormatError(
-                f"the chunk has {have[at]} links, {self.counts[chunks[at]]} were told of when it was written: another tool "
-                "changed it; store.refresh() takes the level as it is",
+                f"the chunk has {have[at]} links, {self.counts[chunks[at]]} were counted when it was written: another tool "
+                "changed it; store.refresh() accepts the level as it is",
                 store=self.where, array=self.links.array, chunk=key,
             )  # fmt: skip
 

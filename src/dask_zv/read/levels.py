@@ -53,7 +53,7 @@ def read_level(
     cuts = bbox is not None or chunks is not None
     if cuts and not clip:
         if not has_objects:
-            raise InputError(f"{level.url} has no objects, which clip=False is about: leave it out")
+            raise InputError(f"{level.url} has no objects, which clip=False needs: leave it out")
         objects = _objects_within(level, select_in(level, objects, bbox, chunks))
         bbox, chunks, cuts = None, None, False
     by_object = order == "object" or (order is None and kind in PATHS and has_objects)

@@ -148,7 +148,7 @@ def check_sources(found: FoundLinks, catalog: Catalog | None, level: ChunkLookup
         lost = np.flatnonzero(level.find(coords) < 0)
         if len(lost):
             raise FormatError(
-                "links are filed under a chunk that the level does not have: it was lost, or the links belong to another "
+                "links are stored under a chunk that the level does not have: it was lost, or the links belong to another "
                 "version of the level",
                 store=where, array=segment.array, chunk=coords_to_keys(coords[lost[:1]])[0],
             )  # fmt: skip
@@ -196,7 +196,7 @@ def decode_cells(
         blob = found.get((segment.array, key))
         if blob is None:
             raise StoreError(
-                "a cell of links that is listed is gone: restore it, or write the level again",
+                "a listed cell of links is gone: restore it, or write the level again",
                 store=source.where(), array=segment.array, chunk=key,
             )  # fmt: skip
         permuted[i] = segment.permuted
@@ -318,7 +318,8 @@ def lost_links(source: LevelSource, array: str, found: int, expected: int | None
     """Return the error that a family has other records than it counts."""
     return FormatError(
         f"{found} links are stored, the metadata counts {expected}: some were lost, or another tool added or removed some "
-        "without counting them; restore them, or correct the counts of this group (of stores of ours store.refresh() does)",
+        "without counting them; restore them, or correct the counts of this group (store.refresh() does that for stores of "
+        "dask-zv)",
         store=source.where(), array=array,
     )  # fmt: skip
 
@@ -339,7 +340,7 @@ def read_crossing(
     data = found[links.crossing, "data"]
     if len(data) % (8 * width * (rank + 1)):
         raise FormatError(
-            f"{len(data)} bytes are no whole number of records of {width} endpoints in chunks of rank {rank}",
+            f"{len(data)} bytes are not a whole number of records of {width} endpoints in chunks of rank {rank}",
             store=source.where(), array=links.crossing, chunk="data",
         )  # fmt: skip
     records = np.frombuffer(data, "<i8").astype(np.int64, copy=False).reshape(-1, width, rank + 1)

@@ -145,7 +145,7 @@ def _zstd(level: int, checksum: bool) -> Step:
 
     def decode(data: bytes, most: int | None = None) -> bytes:
         if checksum and (len(data) < 5 or not data[4] & _HAS_CHECKSUM):
-            raise FormatError("the cell is no Zstandard frame with a checksum, which its codec promises")
+            raise FormatError("the cell is not a Zstandard frame with a checksum, as its codec requires")
         try:
             # the usual frame tells a size that nobody minds; all else is looked at closely
             if 0 <= zstandard.frame_content_size(data) <= _least(settings().unpacked_bytes, most):
@@ -154,7 +154,7 @@ def _zstd(level: int, checksum: bool) -> Step:
                 return out
             return unpack_zstd(data, most=most)
         except (zstandard.ZstdError, ValueError) as error:
-            raise FormatError(f"the cell is no Zstandard frame: {error}") from error
+            raise FormatError(f"the cell is not a Zstandard frame: {error}") from error
 
     return encode, decode
 
@@ -169,7 +169,7 @@ def _blosc(configuration: Mapping[str, Any]) -> Step:
     numbers = {key: configuration.get(key, default) for key, (default, _) in _BLOSC_NUMBERS.items()}
     fits = all(type(numbers[key]) is int and numbers[key] in allowed for key, (_, allowed) in _BLOSC_NUMBERS.items())
     if name not in _BLOSC_NAMES or not fits:
-        raise MetadataError(f"codec 'blosc' has the configuration {dict(configuration)!r:.200}, which it does not know")
+        raise MetadataError(f"codec 'blosc' has the configuration {dict(configuration)!r:.200}, which is not supported")
     codec = Blosc(cname=name, shuffle=_SHUFFLES[configuration["shuffle"]], **numbers)
 
     def decode(data: bytes, most: int | None = None) -> bytes:
@@ -178,7 +178,7 @@ def _blosc(configuration: Mapping[str, Any]) -> Step:
         except FormatError:
             raise
         except (RuntimeError, ValueError, MemoryError) as error:
-            raise FormatError(f"the cell is no Blosc buffer: {error}") from error
+            raise FormatError(f"the cell is not a Blosc buffer: {error}") from error
 
     return lambda data: bytes(codec.encode(data)), decode
 
@@ -195,7 +195,7 @@ def _unpack_stream(make: Callable[[], Any], data: bytes, most: int | None = None
             why = "far more than its length allows" if most is None else f"more than the {most:,} bytes that it can have"
             raise FormatError(f"the cell unpacks to {why}: it is damaged, or hostile")
         if not unpacker.eof:
-            raise FormatError("the cell is short: its stream has no end")
+            raise FormatError("the cell is truncated: its stream has no end")
         data = unpacker.unused_data
     return b"".join(parts)
 
@@ -209,7 +209,7 @@ def _unpack_lz4(codec: Callable[[bytes], bytes], data: bytes, most: int | None =
 def _unpack_blosc(codec: Callable[[bytes], bytes], data: bytes, most: int | None = None) -> bytes:
     # Blosc's header: versions, flags, type size, then uint32 sizes of the content, of a block, and of the whole
     if len(data) < 16 or int.from_bytes(data[12:16], "little") != len(data):
-        raise FormatError("the cell is no Blosc buffer: its header does not tell its length")
+        raise FormatError("the cell is not a Blosc buffer: its header has no length")
     if int.from_bytes(data[4:8], "little") > _least(settings().unpacked_bytes + _MOST_RATIO * len(data), most):
         raise FormatError("the cell is a damaged Blosc buffer: its header claims more than it can hold")
     return codec(data)

@@ -113,9 +113,9 @@ class StoreHandle:
         """Return the error for a use of a one-process store in another process."""
         if self.is_session:
             return PlanError(
-                "a writable Icechunk session does not pickle, so other processes can't use it (what writes geometry gives its "
-                "tasks forks of it): commit it and open a session of the snapshot, or use the synchronous or the threaded "
-                "scheduler here",
+                "a writable Icechunk session does not pickle, so other processes can't use it (the writing functions give "
+                "their tasks forks of it): commit it and open a session of the snapshot, or use a scheduler of this process "
+                "here",
                 store=self.url,
             )
         return PlanError(

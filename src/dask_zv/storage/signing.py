@@ -48,8 +48,7 @@ def check_signed(url: str, options: Mapping[str, Any], *, files: bool = False) -
         return
     options_of = "key= and secret=" if cloud == "s3" else "account_name= and account_key= (or sas_token=)"
     raise InputError(
-        f"no key given for '{public_url(url)}' at {host}: pass {options_of} in storage_options, or anon=True where everybody "
-        "may read it"
+        f"no key given for '{public_url(url)}' at {host}: pass {options_of} in storage_options, or anon=True if it is public"
     )
 
 

@@ -71,7 +71,7 @@ def resolve_target(
     if isinstance(target, str | Path):
         return _resolve_path(str(target), options, read_only), ""
     if options:
-        raise InputError(f"storage_options go with a URL; a {type(target).__name__} has its own")
+        raise InputError(f"storage_options belong to a URL; a {type(target).__name__} has its own")
     if isinstance(target, StorePath):
         return _resolve_store(target.store, read_only), target.path
     if isinstance(target, zarr.Group):
@@ -85,8 +85,8 @@ def resolve_target(
     if hasattr(target, "store") and isinstance(target.store, Store):  # an Icechunk session
         return _resolve_store(target.store, read_only), ""
     raise InputError(
-        f"a {type(target).__name__} is no target: give a path, a URL, a zarr Store or StorePath, an fsspec mapper, "
-        "a dict, or an Icechunk session"
+        f"a {type(target).__name__} is not a supported target: pass a path, a URL, a zarr Store or StorePath, an fsspec "
+        "mapper, a dict, or an Icechunk session"
     )
 
 
@@ -135,16 +135,16 @@ def _check_key(scheme: str, text: str) -> None:
     start, mark, _ = key.partition("?")
     shown = public_url(f"{scheme}://{start}")
     if has_control(key):
-        raise InputError(f"'{shown}' has control characters, which no key of a store has")
+        raise InputError(f"'{shown}' has control characters, which keys of a store must not have")
     if scheme in ("http", "https"):
         if "#" in key:
-            raise InputError(f"'{shown}' has a '#', which no server is sent: write it as %23 if the name has one")
+            raise InputError(f"'{shown}' has a '#', which is not sent to a server: write it as %23 if the name contains it")
         if mark and importlib.util.find_spec("obstore") is None:
             raise InputError(f"'{shown}?…' has a query, which fsspec would put before the names of objects: install obstore")
     elif mark and scheme in _OBSTORE_SCHEMES:
         raise InputError(
-            f"'{shown}?…' has a '?', which is part of the key to some libraries and begins a query to others: give credentials "
-            "by storage_options, and the store a key without '?'"
+            f"'{shown}?…' has a '?', which some libraries take as part of the key and others as the start of a query: pass "
+            "credentials in storage_options, and use a key without '?'"
         )
 
 
@@ -170,7 +170,7 @@ def _require_fsspec(scheme: str, text: str) -> None:
 def _resolve_local(path: Path, options: dict[str, Any], read_only: bool) -> StoreHandle:
     unknown = set(options) - {"fsync"}
     if unknown:
-        raise InputError(f"a local path takes the option 'fsync' alone, not {sorted(unknown)}")
+        raise InputError(f"a local path takes only the option 'fsync', not {sorted(unknown)}")
     path = path.absolute()
     try:
         if b"\0" in os.fsencode(path):
@@ -198,7 +198,7 @@ def _open_zip(url: str, options: Mapping[str, Any], read_only: bool) -> Objects:
         store = sync(ZipStore.open(path, mode="r", read_only=True))
         read = ZipReads(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise StoreError(f"'{path}' is no readable zip file: {error}") from error
+        raise StoreError(f"'{path}' is not a readable zip file: {error}") from error
     return ZarrObjects(ZarrReads(store, read), url)
 
 

@@ -102,8 +102,8 @@ class ZipReads:
         name = self._zip.filename
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise StoreError(
-                f"'/{member.filename}' in '{name}' is packed in a way that can't be unpacked in bounded memory: make the zip "
-                "file with members that are stored or deflated"
+                f"'/{member.filename}' in '{name}' is compressed in a way that cannot be unpacked in bounded memory: make "
+                "the zip file with stored or deflated members"
             )
         if member.file_size > _FREE_MEMBER + _MEMBER_RATIO * member.compress_size:
             raise StoreError(
@@ -209,15 +209,15 @@ def decode_blob(
     if blob.raw:
         if len(data) != blob.nbytes:
             raise FormatError(
-                f"the data object has {len(data)} bytes, its document says {blob.nbytes}: it is short, or was being "
-                "replaced by a writer that died; write the chunk again",
+                f"the data object has {len(data)} bytes, its document says {blob.nbytes}: it is truncated, or its writer "
+                "died; write the chunk again",
                 store=url, array=array, chunk=chunk,
             )  # fmt: skip
         noted = blob.attributes.get(PAYLOAD_CRC32C)
         if noted is not None and crc32c(data) != noted and not _is_edited(objects, path):
             raise FormatError(
-                "the data object has other bytes than those that its document has the checksum of: it is damaged, or was "
-                "edited without its document; write it again",
+                "the checksum of the data object does not match its document: it is damaged, or was edited without its "
+                "document; write it again",
                 store=url, array=array, chunk=chunk,
             )  # fmt: skip
         return data

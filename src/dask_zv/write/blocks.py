@@ -196,8 +196,8 @@ def run_of_shard(
         if asked == "auto":
             return None
         raise PlanError(
-            f"shards of chunks from {coords.min(axis=0).tolist()} to {coords.max(axis=0).tolist()} have numbers beyond 2**63: "
-            "make the store with shard_chunks=1, choose a larger chunk_shape, or shift the positions",
+            f"shards of chunks from {coords.min(axis=0).tolist()} to {coords.max(axis=0).tolist()} have numbers beyond "
+            "2**63: create the store with shard_chunks=1, choose a larger chunk_shape, or shift the positions",
             store=url,
         )
     if isinstance(asked, int):

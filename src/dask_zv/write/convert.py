@@ -48,7 +48,9 @@ def convert_part(conversion: Conversion, number: int, part: RawPart, start: int 
         raise InputError(f"{where}positions are integers or floats, not {raw.dtype}")
     if raw.dtype.kind == "f" and not np.isfinite(raw).all():
         row = int(np.flatnonzero(~np.isfinite(raw).all(axis=1))[0])
-        raise InputError(f"{where}position {row} is {raw[row].tolist()}: NaN and infinite positions have no chunk; drop them")
+        raise InputError(
+            f"{where}position {row} is {raw[row].tolist()}: NaN and infinite positions belong to no chunk; drop them"
+        )
     with np.errstate(over="ignore", invalid="ignore"):
         points = np.ascontiguousarray(raw, conversion.dtype)
     if points.dtype != raw.dtype:
@@ -65,7 +67,7 @@ def convert_part(conversion: Conversion, number: int, part: RawPart, start: int 
                     f"{where}{int((~inside).sum()):,} positions are out of bounds, the first is row {row}, "
                     f"{points[row].tolist()}; the store's bounds are {conversion.box[0].tolist()} to "
                     f"{conversion.box[1].tolist()}: pass out_of_bounds='expand' to make the bounds larger, create the store "
-                    "with others, or leave these out, for which write_points has out_of_bounds='ignore'"
+                    "with other bounds, or leave these out with write_points(..., out_of_bounds='ignore')"
                 )
             outside = ~inside
     values: dict[str, NDArray[Any]] = dict(part.attributes)
@@ -77,7 +79,7 @@ def convert_part(conversion: Conversion, number: int, part: RawPart, start: int 
     numbers = None
     if start is not None:
         if outside is not None:
-            raise InputError(f"{where}only points can be left out where they are out of bounds")
+            raise InputError(f"{where}only points can be left out if they are out of bounds")
         numbers = np.arange(start, start + len(points))
     rows = VertexRows(points, values, integers.get("object_ids"), numbers, integers.get("vertex_ids"), integers.get("parents"))
     return rows, 0 if outside is None else int(outside.sum())
@@ -156,8 +158,8 @@ def _told(seen: Seen) -> str:
 def changed(what: str, why: str) -> InputError:
     """Return the error of a part that is not what the scan saw."""
     return InputError(
-        f"{what} differs from what the scan of the input saw: {why}. Its rows and their order must be the same whenever it is "
-        "read, and are not where random numbers have no seed, a query has no ORDER BY, a file grows, or an array is changed "
+        f"{what} differs from the first reading of the input: {why}. Its rows and their order must be the same in every "
+        "reading. They differ if random numbers have no seed, a query has no ORDER BY, a file grows, or an array is changed "
         "before the write is done: persist() it, or seed it"
     )
 

@@ -90,7 +90,7 @@ class FiledPiece:
         while at < len(data):
             count = os.preadv(self.segment.file.fileno(), [view[at:]], self.start + at)
             if not count:
-                raise StoreError("a temporary file of the worker has lost its end: is something removing files of its disk?")
+                raise StoreError("a temporary file of the worker is truncated: does something delete files on its disk?")
             at += count
         buffers, at = [], 0
         for length in self.lengths:

@@ -130,7 +130,7 @@ def _check_same_index(positions: Any, column: Any, what: str) -> None:
     same = positions.divisions == column.divisions if is_dask_collection(positions) else positions.index.equals(column.index)
     if not same:
         raise InputError(
-            f"the rows of positions and of {what} have different indexes: bring both into one order, such as with "
+            f"the rows of positions and of {what} have different indexes: align them, such as with "
             ".reindex(positions.index), or drop both indexes with reset_index(drop=True)"
         )
 

@@ -141,7 +141,7 @@ def _write_manifests(
     if (known[rows] != objects).any():
         raise PlanError(
             f"object {objects[known[rows] != objects][0]} was not in the data when the write was planned: the data changes "
-            "between two readings; write it from a file or an array that stays as it is",
+            "between two readings; write it from a file or an array that does not change",
             store=place.handle.url, array=path,
         )  # fmt: skip
     lengths = np.zeros(len(known), np.int64)

@@ -115,7 +115,7 @@ def _index_of_series(what: str, items: Mapping[str, Any]) -> Any:
     if others:
         raise InputError(
             f"{what}: {first!r} is a Series with an index, {others[0]!r} has another or none: put them into one DataFrame, "
-            "which brings their rows together, or pass all by position (.to_numpy())"
+            "which aligns their rows, or pass all by position (.to_numpy())"
         )
     return series[first]
 
@@ -142,7 +142,7 @@ def _whole_rows(
 def grid_values(name: str, values: NDArray[Any]) -> NDArray[Any]:
     """Return an attribute's values in a dtype that layout grid has; strings in their fixed length."""
     if values.dtype.kind == "b":
-        raise InputError(f"{name} is boolean, and no boolean says that an object has none: pass values.astype('uint8')")
+        raise InputError(f"{name} is boolean, and booleans cannot mark an object without a value: pass values.astype('uint8')")
     if values.dtype.kind in "OT":
         flat = [_string(name, v) for v in values.ravel().tolist()]
         values = np.array(flat, str).reshape(values.shape) if flat else np.zeros(values.shape, "<U1")
@@ -167,8 +167,8 @@ def _is_none(value: object) -> bool:
 def _string(name: str, value: object) -> str:
     if isinstance(value, str):
         if value.endswith("\0"):
-            raise InputError(f"{name} has a string that ends with NUL, which fixed-length strings lose")
+            raise InputError(f"{name} has a string that ends with NUL, which fixed-length strings cannot store")
         return value
     if _is_none(value):
         return ""
-    raise InputError(f"{name} has the value {value!r:.80}: one array holds numbers or strings, nothing else")
+    raise InputError(f"{name} has the value {value!r:.80}: an array must hold numbers or strings only")

@@ -164,7 +164,7 @@ def with_sentinel(
         empty = (values == "").all(axis=tuple(range(1, values.ndim))) & present
         if empty.any():
             raise InputError(
-                f"{what}: row {int(np.flatnonzero(empty)[0])} is '', which says 'none' where other objects have none "
+                f"{what}: row {int(np.flatnonzero(empty)[0])} is '', which means 'no value' because other objects have none "
                 f"(row {int(np.flatnonzero(~present)[0])}): give those '' as well, or all another word"
             )
     if values.dtype.kind in "iu" and (grid or not present.all()):  # NaN is what it means
@@ -172,7 +172,7 @@ def with_sentinel(
         size = values.dtype.itemsize
         if same.any() and size == 8:
             raise InputError(
-                f"{what}: row {int(np.flatnonzero(same)[0])} is {sentinel(values.dtype)}, which says 'none' in "
+                f"{what}: row {int(np.flatnonzero(same)[0])} is {sentinel(values.dtype)}, which means 'no value' in "
                 f"{values.dtype}: store another, or floats"
             )
         if same.any():

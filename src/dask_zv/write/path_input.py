@@ -56,11 +56,11 @@ def path_input(positions: Any, lengths: Any, object_ids: Any, attributes: Any) -
     positions = as_table(positions)
     if is_frame(positions):
         if lengths is not None:
-            raise InputError(
-                "lengths are for arrays: in a DataFrame a column of object ids says which rows are of one polyline"
-            )
+            raise InputError("lengths are for arrays: in a DataFrame, a column of object ids names the polyline of each row")
         if object_ids is None:
-            raise InputError("polylines in a DataFrame need object_ids=, the name of the column that says whose each vertex is")
+            raise InputError(
+                "polylines in a DataFrame need object_ids=, the name of the column with the polyline of each vertex"
+            )
         return PathInput(positions, attributes, object_ids, None)
     if (paths := _listed(positions)) is not None:
         positions, attributes, lengths = _concatenate(paths, attributes, lengths)
@@ -99,7 +99,7 @@ def line_input(endpoints: Any, object_ids: Any, attributes: Any) -> PathInput:
     endpoints = as_table(endpoints)
     if is_frame(endpoints):
         if object_ids is None:
-            raise InputError("lines in a DataFrame need object_ids=, the name of the column that says whose each endpoint is")
+            raise InputError("lines in a DataFrame need object_ids=, the name of the column with the line of each endpoint")
         return PathInput(endpoints, attributes, object_ids, None)
     points: Any = as_array("endpoints", endpoints)
     lazy = is_dask_collection(points)
@@ -286,7 +286,7 @@ def sort_paths(paths: PathInput, sort_by: Any, axes: tuple[str, ...]) -> PathInp
         _check_column(positions, sort_by)
         return replace(paths, positions=_shuffled(positions, ids, sort_by))
     if any(is_dask_collection(v) for v in (positions, ids, sort_by)):
-        raise InputError("sort_by brings rows together by columns: pass a Dask DataFrame, or sort the dask arrays first")
+        raise InputError("sort_by sorts by columns: pass a Dask DataFrame, or sort the dask arrays first")
     owners, _ = take_integers(positions, ids, "object_ids")
     order = row_order(_key(positions, attributes, sort_by, axes), owners, "sort_by")
     if isinstance(attributes, Mapping):
@@ -305,7 +305,7 @@ def row_order(key: NDArray[Any], owners: NDArray[np.int64], what: str) -> NDArra
         raise InputError(f"{what} has {len(key):,} rows, positions have {len(owners):,}")
     nowhere = np.isnat(key) if key.dtype.kind in "mM" else np.isnan(key) if key.dtype.kind == "f" else np.zeros(0, bool)
     if nowhere.any():
-        raise InputError(f"{what}: row {int(np.argmax(nowhere))} is {key[np.argmax(nowhere)]}, which has no place in an order")
+        raise InputError(f"{what}: row {int(np.argmax(nowhere))} is {key[np.argmax(nowhere)]}, which cannot be ordered")
     return np.lexsort((key, owners))
 
 

@@ -114,7 +114,7 @@ def _find(ds: xr.Dataset, role: str) -> str | None:
     if role in marked or len(marked) == 1:
         return role if role in marked else marked[0]
     if len(marked) > 1 and role not in (names.CRS, names.CONTAINER, names.TOPOLOGY):
-        raise InputError(f"{', '.join(marked)} all say that they are the Dataset's {role}: drop all but one of them")
+        raise InputError(f"{', '.join(marked)} are all marked as the Dataset's {role}: drop all but one of them")
     v = ds.variables.get(role)
     if v is None or role not in _SHAPES or "zv_name" in v.attrs or not _SHAPES[role](ds, v):
         return marked[0] if marked else None

@@ -187,7 +187,7 @@ class GridArrays(BlobReader):
             stamps = self.objects.stamps([cell_path(path, c) for c in cells.tolist()])
             for key, stamp in zip(keys, stamps, strict=True):
                 if stamp is None or stamp[0] < 8:
-                    raise self._gone((array, key), "its object is missing or short")
+                    raise self._gone((array, key), "its object is missing or truncated")
             return {key: stamp[0] - 8 for key, stamp in zip(keys, stamps, strict=True) if stamp is not None}
         out: dict[str, int] = {}
         for start in range(0, len(keys), 1024):

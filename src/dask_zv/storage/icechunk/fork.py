@@ -142,7 +142,7 @@ class Fork:
         if self.live is not None:
             return self.live.session
         if not self.data:
-            raise PlanError("a fork of an Icechunk session that its own process shares was sent to another", store=self.url)
+            raise PlanError("a fork of an Icechunk session was sent to another process than its own", store=self.url)
         session: ForkSession = pickle.loads(self.data)
         return session
 
@@ -309,7 +309,7 @@ def merge_forks(forks: Sequence[Fork]) -> Fork:
             session.merge(fork.open())
         except Exception as error:
             raise StoreError(
-                f"Icechunk does not merge what two tasks wrote: {error}; nothing has come into the session", store=fork.url
+                f"Icechunk does not merge what two tasks wrote: {error}; the session is unchanged", store=fork.url
             ) from error
         changes = changes.joined(fork.changes)
     return dataclasses.replace(first, data=pickle.dumps(session), changes=changes)

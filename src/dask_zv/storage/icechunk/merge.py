@@ -32,8 +32,8 @@ def merge_into_session(handle: StoreHandle, fork: Fork) -> None:
         raise InputError("this report is of a write to an Icechunk session: finish it with its own store", store=handle.url)
     if session.read_only or session.snapshot_id != fork.snapshot:
         raise PlanError(
-            "the Icechunk session was committed or moved after this write was planned, so its changes can't be merged any "
-            "more: write again in a new session",
+            "the Icechunk session was committed or moved after this write was planned, so its changes cannot be merged: "
+            "write again in a new session",
             store=handle.url,
         )
     with _MERGING:

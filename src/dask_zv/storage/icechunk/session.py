@@ -137,8 +137,8 @@ def commit_session(handle: StoreHandle, message: str, metadata: Mapping[str, Any
     session = session_of(handle)
     if session is None:
         raise InputError(
-            f"{handle.url} is in no Icechunk session that can be written, and needs no commit: a write is in the store when "
-            "its function returns"
+            f"{handle.url} is not in a writable Icechunk session and needs no commit: a write is complete when its function "
+            "returns"
         )
     check_not_committed(session, handle.url)
     if not session.has_uncommitted_changes:
@@ -156,8 +156,8 @@ def commit_session(handle: StoreHandle, message: str, metadata: Mapping[str, Any
     except icechunk.RebaseFailedError as error:
         raise PlanError(
             f"another session has committed to branch {session.branch!r} since this one began (snapshot {error.snapshot}), and "
-            f"both changed {_conflicts(error.conflicts)}: nothing was committed. Begin a new session, which has the other's "
-            "work, and write again there",
+            f"both changed {_conflicts(error.conflicts)}: nothing was committed. Open a new session, which has the other's "
+            "changes, and write again there",
             store=handle.url,
         ) from error
     except icechunk.ConflictError as error:

@@ -98,7 +98,7 @@ class PerChunk(BlobReader):
             names = [n for n in self.objects.list_dir(self.path(array)) if n != DOCUMENT]
             if self.room is not None and len(names) > self.room:
                 raise FormatError(
-                    f"{len(names):,} names lie below it, and its level has room for {self.room:,} chunks: they are not its own",
+                    f"{len(names):,} names lie below it, but its level has room for {self.room:,} chunks: they are not its own",
                     store=self.objects.url, array=self.path(array),
                 )  # fmt: skip
             self._listings[array] = self._read_indexes(array, names)
