@@ -318,8 +318,7 @@ def lost_links(source: LevelSource, array: str, found: int, expected: int | None
     """Return the error that a family has other records than it counts."""
     return FormatError(
         f"{found} links are stored, the metadata counts {expected}: some were lost, or another tool added or removed some "
-        "without counting them; restore them, or correct the counts of this group (store.refresh() does that for stores of "
-        "dask-zv)",
+        "without counting them; restore them, or correct the counts of this group (see store.refresh())",
         store=source.where(), array=array,
     )  # fmt: skip
 
