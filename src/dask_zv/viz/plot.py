@@ -111,13 +111,13 @@ class Plot:
         Parameters
         ----------
         ax : Axes, optional
-            Of two dimensions; pyplot's current ones where None.
+            Two-dimensional matplotlib axes; by default the current ones of pyplot.
         dims : sequence of str, optional
             Names of the axes across and up; x and y where None.
         color : str, optional
             Name of an attribute (or an axis, or ``"object"``), or a colour of matplotlib.
         max_vertices : int, optional
-            Vertices to draw one by one; by the size of the axes where None.
+            Most vertices that are drawn one by one; by default chosen by the size of the axes.
         **kwargs
             `cmap`, `norm`, `vmin`, `vmax`, `alpha`, `add_colorbar`, `add_legend`, see :class:`Plot`; all others are options of
             the matplotlib artist.
@@ -143,13 +143,13 @@ class Plot:
         Parameters
         ----------
         ax : Axes, optional
-            Of two dimensions; pyplot's current ones where None.
+            Two-dimensional matplotlib axes; by default the current ones of pyplot.
         dims : sequence of str, optional
             Names of the axes across and up; x and y where None.
         color : str, optional
             Name of an attribute (or an axis, or ``"object"``), or a colour of matplotlib.
         max_vertices : int, optional
-            Vertices to draw one by one; by the size of the axes where None.
+            Most vertices that are drawn one by one; by default chosen by the size of the axes.
         how : {"auto", "scatter", "raster", "sample"}
             "scatter": all points one by one; "raster": counts per cell; "sample": every k-th row, at most `max_vertices`;
             "auto": by the number of points.
@@ -172,7 +172,7 @@ class Plot:
         Parameters
         ----------
         ax : Axes, optional
-            Of two dimensions; pyplot's current ones where None.
+            Two-dimensional matplotlib axes; by default the current ones of pyplot.
         dims : sequence of str, optional
             Names of the axes across and up; x and y where None.
         color : str, optional
@@ -199,13 +199,13 @@ class Plot:
         Parameters
         ----------
         ax : Axes, optional
-            Of two dimensions; pyplot's current ones where None.
+            Two-dimensional matplotlib axes; by default the current ones of pyplot.
         dims : sequence of str, optional
             Names of the axes across and up; x and y where None.
         color : str, optional
             Name of an attribute (or an axis, or ``"object"``), or a colour of matplotlib.
         max_vertices : int, optional
-            Vertices to draw one by one; by the size of the axes where None.
+            Most vertices that are drawn one by one; by default chosen by the size of the axes.
         **kwargs
             `cmap`, `norm`, `vmin`, `vmax`, `alpha`, `add_colorbar`, `add_legend`, see :class:`Plot`; all others are options of
             the matplotlib artist: `linewidths`.
@@ -229,14 +229,14 @@ class Plot:
         Parameters
         ----------
         ax : Axes, optional
-            Of two dimensions; pyplot's current ones where None.
+            Two-dimensional matplotlib axes; by default the current ones of pyplot.
         dims : sequence of str, optional
             Names of the axes across and up; x and y where None.
         color : str, optional
             As of :meth:`points`, or an attribute of faces. By an attribute of vertices, faces are coloured by the mean of the
             numbers of their vertices, or the category of the first.
         max_vertices : int, optional
-            Vertices to draw one by one; by the size of the axes where None.
+            Most vertices that are drawn one by one; by default chosen by the size of the axes.
         shade : {"normal", "depth", None}
             "normal": lit from the upper left; "depth": paler with distance; None: plain colours.
         **kwargs
@@ -253,7 +253,7 @@ class Plot:
         Parameters
         ----------
         ax : Axes, optional
-            Of two dimensions; pyplot's current ones where None.
+            Two-dimensional matplotlib axes; by default the current ones of pyplot.
         dims : sequence of str, optional
             Names of the axes across and up; x and y where None.
         **kwargs
@@ -279,7 +279,7 @@ class Plot:
         color : str, optional
             Name of an attribute (or an axis, or ``"object"``), or a colour of matplotlib.
         max_vertices : int, optional
-            Vertices to draw one by one; by the size of the axes where None.
+            Most vertices that are drawn one by one; by default chosen by the size of the axes.
         kind : {"points", "density", "lines", "mesh", "chunks"}, optional
             Chosen by geometry by default.
         **kwargs

@@ -1,6 +1,6 @@
-"""``ds.zv`` and ``tree.zv``: what users do with Datasets of vertices, and with trees of levels.
+"""``ds.zv`` and ``tree.zv``: the methods for Datasets of vertices and for DataTrees of levels.
 
-One module because it is what users read: each method has its documentation, and leads to the module that does the work.
+One module because it is the public interface: each method has its documentation and calls the module that does the work.
 """
 
 from __future__ import annotations
@@ -35,22 +35,23 @@ class ObjectGetter:
         self._ds = ds
 
     def __getitem__(self, key: int | Sequence[int] | slice) -> xr.Dataset:
-        """Return the objects of an id, of several, or from one id to another (both included).
+        """Return one object, several, or a range of ids (both ends included).
 
-        They come ascending by id, each once. Points and paths come in the objects view, each object's vertices in the order of
-        its path; skeletons, graphs and meshes in the view of the Dataset, with the links between their vertices.
+        Objects are in ascending order of id, each once. Points and paths are returned in the objects view, with the vertices of
+        each object in path order; skeletons, graphs and meshes in the view of the Dataset, with the links between their
+        vertices.
 
         Parameters
         ----------
         key : int, sequence of int, or slice
-            An id, several, or a slice from one id to another, without a step.
+            An id, several ids, or a slice of ids without a step.
 
         Raises
         ------
         NotFoundError
             There is no such object.
         InputError
-            The Dataset has no objects, or not all of their vertices.
+            The Dataset has no objects, or has only some of their vertices.
         """
         return selection.objects_of(self._ds, key)
 
@@ -60,7 +61,7 @@ class ObjectGetter:
 
 
 class ZVDatasetAccessor(Exports):
-    """Zarr Vectors verbs of a Dataset that ``engine="zv"`` opened."""
+    """Methods for Datasets that were opened with ``engine="zv"``."""
 
     def __init__(self, ds: xr.Dataset) -> None:
         self._given = ds
@@ -86,7 +87,7 @@ class ZVDatasetAccessor(Exports):
 
     @property
     def headers(self) -> dict[str, dict[str, Any]]:
-        """What the store keeps of the files that its content came from, see :attr:`dask_zv.Store.headers`."""
+        """Headers of the source files, see :attr:`dask_zv.Store.headers`."""
         from dask_zv.xarray_backend.to_store import headers_of
 
         return headers_of(self._given)
@@ -102,31 +103,29 @@ class ZVDatasetAccessor(Exports):
         clip: bool | str = True,
         **positions: Any,
     ) -> xr.Dataset:
-        """Return exactly the vertices inside a closed box, and of some objects, with the links between them.
+        """Select exactly the vertices inside a closed box, or of some objects, with the links between them.
 
-        Positions of the chunks that the box cuts are read now, and of graphs and meshes the links near the box; everything else
-        stays lazy.
+        Positions in the chunks on the boundary of the box are read now, and for graphs and meshes the links near the box.
+        Everything else stays lazy.
 
         Parameters
         ----------
         bbox : pair of corners, optional
-            ``((x0, y0, z0), (x1, y1, z1))`` in the units and the order of the store's axes; both sides belong to the box, None
-            or infinity leaves one open. Sides are cast to the dtype of the positions, as labels are.
+            ``((x0, y0, z0), (x1, y1, z1))`` in the units and the order of the axes of the store. Both sides belong to the box;
+            None or infinity leaves a side open. Bounds are cast to the dtype of the positions.
         objects : int or sequence of int, optional
             Ids of objects.
         groups : int, str, or sequence of either, optional
-            Numbers of groups, or the names that the store has for them: only their members. With `objects`, those that are in
-            both.
+            Numbers or names of groups: only their members. With `objects`, those that are in both.
         clip : bool or "cut"
-            In the objects view: True cuts objects at the box (a path that leaves and comes back is then several entries along
-            ``object``, of one id); False keeps whole every object that has a vertex inside;
-            "cut" puts a vertex where a path crosses a side of the box, with positions on that side and numbers with fractions
-            and times in between those of its neighbours (all other attributes are those of the one inside, or else nearer).
-            It also cuts edges of graphs and skeletons, and triangles of meshes (with their winding), in the spatial view;
-            attributes of links and objects stay what they are. Everything is then read, and the result is in memory, with
-            vertices numbered anew.
+            In the objects view, True clips objects at the box (a path that leaves and returns becomes several entries along
+            ``object`` with the same id), and False keeps every object that has a vertex inside, whole. "cut" adds a vertex
+            where a path crosses a side of the box. Floats and times are interpolated there; other attributes are those of the
+            neighbour inside, or of the nearer one. In the spatial view, "cut" cuts edges of graphs and skeletons, and triangles
+            of meshes (keeping their winding). Attributes of links and objects are unchanged. With "cut" everything is read, and
+            the result is in memory with new vertex numbers.
         **positions : slice
-            The box by the names of its axes, ``x=slice(x0, x1)``; of what is in `bbox`, too.
+            The box by axes, ``x=slice(x0, x1)``; combined with `bbox`.
 
         Raises
         ------
@@ -138,19 +137,19 @@ class ZVDatasetAccessor(Exports):
         return self._named(selection.select(self._ds, bbox, objects, groups, clip=clip, positions=positions))
 
     def chunks_in(self, bbox: Any) -> xr.Dataset:
-        """Return all vertices of the chunks that a closed box touches; nothing is read.
+        """Select all vertices of the chunks that a closed box touches. Nothing is read.
 
-        Links are those that are filed under these chunks: some may lead to a vertex outside.
+        Links are those stored under these chunks; some may lead to a vertex outside.
 
         Parameters
         ----------
         bbox : pair of corners
-            ``((x0, y0, z0), (x1, y1, z1))`` in the units and the order of the store's axes.
+            ``((x0, y0, z0), (x1, y1, z1))`` in the units and the order of the axes of the store.
 
         Raises
         ------
         InputError
-            The box is malformed, or rows were picked from the Dataset so that its chunks are no longer whole.
+            The box is malformed, or rows were selected so that chunks are no longer complete.
         """
         return self._named(selection.chunks_in(self._ds, bbox))
 
@@ -161,7 +160,7 @@ class ZVDatasetAccessor(Exports):
 
     @property
     def chunks(self) -> xr.Dataset:
-        """The table of the level's chunks along ``chunk``: coordinates, rows and first rows; nothing is read."""
+        """The table of chunks along ``chunk``: coordinates, rows and first rows. Nothing is read."""
         return xr.Dataset(chunk_variables(where_from(self._ds)[0]))
 
     # ---------------------------------------------------------------------------------------------- functions of parts
@@ -181,65 +180,64 @@ class ZVDatasetAccessor(Exports):
         halo: str | None = None,
         compute: bool = True,
     ) -> xr.Dataset | xr.DataArray | Delayed:
-        """Call a function with the vertices of every chunk, as one graph of few tasks; its results along ``chunk``.
+        """Call a function with the vertices of every chunk; return its results along ``chunk``.
 
-        A task reads a block of many chunks with few requests, cuts it into chunks and calls the function for each; only what it
-        returns leaves the task. After a selection the function gets the selected vertices alone, and is not called for chunks
-        in which nothing is selected. It sees one chunk at a time; :meth:`map_objects` gives whole objects.
+        Runs as one graph of few tasks. Each task reads many chunks with few requests and calls the function for each chunk;
+        only the results leave the task. After a selection the function gets the selected vertices only, and is not called for
+        chunks without any. :meth:`map_objects` passes whole objects instead.
 
         Parameters
         ----------
         func : callable
-            Gets a :class:`dask_zv.Geometry` of one chunk, as ``level.read(chunks=[key], order="chunk")`` gives it but without
-            the tables of objects and groups: its selected vertices, their attributes and object ids, and the links between them
-            (see `halo` for those that lead out). It returns a number, a numpy array, or a dict of these: of the same shapes and
-            dtypes for all chunks.
+            Gets a :class:`dask_zv.Geometry` of one chunk, as from ``level.read(chunks=[key], order="chunk")`` but without the
+            tables of objects and groups: the selected vertices, their attributes and object ids, and the links between them
+            (see `halo` for links to other chunks). Returns a number, a numpy array, or a dict of these, with the same shapes
+            and dtypes for all chunks.
         bbox : pair of corners, optional
-            Only vertices inside the closed box ``(least corner, greatest corner)``, in the units of the axes.
+            Only vertices inside the closed box ``(lower corner, upper corner)``, in the units of the axes.
         chunks : sequence of str or of int tuples, optional
             Only these chunks, by key or coordinates.
         objects : int or sequence of int, optional
-            Only vertices of these objects. The Dataset's rows, box, chunks and objects combine.
+            Only vertices of these objects. Selections of the Dataset, box, chunks and objects combine.
         attributes : sequence of str, optional
-            Attributes of vertices, and of edges or faces, to read; all where None.
+            Attributes of vertices, and of edges or faces, to read; None reads all.
         args, kwargs : sequence, mapping, optional
-            Passed to the function after the geometry. A Delayed or a Future among them is computed once and shared by all
-            tasks.
+            Passed to the function after the geometry. A Delayed or a Future is computed once and shared by all tasks.
         meta : optional
-            An example of what the function returns, or dtypes in its place (``float``, ``{"mean": "float32"}``). Results are
-            cast to it, and it tells what columns of no rows are like where nothing is selected. Where it is None the first
-            result tells.
+            An example of what the function returns, or its dtypes (``float``, ``{"mean": "float32"}``). Results are cast to it,
+            and it defines the columns if nothing is selected. By default the first result defines them.
         rows_per_task : int, optional
-            About how many vertices a task handles; by memory where None. Fewer make more tasks, for functions that take long.
+            Approximate number of vertices per task; by default chosen by memory. Smaller values make more tasks, for slow
+            functions.
         halo : {"links"}, optional
-            "links": each chunk gets the far ends of its links, and each link between selected vertices is in one chunk, so that
-            a sum over links is right. The vertices of other chunks come last: ``geometry.halo`` of them, with positions,
-            attributes and object ids; they are the chunk's own up to ``len(geometry) - geometry.halo``. `edges` of skeletons
-            are those from the chunk's nodes to their parents, of graphs (and `faces` of meshes) what is filed under the chunk,
-            and of paths the segments that begin in the chunk, as (row, row that follows it). `chunks` picks the calls: their
-            links may lead to other chunks. Box and objects are looked up now. None: what leads out of the chunk is left out, so
-            a sum of lengths is too small; there are no edges of paths.
+            "links": each chunk includes the far ends of its links, and each link between selected vertices is in exactly one
+            chunk, so sums over links are correct. The last ``geometry.halo`` vertices belong to other chunks; they have
+            positions, attributes and object ids. `edges` of skeletons lead from the nodes of the chunk to their parents; those
+            of graphs (and `faces` of meshes) are those stored under the chunk; those of paths are the segments that begin in
+            the chunk, as (row, next row). `chunks` selects the calls; their links may lead to other chunks. Box and objects are
+            looked up now. None: links that lead out of the chunk are left out, so a sum of lengths is too small, and paths have
+            no edges.
         compute : bool
-            False returns lazy columns, a Dask chunk to a task, where `meta` says what they are (a box or objects are then
-            looked up now); a Delayed of the whole where it doesn't.
+            False returns lazy columns with one Dask chunk per task if `meta` is given (a box or objects are then looked up
+            now), else a Delayed of the result.
 
         Returns
         -------
-        Dataset, or DataArray where the function returns no dict
-            Dimension ``chunk``, ascending; coordinates ``chunk_<axis>``, and ``rows``, the vertices that the function got.
+        Dataset, or DataArray if the function does not return a dict
+            Dimension ``chunk``, ascending; coordinates ``chunk_<axis>``, and ``rows``, the number of vertices that the function
+            got.
 
         Raises
         ------
         InputError
-            A variable was changed or added in memory (the function gets the store's values); results differ in names, shape or
-            dtype, or are no numbers, the message names the chunk; nothing is selected and `meta` is None; an argument is
-            malformed.
+            A variable was changed or added in memory (the function reads the store); results differ in names, shape or dtype,
+            or are not numbers (the message names the chunk); nothing is selected and `meta` is None; an argument is malformed.
         NotFoundError
             The level has no such object or chunk.
         FormatError, StoreError
             A chunk is missing or damaged; the message names it.
         Exception
-            Whatever the function raises, with a note that names the store and the chunk.
+            Anything that the function raises, with a note that names the store and the chunk.
         """
         from dask_zv.xarray_backend.analysis import map_chunks
 
@@ -263,52 +261,49 @@ class ZVDatasetAccessor(Exports):
         rows_per_task: int | None = None,
         compute: bool = True,
     ) -> xr.Dataset | xr.DataArray | Delayed:
-        """Call a function with every object as a whole, as one graph of few tasks; its results along ``object``.
+        """Call a function with every object, whole; return its results along ``object``.
 
-        A task reads a block of objects that lie near each other: each chunk that they have vertices in once, of which it keeps
-        their rows. Only what the function returns leaves the task. A chunk that objects of several blocks share is read by each
-        of these: where objects are all over space, tasks of more vertices (`rows_per_task`) read less in all. After a selection
-        these are the objects that have a vertex in it: as a whole, not only those vertices.
+        Runs as one graph of few tasks. Each task reads objects that are near each other: each of their chunks once. Only the
+        results leave the task. A chunk with objects of several tasks is read by each of these, so if objects extend over all of
+        space, larger tasks (`rows_per_task`) read less in total. After a selection, the objects are those with a vertex in it,
+        and each is passed whole.
 
         Parameters
         ----------
         func : callable
-            Gets a :class:`dask_zv.Geometry` of one object, as ``level.read(objects=id, order="object")`` gives it: vertices in
-            the order of its path, links by row number, its row of `object_attributes` (arrays of length 1). Of an object
-            without vertices it has no rows. Returns a number, a numpy array, or a dict of these: of the same shapes and dtypes
-            for all objects.
+            Gets a :class:`dask_zv.Geometry` of one object, as from ``level.read(objects=id, order="object")``: vertices in path
+            order, links by row number, its row of `object_attributes` (arrays of length 1). An object without vertices has no
+            rows. Returns a number, a numpy array, or a dict of these, with the same shapes and dtypes for all objects.
         objects : int or sequence of int, optional
-            Ids; all objects of the Dataset where None.
+            Ids; by default all objects of the Dataset.
         attributes : sequence of str, optional
-            Attributes of vertices, and of edges or faces, to read; all where None. Those of objects always come.
+            Attributes of vertices, and of edges or faces, to read; None reads all. Attributes of objects are always included.
         args, kwargs : sequence, mapping, optional
-            Passed to the function after the geometry. A Delayed or a Future among them is computed once and shared by all
-            tasks.
+            Passed to the function after the geometry. A Delayed or a Future is computed once and shared by all tasks.
         meta : optional
-            An example of what the function returns, or dtypes in its place (``float``, ``{"mean": "float32"}``). Results are
-            cast to it. Where it is None the first result tells.
+            An example of what the function returns, or its dtypes (``float``, ``{"mean": "float32"}``). Results are cast to it.
+            By default the first result defines them.
         rows_per_task : int, optional
-            About how many vertices a task handles; by memory where None.
+            Approximate number of vertices per task; by default chosen by memory.
         compute : bool
-            False returns lazy columns, a Dask chunk to a task, where `meta` says what they are; a Delayed of the whole where it
-            doesn't.
+            False returns lazy columns with one Dask chunk per task if `meta` is given, else a Delayed of the result.
 
         Returns
         -------
-        Dataset, or DataArray where the function returns no dict
-            Dimension ``object`` with the ids, ascending; coordinate ``rows``, the vertices of each.
+        Dataset, or DataArray if the function does not return a dict
+            Dimension ``object`` with the ids, ascending; coordinate ``rows``, the number of vertices of each.
 
         Raises
         ------
         InputError
             A variable was changed or added in memory; the level has no objects; results differ in names, shape or dtype, or are
-            no numbers, the message names the object; there are no objects and `meta` is None; an argument is malformed.
+            not numbers (the message names the object); there are no objects and `meta` is None; an argument is malformed.
         NotFoundError
             The level has no such object.
         FormatError, StoreError
             A part of an object is missing or damaged; the message names it.
         Exception
-            Whatever the function raises, with a note that names the store and the object.
+            Anything that the function raises, with a note that names the store and the object.
         """
         from dask_zv.xarray_backend.analysis import map_objects
 
@@ -331,47 +326,47 @@ class ZVDatasetAccessor(Exports):
         objects: int | Sequence[int] | None = None,
         compute: bool = True,
     ) -> xr.DataArray:
-        """Count vertices, or add up a column of theirs, on a regular grid, block by block.
+        """Count vertices on a regular grid, or compute sums or means of an attribute per cell.
 
-        Cells are half open, the last one along each axis closed: a position on an edge is in the cell above, as
-        :func:`numpy.histogramdd` has it. A task handles a block of chunks and returns the cells that it has vertices in; these
-        are added up by a tree. Memory: the grid, and a block.
+        Cells are half open and the last one along each axis is closed, as in :func:`numpy.histogramdd`: a position on an edge
+        belongs to the upper cell. Each task handles a group of neighbouring chunks and returns the cells that have vertices; a
+        tree of tasks adds them. Memory: the grid and one group.
 
         Parameters
         ----------
         spacing : float or sequence of float, optional
             Size of a cell, in the units of the axes: one for all of `dims`, or one for each. The grid begins at the lower
-            bounds and reaches the upper ones, maybe goes beyond.
+            bounds and ends at or beyond the upper ones.
         shape : int or sequence of int, optional
-            Number of cells along each of `dims` between the bounds. Give `spacing` or `shape`.
+            Number of cells along each of `dims` between the bounds. Pass either `spacing` or `shape`.
         bounds : pair of corners, optional
-            ``(least corner, greatest corner)`` of the grid, over `dims`; what lies outside is not counted. The bounds of the
-            store where None; they hold all vertices, or it is an error.
+            ``(lower corner, upper corner)`` of the grid, over `dims`; vertices outside are not counted. By default the bounds
+            of the store; vertices outside of these are an error.
         dims : sequence of str, optional
-            Names of the axes to keep, in the order of the result's; the others are projected. All where None.
+            Names of the axes to keep, in the order of the result; the others are projected. By default all.
         weights : str, optional
-            Attribute (one number to a vertex), or axis, that "sum" and "mean" are of.
+            Attribute (one number per vertex) or axis for "sum" and "mean".
         statistic : {"count", "sum", "mean"}, optional
-            "count" where there are no weights, else "sum". Cells without vertices have the count and sum 0, the mean NaN. A NaN
-            among the weights makes its cell NaN.
+            By default "count" without weights, else "sum". Cells without vertices have the count and sum 0, and the mean NaN. A
+            NaN in the weights makes its cell NaN.
         bbox : pair of corners, optional
             Only vertices inside this closed box, over all axes.
         objects : int or sequence of int, optional
             Only vertices of these objects.
         compute : bool
-            False returns a Dask array of one chunk.
+            False returns a Dask array with one chunk.
 
         Returns
         -------
         DataArray
-            A dimension for each of `dims`, with the centres of the cells as coordinates, whose attributes ``lower``, ``upper``
-            and ``spacing`` tell the edges.
+            One dimension for each of `dims`, with the centres of the cells as coordinates, whose attributes ``lower``,
+            ``upper`` and ``spacing`` define the edges.
 
         Raises
         ------
         InputError
-            The weights were changed or added in memory, or are no numbers; an argument is malformed, the grid has too many
-            cells, or vertices lie outside of the bounds that the metadata gives.
+            The weights were changed or added in memory, or are not numbers; an argument is malformed, the grid has too many
+            cells, or vertices lie outside of the bounds in the metadata.
         NotFoundError
             The level has no such object.
         FormatError, StoreError
@@ -388,33 +383,33 @@ class ZVDatasetAccessor(Exports):
     # ---------------------------------------------------------------------------------------------- groups
 
     def groupby(self, group: str | Sequence[str], *, labels: Any = None) -> DatasetGroupBy:
-        """Group what is along a dimension by the values of a variable along it, as :meth:`xarray.Dataset.groupby` does.
+        """Group the variables along a dimension by the values of one of them, as :meth:`xarray.Dataset.groupby` does.
 
-        xarray asks for all labels of a column of Dask, ``ds.groupby(kind=UniqueGrouper(labels=[...]))``: here they are what
-        the store knows, and there is a row for each of them, NaN where nothing is of it. With flox installed (the extra
-        ``flox``) everything is computed block by block on Dask; without, the column to group by is read now, and xarray makes a
-        task or more for each group: fine for some categories, slow for thousands of objects.
+        xarray needs all labels to group by a Dask array, ``ds.groupby(kind=UniqueGrouper(labels=[...]))``. This method takes
+        them from the store. The result has a row for each label, NaN for empty groups. With flox installed (the extra ``flox``)
+        everything is computed in Dask chunks. Without it the grouping variable is read now, and xarray makes a task or more per
+        group, which is fine for some categories and slow for thousands of objects.
 
         Parameters
         ----------
         group : str or sequence of str
-            Name of a variable along ``vertex``, ``object``, ``edge`` or ``face``, or of several along the same one. Groups are
-            the categories of an attribute that has some, the ids in ``ds.object`` of ``object_id`` (in both views; vertices of
-            no object or of several are in no group), of others the values that there are: a Dask column of these is gone
-            through now.
+            Name of a variable along ``vertex``, ``object``, ``edge`` or ``face``, or of several along the same dimension. The
+            groups of a categorical attribute are its categories; those of ``object_id`` are the ids in ``ds.object`` (in both
+            views; vertices of no object or of several are in no group); those of other variables are their values, for which a
+            Dask array is read now.
         labels : array-like, or mapping of str to array-like, optional
-            The groups, by name where `group` names several; other values are in none.
+            The groups, as a mapping if `group` names several variables; other values are in no group.
 
         Returns
         -------
         DatasetGroupBy
-            Of the variables along that dimension: ``.mean()``, ``.count()`` and all else that xarray has.
+            Of the variables along that dimension: ``.mean()``, ``.count()`` and everything else in xarray.
 
         Raises
         ------
         InputError
-            There is no such variable, or it has several dimensions; a value is none of the categories that the variable's
-            attribute ``categories`` lists (when it is computed).
+            There is no such variable, or it has several dimensions; a value is not in the attribute ``categories`` of the
+            variable (when it is computed).
         """
         from dask_zv.xarray_backend.grouping import groupby
 
@@ -423,22 +418,22 @@ class ZVDatasetAccessor(Exports):
     # ---------------------------------------------------------------------------------------------- lengths, areas, speeds
 
     def edge_lengths(self, dims: str | Sequence[str] | None = None) -> xr.DataArray:
-        """Return the length of each edge of graphs and skeletons, in the spatial view: each once, whatever chunks it joins.
+        """Return the length of each edge of graphs and skeletons, in the spatial view; each edge once, also between chunks.
 
-        Nothing is read now: a task reads a block of edges, and the vertices at their ends. A Dataset with Dask chunks gives a
-        Dask array with those of ``edges``.
+        Lazy: each task reads some edges and the vertices at their ends. A Dataset with Dask chunks gives a Dask array with the
+        chunks of ``edges``.
 
         Parameters
         ----------
         dims : str or sequence of str, optional
-            Names of the axes to measure along, which have one unit. All but those of time where None. Positions are taken for
+            Names of the axes to measure along, which must have the same unit. By default all but time. Positions are treated as
             Cartesian: degrees give degrees.
 
         Returns
         -------
         DataArray of float64
-            Along ``edge``, in the order of ``ds.edge``; ``units`` are those of the axes. NaN for an edge whose end is not in a
-            Dataset of other values than the store's.
+            Along ``edge``, in the order of ``ds.edge``; ``units`` are those of the axes. NaN for an edge whose end is not in
+            the Dataset, if its values differ from the store.
 
         Raises
         ------
@@ -450,16 +445,15 @@ class ZVDatasetAccessor(Exports):
         return self._array(edge_lengths(self._ds, dims))
 
     def face_areas(self, dims: str | Sequence[str] | None = None) -> xr.DataArray:
-        """Return the area of each face of a mesh, in the spatial view: each face once, whatever chunks it is in.
+        """Return the area of each face of a mesh, in the spatial view; each face once, also between chunks.
 
-        Faces of more than three corners are the triangles of their first corner with each two that follow each other. Nothing
-        is read now, as for :meth:`edge_lengths`.
+        Faces of more than three corners are divided into triangles from their first corner. Lazy, as :meth:`edge_lengths`.
 
         Parameters
         ----------
         dims : str or sequence of str, optional
-            Names of two axes or more to measure along, which have one unit: ``("x", "y")`` gives areas as seen along z. All but
-            those of time where None.
+            Names of two axes or more to measure along, which must have the same unit: ``("x", "y")`` gives areas as seen along
+            z. By default all but time.
 
         Returns
         -------
@@ -476,22 +470,22 @@ class ZVDatasetAccessor(Exports):
         return self._array(face_areas(self._ds, dims))
 
     def path_lengths(self, dims: str | Sequence[str] | None = None) -> xr.DataArray:
-        """Return the length of each line, polyline, streamline or skeleton: of skeletons that of all edges of an object.
+        """Return the length of each line, polyline, streamline or skeleton; for skeletons the sum of all edges of an object.
 
-        A task has whole objects, so each step is counted once. A Dataset with Dask chunks gives a Dask array; of others the
+        Each task has whole objects, so each step is counted once. A Dataset with Dask chunks gives a Dask array; otherwise
         positions are read now.
 
         Parameters
         ----------
         dims : str or sequence of str, optional
-            Names of the axes to measure along, which have one unit. All but those of time where None.
+            Names of the axes to measure along, which must have the same unit. By default all but time.
 
         Returns
         -------
         DataArray of float64
             Along ``object``, with the ids. In the objects view in the order of the Dataset, and of what is in it: a path that a
-            box cut has a length for each piece. In the spatial view ascending by id, of the objects that have a vertex in the
-            Dataset, each as a whole. 0 for a path of one vertex.
+            box clipped has a length for each piece. In the spatial view ascending by id, for the objects that have a vertex in
+            the Dataset, each whole. 0 for a path of one vertex.
 
         Raises
         ------
@@ -504,28 +498,28 @@ class ZVDatasetAccessor(Exports):
         return self._array(path_lengths(self._ds, dims))
 
     def speeds(self, time: str | None = None, dims: str | Sequence[str] | None = None) -> xr.DataArray:
-        """Return how fast each path goes from vertex to vertex, in the objects view.
+        """Return the speed along each path from vertex to vertex, in the objects view.
 
         Parameters
         ----------
         time : str, optional
-            Name of the axis or of the attribute of vertices that says when: dates, or numbers. Where None it is the axis of
-            time, else the only attribute of dates, else the attribute "time".
+            Name of the axis or vertex attribute with the times: dates, or numbers. By default the time axis, else the only
+            attribute of dates, else the attribute "time".
         dims : str or sequence of str, optional
-            Names of the axes to measure along, which have one unit. All but those of time where None.
+            Names of the axes to measure along, which must have the same unit. By default all but time.
 
         Returns
         -------
         DataArray of float64
             Along ``vertex``: the speed of the step that leads to the vertex from the one before it, NaN at the first of each
             path. ``units`` are those of the axes for each unit of time, ``micrometer s-1``: seconds of dates, else the `units`
-            of what says when. Infinite where no time passes. A Dask array where the Dataset has Dask chunks.
+            of what says when. Infinite if no time passes. A Dask array if the Dataset has Dask chunks.
 
         Raises
         ------
         InputError
-            The Dataset is in the spatial view, or its objects are no paths; no time is known; the axes have different units.
-            When it is computed: time goes back on a path, the message says of which object.
+            The Dataset is in the spatial view, or its objects are not paths; no time is known; the axes have different units.
+            When it is computed: time decreases along a path (the message names the object).
         """
         from dask_zv.xarray_backend.measures import speeds
 
@@ -550,28 +544,28 @@ class ZVDatasetAccessor(Exports):
         compute: bool = True,
         progress: bool | None = None,
     ) -> Report | Delayed:
-        """Write the Dataset into a new store, as one graph: vertices, attributes, objects, groups, links.
+        """Write the Dataset as a new store, as one graph: vertices, attributes, objects, groups, links.
 
         Paths are written from the objects view, graphs and meshes from the spatial view; points and skeletons from either.
-        Links that lead out of a selection are left out, and a node whose parent is not in it becomes a root; in a Dataset that
-        is no selection of a level they are errors. UGRID and CF Datasets of other makers are written, too.
+        Links that lead out of a selection are left out, and a node whose parent is not in it becomes a root. In a Dataset that
+        is not a selection of a level they are errors. UGRID and CF Datasets from other sources can be written too.
 
         Parameters
         ----------
         target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
-            Where; never the store that the Dataset is read from.
+            The new store; never the one that the Dataset is read from.
         chunk_shape : sequence of float, optional
-            Edges of a chunk, in the units of the axes; those of the store that the Dataset comes from where None.
+            Size of a chunk along each axis, in the units of the axes; by default that of the store of the Dataset.
         bounds : pair of corners, optional
-            Inclusive box that positions must lie in; that of the data where None, not that of the old store.
+            Closed box that positions must lie in; by default that of the data, not that of the old store.
         bin_shape : sequence of float, optional
-            Edges of a bin; `chunk_shape` is a multiple of it. One bin per chunk where None.
+            Size of a bin; `chunk_shape` is a multiple of it. By default one bin per chunk.
         geometry : str, optional
-            What the objects are; what they were where None.
+            Geometry of the new store; by default that of the Dataset.
         dtype : dtype, optional
-            Of the stored positions; that of the Dataset's where None.
+            Dtype of the stored positions; by default that of the Dataset.
         layout : {"grid", "per_chunk"}, optional
-            See :func:`dask_zv.create`; "grid" where None.
+            See :func:`dask_zv.create`; by default "grid".
         shard_chunks : int, sequence of int, or "auto"
             Chunks packed into one object, see :func:`dask_zv.create`.
         compressor : {"auto", "zstd", "blosc", None}, or a list of Zarr codecs
@@ -592,9 +586,9 @@ class ZVDatasetAccessor(Exports):
         Raises
         ------
         InputError
-            The Dataset can't be written in its view, or its rows and counts are not in step; nothing was stored.
+            The Dataset cannot be written in its view, or its rows and counts are inconsistent; nothing is stored.
         StoreError
-            There is a store and `overwrite` is False, or storage failed.
+            The store exists and `overwrite` is False, or storage failed.
         """
         from dask_zv.xarray_backend.to_store import to_store
 
@@ -626,7 +620,7 @@ class ZVDatasetAccessor(Exports):
 
 
 class ZVTreeAccessor:
-    """Zarr Vectors verbs of a tree that ``xr.open_datatree(..., engine="zv")`` opened."""
+    """Methods for DataTrees that were opened with ``xr.open_datatree(..., engine="zv")``."""
 
     def __init__(self, tree: xr.DataTree) -> None:
         self._tree = tree
@@ -636,16 +630,16 @@ class ZVTreeAccessor:
         return "\n".join(["<tree.zv>", *(f"  /{name}: {count:,} vertices" for name, count in levels.items())])
 
     def level_for(self, bbox: Any = None, *, max_vertices: int) -> int:
-        """Return the number of the finest level that has about `max_vertices` in a box at most; the coarsest if none has.
+        """Return the number of the finest level with at most about `max_vertices` in a box, or that of the coarsest level.
 
-        The tables of chunks tell; nothing is read.
+        The numbers come from the tables of chunks; nothing is read.
 
         Parameters
         ----------
         bbox : pair of corners, optional
-            Everywhere where None.
+            By default the whole level.
         max_vertices : int
-            About how many vertices the level may have in the box.
+            Approximate number of vertices that the level may have in the box.
 
         Raises
         ------
@@ -671,10 +665,10 @@ class ZVTreeAccessor:
         Parameters
         ----------
         bbox : pair of corners, optional
-            ``((x0, y0, z0), (x1, y1, z1))`` in the units and the order of the store's axes; everywhere where None. It chooses
-            the level.
+            ``((x0, y0, z0), (x1, y1, z1))`` in the units and the order of the axes of the store; by default everywhere. It
+            determines the level.
         max_vertices : int
-            About how many vertices the level may have in the box.
+            Approximate number of vertices that the level may have in the box.
         objects : int or sequence of int, optional
             Ids of objects, to select of that level.
         groups : int, str, or sequence of either, optional
@@ -705,23 +699,23 @@ class ZVTreeAccessor:
         max_vertices: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Draw one level, by default the finest whose vertices in a box a screen can show.
+        """Draw one level, by default the finest whose vertices in the box fit on the screen.
 
         Parameters
         ----------
         ax : Axes, optional
-            Of two dimensions; pyplot's current ones where None.
+            Two-dimensional matplotlib axes; by default the current ones of pyplot.
         bbox : pair of corners, optional
-            What to show, in the units and the order of the store's axes; all where None.
+            The part to show, in the units and the order of the axes of the store; by default everything.
         level : int or callable, optional
             The level's number, or a function of the tree, the box and the number of vertices that returns it; by default
             :meth:`level_for`.
         kind : {"points", "density", "lines", "mesh", "chunks", "projections"}, optional
-            Chosen by geometry where None.
+            By default chosen by geometry.
         max_vertices : int, optional
-            Vertices to draw one by one; by the size of the axes where None.
+            Most vertices that are drawn one by one; by default chosen by the size of the axes.
         **kwargs
-            `dims`, `color`, `cmap`, `norm`, `vmin`, `vmax`, `alpha`, `add_colorbar`, `add_legend`, as of
+            `dims`, `color`, `cmap`, `norm`, `vmin`, `vmax`, `alpha`, `add_colorbar`, `add_legend`, as in
             :class:`dask_zv.viz.Plot`, and options of the matplotlib artist.
 
         Returns
