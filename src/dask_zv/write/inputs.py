@@ -109,7 +109,7 @@ def _computed(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 def _by_label(positions: Any, axes: tuple[str, ...]) -> Any:
     """Return a DataArray (N, D) whose columns are labelled by the axes with these in the order of the axes."""
-    dims = getattr(positions, "dims", ())
+    dims: tuple[Any, ...] = getattr(positions, "dims", ())
     if len(dims) != 2 or dims[1] not in getattr(positions, "coords", ()):
         return positions
     labels = positions.coords[dims[1]].values.tolist()
