@@ -632,3 +632,11 @@ def test_without_matplotlib(stores, tree, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     for draw in (Plot(ds), Plot(ds).chunks, Plot(ds).projections, lambda: plot_tree(tree)):
         fails(ImportError, r'pip install "dask-zv\[viz\]"', draw)
+
+
+def test_options_of_other_plots_are_told_what_does_the_same(written):
+    plot = written.open().zv.plot
+    fails(dzv.InputError, r"no option projection='polar': dims=", plot, projection="polar")
+    fails(dzv.InputError, "no option projection='3d'.*projections", plot.projections, projection="3d")
+    fails(dzv.InputError, "no option hue='kind': color=", plot.points, hue="kind")
+    fails(dzv.InputError, "takes ax, dims, color.*'nonsense'", plot, nonsense=1)

@@ -340,7 +340,7 @@ class Plot:
         """Read what a picture needs; return it, its colouring, and the remaining options, which are those of the artist."""
         artist = dict(options)
         for name in _INSTEAD.keys() & artist.keys():
-            raise InputError(f"{name}={artist[name]!r:.80}: {_INSTEAD[name]}")
+            raise InputError(f"ds.zv.plot has no option {name}={artist[name]!r:.80}: {_INSTEAD[name]}")
         look = Look(**{f.name: artist.pop(f.name) for f in fields(Look) if f.name in artist})
         budget = budget_of(max_vertices, pixels)
         ds = self._ds
