@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from fuzz_base import Parts, attributes_of, decodes, from_per_chunk, node_of, spread
 from fuzz_stores import documents
 
+import dask_zv as dzv
 from dask_zv.errors import FormatError, MetadataError
 from dask_zv.format import grids, links
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.format.documents import parse_blob_document, parse_document
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import Generation, RootMetadata, detect_generation
-from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import AttributeSchema, PointSchema, parse_dtype
+from dask_zv.level.source import LevelSource
+from dask_zv.read.decode import block_positions, block_values
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.codecs import cell_codec
 
@@ -127,6 +131,16 @@ def _run_level(parts: Parts, seed: Parts) -> None:
     assert min(shape) > 0
 
 
+POSITIONS = PointSchema(ChunkGrid((1.0,) * 3, (1,) * 3), np.dtype("<f4"))
+NOT_STALE: Any = SimpleNamespace(catalog_is_stale=False)
+
+
+@cache
+def _source(schema: PointSchema) -> LevelSource:
+    place = dzv.create({}, chunk_shape=(1, 1, 1))._contents.level(0).place
+    return LevelSource(place, schema, None, "", False)
+
+
 def _schema_seeds() -> list[Parts]:
     found = [d for p, d in documents() if "_attributes/" in p and b'"dtype"' in d]
     cats = {"dtype": "int8", "encoding": "dictionary", "categories": ["axon", "soma"], "ordered": False, "_FillValue": -1}
@@ -145,7 +159,8 @@ def _run_schema(parts: Parts, seed: Parts) -> None:
         assert schema.width >= 1
         for n in (0, 1, 4, 12):
             try:
-                stored = schema.decode(parts[1], n, "0.0.0")
+                found = {(schema.array, "0.0.0"): parts[1]}
+                stored = block_values(_source(POSITIONS), schema, ["0.0.0"], np.array([n]), found)
                 assert len(stored) == n
                 values = schema.values(stored)
                 assert len(values) == n
@@ -183,5 +198,6 @@ def _run_positions(parts: Parts, seed: Parts) -> None:
     dtype = parse_dtype(parts[1].decode("latin-1"), "vertices")
     assert dtype.kind in "biufcmM"
     schema = PointSchema(ChunkGrid((1.0,) * 3, (1,) * 3), dtype)
-    found = decode_positions(schema, "0.0.0", parts[0])
-    assert found.shape == (len(parts[0]) // (3 * dtype.itemsize), 3)
+    found = {("vertices", "0.0.0"): parts[0]}
+    positions, rows = block_positions(_source(schema), NOT_STALE, np.zeros((1, 3), np.int64), ["0.0.0"], found, None)
+    assert positions.shape == (len(parts[0]) // (3 * dtype.itemsize), 3) == (int(rows[0]), 3)

@@ -1,9 +1,14 @@
-"""What notebooks show of stores and levels, and the text of reports: the facts, nothing that could run, no secret, and few requests."""
+"""What stores, levels and reports say of themselves, as text and in notebooks: the facts, nothing that could run, no secret, few requests."""
 
+import io
 import json
 import re
+import shutil
 import zipfile
 from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
@@ -13,9 +18,10 @@ from s3_account import BUCKET, S3_SECRET
 from small import always
 from zarr.buffer import cpu
 from zarr.core.sync import sync
-from zarr.storage import MemoryStore
+from zarr.storage import MemoryStore, WrapperStore
 
 import dask_zv as dzv
+from dask_zv.storage.handles import open_objects
 
 AXES = [{"name": "t", "type": "time"}, {"name": "x", "unit": "micrometer"}, {"name": "y", "unit": "micrometer"}]
 
@@ -114,7 +120,9 @@ def test_a_store(graph, positions):
         row = found.row(name)
         assert (row[1], row[4]) == (unit, edge)
         assert [float(v) for v in row[2:4]] == pytest.approx([low[i], high[i]], rel=1e-6)
-    assert found.row("0") == ["0", "3,000", "–"]
+    catalogued = dzv.open(store.url).level(0)
+    assert found.row("0")[:3] == ["0", "3,000", f"{len(catalogued.chunks):,}"]
+    assert found.row("0")[3:] == [f"{catalogued.nbytes / 1e3:.1f} kB", "–"]
 
 
 def test_a_level(graph):
@@ -178,16 +186,23 @@ def test_requests(positions):
     counted = CountingStore(MemoryStore())
     _, report = write_graph(counted, positions)
     store = dzv.open(counted)
-    _, keys, listed = asked(counted, store)
-    assert keys == []  # opening read the documents of the store and of level 0
-    assert listed == [""]
+    found, keys, listed = asked(counted, store)
+    assert keys == ["0/dask_zv_catalog/c/0"]  # opening read the documents of the store and of level 0
+    assert listed == ["", "0"]
+    counted.forget()
+    assert found.row("0")[3] in repr(store)
+    assert (counted.log, counted.listed) == ([], ["0"])  # whether a write was interrupted meanwhile
     _, keys, listed = asked(counted, store.level(0))
     assert [k for k in keys if "/c/" in k] == ["0/dask_zv_catalog/c/0"]
     segments = [a for a in report.arrays if a.startswith("links/0/")]
     assert len(keys) + len(listed) <= 16 + len(segments)  # whose documents every first look compares
     for shown in (store, store.level(0)):
         _, keys, listed = asked(counted, shown)
-        assert keys + listed == []
+        assert (keys, listed) == ([], ["0"])
+    counted.forget()
+    store.info(io.StringIO())
+    assert not counted.blobs
+    assert len(counted.log) + len(counted.listed) <= 30 + len(segments)
 
 
 def unpacked(name):
@@ -209,11 +224,12 @@ def test_levels_without_a_catalog_are_not_read(generation):
     counted = unpacked(f"golden_{generation}/streamlines_pyramid.zarrvectors.zip")
     store = dzv.open(counted)
     found, keys, _ = asked(counted, store)
-    assert [k for k in keys if k.startswith(("1/", "2/"))] == ["1/zarr.json", "2/zarr.json"]
+    looked = {f"{n}/{node}" for n in (1, 2) for node in ("zarr.json", "dask_zv_catalog/c/0")}
+    assert {k for k in keys if k.startswith(("1/", "2/"))} == looked
     for number in (1, 2):
         metadata = store.level(number).metadata
         made = f"from level {number - 1} by {metadata.coarsening_method}"
-        assert found.row(str(number)) == [str(number), f"{metadata.vertex_count:,}", made]
+        assert found.row(str(number)) == [str(number), f"{metadata.vertex_count:,}", "–", "–", f"{made}; no catalog"]
     found, keys, _ = asked(counted, store.level(0))
     assert found.row("chunks")[1] == "not catalogued: dzv.open(…, mode='r+').refresh()"
     assert found.row("objects")[1] == "10"
@@ -243,8 +259,18 @@ def test_checked_stores_are_not_compared_for_it(positions):
 @pytest.mark.parametrize("layout", ["grid", "per_chunk"])
 def test_an_empty_store(layout):
     store = dzv.create(MemoryStore(), chunk_shape=(10, 10), layout=layout)
-    assert page(store).row("0") == ["0", "0", "–"]
-    assert page(store.level(0)).row("chunks")[1] == "nothing written yet"
+    assert page(store).row("0") == ["0", "0", "–", "–", "no data yet"]
+    assert page(store.level(0)).row("chunks")[1] == "no data yet"
+    assert page(store).row("x")[2:4] == ["–", "–"]
+    assert repr(store).splitlines()[1:] == [
+        "  x: no bounds yet, chunks of 10", "  y: no bounds yet, chunks of 10", "  level 0: no data yet",
+    ]  # fmt: skip
+    assert repr(store.level(0)) == f"<dask_zv.Level {store.url}/0: point_cloud, no data yet>"
+    assert store.nbytes == store.level(0).nbytes == 0
+    assert np.isnan(store.bounds).all()
+    bounded = dzv.create(MemoryStore(), chunk_shape=(10, 10), layout=layout, bounds=((0, 0), (5, 5)))
+    assert bounded.bounds == ((0.0, 0.0), (5.0, 5.0))
+    assert bounded.chunk_shape == bounded.level(0).chunk_shape == (10.0, 10.0)
 
 
 def put(store, key, data):
@@ -269,6 +295,13 @@ def test_a_damaged_catalog(memory):
     put(memory, key, bytes(data))
     store = dzv.open(memory)
     assert page(store).row("0")[1] == "3,000"
+    assert page(store).row("0")[2].startswith("FormatError: the catalog is damaged")
+    for shown in (store, store.level(0)):
+        assert repr(shown).count("FormatError: the catalog is damaged") == 1
+    store.info(buffer := io.StringIO())
+    assert "FormatError: the catalog is damaged" in buffer.getvalue()
+    with pytest.raises(dzv.FormatError, match="the catalog is damaged"):
+        store.nbytes  # noqa: B018
     found = page(store.level(0))
     assert found.row("arrays")[1].startswith("FormatError: the catalog is damaged")
     assert found.row("x")[4] == "10"
@@ -311,8 +344,141 @@ def test_stores_of_others(path):
         level = store.level(number)
         found = page(level)
         assert "Error" not in found.text
-        assert ["vertices", f"{level.metadata.vertex_count:,}"] in found.rows
+        assert ["vertices", f"{level.metadata.vertex_count:,}" if level.metadata.vertex_count else "not counted"] in found.rows
         assert {*level.attributes} <= {r[0] for r in found.rows}
+        assert all(name in repr(level) for name in level.attributes)
+        level.info(buffer := io.StringIO())
+        assert "Error" not in repr(level) + repr(store) + buffer.getvalue()
+        assert level.nbytes > 0
+
+
+def test_sizes_are_those_of_the_chunks(graph, tmp_path):
+    store, _ = graph
+    stored = [p for p in Path(url2pathname(urlsplit(store.url).path)).rglob("*") if p.is_file() and "/c/" in str(p)]
+    chunks = [p for p in stored if not {"dask_zv_catalog", "object_index", "groups"} & set(p.parts)]
+    chunks = [p for p in chunks if "0/dask_zv" not in str(p)]
+    assert store.nbytes == store.level(0).nbytes
+    assert 0 <= sum(p.stat().st_size for p in chunks) - store.nbytes <= 150 * len(chunks)  # indexes of shards
+    (size,) = re.findall(r"size +([0-9.]+) kB in ([0-9,]+) files", info(store.level(0)))
+    assert float(size[0]) == pytest.approx(store.nbytes / 1e3, abs=0.06)
+    assert int(size[1].replace(",", "")) == len(chunks)
+    # without a catalog every object is looked at
+    copied = tmp_path / "copy.zv"
+    shutil.copytree(url2pathname(urlsplit(store.url).path), copied)
+    shutil.rmtree(copied / "0" / "dask_zv_catalog")
+    assert dzv.open(copied).nbytes == sum(p.stat().st_size for p in chunks)
+    assert "3,000 vertices, no catalog" in repr(dzv.open(copied))
+    assert "3,000 vertices, no catalog" in repr(dzv.open(copied).level(0))
+
+
+def info(shown):
+    shown.info(buffer := io.StringIO())
+    return buffer.getvalue()
+
+
+def test_info(graph, positions, capsys):
+    store, report = graph
+    level = store.level(0)
+    assert store.info() is None
+    text = capsys.readouterr().out
+    assert text == info(store)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    rows = level.chunks.rows
+    for line in (
+        "<dask_zv.Store graph>", f"url {store.url}", "layout grid (ZV 0.9.2)", 'crs {"name": "EPSG:3857"}', "<dask_zv.Level 0 graph>",
+        "vertices 3,000", f"chunks {report.chunks} of {rows.min()} to {rows.max()} vertices", "compression zstd", "objects 3", "groups 2",
+        "edges 2,999", "vertices float32 3 –", "kind str as uint8 – 3", "colour uint8 4 (ch0, ch1, ch2, ch3) –",
+    ):  # fmt: skip
+        assert line in lines, line
+    x = next(line for line in lines if line.startswith("x micrometer"))
+    assert [float(v) for v in x.split()[2:4]] == pytest.approx([positions[:, 1].min(), positions[:, 1].max()], rel=1e-6)
+    assert info(level).splitlines()[0] == "<dask_zv.Level 0  graph>"
+
+
+def test_info_of_attributes_of_all_kinds():
+    store = dzv.create(MemoryStore(), geometry="graph", chunk_shape=(10, 10))
+    dzv.write_graph(
+        store, np.arange(8.0).reshape(4, 2), edges=[[0, 1], [2, 3]], edge_attributes={"weight": np.ones(2, "f4")},
+        object_ids=[0, 0, 1, 1], object_attributes={"name": ["a", "b"], "place": np.zeros((2, 3))}, groups={0: [0, 1]},
+        group_attributes={"rank": [1]},
+    )  # fmt: skip
+    lines = [" ".join(line.split()) for line in info(store).splitlines()]
+    for line in ("weight float32 – –", "name str – –", "place float64 3 –", "rank int64 – –"):
+        assert line in lines
+    for line in ("attributes of edges:", "attributes of objects:", "attributes of groups:"):
+        assert line in lines
+
+
+@pytest.mark.parametrize("fixture", ["store", "level"])
+def test_text_and_notebook_agree(graph, fixture):
+    store, _ = graph
+    shown = store if fixture == "store" else store.level(0)
+    found, text = page(shown), " ".join(f"{shown!r} {info(shown)}".split())
+    values = [
+        cell for row in found.rows[1:] for cell in row if cell not in ("–", "") and row[0] not in ("axis", "array", "level")
+    ]
+    assert [v for v in values if " ".join(v.split()) not in text] == []
+
+
+@pytest.mark.parametrize("layout", ["grid", "per_chunk"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_an_interrupted_write_is_told(layout, resume, override, positions):
+    class Full(WrapperStore):
+        """Takes so many chunks of positions, and no more."""
+
+        left = 40
+
+        async def set(self, key, value):
+            if "/vertices/" in key and "/c/" in key:
+                Full.left -= 1
+                if Full.left < 0:
+                    raise OSError("no space left on device")
+            await self._store.set(key, value)
+
+    override(write_block_bytes=(10_000, 20_000))
+    inner = MemoryStore()
+    store = dzv.create(Full(inner), chunk_shape=(20, 10, 10), layout=layout)
+    with pytest.raises(dzv.StoreError, match="no space left"):
+        dzv.write_points(store, positions, resume=resume)
+    for each in (store, dzv.open(inner)):
+        for shown in (each, each.level(0)):
+            for text in (repr(shown), page(shown).text, info(shown)):
+                assert "no data yet" in text
+                if resume:
+                    assert re.search(r"a write is under way or was interrupted: [1-9]\d* of \d+ blocks stored", text), text
+                elif layout == "grid":
+                    assert "a write is under way or was interrupted" in text
+        assert each.nbytes == 0
+    dzv.write_points(dzv.open(inner, "r+"), positions, resume=resume, mode="error" if resume else "overwrite")
+    assert "interrupted" not in repr(dzv.open(inner)) + info(dzv.open(inner))
+
+
+def test_reprs_never_raise(memory):
+    class Gone(WrapperStore):
+        async def get(self, key, *args, **kwargs):
+            raise RuntimeError("the network is gone")
+
+        async def list_dir(self, prefix):
+            raise RuntimeError("the network is gone")
+            yield
+
+    store = dzv.open(memory)
+    level = store.level(0)
+    store_objects = open_objects(store._contents.handle if hasattr(store, "_contents") else store.handle)
+    store_objects.store = Gone(store_objects.store)
+    for shown in (store, level):
+        assert "the network is gone" in repr(shown)
+        assert "the network is gone" in page(shown).text
+
+
+def test_many_levels_are_counted(memory):
+    for number in range(1, 40):
+        document = json.loads(get(memory, "0/zarr.json"))
+        document["attributes"]["zarr_vectors_level"] |= {"level": number, "parent_level": 0}
+        put(memory, f"{number}/zarr.json", json.dumps(document).encode())
+    store = dzv.open(memory)
+    assert repr(store).splitlines()[-1] == "  and 20 levels more"
+    assert page(store).row("levels")[1] == "40, of which 20 are shown"
 
 
 def test_a_report(graph):

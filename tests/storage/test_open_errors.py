@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import sys
 import threading
 import traceback
@@ -197,6 +198,47 @@ def test_directory_of_something_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     (tmp_path / "empty").mkdir()
     dzv.open_group(tmp_path / "empty").write_bytes("v", "0", b"1")
+
+
+def test_what_is_no_store_is_told(tmp_path):
+    """Each error says what is there, and what opens it."""
+    for name in ("cells.zv", "many/a.zv", "many/b.zv", "group/c.zv"):
+        dzv.create(tmp_path / name, chunk_shape=(1, 1), bounds=((0, 0), (2, 2)))
+    zarr.open_group(tmp_path / "group", mode="a")
+    xr.Dataset({"t": (("lat", "lon"), np.zeros((3, 3)))}).to_zarr(tmp_path / "ds.zarr", zarr_format=3, consolidated=False)
+    zarr.open_group(tmp_path / "geo.zarr", mode="w", attributes={"proj:code": "EPSG:4326"})
+    zarr.open_group(tmp_path / "ome.zarr", mode="w", attributes={"ome": {"version": "0.5"}})
+    zarr.open_group(tmp_path / "plain.zarr", mode="w").create_array("a", shape=(3,), dtype="i4")
+    shutil.copytree(tmp_path / "cells.zv", tmp_path / "cut.zv")
+    (tmp_path / "cut.zv" / "zarr.json").unlink()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "ice" / "snapshots").mkdir(parents=True)
+    (tmp_path / "ice" / "repo").write_bytes(b"x")
+    (tmp_path / "table.parquet").write_bytes(b"PAR1")
+    cases = {
+        "cells.zv/0": (dzv.MetadataError, r"level 0 of one; dzv\.open the folder above"),
+        "many": (dzv.StoreError, r"holds the stores 'a\.zv', 'b\.zv': give one of them"),
+        "group": (dzv.MetadataError, r"no Zarr Vectors store: it holds the store 'c\.zv': give that"),
+        "ds.zarr": (dzv.MetadataError, r"a Dataset of the arrays 't'; xarray\.open_zarr opens it"),
+        "geo.zarr": (dzv.MetadataError, r"GeoZarr.*xarray\.open_zarr"),
+        "ome.zarr": (dzv.MetadataError, r"OME-Zarr.*zarr\.open_group"),
+        "plain.zarr": (dzv.MetadataError, r"it has 'a', and no attributes; zarr\.open_group opens it"),
+        "plain.zarr/a": (dzv.StoreError, r"is an Array.*zarr\.open_array"),
+        "cut.zv": (dzv.StoreError, r"levels of a store.*under way.*overwrite=True"),
+        "empty": (dzv.NotFoundError, r"the folder is empty: dzv\.create makes a store in it"),
+        "ice": (dzv.StoreError, r"an Icechunk repository: open a session"),
+        "table.parquet": (dzv.StoreError, r"a file, not a store.*pandas"),
+    }
+    for name, (error, match) in cases.items():
+        for mode in ("r", "r+"):
+            fails(error, match, dzv.open, tmp_path / name, mode)
+        fails(error, match, xr.open_dataset, tmp_path / name, engine="zv")
+    for name in ("cell.zv", "Cells.zv", "cells", "cells.zarr"):
+        fails(dzv.NotFoundError, r"nothing is here: did you mean 'cells\.zv'\?", dzv.open, tmp_path / name)
+    fails(dzv.NotFoundError, "nothing is here: check the path", dzv.open, tmp_path / "quite-another")
+    memory = MemoryStore()
+    dzv.create(StorePath(memory, "in/cells.zv"), chunk_shape=(1, 1))
+    fails(dzv.NotFoundError, r"did you mean 'cells\.zv'", dzv.open, StorePath(memory, "in/cell.zv"))
 
 
 def test_zarr_v2_and_an_array_instead_of_a_group(tmp_path):

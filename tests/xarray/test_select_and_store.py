@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -279,6 +281,37 @@ def test_rows_that_are_not_there_are_an_error(key):
     assert ds.sizes["vertex"] == 1384
     for part in (ds, ds.isel(vertex=np.arange(1384))):
         fails(IndexError, None, part.isel, vertex=key)
+
+
+def test_what_other_tools_note_is_shown_and_kept(tmp_path):
+    """The unit that stands beside an array alone, and what applications keep at the root and at a level."""
+    path = tmp_path / "s.zv"
+    points = np.random.default_rng(0).uniform(0, 20, (100, 2))
+    store = dzv.create(path, chunk_shape=(5, 5), bounds=((0, 0), (20, 20)))
+    objects = {"object_ids": np.arange(100) // 10, "object_attributes": {"score": np.arange(10.0)}}
+    dzv.write_points(store, points, attributes={"mass": np.arange(100.0)}, **objects)
+    notes = {
+        "": {"user_metadata": {"lab": {"who": "me"}}}, "0": {"user_metadata": {"lab": {"round": 1}}},
+        "0/vertex_attributes/mass": {"unit": "kilogram", "description": "how heavy"},
+        "0/object_attributes/score": {"unit": "second"},
+    }  # fmt: skip
+    for node, attributes in notes.items():
+        document = json.loads((path / node / "zarr.json").read_text())
+        document["attributes"] |= attributes
+        (path / node / "zarr.json").write_text(json.dumps(document))
+    ds = xr.open_dataset(path, engine="zv")
+    assert ds.mass.attrs["units"] == "kilogram"
+    assert ds.score.attrs["units"] == "second"
+    ds.zv.to_store(tmp_path / "whole.zv")
+    ds.zv.sel(bbox=((0, 0), (9, 9))).zv.to_store(tmp_path / "part.zv")
+    dzv.convert(path, tmp_path / "packed.zv", shard_chunks=4)
+    dzv.convert(path, tmp_path / "other.zv", layout="per_chunk")
+    for name in ("whole", "part", "packed", "other"):
+        copy = dzv.open(tmp_path / f"{name}.zv")
+        assert copy.group.attrs["user_metadata"] == {"lab": {"who": "me"}}, name
+        assert copy.level(0).group.attrs["user_metadata"] == {"lab": {"round": 1}}, name
+        mass = xr.open_dataset(tmp_path / f"{name}.zv", engine="zv").mass
+        assert (mass.attrs["units"], mass.attrs["long_name"]) == ("kilogram", "how heavy"), name
 
 
 @pytest.mark.parametrize("view", ["spatial", "objects"])

@@ -7,12 +7,8 @@ meshes.)
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError
 from dask_zv.geometry.block import (
     Arrangement,
     BlockExtra,
@@ -24,7 +20,7 @@ from dask_zv.geometry.block import (
     stable_order,
 )
 from dask_zv.geometry.rows import VertexRows
-from dask_zv.geometry.schema import VERTICES, Kind, PointSchema
+from dask_zv.geometry.schema import Kind, PointSchema
 
 POINT_CLOUD = Kind("point_cloud", "implicit_sequential")
 
@@ -54,14 +50,3 @@ def arrange_objects(block: ChunkedRows) -> Arrangement:
     starts = np.ones(len(order), bool)
     starts[1:] = (by_chunk[1:] != by_chunk[:-1]) | (by_object[1:] != by_object[:-1])
     return cut_fragments(block, order, starts)
-
-
-def decode_positions(schema: PointSchema, chunk: str, vertices: bytes) -> NDArray[Any]:
-    """Return a chunk's stored positions, shape (n, D)."""
-    ndim = schema.grid.ndim
-    if len(vertices) % (ndim * schema.dtype.itemsize):
-        raise FormatError(
-            f"the blob has {len(vertices)} bytes, which is not a multiple of {ndim} x {schema.dtype} rows",
-            array=VERTICES, chunk=chunk,
-        )  # fmt: skip
-    return np.frombuffer(vertices, schema.dtype).reshape(-1, ndim)

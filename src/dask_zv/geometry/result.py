@@ -14,39 +14,39 @@ from dask_zv.errors import escaped
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Geometry:
-    """Vertices that were read, with what belongs to them.
+    """Vertices that were read, with their attributes, links and objects.
 
     Attributes
     ----------
     positions : ndarray, shape (N, D)
         In the units of the axes.
     attributes : mapping of str to ndarray, shape (N,) or (N, C)
-        Categories as strings (objects with None where values can be missing).
+        Categories are strings (dtype object with None if values can be missing).
     object_ids : ndarray of int64, shape (N,), optional
-        Object of each vertex, -1 where no object names it, -2 where several do; None for stores without objects.
+        Object of each vertex: -1 if it belongs to none, -2 if it belongs to several. None for stores without objects.
     edges : ndarray of int64, shape (E, 2), optional
-        Row numbers into `positions`, the ends of each in the order that the input gave them; of skeletons (child, parent),
-        ascending by child.
+        Row numbers in `positions`; the two ends are in the order of the input. In skeletons (child, parent), ascending by
+        child.
     parents : ndarray of int64, shape (N,), optional
-        Row number of each vertex's parent, -1 at roots and where the parent was not read. None for skeletons that were
-        edited into graphs, in which a node has several.
+        Row number of the parent of each vertex, -1 at roots and if the parent was not read. None for skeletons that were edited
+        into graphs, where a node has several parents.
     faces : ndarray of int64, shape (F, k), optional
-        Row numbers into `positions`, winding and first vertex as in the input.
+        Row numbers in `positions`, with winding and first vertex as in the input.
     ids, lengths : ndarray of int64, shape (O,), optional
-        Objects in the order of the rows, and the rows of each; with ``order="object"``. Where a path was cut by a box or by
-        chunks, each unbroken run of it is an entry of its own, so that an id may come several times, or not at all.
+        Objects in the order of the rows, and the number of rows of each; with ``order="object"``. If a box or chunks cut a
+        path, each connected piece is an entry, so an id may occur several times or not at all.
     edge_attributes : mapping of str to ndarray, shape (E, ...)
-        Masked where the store has none: for edges across chunks in generation 0.7, and those that skeletons imply.
+        Masked where the store has no value: for edges between chunks in ZV 0.7, and for implied edges of skeletons.
     face_attributes : mapping of str to ndarray, shape (F, ...)
         As `edge_attributes`.
     object_index : ndarray of int64, shape (O,), optional
-        The objects that `object_attributes` describes.
+        Object ids of the rows of `object_attributes`.
     object_attributes : mapping of str to ndarray, shape (O, ...)
     groups : mapping of int to ndarray of int64
         Object ids of each group.
     group_attributes : mapping of str to ndarray, shape (G, ...)
     halo : int
-        So many of the last rows are far ends of links, vertices of other chunks: with ``map_chunks(halo="links")``.
+        Number of rows at the end that are vertices of other chunks, the far ends of links; with ``map_chunks(halo="links")``.
     """
 
     positions: NDArray[Any]
@@ -84,20 +84,20 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Links:
-    """Records of a family of links, as the input gave them.
+    """Links as they are stored, by chunk and row.
 
     Attributes
     ----------
     chunks : ndarray of int64, shape (m, L, K)
-        Chunk of each endpoint: the first at the level itself, the others at the level that the family leads to.
+        Chunk of each endpoint: the first in the level itself, the others in the level that the links lead to.
     rows : ndarray of int64, shape (m, L)
-        Row of each endpoint in its chunk's blob of vertices, which is not its row in reading order where fragments were edited.
+        Row of each endpoint in the stored vertices of its chunk. If fragments were edited, this differs from the reading order.
     attributes : mapping of str to ndarray, shape (m,) or (m, C)
-        Masked for records that have none.
+        Masked for links without a value.
     directed : bool
-        The order of the endpoints means something.
+        True if the order of the endpoints has a meaning.
     width : int
-        Endpoints L of a record.
+        Number of endpoints of a link, L.
     """
 
     chunks: NDArray[np.int64]

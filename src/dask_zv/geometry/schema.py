@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError, InputError, MetadataError, ZVWarning, has_control
+from dask_zv.errors import InputError, MetadataError, ZVWarning, has_control
 from dask_zv.format.dictionary import DictionaryEncoding
 from dask_zv.spatial.grid import ChunkGrid
 
@@ -96,6 +96,8 @@ class AttributeSchema:
     dictionary: DictionaryEncoding | None = None  # Categories of strings
     channel_names: tuple[str, ...] | None = None
     any_width: bool = False  # The metadata does not tell the width (0.7's writers of polylines, graphs and meshes leave it out)
+    unit: str | None = None  # As other tools note it beside the array; ours is in the root's attribute_specs
+    description: str | None = None
 
     @property
     def array(self) -> str:
@@ -130,6 +132,7 @@ class AttributeSchema:
             out["channel_names"] = list(self.channel_names or (f"ch{i}" for i in range(self.channels)))
         if self.dictionary is not None:
             out.update(self.dictionary.to_attributes())
+        out.update({k: v for k, v in (("unit", self.unit), ("description", self.description)) if v})
         return out
 
     @classmethod
@@ -148,36 +151,18 @@ class AttributeSchema:
         if rows is not None and not (isinstance(rows, list) and all(type(r) is int and r > 0 for r in rows)):
             raise MetadataError(f"{what} has the row_shape {rows!r}: a list of positive integers is wanted")
         width = math.prod(rows) if rows else None
-        if names is not None:
-            if width not in (None, len(names)):
-                raise MetadataError(f"{what} has the row_shape {rows!r} and {len(names)} channel_names")
-            return cls(name, dtype, len(names), dictionary, tuple(names))
-        if width is not None:
-            return cls(name, dtype, width, dictionary, None)
-        return cls(name, dtype, None, dictionary, None, any_width and dictionary is None)
+        if names is not None and width not in (None, len(names)):
+            raise MetadataError(f"{what} has the row_shape {rows!r} and {len(names)} channel_names")
+        channels = width if names is None else len(names)
+        any_width = any_width and channels is None and dictionary is None
+        said = [v if isinstance(v := attrs.get(word), str) else None for word in ("unit", "description")]
+        return cls(name, dtype, channels, dictionary, None if names is None else tuple(names), any_width, *said)
 
     def encode(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values as they are stored, C-contiguous, shape (n,) or (n, channels)."""
         if self.dictionary is not None:
             values = self.dictionary.encode(values)
         return np.ascontiguousarray(values, self.dtype)
-
-    def decode(self, data: bytes, n: int, chunk: str) -> NDArray[Any]:
-        """Return a chunk's stored values, shape (n,) or (n, channels); codes are left as they are.
-
-        A width that the metadata does not tell is recovered from the number of values.
-        """
-        width = self.width
-        if self.any_width and n:
-            width = max(1, len(data) // (n * self.dtype.itemsize))
-        if len(data) != n * width * self.dtype.itemsize:
-            raise FormatError(
-                f"the blob has {len(data)} bytes, not {n} rows of {width} x {self.dtype}: it does not belong to the "
-                "vertices beside it (an interrupted overwrite, or another tool's edit); write the chunk again",
-                array=self.array, chunk=chunk,
-            )  # fmt: skip
-        out = np.frombuffer(data, self.dtype)
-        return out if self.channels is None and width == 1 else out.reshape(n, width)
 
     def values(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return stored values as the user sees them: categories for codes."""

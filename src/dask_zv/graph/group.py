@@ -57,10 +57,10 @@ class Backend:
 
 
 class Group:
-    """A group of a Zarr hierarchy through which all ZV arrays are read and written.
+    """A Zarr group in which ZV arrays are read and written as blobs.
 
     Arrays are named by their path below the group (``"vertices"``, ``"vertex_attributes/mass"``), blobs by chunk key
-    (``"0.1.2"``). Works over any zarr store; pickles through a small handle of the store.
+    (``"0.1.2"``). Works with any zarr store, and can be pickled.
 
     Parameters
     ----------
@@ -106,12 +106,12 @@ class Group:
     def layout(self) -> LayoutName:
         """How the group's arrays are stored, ``"grid"`` (ZV 0.9) or ``"per_chunk"`` (ZV 0.7).
 
-        Found from the store's metadata; ``"per_chunk"`` where that says nothing.
+        Taken from the metadata of the store; ``"per_chunk"`` if there is none.
 
         Raises
         ------
         MetadataError
-            The store is of a version that is not read.
+            The version of the store is not supported.
         """
         if self._layout is None:
             self._layout = detect_layout(self._objects, self._prefix) or "per_chunk"
@@ -123,7 +123,7 @@ class Group:
 
     @classmethod
     def from_backend(cls, handle: Backend, prefix: str = "") -> Self:
-        """Return a writable group at `prefix` of a backend's store, also where that was opened read-only."""
+        """Return a writable group at `prefix` in the store of a backend, even if that was opened read-only."""
         if prefix:
             check_name(prefix, "prefix")
         return cls._from_handle(handle.handle.with_read_only(False), prefix)
@@ -140,7 +140,7 @@ class Group:
 
     @property
     def url(self) -> str:
-        """URL of the group; a store's name for stores without one. Never with secrets."""
+        """URL of the group, or the name of a store without a URL. It never contains secrets."""
         if isinstance(self._objects, LocalObjects):
             return self.path.as_uri()
         return place_url(self._objects.url, self._prefix)
@@ -157,7 +157,7 @@ class Group:
         Raises
         ------
         StoreError
-            The store isn't a local directory; use :attr:`url`.
+            The store is not a local directory; use :attr:`url`.
         """
         if not isinstance(self._objects, LocalObjects):
             raise StoreError(f"{self.url} is no local directory and has no path: use .url", store=self._objects.url)
@@ -192,13 +192,13 @@ class Group:
         return child
 
     def require_group(self, name: str) -> Self:
-        """Return the sub-group `name`, made where it is absent."""
+        """Return the subgroup `name`; create it if it does not exist."""
         check_name(name, "group name")
         ensure_groups(self._objects, [join(self._prefix, name)])
         return self._child(name)
 
     def create_group(self, name: str) -> Self:
-        """Return the sub-group `name`; an existing one is returned unchanged, as by :meth:`require_group`."""
+        """Return the subgroup `name`, as :meth:`require_group`; an existing one is unchanged."""
         return self.require_group(name)
 
     def __getitem__(self, key: str) -> Self:
@@ -231,7 +231,7 @@ class Group:
                 yield name
 
     def delete_subtree(self, name: str) -> None:
-        """Remove a child and all below it; nothing happens where there is none."""
+        """Remove a child and everything below it, if it exists."""
         check_name(name)
         path = join(self._prefix, name)
         self._drop_catalogs(path)
@@ -243,7 +243,7 @@ class Group:
     # ------------------------------------------------------------------------------------------ arrays
 
     def write_array_meta(self, array: str, meta: Mapping[str, Any]) -> None:
-        """Merge `meta` into the attributes of the array's node, made where it is absent; inside a batch, queue it."""
+        """Merge `meta` into the attributes of an array, which is created if it does not exist; inside a batch, queue that."""
         if self._batch is not None:
             self._batch.write_array_meta(array, meta)
             return
@@ -255,37 +255,37 @@ class Group:
             self._blobs.forget(array)
 
     def read_array_meta(self, array: str) -> dict[str, Any]:
-        """Return the attributes of the array's node, ``{}`` where it is absent."""
+        """Return the attributes of an array, ``{}`` if it does not exist."""
         check_name(array, "array name")
         document = read_document(self._objects, join(self._prefix, array))
         return {} if document is None else dict(document.get("attributes", {}))
 
     def array_exists(self, array: str) -> bool:
-        """Tell whether the array has a node."""
+        """Return True if the array exists."""
         return array in self
 
     # ------------------------------------------------------------------------------------------ blobs
 
     def write_bytes(self, array: str, chunk_key: str, data: Any) -> None:
-        """Store one blob, in place of an earlier one of any length; inside a batch, queue it.
+        """Store one blob, replacing an earlier one; inside a batch, queue it.
 
         Parameters
         ----------
         array : str
-            Path of the array below this group; made where it is absent.
+            Path of the array below this group; created if it does not exist.
         chunk_key : str
             ``"0.1.2"``, or (layout ``per_chunk``) a literal name such as ``"data"``.
         data : bytes-like, C-contiguous ndarray, or (in a batch) a Delayed or Future of these
-            In layout ``grid`` an empty one makes the chunk absent: its cells can't tell the two apart.
+            In layout ``grid``, empty data removes the chunk, because the layout cannot store empty blobs.
 
         Raises
         ------
         InvalidNameError
-            The name of the array or chunk would leave its place.
+            The name of the array or chunk is invalid.
         BoundsError
-            The array's grid (layout ``grid``) has no such cell.
+            The chunk lies outside of the grid of the array (layout ``grid``).
         StoreError
-            The payload is of no such type, nothing says which grid an absent array is to have, or storage failed.
+            `data` has another type, the grid of a new array is unknown, or storage failed.
         """
         if self._fetched is not None:
             self._fetched.pop((array, chunk_key), None)
@@ -302,14 +302,14 @@ class Group:
         self._catalog_known = True  # there is none any more
 
     def read_bytes(self, array: str, chunk_key: str) -> bytes:
-        """Return exactly the bytes that were written; from memory where a batch of reads holds them.
+        """Return the bytes that were written; from memory inside a batch of reads that has them.
 
         Raises
         ------
         NotFoundError
-            No such blob.
+            The blob does not exist.
         StoreError, FormatError
-            A node of another kind is there, or its data object is missing, short or damaged.
+            The node is of another kind, or its data is missing, truncated or damaged.
         """
         if self._fetched is not None and (array, chunk_key) in self._fetched:
             return self._fetched[array, chunk_key]
@@ -326,11 +326,11 @@ class Group:
         raise WrongKindError(text, store=self._objects.url, array=path, chunk=chunk_key)
 
     def chunk_exists(self, array: str, chunk_key: str) -> bool:
-        """Return True if a blob is there, in a shard or by itself; False for names that no blob can have."""
+        """Return True if a blob exists; False for invalid names."""
         return is_name(array) and is_chunk_key(chunk_key) and self._lister().exists(array, chunk_key)
 
     def list_chunks(self, array: str) -> list[str]:
-        """Return the keys of an array's blobs in numeric order; ``[]`` for an absent array."""
+        """Return the chunk keys of an array in numeric order; ``[]`` if it does not exist."""
         check_name(array, "array name")
         return self._lister().list_keys(array)
 
@@ -345,20 +345,20 @@ class Group:
         block_chunks: int | None = None,
         progress: bool | None = None,
     ) -> Iterator[WriteBatch]:
-        """Make every write inside the context part of one Dask graph, run at its end on the active scheduler.
+        """Collect all writes inside the context in one Dask graph, which runs at the end on the active scheduler.
 
-        Reads inside see the store as it was before. An exception inside drops the batch: nothing is written.
+        Reads inside see the store as it was before. After an exception inside, nothing is written.
 
         Parameters
         ----------
         compute : bool
-            False runs nothing: ``batch.to_delayed()`` is the graph, as one Delayed.
+            False runs nothing; ``batch.to_delayed()`` returns the graph as one Delayed.
         shards : int or sequence of int, optional
-            Pack chunks into one object per array and this many chunks. In layout ``per_chunk`` a block of
-            :meth:`~dask_zv.graph.writes.WriteBatch.write_blobs` is one shard whatever its size; in ``grid`` it yields whole
-            shards, whose extents may be given instead, and arrays that exist keep the packing that they have.
+            Number of chunks that are packed into one object per array. In layout ``per_chunk``, a block of
+            :meth:`~dask_zv.graph.writes.WriteBatch.write_blobs` is one shard, whatever its size. In ``grid``, a block must
+            yield whole shards, the shape of a shard may be given instead, and existing arrays keep their packing.
         block_chunks : int, optional
-            Chunks per task, at most, of what is queued blob by blob; 256 to 2048 by their number where None.
+            Most chunks per task for blobs that are queued one by one; None means 256 to 2048, by the number of chunks.
         progress : bool, optional
             Show a progress bar.
 
@@ -370,9 +370,9 @@ class Group:
         Raises
         ------
         StoreError
-            A batch is open on this group already.
+            A batch is already open on this group.
         PlanError
-            Two tasks would write one chunk, or the store can't be reached from where the tasks run.
+            Two tasks would write one chunk, or the store cannot be used in the processes of the tasks.
         """
         if self._batch is not None:
             raise StoreError(
@@ -410,17 +410,17 @@ class Group:
     def batched_reads(self, plan: Sequence[tuple[str, Sequence[str]]]) -> Iterator[None]:
         """Fetch all blobs of `plan` concurrently and serve :meth:`read_bytes` from memory inside the context.
 
-        The fetch runs in this process, where the bytes are wanted: a bounded number of requests in flight.
+        The fetch runs in this process, with a bounded number of requests in flight.
 
         Parameters
         ----------
         plan : sequence of (array, chunk keys)
-            Keys that don't exist are left out; reads outside the plan go to the store.
+            Missing keys are ignored; reads outside the plan go to the store.
 
         Raises
         ------
         StoreError
-            A batch of reads is open already, or a blob of the plan is damaged.
+            A batch of reads is already open, or a blob of the plan is damaged.
         """
         if self._fetched is not None:
             raise StoreError(

@@ -58,22 +58,22 @@ class Report:
     chunks : int
         Chunks written.
     objects : int
-        ZV objects written (0 where the data has none).
+        Objects written (0 if the data has none).
     nbytes : int
-        Bytes of all payloads, before any codec.
+        Bytes of all blobs, before compression.
     files : int
-        Files (objects of an object store) that the payloads went into.
+        Files (or objects of an object store) that were written.
     blocks : int
         Tasks that encoded and stored.
     seconds : float
-        Wall time of the whole call; of a graph that the caller computed, from the first storing task to the end of the
-        commit, on the machines' own clocks.
+        Wall time of the call. For a graph that the caller computed: from the first storing task to the end of the commit, on
+        the clocks of the machines.
     dropped : int
         Positions left out because they were out of bounds (``out_of_bounds="ignore"``).
     arrays : mapping of str to int
         Blobs per array.
     times : tuple of BlockTime
-        A line for each block; :meth:`log` returns them as a DataFrame.
+        One entry per block; :meth:`log` returns them as a DataFrame.
     """
 
     rows: int
@@ -88,14 +88,14 @@ class Report:
     times: tuple[BlockTime, ...] = field(default=(), repr=False, compare=False)
 
     def log(self) -> DataFrame:
-        """Return a line for each block: when it was stored, by whom, and how often the store had to be asked again.
+        """Return a table of the blocks: when and by which worker each was stored, and the number of retried requests.
 
         Returns
         -------
         DataFrame
             Columns ``kind``, ``block``, ``start``, ``end`` (UTC, on the clocks of the machines), ``seconds``, ``nbytes``,
-            ``worker``, ``retries``; in order of `start`. A block that an earlier, interrupted run had stored has the times of
-            that run.
+            ``worker``, ``retries``; in order of `start`. A block that an interrupted earlier run stored has the times of that
+            run.
         """
         import pandas as pd
 
@@ -115,7 +115,7 @@ class Report:
 
     @property
     def hint(self) -> str:
-        """What would make the store faster; empty where nothing is to be said."""
+        """Advice that would make the store faster; empty if there is none."""
         if self.chunks > _MANY_CHUNKS and self.nbytes < self.chunks * _SMALL_CHUNK:
             return f"chunks average {self.nbytes / self.chunks / 1e3:.1f} kB; larger ones are read and written faster"
         return ""

@@ -67,7 +67,7 @@ def _whole_rows(source: LevelSource, keys: Sequence[str], nbytes: NDArray[np.int
     bad = np.flatnonzero(nbytes % row_bytes)
     if len(bad):
         raise FormatError(
-            f"the blob has {nbytes[bad[0]]} bytes, not a whole number of rows of {row_bytes}",
+            f"blob size {nbytes[bad[0]]} is not a multiple of the row size {row_bytes}",
             store=source.where(), array=VERTICES, chunk=keys[bad[0]],
         )  # fmt: skip
     return nbytes // row_bytes

@@ -17,7 +17,6 @@ from dask_zv.errors import FormatError
 from dask_zv.format.fragments import decode_fragments, decode_tilings, encode_single
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import RowMap
-from dask_zv.geometry.points import decode_positions
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema
 from dask_zv.level.source import LevelSource, check_unchanged
 from dask_zv.storage.grid.read import GridArrays
@@ -165,10 +164,10 @@ def block_positions(
     parts, sizes = _blobs_of(source, VERTICES, keys, found, "the chunk has no positions")
     bad = np.flatnonzero(sizes % width)
     if len(bad):
-        try:
-            decode_positions(schema, keys[bad[0]], parts[bad[0]])
-        except FormatError as error:
-            raise error.at(store=source.where()) from None
+        raise FormatError(
+            f"blob size {sizes[bad[0]]} is not a multiple of the row size {width}, {schema.grid.ndim} x {schema.dtype}",
+            store=source.where(), array=VERTICES, chunk=keys[bad[0]],
+        )  # fmt: skip
     positions = np.frombuffer(b"".join(parts), schema.dtype).reshape(-1, schema.grid.ndim)
     rows = sizes // width
     if blobs.catalog_is_stale and isinstance(blobs, GridArrays):
@@ -200,10 +199,11 @@ def block_values(
         widths[some] = np.maximum(sizes[some] // (rows[some] * item), 1)
     bad = np.flatnonzero(sizes != rows * widths * item)
     if len(bad):
-        try:
-            attribute.decode(parts[bad[0]], int(rows[bad[0]]), keys[bad[0]])
-        except FormatError as error:
-            raise error.at(store=source.where()) from None
+        raise FormatError(
+            f"the blob has {sizes[bad[0]]} bytes, not {rows[bad[0]]} rows of {widths[bad[0]]} x {attribute.dtype}: it does not "
+            "belong to the vertices beside it (an interrupted overwrite, or another tool's edit); write the chunk again",
+            store=source.where(), array=attribute.array, chunk=keys[bad[0]],
+        )  # fmt: skip
     odd = some[widths[some] != widths[some[:1]]]
     if len(odd):
         shapes = [[] if w == 1 else [int(w)] for w in (widths[some[0]], widths[odd[0]])]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dask_zv.errors import InputError, MetadataError, NotFoundError, ReadOnlyError, StoreError
@@ -21,6 +24,10 @@ _LEVEL_NAMES = frozenset(
      "links", "link_fragments", "link_attributes", "cross_chunk_links", "cross_chunk_link_attributes", "edges", "parametric"}
 )  # fmt: skip
 """What a level holds."""
+_GEOZARR = {"zarr_conventions", "proj", "spatial", "geo", "grid_mapping"}
+"""How attributes of GeoZarr are called, before a colon."""
+_MOST_NAMES, _MOST_LOOKED = 10_000, 20
+"""Names beside a path, and nodes below it, that an error looks at."""
 _V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 
@@ -49,6 +56,8 @@ def open_root(
     document = objects.get(join(prefix, DOCUMENT)) if peek is None else peek(objects, prefix)
     if document is None:
         _refuse_other_things(objects, prefix, "r" if must_exist else mode)
+        if must_exist:  # nodes without a root
+            raise StoreError(_what_nodes(objects, prefix), store=join(objects.url, prefix))
     attributes: dict[str, Any] = {}
     if document is not None and mode == "w-":
         raise StoreError("the target holds a Zarr hierarchy already: use mode='r+' to add to it, 'w' to replace it",
@@ -59,9 +68,11 @@ def open_root(
     if document is not None:
         parsed = parse_document(document, prefix, objects.url)
         if parsed["node_type"] != "group":
-            raise StoreError(f"'/{prefix}' is an Array, not a group", store=objects.url)
+            raise StoreError(f"'/{prefix}' is an Array, not a group: zarr.open_array opens it", store=objects.url)
         attributes = dict(parsed.get("attributes", {}))
         _check_version(attributes, objects.url)
+        if must_exist and "zarr_vectors" not in attributes:
+            raise MetadataError(_what_group(objects, prefix, attributes), store=join(objects.url, prefix))
     elif mode != "r" and not must_exist:
         objects.put(join(prefix, DOCUMENT), group_document({}))
     return handle, prefix, attributes
@@ -131,13 +142,18 @@ def _refuse_other_things(objects: Objects, prefix: str, mode: str) -> None:
     old = [n for n in names if n in _V2_DOCUMENTS]
     if old:
         raise StoreError(
-            f"a Zarr v2 hierarchy (it has {old[0]}): Zarr Vectors is Zarr v3; convert it, or give another target",
+            f"a Zarr v2 hierarchy (it has {old[0]}): Zarr Vectors is Zarr v3; convert it, or open it by zarr.open",
             store=where,
         )
     if not names:
         if mode == "r":
-            raise NotFoundError("nothing is here: check the path, or create the store first", store=where)
+            raise NotFoundError(_what_nothing(objects, prefix), store=where)
         return
+    if "snapshots" in names and {"repo", "refs", "manifests"} & set(names):
+        raise StoreError(
+            "an Icechunk repository: open a session of it, repo.readonly_session('main'), and pass that as the target",
+            store=where,
+        )
     if not objects.any_below(prefix, f"/{DOCUMENT}"):
         shown = ", ".join(repr(n) for n in names[:3])
         raise StoreError(
@@ -147,6 +163,80 @@ def _refuse_other_things(objects: Objects, prefix: str, mode: str) -> None:
         )
     if mode in ("w", "w-"):
         raise StoreError("nodes are here without a root group: empty the target by hand first", store=where)
+
+
+def _what_nothing(objects: Objects, prefix: str) -> str:
+    """Say that nothing is at a target, and what of a similar name is beside it."""
+    if isinstance(objects, LocalObjects) and not prefix:
+        path = Path(objects.root)
+        if path.is_dir():
+            return "the folder is empty: dzv.create makes a store in it"
+        name, beside = path.name, _names_in(path.parent)
+    else:
+        above, _, name = prefix.rpartition("/")
+        beside = [n for n in objects.list_dir(above) if n != DOCUMENT] if prefix else []
+    stems = [n for n in beside if n.partition(".")[0] == name.partition(".")[0]]
+    near = list(dict.fromkeys([*stems, *get_close_matches(name, beside, n=1)]))[:2]
+    meant = f"did you mean {' or '.join(map(repr, near))}? Else " if near else ""
+    return f"nothing is here: {meant}check the path, or create the store first"
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return the names in a folder that a store may have; none where it may not be looked at."""
+    try:
+        return sorted(p.name for p in islice(folder.iterdir(), _MOST_NAMES) if p.is_dir() or p.suffix == ".zip")
+    except OSError:
+        return []
+
+
+def _what_nodes(objects: Objects, prefix: str) -> str:
+    """Say what nodes are that have no group above them."""
+    names = objects.list_dir(prefix)
+    if _is_cut(objects, prefix, names):
+        return (
+            "levels of a store are here, and its root document is not: a copy (dzv.convert) or a deletion is under way, or was "
+            "cut; run it again with overwrite=True"
+        )
+    stores = _stores_in(objects, prefix, names)
+    return f"a folder, not a store: {stores or 'it has no zarr.json of its own; give the path of a store'}"
+
+
+def _what_group(objects: Objects, prefix: str, attributes: Mapping[str, Any]) -> str:
+    """Say what a Zarr group is that is no Zarr Vectors store, and what opens it."""
+    what = "a Zarr group, but no Zarr Vectors store: "
+    if "zarr_vectors_level" in attributes:
+        number = join(objects.url, prefix).rpartition("/")[2]
+        return f"{what}it is level {number} of one; dzv.open the folder above, and take .level({number})"
+    names = [n for n in objects.list_dir(prefix) if n != DOCUMENT]
+    if names and _is_cut(objects, prefix, names):
+        return f"{what}the root document of one without its metadata; restore it, or write the store again"
+    if stores := _stores_in(objects, prefix, names):
+        return f"{what}{stores}"
+    documents = [_document(objects, join(prefix, n)) for n in names[:_MOST_LOOKED]]
+    arrays = [n for n, d in zip(names, documents, strict=False) if d.get("node_type") == "array"]
+    with_axes = any(d.get("dimension_names") for d in documents)
+    if {"ome", "multiscales"} & attributes.keys():
+        return f"{what}an OME-Zarr image, by its attributes {sorted(attributes)}; zarr.open_group opens it"
+    if any(str(k).partition(":")[0] in _GEOZARR for k in attributes):
+        return f"{what}GeoZarr, by its attributes {sorted(attributes)}; xarray.open_zarr (or open_datatree) opens it"
+    if arrays and with_axes:
+        return f"{what}a Dataset of the arrays {', '.join(map(repr, arrays[:3]))}; xarray.open_zarr opens it"
+    inside = f"it has {', '.join(map(repr, names[:3]))}{', …' if len(names) > 3 else ''}" if names else "it is empty"
+    has = f"the attributes {sorted(attributes)}" if attributes else "no attributes"
+    return f"{what}{inside}, and {has}; zarr.open_group opens it"
+
+
+def _document(objects: Objects, path: str) -> Mapping[str, Any]:
+    data = objects.get(join(path, DOCUMENT))
+    return {} if data is None else parse_document(data, path, objects.url)
+
+
+def _stores_in(objects: Objects, prefix: str, names: Sequence[str]) -> str:
+    """Say which of the nodes directly below a path are stores; nothing where none is."""
+    looked = [n for n in names if n != DOCUMENT][:_MOST_LOOKED]
+    found = [n for n in looked if "zarr_vectors" in _document(objects, join(prefix, n)).get("attributes", {})]
+    several = f"stores {', '.join(map(repr, found[:3]))}{', …' if len(found) > 3 else ''}: give one of them"
+    return f"it holds the {several}" if len(found) > 1 else f"it holds the store {found[0]!r}: give that" if found else ""
 
 
 def objects_are_cheap(handle: StoreHandle) -> bool:

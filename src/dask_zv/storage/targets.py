@@ -181,7 +181,8 @@ def _resolve_local(path: Path, options: dict[str, Any], read_only: bool) -> Stor
         raise InputError(f"{str(path)!r:.200} is no path: {why}") from None
     if is_file:
         if path.suffix != ".zip":
-            raise StoreError(f"'{path}' is a file, not a store: give the store's directory (or a .zip of one)")
+            table = "; a table is read by pandas or dask.dataframe, and written by dzv.write_points"
+            raise StoreError(f"'{path}' is a file, not a store: give the store's directory (or a .zip of one){table}")
         return handle_for_url(path.as_uri(), {}, _open_zip, read_only=True)
     return handle_for_url(path.as_uri(), options, _open_local, read_only=read_only)
 

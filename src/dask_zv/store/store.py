@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 
 from numpy.typing import DTypeLike
 
-from dask_zv.errors import InputError, escaped
+from dask_zv.errors import InputError
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import Axis, RootMetadata
 from dask_zv.geometry.points import POINT_CLOUD
@@ -27,7 +27,9 @@ from dask_zv.read.levels import read_level
 from dask_zv.read.links import read_links
 from dask_zv.storage.icechunk.session import commit_session
 from dask_zv.storage.specs import LayoutName
-from dask_zv.store.html import level_summary_html, store_summary_html
+from dask_zv.store.glance import stored_nbytes
+from dask_zv.store.show import level_html, level_info, level_repr, store_html, store_info, store_repr
+from dask_zv.store.summary import has_bounds
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -64,42 +66,42 @@ class Level(_Facade):
 
     @property
     def store(self) -> Store:
-        """The store that it is of."""
+        """The store that contains the level."""
         return self._store
 
     @property
     def number(self) -> int:
-        """Its number; 0 is the finest level."""
+        """Number of the level; 0 is the finest."""
         return self._contents.number
 
     @property
     def metadata(self) -> LevelMetadata:
-        """What its document says."""
+        """The metadata in its document."""
         return self._contents.metadata
 
     @property
     def url(self) -> str:
-        """Where it is, without secrets."""
+        """Its URL, without secrets."""
         return self._contents.url
 
     @property
     def group(self) -> Group:
-        """Its group of arrays."""
+        """The group that contains its arrays."""
         return self._contents.group
 
     @property
     def kind(self) -> str | None:
-        """What its objects are: the first of the store's geometry types; None where the store names none."""
+        """The geometry: the first geometry type of the store, None if the store names none."""
         return self._contents.kind
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """Names of the attributes of its vertices."""
+        """Names of the vertex attributes."""
         return self._contents.attributes
 
     @property
     def chunks(self) -> ChunkTable:
-        """Its chunks and how many vertices each has."""
+        """The chunks of the level and the number of vertices in each."""
         return self._contents.chunks
 
     @overload
@@ -139,32 +141,31 @@ class Level(_Facade):
     ) -> Geometry | Delayed:
         """Read vertices with their attributes, and the edges, parents or faces between them.
 
-        Edges and faces are those all of whose vertices were read, ordered by the chunk that they are filed under (ascending),
-        in it by the place of their other chunks (those inside the chunk first, then by the name of the segment), then as
-        written; in generation 0.7 those inside of chunks come first, chunk by chunk, then those across, as written.
+        Edges and faces are included if all of their vertices were read. They are ordered by the chunk that they are stored
+        under, then by the relative position of their other chunks (links within the chunk first), then as written. In ZV 0.7,
+        links within chunks come first, chunk by chunk, then links between chunks, as written.
 
         Parameters
         ----------
         objects : int or sequence of int, optional
             Only the vertices of these objects.
         bbox : pair of corners, optional
-            Only vertices inside the closed box ``(least corner, greatest corner)``, in the units of the axes.
+            Only vertices inside the closed box ``(lower corner, upper corner)``, in the units of the axes.
         order : {"chunk", "object"}, optional
-            "chunk": chunks ascending, fragments in order, rows in order. "object": each object's vertices together, in the
-            order of its manifest, objects ascending by id; `ids` and `lengths` of the result tell them apart. Lines, polylines
-            and streamlines are read by object where none is given, everything else by chunk.
+            "chunk": chunks ascending, fragments in order, rows in order. "object": the vertices of each object together, in
+            path order, objects ascending by id; `ids` and `lengths` of the result give the rows of each. The default is
+            "object" for lines, polylines and streamlines, and "chunk" for all others.
         chunks : sequence of str or of int tuples, optional
-            Only the vertices in these chunks, by key (``"0.1.2"``) or coordinates. Objects, box and chunks combine: what is
-            read is in all of them.
+            Only the vertices in these chunks, by key (``"0.1.2"``) or coordinates. Objects, box and chunks combine: the result
+            lies in all of them.
         clip : bool
-            True (default): only vertices inside the box and the chunks, so that the answer is no larger than what was asked
-            about, whatever objects pass through. A path that leaves and comes back is then several entries of `ids` and
-            `lengths`, and a parent outside is -1. False: every object that has a vertex inside, as a whole; which these are is
-            found now, also with ``compute=False``.
+            True (default): only vertices inside the box and the chunks. A path that leaves and returns gives several entries of
+            `ids` and `lengths`, and a parent outside is -1. False: every object that has a vertex inside, whole; these objects
+            are found now, also with ``compute=False``.
         attributes : sequence of str, optional
-            Names of the attributes of vertices, and of edges or faces, to read; all where None.
+            Names of the attributes of vertices, and of edges or faces, to read; None reads all.
         compute : bool
-            False returns a Delayed of the same.
+            False returns a Delayed of the result.
 
         Returns
         -------
@@ -173,11 +174,11 @@ class Level(_Facade):
         Raises
         ------
         InputError
-            The store has no objects, no such attribute, or the box or a chunk key is malformed.
+            The store has no objects, the attribute does not exist, or the box or a chunk key is malformed.
         NotFoundError
             The level has no such object or chunk.
         FormatError, StoreError
-            A chunk is missing, damaged, or at odds with its siblings; the message names it.
+            A chunk is missing, damaged, or inconsistent with the other arrays; the message names it.
         MetadataError
             The document of an array is missing or damaged.
         """
@@ -187,47 +188,68 @@ class Level(_Facade):
         )
 
     def links(self, delta: int = 0, *, chunks: Any = None) -> Links:
-        """Return the records of a family of links as they are: by chunk and stored row.
+        """Return links as they are stored: by chunk and row in the chunk.
 
         Parameters
         ----------
         delta : int
-            Number of the level that the records lead to, less that of this one; 0 for those inside the level.
+            Number of the level that the links lead to minus the number of this level; 0 for links within the level.
         chunks : sequence of str or of int tuples, optional
-            Only records that are filed under these chunks: those of the first stored endpoint, which for undirected links is
-            the least.
+            Only links that are stored under these chunks: the chunk of the first stored endpoint, which is the lowest for
+            undirected links.
 
         Returns
         -------
         Links
-            Each record once, ordered as by :meth:`read`.
+            Each link once, ordered as by :meth:`read`.
 
         Raises
         ------
         NotFoundError
-            The level has no such family, or no such chunk.
+            The level has no such links, or no such chunk.
         InputError
             A chunk key is malformed.
         FormatError, StoreError, MetadataError
-            A part of the family is missing or damaged; the message names it.
+            A part of the links is missing or damaged; the message names it.
         """
         return read_links(self._contents, delta, chunks=chunks)
 
+    @property
+    def chunk_shape(self) -> tuple[float, ...]:
+        """Size of a chunk along each axis, in the units of the axes; coarser levels may have larger chunks."""
+        return self.metadata.chunk_shape_in(self.store.metadata.chunk_shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Stored (compressed) bytes of the chunks: positions, fragments, attributes and links.
+
+        Taken from the catalog of the last commit (one request, once). Tables of objects and groups, metadata and indexes of
+        shards are not counted. Without a catalog, the length of every stored object is requested; ``store.refresh()`` makes a
+        catalog.
+        """
+        return stored_nbytes(self._contents)
+
+    def info(self, buf: TextIO | None = None) -> None:
+        """Print the contents of the level: chunks, size, compression, arrays with dtypes, objects, groups, links.
+
+        Reads the catalog and the metadata of arrays, with a few dozen requests at most, and no chunk.
+
+        Parameters
+        ----------
+        buf : text stream, optional
+            Where to write; by default standard output.
+        """
+        print(level_info(self._contents), file=buf)
+
     def __repr__(self) -> str:
-        s = self._contents.source.schema
-        parts = [f"{a.name} ({a.value_dtype}{'' if a.channels is None else f' x {a.channels}'})" for a in s.attributes]
-        lines = [f"<dask_zv.Level {self.url}: {self.metadata.vertex_count:,} vertices in {len(self.chunks):,} chunks>"]
-        lines.append(f"  positions: {s.dtype} x {s.grid.ndim}")
-        if parts:
-            lines.append(f"  attributes: {', '.join(parts)}")
-        return "\n".join(map(escaped, lines))
+        return level_repr(self._contents)
 
     def _repr_html_(self) -> str:
-        return level_summary_html(self._contents)
+        return level_html(self._contents)
 
 
 class Store(_Facade):
-    """A Zarr Vectors store, from :func:`create` or :func:`open`; pickles through a small handle."""
+    """A Zarr Vectors store, from :func:`create` or :func:`open`. It can be pickled and sent to other processes."""
 
     _former = frozenset(["handle", "prefix", "reload", "settings"])
 
@@ -239,17 +261,17 @@ class Store(_Facade):
 
     @property
     def metadata(self) -> RootMetadata:
-        """What its document says: axes, bounds, edges of chunks, geometry."""
+        """The metadata of the store: axes, bounds, chunk shape, geometry."""
         return self._contents.metadata
 
     @property
     def url(self) -> str:
-        """Where it is, without secrets."""
+        """Its URL, without secrets."""
         return self._contents.url
 
     @property
     def layout(self) -> LayoutName:
-        """How its arrays are stored: ``"grid"`` (ZV 0.9) or ``"per_chunk"`` (ZV 0.7)."""
+        """The layout of its arrays: ``"grid"`` (ZV 0.9) or ``"per_chunk"`` (ZV 0.7)."""
         return self._contents.layout
 
     @property
@@ -259,12 +281,12 @@ class Store(_Facade):
 
     @property
     def read_only(self) -> bool:
-        """True where it was opened for reading."""
+        """True if it was opened for reading."""
         return self._contents.read_only
 
     @property
     def check_objects(self) -> bool:
-        """True where levels compare every stored object with their catalog when they are first looked at."""
+        """True if levels compare every stored object with their catalog when they are first used."""
         return self._contents.check is not None
 
     @property
@@ -279,12 +301,12 @@ class Store(_Facade):
 
     @property
     def headers(self) -> dict[str, dict[str, Any]]:
-        """What it keeps of the heads of files that its content came from, by the files' format: ``{"trk": {...}}``."""
+        """Headers of the source files, by file format: ``{"trk": {...}}``."""
         return self._contents.headers
 
     @property
     def attribute_specs(self) -> dict[str, dict[str, Any]]:
-        """What it says of attributes (dtype, unit and so on), by scope ("vertex", "object", "link") and name."""
+        """Declared metadata of attributes (dtype, unit and so on), by scope ("vertex", "object", "link") and name."""
         return self._contents.attribute_specs
 
     def level(self, number: int = 0) -> Level:
@@ -298,7 +320,7 @@ class Store(_Facade):
         return Level(self, self._contents.level(number))
 
     def refresh(self) -> Store:
-        """Look at the store afresh, and rebuild catalogs where it can be written; see :func:`dask_zv.refresh`.
+        """Read the metadata again, and rebuild catalogs if the store is writable; see :func:`dask_zv.refresh`.
 
         Returns
         -------
@@ -311,20 +333,20 @@ class Store(_Facade):
         return self
 
     def expand(self, bounds: Any, *, compute: bool = True) -> Delayed | None:
-        """Give the store larger bounds, so that chunks further out can be written; see :func:`dask_zv.expand`."""
+        """Make the bounds of the store larger; see :func:`dask_zv.expand`."""
         from dask_zv.maintain.expand import expand
 
         return expand(self, bounds, compute=compute)
 
     def finish(self, result: Report) -> Report:
-        """Take the result of a write with ``compute=False``: in an Icechunk session, its changes are merged into the session.
+        """Finish a write with ``compute=False``: in an Icechunk session, merge its changes into the session.
 
-        On other stores, and for results that need nothing more, the result is returned as it is.
+        On other stores the result is returned unchanged.
 
         Parameters
         ----------
         result : Report
-            What the Delayed computed to, of a write to this store.
+            The computed result of a write to this store.
 
         Returns
         -------
@@ -333,19 +355,19 @@ class Store(_Facade):
         Raises
         ------
         PlanError
-            The session was committed after the write was planned, or this process does not hold it. Nothing is merged.
+            The session was committed after the write was planned, or belongs to another process. Nothing is merged.
         InputError
-            The result is of a write to an Icechunk session, and this store is in none.
+            The result is that of a write to an Icechunk session, and this store is not in one.
         """
         report: Report = finish_write(self._contents.handle, result)
         self._contents.reload()
         return report
 
     def commit(self, message: str, metadata: Mapping[str, Any] | None = None, *, rebase: bool = True) -> str:
-        """Commit the Icechunk session that the store lies in, with all that was changed in it, as one snapshot.
+        """Commit the Icechunk session of the store, with all of its changes, as one snapshot.
 
-        The same as ``session.commit(message)``, except for what happens where others have committed to the branch meanwhile.
-        It ends the session: to go on writing, open a new one, and the store in it.
+        The same as ``session.commit(message)``, with another behaviour if others have committed to the branch meanwhile. The
+        session ends; to write more, open a new session and the store in it.
 
         Parameters
         ----------
@@ -353,8 +375,8 @@ class Store(_Facade):
         metadata : mapping of str to JSON value, optional
             Kept with the snapshot.
         rebase : bool
-            Where what others have committed meanwhile changed no node and no chunk that this session has changed, put this
-            snapshot on top of theirs. Two writes to one level are never of that kind, as both change its lists of chunks.
+            If the commits of others changed no node and no chunk that this session changed, put this snapshot on top of theirs.
+            Two writes to one level always conflict, because both change its lists of chunks.
 
         Returns
         -------
@@ -364,9 +386,9 @@ class Store(_Facade):
         Raises
         ------
         PlanError
-            Others have committed to the branch, and the two are in conflict. Nothing is committed, and nothing discarded.
+            Others have committed to the branch, and the changes conflict. Nothing is committed, and nothing is discarded.
         InputError
-            The store is in no writable session: it needs no commit.
+            The store is not in a writable session, so it needs no commit.
         ReadOnlyError
             The session was committed before.
         StoreError
@@ -374,19 +396,52 @@ class Store(_Facade):
         """
         return commit_session(self._contents.handle, message, metadata, rebase=rebase)
 
+    @property
+    def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Lower and upper corner of the box of all positions: one number for each of :attr:`axes`, in their units.
+
+        In the form that ``level.read(bbox=...)`` takes. The box given to :func:`create`, or that of the data; NaN if no data is
+        written yet.
+        """
+        nothing = (float("nan"),) * self.metadata.ndim
+        return self.metadata.bounds if has_bounds(self._contents) else (nothing, nothing)
+
+    @property
+    def chunk_shape(self) -> tuple[float, ...]:
+        """Size of a chunk of level 0 along each of :attr:`axes`, in their units."""
+        return self.metadata.chunk_shape
+
+    @property
+    def nbytes(self) -> int:
+        """Stored (compressed) bytes of the chunks of all levels; :attr:`Level.nbytes` says what is counted."""
+        return sum(self.level(number).nbytes for number in self.levels)
+
+    def info(self, buf: TextIO | None = None) -> None:
+        """Print the contents of the store: axes, bounds, and each level with its chunks, size, arrays, objects and links.
+
+        Reads the catalogs and the metadata of arrays, with a few dozen requests per level at most, and no chunk.
+
+        Parameters
+        ----------
+        buf : text stream, optional
+            Where to write; by default standard output.
+
+        Examples
+        --------
+        >>> import dask_zv as dzv
+        >>> store = dzv.create({}, chunk_shape=(10, 10), bounds=((0, 0), (99, 99)))
+        >>> _ = dzv.write_points(store, [[1.0, 2.0], [3.0, 14.0]], attributes={"mass": [0.5, 1.5]})
+        >>> store.info()  # doctest: +ELLIPSIS
+        <dask_zv.Store point_cloud>
+        ...
+        """
+        print(store_info(self._contents), file=buf)
+
     def __repr__(self) -> str:
-        m = self.metadata
-        kinds = ", ".join(m.geometry_types) or "no geometry yet"
-        low, high = m.bounds
-        lines = [f"<dask_zv.Store {self.url}: {kinds}, layout {m.generation.name.lower()} (ZV {m.zv_version})>"]
-        for axis, a, b, c in zip(m.axes, low, high, m.chunk_shape, strict=True):
-            unit = f" {axis.unit}" if axis.unit else ""
-            lines.append(f"  {axis.name}: {a:g} … {b:g}{unit}, chunks of {c:g}")
-        lines += [f"  level {n}: {self.level(n).metadata.vertex_count:,} vertices" for n in self.levels]
-        return "\n".join(map(escaped, lines))
+        return store_repr(self._contents)
 
     def _repr_html_(self) -> str:
-        return store_summary_html(self._contents)
+        return store_html(self._contents)
 
 
 def create(
@@ -411,30 +466,31 @@ def create(
     ----------
     target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
     geometry : {"point_cloud", "line", "polyline", "streamline", "skeleton", "graph", "mesh"}
-        Layout ``per_chunk`` holds the first four.
+        Layout ``per_chunk`` supports the first four.
     chunk_shape : sequence of float, length D
-        Edges of a chunk, in the units of the axes. The grid is anchored at 0, whatever the bounds.
+        Size of a chunk along each axis, in the units of the axes. The grid starts at 0, whatever the bounds.
     bounds : pair of corners, optional
-        Inclusive box that positions must lie in; where None, that of the data once they are written.
+        Closed box that positions must lie in. By default the box of the data, once it is written.
     bin_shape : sequence of float, optional
-        Edges of a bin; `chunk_shape` must be a multiple of it. One bin per chunk where None.
+        Size of a bin; `chunk_shape` must be a multiple of it. By default one bin per chunk.
     axes : sequence of str or of {"name", "type", "unit"}, optional
-        2 to 4 axes; x, y, z, w where None. None has the name of a dimension or a coordinate of Datasets (vertex, object, edges,
-        crs ...).
+        2 to 4 axes; by default x, y, z, w. Names of dimensions and coordinates of Datasets (vertex, object, edges, crs ...) are
+        refused.
     crs : mapping, or whatever :meth:`pyproj.CRS.from_user_input` takes, optional
-        Coordinate reference system. A mapping is stored as it is; a code, WKT, a pyproj CRS or what else pyproj takes (with
-        pyproj installed, the extra ``geo``) as its authority and code where it has them, else as WKT.
+        Coordinate reference system. A mapping is stored as it is. A code, WKT, a pyproj CRS or anything else that pyproj takes
+        (the extra ``geo``) is stored as authority and code if it has them, else as WKT.
     dtype : dtype, optional
-        Of the stored positions. Where None, that of the first positions written; integers become floats that hold them.
+        Dtype of the stored positions. By default that of the first positions written; integers become floats that represent
+        them exactly.
     layout : {"grid", "per_chunk"}, optional
-        "grid" (ZV 0.9, the default): one array per logical array, a cell per chunk, read by current tools. "per_chunk"
-        (ZV 0.7): an array per chunk.
+        "grid" (ZV 0.9, the default): one Zarr array per logical array, with a cell per chunk; current tools read it.
+        "per_chunk" (ZV 0.7): a Zarr array per chunk.
     shard_chunks : int, sequence of int, or "auto"
-        Chunks packed into one object per array, or (layout ``grid``) the extents of such a shard in chunks; 1 keeps an object
-        per chunk. "auto": 1 for at most 4,096 chunks on a local file system or in memory, else 256. Packing is what makes many
-        chunks fast; other tools read single objects faster than shards.
+        Number of chunks packed into one file (or object) per array, or (layout ``grid``) the shape of such a shard in chunks. 1
+        stores each chunk in its own file. "auto": 1 for at most 4,096 chunks on a local file system or in memory, else 256.
+        Packing makes many chunks fast; other tools read single files faster than shards.
     compressor : {"auto", "zstd", "blosc", None}, or a list of Zarr codecs
-        Of the chunks. "auto" is "zstd" in layout ``grid``; layout ``per_chunk`` stores raw bytes.
+        Compressor of the chunks. "auto" is "zstd" in layout ``grid``; layout ``per_chunk`` stores raw bytes.
     storage_options : mapping, optional
         Options of a URL.
     overwrite : bool
@@ -449,7 +505,7 @@ def create(
     InputError
         An argument is malformed.
     StoreError
-        The target holds something already, or can't be written.
+        The target already exists, or cannot be written.
 
     Examples
     --------
@@ -490,16 +546,15 @@ def open(
     target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
         A ``.zip`` of a store can be read.
     mode : {"r", "r+"}
-        For reading, or for writing into it as well.
+        "r" reads; "r+" reads and writes.
     storage_options : mapping, optional
-        Options of a URL, in fsspec's dialect.
+        Options of a URL, as in fsspec.
     check_objects : bool
-        Compare every stored object's length and ETag (or time of change) with the catalog now. Another tool's edit of a chunk
-        in place is found whenever that chunk is read; this finds it before, at the price of a request for each object, so that
-        counts of rows and Dask's keys are those of the edited store. A level that has no catalog, or another than its
-        objects, is read: what is missing, short, outside of its chunk's box or at odds with its siblings is an error
-        here. Where only times differ, as in copied stores, bytes are compared, and others than those of the last
-        commit are a warning: an edit can't be told from damage then.
+        Compare the length and the ETag (or time of change) of every stored object with the catalog now. Otherwise an edit of a
+        chunk by another tool is found when that chunk is read. This costs a request per object; counts of rows and Dask keys
+        are then those of the edited store. A level without a valid catalog is read, and anything that is missing, truncated,
+        outside of the box of its chunk or inconsistent is an error. If only times differ, as in a copied store, bytes are
+        compared, and changed bytes are a warning, because an edit cannot be distinguished from damage.
 
     Returns
     -------
@@ -510,9 +565,9 @@ def open(
     NotFoundError
         Nothing is there.
     MetadataError
-        A Zarr group that is no Zarr Vectors store, or one of a generation that isn't read.
+        A Zarr group that is not a Zarr Vectors store, or a store of an unsupported version.
     StoreError
-        No Zarr v3 hierarchy, or the store can't be reached.
+        Not a Zarr v3 hierarchy, or the store cannot be reached.
     """
     if mode not in ("r", "r+"):
         raise InputError(f"mode {mode!r} is not 'r' or 'r+': dzv.create makes stores")

@@ -58,6 +58,7 @@ def write_points(store: Store, positions: Any, *, compute: bool = True, **option
         Rows of an array are those of the objects in ascending order of their ids.
     groups : mapping of group number to object ids, optional
     group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
+        Strings called ``group_names`` are the names of the groups: ``ds.zv.sel(groups="left")`` selects by them.
     mode : {"error", "overwrite"}
         What to do where the level has vertices: refuse, or replace the level. Chunks that are replaced in place change before
         the commit; Icechunk alone makes replacement atomic.

@@ -605,10 +605,10 @@ class ZVDatasetAccessor(Exports):
         return Plot(self._found[0])  # vertices of objects that are not there are grey
 
     def _repr_html_(self) -> str:
-        from dask_zv.store.html import level_summary_html
+        from dask_zv.store.show import level_html
 
         try:
-            return level_summary_html(where_from(self._ds)[0])
+            return level_html(where_from(self._ds)[0])
         except ZVError as error:  # a repr tells, and does not fail
             return f"<p>ds.zv: {html.escape(str(error))}</p>"
 

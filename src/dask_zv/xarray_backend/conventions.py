@@ -29,6 +29,8 @@ CF_LINE = "line"
 """The ``geometry_type`` of containers of lines."""
 _SPEC_WORDS = ("dtype", "channels", "categorical", "unit", "description", "attrs")
 """What the root's ``attribute_specs`` say in words of the format."""
+_WORDS = {"description": "long_name", "unit": "units"}
+"""The format's words for what xarray calls otherwise."""
 _CF_AXIS = {"x": "X", "y": "Y", "z": "Z", "t": "T", "time": "T"}
 _VERSIONS = "CF-1.11 UGRID-1.0"
 
@@ -53,15 +55,19 @@ def axis_attrs(axis: Axis, crs: bool, level: LevelContents | None = None) -> dic
     return {**attrs, "zv_axis": axis.name}
 
 
-def described(level: LevelContents, scope: str, name: str) -> dict[str, Any]:
-    """Return what the store's root says (units, long_name, flags ...) of an attribute of a "vertex", "link" and so on."""
+def described(level: LevelContents, scope: str, name: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what the store's root says (units, long_name, flags ...) of an attribute of a "vertex", "link" and so on.
+
+    Where it is silent, what the attribute's `own` array says of unit and description counts: other tools leave it there alone.
+    """
     attrs: dict[str, Any] = {"long_name": name.replace("_", " ")}
+    attrs |= {ours: own[word] for word, ours in _WORDS.items() if own and isinstance(own.get(word), str) and own[word]}
     specs = level.store.metadata.extra.get("attribute_specs", {})
     named = specs.get(scope) if isinstance(specs, Mapping) else None
     spec = named.get(name) if isinstance(named, Mapping) else None
     if not isinstance(spec, Mapping):
         return attrs
-    for word, ours in (("description", "long_name"), ("unit", "units")):
+    for word, ours in _WORDS.items():
         if isinstance(spec.get(word), str) and spec[word]:
             attrs[ours] = spec[word]
     other = {k: v for k, v in spec.items() if k not in _SPEC_WORDS}  # words that we don't know; netCDF holds no mappings
@@ -71,7 +77,7 @@ def described(level: LevelContents, scope: str, name: str) -> dict[str, Any]:
 
 def attribute_attrs(attribute: AttributeSchema, level: LevelContents, scope: str = "vertex") -> dict[str, Any]:
     """Return the attributes of a variable: what was said of it, and of categories, which there are."""
-    attrs = described(level, scope, attribute.name)
+    attrs = described(level, scope, attribute.name, {"unit": attribute.unit, "description": attribute.description})
     if attribute.dictionary is not None:
         attrs["categories"] = [str(c) for c in attribute.dictionary.categories]
         if attribute.dictionary.ordered:

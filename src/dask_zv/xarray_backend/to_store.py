@@ -17,6 +17,8 @@ from dask_zv.geometry.schema import Kind
 from dask_zv.graph.builder import refuse_expressions
 from dask_zv.level.contents import level_of, read_headers
 from dask_zv.level.object_tables import ObjectTables
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.nodes import read_document
 from dask_zv.storage.targets import resolve_target
 from dask_zv.store.store import create
 from dask_zv.write.containers import attrs_of, with_attrs
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from dask_zv.graph.report import Report
 
 
+_USER_METADATA = "user_metadata"
+"""Attribute of a root and of levels that the format leaves to applications."""
 _ID = "id of the object, to write"
 
 
@@ -78,10 +82,13 @@ def to_store(
     options = {**write_options, "attributes": {k: _column(lazy, v) for k, v in shape.attributes.items()}}
     options |= _objects(ds, lazy, shape, kind)
     options |= _links(ds, lazy, shape, kind)
-    headers = headers_of(ds)
+    headers, own = headers_of(ds), _user_metadata(ds)
     store = create(target, geometry=kind, chunk_shape=tuple(chunk_shape), axes=axes, crs=shape.crs, **create_options)
     for name, header in headers.items():
         store.group.require_group("headers").require_group(name).attrs.update(header)
+    for group, values in zip((store.group, store.level(0).group), own, strict=True):
+        if values is not None:
+            group.attrs.update({_USER_METADATA: values})
     written: Report | Delayed
     if kind == LINE.name:
         positions = positions.reshape((-1, 2, len(shape.axes)))
@@ -130,6 +137,16 @@ def headers_of(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
     """Return the headers of the store that a Dataset is of; none where it does not know it any more."""
     place = place_of(ds)
     return {} if place is None else read_headers(place.handle, place.prefix.rpartition("/")[0])
+
+
+def _user_metadata(ds: xr.Dataset) -> list[Any]:
+    """Return what applications keep at the root and the level that a Dataset is of, None where there is nothing."""
+    place = place_of(ds)
+    if place is None:
+        return [None, None]
+    objects = open_objects(place.handle)
+    documents = [read_document(objects, path) or {} for path in (place.prefix.rpartition("/")[0], place.prefix)]
+    return [d.get("attributes", {}).get(_USER_METADATA) for d in documents]
 
 
 def _axis_type(ds: xr.Dataset, name: str) -> str:

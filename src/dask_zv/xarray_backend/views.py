@@ -127,7 +127,8 @@ class _View:
             taken.add(shown)
             if shown in self.dropped:
                 continue
-            attrs = {**names.described(self.level, "object", name), **own}
+            said = self.level.index.tables.attributes(f"object_attributes/{name}")
+            attrs = {**names.described(self.level, "object", name, said), **own}
             if f.missing is not None and f.dtype.kind in "iu":
                 attrs["missing_value"] = f.missing
             dims = ("object", *(names.channel_dim(f"{shown}_{i}", {*taken, *columns.fields}) for i in range(len(f.shape))))
