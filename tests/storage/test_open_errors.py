@@ -18,6 +18,7 @@ import uuid
 import zipfile
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -239,6 +240,17 @@ def test_what_is_no_store_is_told(tmp_path):
     memory = MemoryStore()
     dzv.create(StorePath(memory, "in/cells.zv"), chunk_shape=(1, 1))
     fails(dzv.NotFoundError, r"did you mean 'cells\.zv'", dzv.open, StorePath(memory, "in/cell.zv"))
+
+
+def test_urls_that_lost_a_slash(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for target in (Path("s3://bucket/s.zv"), "s3:/bucket/s.zv"):
+        for call in (dzv.open, partial(dzv.create, chunk_shape=(1, 1)), dzv.open_group):
+            fails(dzv.InputError, r"did you mean 's3://bucket/s\.zv', as a string\?", call, target)
+    fails(dzv.InputError, "did you mean 'file:///a/s.zv'", dzv.open, "file:/a/s.zv")
+    assert list(tmp_path.iterdir()) == []
+    os.mkfifo(tmp_path / "pipe")
+    fails(dzv.NotFoundError, "neither a folder nor a file", dzv.open, tmp_path / "pipe")
 
 
 def test_zarr_v2_and_an_array_instead_of_a_group(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
@@ -28,6 +29,7 @@ _GEOZARR = {"zarr_conventions", "proj", "spatial", "geo", "grid_mapping"}
 """How attributes of GeoZarr are called, before a colon."""
 _MOST_NAMES, _MOST_LOOKED = 10_000, 20
 """Names beside a path, and nodes below it, that an error looks at."""
+_ONE_SLASH = re.compile(r"(s3a?|gs|gcs|az|abfss?|https?|file|memory):/(?!/)(.*)", re.DOTALL)
 _V2_DOCUMENTS = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 
@@ -49,6 +51,7 @@ def open_root(
     """
     if mode not in get_args(Mode):
         raise InputError(f"mode {mode!r} is not one of {', '.join(get_args(Mode))}")
+    _check_slashes(target)
     handle, prefix = resolve_target(target, storage_options, read_only=mode == "r")
     objects = open_objects(handle)
     if mode != "r" and objects.read_only:
@@ -82,6 +85,7 @@ def open_empty(
     target: object, storage_options: Mapping[str, Any] | None = None, *, overwrite: bool = False
 ) -> tuple[StoreHandle, str]:
     """Open a target to make a store in it; nothing is written yet, but with `overwrite` what is there is removed."""
+    _check_slashes(target)
     handle, prefix = resolve_target(target, storage_options, read_only=False)
     objects = open_objects(handle)
     if objects.read_only:
@@ -101,6 +105,14 @@ def open_empty(
         if overwrite:
             _remove_all(objects, prefix)
     return handle, prefix
+
+
+def _check_slashes(target: object) -> None:
+    """Raise :class:`InputError` for a URL that has lost a slash, as in a ``pathlib.Path``: it would be a local folder."""
+    found = _ONE_SLASH.match(str(target)) if isinstance(target, str | Path) else None
+    if found is not None:
+        url = f"{found[1]}://{'/' if found[1] == 'file' else ''}{found[2]}"
+        raise InputError(f"'{target}' is neither a path nor a URL: did you mean '{url}', as a string?")
 
 
 def _remove_all(objects: Objects, prefix: str) -> None:
@@ -171,6 +183,8 @@ def _what_nothing(objects: Objects, prefix: str) -> str:
         path = Path(objects.root)
         if path.is_dir():
             return "the folder is empty: dzv.create makes a store in it"
+        if path.exists():
+            return "nothing is here that could be a store: neither a folder nor a file; check the path"
         name, beside = path.name, _names_in(path.parent)
     else:
         above, _, name = prefix.rpartition("/")

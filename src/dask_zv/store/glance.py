@@ -18,6 +18,7 @@ from dask_zv.format.grids import parse_grid_document
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.spatial.chunks import group_by_chunk
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.marks import JOURNAL, REPLACING
@@ -96,8 +97,7 @@ def files_of(catalog: Catalog, where: str) -> int:
             continue
         key = found.spec.origin, found.spec.shard_shape, have.tobytes()
         if key not in known:  # arrays of one grid mostly have the same chunks
-            cells = found.spec.cells_of(catalog.coords[have])
-            known[key] = len(np.unique(cells // np.array(found.spec.shard_shape), axis=0))
+            known[key] = len(group_by_chunk(found.spec.shards_of(found.spec.cells_of(catalog.coords[have]))[0])[0])
         total += known[key]
     return total
 
