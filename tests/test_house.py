@@ -31,7 +31,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "modules entered: open and read a box": (32, 20),
     "modules entered: xarray, a box": (41, 25),
     "lines of src": (36_837, 28_000),
-    "lines of tests": (40_715, 32_000),
+    "lines of tests": (40_723, 32_000),
     "modules": (175, 120),
     f"modules over {LONG} lines without a reason": (0, 0),
     "modules in import circles": (0, 0),
