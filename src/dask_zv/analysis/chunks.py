@@ -20,8 +20,9 @@ from dask_zv.level.object_index import chosen_ids, fragment_owners
 from dask_zv.level.source import level_blobs
 from dask_zv.read.columns import LevelRows, rows_in
 from dask_zv.read.decode import sum_by_chunk
-from dask_zv.read.levels import Finish, ObjectFacts, select_in, what_to_read
+from dask_zv.read.levels import Finish, select_in, what_to_read
 from dask_zv.read.link_cells import plan_cells
+from dask_zv.read.objects import ObjectFacts
 from dask_zv.read.select import BlockToRead, Part, Wanted, read_block
 from dask_zv.spatial.chunks import runs_of
 from dask_zv.spatial.grid import Box, as_box, stored_box
