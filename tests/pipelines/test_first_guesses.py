@@ -148,3 +148,127 @@ def test_gaps_are_told_where_there_are_any(ids, gaps):
     with pytest.raises(dzv.NotFoundError, match=f"no object 7: the 2 ids are 3 to {ids[1]}(, with gaps)? ") as told:
         level.read(objects=7)
     assert ("with gaps" in str(told.value)) == gaps
+
+
+# ---------------------------------------------------------------------------------------------- stores by their path
+
+
+def test_a_path_makes_the_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    axes = [{"name": a, "unit": "micrometer"} for a in "xyz"]
+    report = dzv.write_points("a.zv", TABLE, chunk_shape=CHUNK, axes=axes, dtype="f4", shard_chunks=8, layout="grid")
+    store = dzv.open("a.zv")
+    assert (report.rows, store.metadata.axes[0].unit, store.level(0).read().positions.dtype) == (N, "micrometer", np.float32)
+    assert np.allclose(store.metadata.bounds, [TABLE[list("xyz")].min(), TABLE[list("xyz")].max()], atol=1e-5)
+    assert "written before" in repr(dzv.write_points("a.zv", TABLE))
+    with pytest.raises(dzv.StoreError, match="60 vertices already: pass mode='overwrite'"):
+        dzv.write_points("a.zv", TABLE[:30])
+    assert dzv.write_points("a.zv", TABLE[:30], mode="overwrite", chunk_shape=CHUNK).rows == 30
+    with pytest.raises(dzv.InputError, match=r"chunk_shape: \[10.0, 10.0, 10.0\] there, \[5.0, 5.0, 5.0\] asked for"):
+        dzv.write_points("a.zv", TABLE, chunk_shape=(5, 5, 5), mode="overwrite")
+    with pytest.raises(dzv.InputError, match="no store is here: pass chunk_shape="):
+        dzv.write_points("b.zv", TABLE)
+    for wrong in (TABLE.assign(x="a"), TABLE.assign(x=np.nan), TABLE.drop(columns="z")):
+        with pytest.raises(dzv.InputError):
+            dzv.write_points("b.zv", wrong, chunk_shape=CHUNK)
+    with pytest.raises(dzv.BoundsError):
+        dzv.write_points("b.zv", TABLE, chunk_shape=CHUNK, bounds=((0, 0, 0), (1, 1, 1)))
+    with pytest.raises(dzv.InputError, match="a DataFrame is no target"):
+        dzv.write_points(TABLE, "a.zv")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zv"]  # a call that is refused leaves nothing
+
+
+def test_every_function_takes_a_path(tmp_path):
+    points = TABLE[["x", "y", "z"]].to_numpy()
+    calls = {
+        "line": (dzv.write_lines, points.reshape(-1, 2, 3), {}),
+        "polyline": (dzv.write_polylines, points, {"lengths": [20, 40]}),
+        "streamline": (dzv.write_polylines, points, {"lengths": [20, 40], "geometry": "streamlines"}),
+        "skeleton": (dzv.write_skeletons, points, {"parents": np.arange(N) - 1}),
+        "graph": (dzv.write_graph, points, {"edges": [[0, 1], [1, 2]]}),
+        "mesh": (dzv.write_meshes, points, {"faces": [[0, 1, 2]]}),
+    }
+    for geometry, (write, positions, more) in calls.items():
+        target = tmp_path / f"{geometry}.zv"
+        assert write(target, positions, chunk_shape=CHUNK, **more).rows == N
+        assert dzv.open(target).metadata.geometry_types == (geometry,)
+        assert write(target, positions, **more).blocks == 0
+    with pytest.raises(dzv.InputError, match="geometry: polyline there, streamline asked for"):
+        dzv.write_polylines(tmp_path / "polyline.zv", points, lengths=[20, 40], geometry="streamline")
+    with pytest.raises(dzv.InputError, match="geometry 'mesh': one of polyline, streamline"):
+        dzv.write_polylines(tmp_path / "m.zv", points, lengths=[20, 40], geometry="mesh", chunk_shape=CHUNK)
+    plan = dzv.write_points(tmp_path / "lazy.zv", points, chunk_shape=CHUNK, compute=False)
+    assert dzv.open(tmp_path / "lazy.zv").level(0).metadata.vertex_count == 0
+    assert plan.compute().rows == N
+
+
+def test_what_is_said_of_a_store_that_is_open_is_compared():
+    assert dzv.write_points(new(), TABLE, chunk_shape=CHUNK, axes=["x", "y", "z"]).rows == N
+    with pytest.raises(dzv.InputError, match="chunk_shape: .* asked for"):
+        dzv.write_points(new(), TABLE, chunk_shape=(5, 5, 5))
+    with pytest.raises(dzv.InputError, match="storage_options open a target"):
+        dzv.write_points(new(), TABLE, storage_options={"key": "k"})
+
+
+BOX = ((0, 0, 0), (30, 30, 30))
+MADE = {
+    "axes": [{"name": "a", "unit": "m"}, "b", "c"],
+    "bounds": BOX,
+    "bin_shape": (5, 5, 5),
+    "crs": {"type": "EPSG", "code": 4978},
+    "dtype": "f4",
+    "shard_chunks": 8,
+    "compressor": "blosc",
+}
+OTHERS = {
+    "geometry": "tracks",
+    "chunk_shape": (5, 5, 5),
+    "axes": [{"name": "a", "unit": "km"}, "b", "c"],
+    "bounds": ((-1, 0, 0), (30, 30, 30)),
+    "bin_shape": (2, 5, 5),
+    "crs": {"type": "EPSG", "code": 4326},
+    "dtype": "f8",
+    "shard_chunks": 16,
+    "compressor": None,
+    "layout": "per_chunk",
+}
+
+
+def test_a_store_that_is_there_is_opened_where_it_is_as_asked_for(tmp_path):
+    target = tmp_path / "s.zv"
+    made = dzv.create(target, chunk_shape=CHUNK, exist_ok=True, **MADE)
+    for same in (MADE, {}, {"axes": ["a", "b", "c"]}, {"bounds": ((1, 1, 1), (2, 2, 2))}):
+        again = dzv.create(target, chunk_shape=np.array(CHUNK), exist_ok=True, **same)
+        assert (again.url, again.read_only) == (made.url, False)
+    for name, value in OTHERS.items():
+        asked = {"chunk_shape": CHUNK, **MADE, name: value}
+        if name == "layout":
+            asked |= {"shard_chunks": 8, "compressor": "auto"}
+        with pytest.raises(dzv.InputError, match=f"with other settings: {name}: .* there, .* asked for[^;]*overwrite=True"):
+            dzv.create(target, exist_ok=True, **asked)
+    with pytest.raises(dzv.InputError, match="pass one of them"):
+        dzv.create(target, chunk_shape=CHUNK, exist_ok=True, overwrite=True)
+    with pytest.raises(dzv.StoreError, match="holds a store already.*exist_ok=True"):
+        dzv.create(target, chunk_shape=CHUNK)
+
+
+def test_what_writing_changes_of_a_store_is_no_difference(tmp_path):
+    """Bounds that are those of the data, or were expanded; units that the positions brought."""
+    target, far = tmp_path / "s.zv", xr.DataArray(TABLE[["x", "y", "z"]] * 2, attrs={"units": "m"})
+    ask = {"chunk_shape": CHUNK, "bounds": BOX, "axes": ["x", "y", "z"], "exist_ok": True}
+    for _ in range(2):
+        report = dzv.write_points(dzv.create(target, **ask), far, out_of_bounds="expand")
+    assert report.blocks == 0
+    assert dzv.open(target).metadata.axes[0].unit == "m"
+    other = tmp_path / "data.zv"
+    for _ in range(2):
+        dzv.write_points(dzv.create(other, chunk_shape=CHUNK, exist_ok=True), far)
+    with pytest.raises(dzv.InputError, match="bounds: those of the data there"):
+        dzv.create(other, chunk_shape=CHUNK, bounds=BOX, exist_ok=True)
+
+
+def test_other_hierarchies_are_refused(tmp_path):
+    dzv.open_group(tmp_path / "g.zarr", "w").attrs["mine"] = 1
+    for call in (dzv.create, lambda t, **k: dzv.write_points(t, TABLE, chunk_shape=CHUNK)):
+        with pytest.raises(dzv.MetadataError, match="no Zarr Vectors store"):
+            call(tmp_path / "g.zarr", chunk_shape=CHUNK, exist_ok=True)

@@ -74,6 +74,8 @@ class Report:
         Blobs per array.
     times : tuple of BlockTime
         One entry per block; :meth:`log` returns them as a DataFrame.
+    kept : int
+        Blocks that an interrupted call had stored, and that were not stored again.
     """
 
     rows: int
@@ -86,6 +88,7 @@ class Report:
     dropped: int = 0
     arrays: Mapping[str, int] = field(default_factory=dict)
     times: tuple[BlockTime, ...] = field(default=(), repr=False, compare=False)
+    kept: int = 0
 
     def log(self) -> DataFrame:
         """Return a table of the blocks: when and by which worker each was stored, and the number of retried requests.
@@ -127,7 +130,10 @@ class Report:
             parts.append(f"{self.objects:,} ZV objects")
         if self.dropped:
             parts.append(f"{self.dropped:,} rows out of bounds left out")
-        parts.append(f"{self.blocks:,} blocks in {self.seconds:.2f} s")
+        if self.kept:
+            parts.append(f"{self.kept:,} of {sum(t.kind == 'vertices' for t in self.times):,} blocks kept")
+        done = f"{self.blocks:,} blocks" if self.blocks or not self.rows else "written before"
+        parts.append(f"{done} in {self.seconds:.2f} s")
         lines = [f"<dask_zv.Report: {', '.join(parts)}>"]
         if self.hint:
             lines.append(f"  hint: {self.hint}")

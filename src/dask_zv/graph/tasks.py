@@ -207,4 +207,5 @@ def _make_report(spec: CommitSpec, total: Receipt, results: Sequence[BlockResult
         rows, len(total.coords), known.objects, total.nbytes, total.stored_objects, len(results),
         max(time.time() - min(starts), 0.0), known.dropped, dict(sorted(counts.items())),
         tuple(BlockTime(r.kind, r.number, r.started, r.ended, r.receipt.nbytes, r.worker, r.retries) for r in results),
+        known.kept,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
-from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, ZVWarning
+from dask_zv.errors import FormatError, MetadataError, NotFoundError, ZVWarning
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
@@ -40,6 +40,9 @@ Check: TypeAlias = Callable[[LevelSource, ChunkTable], None]
 
 class StoreContents:
     """The facts of a store; `handle` is what tasks carry of it, `settings` what `create` was asked for, of stores of ours."""
+
+    resumes = False  # True where writes go on with what an interrupted call has stored, and leave alone what is written
+    pending: tuple[tuple[str, bytes], ...] = ()  # documents of a store that is being made: nothing of it is there yet
 
     def __init__(self, handle: StoreHandle, prefix: str, attributes: Mapping[str, Any], check: Check | None = None) -> None:
         self.handle = handle
@@ -165,18 +168,15 @@ Store: TypeAlias = _HasContents
 """:class:`dask_zv.Store`, as the signatures of the rooms below it call it."""
 
 
-def contents_of(store: object) -> StoreContents:
-    """Return the contents of a :class:`dask_zv.Store`."""
+def contents_of(store: object) -> StoreContents | None:
+    """Return the contents of a :class:`dask_zv.Store`; None where something else is given: a target."""
     contents = getattr(store, "_contents", None)
-    if not isinstance(contents, StoreContents):
-        raise InputError(f"store is a dask_zv.Store (from dzv.create or dzv.open), not {type(store).__name__}")
-    return contents
+    return contents if isinstance(contents, StoreContents) else None
 
 
 def opened_contents(store: object, mode: str = "r") -> StoreContents:
     """Return the contents of a :class:`dask_zv.Store`, or of the store at a target as for :func:`dask_zv.open`."""
-    contents = getattr(store, "_contents", None)
-    return contents if isinstance(contents, StoreContents) else StoreContents.opened(store, mode)
+    return contents_of(store) or StoreContents.opened(store, mode)
 
 
 def read_headers(handle: StoreHandle, prefix: str) -> dict[str, dict[str, Any]]:

@@ -106,7 +106,7 @@ def convert(source: object, target: object, *, compute: bool = True, **options: 
             "the target is the source (or holds it): convert into another store, and move it into place when it is whole",
             store=store.url,
         )
-    handle, prefix = open_empty(target, storage_options, overwrite=overwrite)
+    handle, prefix, _ = open_empty(target, storage_options, overwrite=overwrite)
     check_reachable(handle)
     builder = GraphBuilder("zv-convert", watched=bool(progress))
     wanted = LevelTarget(handle, prefix, chosen, options["shard_chunks"], codecs, objects_are_cheap(handle))

@@ -82,9 +82,12 @@ def open_root(
 
 
 def open_empty(
-    target: object, storage_options: Mapping[str, Any] | None = None, *, overwrite: bool = False
-) -> tuple[StoreHandle, str]:
-    """Open a target to make a store in it; nothing is written yet, but with `overwrite` what is there is removed."""
+    target: object, storage_options: Mapping[str, Any] | None = None, *, overwrite: bool = False, keep: bool = False
+) -> tuple[StoreHandle, str, dict[str, Any] | None]:
+    """Open a target to make a store in it; nothing is written yet, but with `overwrite` what is there is removed.
+
+    With `keep` a store that is there is returned, as the attributes of its root, where it is an error without.
+    """
     _check_slashes(target)
     handle, prefix = resolve_target(target, storage_options, read_only=False)
     objects = open_objects(handle)
@@ -98,13 +101,15 @@ def open_empty(
     else:
         attributes = parse_document(document, prefix, objects.url).get("attributes", {})
         if not overwrite and (attributes or any(n != DOCUMENT for n in names)):
+            if keep:
+                return handle, prefix, dict(attributes)
             raise StoreError(
                 "the target holds a store already: pass overwrite=True to replace it, or dzv.open(..., mode='r+') to add to it",
                 store=join(handle.url, prefix),
             )
         if overwrite:
             _remove_all(objects, prefix)
-    return handle, prefix
+    return handle, prefix, None
 
 
 def _check_slashes(target: object) -> None:

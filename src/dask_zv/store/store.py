@@ -459,14 +459,16 @@ def create(
     compressor: Any = "auto",
     storage_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    exist_ok: bool = False,
 ) -> Store:
-    """Make an empty store.
+    """Make an empty store, or go on with one.
 
     Parameters
     ----------
     target : str, Path, zarr Store or StorePath, fsspec mapper, dict, or Icechunk session
     geometry : {"point_cloud", "line", "polyline", "streamline", "skeleton", "graph", "mesh"}
-        Layout ``per_chunk`` supports the first four.
+        Also in the plural, ``"points"`` for a point cloud, ``"tracks"`` for polylines. Layout ``per_chunk`` supports the first
+        four.
     chunk_shape : sequence of float, length D
         Size of a chunk along each axis, in the units of the axes. The grid starts at 0, whatever the bounds.
     bounds : pair of corners, optional
@@ -495,6 +497,11 @@ def create(
         Options of a URL.
     overwrite : bool
         Replace what is at the target.
+    exist_ok : bool
+        Return the store that is at the target, opened for writing, where it has this geometry and chunk shape, and whatever
+        else is given; bounds that were expanded since are no difference. Writes to it, and to one that is made so, can be
+        called again: what an interrupted call has stored is kept, and what is written already is left alone. A script that was
+        killed finishes its work when it is run again.
 
     Returns
     -------
@@ -503,7 +510,7 @@ def create(
     Raises
     ------
     InputError
-        An argument is malformed.
+        An argument is malformed, or, with `exist_ok`, the store there is another than asked for: the message says in what.
     StoreError
         The target already exists, or cannot be written.
 
@@ -516,7 +523,7 @@ def create(
     """
     made = create_contents(
         target,
-        geometry=geometry,
+        geometry,
         chunk_shape=chunk_shape,
         bounds=bounds,
         bin_shape=bin_shape,
@@ -528,6 +535,7 @@ def create(
         compressor=compressor,
         storage_options=storage_options,
         overwrite=overwrite,
+        exist_ok=exist_ok,
     )
     return Store(made)
 

@@ -21,6 +21,8 @@ from dask_zv.graph.run import computed
 
 KINDS = "biufcmM"
 _LAST_ID = 2**63 - 1
+EACH_AXIS = "zv_axes"
+"""Attribute of positions that holds those of each axis."""
 _VIEWS_OWN = frozenset(
     {"categories", "geometry", "grid_mapping", "location", "mesh", "ordered", "zv_axis", "zv_name", "zv_role"}
 )

@@ -21,9 +21,10 @@ from dask_zv.level.contents import Store
 from dask_zv.write.containers import as_table
 from dask_zv.write.inputs import partition_input
 from dask_zv.write.job import Job
+from dask_zv.write.labelled import as_columns
 from dask_zv.write.link_input import LinkScan, link_parts, numbers_of, partition_links, scan_links, take_ids
 from dask_zv.write.links import GivenLinks, linked_level, name_ranges, object_ranges, touches
-from dask_zv.write.options import GraphOptions, MeshOptions, WriteOptions, with_options
+from dask_zv.write.options import GraphOptions, MeshOptions, with_options
 from dask_zv.write.partitions import Partitions
 from dask_zv.write.planning import plan_write
 from dask_zv.write.plans import WritePlan, planner
@@ -31,17 +32,22 @@ from dask_zv.write.running import Write
 from dask_zv.write.scan import note_nothing_written, scan_input
 
 
-def _plan_graph(store: Store, positions: Any, **options: Unpack[GraphOptions]) -> Write:
-    links = options["edges"], options["edge_attributes"], options["vertex_ids"]
-    return _plan_linked(GRAPH.name, "write_graph", store, positions, links, options["directed"], options)
+def _plan_graph(store: Store | Any, positions: Any, **options: Unpack[GraphOptions]) -> Write:
+    return _plan_linked(GRAPH.name, "write_graph", store, positions, options["directed"], options)
 
 
 @overload
-def write_graph(store: Store, positions: Any, *, compute: Literal[True] = True, **options: Unpack[GraphOptions]) -> Report: ...
+def write_graph(
+    store: Store | Any, positions: Any, *, compute: Literal[True] = True, **options: Unpack[GraphOptions]
+) -> Report: ...
 @overload
-def write_graph(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[GraphOptions]) -> WritePlan: ...
+def write_graph(
+    store: Store | Any, positions: Any, *, compute: Literal[False], **options: Unpack[GraphOptions]
+) -> WritePlan: ...
 @with_options(GraphOptions)
-def write_graph(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[GraphOptions]) -> Report | WritePlan:
+def write_graph(
+    store: Store | Any, positions: Any, *, compute: bool = True, **options: Unpack[GraphOptions]
+) -> Report | WritePlan:
     """Write a graph into level 0 of a store, as one Dask graph on the active scheduler.
 
     An edge is stored with the chunk of one of its ends, and read back with its direction and its attributes; the order of the
@@ -49,9 +55,9 @@ def write_graph(store: Store, positions: Any, *, compute: bool = True, **options
 
     Parameters
     ----------
-    store : Store
+    store : Store, or a target as for :func:`write_points`
         Opened for writing, made with ``geometry="graph"``, and of layout ``grid``.
-    positions : ndarray or dask array (N, D), or a pandas or dask DataFrame with the axes as columns
+    positions : ndarray or dask array (N, D), pandas or dask DataFrame, or xarray Dataset, as for :func:`write_points`
         In the units of the axes.
     edges : integer array or dask array (E, 2), or a pandas or dask DataFrame with the columns ``source`` and ``target``
         The vertices that each edge joins.
@@ -68,6 +74,8 @@ def write_graph(store: Store, positions: Any, *, compute: bool = True, **options
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
     object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+        As for :func:`write_points`.
+    chunk_shape, bounds, bin_shape, axes, crs, dtype, layout, shard_chunks, compressor, storage_options
         As for :func:`write_points`.
 
     Returns
@@ -97,26 +105,31 @@ def write_graph(store: Store, positions: Any, *, compute: bool = True, **options
 plan_graph = planner(write_graph)
 
 
-def _plan_meshes(store: Store, positions: Any, **options: Unpack[MeshOptions]) -> Write:
-    links = options["faces"], options["face_attributes"], options["vertex_ids"]
-    return _plan_linked(MESH.name, "write_meshes", store, positions, links, False, options)
+def _plan_meshes(store: Store | Any, positions: Any, **options: Unpack[MeshOptions]) -> Write:
+    return _plan_linked(MESH.name, "write_meshes", store, positions, False, options)
 
 
 @overload
-def write_meshes(store: Store, positions: Any, *, compute: Literal[True] = True, **options: Unpack[MeshOptions]) -> Report: ...
+def write_meshes(
+    store: Store | Any, positions: Any, *, compute: Literal[True] = True, **options: Unpack[MeshOptions]
+) -> Report: ...
 @overload
-def write_meshes(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[MeshOptions]) -> WritePlan: ...
+def write_meshes(
+    store: Store | Any, positions: Any, *, compute: Literal[False], **options: Unpack[MeshOptions]
+) -> WritePlan: ...
 @with_options(MeshOptions)
-def write_meshes(store: Store, positions: Any, *, compute: bool = True, **options: Unpack[MeshOptions]) -> Report | WritePlan:
+def write_meshes(
+    store: Store | Any, positions: Any, *, compute: bool = True, **options: Unpack[MeshOptions]
+) -> Report | WritePlan:
     """Write meshes into level 0 of a store, as one Dask graph on the active scheduler.
 
     Faces may span chunks and blocks; no vertex is doubled. Winding and first vertex of each face are kept.
 
     Parameters
     ----------
-    store : Store
+    store : Store, or a target as for :func:`write_points`
         Opened for writing, made with ``geometry="mesh"``, and of layout ``grid``.
-    positions : ndarray or dask array (N, D), or a pandas or dask DataFrame with the axes as columns
+    positions : ndarray or dask array (N, D), pandas or dask DataFrame, or xarray Dataset, as for :func:`write_points`
         In the units of the axes.
     faces : integer array or dask array (F, k), or a pandas or dask DataFrame with the columns ``v0``, ``v1``, ``v2``, …
         The vertices of each face, k of at least 3 for all.
@@ -131,6 +144,8 @@ def write_meshes(store: Store, positions: Any, *, compute: bool = True, **option
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
     object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+        As for :func:`write_points`.
+    chunk_shape, bounds, bin_shape, axes, crs, dtype, layout, shard_chunks, compressor, storage_options
         As for :func:`write_points`.
 
     Returns
@@ -164,16 +179,17 @@ plan_meshes = planner(write_meshes)
 def _plan_linked(
     geometry: str,
     function: str,
-    store: Store,
+    store: Store | Any,
     positions: Any,
-    links: tuple[Any, Any, Any],
     directed: bool,
-    options: WriteOptions,
+    options: Any,
 ) -> Write:
-    """Plan links, which are a table, its attributes, and what it calls the vertices."""
-    table, link_attributes, vertex_ids = links
-    level = linked_level(store, geometry, function, options)
-    renumber, what = None, KINDS[geometry].link
+    """Plan vertices, and the edges or faces between them."""
+    level = linked_level(store, positions, geometry, function, options)
+    what = KINDS[geometry].link
+    positions, options = as_columns(positions, level.store, options)
+    table, link_attributes, vertex_ids = options[f"{what}s"], options[f"{what}_attributes"], options["vertex_ids"]
+    renumber = None
     consumed: tuple[str, ...] = ()
     positions, table = as_table(positions), as_table(table)
     if vertex_ids is not None and not any(is_dask_collection(v) for v in (positions, table, vertex_ids)):

@@ -101,6 +101,11 @@ class Job:
         """Return the same write with a commit that may have been begun before, and died."""
         return dataclasses.replace(self, commit=dataclasses.replace(self.commit, sweep=self.commit.replace))
 
+    def keeping(self, blocks: int) -> Job:
+        """Return the same write with a report that says how many blocks of an earlier run it has kept."""
+        report = dataclasses.replace(self.commit.report, kept=blocks)
+        return dataclasses.replace(self, commit=dataclasses.replace(self.commit, report=report))
+
     def release(self) -> None:
         """Let go of partitions that the scan has kept."""
         if self.partitions.kept is not None:

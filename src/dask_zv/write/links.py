@@ -32,7 +32,7 @@ from dask_zv.geometry.rows import LinkRows
 from dask_zv.geometry.schema import LINK_FRAGMENTS, AttributeSchema
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.tasks import add_blocks_of_new_arrays
-from dask_zv.level.contents import LevelContents, Store
+from dask_zv.level.contents import LevelContents
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.specs import BlockResult, BlockSpec
 from dask_zv.write.blocks import BlockPlan
@@ -42,9 +42,9 @@ from dask_zv.write.planning import level_to_write
 from dask_zv.write.scan import Scan
 
 
-def linked_level(store: Store, geometry: str, function: str, options: WriteOptions) -> LevelContents:
+def linked_level(store: Any, positions: Any, geometry: str, function: str, options: WriteOptions) -> LevelContents:
     """Return the level to write to, in a layout that can hold links."""
-    level = level_to_write(store, (geometry,), function, options)
+    level = level_to_write(store, positions, (geometry,), function, options)
     if not layout_for(level.store.layout).has_tables:
         raise InputError(
             f"{level.store.url} has layout per_chunk (ZV 0.7), whose writers and readers lose or mix up the links of objects "

@@ -6,14 +6,16 @@ from functools import wraps
 from typing import Any, Literal, ParamSpec, Required, TypedDict, TypeVar, get_type_hints
 
 from dask_zv.errors import did_you_mean
+from dask_zv.level.asked import CreateOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class WriteOptions(TypedDict, total=False):
+class WriteOptions(CreateOptions, total=False):
     """Keywords of every writing function, see :func:`dask_zv.write_points`; lines and paths take arrays of other shapes."""
 
+    storage_options: Mapping[str, Any] | None
     attributes: Any
     object_ids: Any
     object_attributes: Any
@@ -24,12 +26,13 @@ class WriteOptions(TypedDict, total=False):
     position_tolerance: float | None
     max_categories: int
     progress: bool | None
-    resume: bool
+    resume: bool | None
 
 
 class PathOptions(WriteOptions, total=False):
     """Keywords of :func:`dask_zv.write_polylines`."""
 
+    geometry: str | None
     lengths: Any
     sort_by: Any
 
@@ -70,26 +73,31 @@ class CopyOptions(TypedDict, total=False):
 
 
 DEFAULTS = {
-    "directed": False, "mode": "error", "out_of_bounds": "raise", "max_categories": 10_000, "resume": False,
-    "compressor": "keep", "overwrite": False,
+    "directed": False, "mode": "error", "out_of_bounds": "raise", "max_categories": 10_000, "shard_chunks": "auto",
+    "compressor": "auto",
 }  # fmt: skip
 """Those that are not None."""
+COPY_DEFAULTS: dict[str, Any] = {"compressor": "keep", "shard_chunks": None, "overwrite": False}
+CREATE = (*CreateOptions.__annotations__, "storage_options")
+"""Those that make a store where none is."""
 
 
 def with_options(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Name the keywords of a class of options in a function's signature, and hand it all of them."""
+    defaults = {**DEFAULTS, **(COPY_DEFAULTS if options is CopyOptions else {})}
     hints = get_type_hints(options)
     own = [name for name in hints if name not in WriteOptions.__annotations__]
+    shared = [name for name in WriteOptions.__annotations__ if name in hints]
     required: frozenset[str] = getattr(options, "__required_keys__", frozenset())
     kind = inspect.Parameter.KEYWORD_ONLY
     named = [
         inspect.Parameter(
             name,
             kind,
-            default=inspect.Parameter.empty if name in required else DEFAULTS.get(name),
+            default=inspect.Parameter.empty if name in required else defaults.get(name),
             annotation=hints[name],
         )
-        for name in (*own, *(shared for shared in WriteOptions.__annotations__ if shared in hints))
+        for name in (*own, *(n for n in shared if n not in CREATE), *(n for n in CREATE if n in shared))
     ]
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import InputError, ReadOnlyError, did_you_mean
+from dask_zv.errors import InputError, PlanError, ReadOnlyError, did_you_mean
 from dask_zv.format.grids import GridSpec
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
@@ -19,7 +19,8 @@ from dask_zv.geometry.kinds import KINDS
 from dask_zv.geometry.schema import PointSchema
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import check_writable, task_memory
-from dask_zv.level.contents import LevelContents, Store, StoreContents, contents_of
+from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.create import make
 from dask_zv.level.object_tables import EDGE_COUNTS
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid.settings import grid_settings
@@ -30,23 +31,24 @@ from dask_zv.storage.objects import Objects
 from dask_zv.storage.opening import objects_are_cheap
 from dask_zv.storage.specs import BlockSpec, CommitSpec, Place
 from dask_zv.write.blocks import plan_blocks, plan_grid, run_of_shard
+from dask_zv.write.containers import EACH_AXIS
 from dask_zv.write.convert import Conversion
 from dask_zv.write.job import Encode, Job, LinkWriter, job_digest
+from dask_zv.write.labelled import store_to_write
 from dask_zv.write.object_plan import ObjectPlan, object_metadata, old_object_nodes, plan_objects
 from dask_zv.write.options import WriteOptions
 from dask_zv.write.partitions import Partitions
-from dask_zv.write.running import Write, check_empty
+from dask_zv.write.running import Write, check_empty, may_resume
 from dask_zv.write.scan import Scan
 
 AttributeSpecs = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """What a store's root says of attributes: by scope ("vertex", "object", "link", "group") and name; of positions by axis."""
 
-EACH_AXIS = "zv_axes"
-"""Attribute of positions that holds those of each axis."""
 
-
-def level_to_write(store: Store, geometries: Sequence[str], function: str, options: WriteOptions) -> LevelContents:
-    """Return the level that a function may write to."""
+def level_to_write(
+    store: Any, positions: Any, geometries: Sequence[str], function: str, options: WriteOptions
+) -> LevelContents:
+    """Return the level that a function may write to; of a store that is to be made, the first of the geometries."""
     mode: str = options["mode"]
     out_of_bounds: str = options["out_of_bounds"]
     if mode not in ("error", "overwrite"):
@@ -62,17 +64,18 @@ def level_to_write(store: Store, geometries: Sequence[str], function: str, optio
     if out_of_bounds not in policies:
         said = " or ".join(map(repr, policies)) if len(policies) == 2 else "'raise', 'ignore' or 'expand'"
         raise InputError(f"out_of_bounds is {said}, not {out_of_bounds!r}{did_you_mean(out_of_bounds, policies)}")
-    contents = contents_of(store)
-    kinds = contents.metadata.geometry_types
+    store = store_to_write(store, geometries, positions, options)
+    kinds = store.metadata.geometry_types
     if kinds and kinds[0] not in geometries:
         wanted = " or ".join(f"geometry={g!r}" for g in geometries)
-        raise InputError(f"{contents.url} is a store of {kinds[0]}: {function} wants one made with dzv.create({wanted})")
-    if contents.read_only:
-        raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=contents.url)
-    check_writable(contents.handle)
-    contents.reload()  # another handle may have expanded it
-    level = contents.level(0)
-    if not options["resume"]:  # else when it is known which write this is
+        raise InputError(f"{store.url} is a store of {kinds[0]}: {function} wants one made with dzv.create({wanted})")
+    if store.read_only:
+        raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=store.url)
+    check_writable(store.handle)
+    if not store.pending:
+        store.reload()  # another handle may have expanded it
+    level = store.level(0)
+    if not may_resume(level, options):  # else when it is known which write this is
         check_empty(level, mode)
     return level
 
@@ -147,6 +150,8 @@ def plan_write(
         root={**store.metadata.to_attributes(), SETTINGS: dict(store.settings)},
     )
     block, digest = BlockSpec(place, shard_chunks=shards, grid=grid), job_digest(commit, scan, objects, links, schema)
+    if store.pending and not make(store):
+        raise PlanError("another process has made a store here meanwhile: make the same call again", store=store.url)
     job = Job(
         name,
         plan,

@@ -26,6 +26,7 @@ from dask_zv.storage.specs import BlockSpec
 from dask_zv.write.containers import position_attrs
 from dask_zv.write.inputs import partition_input
 from dask_zv.write.job import Job, LinkWriter
+from dask_zv.write.labelled import as_endpoints, as_paths
 from dask_zv.write.links import route_links, store_links
 from dask_zv.write.options import PathOptions, WriteOptions, with_options
 from dask_zv.write.path_input import PathInput, line_input, path_input, sort_paths, with_owners
@@ -38,18 +39,25 @@ _CROSS_LINKS = "cross_chunk_links/0"
 
 
 @released_on_failure()
-def _plan_lines(store: Store, endpoints: Any, **options: Unpack[WriteOptions]) -> Write:
-    level = level_to_write(store, (LINE.name,), "write_lines", options)
+def _plan_lines(store: Store | Any, endpoints: Any, **options: Unpack[WriteOptions]) -> Write:
+    level = level_to_write(store, endpoints, (LINE.name,), "write_lines", options)
+    endpoints, options = as_endpoints(endpoints, level.store, options)
     paths = line_input(endpoints, options["object_ids"], options["attributes"])
     return _plan_paths(level, "lines", paths, endpoints, options)
 
 
 @overload
-def write_lines(store: Store, endpoints: Any, *, compute: Literal[True] = True, **options: Unpack[WriteOptions]) -> Report: ...
+def write_lines(
+    store: Store | Any, endpoints: Any, *, compute: Literal[True] = True, **options: Unpack[WriteOptions]
+) -> Report: ...
 @overload
-def write_lines(store: Store, endpoints: Any, *, compute: Literal[False], **options: Unpack[WriteOptions]) -> WritePlan: ...
+def write_lines(
+    store: Store | Any, endpoints: Any, *, compute: Literal[False], **options: Unpack[WriteOptions]
+) -> WritePlan: ...
 @with_options(WriteOptions)
-def write_lines(store: Store, endpoints: Any, *, compute: bool = True, **options: Unpack[WriteOptions]) -> Report | WritePlan:
+def write_lines(
+    store: Store | Any, endpoints: Any, *, compute: bool = True, **options: Unpack[WriteOptions]
+) -> Report | WritePlan:
     """Write lines, each of two endpoints, into level 0 of a store, as one Dask graph on the active scheduler.
 
     A line whose endpoints are in two chunks is kept as two pieces, in either chunk one. Both layouts hold lines; the package
@@ -57,10 +65,11 @@ def write_lines(store: Store, endpoints: Any, *, compute: bool = True, **options
 
     Parameters
     ----------
-    store : Store
+    store : Store, or a target as for :func:`write_points`
         Opened for writing, and made with ``geometry="line"``.
-    endpoints : ndarray or dask array (N, 2, D), or a pandas or dask DataFrame with a row to an endpoint
-        In the units of the axes. In a frame the rows of a line follow each other.
+    endpoints : ndarray or dask array (N, 2, D); pandas or dask DataFrame with a row to an endpoint; or GeoDataFrame of lines
+        In the units of the axes. In a frame the rows of a line follow each other; a row of a GeoDataFrame is a line, and its
+        columns are attributes of the objects.
     attributes : mapping of name to array (N, 2) or (N, 2, C), or a list of column names, optional
         Of the endpoints.
     object_ids : integer array (N,), or a column's name, optional
@@ -68,6 +77,8 @@ def write_lines(store: Store, endpoints: Any, *, compute: bool = True, **options
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
     object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+        As for :func:`write_points`.
+    chunk_shape, bounds, bin_shape, axes, crs, dtype, layout, shard_chunks, compressor, storage_options
         As for :func:`write_points`.
 
     Returns
@@ -93,8 +104,9 @@ def write_lines(store: Store, endpoints: Any, *, compute: bool = True, **options
 
 
 @released_on_failure()
-def _plan_polylines(store: Store, positions: Any, **options: Unpack[PathOptions]) -> Write:
-    level = level_to_write(store, (STREAMLINE.name, POLYLINE.name), "write_polylines", options)
+def _plan_polylines(store: Store | Any, positions: Any, **options: Unpack[PathOptions]) -> Write:
+    level = level_to_write(store, positions, (POLYLINE.name, STREAMLINE.name), "write_polylines", options)
+    positions, options = as_paths(positions, level.store, options)
     paths = path_input(positions, options["lengths"], options["object_ids"], options["attributes"])
     if options["sort_by"] is not None:
         paths = sort_paths(paths, options["sort_by"], level.store.axes)
@@ -103,13 +115,15 @@ def _plan_polylines(store: Store, positions: Any, **options: Unpack[PathOptions]
 
 @overload
 def write_polylines(
-    store: Store, positions: Any, *, compute: Literal[True] = True, **options: Unpack[PathOptions]
+    store: Store | Any, positions: Any, *, compute: Literal[True] = True, **options: Unpack[PathOptions]
 ) -> Report: ...
 @overload
-def write_polylines(store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[PathOptions]) -> WritePlan: ...
+def write_polylines(
+    store: Store | Any, positions: Any, *, compute: Literal[False], **options: Unpack[PathOptions]
+) -> WritePlan: ...
 @with_options(PathOptions)
 def write_polylines(
-    store: Store, positions: Any, *, compute: bool = True, **options: Unpack[PathOptions]
+    store: Store | Any, positions: Any, *, compute: bool = True, **options: Unpack[PathOptions]
 ) -> Report | WritePlan:
     """Write polylines or streamlines into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -118,14 +132,18 @@ def write_polylines(
 
     Parameters
     ----------
-    store : Store
+    store : Store, or a target as for :func:`write_points`
         Opened for writing, and made with ``geometry="polyline"`` or ``"streamline"``.
-    positions : ndarray or dask array (N, D), list of arrays (n, D), or a pandas or dask DataFrame with a row to a vertex
+    positions : ndarray or dask array (N, D); list of arrays (n, D); DataFrame, Dataset; or GeoDataFrame of lines
         Vertices of one path after the other, in the order of the paths. (``dask.dataframe.from_pandas`` sorts the rows by the
-        index of the frame, unless it is told ``sort=False``.)
+        index of the frame, unless it is told ``sort=False``.) Of a Dataset with ragged arrays as CF has them, the lengths, the
+        ids and the attributes of objects are found. A row of a GeoDataFrame is a path, its index the id where that is an
+        integer, and its columns are attributes of the objects.
     lengths : integer array (O,), optional
         Vertices of each path; 0 is a path without vertices. May be a dask array, cut so that its partitions have the lengths of
         the paths in the partitions of `positions`. Where None, `object_ids` says whose each vertex is.
+    geometry : {"polyline", "streamline"}, optional
+        What a store that is made at a target holds; "polyline" where None.
     sort_by : str or array (N,), optional
         Where the rows are not in the order of the paths, as in a table in order of time: the column, axis or attribute that the
         vertices of each object are sorted by. Its rows may then lie anywhere in the table.
@@ -136,6 +154,8 @@ def write_polylines(
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
     object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+        As for :func:`write_points`.
+    chunk_shape, bounds, bin_shape, axes, crs, dtype, layout, shard_chunks, compressor, storage_options
         As for :func:`write_points`.
 
     Returns

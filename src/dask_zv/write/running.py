@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from dask_zv.config import settings
-from dask_zv.errors import PlanError, StoreError, noted
+from dask_zv.errors import FormatError, PlanError, StoreError, noted
 from dask_zv.format.keys import join
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.progress import Progress, block_keys
 from dask_zv.graph.report import Report, finish_write
 from dask_zv.graph.run import active_client, compute_many, compute_one
 from dask_zv.level.contents import LevelContents
+from dask_zv.level.unfinished import unfinished_write
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.icechunk.session import undone_on_failure
 from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.local import sweep
-from dask_zv.storage.marks import JOURNAL, written_stamp
+from dask_zv.storage.marks import JOURNAL, journal_key, written_stamp
 from dask_zv.storage.specs import BlockResult
 from dask_zv.write.exchange import remove_spill, spill_directory
 from dask_zv.write.job import Job, finished, hand_in
@@ -41,15 +42,19 @@ class Write:
         job, place = self.job, self.level.place
         done: dict[int, BlockResult] = {}
         journal: Journal | None = None
-        if self.options["resume"]:
+        asked = self.options["resume"]
+        resume = self.level.store.resumes if asked is None else asked
+        if resume:
             sweep(open_objects(place.handle), place.prefix)
-            if written_stamp(place) == job.digest:
+            # who replaces a level may have a reason to, even by the same
+            if written_stamp(place) == job.digest and (asked or self.options["mode"] == "error"):
                 report = self._already_written()
                 return finished(report, started) if compute else WritePlan(job, self.level.store.url, known=report)
-            job, done = self._earlier()
+        if may_resume(self.level, self.options):
+            job, done = self._earlier(strict=resume)
         # a transaction forgets receipts with all else, and small writes begin again
         large = job.nbytes >= settings().journal_bytes and not place.handle.one_process
-        if len(job) and not place.handle.is_session and (self.options["resume"] or large):
+        if len(job) and not place.handle.is_session and (resume or large or done):
             job = job.stamped()
             journal = Journal(place, job.digest, job.plan.starts)
         progress = bool(self.options["progress"])
@@ -66,11 +71,19 @@ class Write:
         self.level.store.reload()
         return finished(report, started)
 
-    def _earlier(self) -> tuple[Job, dict[int, BlockResult]]:
-        """Return the write as an earlier run had cut it, and the blocks that this run has left in the store."""
+    def _earlier(self, *, strict: bool) -> tuple[Job, dict[int, BlockResult]]:
+        """Return the write as an earlier run had cut it, and the blocks that this run has left in the store.
+
+        Without `strict` an unfinished write of other data is one as any that lies in the way.
+        """
         job, place = self.job, self.level.place
-        found = find_journal(place)
-        if found is None:
+        try:
+            found = find_journal(place)
+        except FormatError:
+            if strict:
+                raise
+            found = None
+        if found is None or (found.digest != job.digest and not strict):
             check_empty(self.level, self.options["mode"])
             return job, {}
         if found.digest != job.digest:
@@ -81,7 +94,8 @@ class Write:
                 store=self.level.url,
             )
         job = job.cut_at(found.starts).swept()
-        return job, whole_blocks(place, job.specs, found.read())
+        done = whole_blocks(place, job.specs, found.read())
+        return job.keeping(len(done)), done
 
     def _already_written(self) -> Report:
         """Return the report of a write that the level's last commit was."""
@@ -96,8 +110,16 @@ def note_resumable(level: LevelContents, *, journal: bool) -> AbstractContextMan
     """Say of errors inside how the write is finished."""
     if level.place.handle.is_session:
         return noted(f"nothing of the write to {level.url} is in the Icechunk session: the same call can be made again")
-    again = "resume=True, which keeps the blocks that are stored" if journal else "mode='overwrite'"
-    return noted(f"the write to {level.url} did not come to its end: the same call finishes it with {again}")
+    again = ", and keeps the blocks that are stored" if journal else " with mode='overwrite'"
+    return noted(f"the write to {level.url} did not come to its end: the same call finishes it{again}")
+
+
+def may_resume(level: LevelContents, options: WriteOptions) -> bool:
+    """Return True if a write to a level may go on with one that was begun before: it is told to, or receipts lie there."""
+    asked, objects = options["resume"], open_objects(level.place.handle)
+    if asked is None and not level.store.resumes:
+        return not objects.nodes_first and objects.exists(journal_key(level.place.prefix))
+    return level.store.resumes if asked is None else asked
 
 
 def check_empty(level: LevelContents, mode: str) -> None:
@@ -118,12 +140,19 @@ def check_empty(level: LevelContents, mode: str) -> None:
             f"level 0 has {level.metadata.vertex_count:,} vertices already: pass mode='overwrite' to replace them",
             store=level.url,
         )
-    objects = open_objects(level.place.handle)
-    if in_cells:  # chunks without a commit are in nobody's list
-        if len(open_place(level.place).list_keys("vertices")):
-            raise StoreError("level 0 has chunks already: pass mode='overwrite' to replace them", store=level.url)
+    if in_cells and len(open_place(level.place).list_keys("vertices")):
+        raise StoreError("level 0 has chunks already: pass mode='overwrite' to replace them", store=level.url)
+    # cells without a commit are in nobody's list: without receipts nothing is lost where they are written over
+    if in_cells and not open_objects(level.place.handle).exists(journal_key(level.place.prefix)):
         return
-    if any(n != "zarr.json" for n in objects.list_dir(join(level.place.prefix, "vertices"))):
+    found = unfinished_write(level)
+    if found is not None and found.blocks:
+        raise StoreError(
+            f"{found}. It is of other data or arguments, or resume=False was passed: the call that began it finishes it, "
+            "mode='overwrite' begins anew",
+            store=level.url,
+        )
+    if found is not None:
         raise StoreError(
             "level 0 holds chunks of a write that did not reach its commit: pass mode='overwrite' to replace them",
             store=level.url,

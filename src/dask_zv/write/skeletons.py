@@ -21,6 +21,7 @@ from dask_zv.level.contents import Store
 from dask_zv.write.containers import as_table
 from dask_zv.write.inputs import partition_input, take_integers
 from dask_zv.write.job import Job
+from dask_zv.write.labelled import as_columns
 from dask_zv.write.link_input import numbers_of, take_ids
 from dask_zv.write.links import GivenLinks, linked_level, name_ranges, object_ranges, touches
 from dask_zv.write.options import SkeletonOptions, with_options
@@ -32,8 +33,9 @@ from dask_zv.write.scan import Scan, scan_input
 
 
 @released_on_failure()
-def _plan_skeletons(store: Store, positions: Any, **options: Unpack[SkeletonOptions]) -> Write:
-    level = linked_level(store, SKELETON.name, "write_skeletons", options)
+def _plan_skeletons(store: Store | Any, positions: Any, **options: Unpack[SkeletonOptions]) -> Write:
+    level = linked_level(store, positions, SKELETON.name, "write_skeletons", options)
+    positions, options = as_columns(positions, level.store, options)
     parents, vertex_ids = options["parents"], options["vertex_ids"]
     if parents is None:
         raise InputError("write_skeletons needs parents=: the parent of each node, -1 at roots")
@@ -55,15 +57,15 @@ def _plan_skeletons(store: Store, positions: Any, **options: Unpack[SkeletonOpti
 
 @overload
 def write_skeletons(
-    store: Store, positions: Any, *, compute: Literal[True] = True, **options: Unpack[SkeletonOptions]
+    store: Store | Any, positions: Any, *, compute: Literal[True] = True, **options: Unpack[SkeletonOptions]
 ) -> Report: ...
 @overload
 def write_skeletons(
-    store: Store, positions: Any, *, compute: Literal[False], **options: Unpack[SkeletonOptions]
+    store: Store | Any, positions: Any, *, compute: Literal[False], **options: Unpack[SkeletonOptions]
 ) -> WritePlan: ...
 @with_options(SkeletonOptions)
 def write_skeletons(
-    store: Store, positions: Any, *, compute: bool = True, **options: Unpack[SkeletonOptions]
+    store: Store | Any, positions: Any, *, compute: bool = True, **options: Unpack[SkeletonOptions]
 ) -> Report | WritePlan:
     """Write skeletons (trees of nodes) into level 0 of a store, as one Dask graph on the active scheduler.
 
@@ -72,9 +74,9 @@ def write_skeletons(
 
     Parameters
     ----------
-    store : Store
+    store : Store, or a target as for :func:`write_points`
         Opened for writing, made with ``geometry="skeleton"``, and of layout ``grid``.
-    positions : ndarray or dask array (N, D), or a pandas or dask DataFrame with the axes as columns
+    positions : ndarray or dask array (N, D), pandas or dask DataFrame, or xarray Dataset, as for :func:`write_points`
         In the units of the axes.
     parents : integer array (N,), or a column's name
         Parent of each node, negative at roots. Parents that lead round in a cycle are refused where they are in memory; in lazy
@@ -89,6 +91,8 @@ def write_skeletons(
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
     object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+        As for :func:`write_points`.
+    chunk_shape, bounds, bin_shape, axes, crs, dtype, layout, shard_chunks, compressor, storage_options
         As for :func:`write_points`.
 
     Returns

@@ -21,9 +21,8 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import read_document
 from dask_zv.storage.targets import resolve_target
 from dask_zv.store.store import create
-from dask_zv.write.containers import attrs_of, with_attrs
+from dask_zv.write.containers import EACH_AXIS, attrs_of, with_attrs
 from dask_zv.write.graphs import write_graph, write_meshes
-from dask_zv.write.planning import EACH_AXIS
 from dask_zv.write.points import write_points
 from dask_zv.write.polylines import write_lines, write_polylines
 from dask_zv.write.skeletons import write_skeletons

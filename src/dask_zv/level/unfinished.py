@@ -1,0 +1,49 @@
+"""Whether an interrupted write lies in a level: what reprs, errors and the next write say of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from dask_zv.format.keys import DOCUMENT, join
+from dask_zv.geometry.schema import VERTICES
+from dask_zv.level.contents import LevelContents
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.marks import JOURNAL, REPLACING, journal_key, written_stamp
+from dask_zv.storage.nodes import SETTINGS
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A write that did not reach its commit, or not yet; `blocks` is 0 where it keeps no receipts."""
+
+    stored: int = 0
+    blocks: int = 0
+
+    def __str__(self) -> str:
+        count = f": {self.stored:,} of {self.blocks:,} blocks stored" if self.blocks else ""
+        return f"a write is under way or was interrupted{count}"
+
+
+def unfinished_write(level: LevelContents) -> Unfinished | None:
+    """Return the write that lies in a level without a commit, None where there is none; a listing, and some small objects."""
+    objects, prefix = open_objects(level.place.handle), level.place.prefix
+    if objects.nodes_first:  # a transaction shows all of a write, or nothing
+        return None
+    names = objects.list_dir(prefix)
+    document = objects.get(journal_key(prefix)) if JOURNAL in names else None
+    if document is not None:
+        try:
+            told = json.loads(document)["attributes"]
+            write, blocks = told["write"], len(told["block_starts"])
+        except (ValueError, TypeError, KeyError):  # who resumes is told; here it only says that a write was begun
+            return Unfinished()
+        if written_stamp(level.place) != write:  # else it died after its commit, before it had removed its receipts
+            return Unfinished(min(blocks, len(objects.list_dir(join(prefix, JOURNAL, "c")))), blocks)
+    ours = SETTINGS in level._attributes  # other tools may never count
+    chunks = ours and not level.metadata.vertex_count and VERTICES in names
+    if any(n.startswith(REPLACING) for n in names) or (
+        chunks and any(n != DOCUMENT for n in objects.list_dir(join(prefix, VERTICES)))
+    ):
+        return Unfinished()
+    return None
