@@ -46,10 +46,10 @@ def plain(store, keys, array="v"):
 
 def test_an_array_needs_a_grid(store, bare):
     before = store.dump()
-    fails(dzv.StoreError, r"which grid.*bounds.*write_array_meta", bare.write_bytes, "v", "0.0.0", b"1")
-    with pytest.raises(dzv.StoreError, match="which grid"), bare.batched_writes() as batch:
+    fails(dzv.StoreError, r"its grid.*bounds.*write_array_meta", bare.write_bytes, "v", "0.0.0", b"1")
+    with pytest.raises(dzv.StoreError, match="its grid"), bare.batched_writes() as batch:
         batch.write_bytes("v", "0.0.0", b"1")
-    with pytest.raises(dzv.StoreError, match="which grid"), bare.batched_writes() as batch:
+    with pytest.raises(dzv.StoreError, match="its grid"), bare.batched_writes() as batch:
         batch.write_blobs(delayed({("v", "0.0.0"): b"1"}), keys=[("v", "0.0.0")])
     assert store.dump() == before
 

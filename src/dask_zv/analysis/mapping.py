@@ -118,7 +118,7 @@ def _map_planned(planned: NDArray[Any], reader: Any, function: MappedFunction) -
     out[0] = found = _map_block(reader, function, block)
     if len(found) != count:
         raise FormatError(
-            f"{len(found)} chunks or objects have rows, but {count} were planned: the level was changed, open it again",
+            f"{len(found)} chunks or objects have rows, but but {count} were planned: the level was changed, open it again",
             store=function.where,
         )
     return out

@@ -160,7 +160,7 @@ class Group:
             The store is not a local directory; use :attr:`url`.
         """
         if not isinstance(self._objects, LocalObjects):
-            raise StoreError(f"{self.url} is no local directory and has no path: use .url", store=self._objects.url)
+            raise StoreError(f"{self.url} is not a local directory and has no path: use .url", store=self._objects.url)
         return Path(self._objects.root) / self._prefix
 
     @property
@@ -513,7 +513,7 @@ def open_group(
     held = detect_layout(objects, prefix, attributes)
     if held is None and "zarr_vectors_level" in attributes:
         raise MetadataError(
-            "an empty level of a store whose generation can't be told from here: open the store, dzv.open(...).level(n).group",
+            "the layout of this empty level is unknown: open the store, dzv.open(...).level(n).group",
             store=join(handle.url, prefix),
         )
     if layout is not None and held not in (None, asked):
@@ -522,6 +522,6 @@ def open_group(
         )
     if held is None and layout_for(asked).told_by_settings:
         if objects.read_only:
-            raise MetadataError(f"nothing says that this group has layout {asked!r}: leave layout out", store=handle.url)
+            raise MetadataError(f"this group is not known to have layout {asked!r}: leave layout out", store=handle.url)
         update_attributes(objects, prefix, {SETTINGS: {**attributes.get(SETTINGS, {}), "layout": asked}})
     return Group._from_handle(handle, prefix, held or asked)

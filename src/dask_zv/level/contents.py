@@ -1,6 +1,6 @@
 """What a store and its levels are, as far as their documents and catalogs tell; no blob is read for it.
 
-All work on stores goes by these; :class:`dask_zv.Store` and :class:`dask_zv.Level` hold them, and add what a user does.
+All code works on these; :class:`dask_zv.Store` and :class:`dask_zv.Level` hold them and add the public methods.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Check: TypeAlias = Callable[[LevelSource, ChunkTable], None]
 
 
 class StoreContents:
-    """The facts of a store; `handle` is what tasks carry of it, `settings` what `create` was asked for, of stores of ours."""
+    """The contents of a store; tasks carry its `handle`, and `settings` are the arguments of `create` for stores of dask-zv."""
 
     resumes = False  # True where writes go on with what an interrupted call has stored, and leave alone what is written
     pending: tuple[tuple[str, bytes], ...] = ()  # documents of a store that is being made: nothing of it is there yet
@@ -53,7 +53,7 @@ class StoreContents:
     def _load(self, attributes: Mapping[str, Any]) -> None:
         if "zarr_vectors" not in attributes:
             raise MetadataError(
-                f"a Zarr group, but no Zarr Vectors store: its attributes are {sorted(attributes) or 'empty'}",
+                f"a Zarr group, but not a Zarr Vectors store: its attributes are {sorted(attributes) or 'empty'}",
                 store=self.url,
             )
         try:
@@ -89,8 +89,8 @@ class StoreContents:
             store._levels[0] = LevelContents(store, 0, document.get("attributes", {}))
         if (store.metadata.crs or {}).get("input_space") == "voxmm":
             warnings.warn(
-                "the positions are in voxel millimetres (crs.input_space is 'voxmm'), not in a scanner's or an atlas' space: "
-                f"transform them before they meet others [{store.url}]",
+                f"the positions are in voxel millimetres (crs.input_space is 'voxmm'), not in the space of a scanner or an "
+                f"atlas: transform them before you combine them with others [{store.url}]",
                 ZVWarning,
                 stacklevel=3,
             )
@@ -308,9 +308,8 @@ class LevelContents:
             return False
         if convention == "implicit_sequential" and kind_of(self.kind).has_parents:
             raise MetadataError(
-                "links_convention is 'implicit_sequential', that of paths, in a store of skeletons: whether rows that follow "
-                "each other are linked can't be known; set it to 'implicit_sequential_with_branches' where they are, else to "
-                "'explicit'",
+                "links_convention is 'implicit_sequential', that of paths, in a store of skeletons: it is unknown whether "
+                "consecutive rows are linked; set it to 'implicit_sequential_with_branches' if they are, else to 'explicit'",
                 store=self.store.url,
             )
         return kind_of(self.kind).has_parents if convention is None else convention == "implicit_sequential_with_branches"

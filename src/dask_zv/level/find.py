@@ -235,8 +235,8 @@ def _changed(blobs: GridArrays, known: Mapping[str, GridArray], *, stamps: bool)
 def warn_of_other_bytes(where: str, chunk: str | None) -> None:
     """Warn that a chunk has other bytes than at the last commit."""
     warnings.warn(
-        f"chunk {chunk} has other bytes than at the last commit: another tool edited it, or it is damaged, which can't be told "
-        f"here; compare it with what it should be, then store.refresh() takes the level as it is [{where}]",
+        f"chunk {chunk} has other bytes than at the last commit: another tool edited it, or it is damaged; compare it with "
+        f"the original, then store.refresh() accepts the level as it is [{where}]",
         ZVWarning,
         stacklevel=2,
     )

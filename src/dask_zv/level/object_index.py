@@ -142,8 +142,8 @@ class ObjectIndex:
         if (ids < 0).any():  # ours are filled with -1, so that a chunk that was lost isn't taken for ids
             bad = int(np.argmax(ids < 0))
             raise FormatError(
-                f"row {start + bad} of object_ids is {ids[bad]}, ids count from 0: a chunk of it is lost, or another writer's "
-                "ids are negative, which can't be read",
+                f"row {start + bad} of object_ids is {ids[bad]}, ids must not be negative: a chunk of it is lost, or another "
+                "writer's ids are negative, which cannot be read",
                 store=self._source.where(), array=_IDS,
             )  # fmt: skip
         return ids

@@ -30,13 +30,14 @@ from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.zarr_reads import ZARR_ERRORS, check_claim, open_zarr_array, unpacked
 
 VALUES_CRC32C = "dask_zv_values_crc32c"
-"""Attribute of the small tables of ours; where the values have another, another tool edited them and they are not believed."""
+"""Attribute of the small tables of dask-zv; if the values have another one, another tool edited them and they are ignored."""
 WHOLE_STRINGS = "dask_zv_whole_strings"
 """Attribute of an object attribute: of how many objects each has a string, so that an empty one is a value."""
 OBJECT_LENGTHS = "dask_zv_objects"
-"""Array (n, 2) of int64 of ours: id and vertices of each object, ascending by id."""
+"""Array (n, 2) of int64 that dask-zv writes: id and number of vertices of each object, ascending by id."""
 EDGE_COUNTS = "dask_zv_edges"
-"""Array (n, K + 1) of int64 of ours in skeletons: coordinates of each chunk, and how many of its nodes have a parent."""
+"""Array (n, K + 1) of int64 that dask-zv writes for skeletons: coordinates of each chunk, and its number of nodes with a
+parent."""
 
 T = TypeVar("T")
 Groups = tuple[dict[int, NDArray[np.int64]], dict[str, NDArray[Any]]]

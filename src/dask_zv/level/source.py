@@ -172,8 +172,8 @@ def read_documents(objects: Objects, paths: list[str]) -> list[dict[str, Any] | 
 def lost_document(where: str, array: str) -> MetadataError:
     """Return the error that a node which must be there has no document."""
     return MetadataError(
-        f"the document of {array!r} is missing, which says how to read it: restore it, or write the level again; where another "
-        "tool removed the array on purpose, store.refresh() takes the level as it is",
+        f"the document of {array!r} is missing, so it cannot be read: restore it, or write the level again; if another tool "
+        "removed the array on purpose, store.refresh() accepts the level as it is",
         store=where, array=array,
     )  # fmt: skip
 

@@ -103,7 +103,7 @@ def convert(source: object, target: object, *, compute: bool = True, **options: 
     handle, prefix = resolve_target(target, storage_options)
     if handle.holds(prefix, store.handle, store.prefix, below=overwrite):
         raise InputError(
-            "the target is the source (or holds it): convert into another store, and move it into place when it is whole",
+            "the target is the source (or contains it): convert into another store, and move it into place when it is complete",
             store=store.url,
         )
     handle, prefix, _ = open_empty(target, storage_options, overwrite=overwrite)

@@ -160,7 +160,7 @@ def copy_others(builder: GraphBuilder, store: StoreContents, target: LevelTarget
     names = [n for n in names if objects.exists(join(store.prefix, n, DOCUMENT))]
     odd = [n for n in names if n != "headers"]
     if odd and layout_for(target.layout) is not layout_for(store.layout):
-        raise InputError(f"{store.url} has {odd[0]!r}, which the other layout tells in another way: leave layout out")
+        raise InputError(f"{store.url} has {odd[0]!r}, which the other layout stores differently: leave layout out")
     here, there = Place(store.handle, store.prefix), Place(target.handle, target.prefix)
     return [builder.add(builder.key("copy", f"root-{i}"), _copy_array, here, there, n) for i, n in enumerate(names)]
 
@@ -170,7 +170,7 @@ def _check_convertible(level: LevelContents, nodes: Hierarchy) -> None:
     odd += [a for a in nodes.chunked if a.split("/")[0] == "fragment_attributes"]
     if odd:
         raise InputError(
-            f"{level.url} has {odd[0]!r}, which the other layout tells in another way: point clouds are converted between "
+            f"{level.url} has {odd[0]!r}, which the other layout stores differently: only point clouds are converted between "
             "layouts; leave layout out to change packing or compression"
         )
     read = {*level.source.schema.arrays}

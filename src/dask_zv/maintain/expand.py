@@ -189,7 +189,7 @@ def _switch(
         for array, before, _, shift in moves:
             found = held[array]
             if found is None or (found.spec.origin, found.spec.shard_shape) != (before.origin, before.shard_shape):
-                raise StoreError("another writer gave the array another grid at the same time: expand the store again",
+                raise StoreError("another writer changed the grid of the array at the same time: expand the store again",
                                  store=objects.url, array=join(place.prefix, array))  # fmt: skip
             now = {where for _, _, (where, _) in stored_objects(blobs, {array: found})}
             if any(shift) and not now <= copies.get(array, {}).keys():

@@ -195,7 +195,7 @@ def _write_grid(place: Place, identities: Mapping[str, str], receipts: Sequence[
 
 
 def _correct_vertex_count(objects: Objects, prefix: str, total: Receipt) -> None:
-    """Correct the number of vertices of a level of ours, which edits of single chunks leave as it was."""
+    """Correct the number of vertices of a level written by dask-zv, which edits of single chunks do not update."""
     document = read_document(objects, prefix) or {}
     attributes = document.get("attributes", {})
     # what another tool says in its own store is not ours to change

@@ -1,4 +1,4 @@
-"""Whether vertices lie in the boxes of their chunks, which is what boxes are answered by.
+"""Check that vertices lie in the boxes of their chunks, which the answer to a box relies on.
 
 Our writer puts them there, and a catalog is rebuilt only where they are. Levels of other tools may have been cut by other edges
 than their metadata says, or edited: then a box would come back short.

@@ -118,8 +118,8 @@ class RaggedColumns:
             if len(values) != base[high] - base[low]:
                 raise FormatError(
                     f"column {name!r} has {len(values):,} rows in the cells {int(cells[low]):,} to "
-                    f"{int(cells[high - 1]):,} (chunks, or objects), which hold {int(base[high] - base[low]):,}: something in "
-                    "them is damaged or was changed; open the store again, then restore it",
+                    f"{int(cells[high - 1]):,} (chunks, or objects), which hold {int(base[high] - base[low]):,}: they are "
+                    "damaged or were changed; open the store again, or restore them",
                     store=self.where,
                 )
             out[base[low] : base[high]] = values
@@ -137,8 +137,8 @@ class RaggedColumns:
         except MemoryError as error:
             nbytes = rows * like.dtype.itemsize * int(np.prod(like.shape[1:]))
             raise FormatError(
-                f"column {name!r} has {rows:,} rows by what the level says, {nbytes / 1e9:,.1f} GB, for which there is no "
-                "memory: read a part, or in chunks (chunks={}); if that is more than was written, a document is damaged",
+                f"column {name!r} has {rows:,} rows according to the level, {nbytes / 1e9:,.1f} GB, which does not fit into "
+                f"memory: read a part, or use chunks={{}}; if that is more than was written, a document is damaged",
                 store=self.where,
             ) from error
 

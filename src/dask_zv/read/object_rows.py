@@ -72,12 +72,12 @@ def _stored_lengths(source: LevelSource, index: ObjectIndex) -> ObjectLengths | 
     values, intact = found
     if (values < 0).any():  # what an absent chunk reads as
         raise StoreError(
-            "a part of the table of objects is missing: store.refresh() makes it anew",
+            "a part of the table of objects is missing: store.refresh() rebuilds it",
             store=source.where(), array=OBJECT_LENGTHS,
         )  # fmt: skip
     if intact and (values[1:, 0] <= values[:-1, 0]).any():
         raise FormatError(
-            "the ids of the table of objects don't ascend: store.refresh() makes it anew",
+            "the ids of the table of objects are not ascending: store.refresh() rebuilds it",
             store=source.where(), array=OBJECT_LENGTHS,
         )  # fmt: skip
     return ObjectLengths(*np.ascontiguousarray(values.T)) if intact else None
@@ -213,7 +213,7 @@ class ObjectRows(RaggedColumns):
             at = int(wrong[0])
             raise FormatError(
                 f"object {ids[at]} has {found.lengths[at]} vertices, the table of objects says {self.counts[objects[at]]}: "
-                "another tool changed it; store.refresh() takes the level as it is",
+                "another tool changed it; store.refresh() accepts the level as it is",
                 store=self.where, array="object_index",
             )  # fmt: skip
         return found

@@ -115,7 +115,7 @@ class Catalog(ChunkLookup):
         return BlobPlace(*(int(columns[kind][row]) for kind in ("nbytes", "shard", "offset", "stored", "crc")))
 
     def chunks_of(self, array: str) -> NDArray[np.bool_]:
-        """Tell which rows of :attr:`coords` have a blob in `array`."""
+        """Return which rows of :attr:`coords` have a blob in `array`."""
         columns = self.arrays.get(array)
         return np.zeros(len(self), bool) if columns is None else columns.have
 

@@ -52,7 +52,7 @@ def storage_error(
     if is_transient(error):
         tries = f"{attempts} times in {seconds:.0f} s" if attempts > 1 else f"after {seconds:.0f} s"
         return StoreError(
-            f"{doing} '/{key}' failed {tries}: the storage is out of reach, stuck or overloaded; when it answers, {again} "
+            f"{doing} '/{key}' failed {tries}: the storage is unreachable, stuck or overloaded; when it answers, {again} "
             f"({text})",
             store=url,
         )
@@ -83,7 +83,7 @@ def says(error: BaseException, *words: str) -> bool:
 
 
 def is_transient(error: Exception) -> bool:
-    """Tell whether trying again may help: network trouble and busy servers, never a refusal or a missing object."""
+    """Return True if a retry may help: for network errors and busy servers, never for a refusal or a missing object."""
     if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError | FileExistsError):
         return False
     if says(

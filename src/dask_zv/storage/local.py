@@ -147,7 +147,7 @@ class LocalObjects:
         """Raise :class:`StoreError` where a file is little but holes: nobody writes such, but file systems compress."""
         if found.st_size > _FREE + _MOST_RATIO * found.st_blocks * 512:
             raise StoreError(
-                f"'/{key}' claims {found.st_size:,} bytes, of which next to nothing is stored: it is damaged, or hostile",
+                f"'/{key}' claims {found.st_size:,} bytes, of which almost nothing is stored: it is damaged, or hostile",
                 store=self.url,
             )
 

@@ -53,7 +53,7 @@ class Hold:
         if self and (self.lost or _now() - self._renewed > settings().lock_lifetime):
             raise PlanError(
                 f"the lock '/{self._key}' was lost during the commit (the machine was suspended, or the store did not answer "
-                "for a minute): nothing of this write is lost but its commit; write again",
+                "for a minute): only the commit of this write is lost; write again",
                 store=self._objects.url,
             )
 
@@ -130,11 +130,11 @@ def commit_lock(objects: Objects, prefix: str, of: str = "") -> Iterator[Hold]:
             break
         _take_away_dead(objects, key, watch, claims)
         if pause >= 1.0 and objects.get(key) is None and objects.list_dir(key):
-            raise StoreError(f"'/{key}' is no lock, but something else: remove it", store=objects.url)
+            raise StoreError(f"'/{key}' is not a lock, but something else: remove it", store=objects.url)
         if _now() - watch.owned_since > settings().lock_patience:
             raise StoreError(
                 f"another writer has held the lock '/{key}' for {settings().lock_patience / 60:.0f} minutes ({watch.owner}): "
-                "where it is known to be dead, delete that object",
+                "if it is known to be dead, delete that object",
                 store=objects.url,
             )
         time.sleep(pause * (0.5 + random.random()))
@@ -211,7 +211,7 @@ def _began(pid: int) -> int | None:
 
 
 def _has_ended(found: dict[str, Any]) -> bool:
-    """Tell whether a lock's owner was a process of this machine that is gone."""
+    """Return True if the owner of a lock is a dead process of this machine."""
     pid, machine = found.get("pid"), found.get("machine")
     if type(pid) is not int or pid <= 0 or not machine or machine != _machine():
         return False

@@ -17,7 +17,7 @@ REPLACING = "dask_zv_replacing-"
 
 
 def mark(objects: Objects, prefix: str, name: str) -> None:
-    """Say that chunks of the group at `prefix` are about to change."""
+    """Mark that chunks of the group at `prefix` are about to change."""
     objects.put(join(prefix, REPLACING + name), b"chunks beside this are being replaced; it goes with the commit")
 
 

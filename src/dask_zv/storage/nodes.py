@@ -71,7 +71,7 @@ def kind_of(document: Mapping[str, Any]) -> str:
 
 
 def holds_nodes(objects: Objects, path: str) -> bool:
-    """Tell whether a path without a document of its own has nodes below it (0.7 writers leave groups so)."""
+    """Return True if a path without a document has nodes below it, as 0.7 writers leave groups."""
     return objects.any_below(path, f"/{DOCUMENT}")
 
 
@@ -93,7 +93,7 @@ def ensure_groups(objects: Objects, paths: Iterable[str]) -> None:
             depth = path.count("/") + bool(path) if objects.nodes_first else 0
             missing.setdefault(depth, []).append(path)
         elif parse_document(document, path, objects.url)["node_type"] != "group":
-            raise StoreError(f"'/{path}' is an Array: a group can't be made there", store=objects.url)
+            raise StoreError(f"'/{path}' is an Array, so a group cannot be made there", store=objects.url)
     for path, document in zip(wanted, documents, strict=True):
         _drop_copy(objects, path, document)
     _drop_copies_outside(objects)
@@ -306,7 +306,7 @@ def check_array_name(array: str) -> str:
     """Return `array` if it may be the path of an array of blobs below a group, else raise."""
     check_name(array, "array name")
     if any(part.startswith("dask_zv_") for part in array.split("/")):
-        raise InvalidNameError(f"array name {array!r}: names that begin with 'dask_zv_' are kept for the catalog and its like")
+        raise InvalidNameError(f"array name {array!r}: names that begin with 'dask_zv_' are reserved")
     return array
 
 

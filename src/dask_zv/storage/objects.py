@@ -83,7 +83,7 @@ class Objects(Protocol):
         """Yield all keys below `prefix`."""
 
     def any_below(self, prefix: str, suffix: str) -> bool:
-        """Tell whether a key below `prefix` ends with `suffix`; stops at the first."""
+        """Return True if a key below `prefix` ends with `suffix`; stops at the first."""
 
     def above(self) -> Objects | None:
         """Return the objects of the group that the store lies in, None where there is none, or it can't be seen."""
@@ -243,8 +243,8 @@ class BlobReader(ABC):
             if stamp is not None and stamp[1] == before:
                 raise self.damage(
                     address,
-                    "the stored bytes are not those of the last commit, though the object is as old: it is damaged; restore "
-                    "it, or write the chunk again",
+                    "the stored bytes are not those of the last commit, although the object has its age: it is damaged; "
+                    "restore it, or write the chunk again",
                 )
 
     def damage(self, address: Address, text: str) -> FormatError:

@@ -55,7 +55,7 @@ def open_root(
     handle, prefix = resolve_target(target, storage_options, read_only=mode == "r")
     objects = open_objects(handle)
     if mode != "r" and objects.read_only:
-        raise ReadOnlyError(f"mode {mode!r} writes, and this store can only be read: use mode='r'", store=objects.url)
+        raise ReadOnlyError(f"mode {mode!r} writes, but this store is read-only: use mode='r'", store=objects.url)
     document = objects.get(join(prefix, DOCUMENT)) if peek is None else peek(objects, prefix)
     if document is None:
         _refuse_other_things(objects, prefix, "r" if must_exist else mode)
@@ -92,7 +92,7 @@ def open_empty(
     handle, prefix = resolve_target(target, storage_options, read_only=False)
     objects = open_objects(handle)
     if objects.read_only:
-        raise ReadOnlyError("this store can only be read: a new one can't be made in it", store=objects.url)
+        raise ReadOnlyError("this store is read-only: no new store can be made in it", store=objects.url)
     document, names = together(objects, lambda: objects.get(join(prefix, DOCUMENT)), lambda: objects.list_dir(prefix))
     if document is None and overwrite and _is_cut(objects, prefix, names):
         objects.delete_prefix(prefix)
@@ -174,12 +174,12 @@ def _refuse_other_things(objects: Objects, prefix: str, mode: str) -> None:
     if not objects.any_below(prefix, f"/{DOCUMENT}"):
         shown = ", ".join(repr(n) for n in names[:3])
         raise StoreError(
-            f"no Zarr hierarchy, but something else ({shown}{', …' if len(names) > 3 else ''}): give the directory of "
-            "a store, or an empty one",
+            f"not a Zarr hierarchy, but something else ({shown}{', …' if len(names) > 3 else ''}): pass the directory of a "
+            "store, or an empty directory",
             store=where,
         )
     if mode in ("w", "w-"):
-        raise StoreError("nodes are here without a root group: empty the target by hand first", store=where)
+        raise StoreError("there are nodes without a root group: empty the target by hand first", store=where)
 
 
 def _what_nothing(objects: Objects, prefix: str) -> str:

@@ -99,7 +99,7 @@ class Columns:
 
     @property
     def have(self) -> NDArray[np.bool_]:
-        """Tell which chunks the array has."""
+        """Return which chunks the array has."""
         return self.nbytes >= 0
 
     def take(self, order: NDArray[Any]) -> Columns:

@@ -1,4 +1,4 @@
-"""Whether anything says how requests to a server are signed, before libraries ask a cloud's metadata service for a key."""
+"""Check that credentials are given before a library asks the metadata service of a cloud for them."""
 
 from __future__ import annotations
 

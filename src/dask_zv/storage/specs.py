@@ -168,7 +168,7 @@ class CommitSpec:
             if found.get(number, 0) != wanted:
                 raise InputError(
                     f"block {number} has stored {found.get(number, 0):,} vertices, the scan of the input counted {wanted:,}: "
-                    "the input is not the same whenever it is read; persist() it, or seed it, and write again",
+                    "the input differs between readings; persist() it, or seed it, and write again",
                     store=self.place.handle.url, array=self.place.prefix,
                 )  # fmt: skip
         return found

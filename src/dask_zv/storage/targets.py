@@ -301,7 +301,7 @@ def _resolve_store(store: Store, read_only: bool) -> StoreHandle:
 
 
 def _one_process(store: Store) -> str | None:
-    """Say why only this process may use `store`, None where its pickle is the same store."""
+    """Return why only this process may use `store`, or None if its pickle opens the same store."""
     if isinstance(store, WrapperStore):
         return _one_process(store._store)
     if isinstance(store, MemoryStore):

@@ -238,7 +238,7 @@ class ZarrObjects:
             raise
 
     def _means_absent(self, error: StoreError) -> bool:
-        """Tell whether Icechunk raised because there is no such node, or a group: other stores answer with nothing."""
+        """Return True if Icechunk raised because there is no such node, or a group, where other stores return nothing."""
         return self.nodes_first and says(error, "node not found", "bad key prefix", "there is not an array")
 
     async def _put(self, key: str, data: BytesLike) -> int:
@@ -290,9 +290,7 @@ class ZarrObjects:
 
     def _check_writable(self) -> None:
         if self.read_only:
-            raise ReadOnlyError(
-                "the store can only be read: open it with mode='r+', or give a target that can be written", store=self.url
-            )
+            raise ReadOnlyError("the store is read-only: open it with mode='r+', or pass a writable target", store=self.url)
 
 
 def _stamp_of(e_tag: str | None, changed: Any) -> int:

@@ -1,1 +1,1 @@
-"""Stores and levels as a whole: made, opened, refreshed, expanded, converted."""
+"""Stores and levels: create, open, refresh, expand, convert."""

@@ -1,4 +1,4 @@
-"""A look at a level that costs next to nothing: what its last commit says that it stored, and whether a write lies unfinished.
+"""A cheap look at a level: the contents according to its last commit, and whether a write is unfinished.
 
 It costs the catalog, once, and a listing each time, for a write may have been interrupted meanwhile.
 """
@@ -54,7 +54,7 @@ def last_commit(level: LevelContents) -> Catalog | None:
 
 
 def size(nbytes: int) -> str:
-    """Return a number of bytes for people: ``"3.2 MB"``."""
+    """Return a number of bytes as text: ``"3.2 MB"``."""
     number, units = float(nbytes), ["kB", "MB", "GB", "TB"]
     if nbytes < 1000:
         return f"{nbytes} bytes"
@@ -125,32 +125,32 @@ def _is_new(level: LevelContents) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """A level as a look at its catalog and the names in it shows it."""
+    """A level as its catalog and the names in it describe it."""
 
     level: LevelContents
     names: Sequence[str]
 
     @property
     def vertices(self) -> str:
-        """How many vertices it has; some writers never count them."""
+        """The number of vertices; some writers never count them."""
         count = self.level.metadata.vertex_count
         return "not counted" if not count and self._has_uncounted() else f"{count:,}"
 
     @property
     def chunks(self) -> int | None:
-        """How many chunks it has, None where no catalog tells."""
+        """The number of chunks; None without a catalog."""
         catalog = last_commit(self.level)
         return None if catalog is None else int(catalog.chunks_of(VERTICES).sum())
 
     @property
     def nbytes(self) -> int | None:
-        """Their stored bytes, None where no catalog tells."""
+        """The stored bytes of the chunks; None without a catalog."""
         catalog = last_commit(self.level)
         return None if catalog is None else nbytes_of(catalog)
 
     @property
     def is_empty(self) -> bool:
-        """True where nothing was committed yet."""
+        """True if nothing is committed yet."""
         return not self.level.metadata.vertex_count and last_commit(self.level) is None and not self._has_uncounted()
 
     def _has_uncounted(self) -> bool:
@@ -159,7 +159,7 @@ class Glance:
 
     @property
     def remark(self) -> str:
-        """What there is to say beside numbers; empty for nothing."""
+        """A remark in addition to the numbers, or an empty string."""
         said = NO_DATA if self.is_empty else "no catalog" if self.chunks is None else ""
         return "; ".join(filter(None, [said, unfinished_write(self.level, self.names)]))
 

@@ -1,4 +1,4 @@
-"""Summaries of stores and levels as they are shown: text for reprs and ``info()``, HTML for notebooks, with the same facts.
+"""Displays of stores and levels: text for reprs and ``info()``, HTML for notebooks, with the same content.
 
 HTML is plain elements with inline styles: no script, and no style sheet, which viewers of saved notebooks take away. Colours
 are the text's own, some of them faint, so that light and dark themes both show them.
@@ -44,17 +44,17 @@ def level_repr(level: LevelContents) -> str:
 
 
 def store_info(store: StoreContents) -> str:
-    """Return all that is known of a store without reading its chunks."""
+    """Return everything that is known about a store without reading chunks."""
     return "\n".join(_summary_lines(store_summary(store, full=True)))
 
 
 def level_info(level: LevelContents) -> str:
-    """Return all that is known of a level without reading its chunks."""
+    """Return everything that is known about a level without reading chunks."""
     return "\n".join(_summary_lines(level_summary(level, full=True)))
 
 
 def _never_raising(kind: str, url: str, text: Callable[[], str]) -> str:
-    """Return a repr; whatever fails on the way stands in it, as debuggers and tracebacks show reprs of anything."""
+    """Return a repr that never raises: errors become part of it, because debuggers and tracebacks show reprs."""
     try:
         return text()
     except Exception as error:  # noqa: BLE001 - it says what is wrong, in the place of the rest
@@ -94,7 +94,7 @@ def _level_lines(level: LevelContents) -> Iterator[str]:
 
 
 def _said(glance: Glance | ZVError) -> list[Shown]:
-    """Return what a look at a level says: numbers and remarks, an error in the place of what can't be had."""
+    """Return numbers and remarks about a level, with errors in the place of what cannot be read."""
     if isinstance(glance, ZVError):
         return [glance]
     return [said for read in (glance.numbers, lambda: glance.remark) if (said := attempt(read))]

@@ -1,6 +1,6 @@
-"""What a user holds of a store: ``create`` and ``open`` it, :class:`Store` and :class:`Level` with their verbs.
+"""The public objects: ``create`` and ``open``, :class:`Store` and :class:`Level`.
 
-One module because it is the face of the rooms below, mostly documentation: the facts are in ``level/contents.py``, the work is
+One module because it is the public interface, mostly documentation: the contents are in ``level/contents.py``, the work is done
 in ``read``, ``maintain`` and ``storage``.
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class _Facade:
-    """What holds the contents that the rooms below work on; names of before that are theirs alone answer for one release."""
+    """Base of Store and Level: holds the contents that the layers below use; former public names still work for one release."""
 
     _contents: Any
     _former: frozenset[str]

@@ -1,4 +1,4 @@
-"""What stores and levels say of themselves, as facts and tables that texts and notebooks show alike.
+"""Summaries of stores and levels, as facts and tables for text and notebooks.
 
 No blob is read. A summary never raises for what is damaged: the error stands in the place of what can't be had. It costs:
 
@@ -44,12 +44,12 @@ class Faint(str):
 
 
 Shown: TypeAlias = "str | ZVError | None"
-"""A cell: text, the error in the place of what can't be had, None for nothing."""
+"""A cell: text, an error in the place of what cannot be read, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class FactTable:
-    """Rows of cells; the last cell of a short row is as wide as what is left."""
+    """Rows of cells; the last cell of a short row spans the rest."""
 
     title: str
     columns: tuple[tuple[str, bool], ...]  # name, and whether it has numbers, which stand to the right
@@ -58,7 +58,7 @@ class FactTable:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What one thing says of itself; `parts` are the summaries of what is in it."""
+    """The summary of a store or level; `parts` are the summaries of what it contains."""
 
     kind: str
     what: str
@@ -68,13 +68,13 @@ class Summary:
 
 
 def short(value: object, longest: int = 200) -> str:
-    """Return a value as one line without control characters, cut off where it is long."""
+    """Return a value as one line without control characters, truncated if it is long."""
     whole = escaped(str(value))
     return whole if len(whole) <= longest else f"{whole[: longest - 1]}…"
 
 
 def store_summary(store: StoreContents, *, full: bool = False) -> Summary:
-    """Return what a store says of itself."""
+    """Return the summary of a store."""
     m = store.metadata
     facts: list[tuple[str, Shown]] = [("url", short(store.url, 300)), ("layout", f"{store.layout} (ZV {short(m.zv_version)})")]
     if m.crs is not None:
@@ -103,7 +103,7 @@ def store_summary(store: StoreContents, *, full: bool = False) -> Summary:
 
 
 def level_summary(level: LevelContents, *, full: bool = False, axes: bool = True) -> Summary:
-    """Return what a level says of itself; without `axes` as a part of what the store says."""
+    """Return the summary of a level; without `axes` if it is part of that of a store."""
     source = attempt(lambda: level.source) if full else first_look(level)
     glance = attempt(lambda: glance_at(level))
     facts: list[tuple[str, Shown]] = [("url", short(level.url, 300))] if axes else []

@@ -71,7 +71,7 @@ def as_array(what: str, values: Any) -> Any:
     """Return what was given as a numpy or a dask array; blocks of the latter still need :func:`in_memory`."""
     values = _unwrapped(values)
     if _is_delayed(values):
-        raise InputError(f"{what}: a Delayed says nothing of its shape: make a dask array of it, with dask.array.from_delayed")
+        raise InputError(f"{what}: a Delayed has no known shape: make a dask array from it with dask.array.from_delayed")
     if not is_dask_collection(values):
         return from_objects(what, in_memory(what, values))
     if hasattr(values, "chunks") and hasattr(values, "dtype"):
@@ -103,8 +103,8 @@ def missing_error(what: str, dtype: Any, missing: NDArray[np.bool_]) -> InputErr
     """Return the error that says which row has no value."""
     row = int(np.argwhere(missing)[0][0])
     return InputError(
-        f"{what}: row {row} has a missing value (masked or NA), which {dtype} can't hold: fill or drop what is missing, or "
-        "store floats, whose NaN can"
+        f"{what}: row {row} has a missing value (masked or NA), which {dtype} cannot represent: fill or drop missing values, "
+        "or store floats with NaN"
     )
 
 
@@ -130,7 +130,7 @@ def split_missing(what: str, values: Any) -> tuple[NDArray[Any], NDArray[np.bool
             given = np.array(values, object)  # numpy writes out what stands between strings: NaN as "nan", 1 as "1"
             table = table if all(isinstance(v, str | bytes) for v in given.flat) else given
     except (TypeError, ValueError) as error:
-        raise InputError(f"{what}: rows of several lengths, or a {type(values).__name__}, are no array ({error})") from None
+        raise InputError(f"{what}: rows of several lengths, or a {type(values).__name__} are no array ({error})") from None
     if table.dtype.names is not None:
         raise InputError(f"{what} has the dtype {table.dtype}, one of records: pass its fields one by one")
     if not masked:
@@ -246,7 +246,7 @@ def from_objects(what: str, values: NDArray[Any]) -> NDArray[Any]:
         out = np.array(flat.tolist())
         if out.dtype.kind not in "biu":
             worst = max(flat.tolist(), key=abs)
-            raise InputError(f"{what}: {worst} is beyond the integers of 64 bits")
+            raise InputError(f"{what}: {worst} does not fit into integers of 64 bits")
         return out.reshape(values.shape)
     return np.array([np.nan if m else v for v, m in zip(flat.tolist(), missing.tolist(), strict=True)], float).reshape(
         values.shape
@@ -305,7 +305,7 @@ def series_values(name: str, series: Any) -> NDArray[Any]:
 
 def _split_pandas(what: str, column: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     if getattr(column, "nlevels", 1) > 1:
-        raise InputError(f"{what}: an index of {column.nlevels} levels is no column: pass its levels one by one")
+        raise InputError(f"{what}: an index of {column.nlevels} levels is not a column: pass its levels one by one")
     try:
         wanted = numeric_dtype(column.dtype)
     except InputError as error:
@@ -353,7 +353,7 @@ def _column_of(what: str, number: int, part: Any, column: str | None) -> NDArray
 def column_of(frame: Any, column: str, where: str) -> Any:
     """Return a column of one partition."""
     if not is_frame(frame):
-        raise InputError(f"{where}a DataFrame is wanted, not a {type(frame).__name__}")
+        raise InputError(f"{where}expected a DataFrame, not a {type(frame).__name__}")
     if column not in frame.columns:
         raise InputError(f"{where}there is no column {column!r}: it has {', '.join(map(str, frame.columns))}")
     return frame[column]

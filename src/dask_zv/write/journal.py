@@ -276,7 +276,7 @@ def find_journal(place: Place) -> Journal | None:
     digest = attributes.get("write") if isinstance(attributes, Mapping) else None
     starts = attributes.get("block_starts") if isinstance(attributes, Mapping) else None
     if not isinstance(digest, str) or not isinstance(starts, list) or any(type(s) is not int or s < 0 for s in starts):
-        raise FormatError("no journal of a write: remove it, and write again", store=objects.url, array=path)
+        raise FormatError("not the journal of a write: remove it, and write again", store=objects.url, array=path)
     wide = any(s >= 1 << 64 for s in starts)
     return Journal(place, digest, np.array(starts, object if wide else np.uint64))
 

@@ -41,12 +41,12 @@ _NAMED = 10
 class BlockReceipt:
     """What one block of a plan stored.
 
-    Made by :meth:`WritePlan.run`; pickles, and saves as a small file in a form that is safe to read.
+    Made by :meth:`WritePlan.run`. It can be pickled, and saved as a small file that is safe to read.
 
     Attributes
     ----------
     plan : str
-        Which plan it is of.
+        Digest of the plan that the block belongs to.
     block : int
     result : BlockResult
     """
@@ -60,7 +60,7 @@ class BlockReceipt:
         return f"<dask_zv.BlockReceipt: block {self.block}, {len(stored.coords):,} chunks, {stored.nbytes / 1e6:,.1f} MB>"
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the receipt to a file, which is there in full or not at all."""
+        """Write the receipt to a file, completely or not at all."""
         _save(Path(path), encode_receipt(self.result, plan=self.plan, block=self.block))
 
 
@@ -135,7 +135,7 @@ class WritePlan(Delayed):
 
     @property
     def digest(self) -> str:
-        """Which write this is; receipts carry it."""
+        """Identifies the write; receipts contain it."""
         return self._job.digest
 
     def run(self, block: int) -> BlockReceipt:
@@ -169,27 +169,27 @@ class WritePlan(Delayed):
         return BlockReceipt(self.digest, block, result)
 
     def commit(self, receipts: Iterable[BlockReceipt | str | PathLike[str]], *, progress: bool | None = None) -> Report:
-        """Make the stored blocks the level's content: object index, links and metadata, on the active scheduler.
+        """Complete the write: store object index, links and metadata, on the active scheduler.
 
         Parameters
         ----------
         receipts : iterable of BlockReceipt, or of paths of saved ones
-            One of each block, in any order; of several of one block that counts which the store still agrees with.
+            One per block, in any order. If there are several of one block, the one that agrees with the store is used.
         progress : bool, optional
             As for :func:`write_points`.
 
         Returns
         -------
         Report
-            Where this plan was committed before, of that, and nothing is written.
+            If this plan is already committed, the report of that commit; nothing is written then.
 
         Raises
         ------
         PlanError
-            Receipts are missing or of another plan, or what they tell of is not in the store as it was put; the message names
-            the blocks. Nothing was committed.
+            Receipts are missing or belong to another plan, or the store does not contain what they describe; the message names
+            the blocks. Nothing is committed.
         FormatError
-            A file is no receipt.
+            A file is not a receipt.
         """
         started = time.perf_counter()
         self._check_shared()
@@ -199,7 +199,7 @@ class WritePlan(Delayed):
             if receipt.plan != self.digest or not 0 <= receipt.block < len(self):
                 raise PlanError(
                     f"the receipt of block {receipt.block} is of another plan ({receipt.plan[:12]}, not {self.digest[:12]}): "
-                    "its data or arguments were others; run the block with this plan",
+                    "its data or arguments were different; run the block with this plan",
                     store=self._url,
                 )
             found.setdefault(receipt.block, []).append(receipt.result)
@@ -237,11 +237,11 @@ class WritePlan(Delayed):
             )
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the plan to a file, which is there in full or not at all, and which its owner alone can read.
+        """Write the plan to a file, completely or not at all, which only its owner can read.
 
-        The file holds what opens the store and the input, credentials in `storage_options` included, since the processes that
-        run the blocks may have no other. Where those find credentials in their environment, leave them out of the options: then
-        the file holds none.
+        The file contains what is needed to open the store and the input, including credentials in `storage_options`, because
+        the processes that run the blocks may have no others. If these find credentials in their environment, leave them out of
+        the options.
         """
         _save(Path(path), _MAGIC + cloudpickle.dumps(self), mode=0o600)
 
@@ -301,7 +301,7 @@ def load_receipt(path: str | PathLike[str]) -> BlockReceipt:
     result, about = decode_receipt(_load(path), array=str(path))
     plan, block = about.get("plan"), about.get("block")
     if not isinstance(plan, str) or type(block) is not int:
-        raise FormatError("a receipt that does not say of which plan and block it is", array=str(path))
+        raise FormatError("a receipt that does not name its plan and block", array=str(path))
     return BlockReceipt(plan, block, result)
 
 

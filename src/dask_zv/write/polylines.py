@@ -213,7 +213,7 @@ def _check_paths(scan: Scan, lines: bool) -> None:
     open_run = 0
     for i, part in enumerate(parts):
         if any(n not in (0, 2) for n in part.runs[1:3]):
-            raise InputError("a line has other than two endpoints: write_polylines takes paths of any length")
+            raise InputError("a line has other than two endpoints: use write_polylines for paths of any length")
         whole = [part.runs[0]] if part.n_runs == 1 else [part.runs[0], part.runs[3]]
         goes_on = i > 0 and parts[i - 1].ends[1] == part.ends[0]
         if open_run and not goes_on and open_run != 2:

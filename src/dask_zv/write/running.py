@@ -88,8 +88,8 @@ class Write:
             return job, {}
         if found.digest != job.digest:
             raise PlanError(
-                "an unfinished write of other data, or into other chunks, lies in the level: its input, its arguments or the "
-                "store's settings have changed since. Finish it with what it began with, or begin anew with resume=False, "
+                "the level has an unfinished write of other data, or into other chunks: its input, its arguments or the "
+                "settings of the store have changed since. Finish it with the original call, or start again with resume=False, "
                 "mode='overwrite'",
                 store=self.level.url,
             )
@@ -107,7 +107,7 @@ class Write:
 
 
 def note_resumable(level: LevelContents, *, journal: bool) -> AbstractContextManager[None]:
-    """Say of errors inside how the write is finished."""
+    """Add a note to errors inside that says how to finish the write."""
     if level.place.handle.is_session:
         return noted(f"nothing of the write to {level.url} is in the Icechunk session: the same call can be made again")
     again = ", and keeps the blocks that are stored" if journal else " with mode='overwrite'"
@@ -130,8 +130,8 @@ def check_empty(level: LevelContents, mode: str) -> None:
         if in_cells and leading is not None:
             # objects of keys with another number of parts: in directories, theirs have the names of ours
             raise StoreError(
-                f"level 0 is chunked by {leading!r}, which can't be overwritten: "
-                "make the store anew, dzv.create(..., overwrite=True)",
+                f"level 0 is chunked by {leading!r}, which cannot be overwritten: create the store again with "
+                "dzv.create(..., overwrite=True)",
                 store=level.url,
             )
         return

@@ -275,5 +275,5 @@ def _conversion(store: StoreContents, partitions: Partitions, options: WriteOpti
 
 
 def note_nothing_written(level: LevelContents) -> AbstractContextManager[None]:
-    """Say of errors inside that the call had stored nothing yet."""
+    """Add a note to errors inside that says that nothing was stored."""
     return noted(f"the write to {level.url} had stored nothing yet: make the same call again (resume=True does no harm)")

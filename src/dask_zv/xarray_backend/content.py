@@ -127,7 +127,7 @@ def shape_of(ds: xr.Dataset) -> Shape:
     if gone or not axes:
         raise InputError(
             f"the Dataset has no {', '.join(gone) or 'positions'} any more" if axes
-            else "ds.zv works on Datasets opened with engine='zv': no coordinate along 'vertex' is known as a position"
+            else "ds.zv works on Datasets opened with engine='zv': no coordinate along 'vertex' is a position"
         )  # fmt: skip
     view = "objects" if _is_by_object(ds) else "spatial"
     told = ds[names.CRS].attrs.get("zv_crs") if names.CRS in ds.variables else None
@@ -190,7 +190,7 @@ def _along(ds: xr.Dataset, dim: str, own: set[str]) -> dict[str, str]:
     named = {k: _own_name(k, ds.variables[k].attrs) for k in found}
     several = [k for k in found if list(named.values()).count(named[k]) > 1]
     if several:
-        raise InputError(f"{' and '.join(several)} are both the attribute {named[several[0]]!r} of the store: drop one")
+        raise InputError(f"{' and '.join(several)} both are the attribute {named[several[0]]!r} of the store: drop one")
     return {named[k]: k for k in found}
 
 

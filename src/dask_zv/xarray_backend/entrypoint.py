@@ -166,7 +166,7 @@ class ZVBackendEntrypoint(BackendEntrypoint):
         return xr.DataTree.from_dict(groups)
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
-        """Tell by the name alone whether this engine is for it."""
+        """Return True if the name of the file suggests this engine."""
         if isinstance(filename_or_obj, Store):
             return True
         if not isinstance(filename_or_obj, str | os.PathLike):

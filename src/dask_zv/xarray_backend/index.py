@@ -376,5 +376,5 @@ def position_label(name: Any, label: Any) -> float:
     except (TypeError, ValueError):
         raise TypeError(f"{name} is selected by a number or a slice of numbers, not by {label!r:.80}") from None
     if np.isnan(number):
-        raise ValueError(f"{name} is selected by NaN, which no position is: leave a side open with None")
+        raise ValueError(f"{name} is selected by NaN: leave a side open with None")
     return number

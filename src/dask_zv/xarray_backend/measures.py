@@ -124,7 +124,7 @@ def _chosen_axes(ds: xr.Dataset, shape: Shape, dims: Dims, without: str | None =
         return found
     named = (dims,) if isinstance(dims, str) else tuple(dims)
     if not named or len(set(named)) < len(named) or not set(named) <= set(shape.axes):
-        raise InputError(f"dims are some of the axes {list(shape.axes)}, each once, not {dims!r:.80}")
+        raise InputError(f"dims must be different axes of {list(shape.axes)}, each once, not {dims!r:.80}")
     return named
 
 

@@ -37,7 +37,7 @@ def where_from(ds: xr.Dataset) -> tuple[LevelContents, slice | NDArray[np.int64]
     index = row_index(ds)
     if index is not None and not has_store_positions(ds, shape):
         raise InputError(
-            "the positions have no index any more, so they may be others than the store's, which this works on: write the "
+            "the positions have no index any more, so they may differ from the store, which this function reads: write the "
             "Dataset with ds.zv.to_store(...), or use it as it was opened"
         )
     if index is not None:
@@ -49,11 +49,11 @@ def where_from(ds: xr.Dataset) -> tuple[LevelContents, slice | NDArray[np.int64]
         at = np.searchsorted(objects.rows.lengths.ids, objects.ids)
         if not np.array_equal(objects.rows.counts[at], ds[names.COUNT].to_numpy()):
             raise InputError(
-                "a box cut the objects, and this works on whole ones: select with clip=False, or do it with view='spatial'"
+                "a box clipped the objects, but this needs whole ones: select with clip=False, or do it with view='spatial'"
             )
         return level_of(objects.rows.vertices.source), None, objects.ids
     raise InputError(
-        "the Dataset no longer knows which level it is of: use it as it was opened, or as ds.zv.sel selected from it"
+        "the Dataset has lost the connection to its level: use it as it was opened, or as ds.zv.sel selected from it"
     )
 
 

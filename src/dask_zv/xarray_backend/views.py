@@ -135,7 +135,7 @@ class _View:
             self.data[shown] = lazy_variable(dims, columns, name, (n, *f.shape), f.dtype, attrs, chunks)
 
     def dataset(self, view: str) -> xr.Dataset:
-        """Return the Dataset without indexes of ours; what says how the rest belongs together is a coordinate, and no data."""
+        """Return the Dataset without the indexes of dask-zv; variables that describe structure are coordinates."""
         if self.crs is not None:
             self.data[names.CRS] = names.grid_mapping(self.crs)
         kept = {k: v for k, v in {**self.data, **self.axes, **self.labels}.items() if k not in self.dropped}

@@ -177,8 +177,8 @@ def merge_arrays(
     if meanwhile and any(a is not None and a.nonempty for a in held.values()) and not _is_own(plan, total, held, catalog):
         mark(objects, prefix, _REFUSED)  # cells of this batch may lie among theirs: who reads one is told
         raise PlanError(
-            "another writer has written this level since the write was planned: one writer at a time; look at what is "
-            "there, and write again with mode='overwrite'",
+            "another writer has written this level since the write was planned: one writer at a time; check what is there, "
+            "and write again with mode='overwrite'",
             store=objects.url, array=prefix,
         )  # fmt: skip
     # where nodes come first, new arrays have a document already that lists nothing
@@ -250,8 +250,8 @@ def _merged(
         return grid_document(spec, {**metadata, **others}, added)  # in this order: a commit that runs twice writes the same
     if replace(held.spec, shape=spec.shape) != spec:
         raise PlanError(
-            "another writer made or changed this array since the batch was planned: its origin, shards or codecs are others; "
-            "plan the write again",
+            "another writer made or changed this array since the batch was planned: its origin, shards or codecs have "
+            "changed; plan the write again",
             store=objects.url, array=join(prefix, array),
         )  # fmt: skip
     grown = tuple(max(a, b) for a, b in zip(held.spec.shape, spec.shape, strict=True))

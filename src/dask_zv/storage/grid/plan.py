@@ -92,7 +92,7 @@ def commit_keys(prefix: str, arrays: Iterable[str]) -> list[str]:
 def check_spatial(array: str, key: str) -> None:
     """Raise where a grid can't have a chunk key."""
     if not is_spatial_key(key):
-        raise InvalidNameError(f"chunk key {key!r} of array {array!r}: the chunks of layout 'grid' are named by integers")
+        raise InvalidNameError(f"chunk key {key!r} of array {array!r}: chunk keys of layout 'grid' are integers")
 
 
 def grid_for(objects: Objects, prefix: str, array: str, meta: Mapping[str, Any], base: GridSpec | None) -> GridSpec:
@@ -100,7 +100,7 @@ def grid_for(objects: Objects, prefix: str, array: str, meta: Mapping[str, Any],
     spec = spec_from_meta(meta, base) or base
     if spec is None:
         raise StoreError(
-            f"array {array!r} is not there yet, and nothing says which grid it is to have: make the store with "
+            f"array {array!r} does not exist yet, and its grid is unknown: create the store with "
             "dzv.create(bounds=...), or write_array_meta(array, {'shape': [...], 'chunk_grid_origin': [...]}) first",
             store=objects.url, array=join(prefix, array),
         )  # fmt: skip
@@ -112,12 +112,12 @@ def without_grid(meta: Mapping[str, Any], spec: GridSpec, path: str, store: str)
     asked = spec_from_meta(meta, spec)
     if asked is not None and asked != spec and asked != replace(spec, origin=(0,) * spec.rank):
         raise PlanError(
-            f"the array's grid has the extents {list(spec.shape)} from {list(spec.origin)}: it can't become another by its "
-            "metadata; use store.expand(bounds)",
+            f"the array's grid has the extents {list(spec.shape)} from {list(spec.origin)}: metadata cannot change it; use "
+            "store.expand(bounds)",
             store=store, array=path,
         )  # fmt: skip
     if NONEMPTY in meta:
-        raise PlanError(f"{NONEMPTY} is kept by the writer of chunks: leave it out", store=store, array=path)
+        raise PlanError(f"{NONEMPTY} is maintained by the writer of chunks: leave it out", store=store, array=path)
     return {k: v for k, v in meta.items() if k not in ("shape", ORIGIN)}
 
 

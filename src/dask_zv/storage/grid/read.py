@@ -95,7 +95,7 @@ class GridArrays(BlobReader):
         return {n: a for n in known if (a := self._of_catalog[n]) is not None}
 
     def _says_the_same(self, name: str, now: GridArray | None) -> bool:
-        """Tell whether a rewritten document says what the catalog knows (a copied store has other times of change)."""
+        """Return True if a rewritten document agrees with the catalog (a copied store has other times of change)."""
         then = self._of_catalog[name]
         if now is None or then is None or now.spec != then.spec or now.attributes != then.attributes:
             return False

@@ -100,7 +100,7 @@ def spec_from_meta(meta: Mapping[str, Any], base: GridSpec | None = None) -> Gri
 
 
 def is_family(meta: Mapping[str, Any]) -> bool:
-    """Tell whether metadata is that of a group of arrays rather than of an array."""
+    """Return True for the metadata of a group of arrays, False for that of an array."""
     return meta.get("zv_array") in _FAMILIES
 
 

@@ -111,7 +111,7 @@ class Changes:
         )
 
     def find(self, key: str) -> tuple[bool, bytes | None]:
-        """Tell whether a document was written, and return it."""
+        """Return whether a document was written, and the document."""
         known = self.documents if key in self.documents else self.given
         return key in known, known.get(key)
 
