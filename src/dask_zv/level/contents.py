@@ -106,7 +106,7 @@ class StoreContents:
 
     @property
     def layout(self) -> LayoutName:
-        """How its arrays are stored: ``"grid"`` (ZV 0.9) or ``"per_chunk"`` (ZV 0.7)."""
+        """The layout of its arrays: ``"grid"`` (ZV 0.9) or ``"per_chunk"`` (ZV 0.7)."""
         return layout_of(self.metadata.generation)
 
     @property

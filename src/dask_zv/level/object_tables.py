@@ -36,8 +36,7 @@ WHOLE_STRINGS = "dask_zv_whole_strings"
 OBJECT_LENGTHS = "dask_zv_objects"
 """Array (n, 2) of int64 that dask-zv writes: id and number of vertices of each object, ascending by id."""
 EDGE_COUNTS = "dask_zv_edges"
-"""Array (n, K + 1) of int64 that dask-zv writes for skeletons: coordinates of each chunk, and its number of nodes with a
-parent."""
+"""Array (n, K + 1) of int64 that dask-zv writes for skeletons: coordinates of each chunk, and its nodes with a parent."""
 
 T = TypeVar("T")
 Groups = tuple[dict[int, NDArray[np.int64]], dict[str, NDArray[Any]]]

@@ -1,7 +1,6 @@
 """From blobs to rows: fetching and decoding the chunks of a block, all at once.
 
-Everything that is read is decoded in this module. Rows are in *reading order*: chunks in the order given, in each its fragments
-in order,
+Everything that is read is decoded here. Rows are in *reading order*: chunks in the order given, in each its fragments in order,
 in each fragment its rows in order. Blobs have them in *stored order*, which is another where a tool has edited fragments.
 """
 

@@ -48,9 +48,7 @@ def convert_part(conversion: Conversion, number: int, part: RawPart, start: int 
         raise InputError(f"{where}positions are integers or floats, not {raw.dtype}")
     if raw.dtype.kind == "f" and not np.isfinite(raw).all():
         row = int(np.flatnonzero(~np.isfinite(raw).all(axis=1))[0])
-        raise InputError(
-            f"{where}position {row} is {raw[row].tolist()}: NaN and infinite positions belong to no chunk; drop them"
-        )
+        raise InputError(f"{where}position {row} is {raw[row].tolist()}: NaN and infinite positions have no chunk; drop them")
     with np.errstate(over="ignore", invalid="ignore"):
         points = np.ascontiguousarray(raw, conversion.dtype)
     if points.dtype != raw.dtype:

@@ -45,52 +45,51 @@ def write_points(
 ) -> Report | WritePlan:
     """Write points into level 0 of a store, as one Dask graph on the active scheduler.
 
-    The data is looked at once when the function is called (bounds, chunks, categories, ids, whether it can be stored); then
-    the graph takes what was kept of it or reads it again, brings rows together by block, stores each block and commits.
-    Rows of a chunk are in the order of the input, whatever the scheduler. Lazy input is kept where it fits into half of the
-    workers' memory, or into what the setting ``dask_zv.keep-input`` says (bytes, 0 for none). Input that is not the same when
-    it is read again is an error.
+    The call first reads the data once, to check it and to find bounds, chunks, categories and ids. The graph then sends rows to
+    the block (group of neighbouring chunks) that they belong to, stores each block and commits. Rows of a chunk keep the order
+    of the input on every scheduler. Lazy input is kept in memory between the two steps if it fits into half of the workers'
+    memory (or the setting ``dask_zv.keep-input``, in bytes, 0 for none); otherwise it is read twice. Input that differs between
+    the two readings is an error.
 
     Parameters
     ----------
     store : Store, or a target as for :func:`dask_zv.create`
-        Opened for writing. At a target, a store is made with `chunk_shape` and whatever else is given; one that is there is
-        used as by ``dask_zv.create(..., exist_ok=True)``. A call that is refused makes no store.
+        A store opened for writing, or a path or URL, where a store is created with `chunk_shape` and the other arguments, or
+        used as by ``dask_zv.create(..., exist_ok=True)``. A refused call creates no store.
     positions : ndarray or dask array (N, D); pandas or dask DataFrame; xarray Dataset; or GeoDataFrame of points
         In the units of the axes. Columns of a DataFrame, and variables of a Dataset, are matched with the axes by name, in any
-        order; the columns of an array are in the order of the store's axes. A Dataset may also mark them with the attribute
+        order; those of an array are in the order of the axes of the store. A Dataset may also mark them with the attribute
         ``axis`` (X, Y, Z). Partitions may be in any spatial order and of unknown length.
     attributes : mapping of name to array (N,) or (N, C), or to the name of a column; or the names of columns
-        Any numeric, boolean or date dtype; strings and pandas categories become dictionary-encoded categories. With named
-        columns, None takes all that are neither axes nor ids. Lazy columns may stand beside positions in memory.
+        Any numeric, boolean or date dtype; strings and pandas categories become dictionary-encoded categories. With a table,
+        None takes all columns that are neither axes nor ids. Lazy columns may be combined with positions in memory.
     object_ids : integer array (N,), or a column's name, optional
         The object of each point; at least 0, and in layout ``per_chunk`` 0 to n-1 without gaps.
     object_attributes : DataFrame indexed by object id, or mapping of name to array (n, ...), optional
-        Rows of an array are those of the objects in ascending order of their ids.
+        Rows of an array are in ascending order of the object ids.
     groups : mapping of group number to object ids, optional
     group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
         Strings called ``group_names`` are the names of the groups: ``ds.zv.sel(groups="left")`` selects by them.
     mode : {"error", "overwrite"}
-        What to do where the level has vertices: refuse, or replace the level. Chunks that are replaced in place change before
-        the commit; Icechunk alone makes replacement atomic.
+        If the level has vertices: refuse, or replace the level. Replaced chunks change before the commit; only Icechunk makes
+        replacement atomic.
     out_of_bounds : {"raise", "ignore", "expand"}
-        What to do with positions outside the bounds that the store was created with: refuse all, leave those out, or make the
-        bounds (and in layout ``grid`` the arrays' grid) larger.
+        For positions outside of the bounds of the store: refuse the write, leave them out, or make the bounds larger.
     position_tolerance : float, optional
-        How far the cast to the store's dtype may move a position; a ten-thousandth of the least bin edge where None.
+        Largest change of a position by the cast to the store's dtype; by default a ten-thousandth of the smallest bin edge.
     max_categories : int
-        Distinct strings that an attribute may have, 65,535 at the most.
+        Most distinct strings of an attribute, at most 65,535.
     progress : bool, optional
-        Show blocks, bytes and rate while it runs, in a terminal or a notebook, on any scheduler.
+        Show blocks, bytes and rate during the write, in a terminal or a notebook, on any scheduler.
     resume : bool, optional
-        Finish what an interrupted call with the same arguments began: blocks that are whole in the store are not written again,
-        and of a write that is committed already the report is returned. Data, arguments or chunks that have changed are
-        refused. From the start it may be passed, too, and small writes (of less than 64 MB) can only be resumed if it was.
-        None is True at a target, and for stores of ``dask_zv.create(..., exist_ok=True)``, but for a ``mode="overwrite"`` of
-        what is committed, which is carried out; for other stores, None goes on where the receipts of this very write lie there.
+        Finish an interrupted call with the same arguments. Finished blocks are not written again; if the write is already
+        committed, its report is returned. Changed data, arguments or chunks are refused. Pass it from the start for writes of
+        less than 64 MB, which can only be resumed if it was passed.
+        None means True for a path or URL and for stores from ``dask_zv.create(..., exist_ok=True)``, except that
+        ``mode="overwrite"`` replaces a committed level. For others, None resumes if the store has receipts of this write.
     chunk_shape, bounds, bin_shape, axes, crs, dtype, layout, shard_chunks, compressor, storage_options
-        As for :func:`dask_zv.create`, where `store` is a target. A store that is there, or open, must have been made so. Where
-        they are not given, axes are x, y, z or those that a Dataset marks, and `crs` is that of the Dataset or GeoDataFrame.
+        As for :func:`dask_zv.create`, if `store` is a path or URL. An existing store must have the same settings. By default,
+        axes are x, y, z or those that a Dataset marks, and `crs` is that of the Dataset or GeoDataFrame.
     compute : bool
         False returns a :class:`WritePlan`: a Delayed, whose result is the report and which can join a larger ``dask.compute``,
         and blocks that processes without a cluster can run (``plan.run``, ``plan.commit``, ``plan.save``).
@@ -102,13 +101,13 @@ def write_points(
     Raises
     ------
     InputError
-        The data can't be stored as given; nothing was stored.
+        The data cannot be stored as given; nothing is stored.
     BoundsError
-        Positions are out of bounds; nothing was stored.
+        Positions are out of bounds; nothing is stored.
     StoreError
         The level has vertices and `mode` is "error", or storage failed.
     PlanError
-        The store can't be reached from where the tasks run.
+        The store cannot be used in the processes of the tasks.
 
     Examples
     --------

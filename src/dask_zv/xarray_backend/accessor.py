@@ -575,9 +575,9 @@ class ZVDatasetAccessor(Exports):
         overwrite : bool
             Replace what is at the target.
         compute : bool
-            False returns a Delayed, whose result is the report and which can join a larger ``dask.compute``.
+            False returns a Delayed of the report, which can be part of a larger ``dask.compute``.
         progress : bool, optional
-            Show blocks, bytes and rate while it runs, in a terminal or a notebook, on any scheduler.
+            Show blocks, bytes and rate during the write, in a terminal or a notebook, on any scheduler.
 
         Returns
         -------
