@@ -183,6 +183,12 @@ def test_opening_in_xarray_costs_as_many_requests_whatever_the_chunks(tmp_path: 
         assert (few["open_requests"], few["repr_requests"]) == (many["open_requests"], 0)
 
 
+def test_reads_through_xarray_are_compared_with_what_they_stand_on() -> None:
+    told = json.loads(run("xarray_reads.py", "--chunks", 27, "--per-chunk", 20, "--objects", 300, "--rounds", 1, "--s3", 1))
+    assert len(told) == 10
+    assert max(told["box with Dask / without, S3"]["ratio_of_requests_and_bytes"]) <= 1.3
+
+
 def scale(tmp_path: Path, script: str, *arguments: Any) -> Any:
     run(script, "--results", tmp_path, *arguments)
     (path,) = tmp_path.glob("*.json")

@@ -62,6 +62,7 @@ class ObjectIndex:
         self._legacy = numbering is None and not self._grid
         self._ordered = attrs.get("object_ids_sorted") is True
         self._id_chunks: SharedCache[NDArray[np.int64]] = SharedCache(8)
+        self._selected: SharedCache[FragmentTable] = SharedCache(8)
         if count > _UNSEEN:
             _ = self._manifests  # a number is a claim: they are compared with it
 
@@ -189,9 +190,10 @@ class ObjectIndex:
             )  # fmt: skip
 
     def select(self, ids: NDArray[np.int64]) -> FragmentTable:
-        """Return the table of the objects `ids` (distinct, ascending), in their order."""
-        rows = self.rows(ids)
-        return self._table(rows, ids) if len(ids) else join_tables([], self._source.rank)
+        """Return the table of the objects `ids` (distinct, ascending), in their order; of a few it is remembered."""
+        if not 0 < len(ids) <= _FEW:
+            return self._table(self.rows(ids), ids) if len(ids) else join_tables([], self._source.rank)
+        return self._selected.get_many([ids.tobytes()], lambda _: [self._table(self.rows(ids), ids)])[0]
 
     def _table(self, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> FragmentTable:
         """Return the table of the objects of these rows, in their order."""

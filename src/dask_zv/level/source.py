@@ -39,7 +39,7 @@ class SharedCache(Generic[V]):
         self.limit = limit
         self._size = size
         self._values: OrderedDict[Hashable, V] = OrderedDict()
-        self._pending: dict[Hashable, Future[V]] = {}
+        self._pending: dict[Hashable, tuple[Future[Sequence[V]], int]] = {}
         self._total = 0
         self._lock = threading.Lock()
 
@@ -59,8 +59,9 @@ class SharedCache(Generic[V]):
     def get_many(self, keys: Sequence[Hashable], make: Callable[[list[int]], Sequence[V]]) -> list[V]:
         """Return the values of `keys`; `make` is called once with the positions of those that nobody has or makes."""
         out: dict[int, V] = {}
-        waiting: dict[int, Future[V]] = {}
-        mine: dict[int, Future[V]] = {}
+        waiting: dict[int, tuple[Future[Sequence[V]], int]] = {}
+        mine: list[int] = []
+        batch: Future[Sequence[V]] = Future()  # one for all: thousands of them would cost more than what they wait for
         with self._lock:
             for i, key in enumerate(keys):
                 if key in self._values:
@@ -69,26 +70,25 @@ class SharedCache(Generic[V]):
                 elif key in self._pending:
                     waiting[i] = self._pending[key]
                 else:
-                    mine[i] = self._pending[key] = Future()
+                    self._pending[key] = batch, len(mine)
+                    mine.append(i)
         if mine:
             try:
-                made = make(list(mine))
+                made = make(mine)
             except BaseException as error:
                 with self._lock:
                     for i in mine:
                         del self._pending[keys[i]]
-                for future in mine.values():
-                    future.set_exception(error)
+                batch.set_exception(error)
                 raise
             with self._lock:
                 for i, value in zip(mine, made, strict=True):
                     out[i] = value
                     del self._pending[keys[i]]
                     self._keep(keys[i], value)
-            for i, future in mine.items():
-                future.set_result(out[i])
-        for i, future in waiting.items():
-            out[i] = future.result()
+            batch.set_result(made)
+        for i, (others, place) in waiting.items():
+            out[i] = others.result()[place]
         return [out[i] for i in range(len(keys))]
 
     def _keep(self, key: Hashable, value: V) -> None:

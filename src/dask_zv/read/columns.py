@@ -6,7 +6,7 @@ every column of a level, of vertices and of objects, is found by the same number
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,9 @@ from dask_zv.spatial.grid import Box
 
 OBJECT_ID, OBJECT_INDEX = "/object_id", "/object_index"
 """Names of columns that no attribute can have."""
+POSITIONS = "/positions"
+"""All axes together, (n, D)."""
 
-_RUN_CELLS = 1024
 _RUN_BYTES = 64 << 20
 _UNSEEN_ROWS = 1 << 23
 """Rows of a chunk that are believed without a look at its positions."""
@@ -44,8 +45,10 @@ _FRAGMENTS: SharedCache[FragmentRows] = SharedCache(
 class RaggedColumns:
     """Rows in *cells* (chunks, objects), one behind the other; asking for rows reads only the cells that hold them.
 
-    A subclass says how many rows each cell has, and reads the columns of some cells.
+    A subclass says how many rows each cell has, and reads the columns of some cells: `run_cells` at once, at most.
     """
+
+    run_cells = 1024
 
     def __init__(self) -> None:
         self._offsets: NDArray[np.int64] | None = None
@@ -86,50 +89,80 @@ class RaggedColumns:
     def column(self, name: str | int, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
         """Return rows of one column, by number, or as a slice with a positive step.
 
-        Cells that hold other numbers of rows than the level says are a :class:`FormatError`.
+        Cells that hold other numbers of rows than the level says are a :class:`FormatError`. Beside the rows, no more than a
+        run of cells is in memory.
         """
-        offsets = self.offsets
-        wanted: NDArray[np.int64] | None = None
-        if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            if stop <= start:
-                return self.empty(name)
-            first, last = self.cells_between(start, stop)
-            cells = np.arange(first, last)
-        else:
-            if not len(rows):
-                return self.empty(name)
-            wanted = np.asarray(rows, np.int64)
-            of_row = np.searchsorted(offsets, wanted, side="right") - 1
-            cells = np.unique(of_row)
+        if isinstance(rows, slice) and rows.step in (None, 1):
+            start, stop, _ = rows.indices(len(self))
+            return self._run(name, start, stop)
+        wanted = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64)
+        if len(wanted) < 2 or int(np.diff(wanted).min()) >= 0:
+            return self.picked(name, wanted)
+        order = np.argsort(wanted, kind="stable")
+        ascending = self.picked(name, wanted[order])
+        out = np.empty_like(ascending)
+        out[order] = ascending
+        return out
+
+    def _run(self, name: str | int, start: int, stop: int) -> NDArray[Any]:
+        """Return the rows from `start` to `stop`."""
+        if stop <= start:
+            return self.empty(name)
         out: NDArray[Any] | None = None
-        base = np.concatenate([[0], np.cumsum(self.counts[cells])]).astype(np.int64, copy=False)
-        sizes = self.counts[cells] * self.row_bytes
-        for low, high in runs_of((sizes, _RUN_BYTES), (np.ones_like(sizes), _RUN_CELLS)):
-            values = self._read_cells(name, cells[low:high])
+        for _, first, values in self._values_of(name, np.arange(*self.cells_between(start, stop))):
             if out is None:
-                out = self._room(name, int(base[-1]), values)
-            if values.shape[1:] != out.shape[1:] and len(values):
-                raise FormatError(
-                    f"column {name!r} has {values.shape[1:] or 'one'} values a row in some cells (chunks, or objects) and "
-                    f"{out.shape[1:] or 'one'} in others: they are damaged or were exchanged; restore them",
-                    store=self.where,
-                )
-            if len(values) != base[high] - base[low]:
-                raise FormatError(
-                    f"column {name!r} has {len(values):,} rows in the cells {int(cells[low]):,} to "
-                    f"{int(cells[high - 1]):,} (chunks, or objects), which hold {int(base[high] - base[low]):,}: they are "
-                    "damaged or were changed; open the store again, or restore them",
-                    store=self.where,
-                )
-            out[base[low] : base[high]] = values
+                out = self._room(name, stop - start, values)
+            self._check_shape(name, values, out)
+            low, high = max(first, start), min(first + len(values), stop)
+            out[low - start : high - start] = values[low - first : high - first]
         assert out is not None
-        if wanted is None:
-            part: NDArray[Any] = out[start - int(offsets[first]) : stop - int(offsets[first]) : step]
-            return part
-        at = np.searchsorted(cells, of_row)
-        picked: NDArray[Any] = out[base[at] + wanted - offsets[of_row]]
-        return picked
+        return out
+
+    def picked(self, name: str | int, wanted: NDArray[np.int64]) -> NDArray[Any]:
+        """Return rows by number, ascending."""
+        if not len(wanted):
+            return self.empty(name)
+        of_row = np.searchsorted(self.offsets, wanted, side="right") - 1
+        begins = np.flatnonzero(np.append(True, of_row[1:] != of_row[:-1]))
+        cells, ends = of_row[begins], np.append(begins, len(wanted))
+        before = np.cumsum(self.counts[cells]) - self.counts[cells]
+        out: NDArray[Any] | None = None
+        at = 0
+        for run, _, values in self._values_of(name, cells):
+            if out is None:
+                out = self._room(name, len(wanted), values)
+            self._check_shape(name, values, out)
+            low, high = ends[at], ends[at + len(run)]
+            shift = np.repeat(
+                before[at : at + len(run)] - before[at] - self.offsets[run], np.diff(ends[at : at + len(run) + 1])
+            )
+            out[low:high] = values[wanted[low:high] + shift]
+            at += len(run)
+        assert out is not None
+        return out
+
+    def _values_of(self, name: str | int, cells: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], int, NDArray[Any]]]:
+        """Yield runs of cells (ascending), the first row of each run, and the values of its cells."""
+        counts = self.counts[cells]
+        sizes = counts * self.row_bytes
+        for low, high in runs_of((sizes, _RUN_BYTES), (np.ones_like(sizes), self.run_cells)):
+            run, values = cells[low:high], self._read_cells(name, cells[low:high])
+            if len(values) != int(counts[low:high].sum()):
+                raise FormatError(
+                    f"column {name!r} has {len(values):,} rows in the cells {int(run[0]):,} to {int(run[-1]):,} (chunks, or "
+                    f"objects), which hold {int(counts[low:high].sum()):,}: they are damaged or were changed; open the "
+                    "store again, or restore them",
+                    store=self.where,
+                )
+            yield run, int(self.offsets[run[0]]), values
+
+    def _check_shape(self, name: str | int, values: NDArray[Any], out: NDArray[Any]) -> None:
+        if values.shape[1:] != out.shape[1:] and len(values):
+            raise FormatError(
+                f"column {name!r} has {values.shape[1:] or 'one'} values a row in some cells (chunks, or objects) and "
+                f"{out.shape[1:] or 'one'} in others: they are damaged or were exchanged; restore them",
+                store=self.where,
+            )
 
     def _room(self, name: str | int, rows: int, like: NDArray[Any]) -> NDArray[Any]:
         try:
@@ -220,6 +253,8 @@ class LevelRows(RaggedColumns):
         """Return a column of no rows; nothing is read for it."""
         if isinstance(name, int):
             return np.zeros(0, self.dtype)
+        if name == POSITIONS:
+            return np.zeros((0, self.source.schema.grid.ndim), self.dtype)
         if name in (OBJECT_ID, OBJECT_INDEX):
             return np.zeros(0, np.int64)
         attribute = self.attribute(name)
@@ -235,8 +270,10 @@ class LevelRows(RaggedColumns):
 
     def _read_cells(self, name: str | int, chunks: NDArray[np.intp]) -> NDArray[Any]:
         if isinstance(name, int):
-            found = np.concatenate([p[:, name] for p in self._positions(chunks)])
-            return found if self.offset is None else found.astype(np.float64) + self.offset[name]
+            return self._read_cells(POSITIONS, chunks)[:, name]
+        if name == POSITIONS:
+            found = self.positions(chunks)
+            return found if self.offset is None else found.astype(np.float64) + np.asarray(self.offset)
         if name == OBJECT_INDEX:
             ids, owners = self.index.sorted_ids, self._read_cells(OBJECT_ID, chunks)
             check_same_objects(self.source)

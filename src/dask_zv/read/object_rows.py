@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from dask_zv.config import settings
 from dask_zv.errors import FormatError, NotFoundError, StoreError
 from dask_zv.format.keys import coords_to_keys
+from dask_zv.geometry.assembly import take_ranges
 from dask_zv.geometry.result import Geometry
 from dask_zv.geometry.schema import AttributeSchema
-from dask_zv.level.fragment_table import chunk_numbers
+from dask_zv.level.fragment_table import FragmentTable, chunk_numbers
 from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.object_tables import OBJECT_LENGTHS
 from dask_zv.level.source import ChunkTable, LevelSource, SharedCache, check_same_objects
-from dask_zv.read.columns import OBJECT_ID, LevelRows, RaggedColumns
+from dask_zv.read.columns import OBJECT_ID, POSITIONS, LevelRows, RaggedColumns
 from dask_zv.read.decode import FragmentRows
 from dask_zv.read.levels import Finish
 from dask_zv.read.objects import Here, ObjectFacts, ReadObjects
@@ -33,7 +34,6 @@ from dask_zv.spatial.chunks import runs_of
 PARENT = "/parent"
 """A column's name that no attribute can have."""
 _SLICE = 4096
-_POSITIONS: SharedCache[NDArray[Any]] = SharedCache(128 << 20, lambda p: p.nbytes + 200)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,14 +99,37 @@ def count_lengths(source: LevelSource, table: ChunkTable, index: ObjectIndex) ->
     lengths = np.zeros(len(ids), np.int64)
     for part in index.slices():
         chunk = table.find(part.chunks)
-        lost = np.flatnonzero((chunk < 0) | (part.fragments >= np.append(fragments.numbers, 0)[chunk]))
-        if len(lost):
-            raise FormatError(
-                f"a manifest names fragment {part.fragments[lost[0]]} of a chunk that does not have it",
-                store=source.where(), array="object_index", chunk=coords_to_keys(part.chunks[lost[:1]])[0],
-            )  # fmt: skip
+        _check_named(source, part, np.where(chunk < 0, 0, np.append(fragments.numbers, 0)[chunk]))
         np.add.at(lengths, np.searchsorted(ids, part.objects), fragments.counts[first[chunk] + part.fragments])
     return ObjectLengths(ids, lengths)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PathRows:
+    """The n rows of some objects: numbers in the level, ascending, and where each is along the objects' paths."""
+
+    numbers: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+    def arranged(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values of the rows in the order of the paths."""
+        out = np.empty_like(values)
+        out[self.places] = values
+        return out
+
+
+# one look at the manifests serves every column
+_ROWS: SharedCache[PathRows | None] = SharedCache(128 << 20, lambda r: 200 if r is None else 2 * r.numbers.nbytes + 200)
+
+
+def _check_named(source: LevelSource, table: FragmentTable, have: NDArray[np.int64]) -> None:
+    """Refuse manifests that name fragments which their chunks don't have."""
+    lost = np.flatnonzero(table.fragments >= have)
+    if len(lost):
+        raise FormatError(
+            f"a manifest names fragment {table.fragments[lost[0]]} of a chunk that does not have it",
+            store=source.where(), array="object_index", chunk=coords_to_keys(table.chunks[lost[:1]])[0],
+        )  # fmt: skip
 
 
 class ObjectRows(RaggedColumns):
@@ -116,6 +139,8 @@ class ObjectRows(RaggedColumns):
     `links` are those of skeletons, for their parents: `chunked` ones have one path a fragment; where that is `implied`,
     neighbours on a fragment are linked, else all links are stored.
     """
+
+    run_cells = 1 << 20  # objects go through the same chunks: together they read each once
 
     def __init__(
         self,
@@ -168,16 +193,54 @@ class ObjectRows(RaggedColumns):
         return np.zeros(0, np.int64) if name == PARENT else self.vertices.empty(name)
 
     def _read_cells(self, name: str | int, objects: NDArray[np.intp]) -> NDArray[Any]:
-        if isinstance(name, int):  # x, y and z of the same objects are one read
-            key = (*self.vertices.source.state, self.vertices.source.index_token, objects.tobytes())
-            column: NDArray[Any] = _POSITIONS.get_many([key], lambda _: [self.read(objects, ()).positions])[0][:, name]
-            return column
         if name == PARENT:
             return self._parents(objects)
         if name == OBJECT_ID:
             return np.repeat(self.lengths.ids[objects], self.counts[objects])
+        run = len(objects) and int(objects[-1]) - int(objects[0]) == len(objects) - 1
+        which = (int(objects[0]), len(objects)) if run else objects.tobytes()
+        key = (*self.vertices.source.state, self.vertices.source.index_token, which)
+        rows = _ROWS.get_many([key], lambda _: [self._rows_of(objects)])[0]
+        if rows is not None:
+            return rows.arranged(self.vertices.picked(name, rows.numbers))
+        if isinstance(name, int):
+            return self._read_cells(POSITIONS, objects)[:, name]
+        if name == POSITIONS:
+            return self.read(objects, ()).positions
         schema = self.vertices.attribute(name)
         return self.read(objects, () if schema is None else (schema,)).attributes[name]
+
+    def _rows_of(self, objects: NDArray[np.intp]) -> PathRows | None:
+        """Return which rows of the level some objects have (ascending); None where fragments overlap or leave rows out."""
+        source, table, ids = self.vertices.source, self.vertices.table, self.lengths.ids[objects]
+        try:
+            chosen = self.vertices.index.select(ids)
+        except NotFoundError:
+            check_same_objects(source)
+            raise
+        chunks = chunk_numbers(table, chosen.distinct_chunks, self.where)
+        fragments = FragmentRows.join(self.vertices.each_fragments(chunks))
+        if (fragments.rows != fragments.stored).any():
+            return None
+        at = np.searchsorted(chunks, table.find(chosen.chunks))
+        _check_named(source, chosen, fragments.numbers[at])
+        entry = (np.cumsum(fragments.numbers) - fragments.numbers)[at] + chosen.fragments
+        moved = self.vertices.offsets[chunks] - (np.cumsum(fragments.rows) - fragments.rows)
+        starts, sizes = (fragments.starts[entry] + moved[at]), fragments.counts[entry]
+        check_same_objects(source)
+        self._check_lengths(objects, np.bincount(np.searchsorted(ids, chosen.objects), sizes, len(ids)).astype(np.int64))
+        order, begins = np.argsort(starts, kind="stable"), np.cumsum(sizes) - sizes
+        return PathRows(take_ranges(starts[order], sizes[order]), take_ranges(begins[order], sizes[order]))
+
+    def _check_lengths(self, objects: NDArray[np.intp], have: NDArray[np.int64]) -> None:
+        wrong = np.flatnonzero(have != self.counts[objects])
+        if len(wrong):
+            at = int(wrong[0])
+            raise FormatError(
+                f"object {self.lengths.ids[objects[at]]} has {have[at]} vertices, the table of objects says "
+                f"{self.counts[objects[at]]}: another tool changed it; store.refresh() accepts the level as it is",
+                store=self.where, array="object_index",
+            )  # fmt: skip
 
     def _parents(self, objects: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return the numbers of parents among the rows of all objects."""
@@ -208,14 +271,7 @@ class ObjectRows(RaggedColumns):
             raise
         check_same_objects(source)
         assert found.lengths is not None
-        wrong = np.flatnonzero(found.lengths != self.counts[objects])
-        if len(wrong):
-            at = int(wrong[0])
-            raise FormatError(
-                f"object {ids[at]} has {found.lengths[at]} vertices, the table of objects says {self.counts[objects[at]]}: "
-                "another tool changed it; store.refresh() accepts the level as it is",
-                store=self.where, array="object_index",
-            )  # fmt: skip
+        self._check_lengths(objects, found.lengths)
         return found
 
 

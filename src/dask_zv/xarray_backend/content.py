@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -19,12 +20,13 @@ from dask_zv.geometry.points import POINT_CLOUD
 from dask_zv.geometry.polylines import POLYLINE
 from dask_zv.geometry.schema import Kind
 from dask_zv.geometry.skeletons import SKELETON
+from dask_zv.read.object_rows import ObjectRows
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.arrays import MARK
+from dask_zv.xarray_backend.arrays import MARK, is_lazy
 from dask_zv.xarray_backend.index import AxisIndex, ObjectIdIndex, RowIndex
 from dask_zv.xarray_backend.object_axes import ObjectAxisIndex
 from dask_zv.xarray_backend.roles import named_kind, position_names
-from dask_zv.xarray_backend.step_index import InStepIndex
+from dask_zv.xarray_backend.step_index import InStepIndex, first_vertices
 
 _LINKS = (names.EDGES, names.FACES, names.PARENT)
 _OWN = frozenset({*names.DIMS, *names.ROLES})
@@ -279,22 +281,56 @@ def check_in_step(ds: xr.Dataset) -> NDArray[np.int64]:
     """Return the vertices of each object of the objects view; one of both selected or reordered alone is an error."""
     if names.COUNT not in ds.variables:
         raise InputError("node_count, the vertices of each object, is no longer in the Dataset: keep it in the objects view")
-    lengths = np.asarray(ds[names.COUNT].to_numpy(), np.int64)
+    held = ds.xindexes.get(names.RANGE)
+    held = held if isinstance(held, InStepIndex) and held.lengths is not None else None
+    lengths = _lengths(ds, held)
     n = ds.sizes["vertex"]
-    if int(lengths.sum()) != n:
+    total = int(lengths.sum()) if held is None or lengths is not held.lengths else int(held.starts[-1])
+    if total != n:
         raise InputError(
-            f"node_count speaks of {int(lengths.sum()):,} vertices, the Dataset has {n:,}: select objects with "
+            f"node_count speaks of {total:,} vertices, the Dataset has {n:,}: select objects with "
             "ds.zv.objects[...] or ds.zv.sel(...), which keep both in step"
         )
-    index = object_index(ds)
-    if index is not None and index.rows is not None and "vertex" in ds.variables and n:
-        owner = np.searchsorted(index.rows.offsets, ds["vertex"].to_numpy(), side="right") - 1
-        if not np.array_equal(index.rows.lengths.ids[owner], np.repeat(index.ids, lengths)):
+    index, vertices = object_index(ds), ds.xindexes.get("vertex")
+    seen = held is not None and lengths is held.lengths and vertices is not None and held.checked == (vertices, index)
+    if index is not None and index.rows is not None and "vertex" in ds.variables and n and not seen:
+        if not _in_order(index, index.rows, ds.variables["vertex"], lengths):
             raise InputError(
                 "the vertices are not in the order of the objects any more: one of both was sorted or selected without the "
                 "other; select objects with ds.zv.objects[...] or ds.zv.sel(...), and sort what comes of them"
             )
+        if held is not None and lengths is held.lengths and vertices is not None:
+            held.checked = vertices, index
     return lengths
+
+
+def _lengths(ds: xr.Dataset, held: InStepIndex | None) -> NDArray[np.int64]:
+    """Return the vertices of each object: those that the Dataset was made with where nothing else is in their place."""
+    count = ds.variables[names.COUNT]
+    lengths: NDArray[np.int64] | None = None if held is None else held.lengths
+    if lengths is not None and is_lazy(count) and MARK in count.encoding:
+        return lengths
+    told = np.asarray(count.to_numpy(), np.int64)
+    return told if lengths is None or not np.array_equal(told, lengths) else lengths
+
+
+def _in_order(index: ObjectIdIndex, rows: ObjectRows, vertices: xr.Variable, lengths: NDArray[np.int64]) -> bool:
+    """Return True if rows of the objects view are those of the objects, one object's behind the other's."""
+    numbers, ids = vertices.to_index(), index.ids
+    known = rows.lengths
+    if isinstance(numbers, pd.RangeIndex) and numbers.step == 1 and len(ids):  # whole objects, as they are in the store
+        first = int(np.searchsorted(known.ids, ids[0]))
+        run = slice(first, first + len(ids))
+        if np.array_equal(known.ids[run], ids) and np.array_equal(known.lengths[run], lengths):
+            return bool(rows.offsets[first] == numbers.start)
+    owner = np.searchsorted(rows.offsets, numbers.to_numpy(), side="right") - 1
+    return bool(np.array_equal(known.ids[owner], np.repeat(ids, lengths)))
+
+
+def starts_of(ds: xr.Dataset, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first vertex of each object, and the number of all vertices: of objects that have so many."""
+    held = ds.xindexes.get(names.RANGE)
+    return held.starts if isinstance(held, InStepIndex) and held.lengths is lengths else first_vertices(lengths)
 
 
 def places_of(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -21,10 +21,8 @@ from dask_zv.errors import escaped
 from dask_zv.read.columns import LevelRows, rows_in
 from dask_zv.read.edge_rows import EdgeRows
 from dask_zv.read.object_rows import ObjectRows
-from dask_zv.xarray_backend.arrays import lazy_variable
+from dask_zv.xarray_backend.arrays import Numbers, lazy_variable, picked
 
-Numbers = slice | NDArray[np.int64]
-"""Numbers in a level: a run, or any in any order."""
 Positions = Iterable[Iterable[int]] | None
 
 
@@ -80,10 +78,7 @@ class NumberIndex(Index):
             selected = np.asarray(selected)
         mine = self.numbers
         if isinstance(selected, slice):
-            start, stop, step = selected.indices(len(self))
-            if isinstance(mine, slice) and step == 1:
-                return slice(mine.start + start, mine.start + max(start, stop))
-            return self.all_numbers()[selected]
+            return picked(mine, selected, len(self))
         if not isinstance(selected, np.ndarray | list | tuple) or np.ndim(selected) != 1:
             return None
         at = np.asarray(selected)
@@ -93,10 +88,7 @@ class NumberIndex(Index):
             return slice(0, 0) if isinstance(mine, slice) else mine[:0]
         if at.dtype == bool or int(at.min()) < -len(self) or int(at.max()) >= len(self):
             raise IndexError(f"rows are selected that the {len(self):,} along {self.dim!r} don't have")
-        at = at.astype(np.int64)  # a small or an unsigned dtype can't hold the sums
-        if not isinstance(mine, slice):
-            return np.asarray(mine[at])
-        return np.asarray(np.where(at < 0, at + len(self), at) + mine.start)
+        return picked(mine, at, len(self))
 
     def sel(self, labels: dict[Any, Any], method: str | None = None, tolerance: Any = None) -> IndexSelResult:
         """Select by number."""

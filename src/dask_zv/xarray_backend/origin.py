@@ -12,7 +12,7 @@ from dask_zv.errors import InputError
 from dask_zv.level.contents import LevelContents, level_of
 from dask_zv.storage.specs import Place
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.arrays import MARK, StatefulVariable
+from dask_zv.xarray_backend.arrays import MARK, StatefulVariable, is_lazy
 from dask_zv.xarray_backend.content import Shape, check_in_step, object_index, row_index, shape_of
 from dask_zv.xarray_backend.index import RowIndex
 from dask_zv.xarray_backend.roles import by_roles
@@ -74,7 +74,7 @@ def check_stored(
     held = [r for r in (names.OBJECT_ID, names.OBJECT_INDEX, names.PARENT, names.EDGES, names.FACES) if r in ds.variables]
     changed += [r for r in held if isinstance(v := ds.variables[r], StatefulVariable) and MARK not in v.encoding]
     read += [r for r in held if isinstance(ds.variables[r], StatefulVariable)]
-    if not changed and (doubtful := [name for name in read if not _is_lazy(ds.variables[name])]):
+    if not changed and (doubtful := [name for name in read if not is_lazy(ds.variables[name])]):
         stored = _as_stored(ds, level, shape, doubtful)
         changed = [n for n in doubtful if n not in stored or not stored[n].equals(ds.variables[n].to_base_variable())]
     if changed:
@@ -85,10 +85,6 @@ def check_stored(
             "needs, attributes=[...]",
             store=level.url,
         )
-
-
-def _is_lazy(variable: xr.Variable) -> bool:
-    return isinstance(variable, StatefulVariable) and not variable._in_memory
 
 
 def _as_stored(ds: xr.Dataset, level: LevelContents, shape: Shape, wanted: list[str]) -> dict[str, xr.Variable]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import xarray as xr
@@ -13,7 +14,7 @@ from dask_zv.errors import InputError, NotFoundError
 from dask_zv.format.objects import GROUP_NAMES
 from dask_zv.geometry.assembly import take_ranges
 from dask_zv.level.contents import level_of
-from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
+from dask_zv.level.object_index import chosen_ids, fragment_owners
 from dask_zv.level.object_tables import ObjectTables
 from dask_zv.read.columns import OBJECT_ID, LevelRows, PlacesIn, places_in, rows_in
 from dask_zv.read.edge_rows import EdgeRows
@@ -21,11 +22,14 @@ from dask_zv.read.select import select as select_chunks
 from dask_zv.spatial.grid import Box, as_box, stored_box
 from dask_zv.xarray_backend import conventions as names
 from dask_zv.xarray_backend.arrays import lazy_variable
-from dask_zv.xarray_backend.content import Shape, check_in_step, group_numbers, object_index, row_index, shape_of
+from dask_zv.xarray_backend.content import Shape, check_in_step, group_numbers, object_index, row_index, shape_of, starts_of
 from dask_zv.xarray_backend.cutting import cut_at_box
 from dask_zv.xarray_backend.index import AxisIndex, RowIndex, position_label
 from dask_zv.xarray_backend.step_index import held_together, isel_in_step
 from dask_zv.xarray_backend.views import objects_dataset
+
+_OBJECT_VIEWS: WeakKeyDictionary[LevelRows, xr.Dataset] = WeakKeyDictionary()
+"""The objects view of levels that are open in the spatial view: who takes one object takes another."""
 
 
 def has_store_positions(ds: xr.Dataset, shape: Shape) -> bool:
@@ -234,10 +238,11 @@ def _touched(rows: LevelRows, box: Box) -> NDArray[np.int64]:
 def select_objects(ds: xr.Dataset, at: NDArray[np.intp]) -> xr.Dataset:
     """Return some objects of the objects view, by their places, with all their vertices."""
     lengths = check_in_step(ds)
-    starts = np.cumsum(lengths) - lengths
-    rows: slice | NDArray[np.int64] = take_ranges(starts[at], lengths[at])
+    starts = starts_of(ds, lengths)
     if len(at) and (np.diff(at) == 1).all():
-        rows = slice(int(starts[at[0]]), int(starts[at[-1]] + lengths[at[-1]]))
+        rows: slice | NDArray[np.int64] = slice(int(starts[at[0]]), int(starts[at[-1] + 1]))
+    else:
+        rows = take_ranges(starts[at], lengths[at])
     return isel_in_step(ds, at, rows, lengths[at])
 
 
@@ -266,11 +271,17 @@ def _select_by_object(ds: xr.Dataset, shape: Shape, box: Box | None, ids: list[i
 
 
 def places_of_ids(ds: xr.Dataset, ids: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return the places of some objects (by id, ascending) in a Dataset, in its order: a path that a box cut has several."""
     known = np.asarray(ds["object"].to_numpy())
-    lost = ids[~np.isin(ids, known)]
+    if (known[1:] >= known[:-1]).all():
+        first = np.searchsorted(known, ids)
+        counts = np.searchsorted(known, ids, side="right") - first
+        lost, at = ids[counts == 0], take_ranges(first, counts)
+    else:
+        lost, at = ids[~np.isin(ids, known)], np.flatnonzero(np.isin(known, ids))
     if len(lost):
         raise NotFoundError(f"no object {lost[0]} in the Dataset")
-    return np.flatnonzero(np.isin(known, ids))
+    return at
 
 
 def _near(rows: LevelRows, box: Box) -> NDArray[np.int64]:
@@ -291,27 +302,28 @@ def objects_of(ds: xr.Dataset, key: Any) -> xr.Dataset:
                 "ds.zv.objects[...] needs a Dataset of a level with objects, as it was opened or selected from that"
             )
         if shape.geometry.link:
-            ids = _chosen(key, ObjectIndex(index.rows.source).ids)
+            ids = _chosen(key, lambda: index.level.index.ids)
             whole = ds if index.numbers == slice(0, len(index.rows)) else None
             if whole is None:
                 raise InputError(
                     "vertices were selected before, so objects may not be whole: use sel(objects=...), or the level"
                 )
             return select(ds, None, ids.tolist(), None, clip=True)
-        level = level_of(index.level.source)
-        whole_view = objects_dataset(level)
+        whole_view = _OBJECT_VIEWS.get(index.level)
+        if whole_view is None:
+            whole_view = _OBJECT_VIEWS[index.level] = objects_dataset(level_of(index.level.source))
         kept = shape_of(ds).attributes
         ds = whole_view.drop_vars([v for k, v in shape_of(whole_view).attributes.items() if k not in kept])
-    known = np.asarray(ds["object"].to_numpy())
-    return select_objects(ds, places_of_ids(ds, _chosen(key, known)))
+    return select_objects(ds, places_of_ids(ds, _chosen(key, lambda: np.asarray(ds["object"].to_numpy()))))
 
 
-def _chosen(key: Any, known: NDArray[np.int64]) -> NDArray[np.int64]:
+def _chosen(key: Any, ids: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
     """Return the ids that a key names: one, several, or all from one to another (both are in it, as labels are)."""
     if isinstance(key, slice):
         if key.step is not None:
             raise InputError("objects are taken by id: a slice of ids has no step")
         low = -np.inf if key.start is None else key.start
         high = np.inf if key.stop is None else key.stop
+        known = ids()
         return np.unique(known[(known >= low) & (known <= high)])
     return chosen_ids(key)

@@ -27,7 +27,7 @@ from dask_zv.read.levels import read_level
 from dask_zv.read.object_columns import GROUPS, ObjectColumns, array_state, object_fields
 from dask_zv.read.object_rows import PARENT, ObjectRows, object_ids, object_lengths
 from dask_zv.xarray_backend import conventions as names
-from dask_zv.xarray_backend.arrays import even_chunks, lazy_variable, merged_chunks, merged_runs
+from dask_zv.xarray_backend.arrays import MARK, StatefulVariable, even_chunks, lazy_variable, merged_chunks, object_runs
 from dask_zv.xarray_backend.index import AxisIndex, ObjectIdIndex, RowIndex
 from dask_zv.xarray_backend.object_axes import ObjectAxisIndex, ObjectRowIndex
 from dask_zv.xarray_backend.step_index import held_together, in_step
@@ -303,11 +303,12 @@ def objects_dataset(level: LevelContents, dropped: Collection[str] = ()) -> xr.D
     used = {"object", "vertex_end", names.OBJECT_ID, names.COUNT, names.RANGE}
     used |= {*([names.PARENT] if trees else []), *([names.CONTAINER] if paths else [])}
     used |= {"group", names.IN_GROUP} if groups else set()
-    cells, edges = (tuple(np.diff(at).tolist()) for at in merged_runs(lengths.lengths))
+    cells, edges = (tuple(np.diff(at).tolist()) for at in object_runs(lengths.lengths))
     view = _View(level, dropped, used, rows, vertices.dtype, edges)
     view.add_vertex_attributes("")  # a container is claimed of what lies along objects, and the topology is not in this view
     about = {"long_name": "vertices of each object", "sample_dimension": "vertex"}
-    view.put(names.COUNT, xr.Variable(("object",), lengths.lengths, about, {"preferred_chunks": {"object": cells}}))
+    # a copy: users may change it in place
+    view.put(names.COUNT, StatefulVariable(("object",), lengths.lengths.copy(), about, {MARK: {"object": cells}}))
     owner = {"long_name": "object of each vertex", "zv_role": names.OBJECT_ID}
     view.put(names.OBJECT_ID, view.lazy(OBJECT_ID, _INT, owner))
     if trees:
