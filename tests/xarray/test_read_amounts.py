@@ -129,17 +129,20 @@ def test_objects_that_were_sorted_or_changed_are_still_noticed(paths):
         held.assign_coords(node_count=("object", counts)).zv.objects[4]
 
 
-def test_the_first_look_imports_no_dask_array(written):
+def test_the_first_look_imports_no_dask_array(tmp_path):
+    target = str(tmp_path / "points.zv")
+    dzv.write_points(dzv.create(target, chunk_shape=(5, 5, 5)), np.eye(3), attributes={"mass": np.array([1.25, 2, 3])})
     look = """
 import sys
 import xarray as xr
-ds = xr.open_dataset(sys.argv[1], engine="zv", drop_variables="maybe")
-assert "mass" in ds._repr_html_() and repr(ds).count("...") >= 7
+ds = xr.open_dataset(sys.argv[1], engine="zv")
+assert "mass" in ds._repr_html_()
+assert repr(ds).count("...") >= 4
 print(*{"dask.array", "distributed", "scipy"} & {*sys.modules})
 """
-    command = [sys.executable, "-W", "ignore", "-c", look, written.target]
+    command = [sys.executable, "-W", "ignore", "-c", look, target]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == []
-    ds = written.open()
+    ds = xr.open_dataset(target, engine="zv")
     assert "values with dtype" in repr(ds.mass)
-    assert f"{ds.load().mass.values[0]:.3}"[:4] in repr(ds)
+    assert "1.25" in repr(ds.load())
