@@ -173,7 +173,7 @@ def test_a_path_makes_the_store(tmp_path, monkeypatch):
             dzv.write_points("b.zv", wrong, chunk_shape=CHUNK)
     with pytest.raises(dzv.BoundsError):
         dzv.write_points("b.zv", TABLE, chunk_shape=CHUNK, bounds=((0, 0, 0), (1, 1, 1)))
-    with pytest.raises(dzv.InputError, match="a DataFrame is no target"):
+    with pytest.raises(dzv.InputError, match="a DataFrame is not a supported target"):
         dzv.write_points(TABLE, "a.zv")
     assert [p.name for p in tmp_path.iterdir()] == ["a.zv"]  # a call that is refused leaves nothing
 
