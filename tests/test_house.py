@@ -30,7 +30,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "modules entered: write_points": (55, 32),
     "modules entered: open and read a box": (32, 20),
     "modules entered: xarray, a box": (41, 25),
-    "lines of src": (37_860, 28_000),
+    "lines of src": (37_856, 28_000),
     "lines of tests": (41_411, 32_000),
     "modules": (178, 120),
     f"modules over {LONG} lines without a reason": (0, 0),
