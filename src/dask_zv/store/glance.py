@@ -169,9 +169,10 @@ class Glance:
             return ""
         vertices = self.vertices
         vertices = f"{vertices} vertices" if vertices[:1].isdigit() else f"vertices {vertices}"
-        if isinstance(attempt(lambda: self.nbytes), ZVError | None):  # the remark says why
+        nbytes = attempt(lambda: self.nbytes)
+        if nbytes is None or isinstance(nbytes, ZVError):  # the remark says why
             return vertices
-        return f"{vertices} in {self.chunks:,} chunks, {size(self.nbytes)}"
+        return f"{vertices} in {self.chunks:,} chunks, {size(nbytes)}"
 
 
 def glance_at(level: LevelContents) -> Glance:

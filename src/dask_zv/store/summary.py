@@ -244,6 +244,7 @@ def arrays_table(level: LevelContents, source: LevelSource) -> FactTable:
 def _other_attributes(level: LevelContents, source: LevelSource) -> Iterator[FactTable]:
     """Yield tables of the attributes of objects, groups and links."""
     columns = (("attribute", False), ("dtype", False), ("channels", True), ("categories", True))
+    rows: list[Sequence[Shown]]
     for family, title in _ABOUT.items() if source.schema.has_objects else ():
         fields = attempt(lambda f=family: object_fields(level.index, f))  # type: ignore[misc]
         if isinstance(fields, ZVError):
