@@ -154,6 +154,18 @@ def test_a_delayed_write_is_finished_by_the_caller(scheduler, use_scheduler, rep
     check_points(repo.readonly_session("main"))
 
 
+@pytest.mark.parametrize("layout", ["grid", "per_chunk"])
+def test_a_store_is_copied_into_a_session(repo, layout):
+    """Nodes come before their chunks there, those below a group of arrays as well."""
+    source = create({}, layout=layout)
+    session = repo.writable_session("main")
+    with dask.config.set(scheduler="sync"):
+        dzv.write_points(source, **arguments())
+        dzv.convert(source, session)
+    session.commit("copied")
+    check_points(repo.readonly_session("main"))
+
+
 def test_finishing_changes_nothing_of_other_stores(tmp_path):
     store = create(tmp_path / "s.zv")
     report = dzv.write_points(store, **arguments(), compute=False).compute()

@@ -239,7 +239,9 @@ def _copy_array(source: Place, target: Place, array: str) -> int:
     base, to = join(source.prefix, array), join(target.prefix, array)
     keys = [k.removeprefix(base + "/") for k in here.list_prefix(base)]
     keys = sorted(k for k in keys if k != DOCUMENT)
-    for group in storing_order(there, [DOCUMENT], keys):
+    inner = [k for k in keys if k.endswith(f"/{DOCUMENT}")]
+    order = ([DOCUMENT], inner, [k for k in keys if k not in inner])
+    for group in storing_order(there, order, order[::-1])[0]:
         for start in range(0, len(group), OBJECTS_PER_TASK):
             moves = [(join(base, k), join(to, k)) for k in group[start : start + OBJECTS_PER_TASK]]
             copy_objects(here, there, moves, FormatError("an object vanished while the store was converted"))
