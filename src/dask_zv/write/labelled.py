@@ -261,7 +261,7 @@ def _line_table(frame: Any, ndim: int, options: Any) -> tuple[Any, Any]:
 
 def _coordinates(frame: Any, ndim: int, types: Sequence[int], wanted: str, otherwise: str) -> tuple[Any, Any]:
     """Return the vertices of all geometries, shape (n, D), and how many each has."""
-    import shapely
+    import shapely  # type: ignore[import-untyped]
 
     shapes = np.asarray(frame.geometry.array, object)
     kinds = shapely.get_type_id(shapes)

@@ -64,17 +64,17 @@ def level_to_write(
     if out_of_bounds not in policies:
         said = " or ".join(map(repr, policies)) if len(policies) == 2 else "'raise', 'ignore' or 'expand'"
         raise InputError(f"out_of_bounds is {said}, not {out_of_bounds!r}{did_you_mean(out_of_bounds, policies)}")
-    store = store_to_write(store, geometries, positions, options)
-    kinds = store.metadata.geometry_types
+    contents = store_to_write(store, geometries, positions, options)
+    kinds = contents.metadata.geometry_types
     if kinds and kinds[0] not in geometries:
         wanted = " or ".join(f"geometry={g!r}" for g in geometries)
-        raise InputError(f"{store.url} is a store of {kinds[0]}: {function} wants one made with dzv.create({wanted})")
-    if store.read_only:
-        raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=store.url)
-    check_writable(store.handle)
-    if not store.pending:
-        store.reload()  # another handle may have expanded it
-    level = store.level(0)
+        raise InputError(f"{contents.url} is a store of {kinds[0]}: {function} wants one made with dzv.create({wanted})")
+    if contents.read_only:
+        raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=contents.url)
+    check_writable(contents.handle)
+    if not contents.pending:
+        contents.reload()  # another handle may have expanded it
+    level = contents.level(0)
     if not may_resume(level, options):  # else when it is known which write this is
         check_empty(level, mode)
     return level
