@@ -144,8 +144,8 @@ def chunks_of(chunks: tuple[int, ...], selected: slice | NDArray[np.int64]) -> t
     from dask.array.core import Array
 
     before, last, cut = _last
-    same = type(last) is type(selected) and (selected == last if isinstance(last, slice) else np.array_equal(selected, last))
-    if before != chunks or not same:
+    same = before == chunks and type(last) is type(selected)
+    if not same or not (np.array_equal(selected, last) if isinstance(selected, np.ndarray) else selected == last):
         cut = Array({}, "zv-none", (chunks,), meta=np.empty(0))[selected].chunks[0]
         _last[:] = [chunks, selected, cut]
     rows: tuple[int, ...] = cut
