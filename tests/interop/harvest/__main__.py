@@ -39,6 +39,8 @@ KEPT = {
 """Tests of the seed package that fail on our Group, and why."""
 SECONDS = 600
 """For a file of tests."""
+PARTS = 2
+"""Processes that run tests, read and compare, at one time."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def harvest(name: str, folder: Path, match: str) -> list[our_reading.Outcome]:
     python = peer_python(*suite.requirements)
     source = source_of(suite.package, folder)
     files = [f for f in sorted((source / "tests").rglob("test_*.py")) if match in f.name]
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(PARTS) as pool:
         for said in pool.map(partial(run_file, python, source, folder / "kept"), files):
             print(f"{name}: {said}", flush=True)
     stores = folder / "stores"
@@ -104,12 +106,18 @@ def harvest(name: str, folder: Path, match: str) -> list[our_reading.Outcome]:
     for found in sorted((folder / "kept").glob("*/stores/*")):
         found.rename(stores / f"{found.parents[1].name}_{found.name}")
     command = [str(python), str(HERE / "peer_reading.py"), str(stores), str(folder / "read")]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    with ThreadPoolExecutor(PARTS) as pool:
+        runs = [
+            pool.submit(subprocess.run, [*command, str(part), str(PARTS)], check=True, stdin=subprocess.DEVNULL)
+            for part in range(PARTS)
+        ]
+    for run in runs:
+        run.result()
     jobs = []
     for reading in sorted((folder / "read").glob("*.json")):
         store, level = reading.stem.rsplit("-", 1)
         jobs.append((stores / store, int(level), reading))
-    with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(PARTS) as pool:
         return list(pool.map(our_reading.compare_level, *zip(*jobs, strict=True), chunksize=8)) if jobs else []
 
 

@@ -1,7 +1,8 @@
 """What the ZV package reads of stores: one .npz and one .json for each level of each store.
 
-    python peer_reading.py STORES OUT
+    python peer_reading.py STORES OUT [PART PARTS]
 
+With PART and PARTS, the stores number PART, PART + PARTS, ... are read: several of this run side by side.
 Runs in an environment that has the package (0.9.2 or 0.2.0), and not this project. Each thing is read by the function that the
 package has for it; where that fails, its message is noted in the place of the thing.
 """
@@ -187,10 +188,10 @@ def names_in(folder):
     return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
 
-def main(stores, out):
+def main(stores, out, part="0", parts="1"):
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, stop)
-    for store in sorted(Path(stores).iterdir()):
+    for store in sorted(Path(stores).iterdir())[int(part) :: int(parts)]:
         levels = sorted(int(p.name) for p in store.iterdir() if p.name.isdigit())
         for number in levels:
             base = Path(out) / f"{store.name}-{number}"
