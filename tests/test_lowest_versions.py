@@ -19,7 +19,6 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NOT_TRIED = {
     "hpc": "needs the machine's MPI: ci/hpc",
-    "flox": "groups of Dask columns work without it, too: tests with it are skipped where it is not installed",
     "dev": "tools, of exactly one version",
 }
 
