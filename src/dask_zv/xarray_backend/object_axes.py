@@ -11,8 +11,8 @@ from xarray import IndexSelResult, Variable
 
 from dask_zv.errors import InputError
 from dask_zv.read.object_rows import ObjectRows
-from dask_zv.xarray_backend.arrays import lazy_variable
-from dask_zv.xarray_backend.index import AxisIndex, Numbers, RowIndex
+from dask_zv.xarray_backend.arrays import Numbers, lazy_variable
+from dask_zv.xarray_backend.index import AxisIndex, RowIndex
 
 
 class ObjectRowIndex(RowIndex):
