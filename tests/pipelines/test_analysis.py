@@ -30,12 +30,17 @@ in_one_block_and_in_many = pytest.mark.parametrize("rows_per_task", [None, 300])
 
 
 def map_chunks(level, func, *, compute=True, **options):
-    plan = plan_map_chunks(level, func, **options)
+    plan = plan_map_chunks(level._contents, func, **options)
     return plan.compute() if compute else plan.delayed()
 
 
+def inner(function):
+    """Return a function of a level's contents as one of the level."""
+    return lambda level, *args, **options: function(level._contents, *args, **options)
+
+
 def map_objects(level, func, *, compute=True, **options):
-    plan = plan_map_objects(level, func, **options)
+    plan = plan_map_objects(level._contents, func, **options)
     return plan.compute() if compute else plan.delayed()
 
 
@@ -250,7 +255,7 @@ def test_any_rows_equal_numpy(cloud, sync, data):
         np.testing.assert_array_equal(kept[at].positions, every.positions[mine])
         np.testing.assert_array_equal(kept[at].attributes["rgb"], every.attributes["rgb"][mine])
         np.testing.assert_array_equal(kept[at].object_ids, every.object_ids[mine])
-    lazy = analysis.map_chunks(cloud, count, **part, compute=False)
+    lazy = analysis.map_chunks(cloud._contents, count, **part, compute=False)
     assert lazy.shape == found.rows.shape
     assert lazy.compute().to_numpy().tolist() == found.rows.tolist()
 
@@ -278,11 +283,11 @@ def test_objects_of_rows(cloud, trees, sync):
         every = level.read(order="chunk")
         ids, lengths = np.unique(every.object_ids, return_counts=True)
         for rows in (slice(3, 9), np.array([5, 5, 700, 2]), slice(0, 0), slice(None)):
-            found = analysis.map_objects(level, count, rows=rows, meta=int)
+            found = analysis.map_objects(level._contents, count, rows=rows, meta=int)
             mine = np.isin(ids, every.object_ids[rows])
             assert found.object.to_numpy().tolist() == ids[mine].tolist()
             assert found.to_numpy().tolist() == lengths[mine].tolist()
-        both = analysis.map_objects(level, count, rows=slice(3, 9), objects=[0, 6, 12], meta=int)
+        both = analysis.map_objects(level._contents, count, rows=slice(3, 9), objects=[0, 6, 12], meta=int)
         assert set(both.object.to_numpy().tolist()) == set(every.object_ids[3:9].tolist()) & {0, 6, 12}
 
 
@@ -448,7 +453,7 @@ def test_nothing_selected(cloud, sync, tmp_path):
         assert found.labels.shape == (0, 3)
         kinds = {"n": (np.int64, (0,)), "centre": (np.float32, (0, 3))}
         assert {k: (v.dtype, v.shape) for k, v in found.values.items()} == kinds
-        lazy = analysis.map_chunks(cloud, summary, bbox=box, meta=meta, compute=False)
+        lazy = analysis.map_chunks(cloud._contents, summary, bbox=box, meta=meta, compute=False)
         assert lazy.sizes == {"chunk": 0, "centre_0": 3}
     assert len(map_objects(cloud, count, objects=[], meta=int)) == 0
     with pytest.raises(dzv.InputError, match="nothing is selected"):
@@ -480,8 +485,8 @@ def test_bad_arguments(cloud, tmp_path):
     for function, options in (
         (map_objects, {}),
         (map_chunks, {"objects": [0]}),
-        (analysis.map_objects, {"rows": slice(0, 1)}),
-        (analysis.map_chunks, {"objects": [0], "meta": int, "compute": False}),
+        (inner(analysis.map_objects), {"rows": slice(0, 1)}),
+        (inner(analysis.map_chunks), {"objects": [0], "meta": int, "compute": False}),
     ):
         with pytest.raises(dzv.InputError, match="has no objects"):
             function(store.level(0), count, **options)
@@ -531,7 +536,7 @@ def test_attributes_of_each_object(cloud, sync):
 
 
 def test_xarray_of_chunks(cloud, sync):
-    found, plainly = analysis.map_chunks(cloud, summary, rows_per_task=500), map_chunks(cloud, summary)
+    found, plainly = analysis.map_chunks(cloud._contents, summary, rows_per_task=500), map_chunks(cloud, summary)
     assert isinstance(found, xr.Dataset)
     assert found.centre.dims == ("chunk", "centre_0")
     assert found.sizes["chunk"] == 64
@@ -540,26 +545,26 @@ def test_xarray_of_chunks(cloud, sync):
     assert set(found.coords) == {"chunk_x", "chunk_y", "chunk_z", "rows"}
     assert found.attrs["zv_url"] == cloud.store.url
     meta = {"n": int, "centre": np.zeros(3), "mass": float, "light": bool}
-    lazy = analysis.map_chunks(cloud, summary, rows_per_task=500, meta=meta, compute=False)
+    lazy = analysis.map_chunks(cloud._contents, summary, rows_per_task=500, meta=meta, compute=False)
     assert len(lazy.chunksizes["chunk"]) > 5
-    for later in (lazy, analysis.map_chunks(cloud, summary, rows_per_task=500, compute=False)):
+    for later in (lazy, analysis.map_chunks(cloud._contents, summary, rows_per_task=500, compute=False)):
         xr.testing.assert_identical(later.compute(), found)
-    one = analysis.map_chunks(cloud, count)
+    one = analysis.map_chunks(cloud._contents, count)
     assert (one.name, one.dims) == ("count", ("chunk",))
-    assert analysis.map_chunks(cloud, lambda g: 1).name == "value"
+    assert analysis.map_chunks(cloud._contents, lambda g: 1).name == "value"
     with pytest.raises(dzv.InputError, match="'rows'"):
-        analysis.map_chunks(cloud, lambda g: {"rows": 1})
+        analysis.map_chunks(cloud._contents, lambda g: {"rows": 1})
 
 
 def test_xarray_of_objects(trees, scheduler):
     level, lengths = trees
-    found = analysis.map_objects(level, cable, rows_per_task=300)
+    found = analysis.map_objects(level._contents, cable, rows_per_task=300)
     assert (found.name, found.dims) == ("cable", ("object",))
     assert found.sel(object=118) == pytest.approx(lengths[59])
     assert found.rows.to_numpy().tolist() == [30] * 60
-    lazy = analysis.map_objects(level, cable, rows_per_task=300, meta=float, compute=False)
+    lazy = analysis.map_objects(level._contents, cable, rows_per_task=300, meta=float, compute=False)
     assert lazy.chunks == ((10,) * 6,)
-    for later in (lazy, analysis.map_objects(level, cable, rows_per_task=300, compute=False)):
+    for later in (lazy, analysis.map_objects(level._contents, cable, rows_per_task=300, compute=False)):
         xr.testing.assert_identical(later.compute(), found)
 
 

@@ -29,7 +29,7 @@ _sync = always(scheduler="sync")
 
 def density(level, *, compute=True, **options):
     """Return values and edges of a density, or its Delayed."""
-    plan = plan_density(level, **options)
+    plan = plan_density(level._contents, **options)
     if not compute:
         return plan.delayed()
     return SimpleNamespace(values=plan.compute(), edges=plan.cells.edges, dims=plan.dims, statistic=plan.statistic)
@@ -308,15 +308,15 @@ def test_vertices_outside_of_the_metadata_are_an_error(tmp_path):
 
 
 def test_xarray(level, scheduler):
-    found = analysis.density(level, spacing=10, dims=["z", "x"])
+    found = analysis.density(level._contents, spacing=10, dims=["z", "x"])
     assert (found.name, found.dims, found.shape) == ("count", ("z", "x"), (1, 6))
     assert found.x.to_numpy().tolist() == [-15, -5, 5, 15, 25, 35]
     assert found.x.attrs["units"] == "micrometer"
     assert (found.x.attrs["lower"], found.x.attrs["upper"], found.x.attrs["spacing"]) == (-20, 40, 10)
     assert found.attrs["zv_url"] == level.store.url
-    lazy = analysis.density(level, spacing=10, dims=["z", "x"], compute=False)
+    lazy = analysis.density(level._contents, spacing=10, dims=["z", "x"], compute=False)
     assert lazy.chunks == ((1,), (6,))
     xr.testing.assert_identical(lazy.compute(), found)
-    mean = analysis.density(level, shape=2, weights="z", statistic="mean")
+    mean = analysis.density(level._contents, shape=2, weights="z", statistic="mean")
     assert (mean.name, mean.attrs["units"]) == ("z_mean", "micrometer")
-    assert analysis.density(level, shape=2, weights="mass").name == "mass_sum"
+    assert analysis.density(level._contents, shape=2, weights="mass").name == "mass_sum"

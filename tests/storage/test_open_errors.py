@@ -553,7 +553,7 @@ def test_mappers_are_told_by_their_type(tmp_path):
     class Looks:
         fs, root = fsspec.filesystem("file"), str(tmp_path)
 
-    fails(dzv.InputError, "a Looks is no target", lambda: dzv.create(Looks(), chunk_shape=(1, 1)))
+    fails(dzv.InputError, "a Looks is not a supported target", lambda: dzv.create(Looks(), chunk_shape=(1, 1)))
 
 
 def test_overwriting_a_link_replaces_what_it_points_to(tmp_path):
