@@ -61,6 +61,13 @@ NEAR = {
         TypeError,
         "unexpected keyword.*did you mean 'attributes'",
     ),
+    "a file": (lambda: dzv.write_points(new(), "points.csv"), dzv.InputError, "not a str: a file is read first"),
+    "a dict": (lambda: dzv.write_points(new(), {"x": [1.0]}), dzv.InputError, r"not a dict: pandas.DataFrame\(...\)"),
+    "dates as an axis": (
+        lambda: dzv.write_points(new(), TABLE.assign(z=pd.Timestamp("2026"))),
+        dzv.InputError,
+        "'z' is an axis.*dates are numbers first.*total_seconds",
+    ),
     "a function": (lambda: dzv.write_point, AttributeError, "did you mean 'write_points'"),
     "a layout": (lambda: new(layout="gird"), dzv.InputError, "did you mean 'grid'"),
     "an order": (lambda: written().read(order="chunks"), dzv.InputError, "did you mean 'chunk'"),

@@ -324,6 +324,13 @@ def test_a_damaged_level():
     assert found.row("2")[1] == "5"
 
 
+def test_a_written_level_without_vertices_is_counted():
+    store = dzv.create({}, chunk_shape=(10, 10))
+    dzv.write_points(store, np.zeros((0, 2)))
+    assert "level 0: 0 vertices in 0 chunks" in repr(store)
+    assert ["vertices", "0"] in page(store.level(0)).rows
+
+
 def test_damage_shows_in_its_place(memory):
     document = json.loads(get(memory, "0/object_index/zarr.json"))
     document["attributes"]["num_objects"] = -1

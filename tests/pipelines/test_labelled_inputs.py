@@ -53,8 +53,37 @@ def test_tracks_of_a_ragged_array(lazy, tmp_path):
     assert dzv.write_polylines(tmp_path / "s.zv", cf(lazy)).blocks == 0
 
 
+@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
+@pytest.mark.parametrize("form", ["contiguous", "indexed"])
+@pytest.mark.parametrize("write", ["write_points", "write_polylines"])
+def test_objects_of_both_ragged_arrays(write, form, lazy, tmp_path):
+    """Each row is of the object whose id and attributes are where its lengths, or its place, say; none are lost."""
+    ds = cf().assign(tags=(("tag", "drifter"), [[1, 2, 3], [4, 5, 6]])).transpose("band", ...)
+    if form == "indexed":
+        of = np.repeat([0, 1, 2], LENGTHS)
+        ds = ds.drop_vars("rowsize").assign(drifter_of=("obs", of, {"instance_dimension": "drifter"}))
+    getattr(dzv, write)(tmp_path / "s.zv", ds.chunk(obs=25) if lazy else ds, chunk_shape=CHUNK)
+    found = dzv.open(tmp_path / "s.zv").level(0).read(order="object")
+    order = np.argsort(found.attributes["temp"])
+    assert np.array_equal(found.object_ids[order], np.repeat(IDS, LENGTHS))
+    assert np.array_equal(found.attributes["colour"][order], COLOURS)
+    assert found.object_index.tolist() == [3, 5, 7]
+    assert found.object_attributes["mass"].tolist() == [0.2, 0.3, 0.1]
+    assert found.object_attributes["tags"].tolist() == [[2, 5], [3, 6], [1, 4]]
+
+
+def test_places_and_lengths_of_objects_that_do_not_fit(tmp_path):
+    ds = cf().drop_vars("rowsize")
+    places = ds.assign(drifter_of=("obs", np.repeat(IDS, LENGTHS), {"instance_dimension": "drifter"}))
+    with pytest.raises(dzv.InputError, match="'drifter_of'.*counts from 0 to 2, and has 7.*object_ids="):
+        dzv.write_points(tmp_path / "s.zv", places, chunk_shape=CHUNK)
+    lengths = ds.assign(rowsize=("drifter", [1, 2, 3], {"sample_dimension": "obs"}))
+    with pytest.raises(dzv.InputError, match="'rowsize' adds up to 6 rows, the dimension 'obs' has 60"):
+        dzv.write_points(tmp_path / "s.zv", lengths, chunk_shape=CHUNK)
+
+
 def test_a_dataset_chooses_as_a_table_does(tmp_path):
-    ds = cf().rename(lon="x", lat="y").drop_vars("rowsize").assign(drifter_of=("obs", np.repeat(IDS, LENGTHS)))
+    ds = cf().rename(lon="x", lat="y").drop_vars(["rowsize", "mass"]).assign(drifter_of=("obs", np.repeat(IDS, LENGTHS)))
     forms = {
         "all": ({}, {"temp", "colour", "drifter_of"}),
         "one": ({"attributes": "temp"}, {"temp"}),
@@ -63,7 +92,7 @@ def test_a_dataset_chooses_as_a_table_does(tmp_path):
         "an index": ({}, {"temp", "colour"}),
     }
     for form, (options, names) in forms.items():
-        given = ds if form != "an index" else ds.assign(drifter_of=ds.drifter_of.assign_attrs(instance_dimension="drifter"))
+        given = ds if form != "an index" else ds.assign(drifter_of=ds.drifter_of.assign_attrs(instance_dimension="elsewhere"))
         report = dzv.write_points(tmp_path / form, given, chunk_shape=CHUNK, **options)
         assert set(dzv.open(tmp_path / form).level(0).attributes) == names
         assert report.objects == (3 if form in ("ids", "an index") else 0)

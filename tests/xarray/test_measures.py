@@ -229,3 +229,23 @@ def test_what_speeds_need(stores):
     fails(dzv.InputError, r"goes back in object 11.*sort_by", back.zv.speeds)
     stopped = ds.load().assign(when=xr.zeros_like(ds.when.astype(int)))
     assert np.isinf(stopped.zv.speeds(time="when")[1])
+
+
+def test_the_error_about_units_says_what_to_do():
+    axes = [
+        {"name": n, "type": "space", "unit": u} for n, u in zip("xyz", ("micrometer", "micrometer", "nanometer"), strict=True)
+    ]
+    store = dzv.create({}, geometry="polyline", chunk_shape=(5, 5, 5000), axes=axes)
+    dzv.write_polylines(store, np.array([[0, 0, 0], [3, 0, 4000.0]]), lengths=[2])
+    ds = opened(store, "objects")
+    with pytest.raises(dzv.InputError, match="different units") as caught:
+        ds.zv.path_lengths()
+    names = {"ds": ds, "factor": 1e-3}
+    exec(str(caught.value).partition("name the unit: ")[2].partition(" [")[0], names)
+    found = names["ds"].zv.path_lengths()
+    assert (found.item(), found.attrs["units"]) == (5, "micrometer")
+
+
+def test_a_level_without_data_has_nothing_to_measure():
+    store = dzv.create({}, geometry="graph", chunk_shape=(5, 5, 5))
+    fails(dzv.InputError, "no data yet", opened(store).zv.edge_lengths)

@@ -134,7 +134,7 @@ class Glance:
     def vertices(self) -> str:
         """The number of vertices; some writers never count them."""
         count = self.level.metadata.vertex_count
-        return "not counted" if not count and self._has_uncounted() else f"{count:,}"
+        return "not counted" if not count and self.chunks != 0 and self._has_uncounted() else f"{count:,}"
 
     @property
     def chunks(self) -> int | None:

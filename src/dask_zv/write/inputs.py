@@ -96,6 +96,9 @@ def _partitions(
     if is_frame(named):
         named = frame_arrays(named, {n: n for n in named.columns})
     named = {check_attribute_name(k, axes): v for k, v in (named or {}).items()}
+    if isinstance(positions, str | Mapping):
+        way = "a file is read first, as by pandas.read_csv" if isinstance(positions, str) else "pandas.DataFrame(...) makes one"
+        raise InputError(f"positions are an array or a table, not a {type(positions).__name__}: {way}")
     points = as_array("positions", _by_label(positions, axes))
     if is_dask_collection(points):
         return _from_dask(points, named, given, axes)
@@ -255,7 +258,8 @@ def unknown_column(name: str, columns: Iterable[object], purpose: str = "") -> I
 def _position_column(name: str, dtype: Any) -> np.dtype[Any]:
     found = numeric_dtype(dtype)
     if found.kind not in "iuf":
-        raise InputError(f"column {name!r} is an axis: integers or floats are wanted, not {dtype}")
+        clock = "; dates are numbers first, as by (date - date.min()).dt.total_seconds()" if found.kind == "M" else ""
+        raise InputError(f"column {name!r} is an axis: integers or floats are wanted, not {dtype}{clock}")
     return found
 
 

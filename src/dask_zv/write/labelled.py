@@ -149,16 +149,12 @@ def _dataset(ds: Any, axes: Sequence[str], options: Any) -> tuple[Any, Any]:
     for key in _COLUMNS:
         if isinstance(name := out.get(key), str):
             out[key] = _variable(ds, name, f" for {key}").variable
-    plain = [
-        n
-        for n, a in roles.items()
-        if ds[n].dims[:1] == (dim,) and n != dim and not a.keys() & {"zv_role", "instance_dimension"}
-    ]
+    plain = [n for n, a in roles.items() if dim in ds[n].dims and n != dim and not a.keys() & {"zv_role", "instance_dimension"}]
     asked = options["attributes"]
     asked = [n for n in plain if n not in taken] if asked is None else [asked] if isinstance(asked, str) else asked
     if not isinstance(asked, Mapping):
         asked = {str(ds[n].attrs.get("zv_name", n)) if n in ds.variables else n: n for n in asked}
-    out["attributes"] = {k: _variable(ds, v, "").variable if isinstance(v, str) else v for k, v in asked.items()}
+    out["attributes"] = {k: _rows(_variable(ds, v, ""), dim) if isinstance(v, str) else v for k, v in asked.items()}
     return with_attrs(table, {EACH_AXIS: about}), out
 
 
@@ -184,31 +180,65 @@ def _plain_attrs(what: str, column: Any, axis: str) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k != "axis" and (k, v) != ("long_name", f"{axis} position")}
 
 
+def _rows(column: Any, dim: str) -> Any:
+    """Return a variable with the entries along a dimension as its rows."""
+    found = column.variable
+    return found.transpose(dim, ...) if dim in found.dims else found  # an error of its own follows
+
+
 def _owners(ds: Any, dim: str, roles: Mapping[str, Mapping[str, Any]], options: Any) -> dict[str, Any]:
     """Return which objects vertices are of, where the Dataset says so and the caller does not: by an id each, or by lengths."""
     if options["object_ids"] is not None or options.get("lengths") is not None:
         return {}
-    own = [
-        n for n, a in roles.items() if ds[n].dims == (dim,) and (a.get("zv_role") == "object_id" or "instance_dimension" in a)
-    ]
-    counts = [n for n, a in roles.items() if a.get("sample_dimension") == dim]
-    if counts and "lengths" in options:
-        along = ds[counts[0]].dims[0]
-        names = [
-            n for n in roles if ds[n].dims[:1] == (along,) and n != counts[0] and roles[n].get("zv_role", "object") == "object"
-        ]
-        ids = next((n for n in names if n == along or roles[n].get("cf_role") in ("trajectory_id", "timeseries_id")), None)
-        ids = ids if ids is not None and ds[ids].dtype.kind in "iu" else None
-        numbers = np.arange(ds.sizes[along]) if ids is None else np.asarray(ds[ids])
-        about = {n: ds[n].variable for n in names if n not in (along, ids)}
-        found = {"lengths": np.asarray(ds[counts[0]]), "object_ids": numbers}
-        return (
-            found
-            if options["object_attributes"] is not None or not about
-            else {**found, "object_attributes": _about(about, numbers)}
+    own = next((n for n, a in roles.items() if ds[n].dims == (dim,) and a.get("zv_role") == "object_id"), None)
+    counts = next((n for n, a in roles.items() if a.get("sample_dimension") == dim), None)
+    places = next((n for n, a in roles.items() if ds[n].dims == (dim,) and "instance_dimension" in a), None)
+    if own is not None and not (counts and "lengths" in options):
+        return {"object_ids": own}
+    if counts is not None:
+        ids, about = _instances(ds, str(ds[counts].dims[0]), {n: a for n, a in roles.items() if n != counts}, options)
+        lengths = np.asarray(ds[counts])
+        if "lengths" in options:
+            return {"lengths": lengths, "object_ids": ids, **about}
+        if lengths.sum() != ds.sizes[dim]:
+            raise InputError(f"{counts!r} adds up to {lengths.sum():,} rows, the dimension {dim!r} has {ds.sizes[dim]:,}")
+        return {"object_ids": np.repeat(ids, lengths), **about}
+    if places is None:
+        return {}
+    ids, about = _instances(ds, str(roles[places]["instance_dimension"]), roles, options)
+    return {"object_ids": _ids_at(ds[places].variable, ids, places), **about}
+
+
+def _instances(ds: Any, along: str, roles: Mapping[str, Mapping[str, Any]], options: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the ids of the objects along a dimension, and an option with their attributes, unless the caller has some."""
+    if along not in ds.dims:
+        return None, {}
+    names = [n for n in roles if along in ds[n].dims and roles[n].get("zv_role", "object") == "object"]
+    ids = next((n for n in names if n == along or roles[n].get("cf_role") in ("trajectory_id", "timeseries_id")), None)
+    ids = ids if ids is not None and ds[ids].dtype.kind in "iu" else None
+    numbers = np.arange(ds.sizes[along]) if ids is None else np.asarray(ds[ids])
+    about = {n: _rows(ds[n], along) for n in names if n not in (along, ids)}
+    given = options["object_attributes"] is not None or not about
+    return numbers, {} if given else {"object_attributes": _about(about, numbers)}
+
+
+def _ids_at(places: Any, ids: Any, name: str) -> Any:
+    """Return the id of each row's object, of which CF has the place among the objects."""
+    if ids is None or places.dtype.kind not in "iu":
+        return places  # ids of objects of which nothing else is known
+    take = partial(_taken, ids, name)
+    data = places.data
+    return data.map_blocks(take, dtype=ids.dtype) if is_dask_collection(data) else take(np.asarray(data))
+
+
+def _taken(ids: Any, name: str, places: Any) -> Any:
+    odd = (places < 0) | (places >= len(ids))
+    if odd.any():
+        raise InputError(
+            f"{name!r} has the attribute instance_dimension, so it counts from 0 to {len(ids) - 1}, and has {places[odd][0]}: "
+            "drop the attribute, and pass the variable as object_ids=, if it holds ids"
         )
-    own.sort(key=lambda n: roles[n].get("zv_role") != "object_id")
-    return {"object_ids": own[0]} if own else {}
+    return ids[places]
 
 
 def _about(columns: Mapping[str, Any], ids: Any) -> Any:

@@ -112,7 +112,8 @@ def _linked(ds: xr.Dataset, role: str, method: str) -> Shape:
         raise InputError(f"ds.zv.{method}() is of {role}: {_way_of(shape)}")
     if shape.view == "objects":
         raise InputError(f"the {role} of a {shape.kind} are in the spatial view: open the level with view='spatial'")
-    raise InputError(f"the Dataset has no {role} any more, and ds.zv.{method}() measures them: keep them in the Dataset")
+    why = "keep them in the Dataset" if ds.sizes.get("vertex") else "the level has no data yet, or the selection none"
+    raise InputError(f"the Dataset has no {role}, and ds.zv.{method}() measures them: {why}")
 
 
 def _chosen_axes(ds: xr.Dataset, shape: Shape, dims: Dims, without: str | None = None) -> tuple[str, ...]:
@@ -133,10 +134,14 @@ def _units(ds: xr.Dataset, axes: Sequence[str], power: str = "") -> dict[str, st
     units = {a: ds.variables[a].attrs.get("units") for a in axes}
     if len(set(units.values())) > 1:
         told = ", ".join(f"{a} ({unit or 'none'})" for a, unit in units.items())
-        raise InputError(
-            f"the axes have different units: {told}; measure along those of one unit, dims=[...], or scale the others first, "
-            "as in ds.drop_indexes([...]).assign_coords(...)"
-        )
+        unit, way = units[axes[0]], ""
+        if unit and not any(ds.variables[a].attrs.get("axis") == "T" for a in axes):
+            other = next(a for a in axes if units[a] != unit)
+            way = (
+                f", or scale the others and name the unit: ds = ds.drop_indexes({list(shape_of(ds).axes)}); "
+                f"ds[{other!r}] = ds[{other!r}] * factor; ds[{other!r}].attrs['units'] = {unit!r}"
+            )
+        raise InputError(f"the axes have different units: {told}; measure along those of one unit, dims=[...]{way}")
     unit = units[axes[0]]
     return {} if unit is None else {"units": f"{unit}{power}"}
 
