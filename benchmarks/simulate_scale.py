@@ -40,7 +40,7 @@ from dask_zv.format.keys import coords_to_keys
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.catalog import Catalog, encode_catalog
-from dask_zv.storage.grid.settings import packing
+from dask_zv.storage.grid.plan import packing
 from dask_zv.storage.receipts import Columns
 from dask_zv.write.blocks import BlockPlan, _fitting, plan_blocks
 from dask_zv.write.convert import Conversion

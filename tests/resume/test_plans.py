@@ -276,6 +276,6 @@ def test_overwriting(tmp_path):
 
 def test_a_plan_of_another_version_is_refused(tmp_path):
     """What the modules of a pickle were called is another version's business."""
-    (tmp_path / "plan").write_bytes(b"dask-zv plan 1\n" + b"anything")
+    (tmp_path / "plan").write_bytes(b"dask-zv plan 3\n" + b"anything")
     with pytest.raises(dzv.FormatError, match="of another version of dask-zv: .*plan again"):
         dzv.load_plan(tmp_path / "plan")

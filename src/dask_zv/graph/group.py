@@ -16,7 +16,7 @@ from dask_zv.format.documents import WrongKindError, parse_document, to_json
 from dask_zv.format.keys import DOCUMENT, SHARD_PREFIX, check_chunk_key, check_name, is_chunk_key, is_name, join
 from dask_zv.graph.writes import WriteBatch
 from dask_zv.storage.handles import StoreHandle, open_objects, open_objects_later
-from dask_zv.storage.layout import Blobs, check_layout, detect_layout, layout_for, open_blobs
+from dask_zv.storage.layout import Blobs, Layout, check_layout, detect_layout, layout_for, open_blobs
 from dask_zv.storage.local import LocalObjects
 from dask_zv.storage.nodes import (
     SETTINGS,
@@ -89,7 +89,7 @@ class Group:
         self._handle = handle
         self._objects = objects
         self._prefix = prefix
-        self._layout = layout
+        self._known_layout = None if layout is None else layout_for(layout)
         self._catalog_known = False
         self._above: tuple[str, ...] = ()  # groups that it was got through: their batches write the attributes of this one, too
         self._batch: WriteBatch | None = None
@@ -113,9 +113,13 @@ class Group:
         MetadataError
             The version of the store is not supported.
         """
-        if self._layout is None:
-            self._layout = detect_layout(self._objects, self._prefix) or "per_chunk"
-        return self._layout
+        return self._layout.name
+
+    @property
+    def _layout(self) -> Layout:
+        if self._known_layout is None:
+            self._known_layout = layout_for(detect_layout(self._objects, self._prefix) or "per_chunk")
+        return self._known_layout
 
     @cached_property
     def _blobs(self) -> Blobs:
@@ -131,7 +135,8 @@ class Group:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._handle.is_session:  # tasks of ours may carry its handle, where they stay in this process
             raise self._handle.out_of_reach()
-        return _restore_group, (type(self), self._handle, self._prefix, self._layout, self._above)
+        layout = None if self._known_layout is None else self._known_layout.name
+        return _restore_group, (type(self), self._handle, self._prefix, layout, self._above)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -187,7 +192,8 @@ class Group:
     # ------------------------------------------------------------------------------------------ children
 
     def _child(self, name: str) -> Self:
-        child = type(self)._from_handle(self._handle, join(self._prefix, name), self._layout)
+        child = type(self)._from_handle(self._handle, join(self._prefix, name))
+        child._known_layout = self._known_layout
         child._above = (self._prefix, *self._above)
         return child
 
@@ -250,7 +256,7 @@ class Group:
         check_array_name(array)
         values = to_json(meta, array)
         drop_copies(self._objects, [join(self._prefix, array).rpartition("/")[0]])
-        layout_for(self.layout).write_meta(self._objects, self._prefix, array, values)
+        self._layout.write_meta(self._objects, self._prefix, array, values)
         if "_blobs" in self.__dict__:
             self._blobs.forget(array)
 
@@ -295,7 +301,7 @@ class Group:
         check_array_name(array)
         check_chunk_key(chunk_key)
         payload = as_bytes(data, join(self._prefix, array), chunk_key)
-        layout_for(self.layout).write(self._objects, self._prefix, array, chunk_key, payload)
+        self._layout.write(self._objects, self._prefix, array, chunk_key, payload)
         if "_blobs" in self.__dict__:
             self._blobs.catalog = None
             self._blobs.forget(array)
@@ -320,7 +326,7 @@ class Group:
         except NotFoundError:
             path = join(self._prefix, array)
             document = read_document(self._objects, path)
-            if document is None or layout_for(self.layout).holds_chunks(document, path, self._objects.url):
+            if document is None or self._layout.holds_chunks(document, path, self._objects.url):
                 raise
             text = f"'/{path}' is {kind_of(document)}, not an array of chunks: read it through zarr_group"
         raise WrongKindError(text, store=self._objects.url, array=path, chunk=chunk_key)
@@ -450,7 +456,7 @@ class Group:
 
     def _lister(self) -> Blobs:
         """Return the blobs for a question of what there is now: what is remembered of documents is looked at again."""
-        if not layout_for(self.layout).lists_chunks:
+        if not self._layout.lists_chunks:
             return self._blobs
         blobs = self._reader()
         blobs.forget()

@@ -22,12 +22,12 @@ from dask_zv.geometry.block import EncodedBlock
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.progress import tell, topic_of
 from dask_zv.graph.report import BlockTime, Report
-from dask_zv.storage.faults import counted_retries
 from dask_zv.storage.grid.commit import make_nodes
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for, must_prepare
 from dask_zv.storage.layout import prepare as prepare_nodes
 from dask_zv.storage.local import sweep
+from dask_zv.storage.objects import counted_retries
 from dask_zv.storage.receipts import Receipt, combine_receipts
 from dask_zv.storage.specs import BlockResult, BlockSpec, CommitSpec, normalise
 
@@ -188,15 +188,14 @@ def commit(spec: CommitSpec, results: Sequence[BlockResult]) -> Report:
     started = time.time()
     objects = open_objects(spec.place.handle)
     total = combine_receipts([r.receipt for r in results])
-    layout_for(spec.place.layout).commit(objects, spec, total, spec.told_by(results))
+    layout_for(spec.place.layout).commit(objects, spec, total, spec.collect_attributes(results))
     sweep(objects, spec.place.prefix)
     return _make_report(spec, total, results, started)
 
 
 def _make_report(spec: CommitSpec, total: Receipt, results: Sequence[BlockResult], started: float) -> Report:
     """Return the report of a commit that began at `started`."""
-    known = spec.report or Report(-1, 0, 0, 0, 0, 0, 0.0)
-    rows = int(total.rows.sum()) if len(total.rows) and (total.rows >= 0).all() else known.rows
+    rows = int(total.rows.sum()) if len(total.rows) and (total.rows >= 0).all() else spec.count
     if spec.rows is not None:
         rows = sum(spec.stored_rows(results).values())
     counts = {name: int((c.nbytes >= 0).sum()) for name, c in total.arrays.items()}
@@ -204,8 +203,8 @@ def _make_report(spec: CommitSpec, total: Receipt, results: Sequence[BlockResult
         counts[array] = counts.get(array, 0) + 1
     starts = [r.started for r in results] or [started]
     return Report(
-        rows, len(total.coords), known.objects, total.nbytes, total.stored_objects, len(results),
-        max(time.time() - min(starts), 0.0), known.dropped, dict(sorted(counts.items())),
+        rows, len(total.coords), spec.objects, total.nbytes, total.stored_objects, len(results),
+        max(time.time() - min(starts), 0.0), spec.dropped, dict(sorted(counts.items())),
         tuple(BlockTime(r.kind, r.number, r.started, r.ended, r.receipt.nbytes, r.worker, r.retries) for r in results),
-        known.kept,
+        spec.kept,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from dask_zv.format.metadata import ome_collection
 from dask_zv.level.asked import Asked, CreateOptions, check_agrees, check_asked
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.unfinished import unfinished_write
-from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings, packing
+from dask_zv.storage.grid.plan import grid_of_bounds, grid_settings, packing
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.nodes import SETTINGS, ensure_groups, put_documents, read_document
 from dask_zv.storage.opening import objects_are_cheap, open_empty

@@ -26,10 +26,9 @@ from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.shards import object_cells
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for
-from dask_zv.storage.marks import check_not_replaced
 from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Address, Objects, place_url, snapshot, together
-from dask_zv.storage.specs import Place
+from dask_zv.storage.specs import Place, check_not_replaced
 
 MEMBERS = "*"
 """Among the documents that are kept: the names of the nodes below the level."""

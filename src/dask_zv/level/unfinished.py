@@ -9,8 +9,8 @@ from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.level.contents import LevelContents
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.marks import JOURNAL, REPLACING, journal_key, written_stamp
 from dask_zv.storage.nodes import SETTINGS
+from dask_zv.storage.specs import JOURNAL, REPLACING, journal_key, written_stamp
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,13 +27,13 @@ from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, Hierarchy, copy_objects
 from dask_zv.read.chunk_boxes import boxes_hold
 from dask_zv.read.object_columns import object_fields
 from dask_zv.storage.catalog import CATALOG_NAME
+from dask_zv.storage.grid.plan import grid_settings, packing
 from dask_zv.storage.grid.read import GridArrays
-from dask_zv.storage.grid.settings import grid_settings, packing
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layout import layout_for, open_blobs, open_place
 from dask_zv.storage.nodes import SETTINGS, load_catalog, merge_attributes, storing_order
 from dask_zv.storage.objects import Address
-from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan, LayoutName, Place
+from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan, LayoutName, PerChunkPlan, Place
 from dask_zv.write.blocks import copied_blocks, grid_around, run_of_shard
 from dask_zv.write.object_index import write_object_index
 from dask_zv.write.object_plan import ObjectPlan, object_blobs, object_metadata, plan_objects, with_sentinel
@@ -116,7 +116,7 @@ def add_level(builder: GraphBuilder, level: LevelContents, target: LevelTarget) 
         a for a, spec in (grids.specs if grids is not None and same else {}).items()
         if (own := held.get(a)) is not None and own.plain and own.spec.codecs == spec.codecs
     )  # fmt: skip
-    block = BlockSpec(place, shard_chunks=shards, grid=grids)
+    block = BlockSpec(place, grids, PerChunkPlan(shards))
     blocks: list[tuple[BlockSpec, Any]] = [
         (block, Task(None, _load, source, part, row_bytes, alike)) for part in copied_blocks(coords, grids, shards)
     ]
@@ -143,8 +143,7 @@ def add_level(builder: GraphBuilder, level: LevelContents, target: LevelTarget) 
         tuple(coords),
         catalog=VERTICES in coords,
         replace=True,
-        remove=(),
-        report=Report(level.metadata.vertex_count, 0, 0, 0, 0, 0, 0.0),
+        count=level.metadata.vertex_count,
         grid=grids,
     )
     graph = build_write_graph(builder, blocks, spec, lambda _, results: (waiting, []))
@@ -234,7 +233,7 @@ def _finish_level(place: Place, attributes: Mapping[str, Any], without: Sequence
 
 
 def _copy_array(source: Place, target: Place, array: str) -> int:
-    """Copy an ordinary array object by object, its document last."""
+    """Copy an ordinary array, or a group of some, object by object; documents after what they describe, or before it."""
     here, there = open_objects(source.handle), open_objects(target.handle)
     base, to = join(source.prefix, array), join(target.prefix, array)
     keys = [k.removeprefix(base + "/") for k in here.list_prefix(base)]

@@ -28,8 +28,8 @@ from dask_zv.level.contents import LevelContents, StoreContents, opened_contents
 from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, copy_objects, find_nodes, stored_objects
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.catalog import Node
+from dask_zv.storage.grid.plan import grid_of_bounds, grid_settings, parse_settings
 from dask_zv.storage.grid.read import GridArrays
-from dask_zv.storage.grid.settings import grid_of_bounds, grid_settings, parse_settings
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.locks import commit_lock

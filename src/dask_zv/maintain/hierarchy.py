@@ -18,8 +18,8 @@ from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.grid.shards import object_cells
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.locks import LOCK_NAME
-from dask_zv.storage.marks import REPLACING
 from dask_zv.storage.objects import Objects
+from dask_zv.storage.specs import REPLACING
 
 _LITERALS = ("data", "offsets", "present_mask")
 _NO_NODES = (DOCUMENT, CATALOG_NAME)

@@ -17,7 +17,6 @@ from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_spatial_key, join, 
 from dask_zv.format.links import parse_delta
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.report import Report
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.graph.tasks import commit
 from dask_zv.level.contents import LevelContents, opened_contents
@@ -40,13 +39,12 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.local import sweep
 from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.marks import check_not_replaced
 from dask_zv.storage.nodes import SETTINGS, merge_attributes, put_catalog, read_document
 from dask_zv.storage.objects import Address, Objects
 from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.per_chunk.write import look_at_blobs
 from dask_zv.storage.receipts import Columns, Receipt, combine_receipts
-from dask_zv.storage.specs import BlockResult, CommitSpec, Place
+from dask_zv.storage.specs import BlockResult, CommitSpec, Place, check_not_replaced
 from dask_zv.write.object_index import write_edge_table, write_lengths
 
 Work = tuple[Callable[..., Receipt], list[Any], Callable[..., None]]
@@ -127,8 +125,7 @@ def _per_chunk_work(level: LevelContents, objects: Objects) -> Work | None:
         [(a, k) for k in wanted[i : i + settings().pass_chunks] for a in arrays if k in have[a]]
         for i in range(0, len(wanted), settings().pass_chunks)
     ]
-    report = Report(-1, 0, 0, 0, 0, 0, 0.0)
-    spec = CommitSpec(level.place, (), (), catalog=True, replace=False, remove=(), report=report)
+    spec = CommitSpec(level.place, (), (), catalog=True)
     return _look_per_chunk, parts, partial(_commit, spec)
 
 

@@ -21,8 +21,8 @@ from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema
 from dask_zv.level.source import LevelSource, check_unchanged
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.layout import Blobs
-from dask_zv.storage.marks import check_not_replaced
 from dask_zv.storage.objects import Address
+from dask_zv.storage.specs import check_not_replaced
 
 
 def sum_by_chunk(of_fragments: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.object_tables import ObjectTables, plain_table, values_dtype
 from dask_zv.level.source import LevelSource, check_same_objects
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.marks import check_not_replaced
+from dask_zv.storage.specs import check_not_replaced
 
 GROUPS = 0
 """Name of the column (count, groups) that tells which groups each object is in."""

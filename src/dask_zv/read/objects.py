@@ -13,8 +13,8 @@ from dask_zv.level.fragment_table import FragmentTable
 from dask_zv.level.object_index import ObjectIndex, fragment_owners
 from dask_zv.level.source import LevelSource
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.marks import check_not_replaced
 from dask_zv.storage.objects import together
+from dask_zv.storage.specs import check_not_replaced
 
 
 @dataclass(frozen=True, slots=True, eq=False)

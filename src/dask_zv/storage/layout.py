@@ -22,7 +22,6 @@ from dask_zv.storage.grid.commit import commit_grid, make_grid_nodes, store_in_g
 from dask_zv.storage.grid.plan import check_spatial, plan_in_grid
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.marks import mark
 from dask_zv.storage.nodes import SETTINGS
 from dask_zv.storage.objects import Address, Objects
 from dask_zv.storage.per_chunk.plan import plan_per_chunk
@@ -35,7 +34,7 @@ from dask_zv.storage.per_chunk.write import (
     write_blob_meta,
 )
 from dask_zv.storage.receipts import Receipt
-from dask_zv.storage.specs import BatchPlan, BlockSpec, CommitSpec, LayoutName, Place, Queued
+from dask_zv.storage.specs import BatchPlan, BlockSpec, CommitSpec, LayoutName, Place, Queued, mark
 
 Blobs = PerChunk | GridArrays
 
@@ -133,7 +132,7 @@ def open_place(place: Place) -> Blobs:
 
 def must_prepare(spec: CommitSpec) -> bool:
     """Return True if :func:`prepare` has something to do before any block is stored."""
-    return bool(spec.mark) or open_objects(spec.place.handle).nodes_first
+    return bool(spec.marker) or open_objects(spec.place.handle).nodes_first
 
 
 def prepare(spec: CommitSpec) -> None:
@@ -141,8 +140,8 @@ def prepare(spec: CommitSpec) -> None:
     objects = open_objects(spec.place.handle)
     if objects.nodes_first:
         _LAYOUTS[spec.place.layout].make_nodes(objects, spec)
-    elif spec.mark:
-        mark(objects, spec.place.prefix, spec.mark)
+    elif spec.marker:
+        mark(objects, spec.place.prefix, spec.marker)
 
 
 def detect_layout(objects: Objects, prefix: str, attributes: Mapping[str, Any] | None = None) -> LayoutName | None:

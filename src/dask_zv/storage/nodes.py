@@ -120,13 +120,8 @@ def merge_attributes(objects: Objects, path: str, attributes: Mapping[str, Any],
     With `replace` they become all of its attributes. Two writers who do so at once lose what one of them says: who does not
     hold a lock takes :func:`update_attributes`.
     """
-    document = read_document(objects, path)
-    if document is None:
-        ensure_groups(objects, [path.rpartition("/")[0]] if path else [])
-        objects.put(join(path, DOCUMENT), group_document(attributes))
-        return
-    document["attributes"] = {**({} if replace else document.get("attributes", {})), **attributes}
-    objects.put(join(path, DOCUMENT), dump_json(_alone(document)))
+    for key, document in merged_documents(objects, [(path, attributes)], replace=replace):
+        objects.put(key, document)
 
 
 def update_attributes(objects: Objects, path: str, attributes: Mapping[str, Any], above: Sequence[str] = ()) -> None:
@@ -145,6 +140,8 @@ def merged_documents(
     objects: Objects,
     changes: Iterable[tuple[str, Mapping[str, Any]]],
     known: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    replace: bool = False,
 ) -> list[tuple[str, bytes]]:
     """Return (key, document) of nodes with JSON values merged into their attributes; an absent node is a new group.
 
@@ -157,7 +154,7 @@ def merged_documents(
         if document is None:
             ensure_groups(objects, [path.rpartition("/")[0]] if path else [])
             document = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-        now = document.get("attributes", {})
+        now = {} if replace else document.get("attributes", {})
         new = merge_root(now, known[path], attributes) if known and path in known else {**now, **attributes}
         merged[path] = {**_alone(document), "attributes": new}
     return [(join(path, DOCUMENT), dump_json(document)) for path, document in merged.items()]

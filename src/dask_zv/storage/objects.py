@@ -7,10 +7,14 @@ requests in flight.
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 from urllib.parse import quote
 
@@ -22,6 +26,7 @@ from dask_zv.errors import FormatError, NotFoundError, StoreError, escaped
 from dask_zv.format.keys import join, parse_key
 from dask_zv.storage.catalog import Catalog
 
+_LOG = logging.getLogger("dask_zv.storage")
 BytesLike = bytes | bytearray | memoryview
 Request = tuple[str, "tuple[int, int] | None"]
 """A key and, for a ranged read, (offset, length); a negative offset asks for that many bytes at the end."""
@@ -183,6 +188,36 @@ def together(objects: Objects, *calls: Callable[[], Any]) -> list[Any]:
         return [call() for call in calls]
     with ThreadPoolExecutor(len(calls)) as pool:
         return [f.result() for f in [pool.submit(call) for call in calls]]
+
+
+@dataclass(slots=True)
+class Retries:
+    """How often the store was asked again."""
+
+    count: int = 0
+
+
+# the loop that makes the requests runs each in a copy of the caller's context: the copies share this object
+_COUNTER: ContextVar[Retries | None] = ContextVar("dask_zv_retries", default=None)
+
+
+@contextmanager
+def counted_retries() -> Iterator[Retries]:
+    """Count the retries of the requests that are made inside."""
+    retries = Retries()
+    token = _COUNTER.set(retries)
+    try:
+        yield retries
+    finally:
+        _COUNTER.reset(token)
+
+
+def count_retry(why: str) -> None:
+    """Note that a request failed and will be made again; `why` is free of secrets."""
+    _LOG.warning("asking again: %s", why)
+    counter = _COUNTER.get()
+    if counter is not None:
+        counter.count += 1
 
 
 class BlobReader(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,6 @@ from numpy.typing import NDArray
 from dask_zv.format.keys import is_spatial_key, parse_key
 from dask_zv.spatial.chunks import group_by_chunk
 from dask_zv.storage.codecs import crc32c
-
-if TYPE_CHECKING:
-    pass
-
 
 COLUMNS: Mapping[str, tuple[Any, int]] = {
     "nbytes": (np.int64, -1),

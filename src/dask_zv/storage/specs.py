@@ -1,4 +1,9 @@
-"""What tasks carry: where a batch writes, how a block is stored, what the commit does; and payloads in one form."""
+"""A write as values: where it goes, how a block is stored, what the commit does; payloads in one form; and its marks.
+
+What a write leaves beside its data: the mark that chunks are being replaced, its journal, and the stamp of the last commit. A
+replaced cell is whole by itself and, to a reader with the old catalog, looks like another tool's edit. Where a mark lies beside
+the arrays, it is not taken for one. A write that died leaves its mark; the next one that replaces the level removes it.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +18,13 @@ from typing import Any, Literal
 import numpy as np
 
 from dask_zv.config import settings
-from dask_zv.errors import InputError, PlanError
+from dask_zv.errors import FormatError, InputError, PlanError
 from dask_zv.format.grids import GridSpec
-from dask_zv.format.keys import check_chunk_key, join
+from dask_zv.format.keys import DOCUMENT, check_chunk_key, join
 from dask_zv.geometry.block import EncodedBlock
 from dask_zv.spatial.chunks import runs_of
-from dask_zv.storage.handles import StoreHandle
+from dask_zv.storage.catalog import CATALOG_NAME, catalog_stamp, stamped_document
+from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import as_bytes, check_array_name
 from dask_zv.storage.objects import Address, Objects
@@ -49,7 +55,6 @@ class GridPlan:
     # The batch is the first content of the arrays: where another writer's is there at the end, it is refused
     alone: bool = False
     listed: str = ""  # where there was no catalog: which chunks the arrays in shards listed
-    marker: str = ""  # name of the mark that chunks are being replaced; empty where none is
     # Grids of arrays whose names only the blocks know, by the group above them
     families: Mapping[str, GridSpec] = field(default_factory=dict)
 
@@ -61,11 +66,9 @@ class GridPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockSpec:
-    """How one task stores its blobs."""
+class PerChunkPlan:
+    """How one block is packed in layout ``per_chunk``, beside what was there when its batch was planned."""
 
-    place: Place
-    declared: str | None = None  # digest of the addresses that the payload must have
     # Pack the blobs into shards, cut at multiples of this along the Morton curve; None stores every blob on its own
     shard_chunks: int | None = None
     shard_number: int | None = None  # pack all blobs of an array into this one shard instead
@@ -77,7 +80,16 @@ class BlockSpec:
     # Members of the shards to merge that another block of the batch stores as arrays of their own: they stay in the shard
     # as they are, and that block's receipt speaks of them
     beside: frozenset[Address] = frozenset()
-    grid: GridPlan | None = None  # the arrays' grids, in layout ``grid``; of the above only `place` and `declared` count there
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSpec:
+    """How one task stores its blobs."""
+
+    place: Place
+    grid: GridPlan | None = None  # in layout ``grid``
+    packing: PerChunkPlan = PerChunkPlan()  # in layout ``per_chunk``
+    declared: str | None = None  # digest of the addresses that the payload must have
     topic: str = ""  # where the block is told of on a cluster, for a progress bar; empty where nobody listens
 
 
@@ -88,7 +100,7 @@ class BlockResult:
     receipt: Receipt
     started: float  # seconds since the epoch, on the clock of the machine that stored it
     ended: float
-    extra: Any = None  # see :class:`EncodedBlock`
+    extra: Any = None  # see :class:`~dask_zv.geometry.block.EncodedBlock`
     metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     records: Mapping[str, int] = field(default_factory=dict)
     kind: str = ""  # which block: of "vertices" or of "links"
@@ -121,7 +133,12 @@ class CommitSpec:
     catalog: bool
     replace: bool = False  # the batch is the whole content of its `arrays`: what they held before is removed
     remove: tuple[str, ...] = ()  # nodes to remove
-    report: Any = None  # what is known before the run; passed on
+    # What the report says: vertices, where the receipts don't tell; objects; positions out of bounds that were left out;
+    # blocks of an earlier run that were kept
+    count: int = -1
+    objects: int = 0
+    dropped: int = 0
+    kept: int = 0
     # There was a catalog when the batch was planned: where it is gone at the end, somebody wrote blobs that none lists
     extends_catalog: bool = False
     grid: GridPlan | None = None  # the arrays' grids, in layout ``grid``
@@ -130,7 +147,7 @@ class CommitSpec:
     stamp: str = ""  # says which write this is: left beside the catalog, so that the same write, begun again, finds itself done
     # With `replace`, an earlier run may have died in its commit: what is to be removed is found by listing the arrays
     sweep: bool = False
-    marker: str = ""  # in layout ``per_chunk``: name of the mark that chunks are being replaced; empty where none is
+    marker: str = ""  # name of the mark that chunks are being replaced; empty where none is
     # Vertices that the scan of the input counted for each block: none may have stored others
     rows: tuple[int, ...] | None = None
     # The group held nothing when the batch was planned, in layout ``per_chunk``: what others have stored since is to be
@@ -139,12 +156,7 @@ class CommitSpec:
     # Attributes of the store's root (``..``) as they were read: of those in `metadata`, the others are changes
     root: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def mark(self) -> str:
-        """Name of the mark that chunks are being replaced, in either layout; empty where none is."""
-        return self.marker if self.grid is None else self.grid.marker
-
-    def told_by(self, results: Sequence[BlockResult]) -> dict[str, dict[str, Any]]:
+    def collect_attributes(self, results: Sequence[BlockResult]) -> dict[str, dict[str, Any]]:
         """Return all attributes by path, in order: those that were known before, and what the blocks found out."""
         out = {path: dict(attributes) for result in results for path, attributes in result.metadata.items()}
         for path, attributes in self.metadata:
@@ -220,7 +232,7 @@ def normalise(payload: Any, spec: BlockSpec) -> tuple[dict[Address, bytes], Mapp
     """Return a payload as ``{(array, chunk key): bytes}`` with the rows of its chunks."""
     rows: Mapping[str, int] = {}
     if isinstance(payload, EncodedBlock):  # made by this library
-        return dict(payload.blobs), payload.rows
+        return payload.blobs, payload.rows
     if spec.declared is None and isinstance(payload, list):  # cut by the batch itself, which has checked the names
         return {(a, k): d if type(d) is bytes else as_bytes(d, join(spec.place.prefix, a), k) for a, k, d in payload}, rows
     items: Iterable[tuple[Address, Any]]
@@ -261,3 +273,69 @@ def normal_path(prefix: str, path: str) -> str:
     while path == ".." or path.startswith("../"):
         prefix, path = prefix.rpartition("/")[0], path[3:]
     return join(prefix, path)
+
+
+REPLACING = "dask_zv_replacing-"
+
+
+def mark(objects: Objects, prefix: str, name: str) -> None:
+    """Mark that chunks of the group at `prefix` are about to change."""
+    objects.put(join(prefix, REPLACING + name), b"chunks beside this are being replaced; it goes with the commit")
+
+
+def _marks(objects: Objects, prefix: str) -> list[str]:
+    return [join(prefix, name) for name in objects.list_dir(prefix) if name.startswith(REPLACING)]
+
+
+def unmark(objects: Objects, prefix: str, name: str | None) -> None:
+    """Remove one mark, all where None."""
+    objects.delete_many(_marks(objects, prefix) if name is None else [join(prefix, REPLACING + name)])
+
+
+def check_not_replaced(objects: Objects, prefix: str, chunk: str | None = None) -> None:
+    """Raise where chunks of a group that are not those of its last commit are a write's that did not reach its own."""
+    found = _marks(objects, prefix)
+    if found:
+        raise FormatError(
+            f"{'the chunk' if chunk else 'the level'} is being replaced, or its writer died before the commit: wait for it, or "
+            f"write it again (mode='overwrite', and resume=True where that was given); '/{found[0]}' marks it",
+            store=objects.url, array=prefix, chunk=chunk,
+        )  # fmt: skip
+
+
+JOURNAL = "dask_zv_journal"
+"""Name of the array, in a level, that keeps the receipts of an unfinished write."""
+
+
+def written_stamp(place: Place) -> str | None:
+    """Return the stamp of a group's last commit, None where that left none."""
+    objects, path = open_objects(place.handle), join(place.prefix, CATALOG_NAME)
+    data = objects.get(f"{path}/{DOCUMENT}")
+    if data is None:
+        return None
+    return catalog_stamp(data, path, objects.url)
+
+
+def journal_key(prefix: str) -> str:
+    """Return the key of the journal's document."""
+    return join(prefix, JOURNAL, DOCUMENT)
+
+
+def end_write(objects: Objects, spec: CommitSpec, seen: Objects) -> None:
+    """Do the last steps of a commit: remove nodes, leave the stamp, and end the journal that `seen` may have.
+
+    Who finds the stamp of a write knows that it is done. `seen` is the same store, or what was fetched of it.
+    """
+    prefix = spec.place.prefix
+    for path in spec.remove:
+        objects.delete_prefix(normal_path(prefix, path))
+    for above in dict.fromkeys(family.rpartition("/")[0] for family in spec.families if spec.replace):
+        while above and all(name == DOCUMENT for name in objects.list_dir(join(prefix, above))):
+            objects.delete_prefix(join(prefix, above))
+            above = above.rpartition("/")[0]
+    key = join(prefix, CATALOG_NAME, DOCUMENT)
+    if spec.stamp and (data := objects.get(key)) is not None:
+        objects.put(key, stamped_document(data, spec.stamp, join(prefix, CATALOG_NAME), objects.url))
+    if seen.get(journal_key(prefix)) is not None:
+        objects.delete_prefix(join(prefix, JOURNAL, "c"))  # the document last: where this ends in the middle, it tells the next
+        objects.delete_prefix(join(prefix, JOURNAL))

@@ -20,8 +20,8 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, Wrap
 from dask_zv.config import settings
 from dask_zv.errors import ReadOnlyError, StoreError, ZVError
 from dask_zv.format.keys import DOCUMENT, confined
-from dask_zv.storage.faults import cause_of, count_retry, is_transient, says, storage_error, told_of
-from dask_zv.storage.objects import BytesLike, Objects, Request
+from dask_zv.storage.faults import cause_of, is_transient, says, storage_error, told_of
+from dask_zv.storage.objects import BytesLike, Objects, Request, count_retry
 from dask_zv.storage.zarr_reads import ZarrReads
 
 _CONDITIONAL = ("S3FileSystem", "GCSFileSystem")

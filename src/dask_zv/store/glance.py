@@ -21,9 +21,9 @@ from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.spatial.chunks import group_by_chunk
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.marks import JOURNAL, REPLACING
 from dask_zv.storage.nodes import SETTINGS, load_catalog
 from dask_zv.storage.objects import together
+from dask_zv.storage.specs import JOURNAL, REPLACING
 from dask_zv.write.journal import find_journal
 
 T = TypeVar("T")

@@ -22,8 +22,7 @@ from dask_zv.format.grids import GridSpec, codec_list
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.level.contents import LevelContents
 from dask_zv.spatial.chunks import group_by_chunk, morton_codes, runs_of
-from dask_zv.storage.grid.plan import cut_units
-from dask_zv.storage.grid.settings import grid_of_bounds, packing
+from dask_zv.storage.grid.plan import cut_units, grid_of_bounds, packing
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Address

@@ -103,8 +103,7 @@ class Job:
 
     def keeping(self, blocks: int) -> Job:
         """Return the same write with a report that says how many blocks of an earlier run it has kept."""
-        report = dataclasses.replace(self.commit.report, kept=blocks)
-        return dataclasses.replace(self, commit=dataclasses.replace(self.commit, report=report))
+        return dataclasses.replace(self, commit=dataclasses.replace(self.commit, kept=blocks))
 
     def release(self) -> None:
         """Let go of partitions that the scan has kept."""
@@ -122,9 +121,9 @@ class Job:
         return None if self.block.grid is None else self.block.grid.specs
 
     def known_report(self) -> Report:
-        """Return what is known of the write before it runs, and where it is found to be committed."""
-        known: Report = dataclasses.replace(self.commit.report, chunks=len(self.scan.coords))
-        return known
+        """Return what is known of the write where it is found to be committed."""
+        objects = self.objects.count if self.objects is not None else 0
+        return Report(self.scan.rows, len(self.scan.coords), objects, 0, 0, 0, 0.0, self.scan.dropped)
 
     def rows(self) -> tuple[int, ...]:
         """Return the vertices that the scan counted for each block."""

@@ -34,10 +34,9 @@ from dask_zv.geometry.rows import LinkRows
 from dask_zv.geometry.schema import parse_dtype
 from dask_zv.storage.codecs import crc32c, unpack_zstd
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.marks import JOURNAL
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.receipts import COLUMNS, Columns, Receipt
-from dask_zv.storage.specs import BlockResult, Place
+from dask_zv.storage.specs import JOURNAL, BlockResult, Place
 
 _MAGIC = b"DZVR"
 _VERSION = 1

@@ -17,19 +17,18 @@ from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import Axis
 from dask_zv.geometry.kinds import KINDS
 from dask_zv.geometry.schema import PointSchema
-from dask_zv.graph.report import Report
 from dask_zv.graph.run import check_writable, task_memory
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import make
 from dask_zv.level.object_tables import EDGE_COUNTS
 from dask_zv.storage.catalog import CATALOG_NAME
-from dask_zv.storage.grid.settings import grid_settings
+from dask_zv.storage.grid.plan import grid_settings
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.nodes import SETTINGS
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.opening import objects_are_cheap
-from dask_zv.storage.specs import BlockSpec, CommitSpec, Place
+from dask_zv.storage.specs import BlockSpec, CommitSpec, PerChunkPlan, Place
 from dask_zv.write.blocks import plan_blocks, plan_grid, run_of_shard
 from dask_zv.write.containers import EACH_AXIS
 from dask_zv.write.convert import Conversion
@@ -110,14 +109,12 @@ def plan_write(
         arrays = [*schema.arrays, *(links.arrays if links else ())]
         grid = plan_grid(level, scan, arrays, options["mode"], schema.row_bytes)
         grid = dataclasses.replace(grid, families=dict.fromkeys(families, grid.specs["vertices"]))
-        if replace and len(open_place(place).list_keys("vertices")):
-            grid = dataclasses.replace(grid, marker=uuid.uuid4().hex[:12])
     else:
         shards = run_of_shard(
             store.settings.get("shard_chunks", "auto"), scan.coords, local=objects_are_cheap(store.handle), url=store.url,
             counts=scan.counts, row_bytes=schema.row_bytes,
         )  # fmt: skip
-    marker = uuid.uuid4().hex[:12] if replace and grid is None else ""
+    replaces = replace and (grid is None or len(open_place(place).list_keys("vertices")))
     cells = None if grid is None else grid.specs["vertices"]
     plan = plan_blocks(scan, schema.row_bytes, shards, partitions.count, cells, task_memory())
     metadata: list[tuple[str, Mapping[str, Any]]] = list(schema.array_metadata(grid=grid is not None))
@@ -143,13 +140,14 @@ def plan_write(
         catalog=True,
         replace=replace,
         remove=old_nodes(opened, place, schema, objects, families, trees=trees) if replace else (),
-        report=Report(scan.rows, 0, objects.count if objects else 0, 0, 0, 0, 0.0, scan.dropped),
+        objects=objects.count if objects else 0,
+        dropped=scan.dropped,
         grid=grid,
         families=families if grid is not None else (),
-        marker=marker,
+        marker=uuid.uuid4().hex[:12] if replaces else "",
         root={**store.metadata.to_attributes(), SETTINGS: dict(store.settings)},
     )
-    block, digest = BlockSpec(place, shard_chunks=shards, grid=grid), job_digest(commit, scan, objects, links, schema)
+    block, digest = BlockSpec(place, grid, PerChunkPlan(shards)), job_digest(commit, scan, objects, links, schema)
     if store.pending and not make(store):
         raise PlanError("another process has made a store here meanwhile: make the same call again", store=store.url)
     job = Job(

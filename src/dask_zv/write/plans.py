@@ -25,15 +25,14 @@ from dask_zv.graph.keeping import nothing_kept
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import compute_one
 from dask_zv.storage.local import partial_name
-from dask_zv.storage.marks import written_stamp
-from dask_zv.storage.specs import BlockResult
+from dask_zv.storage.specs import BlockResult, written_stamp
 from dask_zv.write.exchange import spill_directory
 from dask_zv.write.job import Job, dumps_job, finished, hand_in, identity
 from dask_zv.write.journal import Journal, decode_receipt, encode_receipt, whole_blocks
 from dask_zv.write.options import filled
 
 _ANY_MAGIC = b"dask-zv plan "
-_MAGIC = _ANY_MAGIC + b"3\n"
+_MAGIC = _ANY_MAGIC + b"4\n"
 _NAMED = 10
 
 
@@ -161,7 +160,7 @@ class WritePlan(Delayed):
             raise IndexError(f"the plan has {len(self)} blocks, 0 to {len(self) - 1}; there is no {block}")
         if block in self._done:
             return BlockReceipt(self.digest, block, self._done[block])
-        if self._job.commit.mark and self._is_committed():
+        if self._job.commit.marker and self._is_committed():
             raise PlanError("the plan is committed already, and has no block left to store", store=self._url)
         builder = GraphBuilder(f"zv-{self._job.name}")
         ref = self._job.add_blocks(builder, [block])[block]

@@ -20,8 +20,7 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.icechunk.session import undone_on_failure
 from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.local import sweep
-from dask_zv.storage.marks import JOURNAL, journal_key, written_stamp
-from dask_zv.storage.specs import BlockResult
+from dask_zv.storage.specs import JOURNAL, BlockResult, journal_key, written_stamp
 from dask_zv.write.exchange import remove_spill, spill_directory
 from dask_zv.write.job import Job, finished, hand_in
 from dask_zv.write.journal import Journal, find_journal, whole_blocks

@@ -1,10 +1,14 @@
-"""Storing in layout ``grid``: blocks of cells, and what makes them visible, the documents of arrays and the catalog."""
+"""Storing in layout ``grid``: blocks of cells, and what makes them visible, the documents of arrays and the catalog.
+
+One module because a single blob, a batch, and a batch that runs again end in the same documents, in the same order.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,12 +19,10 @@ from dask_zv.format.documents import dump_json
 from dask_zv.format.grids import ORIGIN, GridArray, GridSpec, cell_path, grid_document, listed_coords, parse_grid_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, join, keys_to_coords
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, Node, merge_catalog
-from dask_zv.storage.grid.plan import check_shards, check_spatial, commit_keys, found_by, grid_for, without_grid
+from dask_zv.storage.grid.plan import check_spatial, commit_keys, default_grid, grid_for, lists_digest, without_grid
 from dask_zv.storage.grid.read import GridArrays
-from dask_zv.storage.grid.settings import default_grid, is_family
 from dask_zv.storage.grid.shards import store_cells
 from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.marks import end_write, journal_key, mark, unmark
 from dask_zv.storage.nodes import (
     LAST,
     catalog_objects,
@@ -36,11 +38,13 @@ from dask_zv.storage.nodes import (
 )
 from dask_zv.storage.objects import Address, Objects, snapshot
 from dask_zv.storage.receipts import COLUMNS, Columns, Receipt
-from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan, normal_path, root_lock
+from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan, end_write, journal_key, mark, normal_path, root_lock, unmark
 
 _OF_CONTENT = ("zv_array", "dtype", "encoding", "name", "row_shape", "channel_names", "categories", "ordered", "_FillValue",
                "declared_categorical")  # fmt: skip
 """Attributes that describe what an array holds, and go with it; others, of other tools, stay when it is replaced."""
+_FAMILIES = ("links_family", "link_attribute_family", "object_index", "geometry_index")
+"""What groups of arrays are called, which have no grid."""
 _REFUSED = "refused"
 """Name of the mark that a batch leaves which came too late."""
 _VERIFICATIONS = 5
@@ -60,14 +64,13 @@ def write_cell(objects: Objects, prefix: str, array: str, key: str, payload: byt
         if document is not None and held is None:
             raise StoreError(f"'/{path}' is {kind_of(document)}, not an array of chunks", store=objects.url)
         spec = held.spec if held is not None else grid_for(objects, prefix, array, {}, default_grid(objects, prefix))
-        plan = found_by({array: held}, {array: spec})
         if held is None and objects.nodes_first:
             spec.cells_of(keys_to_coords([key], spec.rank), path)
-            make_nodes(objects, prefix, plan.specs)
-        stored = store_cells(objects, prefix, plan.specs, {array: {key: payload}}, plan.existing)
+            make_nodes(objects, prefix, {array: spec})
+        stored = store_cells(objects, prefix, {array: spec}, {array: {key: payload}}, [] if held is None else [array])
         drop_catalogs(objects, [path])  # they would no longer say what is here
         if held is None or held.nonempty is None or (key in held.nonempty) != bool(payload):
-            merge_arrays(objects, prefix, plan, stored, {}, whole=False)
+            write_documents(objects, prefix, {array: spec}, {array: held}, stored)
 
 
 def write_grid_meta(objects: Objects, prefix: str, array: str, meta: Mapping[str, Any]) -> None:
@@ -80,7 +83,7 @@ def write_grid_meta(objects: Objects, prefix: str, array: str, meta: Mapping[str
             merge_attributes(objects, path, meta if held is None else without_grid(meta, held.spec, path, objects.url))
             return
         base = None if "shape" in meta and "codecs" in meta else default_grid(objects, prefix)
-        if is_family(meta) or ("shape" not in meta and base is None):
+        if meta.get("zv_array") in _FAMILIES or ("shape" not in meta and base is None):
             merge_attributes(objects, path, meta)
             return
         attributes = {k: v for k, v in meta.items() if k not in ("shape", ORIGIN)}
@@ -146,8 +149,8 @@ def commit_grid(store: Objects, spec: CommitSpec, total: Receipt, attributes: Ma
             puts = [*_catalog_objects(prefix, None if whole else catalog, nodes, total), *puts]
         locked.check()
         put_documents(objects, puts)
-        if plan.marker and not store.nodes_first:
-            unmark(store, prefix, None if whole else plan.marker)
+        if spec.marker and not store.nodes_first:
+            unmark(store, prefix, None if whole else spec.marker)
     if spec.replace:
         _remove_cells(store, prefix, plan, before, total, found=spec.sweep)
         _remove_members(store, prefix, spec.families, plan.specs)
@@ -187,23 +190,79 @@ def merge_arrays(
         if catalog is not None:
             known = GridArrays(objects, prefix, catalog).catalogued(catalog.nodes)
             catalog = catalog if known.keys() >= {*catalog.nodes, *filled} else None
-        check_shards(plan, objects, prefix, total, held, catalog)
+        _check_shards(plan, objects, prefix, total, held, catalog)
+    written = write_documents(objects, prefix, plan.specs, held, total, metadata, whole=whole, before_last=before_last)
+    # an array whose chunks were there before is in a catalog only with all of them
+    complete = catalog is not None or whole or not any(a is not None and a.nonempty != frozenset() for a in held.values())
+    return catalog, {array: Node.of(*found) for array, found in written.items()} if complete else None
+
+
+def write_documents(
+    objects: Objects,
+    prefix: str,
+    specs: Mapping[str, GridSpec],
+    held: Mapping[str, GridArray | None],
+    total: Receipt,
+    metadata: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    *,
+    whole: bool = False,
+    before_last: Sequence[tuple[str, bytes]] = (),
+) -> dict[str, tuple[dict[str, Any], str]]:
+    """Write the documents of arrays, of which `held` are there, see :func:`merge_arrays`; return each, and its identity."""
     documents = {
         array: _merged(objects, prefix, array, spec, held[array], total, metadata.get(array, {}), whole=whole)
-        for array, spec in plan.specs.items()
+        for array, spec in specs.items()
     }
     ensure_groups(objects, sorted({join(prefix, a).rpartition("/")[0] for a in documents}))
     order = sorted(documents, key=lambda a: (a == LAST, a))
-    nodes: dict[str, Node] = {}
-    waves = [order[:-1], order[-1:]] if LAST in documents and len(order) > 1 else [order]
-    for wave in waves:
+    written: dict[str, tuple[dict[str, Any], str]] = {}
+    for wave in [order[:-1], order[-1:]] if LAST in documents and len(order) > 1 else [order]:
         if wave[-1:] == [LAST]:
             put_documents(objects, before_last)
         identities = objects.put_identified((join(prefix, a, DOCUMENT), dump_json(documents[a])) for a in wave)
-        nodes |= {array: Node.of(documents[array], identity) for array, identity in zip(wave, identities, strict=True)}
-    # an array whose chunks were there before is in a catalog only with all of them
-    complete = catalog is not None or whole or not any(a is not None and a.nonempty != frozenset() for a in held.values())
-    return catalog, nodes if complete else None
+        written |= {array: (documents[array], identity) for array, identity in zip(wave, identities, strict=True)}
+    return written
+
+
+def _check_shards(
+    plan: GridPlan,
+    objects: Objects,
+    prefix: str,
+    total: Receipt,
+    held: Mapping[str, GridArray | None],
+    catalog: Catalog | None,
+) -> None:
+    """Raise where another writer, since the batch was planned, committed chunks to a shard that the batch stored."""
+    if catalog is None and lists_digest(held) == plan.listed:
+        return
+    if catalog is not None and catalog.token == plan.token:
+        return
+    for array, columns in total.arrays.items():
+        spec, found = plan.specs[array], held.get(array)
+        if catalog is None:
+            others = None if found is None else listed_coords(found.nonempty or (), found.spec.rank)
+        else:
+            others = catalog.coords[catalog.chunks_of(array)] if array in catalog.arrays else None
+        if spec.shard_shape is None or others is None:
+            continue
+        mine = total.coords[columns.have]
+        known = {tuple(c) for c in mine.tolist()}
+        shards = [tuple(s) for s in spec.objects_of(mine).tolist()]
+        stamps = dict(zip(shards, columns["stamp"][columns.have].tolist(), strict=True))
+        theirs = zip(others.tolist(), spec.objects_of(others).tolist(), strict=True)
+        lost = [".".join(map(str, c)) for c, shard in theirs if tuple(shard) in stamps and tuple(c) not in known]
+        now = objects.stamps([cell_path(join(prefix, array), s) for s in sorted(stamps)])
+        lost += [
+            f"of shard {list(s)}"
+            for s, f in zip(sorted(stamps), now, strict=True)
+            if stamps[s] and (f is None or f[1] != stamps[s])
+        ]
+        if lost:
+            raise PlanError(
+                "another writer committed chunks to a shard that this batch wrote at the same time, so that one of them is "
+                "lost: let one writer own a shard (blocks of whole shards), and write both again",
+                store=objects.url, array=join(prefix, array), chunk=lost[0],
+            )  # fmt: skip
 
 
 def _added(total: Receipt, array: str) -> set[str]:

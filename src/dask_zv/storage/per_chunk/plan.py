@@ -8,12 +8,10 @@ import numpy as np
 
 from dask_zv.format.keys import DOCUMENT, is_spatial_key, join, parse_key, shard_id, shard_name
 from dask_zv.spatial.chunks import morton_codes, morton_order
-from dask_zv.storage.nodes import (
-    load_catalog,
-)
+from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import Address, Objects
 from dask_zv.storage.per_chunk.read import ArrayListing, PerChunk
-from dask_zv.storage.specs import BatchPlan, BlockSpec, CommitSpec, Place, Queued, keys_digest
+from dask_zv.storage.specs import BatchPlan, BlockSpec, CommitSpec, PerChunkPlan, Place, Queued, keys_digest
 
 _NOTHING = ArrayListing(frozenset(), {}, {}, frozenset())
 
@@ -132,13 +130,6 @@ def _block_spec(
         if key in listing.plain:
             superseded.append((array, key))
     members = {(a, k) for a, n in merge for k in listings.get(a, _NOTHING).shards.get(shard_name(n), ())}
-    return BlockSpec(
-        place,
-        declared,  # what the batch cut itself has the right keys
-        shards,
-        number,
-        frozenset(stay),
-        tuple(sorted(merge)),
-        tuple(superseded),
-        frozenset((members & every) - set(addresses)),
-    )
+    beside = frozenset((members & every) - set(addresses))
+    packing = PerChunkPlan(shards, number, frozenset(stay), tuple(sorted(merge)), tuple(superseded), beside)
+    return BlockSpec(place, packing=packing, declared=declared)  # what the batch cut itself has the right keys

@@ -13,7 +13,6 @@ from dask_zv.format.keys import DOCUMENT, coords_to_keys, is_shard_name, is_spat
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, merge_catalog
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.marks import end_write, unmark
 from dask_zv.storage.nodes import (
     LAST,
     drop_catalogs,
@@ -30,7 +29,7 @@ from dask_zv.storage.objects import Address, BytesLike, Objects
 from dask_zv.storage.per_chunk.plan import shard_numbers
 from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.receipts import Receipt, combine_receipts, make_receipt
-from dask_zv.storage.specs import BlockSpec, CommitSpec, normal_path, root_lock
+from dask_zv.storage.specs import BlockSpec, CommitSpec, PerChunkPlan, end_write, normal_path, root_lock, unmark
 
 
 def write_blob(objects: Objects, prefix: str, array: str, key: str, payload: bytes) -> None:
@@ -105,43 +104,45 @@ def _put_shards(
 
 def store_per_chunk(objects: Objects, spec: BlockSpec, payload: Mapping[Address, bytes], rows: Mapping[str, int]) -> Receipt:
     """Store a block's blobs."""
-    blobs = dict(payload)
-    target = PerChunk(objects, spec.place.prefix)
+    blobs, plan, prefix = dict(payload), spec.packing, spec.place.prefix
+    target = PerChunk(objects, prefix)
     shards: dict[tuple[str, int], dict[str, bytes]] = {}
     plain: list[tuple[str, str, bytes]] = []
-    numbers = shard_numbers(blobs, spec.shard_chunks, spec.shard_number)
+    numbers = shard_numbers(blobs, plan.shard_chunks, plan.shard_number)
     for (array, key), data in blobs.items():
         number = numbers.get(key)
-        if number is None or (array, key) in spec.stay_plain:
+        if number is None or (array, key) in plan.stay_plain:
             plain.append((array, key, data))
         else:
             shards.setdefault((array, number), {})[key] = data
-    stamps = _put_plain(objects, spec.place.prefix, plain)
+    stamps = _put_plain(objects, prefix, plain)
     places: dict[Address, tuple[int, int, int]] = {}
     with ExitStack() as turns:  # another batch may have chunks in the same shards
-        for number in sorted({n for _, n in shards if any(n == m for _, m in spec.merge)}):
-            turns.enter_context(commit_lock(objects, spec.place.prefix, f"-{shard_name(number)}"))
-        kept = {at: _kept_members(target, spec, *at, members) for at, members in shards.items()}
+        for number in sorted({n for _, n in shards if any(n == m for _, m in plan.merge)}):
+            turns.enter_context(commit_lock(objects, prefix, f"-{shard_name(number)}"))
+        kept = {at: _kept_members(target, plan, *at, members) for at, members in shards.items()}
         together = {at: {**kept[at], **members} for at, members in shards.items()}
-        stored, of_shards = _put_shards(objects, spec.place.prefix, together)
+        stored, of_shards = _put_shards(objects, prefix, together)
     for ((array, number), entries), stamp in zip(stored.items(), of_shards, strict=True):
-        told = [key for key in entries if (array, key) not in spec.beside]
+        told = [key for key in entries if (array, key) not in plan.beside]
         stamps.update(((array, key), stamp) for key in told)
         places.update({(array, key): (number, entries[key][0], entries[key][2]) for key in told})
         blobs.update({(array, key): data for key, data in kept[array, number].items() if key in told})
-    for array, key in spec.superseded:
+    for array, key in plan.superseded:
         objects.delete_prefix(target.path(array, key))
     return make_receipt(blobs, rows, places, len(plain) + len(shards), stamps)
 
 
-def _kept_members(target: PerChunk, spec: BlockSpec, array: str, number: int, members: Mapping[str, bytes]) -> dict[str, bytes]:
+def _kept_members(
+    target: PerChunk, plan: PerChunkPlan, array: str, number: int, members: Mapping[str, bytes]
+) -> dict[str, bytes]:
     """Return what a shard of ours already holds and this block does not replace."""
-    if (array, number) not in spec.merge:
+    if (array, number) not in plan.merge:
         return {}
     keep = [(array, key) for key in target.shard_keys(array, number) if key not in members]
-    kept = {key: data for (_, key), data in target.read_many([a for a in keep if a not in spec.beside]).items()}
+    kept = {key: data for (_, key), data in target.read_many([a for a in keep if a not in plan.beside]).items()}
     # those are being stored by another task right now: what the shard has, so that the same bytes come of every run
-    return kept | target.read_members(array, shard_name(number), [key for a, key in keep if (a, key) in spec.beside])
+    return kept | target.read_members(array, shard_name(number), [key for a, key in keep if (a, key) in plan.beside])
 
 
 def commit_per_chunk(objects: Objects, spec: CommitSpec, total: Receipt, attributes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -165,8 +166,8 @@ def commit_per_chunk(objects: Objects, spec: CommitSpec, total: Receipt, attribu
                 merge_attributes(objects, at, found, replace=own and spec.replace)
         locked.check()
         _write_catalog(objects, spec, total)
-        if spec.mark and not objects.nodes_first:
-            unmark(objects, prefix, None if spec.replace else spec.mark)
+        if spec.marker and not objects.nodes_first:
+            unmark(objects, prefix, None if spec.replace else spec.marker)
     if spec.replace:
         _remove_leftovers(objects, spec, total)
     end_write(objects, spec, objects)
