@@ -84,7 +84,7 @@ def test_one_level_is_written_once(repo, layout, mode):
     for seed, store in enumerate(stores):
         dzv.write_points(store, points(seed), mode=mode)
     winner = stores[0].commit("the first")
-    with pytest.raises(dzv.PlanError, match=r"both changed /.*: nothing was committed. Begin a new session") as caught:
+    with pytest.raises(dzv.PlanError, match=r"both changed /.*: nothing was committed. Open a new session") as caught:
         stores[1].commit("the second")
     assert winner in str(caught.value)
     assert isinstance(caught.value.__cause__, icechunk.RebaseFailedError)

@@ -244,7 +244,7 @@ def test_in_memory_and_other_processes(use_scheduler):
     session = icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main")
     store = create(session)
     before = state(session)
-    with use_scheduler("distributed"), pytest.raises(dzv.PlanError, match="thread"):
+    with use_scheduler("distributed"), pytest.raises(dzv.PlanError, match="a scheduler of this process"):
         dzv.write_points(store, **arguments())
     assert state(session) == before
 
