@@ -31,7 +31,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "modules entered: open and read a box": (32, 20),
     "modules entered: xarray, a box": (41, 25),
     "lines of src": (37_832, 28_000),
-    "lines of tests": (41_426, 32_000),
+    "lines of tests": (41_435, 32_000),
     "modules": (176, 120),
     f"modules over {LONG} lines without a reason": (0, 0),
     "modules in import circles": (0, 0),

@@ -28,7 +28,10 @@ LEFT = {
     ("xarray_backend/arrays.py", "_data"): "Variable.data reads a lazy array; what it is made of is wanted",
     ("xarray_backend/arrays.py", "xarray.core.indexing"): "xarray's guide to backends imports it from there",
     ("xarray_backend/arrays.py", "xarray.core.indexing.LazilyIndexedArray"): "xarray's guide to backends imports it from there",
-    ("xarray_backend/accessor.py", "xarray.core.groupby.DatasetGroupBy"): "the type of what groupby returns; xarray exports it nowhere",
+    (
+        "xarray_backend/accessor.py",
+        "xarray.core.groupby.DatasetGroupBy",
+    ): "the type of what groupby returns; xarray exports it nowhere",
     ("xarray_backend/arrays.py", "_in_memory"): "nothing public says whether a lazy variable was loaded, without loading it",
     ("xarray_backend/grouping.py", "xarray.core.groupby.DatasetGroupBy"): "as in xarray_backend/accessor.py",
     ("xarray_backend/measures.py", "_in_memory"): "as in xarray_backend/arrays.py",

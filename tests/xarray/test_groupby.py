@@ -12,6 +12,7 @@ from small_stores import write_small
 
 import dask_zv as dzv
 
+
 @pytest.fixture(params=["xarray alone", "flox"])
 def way(request):
     """With flox, and as where it is not installed."""
