@@ -209,7 +209,7 @@ def test_a_duplicate_beside_the_run_that_resumes(twice, failing_after, whole, tm
     with pytest.raises(PowerCutError) as caught:
         run(case, store)
     assert "s.zv" in caught.value.__notes__[0]
-    assert "resume=True" in caught.value.__notes__[0]
+    assert "the same call finishes it" in caught.value.__notes__[0]
     left[0] = 1000
     stragglers = late[:3]
 

@@ -106,7 +106,7 @@ SPOILED = {
     "written again": lambda r: r["resume"].update({"written again": ["3"]}),
     "differs": lambda r: r.update(differs=["0/vertices/zarr.json"]),
     "the same call again: error": lambda r: r["resume"].update(outcome="error", type="PlanError", text="no"),
-    "does not say resume=True": lambda r: r.update(
+    "does not say the same call": lambda r: r.update(
         told={"outcome": "error", "type": "KilledWorker", "text": "s.zv", "notes": []}
     ),
     "the program hangs": lambda r: r.update(told={"outcome": "hangs"}),

@@ -322,7 +322,7 @@ def test_a_partition_that_lacks_a_column_is_named():
             dzv.write_points(new(), table(frame, frame.drop(columns=lacking)), object_ids="cell")
     for other in (None, POINTS):
         for geometry, options in (("point_cloud", {}), ("polyline", {"object_ids": "cell", "sort_by": "a"})):
-            with pytest.raises(dzv.InputError, match="partition 1: a DataFrame is wanted, not a (NoneType|ndarray)"):
+            with pytest.raises(dzv.InputError, match="partition 1: expected a DataFrame, not an? (NoneType|ndarray)"):
                 VERBS[geometry](new(geometry), table(frame, other), **options)
     edges = pd.DataFrame({"source": [0], "target": [1]})
     lazy = dd.from_delayed([dask.delayed(edges[["source"]])], meta=edges.iloc[:0], verify_meta=False)
@@ -531,5 +531,5 @@ def test_empty_strings_of_objects_are_values(tmp_path):
     assert dzv.open(tmp_path / "t.zv").level(0).read().object_attributes["name"].tolist() == names, other
     dzv.write_polylines(store, points, lengths=[2, 2, 2], object_attributes={"name": ["b", None, "a"]}, mode="overwrite")
     assert dzv.open(tmp_path / "s.zv").level(0).read().object_attributes["name"].tolist() == ["b", None, "a"]
-    with pytest.raises(dzv.InputError, match="row 0 is '', which says 'none' where other objects have none .row 1."):
+    with pytest.raises(dzv.InputError, match="row 0 is '', which means 'no value' because other objects have none .row 1."):
         dzv.write_polylines(store, points, lengths=[2, 2, 2], object_attributes={"name": ["", None, "a"]}, mode="overwrite")

@@ -277,5 +277,5 @@ def test_what_writing_changes_of_a_store_is_no_difference(tmp_path):
 def test_other_hierarchies_are_refused(tmp_path):
     dzv.open_group(tmp_path / "g.zarr", "w").attrs["mine"] = 1
     for call in (dzv.create, lambda t, **k: dzv.write_points(t, TABLE, chunk_shape=CHUNK)):
-        with pytest.raises(dzv.MetadataError, match="no Zarr Vectors store"):
+        with pytest.raises(dzv.MetadataError, match="not a Zarr Vectors store"):
             call(tmp_path / "g.zarr", chunk_shape=CHUNK, exist_ok=True)

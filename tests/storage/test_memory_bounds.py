@@ -88,7 +88,7 @@ def test_more_names_than_a_level_has_room_for_are_refused_before_they_are_looked
     for i in range(30, 200):
         (path / "0" / "vertices" / f"{i + 10}.0").mkdir()
     for call in (lambda s: s.level(0).read(), lambda s: s.refresh(), lambda s: xr.open_dataset(s.url, engine="zv").load()):
-        with pytest.raises(dzv.FormatError, match=r"2\d\d names lie below it, and its level has room for 106 chunks"):
+        with pytest.raises(dzv.FormatError, match=r"2\d\d names lie below it, but its level has room for 106 chunks"):
             call(dzv.open(path, mode="r+"))
 
 

@@ -123,6 +123,11 @@ def test_variables_of_a_users_own_are_attributes_and_renamed_roles_are_roles():
     assert {"mine"} == set(found.attributes) - set(ABOUT)
 
 
+def mean_of_groups(ds):
+    with xr.set_options(use_flox=False):  # flox asks no index
+        return ds.groupby("object").mean()
+
+
 def test_selections_of_xarray_cut_both_dimensions_or_say_what_does():
     by_object = opened(write("polyline"), "objects")
     for cut in (
@@ -130,7 +135,7 @@ def test_selections_of_xarray_cut_both_dimensions_or_say_what_does():
         lambda ds: ds.sel(object=[5]),
         lambda ds: ds.isel(object=0),
         lambda ds: ds.sortby("object_level"),
-        lambda ds: ds.groupby("object").mean(),
+        mean_of_groups,
         lambda ds: ds.drop_sel(object=5),
         lambda ds: ds.head(object=1),
         lambda ds: xr.concat([ds, ds], "object", data_vars="minimal"),
@@ -184,7 +189,7 @@ def test_objects_that_are_cut_without_their_vertices_in_the_spatial_view():
             lambda ds: ds.sortby("object", ascending=False),
             lambda ds: ds.roll(object=1, roll_coords=True),
             lambda ds: ds.drop_sel(object=3),
-            lambda ds: ds.groupby("object").mean(),
+            mean_of_groups,
             lambda ds: ds.query(object="object_level > 0"),
             lambda ds: xr.concat([ds, ds], "object", data_vars="minimal"),
         ):
@@ -245,7 +250,8 @@ def test_names_of_dimensions_and_axes_that_change():
                 for other in (ds.rename({old: "q"}), ds.rename_dims({old: "q"}), ds.rename_vars({old: "q"})):
                     for use in (lambda d: d.zv.to_dataframe(), lambda d: d.zv.map_objects(len), lambda d: d.zv.to_store({})):
                         fails(dzv.InputError, f"{old!r}.* rename or swap it back", use, other)
-            for other in (ds.swap_dims(vertex="level"), ds.stack(q=["vertex"]), ds.swap_dims(object="object_level")):
+            stacked = ds.drop_indexes([n for n in "xyz" if n in ds.xindexes]).stack(q=["vertex"])  # xarray stacks one index
+            for other in (ds.swap_dims(vertex="level"), stacked, ds.swap_dims(object="object_level")):
                 fails(dzv.InputError, "rename or swap it back", other.zv.to_dataframe)
             with pytest.raises(dzv.InputError, match="integers"):
                 ds.set_index(object="object_level").zv.to_dataframe()

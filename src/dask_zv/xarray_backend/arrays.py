@@ -131,6 +131,8 @@ def selected_rows(array: Any, key: tuple[Any, ...]) -> Any:
         return None
     if is_whole(first, len(array)):
         return array
+    if isinstance(first, np.ndarray):
+        first = first.astype(np.int64, copy=False)  # a small dtype can't hold numbers of rows
     column, numbers = getattr(array, _KNOWN)
     chunks = chunks_of(array.chunks[0], first), *array.chunks[1:]
     return rows_array(column, picked(numbers, first, len(array)), chunks)

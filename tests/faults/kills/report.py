@@ -45,7 +45,9 @@ def _of_messages(record: Mapping[str, Any]) -> list[str]:
     if told["outcome"] != "error":
         return [f"the program {told['outcome']}"]
     text = "\n".join([told["text"], *told["notes"]])
-    return [f"the message does not say {w}: {told['type']}: {text}" for w in ("s.zv", "resume=True") if w not in text]
+    return [
+        f"the message does not say {w}: {told['type']}: {text}" for w in ("s.zv", "the same call finishes it") if w not in text
+    ]
 
 
 def _of_resume(record: Mapping[str, Any]) -> list[str]:
