@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from xarray.core.groupby import DatasetGroupBy
 
 Labels = pd.Index
-_OLD = inspect.signature(xr.Dataset.groupby).parameters.get("eagerly_compute_group")
-_NOT_NOW: dict[str, Any] = {} if _OLD is None or _OLD.default is not True else {"eagerly_compute_group": False}
-"""xarray 2025.4 computes a column to group by unless it is told not to; later ones take it for an old habit."""
 
 
 class LabelGrouper(Grouper):
@@ -86,7 +82,7 @@ def groupby(ds: xr.Dataset, group: str | Sequence[str], labels: Any, id_name: st
     if not any(v.chunks is not None for v in data.values()):
         data = _loaded(data)  # group by group it would be read over and over
     about = {k: ds.attrs[k] for k in ("zv_url", "zv_level") if k in ds.attrs}
-    return xr.Dataset(data, keys, about).groupby(groupers, **_NOT_NOW)
+    return xr.Dataset(data, keys, about).groupby(groupers)
 
 
 def _loaded(variables: Mapping[str, xr.Variable]) -> dict[str, xr.Variable]:
