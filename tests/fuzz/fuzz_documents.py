@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -135,10 +134,11 @@ POSITIONS = PointSchema(ChunkGrid((1.0,) * 3, (1,) * 3), np.dtype("<f4"))
 NOT_STALE: Any = SimpleNamespace(catalog_is_stale=False)
 
 
-@cache
+_PLACE = dzv.create({}, chunk_shape=(1, 1, 1))._contents.level(0).place  # once, here: what is fed to decoders creates no store
+
+
 def _source(schema: PointSchema) -> LevelSource:
-    place = dzv.create({}, chunk_shape=(1, 1, 1))._contents.level(0).place
-    return LevelSource(place, schema, None, "", False)
+    return LevelSource(_PLACE, schema, None, "", False)
 
 
 def _schema_seeds() -> list[Parts]:

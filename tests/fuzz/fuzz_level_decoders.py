@@ -76,9 +76,7 @@ class WorkingCopy:
 
     def apply(self, changes: Sequence[Any], blobs: Sequence[bytes]) -> None:
         """Make changes: ["put", path, number of the blob, keep the time of change], ["lose", path], ["copy", from, to]."""
-        moved = self.root.with_name(f"s{next(_counter)}.zv")
-        self.root.rename(moved)
-        self.root = moved
+        self._rename()
         for change in changes:
             kind, path = change[:2]
             if kind == "put":
@@ -90,12 +88,18 @@ class WorkingCopy:
             else:
                 self._write(change[2], self.files[path])
 
+    def _rename(self) -> None:
+        moved = self.root.with_name(f"s{next(_counter)}.zv")
+        self.root.rename(moved)
+        self.root = moved
+
     def _set_time(self, path: str) -> None:
         if path in self._times:
             os.utime(self.root / path, ns=(self._times[path], self._times[path]))
 
     def restore(self, changes: Sequence[Any]) -> None:
-        """Undo changes, times of change included."""
+        """Undo changes, times of change included; under a new name, as what is kept of the changed store has the old one."""
+        self._rename()
         for change in changes:
             path = change[2] if change[0] == "copy" else change[1]
             if path in self.files:
