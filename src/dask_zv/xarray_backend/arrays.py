@@ -104,7 +104,9 @@ class ColumnArray(BackendArray):
         return self.values(np.where(numbers < 0, numbers + n, numbers))[(slice(None), *rest)]
 
     def values(self, rows: Numbers) -> NDArray[Any]:
-        """Return the values of some rows."""
+        """Return the values of some rows; none are no read."""
+        if not (rows.stop > rows.start if isinstance(rows, slice) else len(rows)):
+            return np.empty((0, *self.shape[1:]), self.dtype)
         values = self.rows.column(self.name, rows).astype(self.dtype, copy=False)
         if self.dtype.hasobject:  # xarray's missing value: it makes NaN of None by itself, but not everywhere
             values = np.where(values == None, np.nan, values)  # noqa: E711 - one by one
@@ -126,6 +128,8 @@ def selected_rows(array: Any, key: tuple[Any, ...]) -> Any:
     first, *rest = key
     if isinstance(first, np.ndarray) and first.shape == array.shape[:1] and first.dtype == bool:
         first = np.flatnonzero(first)
+    if isinstance(first, np.ndarray) and first.shape == (0,):
+        first = first.astype(np.int64)  # [] is an array of floats
     by_row = isinstance(first, slice) or (isinstance(first, np.ndarray) and first.ndim == 1 and first.dtype.kind in "iu")
     if not by_row or not hasattr(array, _KNOWN) or not all(map(is_whole, rest, array.shape[1:])):
         return None
