@@ -5,6 +5,7 @@ leaves nothing visible.
 """
 
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +95,7 @@ WRONG_POSITIONS = {
     "lazy, two axes": (da.zeros((5, 2), chunks=2), r"shape \(N, 3\)"),
     "lazy, bool": (da.zeros((5, 3), dtype=bool), "integers or floats"),
     "None": (None, r"shape \(N, 3\)|integers or floats"),
-    "a file": ("points.csv", r"shape \(N, 3\)|integers or floats"),
+    "a file": ("points.csv", r"shape \(N, 3\)|integers or floats|a file is read first"),
     "long doubles": (POINTS.astype(np.longdouble), "64 bits"),
     "too far for the grid": (but(POINTS, (3, 0), 1e300), r"2\*\*53|larger chunk_shape"),
     "lazily two axes": (changed(SMALL, lambda b: b[:, :2]), r"partition \d: positions have the shape \(\d+, 2\)"),
@@ -637,7 +638,9 @@ def test_found_while_writing(case, blocks, tmp_path):
         with pytest.raises(dzv.InputError, match=match):
             VERBS[geometry](store, lazily(POINTS), **options)
         level = dzv.open(tmp_path / "s.zv").level(0)
-        assert level.metadata.vertex_count == len(level.read()) == 0
+        with warnings.catch_warnings():  # told where a file lies there already
+            warnings.filterwarnings("ignore", "the level is empty: a write is under way", dzv.ZVWarning)
+            assert level.metadata.vertex_count == len(level.read()) == 0
         positions, good = GOOD[geometry]
         VERBS[geometry](dzv.open(tmp_path / "s.zv", "r+"), positions, mode="overwrite", **good)
     assert len(dzv.open(tmp_path / "s.zv").level(0).read()) == N

@@ -61,6 +61,11 @@ NEAR = {
         TypeError,
         "unexpected keyword.*did you mean 'attributes'",
     ),
+    "a keyword of create": (
+        lambda: dzv.write_points(new(), TABLE, overwrite=True),
+        TypeError,
+        "'overwrite'; here it is mode='overwrite'",
+    ),
     "a file": (lambda: dzv.write_points(new(), "points.csv"), dzv.InputError, "not a str: a file is read first"),
     "a dict": (lambda: dzv.write_points(new(), {"x": [1.0]}), dzv.InputError, r"not a dict: pandas.DataFrame\(...\)"),
     "dates as an axis": (

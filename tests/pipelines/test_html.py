@@ -12,6 +12,7 @@ from urllib.request import url2pathname
 
 import numpy as np
 import pytest
+import xarray as xr
 from counting_store import CountingStore
 from golden_reference import DATA, every_store
 from s3_account import BUCKET, S3_SECRET
@@ -456,6 +457,14 @@ def test_an_interrupted_write_is_told(layout, resume, override, positions):
                 elif layout == "grid":
                     assert "a write is under way or was interrupted" in text
         assert each.nbytes == 0
+        for look in (lambda s: xr.open_dataset(s, engine="zv").x, lambda s: s.level(0).read().positions):
+            if layout == "grid":
+                with pytest.warns(dzv.ZVWarning, match="the level is empty: a write is under way or was interrupted"):
+                    assert len(look(each)) == 0
+            elif resume:
+                with pytest.raises(dzv.MetadataError) as caught:
+                    look(each)
+                assert "a write is under way or was interrupted" in caught.value.__notes__[0]
     dzv.write_points(dzv.open(inner, "r+"), positions, resume=resume, mode="error" if resume else "overwrite")
     assert "interrupted" not in repr(dzv.open(inner)) + info(dzv.open(inner))
 

@@ -119,6 +119,22 @@ def test_views_of_stores_can_be_written(tmp_path):
     assert dzv.open(tmp_path / "l2.zv").metadata.crs == dzv.open(tmp_path / "l.zv").metadata.crs
 
 
+@pytest.mark.parametrize("chunks", [None, {}])
+@pytest.mark.parametrize("view", ["spatial", "objects"])
+def test_attributes_of_the_objects_of_points_are_kept(view, chunks, tmp_path):
+    """Of those that have vertices: a selection brings no others."""
+    ids, about = np.repeat(IDS, LENGTHS), {"level": np.arange(3.0), "pair": np.ones((3, 2))}
+    dzv.write_points(tmp_path / "p.zv", XY, object_ids=ids, object_attributes=about, chunk_shape=CHUNK)
+    ds = xr.open_dataset(tmp_path / "p.zv", engine="zv", view=view, chunks=chunks)
+    have = np.unique(ids)
+    for name, part, wanted in (("whole", ds, have), ("part", ds.zv.sel(objects=have[:1]), have[:1])):
+        dzv.write_points(tmp_path / name, part, chunk_shape=CHUNK)
+        found = dzv.open(tmp_path / name).level(0).read(order="object")
+        assert found.ids.tolist() == wanted.tolist()
+        assert set(found.object_attributes) == {"level", "pair"}
+        assert found.object_attributes["level"].tolist() == np.searchsorted(np.unique(IDS), wanted).tolist()
+
+
 def test_skeletons_and_graphs_of_datasets(tmp_path):
     ds = xr.Dataset(
         {"x": ("node", XY[:, 0]), "y": ("node", XY[:, 1]), "up": ("node", np.arange(N) - 1), "e": (("edge", "end"), [[0, 1]])}

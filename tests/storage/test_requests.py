@@ -70,7 +70,7 @@ def test_opening(server, level):
     _, requests, kinds = asked(server, lambda: repr(dzv.open(url, storage_options=options).level(0)))
     # and, of a repr, one that finds an unfinished write
     assert requests <= 7 + ARRAYS
-    assert kinds["LIST"] <= 3
+    assert kinds["LIST"] <= 2
     ds, requests, _ = asked(server, lambda: xr.open_dataset(url, engine="zv", storage_options=options, chunks=None))
     assert requests <= 6 + ARRAYS
     _, requests, _ = asked(server, lambda: repr(ds))

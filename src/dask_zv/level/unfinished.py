@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 
+from dask_zv.errors import ZVError, ZVWarning
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.level.contents import LevelContents
@@ -20,6 +22,11 @@ class Unfinished:
     stored: int = 0
     blocks: int = 0
 
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        return "the same write again finishes it" if self.blocks else "write the level again"
+
     def __str__(self) -> str:
         count = f": {self.stored:,} of {self.blocks:,} blocks stored" if self.blocks else ""
         return f"a write is under way or was interrupted{count}"
@@ -28,7 +35,7 @@ class Unfinished:
 def unfinished_write(level: LevelContents) -> Unfinished | None:
     """Return the write that lies in a level without a commit, None where there is none; a listing, and some small objects."""
     objects, prefix = open_objects(level.place.handle), level.place.prefix
-    if objects.nodes_first:  # a transaction shows all of a write, or nothing
+    if level.place.handle.is_session:  # a transaction shows all of a write, or nothing
         return None
     names = objects.list_dir(prefix)
     document = objects.get(journal_key(prefix)) if JOURNAL in names else None
@@ -47,3 +54,17 @@ def unfinished_write(level: LevelContents) -> Unfinished | None:
     ):
         return Unfinished()
     return None
+
+
+def warn_of_unfinished(level: LevelContents, *, stacklevel: int) -> None:
+    """Warn if a level of ours that counts no vertices is empty because a write to it has not ended; a listing more."""
+    if SETTINGS not in level._attributes:
+        return
+    try:
+        empty = not len(level.chunks)
+    except ZVError as error:  # documents that such a write has not stored yet, perhaps
+        if (found := unfinished_write(level)) is not None:
+            error.add_note(f"{found}; {found.advice}")
+        raise
+    if empty and (found := unfinished_write(level)) is not None:
+        warnings.warn(f"the level is empty: {found}; {found.advice} [{level.url}]", ZVWarning, stacklevel=stacklevel + 1)

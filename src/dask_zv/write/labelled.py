@@ -18,6 +18,7 @@ from dask.base import is_dask_collection
 
 from dask_zv.errors import InputError, ZVWarning
 from dask_zv.geometry.kinds import geometry_named
+from dask_zv.graph.run import computed
 from dask_zv.level.asked import CreateOptions, check_agrees, plain_crs
 from dask_zv.level.contents import StoreContents, contents_of
 from dask_zv.level.create import contents_to_write
@@ -194,7 +195,9 @@ def _owners(ds: Any, dim: str, roles: Mapping[str, Mapping[str, Any]], options: 
     counts = next((n for n, a in roles.items() if a.get("sample_dimension") == dim), None)
     places = next((n for n, a in roles.items() if ds[n].dims == (dim,) and "instance_dimension" in a), None)
     if own is not None and not (counts and "lengths" in options):
-        return {"object_ids": own}
+        along = next((str(ds[n].dims[0]) for n, a in roles.items() if a.get("zv_role") == "object"), "")
+        _, about = _instances(ds, along, {n: a for n, a in roles.items() if n != counts}, options)
+        return {"object_ids": own, **({} if not about else _about_those(about["object_attributes"], ds[own].data))}
     if counts is not None:
         ids, about = _instances(ds, str(ds[counts].dims[0]), {n: a for n, a in roles.items() if n != counts}, options)
         lengths = np.asarray(ds[counts])
@@ -220,6 +223,12 @@ def _instances(ds: Any, along: str, roles: Mapping[str, Mapping[str, Any]], opti
     about = {n: _rows(ds[n], along) for n in names if n not in (along, ids)}
     given = options["object_attributes"] is not None or not about
     return numbers, {} if given else {"object_attributes": _about(about, numbers)}
+
+
+def _about_those(table: Any, ids: Any) -> dict[str, Any]:
+    """Return the option with the attributes of those objects that have vertices: a selection has the others, too."""
+    (dim,) = table.coords
+    return {"object_attributes": table.isel({dim: np.isin(table[dim], computed(np.unique(ids)))})}
 
 
 def _ids_at(places: Any, ids: Any, name: str) -> Any:

@@ -109,6 +109,13 @@ def with_options(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
+_OF_CREATE = {
+    "overwrite": "; here it is mode='overwrite'",
+    "exist_ok": "; dzv.create has it, and here it is not needed: a store with the same settings is written to",
+}
+"""What to write in the place of options that users know from :func:`dask_zv.create`."""
+
+
 def filled(function: Callable[P, R], signature: inspect.Signature, **hidden: Any) -> Callable[P, R]:
     """Return a function that has a signature, and hands on all that has a default there, and what is `hidden`."""
     defaults = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty} | hidden
@@ -119,7 +126,7 @@ def filled(function: Callable[P, R], signature: inspect.Signature, **hidden: Any
             signature.bind(*args, **kwargs)
         except TypeError as error:
             odd = next((name for name in kwargs if name not in signature.parameters), None)
-            near = "" if odd is None else did_you_mean(odd, signature.parameters)
+            near = "" if odd is None else _OF_CREATE.get(odd) or did_you_mean(odd, signature.parameters)
             raise TypeError(f"{call.__name__}() {error}{near}") from None
         return function(*args, **{**defaults, **kwargs})
 

@@ -117,7 +117,7 @@ def may_resume(level: LevelContents, options: WriteOptions) -> bool:
     """Return True if a write to a level may go on with one that was begun before: it is told to, or receipts lie there."""
     asked, objects = options["resume"], open_objects(level.place.handle)
     if asked is None and not level.store.resumes:
-        return not objects.nodes_first and objects.exists(journal_key(level.place.prefix))
+        return not level.place.handle.is_session and objects.exists(journal_key(level.place.prefix))
     return level.store.resumes if asked is None else asked
 
 

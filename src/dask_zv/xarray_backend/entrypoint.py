@@ -11,6 +11,7 @@ from xarray.backends import BackendEntrypoint
 
 from dask_zv.errors import InputError
 from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.unfinished import warn_of_unfinished
 from dask_zv.store.store import Store
 from dask_zv.store.store import open as open_store
 from dask_zv.xarray_backend.views import objects_dataset, spatial_dataset
@@ -36,7 +37,9 @@ _INSTEAD = {
 def level_dataset(
     level: LevelContents, view: str = "spatial", drop_variables: str | Iterable[str] | None = None, *, chunk_table: bool = False
 ) -> xr.Dataset:
-    """Return a level as a lazy Dataset."""
+    """Return a level as a lazy Dataset; of an unfinished write, who called xarray is warned."""
+    if not level.metadata.vertex_count:
+        warn_of_unfinished(level, stacklevel=4)
     dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
     if view == "spatial":
         return spatial_dataset(level, dropped, chunk_table=chunk_table)
