@@ -22,6 +22,7 @@ from dask_zv.graph.report import Report, finish_write
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import create_contents
 from dask_zv.level.source import ChunkTable
+from dask_zv.level.stale import STALE, warn_of_stale
 from dask_zv.level.unfinished import warn_of_unfinished
 from dask_zv.read.check import check_chunks, check_others
 from dask_zv.read.levels import read_level
@@ -186,6 +187,8 @@ class Level(_Facade):
         level = self._contents
         if not level.metadata.vertex_count:
             warn_of_unfinished(level, stacklevel=2)
+        if STALE in level._attributes:
+            warn_of_stale(level, stacklevel=2)
         return read_level(
             level, objects=objects, bbox=bbox, order=order, chunks=chunks, clip=clip, attributes=attributes, compute=compute
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import xarray as xr
 
-from dask_zv.errors import InputError
+from dask_zv.errors import InputError, ZVWarning
 from dask_zv.spatial.grid import as_box
 from dask_zv.viz.detail import budget_of, pixels_of, vertices_within
 from dask_zv.viz.frame import pick_axes, require_matplotlib
@@ -44,12 +45,16 @@ def choose_level(tree: xr.DataTree, bbox: Any, budget: int) -> int:
         The tree has no levels, or the box is malformed.
     """
     levels = _levels(tree)
+    chosen = max(levels)
     for number, node in levels.items():
         ds = node.to_dataset()
         box = None if bbox is None else as_box(bbox, len(shape_of(ds).axes))
         if vertices_within(ds, box) <= budget:
-            return number
-    return max(levels)
+            chosen = number
+            break
+    if (message := levels[chosen].encoding.get("zv_stale")) is not None:
+        warnings.warn(message, ZVWarning, stacklevel=3)
+    return chosen
 
 
 def plot_tree(

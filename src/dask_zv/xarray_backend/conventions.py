@@ -17,6 +17,7 @@ from dask_zv.format.metadata import Axis
 from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import LinkSource
+from dask_zv.level.stale import STALE, stale_message
 
 EDGES, FACES, TOPOLOGY = "edges", "faces", "topology"
 OBJECT_ID, OBJECT_INDEX, PARENT = "object_id", "object_index", "parent"
@@ -210,4 +211,6 @@ def dataset_encoding(level: LevelContents) -> dict[str, Any]:
         "zarr_vectors": metadata.to_attributes()["zarr_vectors"],
         "zarr_vectors_level": level.metadata.to_attributes()["zarr_vectors_level"],
     }
+    if STALE in level._attributes:
+        encoding["zv_stale"] = stale_message(level)
     return encoding if metadata.crs is None else {**encoding, "crs": dict(metadata.crs)}

@@ -11,6 +11,7 @@ from xarray.backends import BackendEntrypoint
 
 from dask_zv.errors import InputError
 from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.stale import STALE, warn_of_stale
 from dask_zv.level.unfinished import warn_of_unfinished
 from dask_zv.store.store import Store
 from dask_zv.store.store import open as open_store
@@ -40,6 +41,8 @@ def level_dataset(
     """Return a level as a lazy Dataset; of an unfinished write, who called xarray is warned."""
     if not level.metadata.vertex_count:
         warn_of_unfinished(level, stacklevel=4)
+    if STALE in level._attributes:
+        warn_of_stale(level, stacklevel=4)
     dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
     if view == "spatial":
         return spatial_dataset(level, dropped, chunk_table=chunk_table)
