@@ -282,5 +282,15 @@ def test_what_writing_changes_of_a_store_is_no_difference(tmp_path):
 def test_other_hierarchies_are_refused(tmp_path):
     dzv.open_group(tmp_path / "g.zarr", "w").attrs["mine"] = 1
     for call in (dzv.create, lambda t, **k: dzv.write_points(t, TABLE, chunk_shape=CHUNK)):
-        with pytest.raises(dzv.MetadataError, match="not a Zarr Vectors store"):
+        with pytest.raises(dzv.StoreError, match="a Zarr group of something else is here: choose another path"):
             call(tmp_path / "g.zarr", chunk_shape=CHUNK, exist_ok=True)
+        with pytest.raises(dzv.InputError, match="a zip file is opened for reading only; write to a directory"):
+            call(tmp_path / "g.zip", chunk_shape=CHUNK)
+
+
+def test_a_level_without_its_document_is_told(tmp_path):
+    dzv.write_points(tmp_path / "s.zv", TABLE, chunk_shape=CHUNK)
+    (tmp_path / "s.zv" / "0" / "zarr.json").unlink()
+    with pytest.raises(dzv.MetadataError, match="document zarr.json is missing.*copy it back"):
+        xr.open_dataset(tmp_path / "s.zv", engine="zv")
+    assert "document zarr.json is missing" in repr(dzv.open(tmp_path / "s.zv"))

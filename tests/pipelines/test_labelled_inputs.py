@@ -135,6 +135,22 @@ def test_attributes_of_the_objects_of_points_are_kept(view, chunks, tmp_path):
         assert found.object_attributes["level"].tolist() == np.searchsorted(np.unique(IDS), wanted).tolist()
 
 
+@pytest.mark.parametrize("chunks", [None, {}])
+def test_groups_of_objects_are_kept(chunks, tmp_path):
+    ids, have = np.repeat(IDS, LENGTHS), np.unique(np.repeat(IDS, LENGTHS)).tolist()
+    groups = {"groups": {0: have, 2: have[1:]}, "group_attributes": {"size": np.arange(3.0)}}
+    dzv.write_points(tmp_path / "p.zv", XY, object_ids=ids, chunk_shape=CHUNK, **groups)
+    ds = xr.open_dataset(tmp_path / "p.zv", engine="zv", view="objects", chunks=chunks)
+    for name, part, wanted in (("whole", ds, have), ("part", ds.zv.sel(objects=have[:1]), have[:1])):
+        dzv.write_points(tmp_path / name, part, chunk_shape=CHUNK)
+        found = xr.open_dataset(tmp_path / name, engine="zv", view="objects")
+        assert found.object.values.tolist() == wanted
+        assert found.in_group.values.tolist() == [[True, False, i in have[1:]] for i in wanted]
+        assert found["size"].values.tolist() == [0, 1, 2]
+    dzv.write_points(tmp_path / "other", ds, chunk_shape=CHUNK, groups={1: have}, group_attributes={"a": [1, 2]})
+    assert (xr.open_dataset(tmp_path / "other", engine="zv", view="objects").in_group.values == [False, True]).all()
+
+
 def test_skeletons_and_graphs_of_datasets(tmp_path):
     ds = xr.Dataset(
         {"x": ("node", XY[:, 0]), "y": ("node", XY[:, 1]), "up": ("node", np.arange(N) - 1), "e": (("edge", "end"), [[0, 1]])}
@@ -187,6 +203,10 @@ def lines(index=(7, 3, 5)):
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_points_of_geometries(ndim, tmp_path):
     dzv.write_points(tmp_path / "s.zv", places(ndim), chunk_shape=[10] * ndim)
+    dzv.write_points(tmp_path / "column.zv", places(ndim).geometry, chunk_shape=[10] * ndim)
+    alone = dzv.open(tmp_path / "column.zv")
+    assert (alone.level(0).read().positions == dzv.open(tmp_path / "s.zv").level(0).read().positions).all()
+    assert (alone.level(0).attributes, alone.metadata.crs) == ((), {"type": "EPSG", "code": 4326})
     store = dzv.open(tmp_path / "s.zv")
     found = store.level(0).read()
     order = np.argsort(found.attributes["row"])

@@ -124,6 +124,8 @@ def test_receipts_and_plans_pickle(plan):
     assert "block 0" in repr(receipts[0])
     assert plan.commit(receipts).rows == N
     for block in (-1, len(plan)):
+        with pytest.raises(TypeError, match="'str' object cannot be interpreted as an integer"):
+            plan.run("0")
         with pytest.raises(IndexError, match=f"the plan has {len(plan)} blocks"):
             plan.run(block)
 

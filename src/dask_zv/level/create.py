@@ -81,6 +81,11 @@ def _found(
     handle: StoreHandle, prefix: str, attributes: Mapping[str, Any], options: CreateOptions, geometry: str | None
 ) -> StoreContents:
     """Return a store that is there, and is what is asked for."""
+    if "zarr_vectors" not in attributes:
+        raise StoreError(
+            "a Zarr group of something else is here: choose another path, or replace it with dzv.create(..., overwrite=True)",
+            store=join(handle.url, prefix),
+        )
     store = StoreContents(handle, prefix, attributes)
     asked = check_agrees(store, options, geometry)
     if read_document(open_objects(handle), join(prefix, "0")) is None and not store.levels:  # its maker died in between

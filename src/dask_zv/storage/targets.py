@@ -181,9 +181,11 @@ def _resolve_local(path: Path, options: dict[str, Any], read_only: bool) -> Stor
         raise InputError(f"{str(path)!r:.200} is no path: {why}") from None
     if is_file:
         if path.suffix != ".zip":
-            table = "; a table is read by pandas or dask.dataframe, and written by dzv.write_points"
-            raise StoreError(f"'{path}' is a file, not a store: give the store's directory (or a .zip of one){table}")
+            table = "a table is read by pandas or dask.dataframe, and written by dzv.write_points"
+            raise StoreError(f"'{path}' is a file, not a store: give the store's directory (or a .zip of one); {table}")
         return handle_for_url(path.as_uri(), {}, _open_zip, read_only=True)
+    if not read_only and path.suffix == ".zip" and not path.exists():
+        raise InputError(f"'{path}': a zip file is opened for reading only; write to a directory, and zip that")
     return handle_for_url(path.as_uri(), options, _open_local, read_only=read_only)
 
 
@@ -209,8 +211,7 @@ def _open_fsspec(url: str, options: Mapping[str, Any], read_only: bool) -> Objec
 
 def _open_fsspec_store(url: str, options: Mapping[str, Any], read_only: bool) -> FsspecStore:
     check_signed(url, options, files=True)
-    # a listing cache would hide what other processes wrote
-    settings = {"use_listings_cache": False, **options}
+    settings = {"use_listings_cache": False, **options}  # it would hide what other processes wrote
     try:
         return FsspecStore.from_url(url, storage_options=settings, read_only=read_only)
     except (TypeError, ValueError, ImportError, OSError) as error:
@@ -240,9 +241,8 @@ def _obstore_from_url(url: str, options: Mapping[str, Any]) -> Any:
 
 
 def _secrets(url: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-    parts = urlsplit(url)
-    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
-    return (*secrets_in(options), *(s for s in (user, password, parts.query) if s))
+    user, _, password = urlsplit(url).netloc.rpartition("@")[0].partition(":")
+    return (*secrets_in(options), *(s for s in (user, password, urlsplit(url).query) if s))
 
 
 def _not_opened(url: str, options: Mapping[str, Any], error: Exception) -> StoreError:

@@ -1,4 +1,4 @@
-"""Inputs whose columns say what they are: Datasets of xarray, and tables of geometries (GeoPandas).
+"""Inputs whose columns say what they are: Datasets of xarray, and geometries of GeoPandas.
 
 They are taken apart into what the writing functions take: positions, columns beside them, tables about objects. Axes are
 found by their names, or by the attribute ``axis`` of CF; the rows of an object as in CF's ragged arrays. Neither library is
@@ -8,7 +8,6 @@ imported for data of others.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,20 +15,19 @@ from typing import Any
 import numpy as np
 from dask.base import is_dask_collection
 
-from dask_zv.errors import InputError, ZVWarning
+from dask_zv.errors import InputError
 from dask_zv.geometry.kinds import geometry_named
 from dask_zv.graph.run import computed
-from dask_zv.level.asked import CreateOptions, check_agrees, plain_crs
+from dask_zv.level.asked import CreateOptions, check_agrees
 from dask_zv.level.contents import StoreContents, contents_of
 from dask_zv.level.create import contents_to_write
-from dask_zv.write.containers import EACH_AXIS, attrs_of, is_frame, with_attrs
+from dask_zv.write.containers import EACH_AXIS, attrs_of, with_attrs
 from dask_zv.write.inputs import unknown_column
 from dask_zv.write.options import CREATE, DEFAULTS, WriteOptions
+from dask_zv.write.shapes import check_crs, line_table, point_table
 
 _COLUMNS = ("object_ids", "vertex_ids", "parents", "lengths", "sort_by", "edges", "faces")
 """Arguments that may name a variable."""
-_POINT, _LINES = (0,), (1, 2)
-"""Numbers of shapely's types: points; line strings and linear rings."""
 
 
 def is_dataset(value: Any) -> bool:
@@ -38,8 +36,8 @@ def is_dataset(value: Any) -> bool:
 
 
 def is_geo(value: Any) -> bool:
-    """Return True for a table of geometries."""
-    return is_frame(value) and hasattr(type(value), "to_crs")
+    """Return True for geometries of geopandas: a table, or a column of them alone."""
+    return hasattr(type(value), "to_crs")
 
 
 def guess_from(positions: Any, asked: Mapping[str, Any]) -> CreateOptions:
@@ -91,8 +89,8 @@ def as_columns(positions: Any, store: StoreContents, options: Any) -> tuple[Any,
         return _dataset(positions, store.axes, options)
     if not is_geo(positions):
         return positions, options
-    _check_crs(positions, store)
-    take = partial(_point_table, store.axes)
+    check_crs(positions, store)
+    take = partial(point_table, store.axes)
     return (positions.map_partitions(take) if is_dask_collection(positions) else take(positions)), options
 
 
@@ -102,8 +100,8 @@ def as_paths(positions: Any, store: StoreContents, options: Any) -> tuple[Any, A
         return as_columns(positions, store, options)
     if is_dask_collection(positions):
         raise InputError("lines of a Dask GeoDataFrame: write them from its vertices, or call .compute() first")
-    _check_crs(positions, store)
-    return _line_table(positions, len(store.axes), options)
+    check_crs(positions, store)
+    return line_table(positions, len(store.axes), options)
 
 
 def as_endpoints(positions: Any, store: StoreContents, options: Any) -> tuple[Any, Any]:
@@ -120,9 +118,6 @@ def as_endpoints(positions: Any, store: StoreContents, options: Any) -> tuple[An
         row = int(np.argmax(lengths != 2))
         raise InputError(f"a line has two endpoints, row {row} of the geometries has {lengths[row]}: write_polylines takes it")
     return points.reshape(-1, 2, len(store.axes)), options
-
-
-# ---------------------------------------------------------------------------------------------- Datasets
 
 
 def _dataset(ds: Any, axes: Sequence[str], options: Any) -> tuple[Any, Any]:
@@ -197,7 +192,7 @@ def _owners(ds: Any, dim: str, roles: Mapping[str, Mapping[str, Any]], options: 
     if own is not None and not (counts and "lengths" in options):
         along = next((str(ds[n].dims[0]) for n, a in roles.items() if a.get("zv_role") == "object"), "")
         _, about = _instances(ds, along, {n: a for n, a in roles.items() if n != counts}, options)
-        return {"object_ids": own, **({} if not about else _about_those(about["object_attributes"], ds[own].data))}
+        return {"object_ids": own, **_about_those(about, ds[own].data)}
     if counts is not None:
         ids, about = _instances(ds, str(ds[counts].dims[0]), {n: a for n, a in roles.items() if n != counts}, options)
         lengths = np.asarray(ds[counts])
@@ -213,7 +208,7 @@ def _owners(ds: Any, dim: str, roles: Mapping[str, Mapping[str, Any]], options: 
 
 
 def _instances(ds: Any, along: str, roles: Mapping[str, Mapping[str, Any]], options: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the ids of the objects along a dimension, and an option with their attributes, unless the caller has some."""
+    """Return the ids of the objects along a dimension, and options with their attributes and groups, unless given."""
     if along not in ds.dims:
         return None, {}
     names = [n for n in roles if along in ds[n].dims and roles[n].get("zv_role", "object") == "object"]
@@ -222,13 +217,27 @@ def _instances(ds: Any, along: str, roles: Mapping[str, Mapping[str, Any]], opti
     numbers = np.arange(ds.sizes[along]) if ids is None else np.asarray(ds[ids])
     about = {n: _rows(ds[n], along) for n in names if n not in (along, ids)}
     given = options["object_attributes"] is not None or not about
-    return numbers, {} if given else {"object_attributes": _about(about, numbers)}
+    out = {} if given else {"object_attributes": _about(about, numbers)}
+    members = next((n for n in roles if roles[n].get("zv_role") == "in_group" and ds[n].dims[:1] == (along,)), None)
+    if members is not None and options["groups"] is None:
+        dim = ds[members].dims[1]
+        which = np.asarray(ds[dim]) if dim in ds.variables else range(ds.sizes[dim])
+        out["groups"] = {int(g): numbers[of] for g, of in zip(which, np.asarray(ds[members], bool).T, strict=True)}
+        about = {n: _rows(ds[n], dim) for n in roles if dim in ds[n].dims and n not in (dim, members)}
+        if about and options["group_attributes"] is None:
+            out["group_attributes"] = _about(about, np.fromiter(out["groups"], np.int64))
+    return numbers, out
 
 
-def _about_those(table: Any, ids: Any) -> dict[str, Any]:
-    """Return the option with the attributes of those objects that have vertices: a selection has the others, too."""
-    (dim,) = table.coords
-    return {"object_attributes": table.isel({dim: np.isin(table[dim], computed(np.unique(ids)))})}
+def _about_those(about: dict[str, Any], ids: Any) -> dict[str, Any]:
+    """Return options that speak of those objects that have vertices: a selection has the others, too."""
+    out, present = dict(about), computed(np.unique(ids)) if about else ()
+    if (table := out.get("object_attributes")) is not None:
+        (dim,) = table.coords
+        out["object_attributes"] = table.isel({dim: np.isin(table[dim], present)})
+    if "groups" in out:
+        out["groups"] = {g: members[np.isin(members, present)] for g, members in out["groups"].items()}
+    return out
 
 
 def _ids_at(places: Any, ids: Any, name: str) -> Any:
@@ -257,93 +266,3 @@ def _about(columns: Mapping[str, Any], ids: Any) -> Any:
     dim = "id of the object"  # none of an attribute's own
     named = {k: xr.Variable((dim, *v.dims[1:]), v.data, v.attrs) for k, v in columns.items()}
     return xr.Dataset(named, coords={dim: np.asarray(ids)})
-
-
-# ---------------------------------------------------------------------------------------------- tables of geometries
-
-
-def _point_table(axes: Sequence[str], frame: Any) -> Any:
-    """Return a table of points with their coordinates as columns; they stand for columns of the same names."""
-    import pandas as pd
-
-    table = pd.DataFrame(frame.drop(columns=[frame.geometry.name, *(a for a in axes if a in frame.columns)]))
-    points, _ = _coordinates(frame, len(axes), _POINT, "points", "a line is written by write_polylines")
-    return table.assign(**dict(zip(axes, points.T, strict=True)))
-
-
-def _line_table(frame: Any, ndim: int, options: Any) -> tuple[Any, Any]:
-    """Return vertices and options of lines; the other columns are attributes of objects."""
-    import pandas as pd
-
-    points, lengths = _coordinates(
-        frame, ndim, _LINES, "lines", "bring lines of several parts into rows of one with .explode()"
-    )
-    out, table = {**options, "lengths": lengths}, pd.DataFrame(frame.drop(columns=[frame.geometry.name]))
-    ids, asked = options["object_ids"], options["attributes"]
-    if isinstance(ids, str):
-        if ids not in table.columns:
-            raise unknown_column(ids, table.columns, " for object_ids")
-        out["object_ids"], table = table[ids].to_numpy(), table.drop(columns=[ids])
-    elif (
-        ids is None and table.index.dtype.kind in "iu" and table.index.is_unique and (len(table) == 0 or table.index.min() >= 0)
-    ):
-        out["object_ids"] = table.index.to_numpy()
-    if not isinstance(asked, Mapping):
-        names = list(table.columns) if asked is None else [asked] if isinstance(asked, str) else list(asked)
-        if lost := [n for n in names if n not in table.columns]:
-            raise unknown_column(lost[0], table.columns)
-        out["attributes"], table = None, table[names]
-    if options["object_attributes"] is None and len(table.columns):
-        out["object_attributes"] = table.set_axis(range(len(table)) if out["object_ids"] is None else out["object_ids"])
-    return points, out
-
-
-def _coordinates(frame: Any, ndim: int, types: Sequence[int], wanted: str, otherwise: str) -> tuple[Any, Any]:
-    """Return the vertices of all geometries, shape (n, D), and how many each has."""
-    import shapely  # type: ignore[import-untyped]
-
-    shapes = np.asarray(frame.geometry.array, object)
-    kinds = shapely.get_type_id(shapes)
-    odd = ~np.isin(kinds, types) | shapely.is_empty(shapes)
-    if odd.any():
-        row = int(np.argmax(odd))
-        found = "nothing" if shapes[row] is None or shapes[row].is_empty else f"a {shapes[row].geom_type}"
-        raise InputError(f"{wanted} are wanted, row {row} of the geometries is {found}: drop it, or {otherwise}")
-    deep = shapely.has_z(shapes)
-    if ndim > 3 or (ndim == 3 and not deep.all()) or (ndim == 2 and deep.any()):
-        have = "2 and 3" if deep.any() and not deep.all() else "3" if deep.any() else "2"
-        raise InputError(
-            f"the geometries have {have} dimensions, the store {ndim} axes: give chunk_shape an edge for each, or bring them "
-            "together with shapely.force_2d or shapely.force_3d"
-        )
-    points = shapely.get_coordinates(shapes, include_z=ndim == 3)
-    return points, np.asarray(shapely.get_num_coordinates(shapes), np.int64)
-
-
-def _check_crs(frame: Any, store: StoreContents) -> None:
-    """Refuse geometries of another reference system than the store's; warn where the store has none."""
-    if frame.crs is None:
-        return
-    told, mine = store.metadata.crs, plain_crs(frame.crs)
-    if told is None:
-        warnings.warn(
-            f"the reference system of the geometries ({frame.crs.name}) is not kept: the store was made without one; make it "
-            f"with dzv.create(..., crs=...) [{store.url}]",
-            ZVWarning,
-            stacklevel=5,
-        )
-    elif dict(told) != mine and told.keys() & {"crs_wkt", "code"} and not _same_crs(told, frame.crs):
-        raise InputError(
-            f"the geometries are in {frame.crs.name}, the store in {dict(told)!r:.120}: bring them into that with .to_crs(...)",
-            store=store.url,
-        )
-
-
-def _same_crs(told: Mapping[str, Any], crs: Any) -> bool:
-    """Return True if a store's reference system is another one's; of one that pyproj can't read nothing is known."""
-    import pyproj
-
-    try:
-        return bool(crs == pyproj.CRS.from_user_input(told.get("crs_wkt") or f"{told.get('type', 'EPSG')}:{told['code']}"))
-    except pyproj.exceptions.CRSError:
-        return True

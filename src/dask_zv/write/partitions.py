@@ -159,9 +159,9 @@ def _aligned(subject: Subject, name: str, values: Any, lengths: tuple[float, ...
     if not is_dask_collection(values):
         if not known:
             raise InputError(
-                f"{called} is in memory and the {subject.table}' partitions have unknown lengths: call "
-                f"{subject.table}.compute_chunk_sizes(), "
-                "or make it a dask array of the same partitions"
+                f"{called} is in memory and the {subject.table}' partitions have unknown lengths: make it a column of the "
+                "frame, a dask array or Series of the same partitions, or, for arrays, call "
+                f"{subject.table}.compute_chunk_sizes()"
             )
         import dask.array as da
 

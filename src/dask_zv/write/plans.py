@@ -7,6 +7,7 @@ store and the receipts, which are small and can be files.
 from __future__ import annotations
 
 import inspect
+import operator
 import os
 import threading
 import time
@@ -156,7 +157,7 @@ class WritePlan(Delayed):
             It can't be stored, or the plan is committed and what it replaced must not be marked again.
         """
         self._check_shared()
-        if not 0 <= block < len(self):
+        if not 0 <= operator.index(block) < len(self):
             raise IndexError(f"the plan has {len(self)} blocks, 0 to {len(self) - 1}; there is no {block}")
         if block in self._done:
             return BlockReceipt(self.digest, block, self._done[block])
