@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dask_zv.errors import ZVError, ZVWarning
@@ -32,12 +33,15 @@ class Unfinished:
         return f"a write is under way or was interrupted{count}"
 
 
-def unfinished_write(level: LevelContents) -> Unfinished | None:
-    """Return the write that lies in a level without a commit, None where there is none; a listing, and some small objects."""
+def unfinished_write(level: LevelContents, names: Sequence[str] | None = None) -> Unfinished | None:
+    """Return the write that lies in a level without a commit, None where there is none; some small objects.
+
+    `names` are those directly below the level; listed where None.
+    """
     objects, prefix = open_objects(level.place.handle), level.place.prefix
     if level.place.handle.is_session:  # a transaction shows all of a write, or nothing
         return None
-    names = objects.list_dir(prefix)
+    names = objects.list_dir(prefix) if names is None else names
     document = objects.get(journal_key(prefix)) if JOURNAL in names else None
     if document is not None:
         try:
@@ -49,9 +53,7 @@ def unfinished_write(level: LevelContents) -> Unfinished | None:
             return Unfinished(min(blocks, len(objects.list_dir(join(prefix, JOURNAL, "c")))), blocks)
     ours = SETTINGS in level._attributes  # other tools may never count
     chunks = ours and not level.metadata.vertex_count and VERTICES in names
-    if any(n.startswith(REPLACING) for n in names) or (
-        chunks and any(n != DOCUMENT for n in objects.list_dir(join(prefix, VERTICES)))
-    ):
+    if any(n.startswith(REPLACING) for n in names) or (chunks and not objects.exists(join(prefix, VERTICES, DOCUMENT))):
         return Unfinished()
     return None
 

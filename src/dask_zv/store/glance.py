@@ -18,13 +18,12 @@ from dask_zv.format.grids import parse_grid_document
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.unfinished import unfinished_write
 from dask_zv.spatial.chunks import group_by_chunk
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.nodes import SETTINGS, load_catalog
+from dask_zv.storage.nodes import load_catalog
 from dask_zv.storage.objects import together
-from dask_zv.storage.specs import JOURNAL, REPLACING
-from dask_zv.write.journal import find_journal
 
 T = TypeVar("T")
 MOST_LEVELS = 20
@@ -102,27 +101,6 @@ def files_of(catalog: Catalog, where: str) -> int:
     return total
 
 
-def unfinished_write(level: LevelContents, names: Sequence[str]) -> str | None:
-    """Return what lies in a level of a write that has not reached its commit; `names` are those directly below it."""
-    objects, prefix = open_objects(level.place.handle), level.place.prefix
-    started = "a write is under way or was interrupted"
-    if JOURNAL in names:
-        journal = find_journal(level.place)
-        if journal is not None:
-            stored = [n for n in objects.list_dir(join(prefix, JOURNAL, "c")) if n.isascii() and n.isdigit()]
-            return f"{started}: {len(stored):,} of {len(journal.starts):,} blocks stored; the same write again finishes it"
-    if any(n.startswith(REPLACING) for n in names):
-        return f"{started} while it replaced chunks: write the level again with mode='overwrite'"
-    if VERTICES in names and _is_new(level) and objects.get(join(prefix, VERTICES, DOCUMENT)) is None:
-        return f"{started} before its first commit: write the level again with mode='overwrite'"
-    return None
-
-
-def _is_new(level: LevelContents) -> bool:
-    """Return True for a level of ours that no commit has written."""
-    return SETTINGS in level._attributes and not level.metadata.vertex_count and last_commit(level) is None
-
-
 @dataclass(frozen=True, slots=True)
 class Glance:
     """A level as its catalog and the names in it describe it."""
@@ -161,7 +139,13 @@ class Glance:
     def remark(self) -> str:
         """A remark in addition to the numbers, or an empty string."""
         said = NO_DATA if self.is_empty else "no catalog" if self.chunks is None else ""
-        return "; ".join(filter(None, [said, unfinished_write(self.level, self.names)]))
+        return "; ".join(filter(None, [said, self.unfinished]))
+
+    @property
+    def unfinished(self) -> str:
+        """What to know of a write that has not ended, or an empty string."""
+        found = unfinished_write(self.level, self.names)
+        return "" if found is None else f"{found}; {found.advice}"
 
     def numbers(self) -> str:
         """Return vertices, chunks and size in words."""

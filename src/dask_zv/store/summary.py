@@ -31,7 +31,6 @@ from dask_zv.store.glance import (
     last_commit,
     nbytes_of,
     size,
-    unfinished_write,
 )
 
 _ABOUT = {"object_attributes": "attributes of objects", "group_attributes": "attributes of groups"}
@@ -119,7 +118,7 @@ def level_summary(level: LevelContents, *, full: bool = False, axes: bool = True
         facts.append(("chunks", Faint(f"not looked at yet: store.level({level.number}).chunks compares every object first")))
     else:
         facts += _contents(level, source, full=full)
-    if isinstance(glance, Glance) and (unfinished := attempt(lambda: unfinished_write(level, glance.names))):
+    if isinstance(glance, Glance) and (unfinished := attempt(lambda: glance.unfinished)):
         facts.append(("unfinished", unfinished))
     edges = attempt(lambda: level.metadata.chunk_shape_in(level.store.metadata.chunk_shape))
     tables = [_axes(level.store, edges)] if axes else []
