@@ -22,6 +22,7 @@ What to use::
     see what is in it                   store.info(), store.level(0).info(), ds.zv.plot
     copy it, pack or compress it anew   convert
     give it larger bounds               expand
+    build coarser levels, for overviews build_pyramid
     check it, renew its catalogs        open(path, check_objects=True), refresh
     write as a job array (SLURM, MPI)   plan_points, plan_polylines, plan_skeletons, plan_graph, plan_meshes, load_plan,
                                         load_receipt: WritePlan, BlockReceipt

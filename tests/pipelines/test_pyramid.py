@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -37,3 +38,210 @@ def test_readers_tell_of_a_stale_level(tmp_path: Path) -> None:
     assert tree.zv.level_for(max_vertices=10**6) == 0
     with pytest.warns(dzv.ZVWarning, match=f"level {max(store.levels)} was made before"):
         tree.zv.level_for(max_vertices=1)
+    with pytest.raises(dzv.InputError, match="built by another tool.*overwrite=True"):
+        dzv.build_pyramid(path, update=True)
+
+
+def points(ndim: int, n: int, dtype: str = "f4") -> np.ndarray:
+    """Return points of which some coincide, around the origin."""
+    found = RNG.normal(0, 12, (n, ndim))
+    return np.round(np.concatenate([found[: n // 2], found[: n - n // 2]]) * 8).astype(dtype) / np.dtype(dtype).type(1)
+
+
+def by_cell(positions: np.ndarray, edge: float, ids: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cell of each point, as a number, in the order in which cells are first met, and the number of cells."""
+    cells = np.floor(positions.astype("f8") / edge)
+    wide = cells if ids is None else np.column_stack([cells, ids])
+    return np.unique(wide, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def in_order(values: np.ndarray) -> np.ndarray:
+    """Return rows in an order of their own."""
+    return values[np.lexsort(values.T[::-1])]
+
+
+@pytest.mark.parametrize(
+    ("layout", "ndim", "dtype"),
+    [("grid", 3, "f4"), ("grid", 2, "f8"), ("per_chunk", 4, "i8"), ("per_chunk", 3, "f8"), ("grid", 3, "i4")],
+)
+@pytest.mark.parametrize("small", [False, True])
+def test_every_vertex_is_in_its_bin(layout: str, ndim: int, dtype: str, small: bool, override) -> None:
+    """A level's vertices, counts and attributes are those of its bins, however the work is divided."""
+    if small:
+        override(write_block_bytes=(1000, 4000))
+    p = points(ndim, 3000, dtype)
+    value, kind = RNG.normal(size=len(p)).astype("f4"), RNG.choice(["a", "b"], len(p), p=[0.7, 0.3])
+    value[::50] = np.nan
+    store = dzv.create({}, chunk_shape=(64.0,) * ndim, layout=layout, dtype=dtype)
+    given = {"v": value, "kind": kind, "low": value, "n": np.ones(len(p), "u2"), "code": RNG.integers(-3, 3, len(p))}
+    dzv.write_points(store, p, attributes=given)
+    report = dzv.build_pyramid(store, 3, bin_shape=(16.0,) * ndim, attributes={"low": "min", "n": "sum"})
+    assert store.levels == (0, 1, 2, 3)
+    total = 0
+    for number in (1, 2, 3):
+        level = store.level(number)
+        found = level.read()
+        cell = by_cell(p, 16 * 2**number)
+        m = int(cell.max()) + 1
+        counts = np.bincount(cell)
+        mean = np.stack([np.bincount(cell, p[:, a].astype("f8")) / counts for a in range(ndim)], axis=1)
+        mean = np.floor(mean + 0.5) if dtype[0] == "i" else mean
+        assert found.positions.dtype == np.dtype(dtype)
+        back = by_cell(found.positions, 16 * 2**number)
+        assert len(found.positions) == m == len(np.unique(back)) == level.metadata.vertex_count
+        order = np.argsort(back)
+        if dtype[0] == "i":
+            np.testing.assert_array_equal(found.positions[order], mean)
+        else:
+            np.testing.assert_allclose(found.positions[order], mean, rtol=1e-5, atol=1e-4)
+        np.testing.assert_array_equal(found.attributes["count"][order], counts)
+        np.testing.assert_array_equal(found.attributes["n"][order], counts)
+        there = np.bincount(cell, ~np.isnan(value))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = np.bincount(cell, np.nan_to_num(value)) / there
+        np.testing.assert_allclose(found.attributes["v"][order], means, rtol=1e-4, atol=1e-6)
+        least = [np.nanmin(value[cell == i]) if there[i] else np.nan for i in range(m)]
+        np.testing.assert_array_equal(found.attributes["low"][order], np.array(least, "f4"))
+        for name in ("kind", "code"):
+            most = [(u := np.unique(given[name][cell == i], return_counts=True))[0][u[1].argmax()] for i in range(m)]
+            np.testing.assert_array_equal(found.attributes[name][order], most)
+        assert level.chunk_shape == (64.0 * 2**number,) * ndim
+        total += m
+    assert report.rows == total
+    assert store.metadata.datasets[2]["coordinateTransformations"][0]["scale"] == [4.0] * ndim
+
+
+@pytest.mark.parametrize("layout", ["grid", "per_chunk"])
+def test_samples_are_vertices_of_the_level_before(layout: str, override) -> None:
+    """What is drawn depends on the data and the seed alone; values are those of the drawn vertex."""
+    p = RNG.uniform(-100, 100, (5000, 3))
+    levels = []
+    for small, seed in ((False, 0), (True, 0), (True, 1)):
+        store = dzv.create({}, chunk_shape=(25, 25, 25), layout=layout)
+        dzv.write_points(store, p, attributes={"row": np.arange(5000)})
+        if small:
+            override(write_block_bytes=(1000, 4000))
+        with dask.config.set(scheduler="sync" if small else "threads"):
+            dzv.build_pyramid(store, 2, method="sample", seed=seed)
+        levels.append([store.level(n).read() for n in (1, 2)])
+    (one, two), (again, _), (other, _) = levels
+    np.testing.assert_array_equal(p[one.attributes["row"]], one.positions)
+    assert set(two.attributes["row"]) < set(one.attributes["row"])
+    assert set(one.attributes["row"]) == set(again.attributes["row"]) != set(other.attributes["row"])
+    assert int(one.attributes["count"].sum()) == int(two.attributes["count"].sum()) == 5000
+
+
+@pytest.mark.parametrize("layout", ["grid", "per_chunk"])
+def test_objects_stay(layout: str, override) -> None:
+    """Ids, attributes and groups are the same at every level; bins are of one object each; ``keep`` drops objects whole."""
+    override(write_block_bytes=(1000, 4000))
+    p = RNG.uniform(0, 100, (4000, 3)).astype("f4")
+    ids = np.sort(RNG.integers(0, 12, len(p)))
+    store = dzv.create({}, chunk_shape=(20, 20, 20), layout=layout)
+    weight = np.arange(12.0)[::-1].copy()
+    dzv.write_points(store, p, object_ids=ids, object_attributes={"weight": weight}, groups={0: [1, 2], 1: [11]})
+    dzv.build_pyramid(store, 2, bin_shape=(10, 10, 10))
+    for number in (1, 2):
+        found = store.level(number).read()
+        wanted = by_cell(p, 10 * 2**number, ids)
+        assert len(found.positions) == wanted.max() + 1
+        assert len(np.unique(by_cell(found.positions, 10 * 2**number, found.object_ids))) == len(found.positions)
+        counts = np.bincount(found.object_ids, found.attributes["count"])
+        np.testing.assert_array_equal(counts, np.bincount(ids))
+        np.testing.assert_array_equal(found.object_attributes["weight"], weight)
+        np.testing.assert_array_equal(found.groups[0], [1, 2])
+        one = store.level(number).read(objects=5)
+        assert len(one.positions) == np.count_nonzero(found.object_ids == 5)
+        assert store.level(number).metadata.preserves_object_ids
+    dzv.build_pyramid(store, 2, keep=(0.5, "weight"), overwrite=True)
+    assert set(store.level(1).read().object_ids) == set(range(6))
+    assert set(store.level(2).read().object_ids) == set(range(3))
+    assert store.level(2).metadata.object_sparsity == 0.5
+    assert len(store.level(1).read(objects=11).positions) == 0
+    dzv.build_pyramid(store, 1, keep=0.25, overwrite=True)
+    assert store.levels == (0, 1)
+    assert len(set(store.level(1).read().object_ids)) == 3
+
+
+def test_update_makes_stale_levels_anew(tmp_path: Path) -> None:
+    """An overwrite of level 0 marks the levels; update=True builds them with the arguments of before, and only then."""
+    path = tmp_path / "p.zv"
+    p = RNG.uniform(0, 100, (2000, 2))
+    store = dzv.create(path, chunk_shape=(10, 10))
+    dzv.write_points(store, p, attributes={"m": np.ones(2000)})
+    dzv.build_pyramid(store, 2, attributes={"m": "sum"}, factor=(2, 3))
+    assert dzv.build_pyramid(path, update=True).rows == 0
+    with pytest.raises(dzv.StoreError, match="levels .* already: update=True"):
+        dzv.build_pyramid(path)
+    dzv.write_points(store, p[:500], attributes={"m": np.ones(500)}, mode="overwrite")
+    with pytest.warns(dzv.ZVWarning, match="level 2 was made before"):
+        dzv.open(path).level(2).read()
+    report = dzv.build_pyramid(path, update=True)
+    store = dzv.open(path)
+    assert report.rows == sum(len(store.level(n).read().positions) for n in (1, 2))
+    assert store.level(1).chunk_shape == (20, 30)
+    assert [store.level(n).read().attributes["m"].sum() for n in (1, 2)] == [500, 500]
+
+
+def test_an_interrupted_build_goes_on(tmp_path: Path, override, monkeypatch) -> None:
+    """Readers see nothing of a build that has not ended; the same call keeps what is stored."""
+    override(write_block_bytes=(1000, 4000), journal_bytes=1)
+    path = tmp_path / "p.zv"
+    store = dzv.create(path, chunk_shape=(10, 10))
+    dzv.write_points(store, RNG.uniform(0, 100, (2000, 2)))
+
+    def fails(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dask_zv.maintain.pyramid_plan.commit", fails)
+        with pytest.raises(OSError, match="full"):
+            dzv.build_pyramid(path, 2)
+    assert dzv.open(path).levels == (0,)
+    assert list(xr.open_datatree(path, engine="zv").children) == ["0"]
+    report = dzv.build_pyramid(path, 2)
+    assert report.kept == report.blocks > 4
+    assert int(dzv.open(path).level(2).read().attributes["count"].sum()) == 2000
+    assert not list(path.rglob("dask_zv_journal*"))
+
+
+def test_number_of_levels_and_the_tree(tmp_path: Path, monkeypatch) -> None:
+    """Levels are built until a picture can show one; trees and selections use them."""
+    path = tmp_path / "p.zv"
+    store = dzv.create(path, chunk_shape=(10, 10), bin_shape=(1, 1))
+    dzv.write_points(store, RNG.uniform(0, 160, (20_000, 2)))
+    assert repr(xr.open_datatree(path, engine="zv").zv).endswith("builds coarser ones, for overviews")
+    monkeypatch.setattr("dask_zv.maintain.pyramid_plan.PICTURE", 700)
+    delayed = dzv.build_pyramid(path, compute=False)
+    assert dzv.open(path).levels == (0,)
+    (report,) = dask.compute(delayed)
+    tree = xr.open_datatree(path, engine="zv")
+    assert list(tree.children) == ["0", "1", "2", "3"]
+    assert report.rows == sum(tree[f"{n}"].sizes["vertex"] for n in (1, 2, 3))
+    assert tree.zv.level_for(max_vertices=700) == 3
+    assert tree.zv.level_for(((0, 0), (40, 40)), max_vertices=700) == 1
+    box = tree.zv.sel(((0, 0), (160, 160)), max_vertices=700)
+    assert int(box["count"].sum()) == 20_000
+
+
+def test_what_cannot_be_met_is_refused() -> None:
+    """Arguments are checked before anything is stored."""
+    store = dzv.create({}, chunk_shape=(10, 10))
+    with pytest.raises(dzv.InputError, match="has no vertices"):
+        dzv.build_pyramid(store)
+    dzv.write_points(store, RNG.uniform(0, 100, (100, 2)), attributes={"kind": ["a", "b"] * 50, "m": np.ones(100)})
+    for message, arguments in {
+        "factor is an integer of at least 2": {"factor": 1},
+        "levels is the number": {"levels": 0},
+        "did you mean 'mean'": {"method": "meen"},
+        "no attribute 'mass'": {"attributes": {"mass": "sum"}},
+        "'kind' has no 'mean'": {"attributes": {"kind": "mean"}},
+        "did you mean 'mode'": {"attributes": {"kind": "mod"}},
+        "must divide chunk_shape": {"bin_shape": (3, 3)},
+        "is of objects": {"keep": 0.5},
+        "one level, so there is none to update": {"update": True},
+        "links=True": {"links": True},
+    }.items():
+        with pytest.raises(dzv.InputError, match=message):
+            dzv.build_pyramid(store, **arguments)
+    assert store.levels == (0,)

@@ -269,7 +269,7 @@ class RootMetadata:
         }
         datasets = list(self.datasets)
         if not any(entry["path"] == "0" for entry in datasets):
-            datasets.insert(0, _dataset(0, [1.0] * self.ndim, self.bin_shape))
+            datasets.insert(0, level_dataset(0, [1.0] * self.ndim, self.bin_shape))
         extra, *others = self.multiscales_extra or ({},)
         multiscale = {
             "version": "0.4",
@@ -305,9 +305,10 @@ def _multiscales(attrs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [documents.mapping(entry, "multiscales") for entry in found]
 
 
-def _dataset(level: int, scale: list[float], edges: tuple[float, ...]) -> dict[str, Any]:
+def level_dataset(level: int, scale: Sequence[float], edges: Sequence[float]) -> dict[str, Any]:
+    """Return a level's entry of ``multiscales[0].datasets``: the edges of its bins, alone and by those of level 0 (`scale`)."""
     transforms: list[dict[str, Any]] = [
-        {"type": "scale", "scale": scale},
+        {"type": "scale", "scale": list(scale)},
         {"type": "translation", "translation": [edge / 2 for edge in edges]},
     ]
     return {"path": str(level), "coordinateTransformations": transforms}

@@ -126,9 +126,11 @@ class StoreContents:
 
     @cached_property
     def levels(self) -> tuple[int, ...]:
-        """Numbers of the resolution levels; 0 is the finest."""
+        """Numbers of the resolution levels; 0 is the finest. One that is being built has no metadata yet, and is none."""
         names = open_objects(self.handle).list_dir(self.prefix)
-        return tuple(sorted(int(n) for n in names if n.isascii() and n.isdigit() and len(n) < 10 and str(int(n)) == n))
+        found = sorted(int(n) for n in names if n.isascii() and n.isdigit() and len(n) < 10 and str(int(n)) == n)
+        told = iter(open_objects(self.handle).get_many([(join(self.prefix, str(n), DOCUMENT), None) for n in found if n]))
+        return tuple(n for n in found if not n or b"zarr_vectors_level" in (next(told) or b""))
 
     @property
     def headers(self) -> dict[str, dict[str, Any]]:

@@ -134,7 +134,7 @@ def add_level(builder: GraphBuilder, level: LevelContents, target: LevelTarget) 
     else:
         waiting = _objects_along(builder, level, place, metadata)
     if not same and not target.in_cells and level.source.schema.has_objects:
-        extra = object_blobs(_object_plan(level, place.layout))
+        extra = object_blobs(object_plan_of(level, place.layout))
         if extra:
             blocks.append((BlockSpec(place), EncodedBlock({(a, k): data for a, k, data in extra})))
     spec = CommitSpec(
@@ -250,7 +250,8 @@ def _copy_array(source: Place, target: Place, array: str) -> int:
 # ---------------------------------------------------------------------------------------------- objects, between layouts
 
 
-def _object_plan(level: LevelContents, layout: str) -> ObjectPlan:
+def object_plan_of(level: LevelContents, layout: str) -> ObjectPlan:
+    """Return the objects of a level, with their attributes and groups, as a write of them to a layout takes them."""
     source = level.source
     index = ObjectIndex(source)
     attributes: dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]] = {}
@@ -273,7 +274,7 @@ def _objects_along(
     """Add the tasks that write the object index anew, and its groups' attributes to `metadata`."""
     if not level.source.schema.has_objects:
         return []
-    plan = _object_plan(level, place.layout)
+    plan = object_plan_of(level, place.layout)
     rank = level.source.rank
     metadata += object_metadata(plan, rank, place.layout)
     table = builder.add(builder.key("objects", level.number), _fragments, level.source)

@@ -21,6 +21,7 @@ from dask_zv.graph.run import check_writable, task_memory
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import make
 from dask_zv.level.object_tables import EDGE_COUNTS
+from dask_zv.level.stale import stale_marks
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid.plan import grid_settings
 from dask_zv.storage.handles import open_objects
@@ -129,6 +130,7 @@ def plan_write(
     trees = links is not None and links.trees
     explicit = links is not None and not links.crossings
     specs = _attribute_specs(store.axes, partitions, schema, objects, links)
+    metadata += [(f"../{n}", marks) for n, marks in stale_marks(store, level.number)] if replace else []
     metadata += [
         ("", level_attributes(level, scan, schema, cells, objects=objects is not None, links=explicit)),
         ("..", root_attributes(store, scan, conversion, shards, specs)),

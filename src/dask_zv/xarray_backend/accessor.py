@@ -627,7 +627,8 @@ class ZVTreeAccessor:
 
     def __repr__(self) -> str:
         levels = {k: n.sizes["vertex"] for k, n in self._tree.children.items() if "vertex" in n.sizes}
-        return "\n".join(["<tree.zv>", *(f"  /{name}: {count:,} vertices" for name, count in levels.items())])
+        alone = ["  one level: dzv.build_pyramid(store) builds coarser ones, for overviews"] if len(levels) == 1 else []
+        return "\n".join(["<tree.zv>", *(f"  /{name}: {count:,} vertices" for name, count in levels.items()), *alone])
 
     def level_for(self, bbox: Any = None, *, max_vertices: int) -> int:
         """Return the number of the finest level with at most about `max_vertices` in a box, or that of the coarsest level.
