@@ -198,12 +198,12 @@ def _look_at_grid(
 def _changed(blobs: GridArrays, known: Mapping[str, GridArray], *, stamps: bool) -> bool:
     """Return True if an object has another length than the catalog noted, or with `stamps` another stamp and other bytes.
 
-    A copied store has other stamps; where only these differ, the bytes are compared. An edit can't be told from damage
-    where all stamps are others.
+    A copied store has other stamps; where only these differ, the bytes are compared. With `stamps` a change is warned of: an
+    edit of another tool can't be told from a damage that came with a new stamp.
     """
     assert blobs.catalog is not None
     suspects: list[Address] = []
-    copied = True
+    url = join(blobs.objects.url, blobs.prefix)
     for array, found in known.items():
         columns = blobs.catalog.arrays[array]
         have = np.flatnonzero(columns.have)
@@ -218,24 +218,24 @@ def _changed(blobs: GridArrays, known: Mapping[str, GridArray], *, stamps: bool)
             noted.append(int(columns["stamp"][rows[0]]))
         for stamp, length, before, run in zip(blobs.objects.stamps(paths), lengths, noted, members, strict=True):
             if stamp is None or stamp[0] != length:
+                if stamps:
+                    warn_of_other_bytes(url, coords_to_keys(blobs.catalog.coords[run[:1]])[0], array)
                 return True
-            copied &= stamp[1] != before
             if stamps and before and stamp[1] and stamp[1] != before:
                 suspects += [(array, key) for key in coords_to_keys(blobs.catalog.coords[run])]
     for start in range(0, len(suspects), _COMPARED):
         blobs.read_stored(suspects[start : start + _COMPARED])
-        if blobs.catalog_is_stale and copied:
-            warn_of_other_bytes(join(blobs.objects.url, blobs.prefix), blobs.stale_chunk)
         if blobs.catalog_is_stale:
+            warn_of_other_bytes(url, blobs.stale_chunk)
             return True
     return False
 
 
-def warn_of_other_bytes(where: str, chunk: str | None) -> None:
+def warn_of_other_bytes(where: str, chunk: str | None, array: str = "") -> None:
     """Warn that a chunk has other bytes than at the last commit."""
     warnings.warn(
-        f"chunk {chunk} has other bytes than at the last commit: another tool edited it, or it is damaged; compare it with "
-        f"the original, then store.refresh() accepts the level as it is [{where}]",
+        f"chunk {chunk} {f'of {array} ' if array else ''}has other bytes than at the last commit: another tool edited it, or "
+        f"it is damaged; compare it with the original, then store.refresh() accepts the level as it is [{where}]",
         ZVWarning,
         stacklevel=2,
     )

@@ -59,7 +59,7 @@ def unfinished_write(level: LevelContents, names: Sequence[str] | None = None) -
 
 
 def warn_of_unfinished(level: LevelContents, *, stacklevel: int) -> None:
-    """Warn if a level of ours that counts no vertices is empty because a write to it has not ended; a listing more."""
+    """Warn of a write to a level of ours that has not ended, and because of which it may be empty; a listing more."""
     if SETTINGS not in level._attributes:
         return
     try:
@@ -68,5 +68,6 @@ def warn_of_unfinished(level: LevelContents, *, stacklevel: int) -> None:
         if (found := unfinished_write(level)) is not None:
             error.add_note(f"{found}; {found.advice}")
         raise
-    if empty and (found := unfinished_write(level)) is not None:
-        warnings.warn(f"the level is empty: {found}; {found.advice} [{level.url}]", ZVWarning, stacklevel=stacklevel + 1)
+    if (found := unfinished_write(level)) is not None:
+        told = f"{'the level is empty: ' if empty else ''}{found}; {found.advice} [{level.url}]"
+        warnings.warn(told, ZVWarning, stacklevel=stacklevel + 1)

@@ -39,7 +39,7 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.local import sweep
 from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.nodes import SETTINGS, merge_attributes, put_catalog, read_document
+from dask_zv.storage.nodes import SETTINGS, merge_attributes, put_catalog, put_documents, read_document, storing_order
 from dask_zv.storage.objects import Address, Objects
 from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.per_chunk.write import look_at_blobs
@@ -64,7 +64,7 @@ def refresh(store: object) -> None:
     Raises
     ------
     StoreError, FormatError
-        A blob is missing or damaged; the message names it, and the old catalog is gone. Or a write that replaced chunks did not
+        A blob is missing or damaged; the message names it, and nothing is changed. Or a write that replaced chunks did not
         reach its commit.
     """
     contents = opened_contents(store, "r+")
@@ -84,16 +84,22 @@ def _rebuild_catalog(level: LevelContents) -> None:
     objects, grid = open_objects(level.place.handle), layout_for(level.place.layout).shards_have_extents
     if grid:
         check_not_replaced(objects, level.place.prefix)  # half of one write and half of another is no state to note
-    level.group.delete_subtree(CATALOG_NAME)
-    work = _grid_work(level, objects) if grid else _per_chunk_work(level, objects)
-    if work is None:
-        return
-    look, parts, finish = work
-    builder = GraphBuilder("zv-refresh")
-    receipts = [builder.add(builder.key("look", i), look, level.source, part) for i, part in enumerate(parts)]
-    end = builder.key("commit")
-    builder.add(end, finish, List(*receipts))
-    compute_one(builder.finish(end))
+    keys = [join(level.place.prefix, CATALOG_NAME, name) for name in storing_order(objects, DOCUMENT, "c/0")]
+    old = [(k, data) for k, data in zip(keys, objects.get_many([(k, None) for k in keys]), strict=True) if data is not None]
+    level.group.delete_subtree(CATALOG_NAME)  # it would be believed while the chunks are looked at
+    try:
+        work = _grid_work(level, objects) if grid else _per_chunk_work(level, objects)
+        if work is None:
+            return
+        look, parts, finish = work
+        builder = GraphBuilder("zv-refresh")
+        receipts = [builder.add(builder.key("look", i), look, level.source, part) for i, part in enumerate(parts)]
+        end = builder.key("commit")
+        builder.add(end, finish, List(*receipts))
+        compute_one(builder.finish(end))
+    except BaseException:
+        put_documents(objects, old)
+        raise
 
 
 def _count_vertices(source: LevelSource, found: Mapping[Address, bytes]) -> dict[str, int]:

@@ -589,4 +589,5 @@ def open(
     for number in contents.levels if check_objects else ():
         _ = contents.level(number).chunks
         check_others(contents.level(number))
+        warn_of_unfinished(contents.level(number), stacklevel=2)
     return Store(contents)
