@@ -54,6 +54,18 @@ def test_labels_without_rows_are_nan(written, way, chunks):
     assert found.mass.notnull().values.tolist() == [c == "axon" for c in axons.kind.attrs["categories"]]
 
 
+@pytest.mark.parametrize("chunks", [None, {}])
+def test_first_and_last_of_groups(written, way, chunks):
+    ds = chunked(written.open(chunks=chunks), chunks)[["mass", "flag"]]
+    expected = ds.zv.to_dataframe().groupby("flag").mass
+    if way == "flox" and chunks is not None:  # xarray gives all rows, ungrouped
+        for what in ("first", "last"):
+            fails(dzv.InputError, r"in memory only: ds\.load\(\)", lambda w: getattr(ds.zv.groupby("flag"), w)(), what)
+        ds = ds.load()
+    np.testing.assert_array_equal(ds.zv.groupby("flag").first().mass, expected.first())
+    np.testing.assert_array_equal(ds.zv.groupby("flag").last().mass, expected.last())
+
+
 @pytest.mark.parametrize("view", ["spatial", "objects"])
 def test_ids_are_a_coordinate_of_both_views(written, view):
     """So that xarray's own groupby finds them, of what is in memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,14 +12,12 @@ import xarray as xr
 from dask.base import compute
 from dask.delayed import delayed
 from numpy.typing import NDArray
+from xarray.core.groupby import DatasetGroupBy
 from xarray.groupers import EncodedGroups, Grouper
 
 from dask_zv.errors import InputError
 from dask_zv.graph.builder import refuse_expressions
 from dask_zv.xarray_backend import conventions as names
-
-if TYPE_CHECKING:
-    from xarray.core.groupby import DatasetGroupBy
 
 Labels = pd.Index
 
@@ -45,6 +43,18 @@ class LabelGrouper(Grouper):
         if not (codes.to_numpy() >= 0).any():
             raise InputError(f"no value of {group.name!r} is among the labels {self.labels[:5].tolist()!r:.80}")
         return EncodedGroups(codes=codes, full_index=self.labels)
+
+
+class LazyGroups(DatasetGroupBy):
+    """Groups of a Dask column, of which xarray 2026.9 takes the whole Dataset for the first and the last of each group."""
+
+    __slots__ = ()
+
+    def first(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse."""
+        raise InputError("xarray finds the first and the last of groups of columns in memory only: ds.load().zv.groupby(...)")
+
+    last = first
 
 
 def _codes(values: NDArray[Any], labels: Labels, what: str) -> NDArray[np.int64]:
@@ -82,7 +92,10 @@ def groupby(ds: xr.Dataset, group: str | Sequence[str], labels: Any, id_name: st
     if not any(v.chunks is not None for v in data.values()):
         data = _loaded(data)  # group by group it would be read over and over
     about = {k: ds.attrs[k] for k in ("zv_url", "zv_level") if k in ds.attrs}
-    return xr.Dataset(data, keys, about).groupby(groupers)
+    found = xr.Dataset(data, keys, about).groupby(groupers)
+    if any(v.chunks is not None for v in keys.values()):
+        found.__class__ = LazyGroups
+    return found
 
 
 def _loaded(variables: Mapping[str, xr.Variable]) -> dict[str, xr.Variable]:
