@@ -130,7 +130,7 @@ def add_level(builder: GraphBuilder, level: LevelContents, target: LevelTarget) 
 
     if same:
         others = enumerate([*nodes.plain, *nodes.literal])
-        waiting = [builder.add(builder.key("copy", i), _copy_array, source, place, array) for i, array in others]
+        waiting = [builder.add(builder.key("copy", i), copy_node, source, place, array) for i, array in others]
     else:
         waiting = _objects_along(builder, level, place, metadata)
     if not same and not target.in_cells and level.source.schema.has_objects:
@@ -161,7 +161,7 @@ def copy_others(builder: GraphBuilder, store: StoreContents, target: LevelTarget
     if odd and layout_for(target.layout) is not layout_for(store.layout):
         raise InputError(f"{store.url} has {odd[0]!r}, which the other layout stores differently: leave layout out")
     here, there = Place(store.handle, store.prefix), Place(target.handle, target.prefix)
-    return [builder.add(builder.key("copy", f"root-{i}"), _copy_array, here, there, n) for i, n in enumerate(names)]
+    return [builder.add(builder.key("copy", f"root-{i}"), copy_node, here, there, n) for i, n in enumerate(names)]
 
 
 def _check_convertible(level: LevelContents, nodes: Hierarchy) -> None:
@@ -232,10 +232,13 @@ def _finish_level(place: Place, attributes: Mapping[str, Any], without: Sequence
     return report
 
 
-def _copy_array(source: Place, target: Place, array: str) -> int:
-    """Copy an ordinary array, or a group of some, object by object; documents after what they describe, or before it."""
+def copy_node(source: Place, target: Place, array: str, new: str | None = None) -> int:
+    """Copy an ordinary array, or a group of some, object by object; documents after what they describe, or before it.
+
+    It gets another path where `new` is one, which its attribute ``name`` may have to say.
+    """
     here, there = open_objects(source.handle), open_objects(target.handle)
-    base, to = join(source.prefix, array), join(target.prefix, array)
+    base, to = join(source.prefix, array), join(target.prefix, new or array)
     keys = [k.removeprefix(base + "/") for k in here.list_prefix(base)]
     keys = sorted(k for k in keys if k != DOCUMENT)
     inner = [k for k in keys if k.endswith(f"/{DOCUMENT}")]

@@ -16,8 +16,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -113,6 +113,11 @@ class Catalog(ChunkLookup):
         if row < 0 or columns.nbytes[row] < 0:
             return None
         return BlobPlace(*(int(columns[kind][row]) for kind in ("nbytes", "shard", "offset", "stored", "crc")))
+
+    def without(self, arrays: Collection[str]) -> Catalog:
+        """Return the catalog of the other arrays."""
+        kept = {n: c for n, c in self.arrays.items() if n not in arrays}
+        return replace(self, arrays=kept, nodes={n: d for n, d in self.nodes.items() if n not in arrays})
 
     def chunks_of(self, array: str) -> NDArray[np.bool_]:
         """Return which rows of :attr:`coords` have a blob in `array`."""

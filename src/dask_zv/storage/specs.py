@@ -155,6 +155,9 @@ class CommitSpec:
     first: bool = False
     # Attributes of the store's root (``..``) as they were read: of those in `metadata`, the others are changes
     root: Mapping[str, Any] = field(default_factory=dict)
+    # With arrays that stay as they are: those that the batch replaces whole, and those that go (see `remove`, too)
+    whole: frozenset[str] = frozenset()
+    gone: tuple[str, ...] = ()
 
     def collect_attributes(self, results: Sequence[BlockResult]) -> dict[str, dict[str, Any]]:
         """Return all attributes by path, in order: those that were known before, and what the blocks found out."""

@@ -344,6 +344,236 @@ class Store(_Facade):
 
         return expand(self, bounds, compute=compute)
 
+    def set_attribute(
+        self,
+        name: str,
+        values: Any,
+        *,
+        level: int = 0,
+        max_categories: int = 10_000,
+        compute: bool = True,
+        progress: bool | None = None,
+    ) -> Report | Delayed:
+        """Give every vertex of a level a value of an attribute, new or in place of the old values.
+
+        Positions and other attributes are neither read nor written. A new attribute appears with the commit. Chunks of one
+        that is replaced change before it, as with ``mode="overwrite"``: values that are computed from the attribute itself
+        are set under another name, which is renamed afterwards. The same call again finishes one that was interrupted.
+        Coarser levels are marked as made from other data.
+
+        Parameters
+        ----------
+        name : str
+        values : ndarray or dask array (N,) or (N, C), Series, DataArray, or Delayed
+            A value for each vertex, in the order of the rows of a Dataset in the spatial view: a variable of such a Dataset,
+            or what was computed from one. Delayeds (a sequence of them, or one) yield arrays of rows, one behind the other.
+            What ``ds.zv.map_chunks`` and ``ds.zv.map_objects`` return gives every vertex the value of its chunk, or of its
+            object, also with ``compute=False``, where the results stay on the workers. Dtypes, strings and pandas categories
+            are stored as by :func:`~dask_zv.write_points`; the attributes of a DataArray (``units``, ``long_name``) are kept.
+        level : int
+        max_categories : int
+            Most distinct strings, at most 65,535.
+        compute : bool
+            False returns a Delayed, whose result is the report (in an Icechunk session, pass it to :meth:`finish`).
+        progress : bool, optional
+            Show a progress bar.
+
+        Returns
+        -------
+        Report or Delayed
+
+        Raises
+        ------
+        InputError
+            The values have another number of rows, another order, or a dtype that can't be stored. Nothing is stored.
+        FormatError
+            The fragments of a chunk leave rows out, so that its vertices can't be numbered.
+        ReadOnlyError
+            The store was opened for reading.
+        """
+        from dask_zv.maintain.edit_attributes import set_attribute
+
+        return set_attribute(self, name, values, level=level, max_categories=max_categories, compute=compute, progress=progress)
+
+    def rename_attribute(
+        self, old: str, new: str, *, level: int = 0, compute: bool = True, progress: bool | None = None
+    ) -> Report | Delayed:
+        """Give an attribute of vertices another name; its chunks are copied as they are stored.
+
+        Parameters
+        ----------
+        old, new : str
+        level : int
+        compute, progress
+            As for :meth:`set_attribute`.
+
+        Returns
+        -------
+        Report or Delayed
+
+        Raises
+        ------
+        InputError
+            There is no attribute `old`, or there is one called `new`.
+        ReadOnlyError
+            The store was opened for reading.
+        """
+        from dask_zv.maintain.edit_attributes import rename_attribute
+
+        return rename_attribute(self, old, new, level=level, compute=compute, progress=progress)
+
+    def drop_attribute(self, name: str, *, level: int = 0, compute: bool = True) -> Report | Delayed:
+        """Remove an attribute of vertices; no chunk is read or written.
+
+        Parameters
+        ----------
+        name : str
+        level : int
+        compute : bool
+            False returns a Delayed, whose result is the report.
+
+        Returns
+        -------
+        Report or Delayed
+
+        Raises
+        ------
+        InputError
+            There is no such attribute.
+        ReadOnlyError
+            The store was opened for reading.
+        """
+        from dask_zv.maintain.edit_attributes import drop_attribute
+
+        return drop_attribute(self, name, level=level, compute=compute)
+
+    def set_object_attribute(self, name: str, values: Any, *, level: int = 0, compute: bool = True) -> Report | Delayed:
+        """Give the objects of a level a value of an attribute, new or in place of the old values.
+
+        The table of the attribute is written as a whole, by one task; vertices are not touched.
+
+        Parameters
+        ----------
+        name : str
+        values : ndarray or dask array (O,) or (O, C), Series or DataArray with ids, or Delayed
+            A row to each object, by ascending id; or a Series indexed by object id, or a DataArray with the coordinate
+            ``object`` (what ``ds.zv.map_objects`` returns, also with ``compute=False``), where other objects have no value.
+            Dtypes are those of :func:`~dask_zv.write_points`.
+        level : int
+        compute : bool
+            False returns a Delayed, whose result is the report.
+
+        Returns
+        -------
+        Report or Delayed
+
+        Raises
+        ------
+        InputError
+            The level has no objects, or none of an id; the dtype has no word for a missing value, and some are.
+        ReadOnlyError
+            The store was opened for reading.
+        """
+        from dask_zv.maintain.edit_objects import set_object_attribute
+
+        return set_object_attribute(self, name, values, level=level, compute=compute)
+
+    def rename_object_attribute(self, old: str, new: str, *, level: int = 0, compute: bool = True) -> Report | Delayed:
+        """Give an attribute of objects another name.
+
+        Parameters
+        ----------
+        old, new : str
+        level, compute
+            As for :meth:`set_object_attribute`.
+
+        Returns
+        -------
+        Report or Delayed
+
+        Raises
+        ------
+        InputError
+            There is no object attribute `old`, or there is one called `new`.
+        """
+        from dask_zv.maintain.edit_objects import rename_object_attribute
+
+        return rename_object_attribute(self, old, new, level=level, compute=compute)
+
+    def drop_object_attribute(self, name: str, *, level: int = 0, compute: bool = True) -> Report | Delayed:
+        """Remove an attribute of objects.
+
+        Parameters
+        ----------
+        name : str
+        level, compute
+            As for :meth:`set_object_attribute`.
+
+        Returns
+        -------
+        Report or Delayed
+
+        Raises
+        ------
+        InputError
+            There is no such object attribute.
+        """
+        from dask_zv.maintain.edit_objects import drop_object_attribute
+
+        return drop_object_attribute(self, name, level=level, compute=compute)
+
+    def set_group(self, group: int | str, ids: Any, *, level: int = 0, compute: bool = True) -> Report | Delayed:
+        """Say which objects are in a group, which is made where there is none.
+
+        Parameters
+        ----------
+        group : int or str
+            Number of the group, or its name: a new name gets the next number. Groups up to a new number are empty. A new group
+            has no value of the attributes of groups.
+        ids : sequence of int
+            All of its objects.
+        level : int
+        compute : bool
+            False returns a Delayed, whose result is the report.
+
+        Returns
+        -------
+        Report or Delayed
+
+        Raises
+        ------
+        NotFoundError
+            The level has no such object.
+        InputError
+            The level has no objects.
+        """
+        from dask_zv.maintain.edit_objects import set_group
+
+        return set_group(self, group, ids, level=level, compute=compute)
+
+    def drop_group(self, group: int | str, *, level: int = 0, compute: bool = True) -> Report | Delayed:
+        """Remove a group. The numbers of others stay: before others it leaves an empty group without a name.
+
+        Parameters
+        ----------
+        group : int or str
+            Its number or name.
+        level, compute
+            As for :meth:`set_group`.
+
+        Returns
+        -------
+        Report or Delayed
+
+        Raises
+        ------
+        InputError
+            There is no such group.
+        """
+        from dask_zv.maintain.edit_objects import drop_group
+
+        return drop_group(self, group, level=level, compute=compute)
+
     def finish(self, result: Report) -> Report:
         """Finish a write with ``compute=False``: in an Icechunk session, merge its changes into the session.
 

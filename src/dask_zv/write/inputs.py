@@ -145,7 +145,7 @@ def _from_memory(
         points = np.zeros((0, len(axes)), points.dtype if points.dtype.kind in "iuf" else float)
     points = _check_positions(points, axes)
     values = {k: as_array(f"attribute {k!r}", v) for k, v in attributes.items()}
-    specs = [_describe(k, v, attributes[k]) for k, v in values.items()]
+    specs = [describe(k, v, attributes[k]) for k, v in values.items()]
     return cut_in_memory(VERTICES, points, values, specs, {k: integer_column(k, k, v) for k, v in integers.items()})
 
 
@@ -159,7 +159,7 @@ def _from_dask(points: Any, attributes: Mapping[str, Any], integers: Mapping[str
             raise InputError(f"{name} must have the shape (N,), not {columns[name].shape}")
         if columns[name].dtype.kind not in "iu":
             raise InputError(f"{name} are integers, not {columns[name].dtype}{hint(name, columns[name].dtype)}")
-    specs = [_describe(name, columns[name], attributes[name]) for name in attributes]
+    specs = [describe(name, columns[name], attributes[name]) for name in attributes]
     return cut_arrays(VERTICES, points, columns, specs, tuple(integers))
 
 
@@ -182,7 +182,8 @@ def _check_column(name: str, dtype: np.dtype[Any], ndim: int, shape: tuple[Any, 
         raise InputError(f"attribute {name!r} has the dtype {dtype} without a unit: give one, such as datetime64[ns]")
 
 
-def _describe(name: str, column: Any, original: Any) -> AttributeInput:
+def describe(name: str, column: Any, original: Any) -> AttributeInput:
+    """Return what is known of an attribute by its array, `column`, and by what the user gave."""
     _check_column(name, column.dtype, column.ndim, column.shape)
     dtype = column.dtype if column.dtype.kind in KINDS else np.dtype(object)
     channels = int(column.shape[1]) if column.ndim == 2 else None

@@ -202,19 +202,28 @@ def write_object_tables(builder: GraphBuilder, place: Place, plan: ObjectPlan, r
     if plan.count:
         add("ids", _write_ids, hold_if_large(plan.ids, plan.ids.nbytes))
     for number, (name, (values, present)) in enumerate(plan.attributes.items()):
-        about = {**_described("object_attribute", name, values), "fill_sentinel_meaning": "absent"}
-        if present is None and values.dtype.kind == "U":
-            about[WHOLE_STRINGS] = len(values)
-        held = hold_if_large(values, values.nbytes)
-        add(f"attribute-{number}", _write_table, f"object_attributes/{name}", held, sentinel(values.dtype), about, _ROWS)
+        add(f"attribute-{number}", write_object_attribute, name, hold_if_large(values, values.nbytes), present is None)
     if plan.groups:
         nobody = np.zeros(0, np.int64)
         members = [plan.groups.get(g, nobody) for g in range(plan.group_count)]
-        add("groups", _write_groups, hold_if_large(members, sum(m.nbytes for m in members)), plan.group_names)
+        add("groups", write_groups, hold_if_large(members, sum(m.nbytes for m in members)), plan.group_names)
     for number, (name, values) in enumerate(plan.group_attributes.items()):
-        about, held = _described("groupings_attribute", name, values), hold_if_large(values, values.nbytes)
-        add(f"group-attribute-{number}", _write_table, f"group_attributes/{name}", held, sentinel(values.dtype), about, _ROWS)
+        add(f"group-attribute-{number}", write_group_attribute, name, hold_if_large(values, values.nbytes))
     return out
+
+
+def write_object_attribute(place: Place, name: str, values: NDArray[Any], whole: bool, _: Sequence[Any] = ()) -> None:
+    """Store an object attribute in layout ``grid``, row = row of the index; `whole` where every object has a value."""
+    about = {**_described("object_attribute", name, values), "fill_sentinel_meaning": "absent"}
+    if whole and values.dtype.kind == "U":
+        about[WHOLE_STRINGS] = len(values)
+    _write_table(place, f"object_attributes/{name}", values, sentinel(values.dtype), about, _ROWS)
+
+
+def write_group_attribute(place: Place, name: str, values: NDArray[Any], _: Sequence[Any] = ()) -> None:
+    """Store an attribute of groups in layout ``grid``, row = number of the group."""
+    about = _described("groupings_attribute", name, values)
+    _write_table(place, f"group_attributes/{name}", values, sentinel(values.dtype), about, _ROWS)
 
 
 def _described(kind: str, name: str, values: NDArray[Any]) -> dict[str, Any]:
@@ -293,7 +302,7 @@ def write_edge_table(place: Place, table: NDArray[np.int64]) -> None:
     _write_table(place, EDGE_COUNTS, table, _NO_ID, about, _ALL_ROWS)
 
 
-def _write_groups(place: Place, members: Sequence[NDArray[np.int64]], names: Sequence[str], _: Sequence[Any]) -> None:
+def write_groups(place: Place, members: Sequence[NDArray[np.int64]], names: Sequence[str], _: Sequence[Any] = ()) -> None:
     """Store the groups: one element each, all in one chunk, as other readers want them."""
     objects, path = open_objects(place.handle), join(place.prefix, "groups")
     attributes: dict[str, Any] = {"zv_array": "groups", "num_groups": len(members)}

@@ -135,17 +135,21 @@ def commit_grid(store: Objects, spec: CommitSpec, total: Receipt, attributes: Ma
         wanted = [*commit_keys(prefix, plan.specs), *(join(path, DOCUMENT) for path, _ in others), journal_key(prefix)]
         objects = snapshot(store, wanted)
         # groups above and below may have catalogs that speak of these arrays, too
-        drop_catalogs(objects, [join(prefix, a) for a in plan.specs], keep=prefix)
+        drop_catalogs(objects, [join(prefix, a) for a in (*plan.specs, *spec.gone)], keep=prefix)
         before = read_grids(objects, prefix, plan.specs) if spec.replace else {}
         locked.check()
         told = merged_documents(objects, others, {normal_path(prefix, ".."): spec.root} if spec.root else None)
-        catalog, nodes = merge_arrays(objects, prefix, plan, total, metadata, whole=whole, before_last=told)
+        catalog, nodes = merge_arrays(
+            objects, prefix, plan, total, metadata, whole=whole, replaced=spec.whole, before_last=told
+        )
+        if catalog is not None:
+            catalog = catalog.without((*spec.gone, *spec.whole))
         if (not locked or store.looks_first) and not store.nodes_first:
             _verify(store, prefix, plan, total, metadata)
         puts = [] if LAST in plan.specs else list(told)
         if nodes is None:  # what the catalog says is no longer all: refresh() makes a new one
             objects.delete_prefix(join(prefix, CATALOG_NAME))
-        elif plan.specs or whole:  # a batch of nothing leaves no trace
+        elif plan.specs or whole or (spec.gone and catalog is not None):  # a batch of nothing leaves no trace
             puts = [*_catalog_objects(prefix, None if whole else catalog, nodes, total), *puts]
         locked.check()
         put_documents(objects, puts)
@@ -165,12 +169,14 @@ def merge_arrays(
     metadata: Mapping[str, Mapping[str, Any]],
     *,
     whole: bool,
+    replaced: Collection[str] = (),
     before_last: Sequence[tuple[str, bytes]] = (),
 ) -> tuple[Catalog | None, dict[str, Node] | None]:
     """Write the documents of a group's arrays so that they list what was stored, too.
 
     `metadata` is merged into the arrays' own; with `whole`, where the batch is the whole content of its arrays, it is all that
-    they have. `before_last` are documents that are stored before :data:`LAST`: whoever sees the chunks in its list finds them.
+    they have, as of those that are `replaced`. `before_last` are documents that are stored before :data:`LAST`: whoever sees
+    the chunks in its list finds them.
     Returns the group's catalog as it was, None where it did not agree with the documents or there was none, and the new
     documents, None where no catalog of these can be written.
     """
@@ -191,7 +197,8 @@ def merge_arrays(
             known = GridArrays(objects, prefix, catalog).catalogued(catalog.nodes)
             catalog = catalog if known.keys() >= {*catalog.nodes, *filled} else None
         _check_shards(plan, objects, prefix, total, held, catalog)
-    written = write_documents(objects, prefix, plan.specs, held, total, metadata, whole=whole, before_last=before_last)
+    every = plan.specs if whole else replaced
+    written = write_documents(objects, prefix, plan.specs, held, total, metadata, whole=every, before_last=before_last)
     # an array whose chunks were there before is in a catalog only with all of them
     complete = catalog is not None or whole or not any(a is not None and a.nonempty != frozenset() for a in held.values())
     return catalog, {array: Node.of(*found) for array, found in written.items()} if complete else None
@@ -205,12 +212,12 @@ def write_documents(
     total: Receipt,
     metadata: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     *,
-    whole: bool = False,
+    whole: Collection[str] = (),
     before_last: Sequence[tuple[str, bytes]] = (),
 ) -> dict[str, tuple[dict[str, Any], str]]:
     """Write the documents of arrays, of which `held` are there, see :func:`merge_arrays`; return each, and its identity."""
     documents = {
-        array: _merged(objects, prefix, array, spec, held[array], total, metadata.get(array, {}), whole=whole)
+        array: _merged(objects, prefix, array, spec, held[array], total, metadata.get(array, {}), whole=array in whole)
         for array, spec in specs.items()
     }
     ensure_groups(objects, sorted({join(prefix, a).rpartition("/")[0] for a in documents}))

@@ -163,7 +163,7 @@ def commit_per_chunk(objects: Objects, spec: CommitSpec, total: Receipt, attribu
             if at == root:
                 put_documents(objects, merged_documents(objects, [(at, found)], {at: spec.root}))
             else:
-                merge_attributes(objects, at, found, replace=own and spec.replace)
+                merge_attributes(objects, at, found, replace=own and (spec.replace or path in spec.whole))
         locked.check()
         _write_catalog(objects, spec, total)
         if spec.marker and not objects.nodes_first:
@@ -216,6 +216,8 @@ def _write_catalog(objects: Objects, spec: CommitSpec, total: Receipt) -> None:
             objects.delete_prefix(path)
         return
     old = None if spec.replace else load_catalog(objects, prefix)
+    if old is not None:
+        old = old.without((*spec.gone, *spec.whole))
     if old is None and (spec.extends_catalog or not spec.catalog):
         return
     own = total
