@@ -19,6 +19,8 @@ from dask_zv.graph.report import Report, finish_write
 from dask_zv.graph.run import check_writable, compute_one
 from dask_zv.level.contents import LevelContents, StoreContents, opened_contents
 from dask_zv.level.stale import stale_marks
+from dask_zv.maintain.edit_log import finish_edit
+from dask_zv.maintain.refresh import refresh
 from dask_zv.storage.icechunk.session import undone_on_failure
 from dask_zv.storage.nodes import SETTINGS
 from dask_zv.storage.specs import CommitSpec
@@ -30,13 +32,24 @@ Specs = Mapping[str, Mapping[str, Any]]
 
 
 def level_to_edit(store: object, level: int) -> LevelContents:
-    """Return a level of a store that can be written to, as it is now."""
+    """Return a level of a store that can be written to, as it is now; an edit that died in its commit is finished first."""
+    return finished_level(store, level)[0]
+
+
+def finished_level(store: object, level: int) -> tuple[LevelContents, Report | None]:
+    """Return a level as :func:`level_to_edit` does, and the report of the edit that was finished, if one was."""
     contents = opened_contents(store, "r+")
     if contents.read_only:
         raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=contents.url)
     check_writable(contents.handle)
     contents.reload()
-    return contents.level(level)
+    done = finish_edit(contents.level(level).place)
+    if done is not None:
+        contents.reload()
+        if not contents.level(level).source.catalogued:  # it died between the documents and the catalog that knows them
+            refresh(store)
+            contents.reload()
+    return contents.level(level), done
 
 
 def edited(commit: CommitSpec, level: LevelContents, specs: Mapping[str, Specs] | None = None, **facts: Any) -> CommitSpec:

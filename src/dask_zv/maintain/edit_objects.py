@@ -1,6 +1,7 @@
 """Attributes and groups of a level's objects: set, renamed, dropped. Tables alone are written, each as a whole, by one task.
 
 Vertices and manifests stay as they are. A table has a row to an object; the task gathers what is lazy, not the client.
+One module because attributes and groups are edited in the same steps.
 """
 
 from __future__ import annotations
@@ -28,12 +29,11 @@ from dask_zv.level.object_index import ObjectIndex, chosen_ids
 from dask_zv.maintain.convert_level import copy_node
 from dask_zv.maintain.edit import edited, level_to_edit, run_edit
 from dask_zv.read.object_columns import object_fields
-from dask_zv.storage.grid.plan import GridPlan
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import read_document
-from dask_zv.storage.specs import BlockSpec, CommitSpec, Place
+from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan, Place
 from dask_zv.write.containers import attrs_of, in_memory, is_series
 from dask_zv.write.object_index import write_group_attribute, write_groups, write_object_attribute
 from dask_zv.write.object_input import table_about
@@ -317,9 +317,9 @@ def _changed(found: GroupTables, group: int | str, ids: NDArray[np.int64] | None
     found = found.resized(max(number + 1, len(found.members)))
     found.members[number] = ids
     if isinstance(group, str):
-        names = list(found.names or [""] * len(found.members))
-        names[number] = group
-        found = replace(found, names=tuple(names))
+        called = list(found.names or [""] * len(found.members))
+        called[number] = group
+        found = replace(found, names=tuple(called))
     return found
 
 

@@ -2,6 +2,7 @@
 
 They come as one array in the order of the rows, or as a table: a value for each chunk, or for each object, as ``map_chunks``
 and ``map_objects`` give them. What is lazy stays on the workers; where nothing tells lengths or dtype, it is looked at once.
+One module because every form that values may have ends in the same pieces.
 """
 
 from __future__ import annotations

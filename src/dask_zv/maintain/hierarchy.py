@@ -19,10 +19,10 @@ from dask_zv.storage.grid.shards import object_cells
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.locks import LOCK_NAME
 from dask_zv.storage.objects import Objects
-from dask_zv.storage.specs import REPLACING
+from dask_zv.storage.specs import REPLACING, STAGED
 
 _LITERALS = ("data", "offsets", "present_mask")
-_NO_NODES = (DOCUMENT, CATALOG_NAME)
+_NO_NODES = (DOCUMENT, CATALOG_NAME, STAGED)
 OBJECTS_PER_TASK = 128
 """Stored objects that are copied as they are by one task, or at a time."""
 

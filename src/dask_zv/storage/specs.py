@@ -308,6 +308,8 @@ def check_not_replaced(objects: Objects, prefix: str, chunk: str | None = None) 
 
 JOURNAL = "dask_zv_journal"
 """Name of the array, in a level, that keeps the receipts of an unfinished write."""
+STAGED = "dask_zv_edit"
+"""Where, in a level, what an edit is going to store lies, until it is all there."""
 
 
 def written_stamp(place: Place) -> str | None:

@@ -574,6 +574,68 @@ class Store(_Facade):
 
         return drop_group(self, group, level=level, compute=compute)
 
+    def delete_objects(
+        self, ids: Any, *, level: int = 0, compute: bool = True, progress: bool | None = None
+    ) -> Report | Delayed:
+        """Delete objects: their vertices, links and manifests, their rows in the tables of objects, and their ids in groups.
+
+        Only chunks that lose a vertex are written. The deletion is logged beside the level before anything changes; a process
+        that dies afterwards leaves a level that says so when it is read, and the next edit finishes the deletion. Coarser
+        levels are marked as made from other data, and links between levels go.
+
+        Parameters
+        ----------
+        ids : int or sequence of int
+        level : int
+        compute : bool
+            False returns a Delayed, whose result is the report.
+        progress : bool, optional
+            Show a progress bar.
+
+        Returns
+        -------
+        Report or Delayed
+            Its `rows` and `chunks` are those that were written again.
+
+        Raises
+        ------
+        NotFoundError
+            The level has no such object.
+        InputError
+            The level has no objects, layout ``per_chunk``, or arrays of other tools whose rows can't be deleted.
+        ReadOnlyError
+            The store was opened for reading.
+        """
+        from dask_zv.maintain.edit_delete import delete_objects
+
+        return delete_objects(self, ids, level=level, compute=compute, progress=progress)
+
+    def delete(self, *, bbox: Any, level: int = 0, compute: bool = True, progress: bool | None = None) -> Report | Delayed:
+        """Delete the vertices in a box, and the links that lose an end; as :meth:`delete_objects` otherwise.
+
+        Objects stay, also those that have no vertex any more. Lines, paths and skeletons can't lose vertices from their middle:
+        delete whole objects.
+
+        Parameters
+        ----------
+        bbox : pair of corners
+            The closed box ``(lower corner, upper corner)``, in the units of the axes; None in a corner leaves a side open.
+        level, compute, progress
+            As for :meth:`delete_objects`.
+
+        Returns
+        -------
+        Report or Delayed
+
+        Raises
+        ------
+        InputError
+            The box is malformed, or the geometry is one of paths or trees.
+        """
+        from dask_zv.maintain.edit_delete import delete
+
+        return delete(self, bbox=bbox, level=level, compute=compute, progress=progress)
+
     def finish(self, result: Report) -> Report:
         """Finish a write with ``compute=False``: in an Icechunk session, merge its changes into the session.
 

@@ -293,11 +293,11 @@ def old_nodes(
         old.append("link_fragments")
     if not trees:
         old.append(EDGE_COUNTS)
-    old += _links_to_this(objects, place.prefix)
+    old += links_to_this(objects, place.prefix)
     return (*dict.fromkeys(old), "fragment_attributes", *old_object_nodes(objects, place.prefix, plan, place.layout))
 
 
-def _links_to_this(objects: Objects, prefix: str) -> list[str]:
+def links_to_this(objects: Objects, prefix: str) -> list[str]:
     """Return the links that other levels have to the vertices of this one, which are about to be others."""
     root, _, number = prefix.rpartition("/")
     old: list[str] = []

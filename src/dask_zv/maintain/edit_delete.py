@@ -1,0 +1,394 @@
+"""Objects, and what lies in a box, deleted from a level: chunks that lose a vertex are written, and links that lead to them.
+
+One module because what is cut, which links lead there, and the tables of the objects that are left are one plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+from dask.delayed import Delayed, delayed
+from dask.task_spec import List, Task, TaskRef
+from numpy.typing import NDArray
+
+from dask_zv.config import settings
+from dask_zv.errors import InputError, MetadataError
+from dask_zv.format.keys import DOCUMENT, coords_to_keys, join, keys_to_coords
+from dask_zv.format.links import LinkFamily, has_permutation, parse_segment
+from dask_zv.geometry.block import BlockExtra, EncodedBlock, Fragments
+from dask_zv.geometry.kinds import kind_of
+from dask_zv.geometry.schema import LINK_FRAGMENTS, VERTICES
+from dask_zv.graph.builder import GraphBuilder
+from dask_zv.graph.report import Report
+from dask_zv.graph.tasks import add_block, add_commit
+from dask_zv.level.contents import LevelContents
+from dask_zv.level.fragment_table import FragmentTable
+from dask_zv.level.object_index import ObjectIndex, chosen_ids
+from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS
+from dask_zv.level.source import LevelSource
+from dask_zv.maintain.convert_level import object_plan_of
+from dask_zv.maintain.edit import edited, finished_level, level_to_edit, run_edit
+from dask_zv.maintain.edit_log import Record, add_application, clear_log, shadow, stage
+from dask_zv.maintain.edit_rows import RowMaps, Segment, cut_chunks, cut_links
+from dask_zv.maintain.hierarchy import Hierarchy, find_nodes
+from dask_zv.read.columns import LevelRows
+from dask_zv.read.levels import select_in
+from dask_zv.read.object_rows import object_lengths
+from dask_zv.spatial.chunks import ChunkLookup, runs_of
+from dask_zv.spatial.grid import Box
+from dask_zv.storage.grid.plan import cut_units
+from dask_zv.storage.grid.read import GridArrays
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.layout import layout_for
+from dask_zv.storage.nodes import load_catalog
+from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan
+from dask_zv.write.object_index import write_object_index
+from dask_zv.write.object_plan import ObjectPlan, object_metadata, old_object_nodes
+from dask_zv.write.planning import links_to_this
+from dask_zv.write.scan import id_ranges
+
+_OBJECTS_AT_ONCE = 1 << 17
+_LINKS = "links/0"
+
+
+def delete_objects(
+    store: object, ids: Any, *, level: int = 0, compute: bool = True, progress: bool | None = None
+) -> Report | Delayed:
+    """Delete objects with all that is theirs, see :meth:`dask_zv.Store.delete_objects`."""
+    contents, done = finished_level(store, level)
+    if not contents.source.schema.has_objects:
+        raise InputError("the level has no objects: delete what lies in a box, store.delete(bbox=...)", store=contents.url)
+    wanted = chosen_ids(ids)
+    if done is not None:  # this very call, perhaps, of a process that died
+        wanted = wanted[np.isin(wanted, contents.index.ids)]
+        if not len(wanted):
+            return done if compute else delayed(itself, pure=False)(done)
+    contents.index.rows(wanted)  # says which of them there aren't
+    nodes = _check_level(contents)
+    gone = contents.index.select(wanted)
+    at = contents.chunks.find(gone.distinct_chunks) if len(gone.objects) else np.zeros(0, np.int64)
+    plan = _without(object_plan_of(contents, contents.place.layout), wanted, len(np.unique(gone.objects)), contents.index)
+    return _Deletion(contents, nodes, at, np.ones(len(at), bool), None, gone, wanted, plan).run(
+        compute=compute, progress=progress
+    )
+
+
+def delete(store: object, *, bbox: Any, level: int = 0, compute: bool = True, progress: bool | None = None) -> Report | Delayed:
+    """Delete the vertices in a box, see :meth:`dask_zv.Store.delete`."""
+    contents = level_to_edit(store, level)
+    kind = kind_of(contents.kind)
+    if kind.is_path or contents.has_implied_edges:
+        raise InputError(
+            f"a {contents.kind} without vertices from its middle would be joined across the gap: delete whole objects, "
+            "store.delete_objects(ids), such as those of level.read(bbox=...), or write the level anew",
+            store=contents.url,
+        )
+    nodes = _check_level(contents)
+    chosen = select_in(contents, None, bbox, None)
+    plan = object_plan_of(contents, contents.place.layout) if contents.source.schema.has_objects else None
+    nobody = np.zeros(0, np.int64)
+    numbers = np.asarray(chosen.chunks, np.int64)
+    deletion = _Deletion(contents, nodes, numbers, chosen.whole, chosen.box, None, nobody, plan)
+    return deletion.run(compute=compute, progress=progress)
+
+
+def _check_level(level: LevelContents) -> Hierarchy:
+    """Return the nodes of a level of which vertices can be deleted."""
+    place, source = level.place, level.source
+    if not layout_for(place.layout).has_tables:
+        raise InputError(
+            f"layout {place.layout} (ZV 0.7): vertices can't be deleted; write the level anew, or convert it with "
+            "dzv.convert(store, target, layout='grid')",
+            store=level.url,
+        )
+    if not source.catalogued:
+        raise InputError(
+            "the level has no catalog, by which an interrupted deletion is told: store.refresh() makes one", store=level.url
+        )
+    if level.metadata.shared_fragments:
+        raise InputError("objects of the level share fragments: write it anew with ds.zv.to_store", store=level.url)
+    nodes = find_nodes(open_objects(place.handle), place.prefix, place.layout)
+    known = {*source.schema.arrays, LINK_FRAGMENTS}
+    of_links = ("links/", "link_attributes/")
+    odd = [a for a in nodes.chunked if a not in known and not a.startswith(of_links)]
+    odd += list(nodes.literal)
+    if odd:
+        raise InputError(
+            f"the level has {odd[0]!r}, whose rows can't be deleted with the vertices: remove it first", store=level.url
+        )
+    grids = GridArrays(open_objects(place.handle), place.prefix).arrays(source.schema.arrays)
+    cut = {(a.spec.origin, a.spec.shard_shape) for a in grids.values() if a is not None}
+    if len(cut) > 1:
+        raise InputError(
+            "the arrays of the level are cut into other shards than the positions: dzv.convert(..., shard_chunks=...) gives "
+            "all the same", store=level.url,
+        )  # fmt: skip
+    return nodes
+
+
+def _without(plan: ObjectPlan, ids: NDArray[np.int64], present: int, index: ObjectIndex) -> ObjectPlan:
+    """Return the objects of a level without some, of which so many have vertices."""
+    order = np.arange(index.count) if index.order is None else index.order
+    rows = order[~np.isin(index.sorted_ids, ids)]
+    attributes = {n: (v[rows], None if p is None else p[rows]) for n, (v, p) in plan.attributes.items()}
+    groups = {g: m[~np.isin(m, ids)] for g, m in plan.groups.items()}
+    left = index.ids[rows]
+    return replace(
+        plan, count=len(left), attributes=attributes, groups=groups, ids=id_ranges(left), present=plan.present - present
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Deletion:
+    """What is to be deleted of which chunks (numbers, ascending), and the objects that are left."""
+
+    level: LevelContents
+    nodes: Hierarchy
+    chunks: NDArray[np.int64]
+    whole: NDArray[np.bool_]
+    box: Box | None
+    gone: FragmentTable | None
+    ids: NDArray[np.int64]
+    plan: ObjectPlan | None
+
+    def run(self, *, compute: bool, progress: bool | None) -> Report | Delayed:
+        """Plan the deletion, and run it."""
+        level, place = self.level, self.level.place
+        logged = not place.handle.is_session
+        if logged:
+            clear_log(place)
+        builder = GraphBuilder("zv-delete", watched=bool(progress), store=place.handle)
+        rows = LevelRows(level.source, level.chunks)
+        blocks = self._blocks()
+        shared = builder.share("rows", rows)
+        cuts: list[TaskRef] = []
+        for i, mine in enumerate(blocks):
+            some = None if self.gone is None else self.gone.within(level.chunks.coords[self.chunks[mine]])
+            arguments = shared, self.chunks[mine], self.whole[mine], self.box, some
+            cuts.append(builder.add(builder.key("cut", i), cut_chunks, *arguments))
+        payloads: list[Any] = [Task(None, itemgetter(0), cut) for cut in cuts]
+        maps = [builder.add(builder.key("maps", i), itemgetter(1), cut) for i, cut in enumerate(cuts)]
+        found = self._links(builder, blocks, maps)
+        links = [builder.add(builder.key("links", i), itself, task) for i, task in enumerate(found.tasks)]
+        payloads += links
+        told, nodes, written = self._objects(builder, maps, logged=logged)
+        facts = builder.add(builder.key("facts"), _facts, level, told, found.counted, List(*maps))
+        payloads.append(facts)
+        arrays = (*level.source.schema.arrays, *found.arrays)
+        commit = self._commit(arrays)
+        if logged:
+            done = [builder.add(builder.key("log", i), stage, place, i, p) for i, p in enumerate(payloads)]
+            catalog = load_catalog(open_objects(place.handle), place.prefix)
+            assert catalog is not None
+            record = Record(
+                catalog.token, len(payloads), arrays, nodes, commit.metadata, commit.remove, commit.root, commit.count,
+                commit.objects,
+            )  # fmt: skip
+            return run_edit(
+                level.store, add_application(builder, place, record, [*done, *written]), compute=compute, progress=progress
+            )
+        held = GridArrays(open_objects(place.handle), place.prefix).arrays(arrays)
+        specs = {a: d.spec for a, d in held.items() if d is not None}
+        commit = replace(commit, grid=GridPlan(specs, frozenset(specs), level.source.token))
+        # every cut is read from the chunks before any is stored
+        ready = builder.add(builder.key("ready"), _nothing, List(*maps, *links))
+        stored = [add_block(builder, i, BlockSpec(place, commit.grid), payload, [ready]) for i, payload in enumerate(payloads)]
+        return run_edit(
+            level.store, add_commit(builder, commit, stored, lambda _, __: (written, [])), compute=compute, progress=progress
+        )
+
+    def _blocks(self) -> list[NDArray[np.int64]]:
+        """Return the chunks of each block as places in `chunks`: whole shards go together."""
+        level = self.level
+        spec = GridArrays(open_objects(level.place.handle), level.place.prefix).array(VERTICES)
+        assert spec is not None
+        if not len(self.chunks):
+            return []
+        coords = level.chunks.coords[self.chunks]
+        units = cut_units(GridPlan({VERTICES: spec.spec}), [(VERTICES, key) for key in coords_to_keys(coords)])
+        known = ChunkLookup(coords)
+        places = [known.find(keys_to_coords([k for _, k in unit], level.source.rank)) for unit in units]
+        nbytes = level.source.schema.row_bytes * level.chunks.rows[self.chunks]
+        sizes = np.array([len(p) for p in places], np.int64), np.array([int(nbytes[p].sum()) for p in places], np.int64)
+        low, high = settings().write_block_bytes
+        limit = int(np.clip(int(nbytes.sum()) // 8, low, high))
+        runs = runs_of((sizes[0], settings().pass_chunks), (sizes[1], limit))
+        return [np.sort(np.concatenate(places[a:b])) for a, b in runs]
+
+    def _links(self, builder: GraphBuilder, blocks: Sequence[NDArray[np.int64]], maps: Sequence[TaskRef]) -> _Links:
+        """Return the tasks that correct links of the chunks."""
+        level, source = self.level, self.level.source
+        named = sorted(a for a in self.nodes.chunked if a.startswith(f"{_LINKS}/"))
+        if not named or not len(self.chunks):
+            return _Links([], (), {})
+        try:
+            family = LinkFamily.from_attributes(self.nodes.groups.get(_LINKS, {}), source.rank, 0)
+        except MetadataError as error:
+            raise error.at(store=level.url, array=_LINKS) from None
+        if family.store != "canonical":
+            raise InputError("the links of the level are stored twice: write it anew with ds.zv.to_store", store=level.url)
+        segments = [self._segment(a, family) for a in named]
+        touched = ChunkLookup(level.chunks.coords[self.chunks])
+        block_of = np.zeros(len(self.chunks), np.int64)
+        for i, mine in enumerate(blocks):
+            block_of[mine] = i
+        blobs = GridArrays(open_objects(level.place.handle), level.place.prefix)
+        specs = {a: d.spec for a, d in blobs.arrays(named).items() if d is not None}
+        addresses: list[tuple[str, str]] = []
+        ends: dict[tuple[str, str], list[int]] = {}
+        for s in segments:
+            filed = blobs.list_coords(s.array)
+            at = [touched.find(filed), *(touched.find(filed + o) for o in s.offsets)]
+            near = np.flatnonzero(np.any([a >= 0 for a in at], axis=0)) if len(filed) else np.zeros(0, np.intp)
+            for i, key in zip(near.tolist(), coords_to_keys(filed[near]), strict=True):
+                addresses.append((s.array, key))
+                ends[s.array, key] = sorted({int(block_of[a[i]]) for a in at if a[i] >= 0})
+        units = cut_units(GridPlan(specs), addresses)
+        runs = runs_of((np.array([len(u) for u in units], np.int64), settings().pass_chunks))
+        tasks = []
+        number_of = {s.array: i for i, s in enumerate(segments)}
+        table = level.chunks
+        for a, b in runs:
+            some_cells = [address for unit in units[a:b] for address in unit]
+            needs = sorted({n for address in some_cells for n in ends[address]})
+            cells: dict[int, list[str]] = {}
+            for array, key in some_cells:
+                cells.setdefault(number_of[array], []).append(key)
+            coords_of = {n: keys_to_coords(keys, source.rank) for n, keys in cells.items()}
+            keys = sorted({key for _, key in some_cells})
+            at_chunk = table.find(keys_to_coords(keys, source.rank))
+            counts = {k: int(table.rows[c]) for k, c in zip(keys, at_chunk.tolist(), strict=True) if c >= 0}
+            some = {n: segments[n] for n in cells}
+            tasks.append(Task(None, cut_links, source, family, coords_of, some, counts, List(*(maps[n] for n in needs))))
+        fragments = (LINK_FRAGMENTS,) if LINK_FRAGMENTS in self.nodes.chunked else ()
+        arrays = (*named, *(v for s in segments for v in s.values), *fragments)
+        told = {p: self.nodes.groups.get(p, {}).get("num_links") for p in {a.rpartition("/")[0] for a in arrays}}
+        return _Links(tasks, arrays, {p: n for p, n in told.items() if isinstance(n, int)})
+
+    def _segment(self, array: str, family: LinkFamily) -> Segment:
+        """Return what the document of an array of links says."""
+        told, name = self.nodes.chunked[array], array.rpartition("/")[2]
+        offsets = parse_segment(name, family.rank)
+        flat = not offsets.any()
+        permuted = told.get("has_perm")
+        if not isinstance(permuted, bool):
+            permuted = has_permutation(intra=flat, delta=0, directed=family.directed, store=family.store)
+        values = tuple(
+            a for a in self.nodes.chunked if a.startswith("link_attributes/") and a.endswith(f"/0/{name}") and a.count("/") == 3
+        )
+        return Segment(array, offsets, flat, permuted and not flat, str(told.get("dtype", "int64")), values)
+
+    def _objects(
+        self, builder: GraphBuilder, maps: Sequence[TaskRef], *, logged: bool
+    ) -> tuple[dict[str, Any], tuple[str, ...], list[TaskRef]]:
+        """Add the tasks that write the tables of objects; return what is told of the level, the tables, what to wait for."""
+        level, plan = self.level, self.plan
+        told: dict[str, Any] = {"present": None}
+        if plan is None:
+            return told, (), []
+        lengths = object_lengths(level.source, level.chunks, level.index)
+        told = {"present": (lengths.ids, lengths.lengths) if self.box is not None else None}
+        place = shadow(level.place) if logged else level.place
+        slices = []
+        for start in range(0, level.index.count, _OBJECTS_AT_ONCE):
+            stop = min(start + _OBJECTS_AT_ONCE, level.index.count)
+            mine = (lengths.ids, lengths.lengths)
+            task = _fragments_left, level.source, start, stop, self.ids, mine, List(*maps)
+            slices.append(builder.add(builder.key("fragments", f"of-{start}"), *task))
+        full = plan if self.gone is not None else replace(plan, attributes={}, groups={}, group_attributes={}, group_names=())
+        written, _ = write_object_index(builder, place, full, level.source.rank, slices)
+        nodes = ["object_index/manifests", "object_index/object_ids", OBJECT_LENGTHS]
+        nodes += [f"object_attributes/{n}" for n in full.attributes] + (["groups"] if full.groups else [])
+        return told, (*nodes, *(f"group_attributes/{n}" for n in full.group_attributes)), written
+
+    def _commit(self, arrays: tuple[str, ...]) -> CommitSpec:
+        level, plan = self.level, self.plan
+        objects = open_objects(level.place.handle)
+        metadata: list[Any] = []
+        remove: list[str] = [EDGE_COUNTS]
+        if plan is not None:
+            told = dict(object_metadata(plan, level.source.rank, level.place.layout))
+            if self.box is not None:
+                told["object_index"].pop("num_present")  # known when all are cut
+            metadata += told.items()
+            if self.gone is not None:
+                remove += [
+                    n for n in old_object_nodes(objects, level.place.prefix, plan, level.place.layout) if n != OBJECT_LENGTHS
+                ]
+        between = [n for n in objects.list_dir(join(level.place.prefix, "links")) if n not in ("0", DOCUMENT)]
+        remove += [f"links/{n}" for n in between] + links_to_this(objects, level.place.prefix)
+        commit = CommitSpec(
+            level.place, tuple(metadata), arrays, catalog=True, count=0, remove=tuple(remove),
+            objects=plan.count if plan is not None else 0, extends_catalog=True,
+        )  # fmt: skip
+        return edited(commit, level)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Links:
+    """The tasks that correct links, the arrays that they store into, and the links that each family counts."""
+
+    tasks: list[Task]
+    arrays: tuple[str, ...]
+    counted: dict[str, int]
+
+
+def itself(value: Any) -> Any:
+    """Return the value: a task of a result that several take."""
+    return value
+
+
+def _nothing(_: Any) -> None:
+    return None
+
+
+def _facts(level: LevelContents, told: dict[str, Any], counted: dict[str, int], parts: Sequence[RowMaps]) -> EncodedBlock:
+    """Return a block without blobs, which tells what the level counts now."""
+    lost = sum(int((~p.keep).sum()) for p in parts)
+    metadata = {"": replace(level.metadata, vertex_count=int(level.chunks.rows.sum()) - lost).to_attributes()}
+    if told["present"] is not None:
+        ids, lengths = told["present"]
+        metadata["object_index"] = {"num_present": int((_lengths_left(ids, lengths, parts) > 0).sum())}
+    return EncodedBlock({}, metadata=metadata, records=counted)
+
+
+def _lengths_left(ids: NDArray[np.int64], lengths: NDArray[np.int64], parts: Sequence[RowMaps]) -> NDArray[np.int64]:
+    """Return the vertices of each object (ids ascending) that are left."""
+    left = lengths.copy()
+    for part in parts:
+        known = part.lost_ids >= 0
+        np.subtract.at(left, np.searchsorted(ids, part.lost_ids[known]), part.lost_rows[known])
+    return left
+
+
+def _fragments_left(
+    source: LevelSource,
+    start: int,
+    stop: int,
+    gone: NDArray[np.int64],
+    known: tuple[NDArray[np.int64], NDArray[np.int64]],
+    parts: Sequence[RowMaps],
+) -> BlockExtra:
+    """Return the fragments of the objects of some rows of the index, as they are numbered now."""
+    index = ObjectIndex(source)
+    rows = np.arange(start, stop)
+    ids = np.sort(index.ids[rows])
+    table = index.select(ids[~np.isin(ids, gone)])
+    maps = RowMaps.join(parts, source.rank)
+    number = table.fragments.copy()
+    if len(maps.coords) and len(number):
+        at = maps.lookup().find(table.chunks)
+        cut = np.flatnonzero(at >= 0)
+        number[cut] = maps.new_fragments(at[cut], number[cut])
+    left = np.flatnonzero(number >= 0)
+    objects = table.objects[left]
+    lengths = _lengths_left(*known, parts)
+    count = np.zeros(len(left), np.int64)
+    first = np.flatnonzero(np.r_[True, objects[1:] != objects[:-1]][: len(objects)])
+    count[first] = lengths[np.searchsorted(known[0], objects[first])]  # the sum over an object's fragments is what is stored
+    unknown = np.zeros(len(left), np.int64)
+    return BlockExtra(Fragments(objects, table.chunks[left], number[left], unknown, count, np.arange(len(left))))
