@@ -23,7 +23,8 @@ What to use::
     copy it, pack or compress it anew   convert
     give it larger bounds               expand
     build coarser levels, for overviews build_pyramid
-    check it, renew its catalogs        open(path, check_objects=True), refresh
+    check it, repair it                 validate (returns a Validation of Finding objects), repair, refresh;
+                                        open(path, check_objects=True)
     write as a job array (SLURM, MPI)   plan_points, plan_polylines, plan_skeletons, plan_graph, plan_meshes, load_plan,
                                         load_receipt: WritePlan, BlockReceipt
     change settings                     config

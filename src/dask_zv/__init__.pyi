@@ -22,6 +22,10 @@ from dask_zv.maintain.convert import convert as convert
 from dask_zv.maintain.expand import expand as expand
 from dask_zv.maintain.pyramid import build_pyramid as build_pyramid
 from dask_zv.maintain.refresh import refresh as refresh
+from dask_zv.maintain.repair import repair as repair
+from dask_zv.maintain.validate import validate as validate
+from dask_zv.maintain.validation import Finding as Finding
+from dask_zv.maintain.validation import Validation as Validation
 from dask_zv.store.store import Level as Level
 from dask_zv.store.store import Store as Store
 from dask_zv.store.store import create as create

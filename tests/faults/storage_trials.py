@@ -23,7 +23,7 @@ from dask_zv.config import override
 
 CLIENTS = ("obstore", "s3fs")
 SECRET = "a-secret-of-the-trials"
-_ADVICE = ("write again", "try again", "write both again", "check the", "wait for it", "mode='overwrite'", "write the chunk")
+_ADVICE = ("write again", "try again", "write both again", "check the", "wait for it", "mode='overwrite'", "dzv.repair")
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ Check: TypeAlias = Callable[[LevelSource, ChunkTable], None]
 class StoreContents:
     """The contents of a store; tasks carry its `handle`, and `settings` are the arguments of `create` for stores of dask-zv."""
 
+    believes_catalogs = True  # False where levels are looked at as if they had no catalog
     resumes = False  # True where writes go on with what an interrupted call has stored, and leave alone what is written
     pending: tuple[tuple[str, bytes], ...] = ()  # documents of a store that is being made: nothing of it is there yet
 
@@ -61,8 +62,7 @@ class StoreContents:
         except MetadataError as error:
             raise error.at(store=self.url) from None
         self._attributes = attributes
-        settings = attributes.get(SETTINGS, {})
-        self.settings: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
+        self.settings: Mapping[str, Any] = s if isinstance(s := attributes.get(SETTINGS, {}), Mapping) else {}
         self._levels: dict[int, LevelContents] = {}
 
     @classmethod
@@ -224,8 +224,8 @@ class LevelContents:
     def _found(self) -> tuple[LevelSource, Catalog | None]:
         state = json.dumps([self.store.metadata.to_attributes(), self._attributes], sort_keys=True, default=str)
         token = hashlib.sha256(state.encode()).hexdigest()
-        check = self.store.check is not None
-        return find_source(self.place, self.store.metadata, self.metadata, token, check_objects=check, keep=self._documents)
+        how = {"check_objects": self.store.check is not None, "believe": self.store.believes_catalogs}
+        return find_source(self.place, self.store.metadata, self.metadata, token, **how, keep=self._documents)
 
     @property
     def source(self) -> LevelSource:
@@ -284,11 +284,11 @@ class LevelContents:
             if delta and self.number + delta in self.store.levels:
                 target = self.store.level(self.number + delta)
             empty = not len(self.chunks)
-            self._links[delta] = find_links(self.source, delta, own=self._ratio, target=target._ratio, empty=empty)
+            self._links[delta] = find_links(self.source, delta, own=self.chunk_ratio, target=target.chunk_ratio, empty=empty)
         return self._links[delta]
 
     @property
-    def _ratio(self) -> tuple[int, ...]:
+    def chunk_ratio(self) -> tuple[int, ...]:
         """The edges of the level's chunks in those of the root; 1 for an attribute that leads the keys."""
         base = self.store.metadata.chunk_shape
         edges = tuple(round(a / b) for a, b in zip(self.metadata.chunk_shape_in(base), base, strict=True))

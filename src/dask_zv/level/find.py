@@ -44,13 +44,14 @@ def find_source(
     token: str,
     *,
     check_objects: bool = False,
+    believe: bool = True,
     keep: dict[str, Mapping[str, Any] | None],
 ) -> tuple[LevelSource, Catalog | None]:
     """Look at a level's arrays; `token` is a digest of the metadata of store and level.
 
     With `check_objects` the catalog is believed only where every stored object is the one that it noted. Layout ``per_chunk``
-    notes none: there the catalog is left aside. `keep` gets documents of the object index, and maybe the names of the level's
-    nodes, as :data:`MEMBERS`.
+    notes none: there the catalog is left aside, as it is where there is no `believe`. `keep` gets documents of the object
+    index, and maybe the names of the level's nodes, as :data:`MEMBERS`.
     """
     store, where = open_objects(place.handle), place_url(place.handle.url, place.prefix)
     grid = layout_for(place.layout).has_tables
@@ -65,7 +66,7 @@ def find_source(
         lambda: [n for n in store.list_dir(join(place.prefix, ATTRIBUTES)) if n != DOCUMENT],
         lambda: store.list_dir(place.prefix) if ahead else None,
     )
-    catalog = load_catalog(objects, place.prefix) if grid or not check_objects else None
+    catalog = load_catalog(objects, place.prefix) if believe and (grid or not check_objects) else None
     arrays = [VERTICES, *(f"{ATTRIBUTES}/{n}" for n in names)]
     if grid:
         wanted = [*arrays, FRAGMENTS]

@@ -195,6 +195,15 @@ class ObjectIndex:
             return self._table(self.rows(ids), ids) if len(ids) else join_tables([], self._source.rank)
         return self._selected.get_many([ids.tobytes()], lambda _: [self._table(self.rows(ids), ids)])[0]
 
+    def by_row(self, rows: NDArray[np.int64]) -> FragmentTable:
+        """Return the table of the objects of some rows (ascending), which stand in it for their ids: those are not read."""
+        return self._table(rows, rows)
+
+    @property
+    def present(self) -> int | None:
+        """Objects with vertices, as the index counts them; None where it does not."""
+        return self._present
+
     def _table(self, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> FragmentTable:
         """Return the table of the objects of these rows, in their order."""
         if isinstance(self._manifests, list):

@@ -89,17 +89,34 @@ def _look(source: LevelSource, table: ChunkTable, numbers: Sequence[int] | NDArr
 def _first_stray(
     source: LevelSource, coords: NDArray[np.int64], rows: NDArray[np.int64], positions: NDArray[Any]
 ) -> NDArray[np.int64] | None:
-    """Return the first chunk, along any axis, that has a vertex outside of its box; None where there is none."""
+    """Return the first chunk that has a vertex outside of its box; None where there is none."""
+    out = _outside(source, coords, rows, positions)
+    if not out.any():
+        return None
+    chunk: NDArray[np.int64] = coords[np.searchsorted(np.cumsum(rows), out.argmax(), side="right")]
+    return chunk
+
+
+def stray_chunks(
+    source: LevelSource, coords: NDArray[np.int64], rows: NDArray[np.int64], positions: NDArray[Any]
+) -> NDArray[np.int64]:
+    """Return how many vertices of each chunk (n,) lie outside of its box; arguments as of `note_strays`."""
+    of_row = np.repeat(np.arange(len(coords)), rows)
+    return np.bincount(of_row[_outside(source, coords, rows, positions)], minlength=len(coords)).astype(np.int64)
+
+
+def _outside(
+    source: LevelSource, coords: NDArray[np.int64], rows: NDArray[np.int64], positions: NDArray[Any]
+) -> NDArray[np.bool_]:
+    """Return which vertices (N,) lie outside of their chunks' boxes."""
     spatial = source.spatial(coords)
+    out = np.zeros(len(positions), bool)
     for axis, edge in enumerate(source.schema.grid.chunk_shape):
         with np.errstate(invalid="ignore", over="ignore"):  # whatever the bytes are
             cells = positions[:, axis].astype(np.float64) / edge - np.repeat(spatial[:, axis], rows)
         slack = _SLACK + 1e-15 * np.abs(spatial[:, axis]).max(initial=0)
-        out = np.flatnonzero(~((cells >= -slack) & (cells <= 1 + slack)))
-        if len(out):
-            chunk: NDArray[np.int64] = coords[np.searchsorted(np.cumsum(rows), out[0], side="right")]
-            return chunk
-    return None
+        out |= ~((cells >= -slack) & (cells <= 1 + slack))
+    return out
 
 
 def _stray_error(source: LevelSource, chunk: NDArray[np.int64]) -> FormatError:

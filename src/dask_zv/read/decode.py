@@ -201,7 +201,8 @@ def block_values(
     if len(bad):
         raise FormatError(
             f"the blob has {sizes[bad[0]]} bytes, not {rows[bad[0]]} rows of {widths[bad[0]]} x {attribute.dtype}: it does not "
-            "belong to the vertices beside it (an interrupted overwrite, or another tool's edit); write the chunk again",
+            "belong to the vertices beside it (an interrupted overwrite, or another tool's edit); "
+            "dzv.repair(store, source=copy) writes the chunk again from a copy",
             store=source.where(), array=attribute.array, chunk=keys[bad[0]],
         )  # fmt: skip
     odd = some[widths[some] != widths[some[:1]]]
@@ -256,7 +257,8 @@ def check_coverage(source: LevelSource, keys: Sequence[str], fragments: Fragment
     if len(odd):
         raise FormatError(
             f"the fragments name {named[odd[0]]} of the chunk's {fragments.stored[odd[0]]} rows: they do not belong together "
-            "(an interrupted overwrite, or another tool's edit); write the chunk again",
+            "(an interrupted overwrite, or another tool's edit); "
+            "dzv.repair(store, source=copy) writes the chunk again from a copy",
             store=source.where(), array=FRAGMENTS, chunk=keys[odd[0]],
         )  # fmt: skip
 

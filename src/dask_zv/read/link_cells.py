@@ -272,7 +272,8 @@ def _decode_values(
         if len(blob) != n * (width or 1) * schema.dtype.itemsize:
             raise FormatError(
                 f"the blob has {len(blob)} bytes, not {n} rows of {width or 1} x {schema.dtype}: it does not belong to the "
-                "links beside it (an interrupted overwrite, or another tool's edit); write the chunk again",
+                "links beside it (an interrupted overwrite, or another tool's edit); dzv.repair(store, source=copy) writes the "
+                "chunk again from a copy",
                 store=source.where(), array=arrays[s], chunk=key,
             )  # fmt: skip
         blobs.append(blob)

@@ -279,7 +279,7 @@ class BlobReader(ABC):
                 raise self.damage(
                     address,
                     "the stored bytes are not those of the last commit, although the object has its age: it is damaged; "
-                    "restore it, or write the chunk again",
+                    "restore it: dzv.repair(store, source=copy) writes the chunk again from a copy",
                 )
 
     def damage(self, address: Address, text: str) -> FormatError:

@@ -210,7 +210,7 @@ def decode_blob(
         if len(data) != blob.nbytes:
             raise FormatError(
                 f"the data object has {len(data)} bytes, its document says {blob.nbytes}: it is truncated, or its writer "
-                "died; write the chunk again",
+                "died; write the chunk again, or dzv.repair(store, source=copy) takes it from a copy",
                 store=url, array=array, chunk=chunk,
             )  # fmt: skip
         noted = blob.attributes.get(PAYLOAD_CRC32C)

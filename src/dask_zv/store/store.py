@@ -36,6 +36,8 @@ from dask_zv.store.summary import has_bounds
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
+    from dask_zv.maintain.validation import Validation
+
 
 class _Facade:
     """Base of Store and Level: holds the contents that the layers below use; former public names still work for one release."""
@@ -235,6 +237,12 @@ class Level(_Facade):
         """
         return stored_nbytes(self._contents)
 
+    def validate(self, *, deep: bool = True) -> Validation:
+        """Check the level and list what is wrong; see :func:`dask_zv.validate`."""
+        from dask_zv.maintain.validate import validate
+
+        return validate(self.store, self.number, deep=deep)
+
     def info(self, buf: TextIO | None = None) -> None:
         """Print the contents of the level: chunks, size, compression, arrays with dtypes, objects, groups, links.
 
@@ -337,6 +345,12 @@ class Store(_Facade):
 
         refresh(self)
         return self
+
+    def validate(self, level: int | Sequence[int] | None = None, *, deep: bool = True) -> Validation:
+        """Check the store and list what is wrong; see :func:`dask_zv.validate`."""
+        from dask_zv.maintain.validate import validate
+
+        return validate(self, level, deep=deep)
 
     def expand(self, bounds: Any, *, compute: bool = True) -> Delayed | None:
         """Make the bounds of the store larger; see :func:`dask_zv.expand`."""

@@ -124,7 +124,7 @@ class GridArrays(BlobReader):
         if found is None:
             self._check_never_was(array)
             return np.zeros((0, 0), np.int64)
-        keys = found.nonempty if found.nonempty is not None else self._stored_keys(array, found)
+        keys = found.nonempty if found.nonempty is not None else self.stored_keys(array, found)
         return np.array(sorted(map(parse_key, keys)), np.int64).reshape(-1, found.spec.rank)
 
     def exists(self, array: str, key: str) -> bool:
@@ -138,7 +138,7 @@ class GridArrays(BlobReader):
         if found is None:
             self._check_never_was(array)
             return False
-        return key in (found.nonempty if found.nonempty is not None else self._stored_keys(array, found))
+        return key in (found.nonempty if found.nonempty is not None else self.stored_keys(array, found))
 
     def _check_never_was(self, array: str) -> None:
         """Raise where an array without a document is one that the catalog knows: lost, not absent."""
@@ -149,7 +149,7 @@ class GridArrays(BlobReader):
             first = coords_to_keys(now.coords[now.chunks_of(array)][:1])[0]
             raise self._gone((array, first), "the array's document is missing")
 
-    def _stored_keys(self, array: str, found: GridArray) -> set[str]:
+    def stored_keys(self, array: str, found: GridArray) -> set[str]:
         """Return the chunks whose cells are stored, of an array whose writer left no list."""
         base = self.path(array, "c")
         cells: list[tuple[int, ...]] = []
@@ -344,4 +344,4 @@ class GridArrays(BlobReader):
                 raise self._gone((array, key), "its cell is empty")
 
     def _gone(self, address: Address, why: str) -> StoreError:
-        return self.failure(address, f"a committed chunk is gone: {why}; restore it, or write the chunk again")
+        return self.failure(address, f"a committed chunk is gone: {why}; dzv.repair(store, source=copy) writes it again")

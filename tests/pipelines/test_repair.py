@@ -1,0 +1,209 @@
+"""``dzv.repair``: what a copy has is taken from it, what can be counted is counted, what is lost goes only when asked."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from broken_stores import ALL, CASES, DAMAGE, MASS, first, halve, rows_of, shift
+from whole_stores import cells, copy_of, make, remove
+
+import dask_zv as dzv
+
+
+def files(path: Path) -> dict[Path, bytes]:
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def content(path: Path) -> dict[str, Any]:
+    """Return all that a level holds, in the order in which it is read."""
+    found = dzv.open(path).level(0).read(order="chunk")
+    told: dict[str, Any] = {"positions": found.positions, "owners": found.object_ids, **found.attributes}
+    told |= {"edges": found.edges, "faces": found.faces, **dict(found.object_attributes or {})}
+    return told | {f"group {k}": v for k, v in (found.groups or {}).items()}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_a_copy_has_what_was_lost(tmp_path: Path, name: str, layout: str) -> None:
+    _, kind, _, damage = DAMAGE[name]
+    path, copy = copy_of(tmp_path / "s.zv", kind, layout), copy_of(tmp_path / "copy.zv", kind, layout)
+    before = files(copy)
+    damage(path)
+    repaired = dzv.repair(path, dzv.validate(path), source=copy)
+    assert repaired.ok, repaired
+    assert repaired.findings == (), repaired
+    assert repaired.done
+    assert not any("dropped" in line for line in repaired.done)
+    same(content(path), content(copy))
+    assert dzv.validate(path).findings == ()
+    assert files(copy) == before
+
+
+COUNTED = {
+    "attribute chunk not listed": "listed 1 more",
+    "chunk nowhere listed": "listed 1 more",
+    "vertex_count too large": "vertex_count is 300, it was 301",
+    "vertex_count too small": "vertex_count is 300, it was 299",
+    "objects counted wrongly": "num_present of the objects is 12, it was 13",
+    "links counted wrongly": "links/0 counts",
+    "bounds too small": "the bounds are",
+    "lengths of objects wrong": "small tables",
+    "catalog damaged": "catalogs",
+    "level of another number": "it says its own number",
+    "level without its parent": "names no parent",
+    "level that is not listed": "multiscales lists the levels 0, 1",
+    "listed level that is not there": "multiscales lists the levels 0",
+    "scale of too few axes": "multiscales lists the levels 0",
+}
+
+
+@pytest.mark.parametrize(("name", "layout"), [c for c in CASES if c[0] in COUNTED])
+def test_what_can_be_counted_needs_no_copy(tmp_path: Path, name: str, layout: str) -> None:
+    _, kind, _, damage = DAMAGE[name]
+    path, whole = copy_of(tmp_path / "s.zv", kind, layout), copy_of(tmp_path / "whole.zv", kind, layout)
+    damage(path)
+    repaired = dzv.repair(path, dzv.validate(path))
+    assert repaired.ok, repaired
+    assert repaired.findings == (), repaired
+    assert any(COUNTED[name] in line for line in repaired.done), repaired.done
+    same(content(path), content(whole))
+
+
+LOST = [
+    ("attribute object deleted", "grid", "dropped chunk"),
+    ("attribute blob halved", "per_chunk", "dropped chunk"),
+    ("attribute object with stray bytes", "grid", "links whose ends are lost"),
+    ("attribute array removed", "grid", "dropped vertex_attributes/mass"),
+    ("attribute of a wider dtype", "per_chunk", "dropped vertex_attributes/mass"),
+    ("vertices out of their chunk", "per_chunk", "dropped chunk"),
+    ("vertices object deleted", "grid", "dropped chunk"),
+    ("NaN", "grid", "dropped chunk"),
+    ("fragments of garbage", "grid", "from their manifests"),
+    ("manifest of an absent chunk", "grid", "dropped 1 fragments of 1 objects"),
+    ("object attribute damaged", "grid", "dropped object_attributes/age"),
+    ("group of an absent object", "grid", "dropped 1 absent objects"),
+    ("group blob of an absent object", "per_chunk", "dropped 1 absent objects"),
+    ("links object deleted", "grid", "dropped links/0"),
+    ("link to an absent row", "grid", "dropped 1 links"),
+]
+
+
+@pytest.mark.parametrize(("name", "layout", "text"), LOST)
+def test_what_is_lost_goes_when_asked_and_is_named(tmp_path: Path, name: str, layout: str, text: str) -> None:
+    rule, kind, _, damage = DAMAGE[name]
+    path, whole = copy_of(tmp_path / "s.zv", kind, layout), copy_of(tmp_path / "whole.zv", kind, layout)
+    damage(path)
+    found = dzv.validate(path)
+    kept = dzv.repair(path, found)
+    assert not kept.ok
+    assert rule in {f.rule for f in kept.errors}
+    assert not any("dropped" in line for line in kept.done)
+    dropped = dzv.repair(path, found, drop_lost=True)
+    assert dropped.ok, dropped
+    assert any(text in line for line in dropped.done), dropped.done
+    assert dzv.validate(path).ok
+    have, had = (dzv.open(p).level(0).read(order="chunk") for p in (path, whole))
+    rows = set(map(bytes, np.ascontiguousarray(had.positions)))
+    assert {bytes(r) for r in np.ascontiguousarray(have.positions)} <= rows
+    gone = len(had.positions) - len(have.positions)
+    assert (gone > 0) == any("dropped chunk" in line for line in dropped.done)
+    assert dzv.open(path).level(0).metadata.vertex_count == len(have.positions)
+
+
+@pytest.mark.parametrize("layout", ALL)
+def test_shards_and_what_they_hold(tmp_path: Path, layout: str) -> None:
+    """Of a damaged shard all chunks come back; a copy may be packed otherwise."""
+    for kind in ("point_cloud", "polyline"):
+        path, copy = tmp_path / f"{kind}.zv", copy_of(tmp_path / f"{kind}-copy.zv", kind, layout)
+        make(path, kind, layout, shard_chunks=4)
+        array = path / "0/vertices"
+        halve(first(array) if layout == "grid" else next(array.glob("__shard_*/c/0")))
+        assert not dzv.validate(path)
+        repaired = dzv.repair(path, source=copy)
+        assert repaired.ok, repaired
+        same(content(path), content(copy))
+
+
+@pytest.mark.parametrize("layout", ALL)
+def test_a_lost_shard_is_dropped_as_a_whole(tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "s.zv"
+    make(path, layout=layout, shard_chunks=4)
+    before = len(dzv.open(path).level(0).chunks)
+    array = path / "0/vertices"
+    halve(first(array) if layout == "grid" else next(array.glob("__shard_*/c/0")))
+    repaired = dzv.repair(path, drop_lost=True)
+    assert repaired.ok, repaired
+    after = len(dzv.open(path).level(0).chunks)
+    assert 0 < after < before
+    assert sum("dropped chunk" in line for line in repaired.done) == before - after
+
+
+def test_many_at_once(tmp_path: Path) -> None:
+    path, copy = copy_of(tmp_path / "s.zv", "graph", "grid"), copy_of(tmp_path / "copy.zv", "graph", "grid")
+    for file in cells(path / MASS)[:3]:
+        file.unlink()
+    for name in ("vertices out of their chunk", "object ids removed", "links across chunks removed", "vertex_count too large",
+                 "groups lost", "bounds too small", "document of links removed"):  # fmt: skip
+        DAMAGE[name][3](path)
+    found = dzv.validate(path)
+    assert len({f.rule for f in found.errors}) >= 5
+    repaired = dzv.repair(path, found, source=copy)
+    assert repaired.findings == (), repaired
+    same(content(path), content(copy))
+
+
+def test_only_what_is_given_is_repaired(tmp_path: Path) -> None:
+    path, copy = copy_of(tmp_path / "s.zv", "point_cloud", "grid"), copy_of(tmp_path / "copy.zv", "point_cloud", "grid")
+    DAMAGE["vertex_count too large"][3](path)
+    first(path / MASS).unlink()
+    found = dzv.validate(path)
+    repaired = dzv.repair(path, [f for f in found.findings if f.rule == "counts"], source=copy)
+    assert {f.rule for f in repaired.errors} == {"blobs"}
+    assert dzv.repair(dzv.open(path, mode="r+"), found, source=dzv.open(copy)).ok
+
+
+def test_nothing_to_do_and_nothing_that_can_be_done(tmp_path: Path) -> None:
+    path = copy_of(tmp_path / "s.zv", "polyline", "grid")
+    before = files(path)
+    whole = dzv.repair(path)
+    assert whole.ok
+    assert whole.done == ()
+    assert files(path) == before
+    remove(path / "0/object_index")
+    lost = dzv.repair(path, drop_lost=True)
+    assert not lost.ok
+    assert "manifests" in {f.rule for f in lost.errors}
+
+
+def test_refusals(tmp_path: Path) -> None:
+    path = copy_of(tmp_path / "s.zv", "point_cloud", "grid")
+    other = dzv.create(tmp_path / "other.zv", chunk_shape=(3.0, 3.0))
+    dzv.write_points(other, [[1.0, 2.0]])
+    with pytest.raises(dzv.InputError, match="no copy of the store: its chunk_shape"):
+        dzv.repair(path, source=other)
+    with pytest.raises(dzv.ReadOnlyError, match="mode='r\\+'"):
+        dzv.repair(dzv.open(path))
+    icechunk = pytest.importorskip("icechunk")
+    session = icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main")
+    store = dzv.create(session, chunk_shape=(3.0, 3.0))
+    with pytest.raises(dzv.InputError, match="earlier snapshots"):
+        dzv.repair(store)
+
+
+@pytest.mark.parametrize("use", ["threads", "distributed"])
+def test_in_memory_and_on_a_cluster(tmp_path: Path, use_scheduler: Any, use: str) -> None:
+    path, copy = copy_of(tmp_path / "s.zv", "mesh", "grid"), copy_of(tmp_path / "copy.zv", "mesh", "grid")
+    rows_of(path / "0/vertices", shift)
+    with use_scheduler(use):
+        assert dzv.repair(path, dzv.validate(path), source=copy).ok
+    same(content(path), content(copy))
+    shutil.rmtree(path)
