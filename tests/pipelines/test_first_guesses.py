@@ -35,9 +35,9 @@ SYNONYMS = {
     "line": "line lines",
     "polyline": "polyline polylines track tracks",
     "streamline": "streamline streamlines",
-    "skeleton": "skeleton skeletons",
-    "graph": "graph graphs",
-    "mesh": "mesh meshes",
+    "skeleton": "skeleton skeletons neuron neurons",
+    "graph": "graph graphs network networks",
+    "mesh": "mesh meshes surface surfaces",
 }
 
 
@@ -72,6 +72,31 @@ NEAR = {
         lambda: dzv.write_points(new(), TABLE.assign(z=pd.Timestamp("2026"))),
         dzv.InputError,
         "'z' is an axis.*dates are numbers first.*total_seconds",
+    ),
+    "columns of other names": (
+        lambda: dzv.write_points(new(), TABLE.rename(columns={"x": "lon"})),
+        dzv.InputError,
+        r"unknown column 'x' for an axis.*axes=\[...\] names others",
+    ),
+    "an array for each axis": (
+        lambda: dzv.write_points(new(), np.zeros((3, 60))),
+        dzv.InputError,
+        r"shape \(N, 3\).*not \(3, 60\); transposed",
+    ),
+    "options by place": (
+        lambda: dzv.write_meshes(new("mesh"), np.zeros((3, 3)), [[0, 1, 2]]),
+        TypeError,
+        r"all but store, positions are given by name",
+    ),
+    "lists in a column": (
+        lambda: dzv.write_points(new(), TABLE.assign(row=[[1]] * N)),
+        dzv.InputError,
+        "Python objects is text",
+    ),
+    "a long name": (
+        lambda: dzv.write_points(new(), TABLE.assign(**{"a" * 300: 1})),
+        dzv.InputError,
+        "at most 255 bytes",
     ),
     "a function": (lambda: dzv.write_point, AttributeError, "did you mean 'write_points'"),
     "a layout": (lambda: new(layout="gird"), dzv.InputError, "did you mean 'grid'"),

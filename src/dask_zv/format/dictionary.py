@@ -112,7 +112,9 @@ class DictionaryEncoding:
         try:
             codes = np.fromiter(map(table.get, items, repeat(_UNKNOWN)), dtype=np.int64, count=len(items))
         except TypeError as error:
-            raise InputError("values of a dictionary encoded attribute must be strings") from error
+            raise InputError(
+                "an attribute of Python objects is text, and has another kind of value; give numbers as a numpy array"
+            ) from error
         for row in np.flatnonzero(codes == _UNKNOWN).tolist():
             codes[row] = self._code_of(items[row], row, table)
         return codes.astype(self.dtype)
@@ -170,7 +172,9 @@ def _distinct(items: list[object]) -> Iterable[Hashable]:
     try:
         return set(items)
     except TypeError as error:
-        raise InputError("values of a dictionary encoded attribute must be strings") from error
+        raise InputError(
+            "an attribute of Python objects is text, and has another kind of value; give numbers as a numpy array"
+        ) from error
 
 
 def _as_text(value: object) -> str:

@@ -14,6 +14,8 @@ from dask_zv.errors import InvalidNameError
 
 _SPATIAL = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.-?(0|[1-9][0-9]{0,17}))*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+LONGEST = 255
+"""Bytes of a name, where file systems end."""
 DOCUMENT = "zarr.json"
 SHARD_PREFIX = "__shard_"
 _SHARD = re.compile(re.escape(SHARD_PREFIX) + r"[0-9]{6,}")
@@ -33,6 +35,8 @@ def _check_segments(name: str, what: str) -> str:
         raise InvalidNameError(f"{what} {name!r} is empty, absolute, or has an empty segment")
     if any(s in (".", "..") for s in segments):
         raise InvalidNameError(f"{what} {name!r} would lead out of the store")
+    if any(len(s.encode(errors="replace")) > LONGEST for s in segments):
+        raise InvalidNameError(f"{what} {name!r:.60}... is longer than the {LONGEST} bytes that file systems take")
     if _CONTROL.search(name):
         raise InvalidNameError(f"{what} {name!r} has a backslash or a control character")
     if any(s == DOCUMENT for s in segments):

@@ -14,7 +14,7 @@ KINDS = {kind.name: kind for kind in (POINT_CLOUD, LINE, POLYLINE, STREAMLINE, S
 """By the name that stores give them (``geometry_types``), the default one first."""
 PATHS = frozenset(name for name, kind in KINDS.items() if kind.is_path)
 LINKED = frozenset(name for name, kind in KINDS.items() if kind.link)
-_SYNONYMS = {"point": POINT_CLOUD, "track": POLYLINE}
+_SYNONYMS = {"point": POINT_CLOUD, "track": POLYLINE, "neuron": SKELETON, "network": GRAPH, "surface": MESH}
 _NAMES = {
     form: kind.name
     for name, kind in {**KINDS, **_SYNONYMS}.items()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import InputError, MetadataError, ZVWarning, has_control
 from dask_zv.format.dictionary import DictionaryEncoding
+from dask_zv.format.keys import LONGEST
 from dask_zv.spatial.grid import ChunkGrid
 
 VERTICES = "vertices"
@@ -63,6 +64,8 @@ def check_attribute_name(name: object, axes: tuple[str, ...]) -> str:
         raise InputError(f"attribute names are non-empty strings, not {name!r}")
     if "/" in name or "\\" in name or name in (".", "..", "zarr.json") or has_control(name):
         raise InputError(f"attribute {name!r}: a name can't hold '/', '\\' or control characters, nor be '.' or 'zarr.json'")
+    if len(name.encode(errors="replace")) > LONGEST:
+        raise InputError(f"attribute {name!r:.60}...: a name has at most {LONGEST} bytes, as file names have")
     if name in axes:
         raise InputError(f"attribute {name!r} has the name of an axis: rename one of them")
     if name == "object_id":

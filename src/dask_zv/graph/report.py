@@ -119,7 +119,7 @@ class Report:
     @property
     def hint(self) -> str:
         """Advice that would make the store faster; empty if there is none."""
-        if self.chunks > _MANY_CHUNKS and self.nbytes < self.chunks * _SMALL_CHUNK:
+        if not self.kept and self.chunks > _MANY_CHUNKS and self.nbytes < self.chunks * _SMALL_CHUNK:
             return f"chunks average {self.nbytes / self.chunks / 1e3:.1f} kB; larger ones are read and written faster"
         return ""
 

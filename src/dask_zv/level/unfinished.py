@@ -26,7 +26,7 @@ class Unfinished:
     @property
     def advice(self) -> str:
         """What to do about it."""
-        return "the same write again finishes it" if self.blocks else "write the level again"
+        return "the same write again finishes it" if self.blocks else "run the rest of its plan, or write the level again"
 
     def __str__(self) -> str:
         count = f": {self.stored:,} of {self.blocks:,} blocks stored" if self.blocks else ""

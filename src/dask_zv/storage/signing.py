@@ -41,7 +41,9 @@ def check_signed(url: str, options: Mapping[str, Any], *, files: bool = False) -
         _plain_name(k): v for source in (os.environ, given) for k, v in source.items() if source is given or _is_of(k, cloud)
     }
     servers = [str(told[k]) for k in ("endpoint", "endpoint_url", "endpoint_url_s3") if told.get(k)]
-    host = urlsplit(servers[0] if "://" in servers[0] else f"//{servers[0]}").hostname or "" if servers else ""
+    if servers and "://" not in servers[0]:
+        raise InputError(f"endpoint_url={servers[0]!r:.80} begins with http:// or https://")
+    host = urlsplit(servers[0]).hostname or "" if servers else ""
     if not servers or host.endswith(_CLOUDS[cloud]) or any(_means(told.get(k)) for k in _KEYS[cloud]):
         return
     if files and cloud == "s3" and _has_aws_files(told.get("profile")):

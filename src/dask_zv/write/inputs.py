@@ -165,7 +165,10 @@ def _from_dask(points: Any, attributes: Mapping[str, Any], integers: Mapping[str
 
 def _check_positions(points: Any, axes: tuple[str, ...]) -> Any:
     if points.ndim != 2 or points.shape[1] != len(axes):
-        raise InputError(f"positions must have the shape (N, {len(axes)}) for the axes {', '.join(axes)}, not {points.shape}")
+        turned = "; transposed they have it" if points.ndim == 2 and points.shape[0] == len(axes) else ""
+        raise InputError(
+            f"positions must have the shape (N, {len(axes)}) for the axes {', '.join(axes)}, not {points.shape}{turned}"
+        )
     if points.dtype.kind not in "iuf":
         raise InputError(f"positions are integers or floats, not {points.dtype}")
     return points
@@ -226,7 +229,9 @@ def _check_frame(
         raise InputError(f"column {unnamed[0]!r}: attributes are named by strings; rename it, or list those to store")
     missing = [a for a in axes if a not in columns]
     if missing:
-        raise unknown_column(missing[0], columns, f" for an axis (they are {', '.join(axes)})")
+        raise unknown_column(
+            missing[0], columns, f" for an axis (they are {', '.join(axes)}; axes=[...] names others for a new store)"
+        )
     for name, column in integers.items():
         if column not in columns:
             raise unknown_column(column, columns, f" for {name}")

@@ -126,7 +126,12 @@ def filled(function: Callable[P, R], signature: inspect.Signature, **hidden: Any
             signature.bind(*args, **kwargs)
         except TypeError as error:
             odd = next((name for name in kwargs if name not in signature.parameters), None)
-            near = "" if odd is None else _OF_CREATE.get(odd) or did_you_mean(odd, signature.parameters)
+            plain = [p.name for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
+            if odd is not None:
+                near = _OF_CREATE.get(odd) or did_you_mean(odd, signature.parameters)
+            else:
+                near = f": all but {', '.join(plain)} are given by name, as {call.__name__}({', '.join(plain)}, attributes=...)"
+                near = near if len(args) > len(plain) else ""
             raise TypeError(f"{call.__name__}() {error}{near}") from None
         return function(*args, **{**defaults, **kwargs})
 

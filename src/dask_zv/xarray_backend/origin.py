@@ -53,7 +53,8 @@ def where_from(ds: xr.Dataset) -> tuple[LevelContents, slice | NDArray[np.int64]
             )
         return level_of(objects.rows.vertices.source), None, objects.ids
     raise InputError(
-        "the Dataset has lost the connection to its level: use it as it was opened, or as ds.zv.sel selected from it"
+        "the Dataset has lost the connection to its level (clip='cut' makes new vertices, too): use it as it was opened, or as "
+        "ds.zv.sel selected from it"
     )
 
 
