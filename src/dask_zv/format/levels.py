@@ -106,8 +106,8 @@ class LevelMetadata:
         """Read the attributes of a level's group."""
         if not attrs:
             raise MetadataError(
-                "the level's document zarr.json is missing, or has no attributes (zarr_vectors_level): copy it back from a copy "
-                "of the store, or write the store again"
+                "the level's document zarr.json is missing, or has no attributes (zarr_vectors_level): copy it back from a "
+                "copy of the store, or write the store again"
             )
         doc = documents.mapping(documents.require(attrs, "zarr_vectors_level", "the level's group"), "zarr_vectors_level")
         documents.known_capabilities(doc, "zarr_vectors_level", ())

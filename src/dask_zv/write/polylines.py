@@ -14,8 +14,9 @@ from dask.task_spec import List, Task, TaskRef
 from dask_zv.errors import InputError
 from dask_zv.format.links import LinkFamily
 from dask_zv.geometry.block import EncodedBlock
+from dask_zv.geometry.kinds import KINDS
 from dask_zv.geometry.links import LinkRecords, family_path
-from dask_zv.geometry.polylines import LINE, POLYLINE, STREAMLINE, encode_polylines
+from dask_zv.geometry.polylines import LINE, POLYLINE, encode_polylines
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
@@ -36,6 +37,8 @@ from dask_zv.write.running import Write
 from dask_zv.write.scan import Scan, scan_input
 
 _CROSS_LINKS = "cross_chunk_links/0"
+_WRITTEN = (POLYLINE.name, *(name for name, kind in KINDS.items() if kind.is_path and kind not in (POLYLINE, LINE)))
+"""Geometries that :func:`write_polylines` writes, the default first."""
 
 
 @released_on_failure()
@@ -105,7 +108,7 @@ def write_lines(
 
 @released_on_failure()
 def _plan_polylines(store: Store | Any, positions: Any, **options: Unpack[PathOptions]) -> Write:
-    level = level_to_write(store, positions, (POLYLINE.name, STREAMLINE.name), "write_polylines", options)
+    level = level_to_write(store, positions, _WRITTEN, "write_polylines", options)
     positions, options = as_paths(positions, level.store, options)
     paths = path_input(positions, options["lengths"], options["object_ids"], options["attributes"])
     if options["sort_by"] is not None:
