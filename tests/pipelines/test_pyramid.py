@@ -234,6 +234,7 @@ def test_what_cannot_be_met_is_refused() -> None:
         "factor is an integer of at least 2": {"factor": 1},
         "levels is the number": {"levels": 0},
         "did you mean 'mean'": {"method": "meen"},
+        "tolerance is for paths": {"tolerance": 1.0},
         "no attribute 'mass'": {"attributes": {"mass": "sum"}},
         "'kind' has no 'mean'": {"attributes": {"kind": "mean"}},
         "did you mean 'mode'": {"attributes": {"kind": "mod"}},
@@ -245,3 +246,101 @@ def test_what_cannot_be_met_is_refused() -> None:
         with pytest.raises(dzv.InputError, match=message):
             dzv.build_pyramid(store, **arguments)
     assert store.levels == (0,)
+
+
+def wavy(counts: np.ndarray, ndim: int) -> np.ndarray:
+    """Return the vertices of smooth paths, one after the other."""
+    steps = [np.cumsum(RNG.normal(0, 0.1, (n, ndim)), axis=0) + RNG.normal(0, 0.05, ndim) for n in counts]
+    return np.concatenate([RNG.uniform(-30, 30, ndim) + np.cumsum(s, axis=0) for s in steps])
+
+
+def distances(points: np.ndarray, path: np.ndarray) -> np.ndarray:
+    """Return how far each point is from a path."""
+    edge, away = np.diff(path, axis=0), points[:, None] - path[None, :-1]
+    share = np.clip((away * edge).sum(axis=2) / np.maximum((edge**2).sum(axis=1), 1e-300), 0, 1)
+    return np.linalg.norm(away - share[:, :, None] * edge, axis=2).min(axis=1)
+
+
+@pytest.mark.parametrize(("layout", "ndim"), [("grid", 3), ("grid", 2), ("per_chunk", 3)])
+def test_paths_keep_their_ends_and_their_shape(layout: str, ndim: int, override) -> None:
+    """Vertices that stay are those of the path, in its order; what is left out lies within the tolerance."""
+    override(write_block_bytes=(1000, 4000))
+    counts = np.r_[RNG.integers(2, 200, 20), 0, 1]
+    p, ids = wavy(counts, ndim), np.arange(len(counts))
+    store = dzv.create({}, geometry="streamline", chunk_shape=(10,) * ndim, layout=layout)
+    values = {"row": np.arange(len(p)), "kind": RNG.choice(["a", "b"], len(p))}
+    about = {"object_attributes": {"weight": np.arange(22.0)}, "groups": {0: [3, 4]}}
+    dzv.write_polylines(store, p, lengths=counts, object_ids=ids, attributes=values, **about)
+    dzv.build_pyramid(store, 2, tolerance=0.2)
+    first = np.cumsum(counts) - counts
+    for number, far in ((1, 0.2), (2, 0.6)):
+        found = store.level(number).read()
+        rows = found.attributes["row"]
+        np.testing.assert_array_equal(found.positions, p[rows])
+        np.testing.assert_array_equal(found.attributes["kind"], values["kind"][rows])
+        assert int(found.attributes["count"].sum()) == len(p) > 2 * len(rows)
+        np.testing.assert_array_equal(found.object_attributes["weight"], np.arange(22.0))
+        np.testing.assert_array_equal(found.groups[0], [3, 4])
+        begin = np.cumsum(found.lengths) - found.lengths
+        for i, at, n in zip(found.ids, begin, found.lengths, strict=True):
+            mine, whole = rows[at : at + n], p[first[i] : first[i] + counts[i]]
+            assert (np.diff(mine) > 0).all()
+            assert set(mine[[0, -1]] if n else mine) == ({first[i], first[i] + counts[i] - 1} if n else set())
+            if n > 1:
+                assert distances(whole, p[mine]).max() <= far
+                length = np.linalg.norm(np.diff(whole, axis=0), axis=1).sum()
+                np.testing.assert_allclose(found.object_attributes["path_length"][i], length)
+        one = store.level(number).read(objects=5)
+        assert len(one.positions) == found.lengths[list(found.ids).index(5)]
+
+
+def test_trees_keep_branches_tips_and_cable_length(tmp_path: Path, override) -> None:
+    """Roots, branch points and tips of every tree stay, and so does which hangs on which."""
+    override(write_block_bytes=(1000, 8000))
+    n = 1500
+    owners = np.repeat(np.arange(5), n // 5) + 7
+    parents = np.arange(n) - 1
+    jumps = np.flatnonzero(RNG.random(n) < 0.03)
+    first = (owners - 7) * (n // 5)
+    parents[jumps] = [RNG.integers(first[j], j) if j > first[j] else -1 for j in jumps]
+    parents[:: n // 5] = -1
+    parents[first + 150] = -1  # a second tree
+    p = np.zeros((n, 3))
+    heading = RNG.normal(size=(n, 3))
+    for i in range(n):
+        heading[i] = heading[i] if parents[i] < 0 else heading[parents[i]] + RNG.normal(0, 0.1, 3)
+        p[i] = RNG.uniform(0, 50, 3) if parents[i] < 0 else p[parents[i]] + heading[i] / 2
+    store = dzv.create(tmp_path / "t.zv", geometry="skeleton", chunk_shape=(20, 20, 20))
+    dzv.write_skeletons(store, p, parents=parents, object_ids=owners, attributes={"row": np.arange(n)})
+    dzv.build_pyramid(store, 1, tolerance=0.5)
+    dzv.build_pyramid(store, 2, tolerance=0.5)  # goes on from there
+    with pytest.raises(dzv.InputError, match="compute=False"):
+        dzv.build_pyramid(store, overwrite=True, compute=False)
+    children = np.bincount(parents[parents >= 0], minlength=n)
+    fixed = set(np.flatnonzero((parents < 0) | (children != 1)))
+    edges = np.linalg.norm(p - p[parents], axis=1) * (parents >= 0)
+    for number in (1, 2):
+        found = store.level(number).read()
+        rows = found.attributes["row"]
+        np.testing.assert_array_equal(found.positions, p[rows])
+        np.testing.assert_array_equal(found.object_ids, owners[rows])
+        assert fixed <= set(rows)
+        assert len(rows) < n
+        stays = set(rows.tolist())
+        for row, parent in zip(rows, found.parents, strict=True):
+            at = parents[row]
+            while at >= 0 and int(at) not in stays:
+                at = parents[at]
+            assert at == (rows[parent] if parent >= 0 else -1)
+        np.testing.assert_allclose(found.object_attributes["cable_length"], np.bincount(owners - 7, edges))
+        assert int(found.attributes["count"].sum()) == n
+    tree = xr.open_datatree(tmp_path / "t.zv", engine="zv")
+    assert tree.zv.level_for(max_vertices=1) == 2
+
+
+def test_what_is_not_reduced_is_named() -> None:
+    """A store of another geometry is refused by its name."""
+    store = dzv.create({}, geometry="graph", chunk_shape=(10, 10))
+    dzv.write_graph(store, np.array([[1.0, 1], [9, 9]]), edges=[[0, 1]])
+    with pytest.raises(dzv.InputError, match="geometry 'graph'"):
+        dzv.build_pyramid(store)

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from dask_zv.errors import InputError, ReadOnlyError, StoreError
+from dask_zv.geometry.kinds import kind_of
+from dask_zv.geometry.simplify import simplifier_of
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report, finish_write
 from dask_zv.graph.run import check_writable, compute_one
 from dask_zv.level.contents import Store, opened_contents
 from dask_zv.maintain.pyramid_asked import Keep, check_arguments, check_levels, check_source, recorded
+from dask_zv.maintain.pyramid_objects import build_levels, is_built
 from dask_zv.maintain.pyramid_plan import plan_pyramid
 from dask_zv.storage.icechunk.session import undone_on_failure
 
@@ -26,11 +29,12 @@ def build_pyramid(
     levels: int | None = None,
     *,
     factor: int | Sequence[int] = 2,
-    method: Literal["auto", "mean", "sample"] = "auto",
+    method: Literal["auto", "mean", "sample", "simplify"] = "auto",
     attributes: Literal["auto"] | Mapping[str, str | None] = "auto",
     seed: int = 0,
     keep: Keep | None = None,
     bin_shape: Sequence[float] | None = None,
+    tolerance: float | None = None,
     links: bool = False,
     update: bool = False,
     overwrite: bool = False,
@@ -43,11 +47,12 @@ def build_pyramid(
     levels: int | None = None,
     *,
     factor: int | Sequence[int] = 2,
-    method: Literal["auto", "mean", "sample"] = "auto",
+    method: Literal["auto", "mean", "sample", "simplify"] = "auto",
     attributes: Literal["auto"] | Mapping[str, str | None] = "auto",
     seed: int = 0,
     keep: Keep | None = None,
     bin_shape: Sequence[float] | None = None,
+    tolerance: float | None = None,
     links: bool = False,
     update: bool = False,
     overwrite: bool = False,
@@ -59,11 +64,12 @@ def build_pyramid(
     levels: int | None = None,
     *,
     factor: int | Sequence[int] = 2,
-    method: Literal["auto", "mean", "sample"] = "auto",
+    method: Literal["auto", "mean", "sample", "simplify"] = "auto",
     attributes: Literal["auto"] | Mapping[str, str | None] = "auto",
     seed: int = 0,
     keep: Keep | None = None,
     bin_shape: Sequence[float] | None = None,
+    tolerance: float | None = None,
     links: bool = False,
     update: bool = False,
     overwrite: bool = False,
@@ -74,6 +80,11 @@ def build_pyramid(
 
     Chunks of a level are `factor` times as large as those of the level before. Every task reads its part of level 0 once, and
     makes of it that part of all coarser levels. Level 0 stays as it is; readers see each new level when it is complete.
+
+    Lines, paths and skeletons: each level is made of the level before, object by object. Vertices are left out where the path
+    stays within `tolerance` (Douglas and Peucker's rule); ends of paths, and roots, branch points and tips of trees stay.
+    Objects have an attribute ``path_length`` or ``cable_length``: the length that they have at level 0. ``count`` says how many
+    vertices each one stands for.
 
     Points: each level has one vertex for every bin that holds vertices of level 0 (of each object, where there are objects),
     and an attribute ``count`` of how many these are. There are about `factor` times as few vertices along each axis from level
@@ -87,10 +98,10 @@ def build_pyramid(
         Number of coarser levels. By default as many as it takes until one has at most about 10**6 vertices, at least one.
     factor : int or sequence of int
         How much larger chunks and bins get from level to level, along all axes or along each (1 keeps an axis).
-    method : {"auto", "mean", "sample"}
-        The vertex of a bin: "mean" (the default), the mean of the positions in it; "sample", one of the vertices, drawn at
-        random by `seed` and the positions alone: results are the same on every scheduler, and the vertices of a level are
-        among those of the level before.
+    method : {"auto", "mean", "sample", "simplify"}
+        "simplify" is that of paths and trees, the others are of points. The vertex of a bin: "mean" (the default), the mean of
+        the positions in it; "sample", one of the vertices, drawn at random by `seed` and the positions alone: results are the
+        same on every scheduler, and the vertices of a level are among those of the level before.
     attributes : "auto" or mapping of str to {"mean", "mode", "first", "min", "max", "sum", "count", "sample", None}
         What becomes of the values in a bin, by name of the attribute; None leaves it out. "auto", also for those that a mapping
         does not name: with ``method="sample"`` the values of the drawn vertex; else the mean of floats and of vectors, the most
@@ -105,6 +116,10 @@ def build_pyramid(
     bin_shape : sequence of float, optional
         Edges of a bin of level 0, of which those of the coarser levels are multiples, in the units of the axes; they divide
         `chunk_shape` evenly. By default the bins of the store, if it has several in a chunk, else bins of about one vertex.
+    tolerance : float, optional
+        Of paths and trees: how far a path of level 1 may be from that of level 0, in the units of the axes; it grows by
+        `factor` from level to level. By default half of the mean distance of neighbours along a path. Axes that are no space,
+        such as time, are scaled so that chunks have the same edges.
     links : bool
         Links between the vertices of a level and the next are not written: True is an error.
     update : bool
@@ -113,7 +128,7 @@ def build_pyramid(
     overwrite : bool
         Replace coarser levels that are there.
     compute : bool
-        False returns a Delayed, whose result is the report.
+        False returns a Delayed, whose result is the report (of points alone).
     progress : bool, optional
         Show a progress bar.
 
@@ -154,6 +169,7 @@ def build_pyramid(
     contents.reload()
     source = contents.level(0)
     check_source(source)
+    points = simplifier_of(kind_of(source.kind)) is None
     if links:
         raise InputError("links=True: links between levels are not written yet; leave it out")
     if update:
@@ -163,20 +179,27 @@ def build_pyramid(
             return nothing if compute else _as_delayed(nothing)
         asked, levels = found
     else:
-        asked = check_arguments(source, factor, method, attributes, seed, keep, bin_shape)
+        asked = check_arguments(source, factor, method, attributes, seed, keep, bin_shape, tolerance)
         levels = check_levels(levels)
-        if len(contents.levels) > 1 and not overwrite:
+        goes_on = not points and all(is_built(contents, n, asked) for n in contents.levels if n)
+        complete = levels is None or len(contents.levels) > levels
+        if len(contents.levels) > 1 and not overwrite and not (goes_on and not complete):
             raise StoreError(
                 f"the store has the levels {list(contents.levels)} already: update=True makes stale ones anew, overwrite=True "
                 "replaces them",
                 store=contents.url,
             )
-    delayed = plan_pyramid(source, asked, levels, watched=bool(progress))
-    if not compute:
-        return delayed
-    with undone_on_failure(contents.handle):
-        report: Report = finish_write(contents.handle, compute_one(delayed, progress=progress))
-    contents.reload()
+    if points:
+        delayed = plan_pyramid(source, asked, levels, watched=bool(progress))
+        if not compute:
+            return delayed
+        with undone_on_failure(contents.handle):
+            report: Report = finish_write(contents.handle, compute_one(delayed, progress=progress))
+        contents.reload()
+    else:
+        if not compute:
+            raise InputError("compute=False: of paths and trees each level is made of the one before, now; leave it out")
+        report = build_levels(source, asked, levels, overwrite=overwrite and not update, progress=bool(progress))
     return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 from dask_zv.errors import InputError, did_you_mean
 from dask_zv.geometry.cells import REDUCTIONS, check_reduction, reduction_of
 from dask_zv.geometry.kinds import kind_of
+from dask_zv.geometry.schema import AttributeSchema
+from dask_zv.geometry.simplify import simplifier_of
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.stale import is_stale
 
@@ -30,18 +33,26 @@ class PyramidArguments:
     attributes: Mapping[str, str | None]
     seed: int
     keep: tuple[float, str] | None
-    cells: tuple[int, ...] | None  # along the edges of a chunk
+    cells: tuple[int, ...] | None = None  # bins along the edges of a chunk
+    tolerance: float | None = None  # of level 1
 
     def to_json(self, levels: int) -> dict[str, Any]:
         """Return them as JSON values."""
-        return {**dataclasses.asdict(self), "attributes": dict(self.attributes), "levels": levels}
+        return {**json.loads(json.dumps(dataclasses.asdict(self))), "levels": levels}
+
+    def equals(self, told: Mapping[str, Any]) -> bool:
+        """Return True if these are the arguments that a level was built by, whatever the number of levels."""
+        return self.to_json(0) == {**told, "levels": 0}
 
 
 def check_source(level: LevelContents) -> None:
     """Raise :class:`InputError` where coarser levels can't be built of a level."""
     kind = kind_of(level.kind)
-    if kind.name and not kind.is_points:
-        raise InputError(f"{level.store.url} is a store of {kind.name}: coarser levels are built of points so far")
+    if kind.link and simplifier_of(kind) is None:
+        raise InputError(
+            f"{level.store.url} is a store of geometry {kind.name!r}: coarser levels are built of points, paths and trees, not "
+            f"yet of what {kind.link}s join"
+        )
     if level.source.leading is not None:
         raise InputError(
             f"{level.url} is chunked by {level.source.leading!r}: coarser levels are built of levels whose chunks are boxes in "
@@ -59,19 +70,23 @@ def check_levels(levels: Any) -> int | None:
 
 
 def check_arguments(
-    level: LevelContents, factor: Any, method: Any, attributes: Any, seed: Any, keep: Any, bin_shape: Any
+    level: LevelContents, factor: Any, method: Any, attributes: Any, seed: Any, keep: Any, bin_shape: Any, tolerance: Any
 ) -> PyramidArguments:
     """Return the arguments if they can be met."""
-    grid, url = level.source.schema.grid, level.url
+    grid, kind = level.source.schema.grid, kind_of(level.kind)
+    simplified = simplifier_of(kind) is not None
     try:
         factors = np.broadcast_to(np.asarray(factor), grid.ndim)
     except ValueError:
         factors = np.zeros(0, float)
     if factors.dtype.kind not in "iu" or len(factors) != grid.ndim or (factors < 1).any() or (factors < 2).all():
         raise InputError(f"factor is an integer of at least 2, or {grid.ndim} integers of at least 1, not {factor!r:.80}")
-    if method not in ("auto", "mean", "sample"):
-        raise InputError(f"method is 'auto', 'mean' or 'sample', not {method!r:.80}{did_you_mean(method, ('mean', 'sample'))}")
-    method = "mean" if method == "auto" else method
+    methods = ("simplify",) if simplified else ("mean", "sample")
+    if method not in ("auto", *methods):
+        known = ", ".join(map(repr, ("auto", *methods)))
+        near = did_you_mean(method, methods)
+        raise InputError(f"method is one of {known} for geometry {kind.name!r}, not {method!r:.80}{near}")
+    method = methods[0] if method == "auto" else method
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise InputError(f"seed is an integer, not {seed!r:.80}")
     given = {} if isinstance(attributes, str) and attributes == "auto" else attributes
@@ -81,7 +96,7 @@ def check_arguments(
     for name, how in given.items():
         if name not in own:
             near = did_you_mean(name, own)
-            raise InputError(f"no attribute {name!r}: the level has {', '.join(own) or 'none'}{near} [{url}]")
+            raise InputError(f"no attribute {name!r}: the level has {', '.join(own) or 'none'}{near} [{level.url}]")
         if how is not None and how not in REDUCTIONS:
             raise InputError(
                 f"attribute {name!r}: one of {', '.join(REDUCTIONS)}, or None to leave it out, not {how!r:.80}"
@@ -89,7 +104,17 @@ def check_arguments(
             )
         if how is not None and (why := check_reduction(own[name], how)) is not None:
             raise InputError(f"attribute {name!r} has no {how!r}: {why}")
-    asked_of = {n: given[n] if n in given else ("sample" if method == "sample" else reduction_of(a)) for n, a in own.items()}
+        if simplified and how not in (None, "sample"):
+            raise InputError(f"attribute {name!r}: vertices of geometry {kind.name!r} keep their values: 'sample', or None")
+    asked_of = {n: given[n] if n in given else _default(a, method) for n, a in own.items()}
+    factors_of = tuple(factors.tolist())
+    if simplified:
+        if bin_shape is not None:
+            raise InputError(f"bin_shape is for points: geometry {kind.name!r} is simplified by tolerance=")
+        far = _checked_tolerance(level, tolerance)
+        return PyramidArguments(factors_of, method, asked_of, int(seed), _checked_keep(level, keep), None, far)
+    if tolerance is not None:
+        raise InputError("tolerance is for paths and trees: points are gathered by bins, see bin_shape=")
     cells = None
     if bin_shape is not None:
         edges = np.asarray(bin_shape, np.float64)
@@ -99,7 +124,29 @@ def check_arguments(
         if (np.abs(ratio - np.rint(ratio)) > 1e-9 * ratio).any() or (np.rint(ratio) < 1).any():
             raise InputError(f"bin_shape {tuple(edges.tolist())} must divide chunk_shape {grid.chunk_shape} evenly")
         cells = tuple(np.rint(ratio).astype(np.int64).tolist())
-    return PyramidArguments(tuple(factors.tolist()), method, asked_of, int(seed), _checked_keep(level, keep), cells)
+    return PyramidArguments(factors_of, method, asked_of, int(seed), _checked_keep(level, keep), cells)
+
+
+def _default(attribute: AttributeSchema, method: str) -> str:
+    return reduction_of(attribute) if method == "mean" else "sample"
+
+
+def _checked_tolerance(level: LevelContents, tolerance: Any) -> float:
+    """Return how far a path of level 1 may be from that of level 0: by default half of the distance of its vertices."""
+    if tolerance is None:
+        edge = np.mean([e * s for e, s in zip(level.source.schema.grid.chunk_shape, measure_of(level), strict=True)])
+        pieces = sum(len(part.objects) for part in level.index.slices())
+        return float(edge) * pieces / max(int(level.chunks.rows.sum()), 1) / 2
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < np.inf:
+        raise InputError(f"tolerance is a distance in the units of the axes, not {tolerance!r:.80}")
+    return float(tolerance)
+
+
+def measure_of(level: LevelContents) -> tuple[float, ...]:
+    """Return the factors of the axes by which lengths are measured: 1, and for axes that are no space as chunks have it."""
+    edges, axes = level.source.schema.grid.chunk_shape, level.store.metadata.axes
+    mean = float(np.mean([e for e, a in zip(edges, axes, strict=True) if a.type == "space"]))
+    return tuple(1.0 if a.type == "space" else mean / e for e, a in zip(edges, axes, strict=True))
 
 
 def _checked_keep(level: LevelContents, keep: Any) -> tuple[float, str] | None:
@@ -136,7 +183,7 @@ def recorded(store: StoreContents) -> tuple[PyramidArguments, int] | None:
     keep, cells = told["keep"], told["cells"]
     own = {a.name: a for a in store.level(0).source.schema.attributes}
     known = {n: how for n, how in told["attributes"].items() if n in own}
-    rest = {n: "sample" if told["method"] == "sample" else reduction_of(a) for n, a in own.items() if n not in known}
+    rest = {n: _default(a, told["method"]) for n, a in own.items() if n not in known}
     asked = PyramidArguments(
         tuple(told["factor"]),
         told["method"],
@@ -144,5 +191,6 @@ def recorded(store: StoreContents) -> tuple[PyramidArguments, int] | None:
         told["seed"],
         None if keep is None else (keep[0], keep[1]),
         None if cells is None else tuple(cells),
+        told["tolerance"],
     )
-    return asked, told["levels"]
+    return asked, max(told["levels"], len(coarser))

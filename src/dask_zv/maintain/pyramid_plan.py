@@ -79,7 +79,7 @@ def _count_levels(level: LevelContents, factor: NDArray[np.int64], per_chunk: ND
     return MOST_LEVELS
 
 
-def _kept_objects(
+def kept_objects(
     level: LevelContents, asked: PyramidArguments, levels: int
 ) -> tuple[list[NDArray[np.int64] | None], list[int]]:
     """Return the ids that each coarser level keeps, ascending (None for all), and how many of them have vertices."""
@@ -147,7 +147,7 @@ def plan_pyramid(source: LevelContents, asked: PyramidArguments, levels: int | N
     row_bytes = max(schema.row_bytes, 1)
     tiers = plan_tiers(table.coords, table.rows, factor, number, block_rows(int(table.rows.sum()), row_bytes))
     last_of = {n: t.last for t in tiers for n in range(t.first, t.last + 1)}
-    kept, present = _kept_objects(source, asked, number)
+    kept, present = kept_objects(source, asked, number)
     state = [
         source.source.token,
         source.source.index_token,
@@ -276,7 +276,7 @@ def _plan_level(
     told.append(("", {**metadata.to_attributes(), SETTINGS: ours, STALE: False, ASKED: asked.to_json(levels)}))
     remove = old_nodes(opened, place, schema, objects, (), trees=False) if replace else ()
     if number == levels:
-        told.append(("..", _root(store, asked.factor, levels, objects=objects is not None)))
+        told.append(("..", root_attributes(store, asked.factor, levels, objects=objects is not None)))
         remove += tuple(f"../{n}" for n in store.levels if n > levels)
     commit_spec = CommitSpec(
         place,
@@ -306,7 +306,7 @@ def _grid(source: LevelContents, coords: NDArray[np.int64], grown: NDArray[np.in
     return GridSpec(shape, tuple(low.tolist()), tuple(shard.tolist()) if packed else None, codecs)
 
 
-def _root(store: StoreContents, factor: Sequence[int], levels: int, *, objects: bool) -> dict[str, Any]:
+def root_attributes(store: StoreContents, factor: Sequence[int], levels: int, *, objects: bool) -> dict[str, Any]:
     """Return the root's attributes with the coarser levels in ``multiscales`` (and in ``ome``); a bin of them is a chunk."""
     metadata, attributes = store.metadata, store.group.attrs.to_dict()
     entries = [dict(d) for d in metadata.datasets if d["path"] == "0"]

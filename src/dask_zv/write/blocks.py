@@ -230,7 +230,7 @@ def plan_grid(level: LevelContents, scan: Scan, arrays: Sequence[str], mode: str
     store, metadata = level.store, level.store.metadata
     corners = [scan.coords.min(axis=0), scan.coords.max(axis=0)] if len(scan.coords) else []
     if store.settings.get("bounds", "declared") == "declared" or not corners:
-        origin, shape = grid_of_bounds(metadata.chunk_shape, *metadata.bounds)
+        origin, shape = grid_of_bounds(level.metadata.chunk_shape_in(metadata.chunk_shape), *metadata.bounds)
         corners += [np.array(origin, np.int64), np.array(origin, np.int64) + np.array(shape, np.int64) - 1]
     spec = grid_around(np.array(corners), codec_list(store.settings.get("codecs", "zstd")))
     asked = store.settings.get("shard_chunks", "auto")

@@ -90,15 +90,16 @@ def plan_write(
     ids: NDArray[np.int64] | None,
     empty: NDArray[np.int64] | None = None,
     links: LinkWriter | None = None,
+    objects: ObjectPlan | None = None,
 ) -> Write:
     """Return a write of what the scan has found; nothing runs.
 
-    `ids` (m, 2) are ranges of the objects that have vertices, `empty` of others; None where there are no objects.
+    `ids` (m, 2) are ranges of the objects that have vertices, `empty` of others; None where there are no objects. `objects` is
+    the plan of them, where the options don't tell.
     """
     (partitions, conversion, scan), store, place = found, level.store, level.place
     rank, layout, replace = conversion.grid.ndim, store.layout, options["mode"] == "overwrite"
-    objects: ObjectPlan | None = None
-    if ids is not None:
+    if objects is None and ids is not None:
         about = options["object_attributes"], options["groups"]
         objects = plan_objects(ids, *about, layout=layout, group_attributes=options["group_attributes"], empty=empty)
     attributes = tuple(a.schema(*scan.categories.get(a.name, ())) for a in partitions.attributes)
