@@ -37,3 +37,64 @@ def test_the_peer_reads_our_levels(tmp_path, layout, generation, with_objects):
             assert told["groups"] == [[1, 2]]
             np.testing.assert_array_equal(found["oattr__size"], np.arange(7.0))
             assert len(found["by_object"]) == np.isin(ours.object_ids, [0, 3]).sum()
+
+
+@pytest.mark.parametrize(("layout", "generation"), [("grid", "0.9"), ("per_chunk", "0.2")])
+def test_the_peer_reads_levels_of_paths(tmp_path, layout, generation):
+    peer, path = start_peer(generation), tmp_path / "paths.zv"
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 80, 9)
+    positions = np.concatenate([rng.uniform(-30, 30, 3) + np.cumsum(rng.normal(0, 1, (n, 3)), axis=0) for n in lengths])
+    store = dzv.create(path, geometry="polyline", chunk_shape=(10, 10, 10), layout=layout)
+    dzv.write_polylines(store, positions.astype("f4"), lengths=lengths, groups={0: [1, 2]})
+    dzv.build_pyramid(store, 2, tolerance=1.0)
+    assert peer.call("validate", path=path)["errors"] == []
+    for number in (1, 2):
+        ours = store.level(number).read()
+        found, _ = peer.arrays("read_geometry", path=path, level=number)
+        np.testing.assert_array_equal(found["positions"], ours.positions)
+        np.testing.assert_array_equal(found["lengths"], ours.lengths)
+
+
+def test_the_peer_reads_levels_of_trees(tmp_path):
+    peer, path = start_peer("0.9"), tmp_path / "trees.zv"
+    rng = np.random.default_rng(0)
+    parents = np.array([-1, *(rng.integers(max(i - 3, 0), i) for i in range(1, 400))])
+    positions = np.zeros((400, 3))
+    for i in range(1, 400):
+        positions[i] = positions[parents[i]] + rng.normal(0.5, 1, 3)
+    store = dzv.create(path, geometry="skeleton", chunk_shape=(25, 25, 25))
+    dzv.write_skeletons(store, positions.astype("f4"), parents=parents)
+    dzv.build_pyramid(store, 2, tolerance=1.0)
+    assert peer.call("validate", path=path)["errors"] == []
+    for number in (1, 2):
+        ours = store.level(number).read()
+        found, _ = peer.arrays("read_geometry", path=path, level=number)
+        np.testing.assert_array_equal(found["positions"], ours.positions)
+        child = np.flatnonzero(ours.parents >= 0)
+        wanted = np.column_stack([child, ours.parents[child]])
+        assert sorted(map(tuple, found["links"].tolist())) == sorted(map(tuple, wanted.tolist()))
+
+
+@pytest.mark.parametrize("geometry", ["graph", "mesh"])
+def test_the_peer_reads_levels_of_links(tmp_path, geometry):
+    peer, path = start_peer("0.9"), tmp_path / "links.zv"
+    side = np.arange(24)
+    x, y = (a.reshape(-1) for a in np.meshgrid(side, side, indexing="ij"))
+    positions = np.column_stack([x, y, 3 * np.sin(x / 4)]).astype("f4")
+    at = (x * 24 + y)[(x < 23) & (y < 23)]
+    store = dzv.create(path, geometry=geometry, chunk_shape=(8, 8, 8))
+    if geometry == "mesh":
+        faces = np.concatenate([np.column_stack([at, at + 24, at + 1]), np.column_stack([at + 24, at + 25, at + 1])])
+        dzv.write_meshes(store, positions, faces=faces)
+    else:
+        dzv.write_graph(store, positions, edges=np.concatenate([np.column_stack([at, at + 1]), np.column_stack([at, at + 24])]))
+    dzv.build_pyramid(store, 2)
+    assert peer.call("validate", path=path)["errors"] == []
+    for number in (1, 2):
+        ours = store.level(number).read()
+        found, _ = peer.arrays("read_geometry", path=path, level=number)
+        np.testing.assert_array_equal(found["positions"], ours.positions)
+        links = ours.faces if geometry == "mesh" else ours.edges
+        assert len(links) > 10
+        assert sorted(map(tuple, found["links"].tolist())) == sorted(map(tuple, links.tolist()))

@@ -338,9 +338,105 @@ def test_trees_keep_branches_tips_and_cable_length(tmp_path: Path, override) -> 
     assert tree.zv.level_for(max_vertices=1) == 2
 
 
-def test_what_is_not_reduced_is_named() -> None:
-    """A store of another geometry is refused by its name."""
+def parts_of(n: int, links: np.ndarray) -> int:
+    """Return how many parts vertices are in that links join."""
+    root = np.arange(n)
+    for _ in range(n):
+        least = np.minimum(root[links[:, 0]], root[links[:, 1]])
+        before = root.copy()
+        np.minimum.at(root, links[:, 0], least)
+        np.minimum.at(root, links[:, 1], least)
+        if (root == before).all():
+            break
+    return len(np.unique(root))
+
+
+def test_graphs_keep_their_parts(override) -> None:
+    """What edges join in a bin becomes one vertex; edges between bins stay, once; parts stay apart, and objects."""
+    override(write_block_bytes=(1000, 8000))
+    n = 900
+    p, owners = RNG.uniform(0, 40, (n, 2)), np.repeat(np.arange(3), 300)
+    near = np.argwhere(np.linalg.norm(p[:, None] - p[None], axis=2) < 2.2)
+    edges = near[(near[:, 0] < near[:, 1]) & (owners[near[:, 0]] == owners[near[:, 1]])]
     store = dzv.create({}, geometry="graph", chunk_shape=(10, 10))
-    dzv.write_graph(store, np.array([[1.0, 1], [9, 9]]), edges=[[0, 1]])
-    with pytest.raises(dzv.InputError, match="geometry 'graph'"):
-        dzv.build_pyramid(store)
+    values = {"m": RNG.random(n), "kind": RNG.choice(["a", "b"], n)}
+    weights = {"w": np.ones(len(edges))}
+    dzv.write_graph(store, p, edges=edges, object_ids=owners + 4, attributes=values, edge_attributes=weights)
+    dzv.build_pyramid(store, 2, bin_shape=(2, 2), attributes={"m": "sum"})
+    parts = parts_of(n, edges)
+    vertices = [n]
+    for number in (1, 2):
+        found = store.level(number).read()
+        m = len(found.positions)
+        vertices.append(m)
+        assert parts_of(m, found.edges) == parts
+        assert int(found.attributes["count"].sum()) == n
+        np.testing.assert_allclose(found.attributes["m"].sum(), values["m"].sum())
+        assert (found.edges[:, 0] != found.edges[:, 1]).all()
+        assert len(np.unique(np.sort(found.edges, axis=1), axis=0)) == len(found.edges)
+        np.testing.assert_array_equal(found.object_ids[found.edges[:, 0]], found.object_ids[found.edges[:, 1]])
+        np.testing.assert_array_equal(found.edge_attributes["w"], 1)
+        mean = sum(found.positions[:, a] @ found.attributes["count"] for a in (0, 1))
+        np.testing.assert_allclose(mean, p.sum())
+    assert vertices == sorted(vertices, reverse=True)
+    assert set(store.level(2).read().object_ids) == {4, 5, 6}
+
+
+def test_edges_between_objects_are_refused() -> None:
+    """Levels are made object by object: what joins objects of several blocks would be lost, so it is told."""
+    store = dzv.create({}, geometry="graph", chunk_shape=(10, 10))
+    p = RNG.uniform(0, 40, (40, 2))
+    dzv.write_graph(store, p, edges=np.column_stack([np.arange(39), np.arange(1, 40)]), object_ids=np.arange(40))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("dask_zv.maintain.pyramid_objects._TASK_BYTES", 100)
+        with pytest.raises(dzv.InputError, match="39 edges, .* of them between vertices of one block"):
+            dzv.build_pyramid(store, 1)
+    assert store.levels == (0,)
+
+
+def sphere(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a closed surface of triangles around the origin, whose normals look outwards."""
+    corners = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
+    faces = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
+    for _ in range(steps):
+        ends = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
+        edges, number = np.unique(ends, axis=0, return_inverse=True)
+        middle = len(corners) + number.reshape(-1, 3)
+        corners = np.concatenate([corners, corners[edges].mean(axis=1)])
+        a, b, c = faces.T
+        ab, bc, ca = middle.T
+        faces = np.concatenate([np.stack(f, axis=1) for f in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))])
+    return corners / np.linalg.norm(corners, axis=1)[:, None], faces
+
+
+def test_meshes_stay_closed(tmp_path: Path, override) -> None:
+    """A closed surface across many chunks is one at every level, with the same winding."""
+    override(write_block_bytes=(1000, 8000))
+    corners, faces = sphere(4)
+    path = tmp_path / "m.zv"
+    store = dzv.create(path, geometry="mesh", chunk_shape=(10, 10, 10))
+    both = np.concatenate([corners * 17, corners * 9 + 30])
+    dzv.write_meshes(
+        store,
+        both,
+        faces=np.concatenate([faces, faces + len(corners)]),
+        object_ids=np.repeat([2, 5], len(corners)),
+        object_attributes={"size": np.array([17.0, 9.0])},
+    )
+    dzv.build_pyramid(store, 2)
+    before = len(both)
+    for number in (1, 2):
+        found = store.level(number).read(objects=2)
+        ends = found.faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
+        forth, back = ({tuple(e) for e in some.tolist()} for some in (ends, ends[:, ::-1]))
+        assert forth == back  # every edge is in two faces, in both directions
+        assert len(forth) == len(ends)
+        volume = np.linalg.det(found.positions[found.faces]).sum() / 6
+        assert 0.9 < volume / (4 / 3 * np.pi * 17**3) < 1.02
+        np.testing.assert_array_equal(found.object_attributes["size"], [17.0])
+        assert store.level(number).metadata.vertex_count < before / 2
+        before = store.level(number).metadata.vertex_count
+    quads = dzv.create({}, geometry="mesh", chunk_shape=(10, 10, 10))
+    dzv.write_meshes(quads, corners[:4] * 5, faces=[[0, 1, 2, 3]])
+    with pytest.raises(dzv.InputError, match="geometry 'mesh' with faces of 4 vertices"):
+        dzv.build_pyramid(quads)

@@ -164,7 +164,7 @@ class GatheredCells:
             elif column.how in ("min", "max"):
                 states[column.name] = extreme_by(state, number, m, least=column.how == "min")
             elif column.how in _PICKED:
-                states[column.name] = state[first_of(number, m) if column.how == "first" else pick]
+                states[column.name] = state[first_of(number, m) if column.how == "first" or pick is None else pick]
         drawn = None if self.drawn is None or pick is None else self.drawn[pick]
         return GatheredCells(found, sum_by(self.counts, number, m), drawn, states)
 
@@ -181,6 +181,48 @@ class GatheredCells:
         states = {n: s[cells] if isinstance(s, np.ndarray) else s.take(cells) for n, s in self.states.items()}
         return GatheredCells(self.cells[cells], self.counts[cells], None if self.drawn is None else self.drawn[cells], states)
 
+    def values(self, columns: Sequence[Column], *, exact: bool = False) -> dict[str, NDArray[Any]]:
+        """Return what comes of the attributes and (under "") positions of each cell; integer positions are `exact` sums."""
+        out: dict[str, NDArray[Any]] = {}
+        for column in columns:
+            state: Any = self.states.get(column.name)
+            if column.how == "mean":
+                dtype = np.dtype(np.int64) if exact and not column.name else column.dtype
+                out[column.name] = state.mean(self.counts, dtype)
+            elif column.how == "sum":
+                out[column.name] = np.asarray(state.sums, column.dtype)
+            elif column.how == "mode":
+                out[column.name] = state.most(len(self))
+            elif column.how == "count":
+                out[column.name] = self.counts
+            else:
+                out[column.name] = state
+        return out
+
+    @classmethod
+    def of_each(
+        cls, columns: Sequence[Column], cells: NDArray[np.int64], counts: NDArray[np.int64], values: Mapping[str, NDArray[Any]]
+    ) -> GatheredCells:
+        """Return rows as cells of their own, by the number (n,) of the one that each is to be gathered in.
+
+        `counts` is how many vertices a row stands for. Nothing is drawn: "sample" is the first.
+        """
+        states: dict[str, State] = {}
+        for column in columns:
+            given = values[column.name]
+            if column.how == "mean":
+                weight = counts.reshape(-1, *[1] * (given.ndim - 1))
+                total = Total.of(given, exact=False)
+                there = None if total.there is None else total.there * weight
+                states[column.name] = Total(total.sums * weight if (counts != 1).any() else total.sums, there)
+            elif column.how == "sum":
+                states[column.name] = Total.of(given, exact=True)
+            elif column.how == "mode":
+                states[column.name] = Histogram(np.arange(len(given)), given, counts)
+            elif column.how != "count":
+                states[column.name] = given
+        return cls(cells[:, None], counts, None, states)
+
     def rows(
         self,
         columns: Sequence[Column],
@@ -193,21 +235,7 @@ class GatheredCells:
 
         `count` is the attribute that says how many vertices each stands for.
         """
-        out: dict[str, NDArray[Any]] = {}
-        for column in columns:
-            state: Any = self.states.get(column.name)
-            if column.how == "mean":
-                out[column.name] = state.mean(
-                    self.counts, np.dtype(np.int64) if not column.name and base is not None else column.dtype
-                )
-            elif column.how == "sum":
-                out[column.name] = np.asarray(state.sums, column.dtype)
-            elif column.how == "mode":
-                out[column.name] = state.most(len(self))
-            elif column.how == "count":
-                out[column.name] = self.counts
-            else:
-                out[column.name] = state
+        out = self.values(columns, exact=base is not None)
         positions = out.pop("")
         if base is not None and next(c.how for c in columns if not c.name) == "mean":
             positions = (positions + base).astype(schema.dtype)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from dask_zv.errors import InputError, ReadOnlyError, StoreError
 from dask_zv.geometry.kinds import kind_of
-from dask_zv.geometry.simplify import simplifier_of
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report, finish_write
 from dask_zv.graph.run import check_writable, compute_one
@@ -29,7 +28,7 @@ def build_pyramid(
     levels: int | None = None,
     *,
     factor: int | Sequence[int] = 2,
-    method: Literal["auto", "mean", "sample", "simplify"] = "auto",
+    method: Literal["auto", "mean", "sample", "simplify", "contract"] = "auto",
     attributes: Literal["auto"] | Mapping[str, str | None] = "auto",
     seed: int = 0,
     keep: Keep | None = None,
@@ -47,7 +46,7 @@ def build_pyramid(
     levels: int | None = None,
     *,
     factor: int | Sequence[int] = 2,
-    method: Literal["auto", "mean", "sample", "simplify"] = "auto",
+    method: Literal["auto", "mean", "sample", "simplify", "contract"] = "auto",
     attributes: Literal["auto"] | Mapping[str, str | None] = "auto",
     seed: int = 0,
     keep: Keep | None = None,
@@ -64,7 +63,7 @@ def build_pyramid(
     levels: int | None = None,
     *,
     factor: int | Sequence[int] = 2,
-    method: Literal["auto", "mean", "sample", "simplify"] = "auto",
+    method: Literal["auto", "mean", "sample", "simplify", "contract"] = "auto",
     attributes: Literal["auto"] | Mapping[str, str | None] = "auto",
     seed: int = 0,
     keep: Keep | None = None,
@@ -86,6 +85,9 @@ def build_pyramid(
     Objects have an attribute ``path_length`` or ``cable_length``: the length that they have at level 0. ``count`` says how many
     vertices each one stands for.
 
+    Graphs and meshes: each level is made of the level before, object by object. Vertices in one bin become one where links join
+    them there; edges and faces between bins stay, once, with their winding.
+
     Points: each level has one vertex for every bin that holds vertices of level 0 (of each object, where there are objects),
     and an attribute ``count`` of how many these are. There are about `factor` times as few vertices along each axis from level
     to level. Ids, attributes and groups of objects are the same at every level.
@@ -93,15 +95,16 @@ def build_pyramid(
     Parameters
     ----------
     store : Store, or a target as for :func:`dask_zv.open`
-        A store of points, opened for writing, or its path or URL.
+        Opened for writing, or its path or URL.
     levels : int, optional
         Number of coarser levels. By default as many as it takes until one has at most about 10**6 vertices, at least one.
     factor : int or sequence of int
         How much larger chunks and bins get from level to level, along all axes or along each (1 keeps an axis).
-    method : {"auto", "mean", "sample", "simplify"}
-        "simplify" is that of paths and trees, the others are of points. The vertex of a bin: "mean" (the default), the mean of
-        the positions in it; "sample", one of the vertices, drawn at random by `seed` and the positions alone: results are the
-        same on every scheduler, and the vertices of a level are among those of the level before.
+    method : {"auto", "mean", "sample", "simplify", "contract"}
+        "simplify" is that of paths and trees, "contract" of graphs and meshes, the others are of points. The vertex of a bin:
+        "mean" (the default), the mean of the positions in it; "sample", one of the vertices, drawn at random by `seed` and the
+        positions alone: results are the same on every scheduler, and the vertices of a level are among those of the level
+        before.
     attributes : "auto" or mapping of str to {"mean", "mode", "first", "min", "max", "sum", "count", "sample", None}
         What becomes of the values in a bin, by name of the attribute; None leaves it out. "auto", also for those that a mapping
         does not name: with ``method="sample"`` the values of the drawn vertex; else the mean of floats and of vectors, the most
@@ -169,7 +172,7 @@ def build_pyramid(
     contents.reload()
     source = contents.level(0)
     check_source(source)
-    points = simplifier_of(kind_of(source.kind)) is None
+    points = not kind_of(source.kind).is_path and not kind_of(source.kind).link
     if links:
         raise InputError("links=True: links between levels are not written yet; leave it out")
     if update:
@@ -198,7 +201,9 @@ def build_pyramid(
         contents.reload()
     else:
         if not compute:
-            raise InputError("compute=False: of paths and trees each level is made of the one before, now; leave it out")
+            raise InputError(
+                f"compute=False: each level of a store of {source.kind} is made of the one before, now; leave it out"
+            )
         report = build_levels(source, asked, levels, overwrite=overwrite and not update, progress=bool(progress))
     return dataclasses.replace(report, seconds=time.perf_counter() - started)
 

@@ -48,10 +48,11 @@ class PyramidArguments:
 def check_source(level: LevelContents) -> None:
     """Raise :class:`InputError` where coarser levels can't be built of a level."""
     kind = kind_of(level.kind)
-    if kind.link and simplifier_of(kind) is None:
+    links = level.found_links(0) if kind.link == "face" else None
+    if links is not None and links.source.family.width > 3:
         raise InputError(
-            f"{level.store.url} is a store of geometry {kind.name!r}: coarser levels are built of points, paths and trees, not "
-            f"yet of what {kind.link}s join"
+            f"{level.store.url} is a store of geometry {kind.name!r} with faces of {links.source.family.width} vertices: "
+            "coarser levels are built of triangles; divide the faces"
         )
     if level.source.leading is not None:
         raise InputError(
@@ -81,7 +82,8 @@ def check_arguments(
         factors = np.zeros(0, float)
     if factors.dtype.kind not in "iu" or len(factors) != grid.ndim or (factors < 1).any() or (factors < 2).all():
         raise InputError(f"factor is an integer of at least 2, or {grid.ndim} integers of at least 1, not {factor!r:.80}")
-    methods = ("simplify",) if simplified else ("mean", "sample")
+    linked = bool(kind.link) and not simplified
+    methods = ("simplify",) if simplified else ("contract",) if linked else ("mean", "sample")
     if method not in ("auto", *methods):
         known = ", ".join(map(repr, ("auto", *methods)))
         near = did_you_mean(method, methods)
@@ -102,6 +104,8 @@ def check_arguments(
                 f"attribute {name!r}: one of {', '.join(REDUCTIONS)}, or None to leave it out, not {how!r:.80}"
                 f"{did_you_mean(how, REDUCTIONS)}"
             )
+        if linked and how == "sample":
+            raise InputError(f"attribute {name!r}: nothing is drawn of geometry {kind.name!r}; one of the others")
         if how is not None and (why := check_reduction(own[name], how)) is not None:
             raise InputError(f"attribute {name!r} has no {how!r}: {why}")
         if simplified and how not in (None, "sample"):
@@ -128,7 +132,7 @@ def check_arguments(
 
 
 def _default(attribute: AttributeSchema, method: str) -> str:
-    return reduction_of(attribute) if method == "mean" else "sample"
+    return reduction_of(attribute) if method in ("mean", "contract") else "sample"
 
 
 def _checked_tolerance(level: LevelContents, tolerance: Any) -> float:

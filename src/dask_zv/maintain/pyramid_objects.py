@@ -1,7 +1,7 @@
-"""Coarser levels of paths and trees: each is made of the level before, whole object by whole object, and written as level 0 is.
+"""Coarser levels of what is joined: each is made of the level before, object by object, and written as level 0 is.
 
-A task reads a block of objects and simplifies them; what comes of it goes into the writing of a level (scan, blocks, links,
-objects, commit), which keeps it in memory where there is room.
+A task reads a block of objects and simplifies or contracts them; what comes of it goes into the writing of a level (scan,
+blocks, links, objects, commit), which keeps it in memory where there is room.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,28 +16,35 @@ import numpy as np
 from dask.task_spec import Task
 from numpy.typing import NDArray
 
-from dask_zv.analysis.objects import ObjectReader, plan_object_blocks
+from dask_zv.analysis.objects import plan_object_blocks
+from dask_zv.errors import InputError
 from dask_zv.format.dictionary import MAX_CATEGORIES
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.links import LinkFamily
+from dask_zv.geometry.cells import Column, reduced_schema, reduction_of
+from dask_zv.geometry.graphs import encode_linked
 from dask_zv.geometry.kinds import kind_of
 from dask_zv.geometry.polylines import encode_polylines
 from dask_zv.geometry.schema import AttributeSchema, Kind
-from dask_zv.geometry.simplify import Simplify, counts_of, simplifier_of
+from dask_zv.geometry.simplify import simplifier_of
 from dask_zv.geometry.skeletons import encode_skeletons
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import look_once, released_on_failure
 from dask_zv.graph.report import Report
 from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.stale import STALE, is_stale
 from dask_zv.maintain.convert_level import object_plan_of
 from dask_zv.maintain.pyramid_asked import ASKED, MOST_LEVELS, PyramidArguments, measure_of
-from dask_zv.maintain.pyramid_plan import PICTURE, kept_objects, root_attributes
-from dask_zv.read.object_rows import read_whole_objects
+from dask_zv.maintain.pyramid_parts import ContractReducer, ObjectReducer, ReducedPart, SimplifyReducer
+from dask_zv.maintain.pyramid_plan import PICTURE, bins_per_chunk, kept_objects, root_attributes
 from dask_zv.spatial.grid import ChunkGrid
 from dask_zv.storage.layout import layout_for
 from dask_zv.write.convert import Conversion
+from dask_zv.write.graphs import TableLinks
 from dask_zv.write.inputs import VERTICES
+from dask_zv.write.job import Encode, LinkWriter
+from dask_zv.write.link_input import link_subject, scan_links
 from dask_zv.write.links import object_ranges
 from dask_zv.write.object_plan import ObjectPlan, rows_of_ranges, with_sentinel
 from dask_zv.write.options import DEFAULTS, WriteOptions
@@ -46,49 +52,11 @@ from dask_zv.write.partitions import AttributeInput, Partitions, RawPart
 from dask_zv.write.planning import plan_write
 from dask_zv.write.polylines import GridPathLinks, PerChunkPathLinks
 from dask_zv.write.running import Write
-from dask_zv.write.scan import scan_partitions
+from dask_zv.write.scan import Scan, scan_partitions
 from dask_zv.write.skeletons import ParentLinks
 
 _TASK_BYTES = 8 << 20
 """What a task reads: simplifying takes several times as much."""
-_BLOCK_BITS = 40
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReducedPart(RawPart):
-    """Objects that were simplified, with the lengths that they had."""
-
-    ids: NDArray[np.int64]
-    lengths: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ObjectReducer:
-    """How a task makes a part of a coarser level."""
-
-    reader: ObjectReader
-    simplify: Simplify
-    scale: tuple[float, ...]  # by which positions are multiplied before they are measured
-    tolerance: float
-    count: str
-    attributes: tuple[str, ...]
-
-    def part(self, number: int, ids: NDArray[np.int64]) -> ReducedPart:
-        """Return a block of objects, simplified."""
-        reader = self.reader
-        read = read_whole_objects(reader.rows, ids, reader.wanted, reader.links, chunked=reader.chunked, tables=False)
-        found = self.simplify(read, read.positions.astype(np.float64) * np.asarray(self.scale), self.tolerance)
-        given = read.attributes.get(self.count, np.ones(len(read), np.int64))
-        values = {name: read.attributes[name][found.rows] for name in self.attributes}
-        values[self.count] = counts_of(found, given)
-        lengths = read.lengths
-        assert lengths is not None
-        integers = {"object_ids": np.repeat(ids, lengths)[found.rows]}
-        if found.parents is not None:
-            first = number << _BLOCK_BITS
-            integers["vertex_ids"] = np.arange(first, first + len(found.rows))
-            integers["parents"] = np.where(found.parents < 0, -1, found.parents + first)
-        return ReducedPart(read.positions[found.rows], values, integers, ids, found.lengths)
 
 
 def build_levels(
@@ -145,31 +113,51 @@ def _plan_level(
 ) -> Write:
     store, kind, factor = source.store, kind_of(source.kind), np.array(asked.factor)
     schemas = {a.name: a for a in before.source.schema.attributes if a.name != count and asked.attributes.get(a.name)}
+    links = before.found_links(0) if kind.link else None
+    link_schemas = () if links is None or kind.has_parents else tuple(a.schema for a in links.source.attributes)
     row_bytes = max(before.source.schema.row_bytes, 1)
-    names = [*schemas, count] if number > 1 else [*schemas]
+    names = [*schemas, *(a.name for a in link_schemas), *([count] if number > 1 else [])]
     blocks = plan_object_blocks(before, objects=kept, attributes=names, rows_per_task=max(_TASK_BYTES // row_bytes, 1))
+    dtype, grid = before.source.schema.dtype, source.source.schema.grid
+    edges = tuple((np.asarray(grid.chunk_shape) * factor**number).tolist())
     simplify = simplifier_of(kind)
-    assert simplify is not None
-    assert asked.tolerance is not None
-    tolerance = asked.tolerance * float(factor.max()) ** (number - 1)
-    reducer = ObjectReducer(blocks.reader, simplify, measure_of(source), tolerance, count, tuple(schemas))
+    reducer: ObjectReducer
+    if simplify is not None:
+        assert asked.tolerance is not None
+        tolerance = asked.tolerance * float(factor.max()) ** (number - 1)
+        reducer = SimplifyReducer(blocks.reader, count, tuple(schemas), simplify, measure_of(source), tolerance)
+        inputs = [_input_of(s) for s in schemas.values()]
+    else:
+        # level 0's own, of which the levels are means and the like: a sum of counts stays one
+        reduced = [reduced_schema(s, str(asked.attributes[n])) for n, s in schemas.items()]
+        inputs = [_input_of(s) for s in reduced]
+        columns = [Column(s.name, str(asked.attributes[s.name]), s.dtype) for s in reduced]
+        bins = tuple(e / n for e, n in zip(edges, bins_per_chunk(source, asked).tolist(), strict=True))
+        of_links = tuple(Column(a.name, reduction_of(a), a.dtype) for a in link_schemas)
+        directed = links is not None and links.source.family.directed
+        mean = (Column("", "mean", dtype), *columns)
+        reducer = ContractReducer(blocks.reader, count, tuple(schemas), bins, mean, of_links, directed)
 
     def arguments(builder: GraphBuilder) -> list[Any]:
         builder.lazy = True  # so that the scan keeps what it has made
         shared = builder.share("reducer", reducer)
         return [Task(None, _reduce, shared, i, ids) for i, ids in enumerate(blocks.blocks)]
 
-    inputs = (*(_input_of(s) for s in schemas.values()), AttributeInput(count, np.dtype(np.int64)))
-    integers = ("object_ids", "vertex_ids", "parents") if kind.has_parents else ("object_ids",)
-    dtype, ndim = before.source.schema.dtype, before.source.schema.grid.ndim
-    partitions = Partitions(VERTICES, arguments, len(blocks.blocks), dtype, ndim, inputs, integers)
+    inputs.append(AttributeInput(count, np.dtype(np.int64)))
+    integers = ("object_ids", *(("vertex_ids",) if kind.link else ()), *(("parents",) if kind.has_parents else ()))
+    partitions = Partitions(VERTICES, arguments, len(blocks.blocks), dtype, grid.ndim, tuple(inputs), integers)
     objects = dataclasses.replace(object_plan_of(before, store.layout), present=present)
-    if number == 1:
-        found, again, kept_parts = look_once(partitions.arguments, _lengths_of, _join_lengths)
+    if number == 1 or simplify is None:
+        (ids, lengths, read), again, kept_parts = look_once(partitions.arguments, _lengths_of, _join_lengths)
         partitions = dataclasses.replace(partitions, arguments=again, kept=kept_parts)
-        objects = _with_lengths(objects, kind, *found, layout=store.layout)
-    edges = tuple((np.asarray(source.source.schema.grid.chunk_shape) * factor**number).tolist())
-    conversion = Conversion(ChunkGrid(edges, (1,) * ndim), dtype, 0.0, None, False, store.axes)
+        if simplify is not None:
+            objects = _with_lengths(objects, kind, ids, lengths, layout=store.layout)
+        elif kept is None and links is not None and links.source.family.count not in (None, read):
+            raise InputError(
+                f"{before.url} has {links.source.family.count:,} {kind.link}s, {read:,} of them between vertices of one block "
+                "of objects: coarser levels are built of stores whose links stay within objects"
+            )
+    conversion = Conversion(ChunkGrid(edges, (1,) * grid.ndim), dtype, 0.0, None, False, store.axes)
     held = partitions.kept
     scan, partitions = scan_partitions(partitions, conversion, MAX_CATEGORIES)
     if held is not None and partitions.kept is not None:
@@ -182,16 +170,44 @@ def _plan_level(
     level = LevelContents(store, number, metadata.to_attributes())
     options: WriteOptions = {name: DEFAULTS.get(name) for name in WriteOptions.__annotations__}  # type: ignore[assignment]
     options["mode"], options["progress"] = "overwrite" if number in store.levels else "error", progress
-    found_all = partitions, conversion, scan
-    if kind.has_parents:
-        trees = ParentLinks(LinkFamily(2, ndim), by_key=True)
-        encode = partial(encode_skeletons, family=trees.family)
-        write = plan_write("pyramid", level, options, found_all, encode, ids=object_ranges(scan), links=trees, objects=objects)
-    else:
-        links = GridPathLinks(ndim) if layout_for(store.layout).has_tables else PerChunkPathLinks(ndim)
-        cut = partial(encode_polylines, at_bins=False)
-        write = plan_write("pyramid", level, options, found_all, cut, ids=scan.ids, links=links, objects=objects)
+    encode, writer, ranges = _written(kind, partitions, scan, link_schemas, links, grid.ndim, store.layout)
+    found = partitions, conversion, scan
+    write = plan_write("pyramid", level, options, found, encode, ids=ranges, links=writer, objects=objects)
     return _described(write, source, asked, number, objects, last=last)
+
+
+def _written(
+    kind: Kind,
+    partitions: Partitions,
+    scan: Scan,
+    link_schemas: tuple[AttributeSchema, ...],
+    links: FoundLinks | None,
+    rank: int,
+    layout: str,
+) -> tuple[Encode, LinkWriter, NDArray[np.int64]]:
+    """Return how the vertices of a geometry are encoded and their links stored, and ranges of the ids of the objects."""
+    if kind.is_path:
+        paths = GridPathLinks(rank) if layout_for(layout).has_tables else PerChunkPathLinks(rank)
+        return partial(encode_polylines, at_bins=False), paths, scan.ids
+    if kind.has_parents:
+        trees = ParentLinks(LinkFamily(2, rank), by_key=True)
+        return partial(encode_skeletons, family=trees.family), trees, object_ranges(scan)
+    width = 2 if links is None else links.source.family.width
+    directed = links is not None and links.source.family.directed
+
+    def arguments(builder: GraphBuilder) -> list[Any]:
+        return [Task(None, _links_of, part) for part in partitions.arguments(builder)]
+
+    inputs = tuple(AttributeInput(a.name, a.dtype, a.channels) for a in link_schemas)
+    subject = link_subject(kind.link)
+    table = Partitions(subject, arguments, partitions.count, np.dtype(np.int64), width, inputs)
+    scans, table = scan_links(table, kind.link, None)
+    family = LinkFamily(width, rank, directed=directed)
+    return encode_linked, TableLinks(family, table, scans, kind.link, by_key=True), object_ranges(scan)
+
+
+def _links_of(part: ReducedPart) -> RawPart:
+    return RawPart(part.links, part.link_attributes, {})
 
 
 def _reduce(reducer: ObjectReducer, number: int, ids: NDArray[np.int64]) -> ReducedPart:
@@ -206,15 +222,16 @@ def _input_of(schema: AttributeSchema) -> AttributeInput:
     return AttributeInput(schema.name, np.dtype(object), None, known)
 
 
-Lengths = tuple[NDArray[np.int64], NDArray[np.float64]]
+Lengths = tuple[NDArray[np.int64], NDArray[np.float64], int]
+"""Ids of objects, the lengths that they had, and how many links were read."""
 
 
 def _lengths_of(_: int, part: ReducedPart) -> Lengths:
-    return part.ids, part.lengths
+    return part.ids, part.lengths, int(part.read[0])
 
 
 def _join_lengths(parts: Any) -> Lengths:
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), sum(p[2] for p in parts)
 
 
 def _with_lengths(

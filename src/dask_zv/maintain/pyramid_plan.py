@@ -22,6 +22,7 @@ from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import level_dataset, ome_collection
 from dask_zv.geometry.block import EncodedBlock
 from dask_zv.geometry.cells import Column, mixed, reduced_schema
+from dask_zv.geometry.kinds import kind_of
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.progress import topic_of
@@ -53,7 +54,7 @@ PICTURE = 1_000_000
 """Vertices that a picture shows at once: where their number is not given, levels are built until one has no more."""
 
 
-def _per_chunk(level: LevelContents, asked: PyramidArguments) -> NDArray[np.int64]:
+def bins_per_chunk(level: LevelContents, asked: PyramidArguments) -> NDArray[np.int64]:
     """Return the bins along the edges of a chunk: those asked for, the store's, or so many that a bin has about a vertex."""
     ndim = level.source.schema.grid.ndim
     if asked.cells is not None:
@@ -66,7 +67,8 @@ def _per_chunk(level: LevelContents, asked: PyramidArguments) -> NDArray[np.int6
     if level.source.schema.has_objects:  # each has bins of its own
         pieces = sum(len(part.objects) for part in level.index.slices())
     mean = float(rows.sum()) / max(pieces, 1)
-    return np.full(ndim, max(round(mean ** (1 / ndim)), 1), np.int64)
+    spread = 2 if kind_of(level.kind).link == "face" else ndim  # a surface has bins along two directions
+    return np.full(ndim, max(round(mean ** (1 / spread)), 1), np.int64)
 
 
 def _count_levels(level: LevelContents, factor: NDArray[np.int64], per_chunk: NDArray[np.int64]) -> int:
@@ -138,7 +140,7 @@ class LevelPlan:
 def plan_pyramid(source: LevelContents, asked: PyramidArguments, levels: int | None, *, watched: bool) -> Delayed:
     """Return the graph of the build."""
     store, schema, table = source.store, source.source.schema, source.chunks
-    factor, per_chunk = np.array(asked.factor, np.int64), _per_chunk(source, asked)
+    factor, per_chunk = np.array(asked.factor, np.int64), bins_per_chunk(source, asked)
     number = _count_levels(source, factor, per_chunk) if levels is None else levels
     count = "count"
     while count in asked.attributes:

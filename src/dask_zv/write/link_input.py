@@ -48,13 +48,18 @@ class LinkScan:
     digest: int = 0  # CRC-32C of all that it holds
 
 
+def link_subject(what: str) -> Subject:
+    """Return the words of errors about a table of ``"edge"`` or ``"face"``."""
+    lengths = f"{{:,}} rows for {{:,}} {what}s"
+    return Subject(f"{what}s", f"{what}s, part {{}}", f"{what} attribute {{!r}}", "attribute {!r}", lengths, integral=True)
+
+
 def partition_links(links: Any, attributes: Any, what: str, renumber: Renumber | None) -> Partitions:
     """Return the partitions of a table of ``"edge"`` or ``"face"``, as :func:`~dask_zv.write_graph` takes them.
 
     `renumber` brings the ids of vertices to their numbers, of tables in memory.
     """
-    lengths = f"{{:,}} rows for {{:,}} {what}s"
-    subject = Subject(f"{what}s", f"{what}s, part {{}}", f"{what} attribute {{!r}}", "attribute {!r}", lengths, integral=True)
+    subject = link_subject(what)
     links, attributes = as_table(links), as_table(attributes)
     if is_frame(links):
         ends = _end_columns(links, what)
