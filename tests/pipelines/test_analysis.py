@@ -2,6 +2,7 @@
 
 import pickle
 from collections import Counter
+from dataclasses import FrozenInstanceError, replace
 
 import cloudpickle
 import dask
@@ -426,6 +427,54 @@ def test_results_that_differ(cloud, rows_per_task, sync):
         map_chunks(cloud, differing, args=("dtype",), meta=int, rows_per_task=rows_per_task)
     with pytest.raises(dzv.InputError, match=r"object \d+ is int64\[\d+\], unlike"):
         map_objects(cloud, lambda g: np.zeros(len(g), int), rows_per_task=rows_per_task)
+
+
+def test_numbers_of_every_kind(cloud, sync):
+    """Results that are like the last ones are taken as they are, others are looked at: that makes no difference."""
+    last = 3 * (OBJECTS - 1)
+    for usual, odd in (
+        (1.0, np.float64(3)),
+        (np.float32(1), np.zeros((), np.float32)),
+        (True, np.bool_(False)),
+        (2, np.int64(7)),
+        (2 + 1j, np.complex128(1)),
+        (np.zeros(2), [1.0, 2.0]),
+    ):
+        found = map_objects(cloud, lambda g, a=usual, b=odd: {"v": b if g.ids[0] in (9, last) else a, "n": len(g)})
+        expected = np.stack([np.asarray(odd if i in (9, last) else usual) for i in found.labels])
+        np.testing.assert_array_equal(found.values["v"], expected)
+        assert found.values["v"].dtype == expected.dtype
+        assert found.values["n"].sum() == N
+    for usual, odd in (
+        (1, 1 << 63),
+        (1, -(1 << 63) - 1),
+        (1.0, 1),
+        (np.float32(1), np.float64(1)),
+        (np.zeros(2), np.zeros(2, np.float32)),
+        (np.datetime64("2020-01-01"), np.datetime64("2020-01-01T00")),
+        (np.timedelta64(1, "s"), np.timedelta64(1, "ms")),
+        (True, 1),
+    ):
+        with pytest.raises(dzv.InputError, match=f"the result for object {last} (is|of)"):
+            map_objects(cloud, lambda g, a=usual, b=odd: b if g.ids[0] == last else a)
+    mixed = map_objects(cloud, lambda g: (1, 2.5, np.float64(3), np.zeros(()))[g.ids[0] % 4], meta=np.float32(0))
+    assert mixed.values["value"].dtype == np.float32
+    assert mixed.values["value"].tolist() == [(1, 2.5, 3, 0)[i % 4] for i in mixed.labels]
+
+
+def test_parts_are_geometries(cloud, sync):
+    kept = []
+    map_objects(cloud, lambda g: kept.append(g) or len(g))
+    for part in kept[::7]:
+        copy = pickle.loads(pickle.dumps(part))
+        assert type(copy) is dzv.Geometry
+        for geometry in (part, copy, replace(part)):
+            assert isinstance(geometry, dzv.Geometry)
+            assert_equal_geometry(geometry, cloud.read(objects=part.ids, order="object"), (*FIELDS, *OF_OBJECTS))
+        with pytest.raises(AttributeError, match="'Geometry' object has no attribute 'position'"):
+            _ = part.position
+        with pytest.raises(FrozenInstanceError):
+            part.positions = None
 
 
 def test_results_that_are_no_numbers(cloud):

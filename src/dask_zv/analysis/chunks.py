@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.analysis.cutting import cut_by_rows, take_rows
+from dask_zv.analysis.cutting import Pieces, chunk_name, cut_by_rows, take_rows
 from dask_zv.config import settings
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.keys import coords_to_keys
@@ -186,13 +187,12 @@ class ChunkReader:
         of_chunk = np.repeat(np.arange(len(counts)), counts)[numbers]
         return take_rows(geometry, numbers), np.bincount(of_chunk, minlength=len(counts)).astype(np.int64)
 
-    def pieces(self, block: ChunkBlock) -> tuple[NDArray[np.int64], NDArray[np.int64], Iterator[tuple[str, Geometry]]]:
+    def pieces(self, block: ChunkBlock) -> Pieces:
         """Return coordinates and rows of the chunks that have any, and the name and geometry of each."""
         geometry, counts = self.read(block)
         there = np.flatnonzero(counts)
         coords, counts = block.plan.coords[there], counts[there]
-        names = (f"chunk {key}" for key in coords_to_keys(coords))
-        return coords, counts, zip(names, cut_by_rows(geometry, counts), strict=True)
+        return coords, counts, partial(chunk_name, coords), cut_by_rows(geometry, counts)
 
 
 def _row_numbers(block: ChunkBlock, rows: RowsOfBlock, part: Part) -> NDArray[np.int64]:

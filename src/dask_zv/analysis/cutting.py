@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.result import Geometry
+
+Pieces = tuple[NDArray[np.int64], NDArray[np.int64], Callable[[int], str], Iterator[Geometry]]
+"""Labels and rows of some chunks or objects, the name of each by its number, and the geometry of each."""
+
+
+def chunk_name(coords: NDArray[np.int64], number: int) -> str:
+    """Return one of some chunks in words."""
+    return f"chunk {coords_to_keys(coords[number : number + 1])[0]}"
 
 
 def take_rows(geometry: Geometry, rows: NDArray[np.intp]) -> Geometry:
@@ -41,7 +50,6 @@ def cut_by_rows(geometry: Geometry, counts: NDArray[np.int64]) -> Iterator[Geome
     Links are those between vertices of one part; a parent in another is -1. Where the geometry has `ids` (it was read by
     object), each part is one object, with its own row of `object_attributes`.
     """
-    n = len(counts)
     ends = np.cumsum(counts)
     starts = ends - counts
     parents = geometry.parents
@@ -49,37 +57,75 @@ def cut_by_rows(geometry: Geometry, counts: NDArray[np.int64]) -> Iterator[Geome
         first = np.repeat(starts, counts)
         inside = (parents >= first) & (parents < np.repeat(ends, counts))
         parents = np.where(inside, parents - first, -1)
-    links = [_cut_links(*found, starts, counts) for found in _links(geometry)]
-    by_object = geometry.ids is not None
-    for i, (a, b) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        more: dict[str, Any] = {}
-        for name, values, attributes, bounds in links:
-            mine = slice(bounds[i], bounds[i + 1])
-            more[name] = values[mine]
-            more[f"{name[:-1]}_attributes"] = {k: v[mine] for k, v in attributes.items()}
-        if by_object:
-            more |= _one_object(geometry, i, n)
-        yield Geometry(
-            geometry.positions[a:b],
-            {name: v[a:b] for name, v in geometry.attributes.items()},
-            None if geometry.object_ids is None else geometry.object_ids[a:b],
-            parents=None if parents is None else parents[a:b],
-            groups=geometry.groups,
-            group_attributes=geometry.group_attributes,
-            **more,
-        )
+    links = {found[0]: _cut_links(*found[1:], starts, counts) for found in _links(geometry)}
+    if geometry.ids is not None and geometry.object_index is not None:
+        assert len(geometry.object_index) == len(counts)
+    by_row = {"object_ids": geometry.object_ids, "parents": parents}
+    whole = _Whole(geometry, np.append(starts, ends[-1:]).tolist(), by_row, links)
+    # the slots themselves: a frozen class sets its fields at ten times the cost; nearly everyone wants positions
+    put: list[Any] = [getattr(_Part, name).__set__ for name in ("whole", "number", "positions")]
+    put_whole, put_number, put_positions = put
+    make, positions, first_row = _Part.__new__, geometry.positions, 0
+    for number, last_row in enumerate(ends.tolist()):
+        part = make(_Part)
+        put_whole(part, whole)
+        put_number(part, number)
+        put_positions(part, positions[first_row:last_row])
+        first_row = last_row
+        yield part
 
 
-def _one_object(geometry: Geometry, number: int, count: int) -> dict[str, Any]:
-    assert geometry.ids is not None
-    assert geometry.lengths is not None
-    mine = slice(number, number + 1)
-    out: dict[str, Any] = {"ids": geometry.ids[mine], "lengths": geometry.lengths[mine]}
-    if geometry.object_index is not None:
-        assert len(geometry.object_index) == count
-        out["object_index"] = geometry.object_index[mine]
-        out["object_attributes"] = {k: v[mine] for k, v in geometry.object_attributes.items()}
-    return out
+@dataclass(frozen=True, slots=True, eq=False)
+class _Whole:
+    """A geometry that is cut: the first row of each part, and one more; parents and links are by rows of their parts."""
+
+    geometry: Geometry
+    starts: list[int]
+    by_row: Mapping[str, NDArray[Any] | None]  # fields that have a value for each row
+    links: Mapping[str, tuple[NDArray[np.int64], Mapping[str, NDArray[Any]], list[int]]]
+
+    def field(self, name: str, number: int) -> Any:
+        """Return a field of one of the parts."""
+        if name in self.by_row:
+            rows, values = slice(self.starts[number], self.starts[number + 1]), self.by_row[name]
+            return None if values is None else values[rows]
+        value = getattr(self.geometry, name)
+        links = self.links.get({"edge_attributes": "edges", "face_attributes": "faces"}.get(name, name))
+        if links is not None:
+            rows = slice(links[2][number], links[2][number + 1])
+            value = links[0] if name in self.links else links[1]
+        elif name == "attributes":
+            rows = slice(self.starts[number], self.starts[number + 1])
+        elif name in ("ids", "lengths", "object_index", "object_attributes") and self.geometry.ids is not None:
+            rows = slice(number, number + 1)
+        else:  # what all parts share
+            return _NO_OBJECT.get(name, value)
+        return {k: v[rows] for k, v in value.items()} if isinstance(value, Mapping) else None if value is None else value[rows]
+
+
+_NO_OBJECT = {"ids": None, "lengths": None, "object_index": None, "object_attributes": {}, "halo": 0}
+"""Fields of a part of what was not read by object."""
+
+
+_FIELDS = frozenset(f.name for f in fields(Geometry))
+
+
+class _Part(Geometry):
+    """A part of a geometry whose fields are cut when they are asked for: functions of many small parts want few of them."""
+
+    __slots__ = ("number", "whole")
+    number: int
+    whole: _Whole
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _FIELDS:
+            raise AttributeError(f"'Geometry' object has no attribute {name!r}", name=name, obj=self)
+        value = self.whole.field(name, self.number)
+        object.__setattr__(self, name, value)
+        return value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Geometry, tuple(getattr(self, f.name) for f in fields(Geometry))
 
 
 def _links(geometry: Geometry) -> Iterator[tuple[str, NDArray[np.int64], Mapping[str, NDArray[Any]]]]:
@@ -91,16 +137,15 @@ def _links(geometry: Geometry) -> Iterator[tuple[str, NDArray[np.int64], Mapping
 
 
 def _cut_links(
-    name: str,
     links: NDArray[np.int64],
     attributes: Mapping[str, NDArray[Any]],
     starts: NDArray[np.int64],
     counts: NDArray[np.int64],
-) -> tuple[str, NDArray[np.int64], dict[str, NDArray[Any]], list[int]]:
+) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]], list[int]]:
     """Return the links inside parts, part by part in their order, by rows of their parts; and where each part's begin."""
     part = np.repeat(np.arange(len(counts)), counts)[links]
     inside = np.flatnonzero((part == part[:, :1]).all(axis=1))
     order = inside[np.argsort(part[inside, 0], kind="stable")]
     of_part = part[order, 0]
     bounds = np.searchsorted(of_part, np.arange(len(counts) + 1)).tolist()
-    return name, links[order] - starts[of_part][:, None], {k: v[order] for k, v in attributes.items()}, bounds
+    return links[order] - starts[of_part][:, None], {k: v[order] for k, v in attributes.items()}, bounds

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.analysis.chunks import ChunkBlock
+from dask_zv.analysis.cutting import Pieces, chunk_name
 from dask_zv.errors import FormatError, InputError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import take_ranges
@@ -56,7 +58,7 @@ class HaloReader:
     rows: slice | NDArray[np.int64] | None = None
     """Vertices that are selected, ascending; links to others are left out. All where None."""
 
-    def pieces(self, block: HaloBlock) -> tuple[NDArray[np.int64], NDArray[np.int64], Iterator[tuple[str, Geometry]]]:
+    def pieces(self, block: HaloBlock) -> Pieces:
         """Return coordinates of the chunks that have rows, how many of them are their own, and name and geometry of each."""
         table = self.vertices.table
         chunks = table.find(block.chunks.plan.coords)
@@ -69,9 +71,8 @@ class HaloReader:
         values = {k: v[kept] for k, v in values.items()}
         there = np.flatnonzero(counts)
         coords = block.chunks.plan.coords[there]
-        names = (f"chunk {key}" for key in coords_to_keys(coords))
         pieces = self._pieces(own, counts, links[kept], values, of_chunk[kept])
-        return coords, counts[there], zip(names, pieces, strict=True)
+        return coords, counts[there], partial(chunk_name, coords), pieces
 
     def _place(self, rows: NDArray[np.int64], chunks: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return which of some chunks (ascending) rows are in."""

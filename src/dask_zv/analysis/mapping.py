@@ -41,7 +41,7 @@ class MapPlan:
 
     function: MappedFunction
     reader: Any
-    """With ``pieces(block)``: labels, rows, and (name, geometry) of each chunk or object of a block."""
+    """With ``pieces(block)``: labels, rows, what gives the name of each chunk or object, and their geometries."""
     blocks: Sequence[Any]
     labels: NDArray[np.int64]
     known: NDArray[np.int64] | None
@@ -118,7 +118,7 @@ def _map_planned(planned: NDArray[Any], reader: Any, function: MappedFunction) -
     out[0] = found = _map_block(reader, function, block)
     if len(found) != count:
         raise FormatError(
-            f"{len(found)} chunks or objects have rows, but but {count} were planned: the level was changed, open it again",
+            f"{len(found)} chunks or objects have rows, but {count} were planned: the level was changed, open it again",
             store=function.where,
         )
     return out

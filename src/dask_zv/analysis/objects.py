@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.analysis.chunks import number_rows, rows_limit
-from dask_zv.analysis.cutting import cut_by_rows
+from dask_zv.analysis.cutting import Pieces, cut_by_rows
 from dask_zv.config import settings
 from dask_zv.errors import InputError
-from dask_zv.geometry.result import Geometry
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.link_source import FoundLinks
 from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
@@ -37,13 +36,12 @@ class ObjectReader:
     chunked: bool = False
     """Skeletons of one path a fragment."""
 
-    def pieces(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], Iterator[tuple[str, Geometry]]]:
+    def pieces(self, ids: NDArray[np.int64]) -> Pieces:
         """Return ids (which ascend) and rows of some objects, and the name and geometry of each as a whole."""
         geometry = read_whole_objects(self.rows, ids, self.wanted, self.links, chunked=self.chunked, tables=True)
         lengths = geometry.lengths
         assert lengths is not None
-        names = (f"object {number}" for number in ids.tolist())
-        return ids, lengths, zip(names, cut_by_rows(geometry, lengths), strict=True)
+        return ids, lengths, lambda number: f"object {ids[number]}", cut_by_rows(geometry, lengths)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,13 +116,15 @@ def objects_of_rows(level: LevelContents, rows: slice | NDArray[np.int64]) -> ND
     columns = LevelRows(level.source, table)
     for start in range(0, len(chunks), settings().pass_chunks):
         some = chunks[start : start + settings().pass_chunks]
-        named = [
-            np.unique(np.searchsorted(np.cumsum(f.counts), wanted.of_chunk(i) - wanted.offsets[i], side="right"))
-            for i, f in zip(some.tolist(), columns.fragments(some).split(), strict=True)
-        ]
+        fragments = columns.fragments(some)
+        moved = np.cumsum(fragments.rows) - fragments.rows - wanted.offsets[some]
+        numbers = np.concatenate([wanted.of_chunk(i) for i in some.tolist()]) + np.repeat(moved, wanted.counts[some])
+        there = np.zeros(len(fragments.counts), bool)
+        there[np.searchsorted(np.cumsum(fragments.counts), numbers, side="right")] = True
         entries, chunk = owners.in_chunks(table.coords[some])
-        span = int(owners.fragments.max(initial=0)) + 1
-        there = np.concatenate([i * span + n[n < span] for i, n in enumerate(named)])
-        mine = np.isin(chunk * span + owners.fragments[entries], there)
+        of_chunk = owners.fragments[entries]
+        known = of_chunk < fragments.numbers[chunk]
+        entries, chunk, of_chunk = entries[known], chunk[known], of_chunk[known]
+        mine = there[(np.cumsum(fragments.numbers) - fragments.numbers)[chunk] + of_chunk]
         found.append(np.unique(owners.objects[entries[mine]]))
     return np.unique(np.concatenate(found))

@@ -79,6 +79,59 @@ class Mapped:
         return self.example is not None and self.example.single
 
 
+_NUMBERS = bool | int | float | complex | np.number | np.bool_
+
+
+class _Stacks:
+    """The results of many pieces, name by name. What is like the last one is added as it is: arrays of one number cost most."""
+
+    def __init__(self, example: Example) -> None:
+        self.example = example
+        self.values: dict[str, list[Any]] = {name: [] for name in example.specs}
+        # the name of each value, the type that it must have to be taken, and what adds it
+        self._like: list[tuple[str, type, Callable[[Any], None]]] = []
+
+    def take(self, result: Any) -> bool:
+        """Add a result, and return True, if each of its values has the type, shape and dtype that was checked before."""
+        like = self._like
+        if self.example.single:
+            if not like or not self._is_like(VALUE, like[0][1], result):
+                return False
+            like[0][2](result)
+            return True
+        if not like or type(result) is not dict or len(result) != len(like):
+            return False
+        for name, kind, _ in like:
+            if name not in result or not self._is_like(name, kind, result[name]):
+                return False
+        for name, _, add in like:
+            add(result[name])
+        return True
+
+    def _is_like(self, name: str, kind: type, value: Any) -> bool:
+        if type(value) is not kind:
+            return False
+        if kind is np.ndarray:
+            return (value.shape, value.dtype) == self.example.specs[name]
+        return kind is not int or -(1 << 63) <= value < 1 << 63
+
+    def put(self, values: Mapping[str, NDArray[Any]], result: Any) -> None:
+        """Add a result as the arrays that it was checked as."""
+        for name, value in values.items():
+            self.values[name].append(value)
+        given = [(name, result if self.example.single else result[name]) for name in values]
+        known = all(type(v) is np.ndarray or (isinstance(v, _NUMBERS) and not isinstance(v, np.timedelta64)) for _, v in given)
+        self._like = [(name, type(v), self.values[name].append) for name, v in given] if known else []
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the results as columns."""
+        out = {}
+        for name, (shape, dtype) in self.example.specs.items():
+            stacked = np.stack(self.values[name]) if shape else np.array(self.values[name])
+            out[name] = stacked.astype(dtype, copy=False)
+        return out
+
+
 @dataclass(frozen=True, slots=True)
 class MappedFunction:
     """A user's function of a geometry, what is passed to it after that, and the level's URL for errors.
@@ -92,30 +145,30 @@ class MappedFunction:
     example: Example | None = None
     where: str = ""
 
-    def map(self, labels: NDArray[np.int64], rows: NDArray[np.int64], pieces: Iterable[tuple[str, Geometry]]) -> Mapped:
-        """Call the function for every piece; each comes with its name."""
-        example, first = self.example, ""
-        stacks: dict[str, list[NDArray[Any]]] = {} if example is None else {name: [] for name in example.specs}
-        for label, geometry in pieces:
+    def map(
+        self, labels: NDArray[np.int64], rows: NDArray[np.int64], name_of: Callable[[int], str], pieces: Iterable[Geometry]
+    ) -> Mapped:
+        """Call the function for every piece; `name_of` gives the name of each by its number."""
+        func, args, kwargs = self.func, tuple(self.args), dict(self.kwargs)
+        stacks: _Stacks | None = None
+        number = 0
+        for number, geometry in enumerate(pieces):
             try:
-                result = self.func(geometry, *self.args, **self.kwargs)
+                result = func(geometry, *args, **kwargs)
             except Exception as error:
-                error.add_note(f"raised by the function for {label} of {self.where}")
+                error.add_note(f"raised by the function for {name_of(number)} of {self.where}")
                 raise
-            values, single = _arrays(result, f"the result for {label} of {self.where}")
-            if example is None:
-                example = Example.shown_by(values, single)
-                stacks = {name: [] for name in values}
-            first = first or label
-            self._check(example, values, single, label, first)
-            for name, value in values.items():
-                stacks[name].append(value)
-        if example is None:
-            return Mapped(labels, rows, {}, None)
-        out = example.empty() | {
-            name: np.stack(stacks[name]).astype(dtype, copy=False) for name, (_, dtype) in example.specs.items() if stacks[name]
-        }
-        return Mapped(labels, rows, out, example, first)
+            if stacks is None or not stacks.take(result):
+                label = name_of(number)
+                values, single = _arrays(result, f"the result for {label} of {self.where}")
+                if stacks is None:
+                    stacks = _Stacks(self.example or Example.shown_by(values, single))
+                self._check(stacks.example, values, single, label, name_of(0))
+                stacks.put(values, result)
+        if stacks is None:
+            return Mapped(labels, rows, {} if self.example is None else self.example.empty(), self.example)
+        out = stacks.columns()
+        return Mapped(labels, rows, out, stacks.example, name_of(0))
 
     def _check(self, example: Example, values: Mapping[str, NDArray[Any]], single: bool, label: str, first: str) -> None:
         if single == example.single and values.keys() == example.specs.keys():
