@@ -58,7 +58,7 @@ print(time.process_time() - start)
 def forget() -> None:
     """Leave what this process keeps of chunks, which a process that begins has not."""
     for cache in (columns._POSITIONS, columns._FRAGMENTS):
-        cache.__init__(cache.limit, cache._size)
+        cache.clear()
 
 
 def timed(act: Callable[[], Any]) -> tuple[float, float, Any]:

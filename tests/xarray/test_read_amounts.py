@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dask
@@ -14,9 +15,11 @@ import numpy as np
 import pytest
 import xarray as xr
 from counting_store import CountingStore
+from numpy.typing import NDArray
 from zarr.storage import MemoryStore
 
 import dask_zv as dzv
+from dask_zv.level.source import RunCache
 
 pytestmark = pytest.mark.filterwarnings("ignore:The specified chunks separate")
 BOX = ((-5, -4, -6), (11, 12, 22))
@@ -148,3 +151,64 @@ print(*{"dask.array", "distributed", "scipy"} & {*sys.modules})
     ds = xr.open_dataset(target, engine="zv")
     assert "values with dtype" in repr(ds.mass)
     assert "1.25" in repr(ds.load())
+
+
+def test_columns_that_are_read_in_overlapping_runs_read_each_chunk_once():
+    from conftest import counted_store
+
+    made = counted_store()
+    rows = dzv.open(made.target).level(0).read(order="chunk")
+    ds = made.open(drop_variables="maybe")
+    n = ds.sizes["vertex"]
+    rng = np.random.default_rng(3)
+    picks = [
+        slice(n // 4, n // 2),
+        slice(n // 3, n),
+        np.sort(rng.permutation(n)[:50]),
+        slice(0, 10),
+        slice(None),
+        slice(5, n - 5),
+    ]
+
+    def look(pick: Any) -> None:
+        for axis, name in enumerate("xyz"):
+            np.testing.assert_array_equal(ds[name].isel(vertex=pick).to_numpy(), rows.positions[pick][:, axis])
+
+    def all_at_once() -> None:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(look, picks * 2))
+
+    blobs, _ = blobs_of(made.target, all_at_once)
+    assert set(blobs.values()) == {1}
+    assert {array for array, _ in blobs} == {"vertices", "vertex_fragments"}
+
+
+def test_what_chunks_hold_is_kept_within_a_limit():
+    reads: list[int] = []
+
+    def make(chunks: NDArray[np.intp]) -> NDArray[np.intp]:
+        if failing and 7 in chunks:
+            raise OSError("gone")
+        reads.extend(chunks.tolist())
+        return chunks * 10
+
+    cache = RunCache(240, lambda values: values.nbytes, lambda values, places: values[places], np.concatenate)
+    rng = np.random.default_rng(4)
+    failing = False
+    for number in range(300):
+        chunks = np.sort(rng.permutation(60)[: rng.integers(0, 25)])
+        failing = number % 3 == 0
+        try:
+            found = cache.get(("level", number % 2), 60, chunks, make)
+        except OSError:
+            continue
+        assert found.tolist() == (chunks * 10).tolist()
+    failing = False
+    for _ in range(2):  # what was read last is there
+        assert cache.get("other", 60, np.arange(20), make).tolist() == list(range(0, 200, 10))
+    assert reads.count(19) == reads[:-20].count(19) + 1
+    before = len(reads)
+    cache.get(("level", 0), 60, np.arange(60), make)  # 480 bytes: others are forgotten, what is asked for is held
+    cache.get("other", 60, np.arange(20), make)
+    assert len(reads) > before + 20
+    assert cache.get(("level", 0), 70, np.arange(70), make).tolist() == list(range(0, 700, 10))

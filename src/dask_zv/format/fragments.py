@@ -82,6 +82,13 @@ def encode_single(rows: int) -> bytes:
     return _tiling_head(1) + _RANGE.pack(0, rows) + _ZERO_WORD
 
 
+def encode_singles(rows: NDArray[np.int64]) -> bytes:
+    """Encode one fragment for each of n chunks, of so many rows, one behind the other: as :func:`encode_single` each."""
+    out = np.tile(np.frombuffer(encode_single(0), np.uint8), (len(rows), 1))
+    out[:, -12:-4] = np.ascontiguousarray(rows, "<i8").view(np.uint8).reshape(-1, 8)
+    return out.tobytes()
+
+
 def encode_tiling(counts: ArrayLike) -> bytes:
     """Encode fragments that are ranges back to back from row 0, which is what every writer stores. Shapes: `counts` (F,)."""
     values = np.asarray(counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -98,6 +98,107 @@ class SharedCache(Generic[V]):
         while self._total > self.limit and len(self._values) > 1:
             _, least = self._values.popitem(last=False)
             self._total -= self._size(least)
+
+
+@dataclass(slots=True, eq=False)
+class _Run(Generic[V]):
+    """Chunks that were read together: which (ascending), and what they hold, or who reads it."""
+
+    state: Hashable
+    chunks: NDArray[np.intp]
+    value: Future[V]
+    nbytes: int = 0
+
+
+class RunCache(Generic[V]):
+    """What chunks hold, kept by the runs that they were read in: columns that are read alike find it whole.
+
+    Runs are kept while their sizes sum up to no more than `limit`. A value is of some chunks: `take(value, places)` is that
+    of those at some places (ascending or not), `join(values)` that of all.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        size: Callable[[V], int],
+        take: Callable[[V, NDArray[np.intp]], V],
+        join: Callable[[Sequence[V]], V],
+    ) -> None:
+        self.limit = limit
+        self._size, self._take, self._join = size, take, join
+        self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._runs: OrderedDict[int, _Run[V]] = OrderedDict()
+            self._tables: dict[Hashable, NDArray[np.int64]] = {}  # the run that each chunk of a level is in; 0 for none
+            self._numbers: Counter[Hashable] = Counter()  # runs of each level
+            self._total = self._last = 0
+
+    def get(self, state: Hashable, n: int, chunks: NDArray[np.intp], make: Callable[[NDArray[np.intp]], V]) -> V:
+        """Return what some chunks (distinct, ascending) of a level's `n` hold.
+
+        `make` reads those that nobody has or reads; what it raises is raised for all who wait for it.
+        """
+        if not len(chunks):
+            return make(chunks)
+        run: _Run[V] | None = None
+        with self._lock:
+            table = self._tables.get(state)
+            if table is None or len(table) != n:
+                self._tables[state] = table = np.zeros(n, np.int64)
+            numbers = table[chunks]
+            if (numbers == 0).any():
+                self._last = mine = self._last + 1
+                run = self._runs[mine] = _Run(state, chunks[numbers == 0], Future())
+                self._numbers[state] += 1
+                numbers[numbers == 0] = table[run.chunks] = mine
+            found = [(chunks[numbers == number], self._runs[number]) for number in np.unique(numbers).tolist()]
+            for number in np.unique(numbers).tolist():
+                self._runs.move_to_end(number)
+        if run is not None:
+            try:
+                value = make(run.chunks)
+            except BaseException as error:
+                with self._lock:
+                    self._forget(mine)
+                run.value.set_exception(error)
+                raise
+            with self._lock:
+                if mine in self._runs:
+                    run.nbytes = self._size(value)
+                    self._total += run.nbytes
+                while self._total > self.limit and len(self._runs) > 1:
+                    self._forget(next(iter(self._runs)))
+            run.value.set_result(value)
+        return self._of(chunks, found)
+
+    def _of(self, chunks: NDArray[np.intp], found: Sequence[tuple[NDArray[np.intp], _Run[V]]]) -> V:
+        """Return what chunks hold, from the runs that each of them is in."""
+        values = [run.value.result() for _, run in found]
+        values = [
+            v if len(some) == len(run.chunks) else self._take(v, np.searchsorted(run.chunks, some))
+            for v, (some, run) in zip(values, found, strict=True)
+        ]
+        if len(values) == 1:
+            return values[0]
+        order = np.argsort(np.concatenate([some for some, _ in found]), kind="stable")
+        joined = self._join(values)
+        return joined if (np.diff(order) == 1).all() else self._take(joined, order)
+
+    def _forget(self, number: int) -> None:
+        run = self._runs.pop(number, None)
+        if run is None:
+            return
+        self._total -= run.nbytes
+        self._numbers[run.state] -= 1
+        table = self._tables[run.state]
+        some = run.chunks[run.chunks < len(table)]  # a level without a catalog may have become another
+        table[some[table[some] == number]] = 0
+        if not self._numbers[run.state]:
+            del self._tables[run.state], self._numbers[run.state]
 
 
 _CATALOGS: SharedCache[Catalog] = SharedCache(8)

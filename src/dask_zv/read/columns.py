@@ -6,7 +6,7 @@ every column of a level, of vertices and of objects, is found by the same number
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,16 @@ from dask_zv.config import settings
 from dask_zv.errors import FormatError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import take_ranges
-from dask_zv.geometry.schema import FRAGMENTS, AttributeSchema
+from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema
 from dask_zv.level.chunk_table import chunk_table
 from dask_zv.level.object_index import ObjectIndex, fragment_owners
-from dask_zv.level.source import ChunkTable, LevelSource, SharedCache, check_same_objects, level_blobs
+from dask_zv.level.source import ChunkTable, LevelSource, RunCache, check_same_objects, level_blobs
 from dask_zv.read.chunk_boxes import note_strays
-from dask_zv.read.decode import FragmentRows, block_positions, block_values, check_coverage, chunk_fragments, fetch
+from dask_zv.read.decode import ChunkRows, FragmentRows, block_fragments, block_positions, block_values, check_coverage, fetch
 from dask_zv.read.select import rows_inside, select
 from dask_zv.spatial.chunks import runs_of
 from dask_zv.spatial.grid import Box
+from dask_zv.storage.objects import Address
 
 OBJECT_ID, OBJECT_INDEX = "/object_id", "/object_index"
 """Names of columns that no attribute can have."""
@@ -36,10 +37,8 @@ _UNSEEN_ROWS = 1 << 23
 """Rows of a chunk that are believed without a look at its positions."""
 
 # x, y and z of a chunk are one blob: who asks for one after the other, or from several threads at once, causes one read
-_POSITIONS: SharedCache[NDArray[Any]] = SharedCache(128 << 20, lambda p: p.nbytes + 200)
-_FRAGMENTS: SharedCache[FragmentRows] = SharedCache(
-    32 << 20, lambda f: f.counts.nbytes + (0 if f.stored_rows is None else f.stored_rows.nbytes) + 400
-)
+_POSITIONS: RunCache[ChunkRows] = RunCache(128 << 20, lambda p: p.nbytes + 200, ChunkRows.of_chunks, ChunkRows.join)
+_FRAGMENTS: RunCache[FragmentRows] = RunCache(32 << 20, lambda f: f.nbytes + 400, FragmentRows.of_chunks, FragmentRows.join)
 
 
 class RaggedColumns:
@@ -292,10 +291,8 @@ class LevelRows(RaggedColumns):
                     store=self.where,
                 )
             return np.repeat(self._chunk_values[codes], rows)
-        blobs, keys = level_blobs(self.source), coords_to_keys(coords)
-        fragments = self.fragments(chunks)
-        blobs_found = fetch(self.source, blobs, keys, (attribute,), positions=False, indexes=False)
-        stored = fragments.take(block_values(self.source, attribute, keys, rows, blobs_found))
+        keys, fragments, found = self._fetched(chunks, attribute.array)
+        stored = fragments.take(block_values(self.source, attribute, keys, rows, found))
         try:
             return attribute.values(stored)
         except FormatError:
@@ -306,33 +303,38 @@ class LevelRows(RaggedColumns):
                     raise error.at(store=self.where, array=attribute.array, chunk=key) from None
             raise
 
-    def _positions(self, chunks: NDArray[np.intp]) -> list[NDArray[Any]]:
-        """Return chunks' positions in reading order; each chunk is fetched once while the cache holds it."""
+    def _fetched(self, chunks: NDArray[np.intp], array: str) -> tuple[list[str], FragmentRows, Mapping[Address, bytes]]:
+        """Return the keys of some chunks, their fragments, and their blobs of an array: of one read where both are wanted."""
+        keys = coords_to_keys(self.table.coords[chunks])
+        addresses = [(array, key) for key in keys]
+        found: dict[Address, bytes] = {}
+        fragments = self._checked(chunks, self.any_fragments(chunks, addresses, found))
+        if not found:
+            found |= fetch(self.source, level_blobs(self.source), keys, (), positions=False, indexes=False, more=addresses)
+        return keys, fragments, found
 
-        def make(which: list[int]) -> list[NDArray[Any]]:
-            picked = chunks[which]
-            coords, expected, fragments = self.table.coords[picked], self.table.rows[picked], self.fragments(picked)
-            blobs, keys = level_blobs(self.source), coords_to_keys(coords)
-            found = fetch(self.source, blobs, keys, (), indexes=False)
-            stored, rows = block_positions(self.source, blobs, coords, keys, found, expected)
+    def positions(self, chunks: NDArray[np.intp]) -> NDArray[Any]:
+        """Return the stored positions of some chunks in reading order, (N, D); who changes them takes a copy."""
+
+        def make(which: NDArray[np.intp]) -> ChunkRows:
+            coords, expected = self.table.coords[which], self.table.rows[which]
+            keys, fragments, found = self._fetched(which, VERTICES)
+            stored, rows = block_positions(self.source, level_blobs(self.source), coords, keys, found, expected)
             positions = fragments.take(stored)
             if not self.source.catalogued:
                 note_strays(self.source, coords, rows, positions)
-            return [p.copy() for p in np.split(positions, np.cumsum(rows)[:-1])]
+            return ChunkRows(rows, positions)
 
-        return _POSITIONS.get_many([(*self.source.state, int(c)) for c in chunks], make)
-
-    def positions(self, chunks: NDArray[np.intp]) -> NDArray[Any]:
-        """Return the stored positions of some chunks in reading order, (N, D)."""
-        empty = np.zeros((0, self.source.schema.grid.ndim), self.source.schema.dtype)
-        return np.concatenate([empty, *self._positions(chunks)])
+        return _POSITIONS.get(self.source.state, len(self.table), chunks, make).values
 
     def fragments(self, chunks: NDArray[np.intp]) -> FragmentRows:
         """Return the fragments of some chunks, which every column needs and one fetch serves.
 
         Chunks whose fragments don't name each of their rows once are a :class:`FormatError`.
         """
-        found = FragmentRows.join(self.each_fragments(chunks))
+        return self._checked(chunks, self.any_fragments(chunks))
+
+    def _checked(self, chunks: NDArray[np.intp], found: FragmentRows) -> FragmentRows:
         odd = np.flatnonzero(found.rows != found.stored)
         if len(odd):
             raise FormatError(
@@ -343,21 +345,27 @@ class LevelRows(RaggedColumns):
         check_coverage(self.source, coords_to_keys(self.table.coords[chunks]) if found.stored_rows is not None else (), found)
         return found
 
-    def each_fragments(self, chunks: NDArray[np.intp]) -> list[FragmentRows]:
-        """Return the fragments of each chunk, which may overlap, or leave rows out."""
+    def any_fragments(
+        self, chunks: NDArray[np.intp], more: Sequence[Address] = (), into: dict[Address, bytes] | None = None
+    ) -> FragmentRows:
+        """Return the fragments of some chunks, which may overlap, or leave rows out.
 
-        def make(which: list[int]) -> list[FragmentRows]:
-            coords, rows = self.table.coords[chunks[which]], self.table.rows[chunks[which]]
+        If they are to be fetched, what is at `more` addresses is fetched with them, and put `into` a dict.
+        """
+
+        def make(which: NDArray[np.intp]) -> FragmentRows:
+            coords, rows = self.table.coords[which], self.table.rows[which]
             blobs, keys = level_blobs(self.source), coords_to_keys(coords)
             for i in np.flatnonzero(rows > _UNSEEN_ROWS):  # callers take memory for each, and they are a number in the catalog
                 one = slice(i, i + 1)
                 found = fetch(self.source, blobs, keys[one], (), indexes=False)
                 block_positions(self.source, blobs, coords[one], keys[one], found, rows[one])
-            found = fetch(self.source, blobs, keys, (), positions=False)
-            parts = chunk_fragments(self.source, keys, rows, found)
-            return parts[0].split() if len(parts) == 1 else parts
+            found = fetch(self.source, blobs, keys, (), positions=False, more=more)
+            if into is not None:
+                into.update(found)
+            return block_fragments(self.source, keys, rows, found)
 
-        return _FRAGMENTS.get_many([(*self.source.state, int(c)) for c in chunks], make)
+        return _FRAGMENTS.get(self.source.state, len(self.table), chunks, make)
 
 
 def places_in(ids: NDArray[np.int64], owners: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -389,7 +397,7 @@ def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> 
     A slice where they are one run. Positions are read of the chunks that the box cuts, and of no others.
     """
     table = rows.table
-    chosen = select(rows.source, table, lambda: ObjectIndex(rows.source), box=box, objects=objects, offset=rows.offset)
+    chosen = select(rows.source, table, lambda: rows.index, box=box, objects=objects, offset=rows.offset)
     parts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     step = settings().pass_chunks
     for start in range(0, len(chosen.chunks), step):

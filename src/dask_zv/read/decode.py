@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_zv.errors import FormatError
-from dask_zv.format.fragments import decode_fragments, decode_tilings, encode_single
+from dask_zv.format.fragments import decode_fragments, decode_tilings, encode_single, encode_singles
 from dask_zv.format.keys import coords_to_keys
-from dask_zv.geometry.assembly import RowMap
+from dask_zv.geometry.assembly import RowMap, take_ranges
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema
 from dask_zv.level.source import LevelSource, check_unchanged
 from dask_zv.storage.grid.read import GridArrays
@@ -30,6 +30,14 @@ def sum_by_chunk(of_fragments: NDArray[np.int64], numbers: NDArray[np.int64]) ->
     ends = np.r_[0, np.cumsum(of_fragments)].astype(np.int64, copy=False)
     out: NDArray[np.int64] = np.diff(ends[np.r_[0, np.cumsum(numbers)]])
     return out
+
+
+def _cells(sizes: NDArray[np.int64], places: NDArray[np.intp]) -> Any:
+    """Return what takes some cells out of values that are cells of these sizes, one behind the other."""
+    ends = np.cumsum(sizes)
+    if len(places) and (np.diff(places) == 1).all():
+        return slice(int(ends[places[0]] - sizes[places[0]]), int(ends[places[-1]]))
+    return take_ranges((ends - sizes)[places], sizes[places])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,15 +85,17 @@ class FragmentRows:
         places[at[::-1]] = np.arange(len(at))[::-1]  # a row that several fragments name is the first of them
         return RowMap(self.stored, places)
 
-    def split(self) -> list[FragmentRows]:
-        """Return those of each chunk."""
-        counts = np.split(self.counts, np.cumsum(self.numbers)[:-1])
-        rows = [None] * len(counts) if self.stored_rows is None else np.split(self.stored_rows, np.cumsum(self.rows)[:-1])
-        listed = np.zeros(len(counts), bool) if self.listed is None else self.listed
-        return [
-            FragmentRows(self.stored[i : i + 1], self.numbers[i : i + 1], c, r, listed[i : i + 1])
-            for i, (c, r) in enumerate(zip(counts, rows, strict=True))
-        ]
+    def of_chunks(self, places: NDArray[np.intp]) -> FragmentRows:
+        """Return those of some of the chunks, by their places."""
+        counts = self.counts[_cells(self.numbers, places)]
+        rows = None if self.stored_rows is None else self.stored_rows[_cells(self.rows, places)]
+        listed = None if self.listed is None else self.listed[places]
+        return FragmentRows(self.stored[places], self.numbers[places], counts, rows, listed)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes, about."""
+        return 16 * len(self.stored) + self.counts.nbytes + (0 if self.stored_rows is None else self.stored_rows.nbytes)
 
     @classmethod
     def join(cls, parts: Sequence[FragmentRows]) -> FragmentRows:
@@ -99,6 +109,28 @@ class FragmentRows:
         rows = [np.arange(int(p.stored.sum())) if p.stored_rows is None else p.stored_rows for p in parts]
         listed = [np.zeros(len(p.stored), bool) if p.listed is None else p.listed for p in parts]
         return cls(stored, numbers, counts, np.concatenate(rows), np.concatenate(listed))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkRows:
+    """Values of the rows of n chunks, (N, ...), one chunk behind the other; `rows` are how many each has, shape (n,)."""
+
+    rows: NDArray[np.int64]
+    values: NDArray[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes, about."""
+        return self.rows.nbytes + self.values.nbytes
+
+    def of_chunks(self, places: NDArray[np.intp]) -> ChunkRows:
+        """Return those of some of the chunks, by their places."""
+        return ChunkRows(self.rows[places], self.values[_cells(self.rows, places)])
+
+    @classmethod
+    def join(cls, parts: Sequence[ChunkRows]) -> ChunkRows:
+        """Return those of all chunks."""
+        return cls(np.concatenate([p.rows for p in parts]), np.concatenate([p.values for p in parts]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,27 +250,19 @@ def block_fragments(
     source: LevelSource, keys: Sequence[str], rows: NDArray[np.int64], found: Mapping[Address, bytes]
 ) -> FragmentRows:
     """Return the fragments of chunks that have so many `rows`."""
-    return FragmentRows.join(chunk_fragments(source, keys, rows, found))
-
-
-def chunk_fragments(
-    source: LevelSource, keys: Sequence[str], rows: NDArray[np.int64], found: Mapping[Address, bytes]
-) -> list[FragmentRows]:
-    """Return the fragments of each chunk; all chunks are one part where all fragments tile them."""
-    blobs, sizes = [found.get((FRAGMENTS, key)) for key in keys], rows.tolist()
-    if all(b is None or b == encode_single(n) for b, n in zip(blobs, sizes, strict=True)):
-        return [FragmentRows(rows, np.ones(len(rows), np.int64), rows)]
-    tiled = decode_tilings([encode_single(n) if b is None else b for b, n in zip(blobs, sizes, strict=True)], rows)
+    sizes, have = rows.tolist(), [found.get((FRAGMENTS, key)) for key in keys]
+    blobs = [encode_single(n) if b is None else b for b, n in zip(have, sizes, strict=True)]
+    if b"".join(blobs) == encode_singles(rows):
+        return FragmentRows(rows, np.ones(len(rows), np.int64), rows)
+    tiled = decode_tilings(blobs, rows)
     if tiled is not None:
-        return [FragmentRows(rows, tiled[1], tiled[0])]
-    return [_one_index(source, k, b, n) for k, b, n in zip(keys, blobs, sizes, strict=True)]
+        return FragmentRows(rows, tiled[1], tiled[0])
+    return FragmentRows.join([_one_index(source, k, b, n) for k, b, n in zip(keys, blobs, sizes, strict=True)])
 
 
-def _one_index(source: LevelSource, key: str, blob: bytes | None, n: int) -> FragmentRows:
+def _one_index(source: LevelSource, key: str, blob: bytes, n: int) -> FragmentRows:
     """Return the fragments of a chunk of `n` rows that editing tools may have made: they list rows, in any order."""
     stored = np.array([n])
-    if blob is None:
-        return FragmentRows(stored, np.ones(1, np.int64), stored)
     try:
         index = decode_fragments(blob, n_rows=n)
         rows = None if index.tiles(n) else index.all_rows()

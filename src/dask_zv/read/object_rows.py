@@ -87,13 +87,8 @@ def count_lengths(source: LevelSource, table: ChunkTable, index: ObjectIndex) ->
     """Return the objects of a level with their lengths, from their manifests and all fragments of the level."""
     rows = LevelRows(source, table)
     # without the rows that fragments list: lengths need none, and they are as many as the level has
-    fragments = FragmentRows.join(
-        [
-            FragmentRows(f.stored, f.numbers, f.counts)
-            for a in range(0, len(table), _SLICE)
-            for f in rows.each_fragments(np.arange(a, min(a + _SLICE, len(table))))
-        ]
-    )
+    parts = (rows.any_fragments(np.arange(a, min(a + _SLICE, len(table)))) for a in range(0, len(table), _SLICE))
+    fragments = FragmentRows.join([FragmentRows(f.stored, f.numbers, f.counts) for f in parts])
     first = np.cumsum(fragments.numbers) - fragments.numbers
     ids = index.sorted_ids
     lengths = np.zeros(len(ids), np.int64)
@@ -219,7 +214,7 @@ class ObjectRows(RaggedColumns):
             check_same_objects(source)
             raise
         chunks = chunk_numbers(table, chosen.distinct_chunks, self.where)
-        fragments = FragmentRows.join(self.vertices.each_fragments(chunks))
+        fragments = self.vertices.any_fragments(chunks)
         if (fragments.rows != fragments.stored).any():
             return None
         at = np.searchsorted(chunks, table.find(chosen.chunks))
