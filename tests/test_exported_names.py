@@ -93,6 +93,19 @@ def test_groups_need_no_client():
     assert run.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("scheduler", ["sync", "threads"])
+def test_local_schedulers_need_no_client(scheduler, tmp_path):
+    code = f"""
+import sys, dask, numpy as np, dask_zv as dzv
+with dask.config.set(scheduler={scheduler!r}), dzv.config.override(read_packed_block_chunks=1):
+    dzv.write_points(dzv.create({str(tmp_path / "s.zv")!r}, chunk_shape=(1, 1)), np.arange(20.0).reshape(10, 2))
+    assert len(dzv.open({str(tmp_path / "s.zv")!r}).level(0).read()) == 10
+print("distributed" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout.strip() == "False"
+
+
 def test_former_names_still_answer():
     store = dask_zv.create({}, chunk_shape=(10, 10))
     report = dask_zv.write_points(store, [[1.0, 2.0], [3.0, 14.0]])

@@ -134,6 +134,8 @@ class Settings:
     read_block_chunks: int = _count(512, "chunks")
     read_packed_block_chunks: int = _count(4096, "chunks")
     """Chunks that one task reads from a store with shards: with fewer, each task would read small parts of many shards."""
+    read_step_bytes: int = _size(3 << 20)
+    """Size of what a task of :meth:`Level.read` fetches and decodes at a time, where nobody waits for a network."""
     pass_chunks: int = _count(1024, "chunks")
     """Chunks per task where every chunk of a level is read once, as in convert and refresh."""
     plot_rows: int = _count(500_000, "rows")

@@ -100,6 +100,8 @@ def test_in_blocks(golden):
         check(delayed.compute(), golden, golden.order)
         if golden.owners is not None and not golden.shares_fragments:
             check(level.read(order="object"), golden, golden.expected_rows(everything(golden), "object"))
+    with sizes(scheduler="threads", read_block_chunks=3, read_packed_block_chunks=3, read_step_bytes=100):
+        check(level.read(order="chunk"), golden, golden.order)  # into arrays that the call takes once, some chunks at a time
 
 
 def test_by_object(golden):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 import xarray as xr
 from refusals import fails
+from small import sizes
 
 import dask_zv as dzv
 from dask_zv.format import levels
@@ -183,3 +185,24 @@ def test_codecs_unpack_to_no_more_than_cells_may_hold(override):
         data[at : at + 4] = (2**31 - 1).to_bytes(4, "little")
         with pytest.raises(dzv.FormatError, match="claims more than it can hold"):
             codec.decode(bytes(data))
+
+
+@pytest.mark.parametrize(("kind", "most"), [("points", 1.4), ("edges", 3.0)])
+def test_a_level_is_read_into_arrays_that_are_taken_once(tmp_path, kind, most):
+    rng = np.random.default_rng(1)
+    positions = rng.uniform(0, 10, (600_000 if kind == "points" else 150_000, 3)).astype(np.float32)
+    store = dzv.create(tmp_path / "s.zv", geometry="point_cloud" if kind == "points" else "graph", chunk_shape=(2, 2, 2))
+    if kind == "points":
+        dzv.write_points(store, positions, attributes={"mass": positions[:, 0]})
+    else:
+        first = np.arange(len(positions) - 3)
+        dzv.write_graph(store, positions, edges=np.concatenate([np.stack([first, first + i], axis=1) for i in (1, 2, 3)]))
+    level = dzv.open(tmp_path / "s.zv").level(0)
+    with sizes(scheduler="sync", read_step_bytes=1 << 18, read_block_bytes=2 << 20):
+        level.read()
+        tracemalloc.start()
+        found = level.read()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    arrays = [found.positions, *found.attributes.values(), *([] if found.edges is None else [found.edges, found.object_ids])]
+    assert peak < most * sum(a.nbytes for a in arrays if a is not None)

@@ -53,11 +53,12 @@ class RowMap:
 
     def find(self, chunks: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return row numbers, -1 for what was not read."""
-        starts = np.append(np.cumsum(self.stored) - self.stored, 0)
-        at = starts[chunks] + np.where(chunks < 0, 0, rows)
-        if self.places is not None:
-            at = np.append(self.places, -1)[np.where(chunks < 0, len(self.places), at)]
-        return np.where(chunks < 0, -1, at)
+        starts, lost = np.append(np.cumsum(self.stored) - self.stored, 0), chunks < 0
+        at = starts[chunks] + np.where(lost, 0, rows)
+        if self.places is not None and not lost.all():
+            at = self.places[np.where(lost, 0, at)]
+        at[lost] = -1
+        return at
 
 
 def parents_of(

@@ -1,6 +1,7 @@
 """Running a graph on whatever scheduler is active, with or without progress. No client is ever made here.
 
-A call that raises has ended: no task of it runs on behind its back, in threads of this process or on workers.
+A call that raises has ended: no task of it runs on behind its back, in threads of this process or on workers. One module
+because what runs tasks also has to end them, and both depend on which scheduler is active.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 from dask import threaded
-from dask.base import compute, get_scheduler
+from dask.base import compute, get_scheduler, named_schedulers
 from dask.delayed import Delayed
 from dask.delayed import delayed as delayed_of
+from dask.local import get_sync
 from dask.system import CPU_COUNT
 from dask.task_spec import Task
 
@@ -84,10 +86,23 @@ def active_client() -> Client | None:
 def current_scheduler() -> Any:
     """Return the function that ``dask.compute`` would use now, None for the default of each collection.
 
-    Dask itself loads `distributed` to find out, which takes a third of the time of a first small write.
+    Dask itself loads `distributed` to find out, which takes a third of the time of a first small write, and memory.
     """
-    unset = "distributed" not in sys.modules and not dask.config.get("scheduler", None)
-    return None if unset else get_scheduler()
+    if "distributed" not in sys.modules:
+        chosen = dask.config.get("scheduler", None)
+        if not chosen:
+            return None
+        if isinstance(chosen, str) and chosen.lower() in named_schedulers:
+            return named_schedulers[chosen.lower()]
+    return get_scheduler()
+
+
+def shares_memory() -> bool:
+    """Return True if the active scheduler runs tasks in this process: they can fill arrays of the caller's."""
+    pools = [p for p in (dask.config.get("scheduler", None), dask.config.get("pool", None)) if isinstance(p, Executor)]
+    if not all(isinstance(p, ThreadPoolExecutor) for p in pools):
+        return False
+    return active_client() is None and (bool(pools) or current_scheduler() in (None, threaded.get, get_sync))
 
 
 def check_reachable(handle: StoreHandle) -> None:
@@ -293,8 +308,9 @@ def compute_locally(delayed: Sequence[Delayed]) -> list[Any]:
     scheduler = dask.config.get("scheduler", None)
     if isinstance(scheduler, Executor):
         return _joined(delayed, scheduler, "scheduler")
-    if current_scheduler() not in (None, threaded.get):
-        return list(compute(*delayed))
+    current = current_scheduler()
+    if current not in (None, threaded.get):
+        return list(compute(*delayed, scheduler=current))
     pool = dask.config.get("pool", None)
     if pool is None:
         with ThreadPoolExecutor(dask.config.get("num_workers", None) or CPU_COUNT) as own:

@@ -18,7 +18,7 @@ from dask_zv.geometry.assembly import Paths, RowMap, follow_copies, parents_of, 
 from dask_zv.geometry.kinds import LINKED, PATHS, kind_of
 from dask_zv.geometry.result import Geometry
 from dask_zv.graph.builder import GraphBuilder
-from dask_zv.graph.run import check_reachable, compute_one
+from dask_zv.graph.run import check_reachable, compute_one, shares_memory
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.fragment_table import chunk_numbers
 from dask_zv.level.link_source import FoundLinks
@@ -26,6 +26,7 @@ from dask_zv.level.source import LevelSource
 from dask_zv.read.decode import empty_columns, join_columns
 from dask_zv.read.links import Endpoints, resolve_links
 from dask_zv.read.objects import Here, ObjectFacts, ReadObjects
+from dask_zv.read.room import Room
 from dask_zv.read.select import Part, Selection, Wanted, choose_attributes, chosen_chunks, plan_blocks, read_block, select
 from dask_zv.spatial.chunks import ChunkLookup, runs_of
 from dask_zv.spatial.grid import as_box
@@ -115,16 +116,20 @@ def _run(
     sizes = table.rows[selection.chunks] * source.schema.row_bytes
     runs = runs_of((sizes, settings().read_block_bytes), (np.ones_like(sizes), most))
     plans = plan_blocks(source, table, selection, runs, links, incident=incident)
+    whole = every and selection.chosen is None and selection.box is None
+    into = Room.of(source, wanted.attributes, table.rows) if whole and compute and shares_memory() else None
     finish = Finish(
         source,
         wanted,
         coords,
         every,
-        every and selection.chosen is None and selection.box is None,
+        whole,
         table.coords if links is not None and links.source.crossing is not None else None,
         level.is_chunked_skeleton,
         level.offset,
+        into,
     )
+    rooms = [None if into is None else into.part(*run) for run in runs]
     about = None
     if source.schema.has_objects:
         # paths are listed even where they have no vertices
@@ -133,12 +138,14 @@ def _run(
             source, coords, wanted.by_object, selection.chosen, selection.ids, listed, tables, Here(level.index)
         )
     if compute and len(plans) <= 1:  # small reads need no graph
+        blocks = zip(plans, rooms, strict=True)
         parts_read, facts = together(
-            open_objects(source.place.handle), lambda: [read_block(p, wanted) for p in plans], about or ObjectFacts
+            open_objects(source.place.handle), lambda: [read_block(p, wanted, r) for p, r in blocks], about or ObjectFacts
         )
         return finish(parts_read, facts)
     builder = GraphBuilder("zv-read")
-    parts = [builder.add(builder.key("block", i), read_block, plan, wanted) for i, plan in enumerate(plans)]
+    tasks = enumerate(zip(plans, rooms, strict=True))
+    parts = [builder.add(builder.key("block", i), read_block, plan, wanted, room) for i, (plan, room) in tasks]
     end = builder.key("geometry")
     facts = ObjectFacts() if about is None else builder.add(builder.key("objects"), about)
     builder.add(end, finish, List(*parts), facts)
@@ -166,6 +173,7 @@ class Finish:
     """All chunks of the level, where links may lead to others than those that were read; shape (m, K)."""
     chunked: bool = False  # skeletons of one path a fragment
     offset: tuple[float, ...] | None = None  # to be added to all positions
+    room: Room | None = None  # what the parts' rows were read into, where they are where they should be
 
     def __call__(self, parts: Sequence[Part], objects: ObjectFacts) -> Geometry:
         positions, columns = self._join(parts)
@@ -182,7 +190,7 @@ class Finish:
             owners, ids, lengths = paths.owners, paths.ids, paths.lengths
             if edges is not None:
                 edges, records = follow_copies(edges, paths.rows, paths.owners, n)
-                told = told[records]
+                told = records if isinstance(told, slice) else told[records]
                 if parents is not None:
                     parents = np.full(len(positions), -1, np.int64)
                     parents[edges[:, 0]] = edges[:, 1]
@@ -208,7 +216,11 @@ class Finish:
         columns = empty_columns(self.source, self.wanted.attributes)
         if not parts:
             return np.zeros((0, self.source.schema.grid.ndim), self.source.schema.dtype), columns
-        joined = {name: join_columns(self.source, name, [p.columns[name] for p in parts]) for name in columns}
+        room = self.room if all(p.in_room for p in parts) else None
+        there = {} if room is None else dict(room.columns)
+        joined = {n: there[n] if n in there else join_columns(self.source, n, [p.columns[n] for p in parts]) for n in columns}
+        if room is not None:
+            return room.positions, joined
         return np.concatenate([p.positions for p in parts]), joined
 
     def _links(self, parts: Sequence[Part]) -> Endpoints | None:
@@ -216,7 +228,7 @@ class Finish:
         if links is None:
             return None
         rows = RowMap.join([p.rows for p in parts if p.rows is not None], [len(p) for p in parts])
-        cells = [p.links for p in parts if p.links is not None]
+        cells = [c for p in parts for c in p.links]
         exact = self.source.catalogued and not any(p.edited for p in parts)
         return resolve_links(
             self.source,
@@ -233,8 +245,8 @@ class Finish:
 
     def _edges(
         self, parts: Sequence[Part], links: Endpoints | None
-    ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None, NDArray[np.int64]]:
-        """Return links, parents, and which record each link is (-1 for none)."""
+    ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None, NDArray[np.int64] | slice]:
+        """Return links, parents, and which record each link is (-1 for none); a slice where that is all of them."""
         nothing = np.zeros(0, np.int64)
         if self.wanted.trees:
             linked = _joined(parts, lambda p: p.linked, bool)
@@ -248,7 +260,8 @@ class Finish:
             return np.zeros((0, 2), np.int64), np.full(sum(map(len, parts)), -1, np.int64), nothing
         if links is None or links.rows.shape[1] == 1:
             return None, None, nothing
-        kept = np.flatnonzero((links.rows >= 0).all(axis=1))
+        there = (links.rows >= 0).all(axis=1)
+        kept = slice(None) if there.all() else np.flatnonzero(there)
         edges = links.rows[kept]
         wanted = self.wanted.parents and edges.shape[1] == 2
         return edges, parents_of_edges(edges, sum(map(len, parts))) if wanted else None, kept
@@ -297,8 +310,10 @@ def _joined(parts: Sequence[Part], get: Callable[[Part], NDArray[Any] | None], d
     return values[0] if len(values) == 1 else np.concatenate([np.zeros(0, dtype), *values])
 
 
-def _taken(column: NDArray[Any], records: NDArray[np.int64]) -> NDArray[Any]:
+def _taken(column: NDArray[Any], records: NDArray[np.int64] | slice) -> NDArray[Any]:
     """Return the values of records; masked where there is none."""
+    if isinstance(records, slice):
+        return column[records]
     told = records >= 0
     if told.all():
         return column[records]

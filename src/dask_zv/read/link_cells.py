@@ -1,4 +1,7 @@
-"""Cells of links: which to read for some chunks, and the records in them."""
+"""Cells of links: which to read for some chunks, and the records in them.
+
+One module because what is planned, fetched and decoded are the same cells in the same order.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from dask_zv.geometry.schema import AttributeSchema
 from dask_zv.level.link_source import FoundLinks, LinkSource
 from dask_zv.level.source import LevelSource
 from dask_zv.read.decode import fetch
-from dask_zv.spatial.chunks import ChunkLookup
+from dask_zv.spatial.chunks import ChunkLookup, runs_of
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.layout import Blobs
 from dask_zv.storage.objects import Address
@@ -171,11 +174,29 @@ def read_cells(source: LevelSource, links: LinkSource, attributes: Sequence[int]
 
 
 def read_in_parts(
-    source: LevelSource, links: LinkSource, attributes: Sequence[int], cells: CellPlan, blobs: Blobs
+    source: LevelSource,
+    links: LinkSource,
+    attributes: Sequence[int],
+    cells: CellPlan,
+    blobs: Blobs,
+    most_bytes: int = 1 << 62,
 ) -> Iterator[LinkCells]:
-    """Yield the records of cells, some cells at a time."""
-    for start in range(0, len(cells), _AT_ONCE):
-        yield read_cells(source, links, attributes, cells.part(slice(start, start + _AT_ONCE)), blobs)
+    """Yield the records of cells, some cells at a time: of no more than `most_bytes`, as the catalog says."""
+    sizes = _cell_bytes(links, cells, blobs.catalog)
+    for start, stop in runs_of((sizes, most_bytes), (np.ones_like(sizes), _AT_ONCE)):
+        yield read_cells(source, links, attributes, cells.part(slice(start, stop)), blobs)
+
+
+def _cell_bytes(links: LinkSource, cells: CellPlan, catalog: Catalog | None) -> NDArray[np.int64]:
+    """Return the bytes of each cell, 0 where that is not known."""
+    out = np.zeros(len(cells), np.int64)
+    rows = np.full(len(cells), -1) if catalog is None else catalog.find(cells.coords)
+    for segment in np.unique(cells.segments[rows >= 0]).tolist() if catalog is not None else ():
+        array = links.segments[segment].array
+        if array in catalog.arrays:
+            mine = np.flatnonzero((cells.segments == segment) & (rows >= 0))
+            out[mine] = np.maximum(catalog.arrays[array].nbytes[rows[mine]], 0)
+    return out
 
 
 def decode_cells(
@@ -281,6 +302,25 @@ def _decode_values(
     return values if schema.channels is None and width in (None, 1) else values.reshape(-1, width or 1)
 
 
+def join_values(
+    links: LinkSource, attributes: Sequence[int], parts: Sequence[LinkCells], where: str
+) -> dict[str, NDArray[Any]]:
+    """Return attributes of the records of all parts, as stored."""
+    values: dict[str, NDArray[Any]] = {}
+    for schema, arrays in ((links.attributes[a].schema, links.attributes[a].arrays) for a in attributes):
+        name = schema.name
+        some = [p.attributes[name] for p in parts if len(p)]
+        if len({v.shape[1:] for v in some}) > 1:
+            raise FormatError(
+                f"link attribute {name!r} has values of shapes {sorted({v.shape[1:] for v in some})}: one of its chunks is "
+                "damaged",
+                store=where, array=arrays[0].rpartition("/")[0],
+            )  # fmt: skip
+        empty = np.zeros((0,) if schema.channels is None else (0, schema.channels), schema.dtype)
+        values[name] = some[0] if len(some) == 1 else np.concatenate(some) if some else empty
+    return values
+
+
 def join_cells(links: LinkSource, attributes: Sequence[int], parts: Sequence[LinkCells], where: str) -> LinkCells:
     """Return the records of all parts, one behind the other."""
     if len(parts) == 1:
@@ -290,19 +330,6 @@ def join_cells(links: LinkSource, attributes: Sequence[int], parts: Sequence[Lin
     if any(p.order is not None for p in parts):
         same = np.arange(width)
         order = np.concatenate([np.broadcast_to(same, p.rows.shape) if p.order is None else p.order for p in parts])
-    values: dict[str, NDArray[Any]] = {}
-    for a in attributes:
-        schema = links.attributes[a].schema
-        name = schema.name
-        some = [p.attributes[name] for p in parts if len(p)]
-        if len({v.shape[1:] for v in some}) > 1:
-            raise FormatError(
-                f"link attribute {name!r} has values of shapes {sorted({v.shape[1:] for v in some})}: one of its chunks is "
-                "damaged",
-                store=where, array=links.attributes[a].arrays[0].rpartition("/")[0],
-            )  # fmt: skip
-        empty = np.zeros((0,) if schema.channels is None else (0, schema.channels), schema.dtype)
-        values[name] = np.concatenate(some) if some else empty
     return LinkCells(
         CellPlan(
             np.concatenate([np.zeros(0, np.intp), *(p.cells.segments for p in parts)]),
@@ -311,7 +338,7 @@ def join_cells(links: LinkSource, attributes: Sequence[int], parts: Sequence[Lin
         np.concatenate([np.zeros(0, np.int64), *(p.counts for p in parts)]),
         np.concatenate([np.zeros((0, width), np.int64), *(p.rows for p in parts)]),
         order,
-        values,
+        join_values(links, attributes, parts, where),
     )
 
 

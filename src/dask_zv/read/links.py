@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import FormatError, InputError, NotFoundError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.format.links import delta_name
@@ -22,13 +23,14 @@ from dask_zv.read.link_cells import (
     LinkCells,
     find_targets,
     join_cells,
+    join_values,
     lost_links,
     lost_target,
     read_crossing,
     read_in_parts,
 )
 from dask_zv.read.select import chosen_chunks
-from dask_zv.spatial.chunks import ChunkLookup
+from dask_zv.spatial.chunks import ChunkLookup, runs_of
 from dask_zv.storage.grid.read import GridArrays
 
 
@@ -51,14 +53,21 @@ def find_endpoints(
     `rows` are of the chunks that were `read`; with `every` chunk that a record names must be among these.
     """
     targets, at = find_targets(links, cells.cells, read, source.where() if every else None)
-    chunks = np.repeat(at, cells.counts, axis=0)
-    beyond = rows.beyond(chunks, cells.rows)
-    if len(beyond):
-        record = int(beyond[0])
-        cell = cells.cell_of(record)
-        place = cells.cells.place(links, cell)
-        raise _lost_row(source, cells.rows[record], targets[cell], rows, chunks[record], *place)
-    return input_order(rows.find(chunks, cells.rows), cells.order)
+    out = np.empty_like(cells.rows)
+    low = 0  # some at a time: there are several arrays of them while they are looked up
+    for first, last in runs_of((cells.counts, settings().read_step_bytes // 16)):
+        counts = cells.counts[first:last]
+        chunks = np.repeat(at[first:last], counts, axis=0)
+        some = slice(low, low + len(chunks))
+        named = cells.rows[some]
+        beyond = rows.beyond(chunks, named)
+        if len(beyond):
+            record = int(beyond[0])
+            cell = cells.cell_of(low + record)
+            raise _lost_row(source, named[record], targets[cell], rows, chunks[record], *cells.cells.place(links, cell))
+        out[some] = input_order(rows.find(chunks, named), None if cells.order is None else cells.order[some])
+        low = some.stop
+    return out
 
 
 def resolve_links(
@@ -79,11 +88,14 @@ def resolve_links(
     `level` are all chunks of the level (m, K), where records may lead to others than were read. `every` one of these was
     read; all records of the family were, and `counted`: there are no fewer than it counts, nor more where that is `exact`.
     """
-    cells = join_cells(links, attributes, parts, source.where())
     read = ChunkLookup(coords)
-    found = find_endpoints(source, links, cells, read, rows, every=every)
-    schemas = [links.attributes[a].schema for a in attributes]
-    values = {s.name: s.values(cells.attributes[s.name]) for s in schemas}
+    found = np.empty((sum(map(len, parts)), links.family.width), np.int64)
+    low = 0
+    for part in parts:
+        found[low : low + len(part)] = find_endpoints(source, links, part, read, rows, every=every)
+        low += len(part)
+    stored = join_values(links, attributes, parts, source.where())
+    values = {s.name: s.values(stored[s.name]) for s in (links.attributes[a].schema for a in attributes)}
     if links.crossing is not None:
         more = _crossing(source, links, rows, read, level)
         found = np.concatenate([found, more])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dask_zv.config import settings
 from dask_zv.errors import InputError, NotFoundError, did_you_mean
 from dask_zv.format.keys import coords_to_keys, is_spatial_key, parse_key
 from dask_zv.geometry.assembly import RowMap
@@ -20,7 +21,8 @@ from dask_zv.level.object_index import ObjectIndex, chosen_ids, fragment_owners
 from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
 from dask_zv.read.chunk_boxes import check_positions, check_some_boxes, note_strays
 from dask_zv.read.decode import BlockRows, decode_block, fetch
-from dask_zv.read.link_cells import CellPlan, LinkCells, cell_addresses, check_sources, decode_cells, plan_cells
+from dask_zv.read.link_cells import CellPlan, LinkCells, cell_addresses, check_sources, decode_cells, plan_cells, read_in_parts
+from dask_zv.read.room import Room
 from dask_zv.spatial.grid import Box, stored_box
 
 
@@ -204,8 +206,9 @@ class Part:
     rows: RowMap | None = None
     linked: NDArray[np.bool_] | None = None
     first: NDArray[np.bool_] | None = None  # see :func:`~dask_zv.geometry.assembly.parents_of`
-    links: LinkCells | None = None
+    links: Sequence[LinkCells] = ()
     edited: bool = False  # another tool changed something that the catalog knows
+    in_room: bool = False  # positions and columns are the block's room
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -214,28 +217,35 @@ class Part:
         return self.positions.nbytes + sum(v.nbytes for v in self.columns.values()) + 200
 
 
-def read_block(plan: BlockToRead, wanted: Wanted) -> Part:
-    """Read a block of chunks and keep the rows inside the box that belong to the chosen objects."""
+def read_block(plan: BlockToRead, wanted: Wanted, room: Room | None = None) -> Part:
+    """Read a block of chunks and keep the rows inside the box that belong to the chosen objects; all of them into a `room`."""
     source, links = plan.source, wanted.links
     blobs = level_blobs(source)
-    more, cells = [], None
-    if links is not None:
-        cells = _cells(plan, links, blobs.catalog)
-        more = cell_addresses(links, wanted.link_attributes, cells)
-    found = fetch(source, blobs, coords_to_keys(plan.coords), wanted.attributes, more=more)
-    block = decode_block(source, blobs, plan.coords, wanted.attributes, found)
+    cells = None if links is None else _cells(plan, links, blobs.catalog)
+    records: Sequence[LinkCells] = ()
+    in_room = False
+    if room is not None and blobs.objects.is_local:  # nobody waits for a network: small steps take less memory
+        block, in_room = room.fill(source, blobs, plan.coords, wanted.attributes)
+        if cells is not None and links is not None:
+            records = list(read_in_parts(source, links, wanted.link_attributes, cells, blobs, settings().read_step_bytes))
+    else:
+        more = [] if cells is None or links is None else cell_addresses(links, wanted.link_attributes, cells)
+        found = fetch(source, blobs, coords_to_keys(plan.coords), wanted.attributes, more=more)
+        block = decode_block(source, blobs, plan.coords, wanted.attributes, found)
+        if room is not None:
+            block, in_room = room.put(block)
+        if cells is not None and links is not None:
+            records = [decode_cells(source, links, wanted.link_attributes, cells, found)]
     if not source.catalogued or blobs.catalog_is_stale:
         look = note_strays if wanted.box is None else check_positions
         look(source, plan.coords, block.fragments.rows, block.positions)
-    records = None
-    if cells is not None and links is not None:
-        records = decode_cells(source, links, wanted.link_attributes, cells, found)
     owners = None
     # in the order of the manifests, owners are told by these in the end
     if source.schema.has_objects and (plan.chosen is not None or not wanted.by_object):
         table = plan.chosen if plan.chosen is not None else fragment_owners(source, plan.coords)
         owners = table.owners_in(plan.coords, block.fragments.numbers, source.where())
-    return _select(wanted, block, owners, _keep(plan, wanted.box, block, owners), records, edited=blobs.catalog_is_stale)
+    keep, edited = _keep(plan, wanted.box, block, owners), blobs.catalog_is_stale
+    return _select(wanted, block, owners, keep, records, edited=edited, in_room=in_room and keep is None)
 
 
 def _cells(plan: BlockToRead, links: LinkSource, catalog: Any) -> CellPlan:
@@ -266,9 +276,10 @@ def _select(
     block: BlockRows,
     owners: NDArray[np.int64] | None,
     keep: NDArray[np.bool_] | None,
-    links: LinkCells | None,
+    links: Sequence[LinkCells],
     *,
     edited: bool,
+    in_room: bool,
 ) -> Part:
     """Return the rows to keep, with what is asked of them."""
     select: Any = slice(None) if keep is None else keep
@@ -294,9 +305,10 @@ def _select(
         counts if wanted.by_object else None,
         kept,
         places,
-        None if links is None else block.fragments.row_map(keep),
+        block.fragments.row_map(keep) if wanted.links is not None else None,
         linked,
         first,
         links,
         edited,
+        in_room,
     )
