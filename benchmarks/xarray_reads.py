@@ -27,7 +27,7 @@ import numpy as np
 import xarray as xr
 
 import dask_zv as dzv
-from dask_zv.read import columns
+from dask_zv.read import columns, edge_rows
 from s3server import serve
 
 SEED, LENGTH = 5, 4
@@ -57,7 +57,7 @@ print(time.process_time() - start)
 
 def forget() -> None:
     """Leave what this process keeps of chunks, which a process that begins has not."""
-    for cache in (columns._POSITIONS, columns._FRAGMENTS):
+    for cache in (columns._POSITIONS, columns._FRAGMENTS, edge_rows._PARENTS):
         cache.clear()
 
 

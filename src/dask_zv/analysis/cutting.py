@@ -103,7 +103,7 @@ class _Whole:
         return {k: v[rows] for k, v in value.items()} if isinstance(value, Mapping) else None if value is None else value[rows]
 
 
-_NO_OBJECT = {"ids": None, "lengths": None, "object_index": None, "object_attributes": {}, "halo": 0}
+_NO_OBJECT: dict[str, Any] = {"ids": None, "lengths": None, "object_index": None, "object_attributes": {}, "halo": 0}
 """Fields of a part of what was not read by object."""
 
 

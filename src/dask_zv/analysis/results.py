@@ -109,11 +109,10 @@ class _Stacks:
         return True
 
     def _is_like(self, name: str, kind: type, value: Any) -> bool:
-        if type(value) is not kind:
-            return False
-        if kind is np.ndarray:
+        same = type(value) is kind
+        if same and kind is np.ndarray:
             return (value.shape, value.dtype) == self.example.specs[name]
-        return kind is not int or -(1 << 63) <= value < 1 << 63
+        return same and (kind is not int or -(1 << 63) <= value < 1 << 63)
 
     def put(self, values: Mapping[str, NDArray[Any]], result: Any) -> None:
         """Add a result as the arrays that it was checked as."""

@@ -397,6 +397,8 @@ def rows_in(rows: LevelRows, box: Box | None, objects: Sequence[int] | None) -> 
     A slice where they are one run. Positions are read of the chunks that the box cuts, and of no others.
     """
     table = rows.table
+    if objects is not None:
+        check_same_objects(rows.source)  # its manifests may have been read long ago
     chosen = select(rows.source, table, lambda: rows.index, box=box, objects=objects, offset=rows.offset)
     parts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     step = settings().pass_chunks

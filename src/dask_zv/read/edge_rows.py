@@ -20,8 +20,9 @@ from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import RowMap, take_ranges
 from dask_zv.level.link_source import FoundLinks, LinkAttribute, LinkSegment, LinkSource
 from dask_zv.level.object_tables import EDGE_COUNTS
-from dask_zv.level.source import LevelSource, level_blobs
+from dask_zv.level.source import LevelSource, RunCache, level_blobs
 from dask_zv.read.columns import LevelRows, RaggedColumns
+from dask_zv.read.decode import ChunkRows
 from dask_zv.read.link_cells import CellPlan, LinkCells, find_targets, plan_cells, read_cells
 from dask_zv.read.links import find_endpoints
 from dask_zv.spatial.chunks import ChunkLookup
@@ -30,6 +31,9 @@ from dask_zv.storage.catalog import Catalog
 CONNECTIVITY = "/connectivity"
 """A column's name that no attribute can have."""
 _AT_ONCE = 4096
+
+# edges and parents of an object are the same records, and those of its chunks
+_PARENTS: RunCache[ChunkRows] = RunCache(32 << 20, lambda p: p.nbytes + 200, ChunkRows.of_chunks, ChunkRows.join)
 
 
 class _RowsBesideVertices(RaggedColumns):
@@ -271,6 +275,15 @@ def read_parents(vertices: LevelRows, links: LinkSource, chunks: NDArray[np.intp
 
     Where that is `implied`, neighbours on a fragment are linked, but where a record says otherwise.
     """
+    key = (*vertices.source.state, links.array, implied)
+
+    def make(which: NDArray[np.intp]) -> ChunkRows:
+        return ChunkRows(vertices.counts[which], _parents_in(vertices, links, which, implied=implied))
+
+    return _PARENTS.get(key, len(vertices.table), chunks, make).values
+
+
+def _parents_in(vertices: LevelRows, links: LinkSource, chunks: NDArray[np.intp], *, implied: bool) -> NDArray[np.int64]:
     source, table = vertices.source, vertices.table
     blobs = level_blobs(source)
     mask, others = plan_cells(FoundLinks(links), blobs.catalog, table, chunks, vertices.where, incident=True)

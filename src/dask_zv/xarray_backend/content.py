@@ -146,8 +146,13 @@ def check_object_table(ds: xr.Dataset) -> None:
         return
     ids = ds.variables["object"]
     if ids.dims == ("object",) and len(ids) == int(place.attrs["valid_max"]) + 1:
-        values, table = ids.to_numpy(), ds.xindexes.get(names.TABLE)
+        table, index = ds.xindexes.get(names.TABLE), ds.xindexes.get("object")
+        if index is not None and isinstance(table, InStepIndex) and any(index is known for known in table.checked):
+            return  # who takes one of a million objects takes another
+        values = ids.to_numpy()
         if np.array_equal(values, table.ids) if isinstance(table, InStepIndex) else (values[1:] > values[:-1]).all():
+            if index is not None and isinstance(table, InStepIndex):
+                table.checked = (index,)
             return
     raise InputError(
         "a selection along 'object' alone, a sort or other ids left the vertices of all objects in the spatial view: "

@@ -176,7 +176,12 @@ def with_objects(ds: xr.Dataset, ids: Sequence[int] | NDArray[np.int64] | None) 
     if ids is None or "object" not in ds.variables or ds["object"].dims != ("object",):
         return ds
     known = ds["object"].to_numpy()
-    at = np.flatnonzero(np.isin(known, ids))
+    if (known[1:] > known[:-1]).all():
+        near = np.searchsorted(known, np.unique(np.asarray(ids, np.int64)))
+        near = near[near < len(known)]
+        at = near[np.isin(known[near], ids)]
+    else:
+        at = np.flatnonzero(np.isin(known, ids))
     out = ds.drop_vars(names.TABLE, errors="ignore").isel(object=at)
     place = ds.variables.get(names.OBJECT_INDEX)
     if place is not None and names.OBJECT_ID in ds.variables:
