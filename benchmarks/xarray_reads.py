@@ -1,4 +1,4 @@
-"""Reading through xarray beside what it stands on: one object, a box with Dask, a whole level, the first look.
+"""Reading through xarray beside what it stands on: one object, a box with Dask, a whole level, the first look; memory and maps.
 
 Every row is a ratio of two readings of one run, which take turns: CPU seconds of the process beside wall seconds, medians. What
 both read is compared. The stores are made in memory (``/dev/shm`` where there is one); with ``--s3`` the box is also read from
@@ -6,12 +6,16 @@ an S3-compatible server, by a fresh process for each reading, which says how man
 
     python benchmarks/xarray_reads.py --rounds 5
     python benchmarks/xarray_reads.py --chunks 10648 --objects 1000000 --s3 20
+
+Memory is that of a fresh process (Linux), the most while ``level.read()`` runs above what it had before, over the bytes of the
+result. ``map_objects`` is the CPU time of a loop over parts that were read, without that of the function.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,6 +31,8 @@ import numpy as np
 import xarray as xr
 
 import dask_zv as dzv
+from dask_zv.analysis.cutting import cut_by_rows
+from dask_zv.analysis.results import MappedFunction
 from dask_zv.read import columns, edge_rows
 from s3server import serve
 
@@ -52,6 +58,24 @@ ds = xr.open_dataset(sys.argv[1], engine="zv")
 start = time.process_time()
 ds._repr_html_()
 print(time.process_time() - start)
+"""
+
+
+MEMORY = """
+import sys
+import dask, numpy as np, xarray
+import dask_zv as dzv
+from dask_zv.analysis.cutting import cut_by_rows
+from dask_zv.analysis.results import MappedFunction
+dask.config.set(scheduler="threads", num_workers=2)
+level = dzv.open(sys.argv[1]).level(0)
+level.read(chunks=level.chunks.coords[:1])
+resident = int(open("/proc/self/statm").read().split()[1]) * 4096
+open("/proc/self/clear_refs", "w").write("5")
+found = level.read()
+most = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+arrays = [found.positions, found.edges, found.parents, found.object_ids, *found.attributes.values()]
+print((most - resident) / sum(a.nbytes for a in arrays if a is not None))
 """
 
 
@@ -149,6 +173,48 @@ def of_objects(paths: str, count: int, rounds: int) -> dict[str, Any]:
     return out
 
 
+def of_memory(folder: str, count: int, rounds: int) -> dict[str, Any]:
+    """Measure the memory of reading `count` points, and `count` edges of a graph, in few large and in 10,648 chunks."""
+    rng = np.random.default_rng(SEED)
+    positions = rng.uniform(0, 22, (count, 3)).astype(np.float32)
+    mass, nodes = rng.normal(size=count).astype(np.float32), count // 3 + 3
+    first = np.arange(nodes - 3)
+    edges = np.concatenate([np.stack([first, first + i], axis=1) for i in (1, 2, 3)])
+    chunk = np.floor(positions[:nodes] / 2).T[::-1]
+    out: dict[str, Any] = {}
+    for name, edge in (("points, 1,331 chunks", 2), ("points, 10,648 chunks", 1), ("edges, 1,331 chunks", 2)):
+        path, is_graph = f"{folder}/memory-{len(out)}.zv", name.startswith("edges")
+        store = dzv.create(path, geometry="graph" if is_graph else "point_cloud", chunk_shape=(edge,) * 3)
+        if is_graph:
+            dzv.write_graph(store, positions[:nodes][np.lexsort(chunk)], edges=edges)
+        else:
+            dzv.write_points(store, positions, attributes={"mass": mass})
+        command = [sys.executable, "-W", "ignore", "-c", MEMORY, path]
+        found = [float(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(rounds)]
+        out[f"memory of level.read() / data, {count:,} {name}"] = round(statistics.median(found), 2)
+        shutil.rmtree(path)
+    return out
+
+
+def of_maps(paths: str, count: int, rounds: int) -> dict[str, Any]:
+    """Measure what a map costs for each object: all of it, and without reading and the function itself."""
+    level, ids = dzv.open(paths).level(0), np.arange(min(count, 200_000))
+    ds = xr.open_dataset(paths, engine="zv", view="objects")
+    read = level.read(objects=ids, order="object")
+    whole, loop, alone = [], [], []
+    for _ in range(rounds):
+        with dask.config.set(scheduler="sync"):
+            whole.append(timed(lambda: ds.zv.map_objects(len, objects=ids))[0])
+        loop.append(timed(lambda: MappedFunction(len).map(ids, read.lengths, str, cut_by_rows(read, read.lengths)))[0])
+        alone.append(timed(lambda: [len(read) for _ in ids])[0])
+    beyond = [(a - b) / len(ids) for a, b in zip(loop, alone, strict=True)]
+    named = {"map_objects, us an object": whole, "map_objects beyond reading and the function, us an object": None}
+    return {
+        name: round(1e6 * statistics.median(beyond if took is None else [t / len(ids) for t in took]), 2)
+        for name, took in named.items()
+    }
+
+
 def of_requests(positions: np.ndarray, mass: np.ndarray, edge: float, latency_ms: float) -> dict[str, Any]:
     """Count requests and bytes of a box on S3, with Dask and without, each by a fresh process."""
     url, told = "s3://bucket/box.zv", {}
@@ -174,6 +240,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=10_648)
     parser.add_argument("--per-chunk", type=int, default=94)
     parser.add_argument("--objects", type=int, default=1_000_000)
+    parser.add_argument("--memory", type=int, default=10_000_000, help="points, and edges, that are read whole")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--s3", type=float, help="also count requests of S3, with this latency in ms")
     args = parser.parse_args()
@@ -195,6 +262,9 @@ def main() -> None:
         dzv.write_polylines(store, walks.reshape(-1, 3), lengths=lengths, attributes={"mass": along})
         out |= of_boxes(points, edge, args.rounds)
         out |= of_objects(paths, args.objects, args.rounds)
+        out |= of_maps(paths, args.objects, args.rounds)
+        if Path("/proc/self/clear_refs").exists():
+            out |= of_memory(folder, args.memory, args.rounds)
         looks = [
             float(subprocess.run([sys.executable, "-W", "ignore", "-c", LOOK, points], capture_output=True, check=True).stdout)
             for _ in range(args.rounds)

@@ -32,6 +32,7 @@ class CellRun:
     lengths: list[int] | None
     crcs: list[int] | None  # CRC-32C of each cell's stored bytes, where it is known
     nbytes: list[int] | None = None  # length of each payload, where it is known
+    data: bytes | None = None  # the whole object, where it was read for its index
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,18 @@ def indexed_runs(
     numbers = spec.shards_of(cells)[1]
     if fresh:
         shard_indexes(objects).drop(cell_path(path, w) for w, _ in grouped)
-    indexes = load_indexes(objects, path, spec.shard_cells, [w for w, _ in grouped])
+    kept = shard_indexes(objects)
+    # most cells of a shard and its index are one request, and of one state of it; else there is one for the index, one for the
+    # cells, and two looks at whether the shard was replaced in between
+    mostly = [w for w, run in grouped if 2 * len(run) >= spec.shard_cells and kept.get(cell_path(path, w)) is None]
+    read = objects.get_many([(cell_path(path, w), None) for w in mostly]) if mostly else []
+    shards = {w: data for w, data in zip(mostly, read, strict=True) if data is not None}
+    indexes = load_indexes(objects, path, spec.shard_cells, [w for w, _ in grouped if w not in set(mostly)])
+    for where, data in shards.items():
+        try:
+            indexes[where] = unpack_index(data[-index_nbytes(spec.shard_cells) :], spec.shard_cells)
+        except FormatError as error:
+            raise error.at(store=objects.url, array=cell_path(path, where)) from None
     runs: list[CellRun] = []
     missing: list[str] = []
     for where, run in grouped:
@@ -108,7 +120,8 @@ def indexed_runs(
         if places is not None and there.any():
             at = run[there]
             offsets, lengths = places[numbers[at]].T.tolist()
-            runs.append(CellRun(cell_path(path, where), array, [keys[i] for i in at.tolist()], offsets, lengths, None))
+            names = [keys[i] for i in at.tolist()]
+            runs.append(CellRun(cell_path(path, where), array, names, offsets, lengths, None, data=shards.get(where)))
     return runs, missing
 
 
@@ -127,7 +140,11 @@ def fetch_runs(
     """
     requests: list[Request] = []
     parts: list[tuple[int, CellRun, list[int]]] = []
+    there: list[tuple[int, CellRun, list[int]]] = []
     for run in runs:
+        if run.data is not None:
+            there.append((0, run, list(range(len(run.keys)))))
+            continue
         if run.lengths is None or (len(run.keys) == 1 and run.offsets[0] == 0):
             # an object of its own is read whole: a range would not show that it has become longer
             whole = run.lengths is None or run.crcs is not None
@@ -139,7 +156,8 @@ def fetch_runs(
             parts.append((start, run, members))
     bad: list[tuple[Address, ZVError | None]] = []
     checksum = google_crc32c.value
-    for data, (start, run, members) in zip(objects.get_many(requests), parts, strict=True):
+    read = [*objects.get_many(requests), *(run.data for _, run, _ in there)]
+    for data, (start, run, members) in zip(read, [*parts, *there], strict=True):
         array, codec = run.array, codecs[run.array]
         if data is None:
             bad.extend(((array, run.keys[i]), None) for i in members)

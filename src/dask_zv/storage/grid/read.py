@@ -310,7 +310,7 @@ class GridArrays(BlobReader):
                 again.extend((array, k) for k in missing)
                 problem = problem or self._gone((array, missing[0]), "its shard is missing, or has no such cell")
         failures = fetch_runs(self.objects, self.prefix, runs, codecs, out, stored=stored)
-        indexed = [run for run in runs if run.lengths is not None]
+        indexed = [run for run in runs if run.lengths is not None and run.data is None]
         moved = moved_shards(self.objects, list({run.path for run in indexed})) if indexed else set()
         failed = {address for address, _ in failures}
         for address in ((run.array, key) for run in indexed if run.path in moved for key in run.keys):
