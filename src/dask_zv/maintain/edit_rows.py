@@ -108,7 +108,7 @@ def cut_chunks(
     coords, counts = rows.table.coords[chunks], rows.counts[chunks]
     fragments = rows.fragments(chunks)
     if fragments.stored_rows is not None:
-        odd = int(np.flatnonzero([f.stored_rows is not None for f in fragments.split()])[0])
+        odd = int(fragments.not_tiled[0])
         raise FormatError(
             "the chunk's fragments list their rows one by one, as another tool's edits leave them: write the level anew "
             "with ds.zv.to_store before vertices are deleted",

@@ -291,8 +291,8 @@ class LevelRows(RaggedColumns):
                     store=self.where,
                 )
             return np.repeat(self._chunk_values[codes], rows)
-        keys, fragments, found = self._fetched(chunks, attribute.array)
-        stored = fragments.take(block_values(self.source, attribute, keys, rows, found))
+        keys, fragments, blobs = self._fetched(chunks, attribute.array)
+        stored = fragments.take(block_values(self.source, attribute, keys, rows, blobs))
         try:
             return attribute.values(stored)
         except FormatError:

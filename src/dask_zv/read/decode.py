@@ -61,6 +61,13 @@ class FragmentRows:
         """First row of each fragment, shape (F,)."""
         return np.cumsum(self.counts) - self.counts
 
+    @property
+    def not_tiled(self) -> NDArray[np.intp]:
+        """Places of the chunks whose fragments, which name each row once, list rows or have them in another order."""
+        of_chunk = np.repeat(np.arange(len(self.stored)), self.stored)
+        moved = of_chunk[self.stored_places() != np.arange(len(of_chunk))]
+        return np.unique(moved if self.listed is None else np.concatenate([moved, np.flatnonzero(self.listed)]))
+
     def by_chunk(self, of_fragments: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the sums over the fragments of each chunk."""
         return sum_by_chunk(of_fragments, self.numbers)
@@ -135,7 +142,7 @@ class ChunkRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockRows:
-    """The rows of n chunks in reading order: positions (N, D), and columns (N,) or (N, C) as stored, codes for categories."""
+    """The rows of n chunks in reading order: positions (N, D), columns (N,) or (N, C) as stored, codes for categories."""
 
     positions: NDArray[Any]
     columns: Mapping[str, NDArray[Any]]

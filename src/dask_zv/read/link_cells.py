@@ -190,8 +190,10 @@ def read_in_parts(
 def _cell_bytes(links: LinkSource, cells: CellPlan, catalog: Catalog | None) -> NDArray[np.int64]:
     """Return the bytes of each cell, 0 where that is not known."""
     out = np.zeros(len(cells), np.int64)
-    rows = np.full(len(cells), -1) if catalog is None else catalog.find(cells.coords)
-    for segment in np.unique(cells.segments[rows >= 0]).tolist() if catalog is not None else ():
+    if catalog is None:
+        return out
+    rows = catalog.find(cells.coords)
+    for segment in np.unique(cells.segments[rows >= 0]).tolist():
         array = links.segments[segment].array
         if array in catalog.arrays:
             mine = np.flatnonzero((cells.segments == segment) & (rows >= 0))
