@@ -17,7 +17,7 @@ from dask_zv.level.source import LevelSource
 from dask_zv.maintain.rules_blobs import examine, level_number, read_what_can_be
 from dask_zv.maintain.validation import Finding
 from dask_zv.read.chunk_boxes import stray_chunks
-from dask_zv.read.decode import FragmentRows, block_positions, block_values, check_coverage, chunk_fragments
+from dask_zv.read.decode import FragmentRows, block_fragments, block_positions, block_values, check_coverage
 from dask_zv.spatial.chunks import ChunkLookup
 from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid.read import GridArrays
@@ -198,7 +198,7 @@ def _fragments(
     some = [k for k in keys if (FRAGMENTS, k) in found or not listed[at[k]]]
 
     def index(part: Sequence[str]) -> FragmentRows:
-        joined = FragmentRows.join(chunk_fragments(source, part, rows[[at[k] for k in part]], found))
+        joined = block_fragments(source, part, rows[[at[k] for k in part]], found)
         check_coverage(source, part, joined)
         return joined
 
