@@ -15,6 +15,14 @@ def take_ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray
     return np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
 
 
+def rows_of_cells(sizes: NDArray[np.int64], places: NDArray[np.intp]) -> Any:
+    """Return what takes some cells out of values that are cells of these sizes, one behind the other."""
+    ends = np.cumsum(sizes)
+    if len(places) and (np.diff(places) == 1).all():
+        return slice(int(ends[places[0]] - sizes[places[0]]), int(ends[places[-1]]))
+    return take_ranges((ends - sizes)[places], sizes[places])
+
+
 def input_order(values: NDArray[np.int64], order: NDArray[np.intp] | None) -> NDArray[np.int64]:
     """Return endpoints in the order of the input: slot i of a record belongs at ``order[.., i]``; shape (m, L)."""
     if order is None:

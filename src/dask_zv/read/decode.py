@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dask_zv.errors import FormatError
 from dask_zv.format.fragments import decode_fragments, decode_tilings, encode_single, encode_singles
 from dask_zv.format.keys import coords_to_keys
-from dask_zv.geometry.assembly import RowMap, take_ranges
+from dask_zv.geometry.assembly import RowMap, rows_of_cells
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema
 from dask_zv.level.source import LevelSource, check_unchanged
 from dask_zv.storage.grid.read import GridArrays
@@ -30,14 +30,6 @@ def sum_by_chunk(of_fragments: NDArray[np.int64], numbers: NDArray[np.int64]) ->
     ends = np.r_[0, np.cumsum(of_fragments)].astype(np.int64, copy=False)
     out: NDArray[np.int64] = np.diff(ends[np.r_[0, np.cumsum(numbers)]])
     return out
-
-
-def _cells(sizes: NDArray[np.int64], places: NDArray[np.intp]) -> Any:
-    """Return what takes some cells out of values that are cells of these sizes, one behind the other."""
-    ends = np.cumsum(sizes)
-    if len(places) and (np.diff(places) == 1).all():
-        return slice(int(ends[places[0]] - sizes[places[0]]), int(ends[places[-1]]))
-    return take_ranges((ends - sizes)[places], sizes[places])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,8 +86,8 @@ class FragmentRows:
 
     def of_chunks(self, places: NDArray[np.intp]) -> FragmentRows:
         """Return those of some of the chunks, by their places."""
-        counts = self.counts[_cells(self.numbers, places)]
-        rows = None if self.stored_rows is None else self.stored_rows[_cells(self.rows, places)]
+        counts = self.counts[rows_of_cells(self.numbers, places)]
+        rows = None if self.stored_rows is None else self.stored_rows[rows_of_cells(self.rows, places)]
         listed = None if self.listed is None else self.listed[places]
         return FragmentRows(self.stored[places], self.numbers[places], counts, rows, listed)
 
@@ -132,7 +124,7 @@ class ChunkRows:
 
     def of_chunks(self, places: NDArray[np.intp]) -> ChunkRows:
         """Return those of some of the chunks, by their places."""
-        return ChunkRows(self.rows[places], self.values[_cells(self.rows, places)])
+        return ChunkRows(self.rows[places], self.values[rows_of_cells(self.rows, places)])
 
     @classmethod
     def join(cls, parts: Sequence[ChunkRows]) -> ChunkRows:
