@@ -20,7 +20,9 @@ What to use::
     read                                xarray.open_dataset(path, engine="zv") and ds.zv, or store.level(0).read(...): Level,
                                         Geometry, Links
     see what is in it                   store.info(), store.level(0).info(), ds.zv.plot
-    copy it, pack or compress it anew   convert
+    copy it, in other chunks or packing convert
+    join several                        merge
+    change it in place                  store.set_attribute, .delete_objects, .delete and others of Store
     give it larger bounds               expand
     build coarser levels, for overviews build_pyramid
     check it, repair it                 validate (returns a Validation of Finding objects), repair, refresh;

@@ -19,6 +19,7 @@ from dask_zv.graph.report import Report
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import StoreContents, opened_contents
 from dask_zv.maintain.convert_level import LevelTarget, add_level, copy_others
+from dask_zv.maintain.rechunk import rechunk
 from dask_zv.storage.codecs import cell_codec
 from dask_zv.storage.handles import StoreHandle, open_objects
 from dask_zv.storage.layout import check_layout, layout_for
@@ -39,6 +40,10 @@ def convert(source: object, target: object, *, compute: bool = True, **options: 
     Payloads are moved as they are; where source and target compress alike, not even that is undone. The target can't be
     opened before all of it is there.
 
+    With `chunk_shape`, `bin_shape`, `dtype` or `bounds`, level 0 is written again, through the planner of all writes, with its
+    links, objects, groups and headers; coarser levels are not. The target is an empty store until the commit then, and
+    ``compute=False`` returns a :class:`WritePlan`.
+
     Parameters
     ----------
     source : Store, or a target as for :func:`open`
@@ -52,6 +57,12 @@ def convert(source: object, target: object, *, compute: bool = True, **options: 
         "auto" where the layout changes.
     compressor : {"keep", "zstd", "blosc", None}, or a list of Zarr codecs
         Of the chunks, in layout ``grid``; "keep" leaves each array's own ("zstd" where it has none to keep).
+    chunk_shape, bin_shape : sequence of float, optional
+        Edges of the chunks and bins of the target, in the units of the axes.
+    dtype : optional
+        Of the positions of the target; a cast that moves one is refused.
+    bounds : pair of corners, optional
+        Of the target; all positions must lie in them.
     storage_options : mapping, optional
         Options of the target's URL.
     overwrite : bool
@@ -99,6 +110,11 @@ def convert(source: object, target: object, *, compute: bool = True, **options: 
             cell_codec(codecs)
         except MetadataError as error:
             raise InputError(error.message) from None
+    written = {name: options[name] for name in ("chunk_shape", "bin_shape", "dtype", "bounds")}  # type: ignore[literal-required]
+    if any(v is not None for v in written.values()):
+        more: Any = {k: options[k] for k in ("shard_chunks", "compressor", "storage_options", "overwrite", "progress")}  # type: ignore[literal-required]
+        found: Report = rechunk(store, target, layout=chosen, compute=compute, **written, **more)
+        return found
     check_reachable(store.handle)
     handle, prefix = resolve_target(target, storage_options)
     if handle.holds(prefix, store.handle, store.prefix, below=overwrite):

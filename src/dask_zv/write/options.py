@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Literal, ParamSpec, Required, TypedDict, TypeVar, get_type_hints
 
+from numpy.typing import DTypeLike
+
 from dask_zv.errors import did_you_mean
 from dask_zv.level.asked import CreateOptions
 
@@ -67,6 +69,10 @@ class CopyOptions(TypedDict, total=False):
     layout: str | None
     shard_chunks: int | Sequence[int] | Literal["auto"] | None
     compressor: Any
+    chunk_shape: Sequence[float] | None
+    bin_shape: Sequence[float] | None
+    dtype: DTypeLike | None
+    bounds: tuple[Sequence[float], Sequence[float]] | None
     storage_options: Mapping[str, Any] | None
     overwrite: bool
     progress: bool | None
