@@ -8,6 +8,7 @@ from collections import Counter
 import dask
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from counting_store import CountingStore, RecordingStore
 from small import always
@@ -103,6 +104,8 @@ def test_objects_are_deleted(kind, shards):
     assert after.objects == {i: v for i, v in before.objects.items() if i not in GONE}
     assert after.groups == ({0: [2], 1: [6], 2: []}, ["l", "r", "s"])
     assert not [k for k in target if "dask_zv_edit" in k or "replacing" in k]
+    if kind == "skeleton":  # opened without a look at the links
+        assert xr.open_dataset(target, engine="zv", chunks={})["edges"].chunks is not None
     with pytest.raises(dzv.NotFoundError, match="no object 4"):
         store.delete_objects([4, 6])
     store.delete_objects(sorted(after.objects))
@@ -110,7 +113,7 @@ def test_objects_are_deleted(kind, shards):
 
 
 @pytest.mark.parametrize("shards", [1, 8])
-@pytest.mark.parametrize("kind", ["point_cloud", "graph", "mesh"])
+@pytest.mark.parametrize("kind", ["point_cloud", "graph", "mesh", "skeleton"])
 def test_a_box_is_deleted(kind, shards):
     target = {}
     store = make(target, kind, shards)
@@ -119,6 +122,8 @@ def test_a_box_is_deleted(kind, shards):
     assert 5 < len(gone) < N / 2
     store.delete(bbox=BOX)
     after = check_whole(target)
+    left = np.array([p for p, _, _ in after.vertices.values()])
+    assert dzv.open(target).metadata.bounds == (tuple(left.min(axis=0)), tuple(left.max(axis=0)))
     assert after.told() == before.without(gone)
     assert (after.objects, after.groups) == (before.objects, before.groups)
     store.delete(bbox=((None,) * 3, (None,) * 3))
@@ -141,9 +146,8 @@ def test_a_box_of_points_without_objects_and_with_bins(tmp_path):
     assert len(dzv.open(target).level(0).read(bbox=box).positions) == wanted.sum()
 
 
-@pytest.mark.parametrize("kind", ["polyline", "skeleton"])
-def test_what_a_box_would_tear_is_refused(kind):
-    target = {}
+def test_what_a_box_would_tear_is_refused():
+    target, kind = {}, "polyline"
     make(target, kind)
     before = {k: v.to_bytes() if hasattr(v, "to_bytes") else v for k, v in target.items()}
     with pytest.raises(dzv.InputError, match=f"a {kind} without vertices .* delete whole objects"):
@@ -162,9 +166,14 @@ def test_layout_per_chunk_is_refused(tmp_path):
 
 def test_untouched_chunks_are_neither_read_nor_written():
     inner = zarr.storage.MemoryStore()
-    positions = np.random.default_rng(0).uniform(0, 100, (2000, 3))
+    positions = np.random.default_rng(0).uniform(0, 99, (2000, 3))
     owner = np.where((positions < 15).all(axis=1), 1, 0)
-    options = {"chunk_shape": (10,) * 3, "shard_chunks": 1, "attributes": {"row": np.arange(2000)}}
+    options = {
+        "chunk_shape": (10,) * 3,
+        "bounds": ((0,) * 3, (99,) * 3),
+        "shard_chunks": 1,
+        "attributes": {"row": np.arange(2000)},
+    }
     dzv.write_points(inner, positions, object_ids=owner, **options)
     touched = {".".join(map(str, c)) for c in np.unique((positions[owner == 1] // 10).astype(int), axis=0).tolist()}
     assert len(touched) < 9 < 500 < len(dzv.open(inner).level(0).chunks)

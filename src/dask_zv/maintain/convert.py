@@ -110,11 +110,14 @@ def convert(source: object, target: object, *, compute: bool = True, **options: 
             cell_codec(codecs)
         except MetadataError as error:
             raise InputError(error.message) from None
-    written = {name: options[name] for name in ("chunk_shape", "bin_shape", "dtype", "bounds")}  # type: ignore[literal-required]
-    if any(v is not None for v in written.values()):
-        more: Any = {k: options[k] for k in ("shard_chunks", "compressor", "storage_options", "overwrite", "progress")}  # type: ignore[literal-required]
-        found: Report = rechunk(store, target, layout=chosen, compute=compute, **written, **more)
-        return found
+    again = options["chunk_shape"], options["bin_shape"], options["dtype"], options["bounds"]
+    if any(asked is not None for asked in again):
+        written: Report = rechunk(
+            store, target, chunk_shape=again[0], bin_shape=again[1], dtype=again[2], bounds=again[3], layout=chosen,
+            shard_chunks=options["shard_chunks"], compressor=compressor, storage_options=storage_options, overwrite=overwrite,
+            progress=progress, compute=compute,
+        )  # fmt: skip
+        return written
     check_reachable(store.handle)
     handle, prefix = resolve_target(target, storage_options)
     if handle.holds(prefix, store.handle, store.prefix, below=overwrite):

@@ -27,6 +27,7 @@ from dask_zv.graph.report import Report
 from dask_zv.graph.tasks import add_block, add_commit
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.fragment_table import FragmentTable
+from dask_zv.level.link_source import LinkSource
 from dask_zv.level.object_index import ObjectIndex, chosen_ids
 from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS
 from dask_zv.level.source import LevelSource
@@ -45,8 +46,8 @@ from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.nodes import load_catalog
-from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan
-from dask_zv.write.object_index import write_object_index
+from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan, Place
+from dask_zv.write.object_index import write_edge_table, write_object_index
 from dask_zv.write.object_plan import ObjectPlan, object_metadata, old_object_nodes
 from dask_zv.write.planning import links_to_this
 from dask_zv.write.scan import id_ranges
@@ -81,7 +82,8 @@ def delete(store: object, *, bbox: Any, level: int = 0, compute: bool = True, pr
     """Delete the vertices in a box, see :meth:`dask_zv.Store.delete`."""
     contents = level_to_edit(store, level)
     kind = kind_of(contents.kind)
-    if kind.is_path or contents.has_implied_edges:
+    torn = kind.is_path or (contents.has_implied_edges and not kind.has_parents) or contents.is_chunked_skeleton
+    if torn:
         raise InputError(
             f"a {contents.kind} without vertices from its middle would be joined across the gap: delete whole objects, "
             "store.delete_objects(ids), such as those of level.read(bbox=...), or write the level anew",
@@ -91,9 +93,30 @@ def delete(store: object, *, bbox: Any, level: int = 0, compute: bool = True, pr
     chosen = select_in(contents, None, bbox, None)
     plan = object_plan_of(contents, contents.place.layout) if contents.source.schema.has_objects else None
     nobody = np.zeros(0, np.int64)
-    numbers = np.asarray(chosen.chunks, np.int64)
-    deletion = _Deletion(contents, nodes, numbers, chosen.whole, chosen.box, None, nobody, plan)
+    numbers, whole = np.asarray(chosen.chunks, np.int64), chosen.whole
+    if kind.has_parents:  # children elsewhere begin a fragment
+        numbers, whole = _with_linked(contents, nodes, numbers, whole)
+    deletion = _Deletion(contents, nodes, numbers, whole, chosen.box, None, nobody, plan)
     return deletion.run(compute=compute, progress=progress)
+
+
+def _with_linked(
+    level: LevelContents, nodes: Hierarchy, numbers: NDArray[np.int64], whole: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return chunks (ascending) with those that links join to them, and which of them lie in the box as a whole."""
+    blobs, touched = GridArrays(open_objects(level.place.handle), level.place.prefix), ChunkLookup(level.chunks.coords[numbers])
+    found = [numbers]
+    for array in nodes.chunked:
+        if array.startswith(f"{_LINKS}/") and len(numbers):
+            filed = blobs.list_coords(array)
+            for offset in parse_segment(array.rpartition("/")[2], level.source.rank):
+                near = (touched.find(filed) >= 0) | (touched.find(filed + offset) >= 0) if len(filed) else np.zeros(0, bool)
+                found += [level.chunks.find(filed[near]), level.chunks.find(filed[near] + offset)]
+    every = np.unique(np.concatenate(found))
+    every = every[every >= 0]
+    inside = np.zeros(len(level.chunks), bool)
+    inside[numbers] = whole
+    return every, inside[every]
 
 
 def _check_level(level: LevelContents) -> Hierarchy:
@@ -165,10 +188,12 @@ class _Deletion:
         rows = LevelRows(level.source, level.chunks)
         blocks = self._blocks()
         shared = builder.share("rows", rows)
+        known = self._edges()
+        trees = None if known is None else known[1]
         cuts: list[TaskRef] = []
         for i, mine in enumerate(blocks):
             some = None if self.gone is None else self.gone.within(level.chunks.coords[self.chunks[mine]])
-            arguments = shared, self.chunks[mine], self.whole[mine], self.box, some
+            arguments = shared, self.chunks[mine], self.whole[mine], self.box, some, trees
             cuts.append(builder.add(builder.key("cut", i), cut_chunks, *arguments))
         payloads: list[Any] = [Task(None, itemgetter(0), cut) for cut in cuts]
         maps = [builder.add(builder.key("maps", i), itemgetter(1), cut) for i, cut in enumerate(cuts)]
@@ -176,10 +201,14 @@ class _Deletion:
         links = [builder.add(builder.key("links", i), itself, task) for i, task in enumerate(found.tasks)]
         payloads += links
         told, nodes, written = self._objects(builder, maps, logged=logged)
+        if known is not None:
+            there = shadow(place) if logged else place
+            task = builder.key("edges"), _write_edges, there, known[0], List(*maps)
+            nodes, written = (*nodes, EDGE_COUNTS), [*written, builder.store(*task)]
         facts = builder.add(builder.key("facts"), _facts, level, told, found.counted, List(*maps))
         payloads.append(facts)
         arrays = (*level.source.schema.arrays, *found.arrays)
-        commit = self._commit(arrays)
+        commit = self._commit(arrays, edges=known is not None)
         if logged:
             done = [builder.add(builder.key("log", i), stage, place, i, p) for i, p in enumerate(payloads)]
             catalog = load_catalog(open_objects(place.handle), place.prefix)
@@ -305,11 +334,22 @@ class _Deletion:
         nodes += [f"object_attributes/{n}" for n in full.attributes] + (["groups"] if full.groups else [])
         return told, (*nodes, *(f"group_attributes/{n}" for n in full.group_attributes)), written
 
-    def _commit(self, arrays: tuple[str, ...]) -> CommitSpec:
+    def _edges(self) -> tuple[NDArray[np.int64], LinkSource] | None:
+        """Return the table of nodes with a parent, and the links that tell; None where the level has no such table."""
+        level = self.level
+        if not kind_of(level.kind).has_parents or level.is_chunked_skeleton:
+            return None
+        links, coords = level.found_links(0), level.chunks.coords
+        table = level.index.tables.own_table(EDGE_COUNTS, (len(coords), coords.shape[1] + 1))
+        if links is None or table is None or not table[1] or not np.array_equal(table[0][:, :-1], coords):
+            return None
+        return table[0], links.source
+
+    def _commit(self, arrays: tuple[str, ...], *, edges: bool) -> CommitSpec:
         level, plan = self.level, self.plan
         objects = open_objects(level.place.handle)
         metadata: list[Any] = []
-        remove: list[str] = [EDGE_COUNTS]
+        remove: list[str] = [] if edges else [EDGE_COUNTS]
         if plan is not None:
             told = dict(object_metadata(plan, level.source.rank, level.place.layout))
             if self.box is not None:
@@ -346,14 +386,61 @@ def _nothing(_: Any) -> None:
     return None
 
 
+def _write_edges(place: Place, table: NDArray[np.int64], parts: Sequence[RowMaps]) -> None:
+    """Write the table of nodes with a parent with what is left of the chunks that were cut."""
+    table, known = table.copy(), ChunkLookup(table[:, :-1])
+    left = np.ones(len(table), bool)
+    for part in parts:
+        if len(part.coords) and part.edges is not None:
+            at = known.find(part.coords)
+            table[at, -1], left[at] = part.edges, part.rows_left > 0
+    write_edge_table(place, table[left])
+
+
 def _facts(level: LevelContents, told: dict[str, Any], counted: dict[str, int], parts: Sequence[RowMaps]) -> EncodedBlock:
     """Return a block without blobs, which tells what the level counts now."""
     lost = sum(int((~p.keep).sum()) for p in parts)
     metadata = {"": replace(level.metadata, vertex_count=int(level.chunks.rows.sum()) - lost).to_attributes()}
+    low, high = level.store.metadata.bounds
+    if level.number == 0 and level.store.settings.get("bounds", "declared") != "declared":
+        bounds = _bounds_left(level, np.array([low, high], np.float64), parts)
+        if bounds != (low, high):
+            metadata[".."] = replace(level.store.metadata, bounds=bounds).to_attributes()
     if told["present"] is not None:
         ids, lengths = told["present"]
         metadata["object_index"] = {"num_present": int((_lengths_left(ids, lengths, parts) > 0).sum())}
     return EncodedBlock({}, metadata=metadata, records=counted)
+
+
+Corner = tuple[float, ...]
+
+
+def _bounds_left(level: LevelContents, bounds: NDArray[np.float64], parts: Sequence[RowMaps]) -> tuple[Corner, Corner]:
+    """Return the box of the vertices that are left: a side moves where its outermost chunks lost some, which are read then."""
+    rows, table = LevelRows(level.source, level.chunks, level.offset), level.chunks
+    maps = RowMaps.join(parts, level.source.rank)
+    left = table.rows.copy()
+    cut = table.find(maps.coords) if len(maps.coords) else np.zeros(0, np.int64)
+    left[cut] = maps.rows_left
+    out = bounds.copy()
+    some = np.flatnonzero(left)
+    for axis in range(bounds.shape[1]) if len(some) else ():
+        along = level.source.spatial(table.coords)[:, axis]
+        for side, outermost, best in ((0, np.min, np.min), (1, np.max, np.max)):
+            if not (along[cut] == outermost(along)).any():
+                continue
+            slab = some[along[some] == outermost(along[some])]
+            values = []
+            for start in range(0, len(slab), settings().pass_chunks):
+                chunks = slab[start : start + settings().pass_chunks]
+                keep = [np.ones(n, bool) for n in table.rows[chunks].tolist()]
+                at = maps.lookup().find(table.coords[chunks]) if len(cut) else np.full(len(chunks), -1)
+                ends = np.r_[0, np.cumsum(maps.rows)]
+                for i in np.flatnonzero(at >= 0).tolist():
+                    keep[i] = maps.keep[ends[at[i]] : ends[at[i] + 1]]
+                values.append(best(rows.positions(chunks)[np.concatenate(keep), axis]))
+            out[side, axis] = float(best(values)) + (0.0 if level.offset is None else level.offset[axis])
+    return tuple(out[0].tolist()), tuple(out[1].tolist())
 
 
 def _lengths_left(ids: NDArray[np.int64], lengths: NDArray[np.int64], parts: Sequence[RowMaps]) -> NDArray[np.int64]:
@@ -379,16 +466,17 @@ def _fragments_left(
     ids = np.sort(index.ids[rows])
     table = index.select(ids[~np.isin(ids, gone)])
     maps = RowMaps.join(parts, source.rank)
-    number = table.fragments.copy()
+    number, pieces = table.fragments.copy(), np.ones(len(table.fragments), np.int64)
     if len(maps.coords) and len(number):
         at = maps.lookup().find(table.chunks)
         cut = np.flatnonzero(at >= 0)
-        number[cut] = maps.new_fragments(at[cut], number[cut])
-    left = np.flatnonzero(number >= 0)
+        number[cut], pieces[cut] = maps.new_fragments(at[cut], number[cut])
+    left = np.repeat(np.arange(len(number)), pieces)
+    number = np.repeat(number, pieces) + np.arange(len(left)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     objects = table.objects[left]
     lengths = _lengths_left(*known, parts)
     count = np.zeros(len(left), np.int64)
     first = np.flatnonzero(np.r_[True, objects[1:] != objects[:-1]][: len(objects)])
     count[first] = lengths[np.searchsorted(known[0], objects[first])]  # the sum over an object's fragments is what is stored
     unknown = np.zeros(len(left), np.int64)
-    return BlockExtra(Fragments(objects, table.chunks[left], number[left], unknown, count, np.arange(len(left))))
+    return BlockExtra(Fragments(objects, table.chunks[left], number, unknown, count, np.arange(len(left))))

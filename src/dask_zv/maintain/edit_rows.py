@@ -19,10 +19,12 @@ from dask_zv.format.links import LinkFamily, decode_flat, decode_ragged, encode_
 from dask_zv.geometry.block import EncodedBlock
 from dask_zv.geometry.schema import FRAGMENTS, LINK_FRAGMENTS, VERTICES
 from dask_zv.level.fragment_table import FragmentTable
+from dask_zv.level.link_source import LinkSource
 from dask_zv.level.object_index import fragment_owners
 from dask_zv.level.source import LevelSource, level_blobs
-from dask_zv.read.columns import LevelRows
+from dask_zv.read.columns import POSITIONS, LevelRows
 from dask_zv.read.decode import block_positions, block_values, fetch
+from dask_zv.read.edge_rows import read_parents
 from dask_zv.read.select import rows_inside
 from dask_zv.spatial.chunks import ChunkLookup
 from dask_zv.spatial.grid import Box
@@ -37,22 +39,23 @@ class RowMaps:
     rows: NDArray[np.int64]  # (n,): rows of each chunk before
     keep: NDArray[np.bool_]  # (N,): rows that are left
     numbers: NDArray[np.int64]  # (n,): fragments of each chunk before
-    kept: NDArray[np.bool_]  # (F,): fragments that are left
+    pieces: NDArray[np.int64]  # (F,): fragments that each has become; 0 where it is gone, more where a tree was cut in it
     lost_ids: NDArray[np.int64]  # (m,): objects that lost rows, and how many each
     lost_rows: NDArray[np.int64]
+    edges: NDArray[np.int64] | None = None  # (n,): of trees, the nodes of each chunk that are left and have a parent
 
     @classmethod
     def join(cls, parts: Sequence[RowMaps], rank: int) -> RowMaps:
         """Return those of all chunks, ascending."""
         if not parts:
             zero, none = np.zeros(0, np.int64), np.zeros(0, bool)
-            return cls(np.zeros((0, rank), np.int64), zero, none, zero, none, zero, zero)
+            return cls(np.zeros((0, rank), np.int64), zero, none, zero, zero, zero, zero)
         coords = np.concatenate([p.coords for p in parts])
         order = np.lexsort(coords.T[::-1])
         rows, numbers = (np.concatenate([getattr(p, name) for p in parts]) for name in ("rows", "numbers"))
-        keep, kept = (np.concatenate([getattr(p, name) for p in parts]) for name in ("keep", "kept"))
+        keep, pieces = (np.concatenate([getattr(p, name) for p in parts]) for name in ("keep", "pieces"))
         return cls(
-            coords[order], rows[order], _by_chunk(keep, rows, order), numbers[order], _by_chunk(kept, numbers, order),
+            coords[order], rows[order], _by_chunk(keep, rows, order), numbers[order], _by_chunk(pieces, numbers, order),
             np.concatenate([p.lost_ids for p in parts]), np.concatenate([p.lost_rows for p in parts]),
         )  # fmt: skip
 
@@ -67,42 +70,46 @@ class RowMaps:
 
     def new_rows(self, chunk: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number in its chunk of each row now, -1 where it is gone; `chunk` are places among these."""
-        return _new_numbers(self.keep, self.rows, chunk, row)
+        first = (np.cumsum(self.rows) - self.rows)[chunk]
+        before = np.r_[0, np.cumsum(self.keep)].astype(np.int64)
+        at = first + row
+        return np.where(self.keep[at], before[at] - before[first], -1)
 
-    def new_fragments(self, chunk: NDArray[np.int64], fragment: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the number in its chunk of each fragment now, -1 where it is gone."""
-        return _new_numbers(self.kept, self.numbers, chunk, fragment)
+    def new_fragments(
+        self, chunk: NDArray[np.int64], fragment: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the number in its chunk of the first fragment that each has become, and how many these are."""
+        first = (np.cumsum(self.numbers) - self.numbers)[chunk]
+        before = np.r_[0, np.cumsum(self.pieces)].astype(np.int64)
+        return before[first + fragment] - before[first], self.pieces[first + fragment]
 
 
-def _sums(flags: NDArray[np.bool_], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    ends = np.r_[0, np.cumsum(flags)].astype(np.int64)
+def _sums(values: NDArray[Any], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    ends = np.r_[0, np.cumsum(values)].astype(np.int64)
     out: NDArray[np.int64] = np.diff(ends[np.r_[0, np.cumsum(sizes)]])
     return out
 
 
-def _by_chunk(flags: NDArray[np.bool_], sizes: NDArray[np.int64], order: NDArray[np.intp]) -> NDArray[np.bool_]:
-    parts = np.split(flags, np.cumsum(sizes)[:-1])
+def _by_chunk(values: NDArray[Any], sizes: NDArray[np.int64], order: NDArray[np.intp]) -> NDArray[Any]:
+    parts = np.split(values, np.cumsum(sizes)[:-1])
     return np.concatenate([parts[i] for i in order.tolist()])
-
-
-def _new_numbers(
-    flags: NDArray[np.bool_], sizes: NDArray[np.int64], chunk: NDArray[np.int64], number: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    first = (np.cumsum(sizes) - sizes)[chunk]
-    before = np.r_[0, np.cumsum(flags)].astype(np.int64)
-    at = first + number
-    return np.where(flags[at], before[at] - before[first], -1)
 
 
 # ---------------------------------------------------------------------------------------------- chunks
 
 
 def cut_chunks(
-    rows: LevelRows, chunks: NDArray[np.int64], whole: NDArray[np.bool_], box: Box | None, gone: FragmentTable | None
+    rows: LevelRows,
+    chunks: NDArray[np.int64],
+    whole: NDArray[np.bool_],
+    box: Box | None,
+    gone: FragmentTable | None,
+    trees: LinkSource | None,
 ) -> tuple[EncodedBlock, RowMaps]:
     """Take the vertices in a box, or those of objects that are `gone`, out of some chunks (numbers, ascending).
 
     Chunks that lose none are not stored again; of those that lose all, blobs are empty, which means that there are none.
+    `trees` are the links of trees: nodes that lose their parent are roots then, where a fragment begins.
     """
     source, attributes = rows.source, rows.source.schema.attributes
     coords, counts = rows.table.coords[chunks], rows.counts[chunks]
@@ -127,27 +134,44 @@ def cut_chunks(
         dropped = np.zeros(len(fragments.counts), bool)
         dropped[(np.cumsum(fragments.numbers) - fragments.numbers)[at] + gone.fragments[entries]] = True
         keep = ~dropped[of_row]
-    left = np.bincount(of_row[keep], minlength=len(fragments.counts)).astype(np.int64)
+    starts = np.zeros(len(keep), bool)  # rows that begin a fragment, now that their parent is gone
+    edges = None
+    if trees is not None:
+        parents = read_parents(rows, trees, chunks, implied=True)
+        orphans = _lose_their_parent(rows, chunks, keep, parents, box) if box is not None else starts
+        starts = keep & orphans
+        edges = _sums(keep & (parents >= 0) & ~orphans, counts)
+    # fragments now: runs of rows that are left, of one fragment, cut where a row begins another
+    mine = of_row[keep]
+    begins = np.r_[True, mine[1:] != mine[:-1]][: len(mine)] | starts[keep]
     has_objects = source.schema.has_objects
-    kept = left > 0 if has_objects else np.ones(len(left), bool)
+    if has_objects:
+        pieces = np.bincount(mine[begins], minlength=len(fragments.counts)).astype(np.int64)
+        left = np.diff(np.r_[np.flatnonzero(begins), len(mine)])
+    else:
+        pieces = np.ones(len(fragments.counts), np.int64)
+        left = np.bincount(mine, minlength=len(fragments.counts)).astype(np.int64)
     lost_ids = lost_rows = np.zeros(0, np.int64)
     if has_objects and box is not None:
         owners = fragment_owners(source, coords, rows.index).owners_in(coords, fragments.numbers, source.where())
         lost_ids, which = np.unique(owners, return_inverse=True)
-        lost_rows = np.bincount(which, fragments.counts - left, len(lost_ids)).astype(np.int64)
+        lost = fragments.counts - np.bincount(mine, minlength=len(fragments.counts))
+        lost_rows = np.bincount(which, lost, len(lost_ids)).astype(np.int64)
         lost_ids, lost_rows = lost_ids[lost_rows > 0], lost_rows[lost_rows > 0]
-    maps = RowMaps(coords, counts, keep, fragments.numbers, kept, lost_ids, lost_rows)
-    touched = np.flatnonzero(maps.rows_left < counts)
+    maps = RowMaps(coords, counts, keep, fragments.numbers, pieces, lost_ids, lost_rows, edges)
+    now = _sums(pieces, fragments.numbers)  # fragments of each chunk
+    changed = (maps.rows_left < counts) | (now != fragments.numbers)
+    touched = np.flatnonzero(changed)
+    left = left[np.repeat(changed, now)]
     maps = _some(maps, touched)
     if not len(touched):
         return EncodedBlock({}), maps
     keys = coords_to_keys(coords[touched])
-    mine = np.repeat(np.isin(np.arange(len(chunks)), touched), counts)
     found = fetch(source, level_blobs(source), keys, attributes, positions=positions is None, indexes=False)
     if positions is None:
         positions, _ = block_positions(source, level_blobs(source), coords[touched], keys, found, counts[touched])
     else:
-        positions = positions[mine]
+        positions = positions[np.repeat(changed, counts)]
     columns = {VERTICES: positions}
     columns |= {a.array: block_values(source, a, keys, counts[touched], found) for a in attributes}
     rows_left = maps.rows_left
@@ -156,14 +180,31 @@ def cut_chunks(
     for array, values in columns.items():
         for key, part in zip(keys, np.split(values[maps.keep], ends), strict=True):
             blobs[array, key] = np.ascontiguousarray(part).tobytes()
-    left = left[np.repeat(np.isin(np.arange(len(chunks)), touched), fragments.numbers)]
-    for key, n, each, there in zip(
-        keys, rows_left.tolist(), np.split(left, np.cumsum(maps.numbers)[:-1]),
-        np.split(maps.kept, np.cumsum(maps.numbers)[:-1]), strict=True,
-    ):  # fmt: skip
-        tiling = encode_single(n) if len(each) == 1 and not has_objects else encode_tiling(each[there])
+    for key, n, each in zip(keys, rows_left.tolist(), np.split(left, np.cumsum(now[touched])[:-1]), strict=True):
+        tiling = encode_single(n) if len(each) == 1 and not has_objects else encode_tiling(each)
         blobs[FRAGMENTS, key] = tiling if n else b""
     return EncodedBlock(blobs, {k: n for k, n in zip(keys, rows_left.tolist(), strict=True) if n}), maps
+
+
+def _lose_their_parent(
+    rows: LevelRows, chunks: NDArray[np.int64], keep: NDArray[np.bool_], parents: NDArray[np.int64], box: Box
+) -> NDArray[np.bool_]:
+    """Return which rows of some chunks have a parent that lies in a box; `parents` are level-wide numbers, -1 at roots."""
+    first, ends = rows.offsets[chunks], rows.offsets[chunks + 1]
+    at = np.maximum(np.searchsorted(first, parents, side="right") - 1, 0)
+    here = (parents >= first[at]) & (parents < ends[at])
+    place = (np.cumsum(ends - first) - (ends - first))[at] + parents - first[at]
+    out = np.zeros(len(parents), bool)
+    out[here] = ~keep[place[here]]
+    away = np.unique(parents[~here & (parents >= 0)])
+    if len(away):
+        grid, table = rows.source.schema.grid, rows.table
+        of_chunk = np.searchsorted(rows.offsets, away, side="right") - 1
+        away = away[grid.touches(rows.source.spatial(table.coords[of_chunk]), box)]
+        p = LevelRows(rows.source, table).picked(POSITIONS, away).astype(np.float64)
+        gone = away[((p >= box[0]) & (p <= box[1])).all(axis=1)]
+        out |= np.isin(parents, gone)
+    return out
 
 
 def _some(maps: RowMaps, chosen: NDArray[np.intp]) -> RowMaps:
@@ -171,7 +212,8 @@ def _some(maps: RowMaps, chosen: NDArray[np.intp]) -> RowMaps:
     which = np.isin(np.arange(len(maps.coords)), chosen)
     return RowMaps(
         maps.coords[chosen], maps.rows[chosen], maps.keep[np.repeat(which, maps.rows)], maps.numbers[chosen],
-        maps.kept[np.repeat(which, maps.numbers)], maps.lost_ids, maps.lost_rows,
+        maps.pieces[np.repeat(which, maps.numbers)], maps.lost_ids, maps.lost_rows,
+        None if maps.edges is None else maps.edges[chosen],
     )  # fmt: skip
 
 
@@ -220,8 +262,8 @@ def cut_links(
             at = [int(e[i]) for e in ends]
             if all(place < 0 for place in at):
                 continue
-            records, lead = _records(source, s, key, found[s.array, key], family), 1 if s.permuted else 0
-            records = records.copy()
+            before, lead = _records(source, s, key, found[s.array, key], family), 1 if s.permuted else 0
+            records = before.copy()
             keep = np.ones(len(records), bool)
             for j, place in enumerate(at):
                 if place < 0:
@@ -236,6 +278,8 @@ def cut_links(
                 keep &= new >= 0
             n = int(keep.sum())
             stored = records[keep].astype(s.dtype)
+            if n == len(before) and np.array_equal(records, before):
+                continue
             out.blobs[s.array, key] = (stored.tobytes() if s.flat else encode_ragged(stored)) if n else b""
             if s.flat and (LINK_FRAGMENTS, key) in found:
                 if found[LINK_FRAGMENTS, key] != encode_single(len(records)):

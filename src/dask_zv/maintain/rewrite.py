@@ -36,7 +36,7 @@ Attrs = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Column:
+class GivenColumn:
     """A lazy attribute, a row to a vertex or a link, with its units and the like."""
 
     values: Any  # a dask array
@@ -50,12 +50,12 @@ class LevelInput:
     level: LevelContents
     kind: Kind
     positions: Any  # dask array (N, D)
-    attributes: Mapping[str, Column]
+    attributes: Mapping[str, GivenColumn]
     ids: Any  # of each vertex, a dask array (N,); of paths of each object, an array (O,); None where there are no objects
     lengths: NDArray[np.int64] | None  # vertices of each path, (O,)
     parents: Any  # dask array (N,) of rows, -1 at roots
     links: Any  # dask array (E, L) of rows
-    link_attributes: Mapping[str, Column]
+    link_attributes: Mapping[str, GivenColumn]
     directed: bool
     objects: NDArray[np.int64] | None  # ids of all objects, ascending
     object_attributes: Mapping[str, tuple[Any, Attrs]]  # (O, ...), masked where an object has none
@@ -83,9 +83,9 @@ def level_input(level: LevelContents) -> LevelInput:
     if source.chunk_attribute is not None:
         name = source.chunk_attribute[0]
         dtype = np.asarray(source.chunk_attribute[1]).dtype
-        attributes[name] = Column(_lazy(table, name, (), dtype), {})
+        attributes[name] = GivenColumn(_lazy(table, name, (), dtype), {})
     parents, links, directed = None, None, False
-    link_attributes: dict[str, Column] = {}
+    link_attributes: dict[str, GivenColumn] = {}
     if kind.link:
         parents, links, link_attributes, directed = _links(level, kind, rows)
     ndim = source.schema.grid.ndim
@@ -118,7 +118,7 @@ def _column(rows: RaggedColumns, name: Any, start: int, stop: int, dtype: np.dty
     return rows.column(name, slice(start, stop)).astype(dtype, copy=False)
 
 
-def _attribute(rows: RaggedColumns, schema: AttributeSchema, specs: Mapping[str, Mapping[str, Any]]) -> Column:
+def _attribute(rows: RaggedColumns, schema: AttributeSchema, specs: Mapping[str, Mapping[str, Any]]) -> GivenColumn:
     attrs = dict(specs.get(schema.name, {}).get("attrs", {}))
     for word, said in (("units", schema.unit), ("long_name", schema.description)):
         if said:
@@ -129,10 +129,10 @@ def _attribute(rows: RaggedColumns, schema: AttributeSchema, specs: Mapping[str,
     if schema.any_width and width is None and len(rows):
         first = rows.column(schema.name, slice(0, 1))
         width = first.shape[1] if first.ndim > 1 else None
-    return Column(_lazy(rows, schema.name, () if width is None else (width,), schema.value_dtype), attrs)
+    return GivenColumn(_lazy(rows, schema.name, () if width is None else (width,), schema.value_dtype), attrs)
 
 
-def _links(level: LevelContents, kind: Kind, rows: LevelRows) -> tuple[Any, Any, dict[str, Column], bool]:
+def _links(level: LevelContents, kind: Kind, rows: LevelRows) -> tuple[Any, Any, dict[str, GivenColumn], bool]:
     """Return parents, links, attributes of links, and whether these have a direction."""
     import dask.array as da
 
@@ -238,8 +238,3 @@ def write_input(store: Any, given: LevelInput, *, compute: bool, **options: Any)
 def names_of(groups: Mapping[str, tuple[NDArray[Any], Attrs]]) -> list[str]:
     """Return the names of groups, none where they have none."""
     return [] if GROUP_NAMES not in groups else list(map(str, groups[GROUP_NAMES][0].tolist()))
-
-
-def parts_of(stores: Sequence[Any]) -> list[LevelInput]:
-    """Return level 0 of each of some stores."""
-    return [level_input(s.level(0)) for s in stores]

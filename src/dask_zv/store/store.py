@@ -627,8 +627,8 @@ class Store(_Facade):
     def delete(self, *, bbox: Any, level: int = 0, compute: bool = True, progress: bool | None = None) -> Report | Delayed:
         """Delete the vertices in a box, and the links that lose an end; as :meth:`delete_objects` otherwise.
 
-        Objects stay, also those that have no vertex any more. Lines, paths and skeletons can't lose vertices from their middle:
-        delete whole objects.
+        Objects stay, also those that have no vertex any more. Nodes of skeletons whose parent is deleted are roots. Lines and
+        paths can't lose vertices from their middle: delete whole objects.
 
         Parameters
         ----------
@@ -644,7 +644,7 @@ class Store(_Facade):
         Raises
         ------
         InputError
-            The box is malformed, or the geometry is one of paths or trees.
+            The box is malformed, or the geometry is one of paths.
         """
         from dask_zv.maintain.edit_delete import delete
 
