@@ -6,7 +6,7 @@ the same checks, resumable. One module because all of it is numbered by the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
