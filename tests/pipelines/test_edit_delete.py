@@ -255,6 +255,22 @@ def test_a_deletion_that_dies_anywhere_is_finished_by_the_same_call(tmp_path, ki
     assert seen["error"] > 2
 
 
+def test_two_deletions_at_once_lose_nothing(tmp_path):
+    target = str(tmp_path / "graph.zv")
+    store = make(target, "graph")
+    before = State(target)
+    one, other = (store.delete_objects([i], compute=False) for i in (4, 10))
+    other.compute()
+    with pytest.raises(dzv.ZVError, match=r"another writer has changed the level|the level was rewritten"):
+        one.compute()
+    gone = {r for r, (_, _, o) in before.vertices.items() if o == 10}
+    assert check_whole(target).told() == before.without(gone)
+    dzv.open(target, "r+").delete_objects([4])
+    gone |= {r for r, (_, _, o) in before.vertices.items() if o == 4}
+    assert check_whole(target).told() == before.without(gone)
+    assert not list((tmp_path / "graph.zv").rglob("dask_zv_edit*"))
+
+
 def test_a_deletion_in_an_icechunk_session_is_one_snapshot(tmp_path):
     icechunk = pytest.importorskip("icechunk")
     repo = icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path / "repo")))

@@ -33,7 +33,7 @@ from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS
 from dask_zv.level.source import LevelSource
 from dask_zv.maintain.convert_level import object_plan_of
 from dask_zv.maintain.edit import edited, finished_level, level_to_edit, run_edit
-from dask_zv.maintain.edit_log import Record, add_application, clear_log, shadow, stage
+from dask_zv.maintain.edit_log import Record, add_application, shadow, stage
 from dask_zv.maintain.edit_rows import RowMaps, Segment, cut_chunks, cut_links
 from dask_zv.maintain.hierarchy import Hierarchy, find_nodes
 from dask_zv.read.columns import LevelRows
@@ -182,8 +182,6 @@ class _Deletion:
         """Plan the deletion, and run it."""
         level, place = self.level, self.level.place
         logged = not place.handle.is_session
-        if logged:
-            clear_log(place)
         builder = GraphBuilder("zv-delete", watched=bool(progress), store=place.handle)
         rows = LevelRows(level.source, level.chunks)
         blocks = self._blocks()
@@ -202,7 +200,7 @@ class _Deletion:
         payloads += links
         told, nodes, written = self._objects(builder, maps, logged=logged)
         if known is not None:
-            there = shadow(place) if logged else place
+            there = shadow(place, builder.run) if logged else place
             task = builder.key("edges"), _write_edges, there, known[0], List(*maps)
             nodes, written = (*nodes, EDGE_COUNTS), [*written, builder.store(*task)]
         facts = builder.add(builder.key("facts"), _facts, level, told, found.counted, List(*maps))
@@ -210,12 +208,12 @@ class _Deletion:
         arrays = (*level.source.schema.arrays, *found.arrays)
         commit = self._commit(arrays, edges=known is not None)
         if logged:
-            done = [builder.add(builder.key("log", i), stage, place, i, p) for i, p in enumerate(payloads)]
+            done = [builder.add(builder.key("log", i), stage, place, builder.run, i, p) for i, p in enumerate(payloads)]
             catalog = load_catalog(open_objects(place.handle), place.prefix)
             assert catalog is not None
             record = Record(
-                catalog.token, len(payloads), arrays, nodes, commit.metadata, commit.remove, commit.root, commit.count,
-                commit.objects,
+                builder.run, catalog.token, len(payloads), arrays, nodes, commit.metadata, commit.remove, commit.root,
+                commit.count, commit.objects,
             )  # fmt: skip
             return run_edit(
                 level.store, add_application(builder, place, record, [*done, *written]), compute=compute, progress=progress
@@ -321,7 +319,7 @@ class _Deletion:
             return told, (), []
         lengths = object_lengths(level.source, level.chunks, level.index)
         told = {"present": (lengths.ids, lengths.lengths) if self.box is not None else None}
-        place = shadow(level.place) if logged else level.place
+        place = shadow(level.place, builder.run) if logged else level.place
         slices = []
         for start in range(0, level.index.count, _OBJECTS_AT_ONCE):
             stop = min(start + _OBJECTS_AT_ONCE, level.index.count)

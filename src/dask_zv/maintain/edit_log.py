@@ -17,7 +17,7 @@ from typing import Any
 from dask.delayed import Delayed
 from dask.task_spec import List, Task, TaskRef
 
-from dask_zv.errors import FormatError
+from dask_zv.errors import FormatError, PlanError
 from dask_zv.format.documents import dump_json, to_json
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.geometry.block import EncodedBlock
@@ -40,6 +40,7 @@ _HEAD = 8
 class Record:
     """What a whole log says: how many blocks it has, which nodes replace others, and what the commit does besides."""
 
+    run: str  # name of the log
     token: str  # of the level's catalog before the edit
     blocks: int
     arrays: tuple[str, ...]
@@ -63,7 +64,7 @@ class Record:
             lists = (tuple(map(str, told[name])) for name in ("arrays", "nodes", "remove"))
             arrays, nodes, remove = lists
             return cls(
-                str(told["token"]), int(told["blocks"]), arrays, nodes, metadata, remove, dict(told["root"]),
+                str(told["run"]), str(told["token"]), int(told["blocks"]), arrays, nodes, metadata, remove, dict(told["root"]),
                 int(told["count"]), int(told["objects"]),
             )  # fmt: skip
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -73,16 +74,16 @@ class Record:
             ) from error  # fmt: skip
 
 
-def shadow(place: Place) -> Place:
+def shadow(place: Place, run: str) -> Place:
     """Return where the log has the nodes that replace others of a level."""
-    return Place(place.handle, join(place.prefix, STAGED, "nodes"), place.layout)
+    return Place(place.handle, join(place.prefix, STAGED, run, "nodes"), place.layout)
 
 
-def _key(place: Place, number: int) -> str:
-    return join(place.prefix, STAGED, f"blocks/{number}")
+def _key(place: Place, run: str, number: int) -> str:
+    return join(place.prefix, STAGED, run, f"blocks/{number}")
 
 
-def stage(place: Place, number: int, encoded: EncodedBlock) -> int:
+def stage(place: Place, run: str, number: int, encoded: EncodedBlock) -> int:
     """Put a block into the log: lengths and a checksum, then the payloads."""
     told = {
         "blobs": [[array, key, len(data)] for (array, key), data in encoded.blobs.items()],
@@ -90,17 +91,17 @@ def stage(place: Place, number: int, encoded: EncodedBlock) -> int:
     }  # fmt: skip
     head = dump_json(told)
     body = b"".join([len(head).to_bytes(_HEAD, "little"), head, *map(bytes, encoded.blobs.values())])
-    open_objects(place.handle).put(_key(place, number), body + crc32c(body).to_bytes(4, "little"))
+    open_objects(place.handle).put(_key(place, run, number), body + crc32c(body).to_bytes(4, "little"))
     return number
 
 
-def _staged(place: Place, number: int, *_: Any) -> EncodedBlock:
+def _staged(place: Place, run: str, number: int, *_: Any) -> EncodedBlock:
     """Return a block of the log."""
-    data = open_objects(place.handle).get(_key(place, number))
+    data = open_objects(place.handle).get(_key(place, run, number))
     if data is None or len(data) < _HEAD + 4 or crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise FormatError(
             "a block of an unfinished edit is missing or damaged: write the level again, or restore it",
-            store=place.handle.url, array=_key(place, number),
+            store=place.handle.url, array=_key(place, run, number),
         )  # fmt: skip
     end = _HEAD + int.from_bytes(data[:_HEAD], "little")
     told = json.loads(data[_HEAD:end])
@@ -112,8 +113,20 @@ def _staged(place: Place, number: int, *_: Any) -> EncodedBlock:
 
 
 def _close(place: Place, record: Record, *_: Any) -> None:
-    """Write the record: the log is whole."""
-    open_objects(place.handle).put(join(place.prefix, STAGED, _RECORD), record.encode())
+    """Write the record: the log is whole. Raises where another writer was faster."""
+    objects, key, data = open_objects(place.handle), join(place.prefix, STAGED, _RECORD), record.encode()
+    catalog = load_catalog(objects, place.prefix)
+    first: bool | None = False
+    if catalog is not None and catalog.token == record.token:
+        first = objects.put_if_absent(key, data)
+    if first is None:  # a store that can't tell who is first
+        objects.put(key, data)
+    elif not first and objects.get(key) != data:  # nor is it there because this task runs again
+        raise PlanError(
+            "another writer has changed the level, or is about to, since the edit was planned: nothing was changed; make the "
+            "same call again",
+            store=objects.url, array=place.prefix,
+        )  # fmt: skip
 
 
 def add_application(builder: GraphBuilder, place: Place, record: Record, logged: Sequence[TaskRef]) -> Delayed:
@@ -121,8 +134,13 @@ def add_application(builder: GraphBuilder, place: Place, record: Record, logged:
     closed = builder.add(builder.key("close"), _close, place, record, List(*logged)) if logged else None
     marked = builder.add(builder.key("mark"), _mark, place, closed)
     spec = BlockSpec(place, _grids(place, record))
-    blocks = [add_block(builder, n, spec, Task(None, _staged, place, n, marked), [marked]) for n in range(record.blocks)]
-    nodes = [builder.add(builder.key("replace", i), _replace_node, place, node, marked) for i, node in enumerate(record.nodes)]
+    blocks = [
+        add_block(builder, n, spec, Task(None, _staged, place, record.run, n, marked), [marked]) for n in range(record.blocks)
+    ]
+    nodes = [
+        builder.add(builder.key("replace", i), _replace_node, place, record.run, node, marked)
+        for i, node in enumerate(record.nodes)
+    ]
     commit = CommitSpec(
         place, record.metadata, record.arrays, catalog=True, remove=(*record.remove, STAGED), count=record.count,
         objects=record.objects, grid=spec.grid, marker=_MARK, root=record.root, extends_catalog=True,
@@ -142,15 +160,15 @@ def _grids(place: Place, record: Record) -> GridPlan:
     return GridPlan(held, frozenset(held), "" if catalog is None else catalog.token)
 
 
-def _replace_node(place: Place, node: str, _: Any) -> None:
+def _replace_node(place: Place, run: str, node: str, _: Any) -> None:
     """Put a node of the log in the place of the level's."""
     objects = open_objects(place.handle)
     objects.delete_prefix(join(place.prefix, node))
-    if objects.exists(join(shadow(place).prefix, node, DOCUMENT)):  # else nothing takes its place
-        copy_node(shadow(place), place, node)
+    if objects.exists(join(shadow(place, run).prefix, node, DOCUMENT)):  # else nothing takes its place
+        copy_node(shadow(place, run), place, node)
 
 
-def clear_log(place: Place) -> None:
+def _clear_log(place: Place) -> None:
     """Remove what an edit that died has logged."""
     objects = open_objects(place.handle)
     objects.delete(join(place.prefix, STAGED, _RECORD))  # first: without it nothing is applied
@@ -167,7 +185,7 @@ def finish_edit(place: Place) -> Report | None:
         return None
     record, catalog = Record.decode(data, place), load_catalog(objects, place.prefix)
     if catalog is not None and catalog.token != record.token:  # it was committed, or the level was written since
-        clear_log(place)
+        _clear_log(place)
         return None
     report: Report = compute_one(add_application(GraphBuilder("zv-finish-edit"), place, record, []))
     return report
