@@ -21,7 +21,7 @@ PAGES = (
     *(
         f"docs/{name}.md"
         for name in (
-            "concepts", "quickstart", "statistics", "cluster", "tracks", "objects", "chunks", "moving", "whole", "hpc", "pictures",
+            "concepts", "quickstart", "append", "statistics", "cluster", "tracks", "objects", "chunks", "moving", "whole", "hpc", "pictures",
             "geometries", "xarray", "consumers", "icechunk", "internals",
         )
     ),

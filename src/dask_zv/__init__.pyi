@@ -18,8 +18,8 @@ from dask_zv.geometry.result import Links as Links
 from dask_zv.graph.group import Group as Group
 from dask_zv.graph.group import open_group as open_group
 from dask_zv.graph.report import Report as Report
+from dask_zv.level.expand import expand as expand
 from dask_zv.maintain.convert import convert as convert
-from dask_zv.maintain.expand import expand as expand
 from dask_zv.maintain.merge import merge as merge
 from dask_zv.maintain.pyramid import build_pyramid as build_pyramid
 from dask_zv.maintain.refresh import refresh as refresh

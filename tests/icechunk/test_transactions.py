@@ -356,3 +356,25 @@ def use_elsewhere(sent):
     except dzv.PlanError as error:
         return str(error)
     return "opened"
+
+
+@pytest.mark.parametrize("shards", [1, 8])
+def test_an_append_is_one_snapshot(shards):
+    repo = icechunk.Repository.create(icechunk.in_memory_storage())
+    session = repo.writable_session("main")
+    dzv.write_points(create(session, shard_chunks=shards), **arguments())
+    session.commit("first")
+    before, session = repo.readonly_session("main"), repo.writable_session("main")
+    more = arguments(1, positions=points(1) - 30, attributes={"row": np.arange(N) + N, "new": np.ones(N)}, groups=None)
+    more |= {"object_ids": np.arange(N) % 9 + 9}
+    dzv.write_points(dzv.open(session, mode="r+"), **more, mode="append")
+    check_points(before)
+    session.commit("second")
+    assert messages(repo) == ["second", "first"]
+    found = dzv.open(repo.readonly_session("main")).level(0).read()
+    row = found.attributes["row"]
+    assert sorted(row.tolist()) == list(range(2 * N))
+    np.testing.assert_array_equal(found.positions, np.concatenate([points(), points(1) - 30])[row])
+    np.testing.assert_array_equal(np.isnan(found.attributes["new"]), row < N)
+    assert found.object_index.tolist() == list(range(18))
+    check_points(before)

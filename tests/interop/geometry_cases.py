@@ -144,6 +144,10 @@ class Case:
     def write(self, target, store=None, **more):
         store = self.create(target) if store is None else store
         truth = self.truth
+        if self.how == "appended":  # half of the objects, then the others
+            for part, mode in zip(halves(truth), ("error", "append"), strict=True):
+                Case(self.kind, part, self.creation).write(target, store, mode=mode)
+            return store
         if truth.table:
             more["object_attributes"] = truth.table
         if truth.groups:
@@ -192,6 +196,26 @@ class Case:
         if values is None or self.how != "lazy":
             return values
         return da.from_array(values, chunks=(61, *values.shape[1:]))
+
+
+def halves(truth):
+    """Return two truths of half of the objects each, which have no links to each other."""
+    out = []
+    for ids in (truth.index[::2], truth.index[1::2]):
+        keep = np.isin(truth.owners, ids)
+        part = Truth(truth.positions[keep], {k: v[keep] for k, v in truth.attributes.items()}, directed=truth.directed)
+        at = np.searchsorted(truth.index, ids)
+        part.owners, part.index, part.table = truth.owners[keep], ids, {k: v[at] for k, v in truth.table.items()}
+        part.groups = {g: [m for m in members if m in ids] for g, members in truth.groups.items()}
+        if truth.lengths is not None:
+            mine = np.isin(truth.ids, ids)
+            part.lengths, part.ids = truth.lengths[mine], truth.ids[mine]
+        if truth.links is not None:
+            links = keep[truth.links].all(axis=1)
+            part.links = (np.cumsum(keep) - 1)[truth.links[links]]
+            part.link_attributes = {k: v[links] for k, v in truth.link_attributes.items()}
+        out.append(part)
+    return out
 
 
 def some(values, names):
@@ -257,6 +281,7 @@ def make_cases():
     quad_skin, quads, of_quads = surface(61, patches=3, side=5, arity=4, size=45)
     flat_skin, flat_faces, of_flat_skin = surface(62, side=7, ndim=2, dtype="f8")
     lazy_skin, lazy_faces, of_lazy = surface(63, patches=2, side=6)
+    apart = np.concatenate([nodes, nodes + np.float32(7.5)]), np.concatenate([pairs, pairs + len(nodes)])
     raw, packed = {"compressor": None}, {"shard_chunks": (2, 1, 2)}
     less = {"names": ("mass", "rgb")}  # each array costs that package many reads where chunks are packed
     return {
@@ -279,6 +304,13 @@ def make_cases():
         "graph_2d": Case("graph", link_truth(flat_nodes, flat_pairs, names=()), {"shard_chunks": 5} | raw),
         "graph_directed_lazy": Case(
             "graph", link_truth(few, few_pairs, of_links=(), directed=True, **less), packed, how="lazy"
+        ),
+        "lines_appended": Case("line", path_truth(lines(5, count=30), **less), how="appended"),
+        "polylines_appended": Case("polyline", path_truth(paths(17, count=12), **less), packed, how="appended"),
+        "skeletons_appended": Case("skeleton", tree_truth(many, many_up, of_many, **less), packed, how="appended"),
+        "graph_appended": Case("graph", link_truth(*apart, np.repeat(SPARSE[:2], len(nodes)), **less), how="appended"),
+        "mesh_appended": Case(
+            "mesh", link_truth(quad_skin, quads, of_quads, of_links=("vec",), **less), packed, how="appended"
         ),
         "mesh": Case("mesh", link_truth(skin, faces, of_links=())),
         "mesh_quads": Case("mesh", link_truth(quad_skin, quads, SPARSE[of_quads], of_links=("vec",), **less), packed),

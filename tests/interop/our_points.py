@@ -157,6 +157,23 @@ def make_lazily(target, **creation):
     write(target, da.from_array(points_of(), chunks=(70, 3)), attributes=lazy, **creation)
 
 
+def make_appended(target, *, objects=False, **creation):
+    """Three days of points; with objects, of the second some are new and some grow, and of the third the values are missing."""
+    days = np.split(np.argsort(points_of()[:, 0] >= 0, kind="stable"), [N // 2, N - 20])
+    names = [n for n in attributes_of() if not objects or n not in ("flag", "count")]
+    for day, at in enumerate(days):
+        given = {n: attributes_of()[n][at] for n in (["rgb", "small"] if objects and day == 2 else names)}
+        store = dzv.create(target, **{"chunk_shape": CHUNK, "layout": "grid", "exist_ok": True, **creation})
+        about = {}
+        if objects:
+            about = {
+                "object_ids": np.resize(np.array(IDS[: 3 + day]), len(at)),
+                "object_attributes": TABLE.loc[list(IDS[: 3 + day])],
+            }
+        how = {"on_existing": "extend" if objects and day else "error", "fill_missing": objects and day == 2} if day else {}
+        dzv.write_points(store, points_of()[at], attributes=given, mode="append", **about, **how)
+
+
 make_bins = partial(make_plain, bin_shape=(20.0, 60.0, 40.0))
 BOTH = {
     "plain": make_plain,
@@ -195,6 +212,10 @@ MAKERS = {
         "four_axes": partial(make_four, shard_chunks=(2, 1, 2, 3)),
         "integers": make_integers,
         "lone": partial(make_bare, n=1),
+        "appended": make_appended,
+        "appended_objects": partial(make_appended, objects=True),
+        "appended_bins": partial(make_appended, bin_shape=(20.0, 60.0, 40.0)),
+        "appended_packed": partial(make_appended, objects=True, shard_chunks=(3, 1, 2)),
         "lazily": partial(make_lazily, shard_chunks=3),
         "declared": partial(make_plain, bounds=([-500.0] * 3, [500.0] * 3), shard_chunks=64),  # the grid is theirs,
         "elsewhere": partial(make_plain, offset=-4000, shard_chunks=(3, 1, 2)),

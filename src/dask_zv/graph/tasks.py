@@ -175,7 +175,8 @@ def _make_arrays(spec: BlockSpec, names: Sequence[Sequence[str]]) -> None:
     assert spec.grid is not None
     arrays = {name for part in names for name in part}
     known = spec.grid.with_arrays(arrays).specs
-    make_nodes(open_objects(spec.place.handle), spec.place.prefix, {name: known[name] for name in arrays & set(known)})
+    wanted = {name: known[name] for name in arrays & set(known)}
+    make_nodes(open_objects(spec.place.handle), spec.place.prefix, wanted, keep=spec.grid.extends)
 
 
 def prepare(spec: CommitSpec) -> None:
@@ -188,15 +189,18 @@ def commit(spec: CommitSpec, results: Sequence[BlockResult]) -> Report:
     started = time.time()
     objects = open_objects(spec.place.handle)
     total = combine_receipts([r.receipt for r in results])
-    layout_for(spec.place.layout).commit(objects, spec, total, spec.collect_attributes(results))
+    layout = layout_for(spec.place.layout)
+    waits = spec.extends is not None and spec.extends.staged
+    make = layout.commit_staged if waits and layout.commit_staged is not None else layout.commit
+    make(objects, spec, total, spec.collect_attributes(results))
     sweep(objects, spec.place.prefix)
     return _make_report(spec, total, results, started)
 
 
 def _make_report(spec: CommitSpec, total: Receipt, results: Sequence[BlockResult], started: float) -> Report:
     """Return the report of a commit that began at `started`."""
-    rows = int(total.rows.sum()) if len(total.rows) and (total.rows >= 0).all() else spec.count
-    if spec.rows is not None:
+    rows = int(total.rows.sum()) if len(total.rows) and (total.rows >= 0).all() and spec.extends is None else spec.count
+    if spec.rows is not None and spec.extends is None:
         rows = sum(spec.stored_rows(results).values())
     counts = {name: int((c.nbytes >= 0).sum()) for name, c in total.arrays.items()}
     for array, _ in total.literals:

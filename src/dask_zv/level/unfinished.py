@@ -13,7 +13,7 @@ from dask_zv.geometry.schema import VERTICES
 from dask_zv.level.contents import LevelContents
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import SETTINGS
-from dask_zv.storage.specs import JOURNAL, REPLACING, journal_key, written_stamp
+from dask_zv.storage.specs import APPENDING, JOURNAL, REPLACING, journal_key, written_stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,13 @@ class Unfinished:
 
     stored: int = 0
     blocks: int = 0
+    appends: bool = False  # to what the level had; it is complete, and was being put in its place
 
     @property
     def advice(self) -> str:
         """What to do about it."""
+        if self.appends:
+            return "the next write completes it"
         return "the same write again finishes it" if self.blocks else "run the rest of its plan, or write the level again"
 
     def __str__(self) -> str:
@@ -53,6 +56,8 @@ def unfinished_write(level: LevelContents, names: Sequence[str] | None = None) -
             return Unfinished(min(blocks, len(objects.list_dir(join(prefix, JOURNAL, "c")))), blocks)
     ours = SETTINGS in level._attributes  # other tools may never count
     chunks = ours and not level.metadata.vertex_count and VERTICES in names
+    if REPLACING + APPENDING in names:
+        return Unfinished(appends=True)
     if any(n.startswith(REPLACING) for n in names) or (chunks and not objects.exists(join(prefix, VERTICES, DOCUMENT))):
         return Unfinished()
     return None

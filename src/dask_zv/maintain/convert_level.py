@@ -22,8 +22,8 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report
 from dask_zv.graph.tasks import build_write_graph
 from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.hierarchy import OBJECTS_PER_TASK, Hierarchy, copy_objects, find_nodes
 from dask_zv.level.object_index import ObjectIndex
-from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, Hierarchy, copy_objects, find_nodes
 from dask_zv.read.chunk_boxes import boxes_hold
 from dask_zv.read.object_columns import object_fields
 from dask_zv.storage.catalog import CATALOG_NAME

@@ -27,6 +27,7 @@ from dask_zv.graph.report import Report
 from dask_zv.graph.tasks import add_block, add_commit
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.fragment_table import FragmentTable
+from dask_zv.level.hierarchy import Hierarchy, find_nodes
 from dask_zv.level.link_source import LinkSource
 from dask_zv.level.object_index import ObjectIndex, chosen_ids
 from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS
@@ -35,7 +36,6 @@ from dask_zv.maintain.convert_level import object_plan_of
 from dask_zv.maintain.edit import edited, finished_level, level_to_edit, run_edit
 from dask_zv.maintain.edit_log import Record, add_application, shadow, stage
 from dask_zv.maintain.edit_rows import RowMaps, Segment, cut_chunks, cut_links
-from dask_zv.maintain.hierarchy import Hierarchy, find_nodes
 from dask_zv.read.columns import LevelRows
 from dask_zv.read.levels import select_in
 from dask_zv.read.object_rows import object_lengths

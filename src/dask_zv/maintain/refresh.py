@@ -21,10 +21,10 @@ from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.graph.tasks import commit
 from dask_zv.level.contents import LevelContents, opened_contents
 from dask_zv.level.find import LINKS
+from dask_zv.level.hierarchy import Located, find_nodes, stored_objects
 from dask_zv.level.link_source import CROSSING
 from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS
 from dask_zv.level.source import LevelSource
-from dask_zv.maintain.hierarchy import Located, find_nodes, stored_objects
 from dask_zv.read.chunk_boxes import check_positions
 from dask_zv.read.columns import LevelRows
 from dask_zv.read.decode import block_positions

@@ -21,6 +21,7 @@ from dask_zv.storage.catalog import Catalog
 from dask_zv.storage.grid.commit import commit_grid, make_grid_nodes, store_in_grid, write_cell, write_grid_meta
 from dask_zv.storage.grid.plan import check_spatial, plan_in_grid
 from dask_zv.storage.grid.read import GridArrays
+from dask_zv.storage.grid.staged import commit_staged
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.nodes import SETTINGS
 from dask_zv.storage.objects import Address, Objects
@@ -59,6 +60,7 @@ class Layout:
     make_nodes: Callable[[Objects, CommitSpec], None]  # makes the nodes of a batch's arrays, before their chunks
     store: Callable[[Objects, BlockSpec, Mapping[Address, Any], Mapping[str, int]], Receipt]  # stores a block's blobs
     commit: Callable[[Objects, CommitSpec, Receipt, Mapping[str, Mapping[str, Any]]], None]  # makes blocks visible
+    commit_staged: Callable[..., None] | None = None  # the same of blocks that wait beside the group
 
 
 _LAYOUTS: Mapping[str, Layout] = {
@@ -79,6 +81,7 @@ _LAYOUTS: Mapping[str, Layout] = {
         make_nodes=make_grid_nodes,
         store=store_in_grid,
         commit=commit_grid,
+        commit_staged=commit_staged,
     ),
     "per_chunk": Layout(
         "per_chunk",

@@ -2,7 +2,8 @@
 
 What a write leaves beside its data: the mark that chunks are being replaced, its journal, and the stamp of the last commit. A
 replaced cell is whole by itself and, to a reader with the old catalog, looks like another tool's edit. Where a mark lies beside
-the arrays, it is not taken for one. A write that died leaves its mark; the next one that replaces the level removes it.
+the arrays, it is not taken for one. A write that died leaves its mark; the next one that replaces the level removes it. One
+module because planners, tasks and commits all speak of a write in these words.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class GridPlan:
     listed: str = ""  # where there was no catalog: which chunks the arrays in shards listed
     # Grids of arrays whose names only the blocks know, by the group above them
     families: Mapping[str, GridSpec] = field(default_factory=dict)
+    extends: bool = False  # arrays keep the chunks that they have
 
     def with_arrays(self, arrays: Iterable[str]) -> GridPlan:
         """Return the plan with the grids of `arrays`, where they are members of a family."""
@@ -121,6 +123,15 @@ class BlockResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Extension:
+    """What a level has that an append to it leaves as it is."""
+
+    staged: str  # path of the directory where all that is stored waits for the commit; empty where a transaction holds it back
+    rows: int  # vertices of the chunks that get none
+    counted: Mapping[str, int] = field(default_factory=dict)  # links of each family
+
+
+@dataclass(frozen=True, slots=True)
 class CommitSpec:
     """What the commit does when all blocks are stored."""
 
@@ -158,6 +169,7 @@ class CommitSpec:
     # With arrays that stay as they are: those that the batch replaces whole, and those that go (see `remove`, too)
     whole: frozenset[str] = frozenset()
     gone: tuple[str, ...] = ()
+    extends: Extension | None = None  # the batch adds to what the level has
 
     def collect_attributes(self, results: Sequence[BlockResult]) -> dict[str, dict[str, Any]]:
         """Return all attributes by path, in order: those that were known before, and what the blocks found out."""
@@ -169,10 +181,11 @@ class CommitSpec:
             counted |= {p for p, attributes in self.metadata if attributes.get("zv_array") in _COUNTED}
         for path in sorted(counted):
             count = sum(result.records.get(path, 0) for result in results)
+            count += 0 if self.extends is None else self.extends.counted.get(path, 0)
             keys = ("num_links", "num_physical_records") if path.startswith("links/") else ("num_links",)
             out.setdefault(path, {}).update(dict.fromkeys(keys, count))
         if self.rows is not None:
-            rows = sum(self.stored_rows(results).values())
+            rows = sum(self.stored_rows(results).values()) + (0 if self.extends is None else self.extends.rows)
             out[""]["zarr_vectors_level"] = {**out[""]["zarr_vectors_level"], "vertex_count": rows}
         return out
 
@@ -279,6 +292,10 @@ def normal_path(prefix: str, path: str) -> str:
 
 
 REPLACING = "dask_zv_replacing-"
+WAITING = "dask_zv_append-"
+"""How the names of the directories begin in which appends wait for their commits."""
+APPENDING = "append"
+"""Name of the mark that a complete append is being put in its place."""
 
 
 def mark(objects: Objects, prefix: str, name: str) -> None:
@@ -298,6 +315,12 @@ def unmark(objects: Objects, prefix: str, name: str | None) -> None:
 def check_not_replaced(objects: Objects, prefix: str, chunk: str | None = None) -> None:
     """Raise where chunks of a group that are not those of its last commit are a write's that did not reach its own."""
     found = _marks(objects, prefix)
+    if any(f.endswith(REPLACING + APPENDING) for f in found):
+        raise FormatError(
+            f"rows are being added to {'the chunk' if chunk else 'the level'}, or the writer died doing so: wait for it; "
+            "the same write again, or any other, completes it",
+            store=objects.url, array=prefix, chunk=chunk,
+        )  # fmt: skip
     if found:
         raise FormatError(
             f"{'the chunk' if chunk else 'the level'} is being replaced, or its writer died before the commit: wait for it, or "

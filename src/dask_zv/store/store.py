@@ -354,7 +354,7 @@ class Store(_Facade):
 
     def expand(self, bounds: Any, *, compute: bool = True) -> Delayed | None:
         """Make the bounds of the store larger; see :func:`dask_zv.expand`."""
-        from dask_zv.maintain.expand import expand
+        from dask_zv.level.expand import expand
 
         return expand(self, bounds, compute=compute)
 

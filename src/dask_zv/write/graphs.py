@@ -18,6 +18,7 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
 from dask_zv.level.contents import Store
+from dask_zv.write.append_plan import plan_append
 from dask_zv.write.containers import as_table
 from dask_zv.write.inputs import partition_input
 from dask_zv.write.job import Job
@@ -73,7 +74,9 @@ def write_graph(
         Object of each vertex; all are of object 0 where None.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
-    object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+    object_attributes, groups, group_attributes, mode, on_existing, fill_missing
+        As for :func:`write_points`.
+    position_tolerance, max_categories, progress, resume, compute
         As for :func:`write_points`.
     chunk_shape, bounds, bin_shape, axes, crs, dtype, layout, shard_chunks, compressor, storage_options
         As for :func:`write_points`.
@@ -143,7 +146,9 @@ def write_meshes(
         Object of each vertex; all are of object 0 where None.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
-    object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+    object_attributes, groups, group_attributes, mode, on_existing, fill_missing
+        As for :func:`write_points`.
+    position_tolerance, max_categories, progress, resume, compute
         As for :func:`write_points`.
     chunk_shape, bounds, bin_shape, axes, crs, dtype, layout, shard_chunks, compressor, storage_options
         As for :func:`write_points`.
@@ -204,7 +209,8 @@ def _plan_linked(
         scans, given = scan_links(given, what, scan.rows if vertex_ids is None else None)
     family = LinkFamily(given.width, len(level.store.axes), directed=directed)
     writer = TableLinks(family, given, scans, what, by_key=vertex_ids is not None)
-    return plan_write(geometry, level, options, found, encode_linked, ids=object_ranges(scan), links=writer)
+    plan = plan_append if options["mode"] == "append" else plan_write
+    return plan(geometry, level, options, found, encode_linked, ids=object_ranges(scan), links=writer)
 
 
 class TableLinks(GivenLinks):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from dask_zv.errors import PlanError
 from dask_zv.format.grids import GridSpec
-from dask_zv.geometry.block import EncodedBlock
+from dask_zv.geometry.block import BlockExtra, EncodedBlock
 from dask_zv.geometry.rows import VertexRows
 from dask_zv.geometry.schema import AttributeSchema, PointSchema
 from dask_zv.graph.builder import GraphBuilder, is_future
@@ -43,6 +43,8 @@ from dask_zv.write.scan import Scan
 Encode = Callable[[PointSchema, VertexRows], EncodedBlock]
 T = TypeVar("T")
 _RECEIPT_BYTES = 500
+CONTENT = 16
+"""Digits of the digest of an append that tell what is added; the others tell to what."""
 
 
 class LinkWriter:
@@ -65,6 +67,17 @@ class LinkWriter:
 
 
 @dataclass(frozen=True, eq=False)
+class Held:
+    """What a level has already, for a write that adds to it."""
+
+    rows: NDArray[np.int64]  # (n,): vertices of each of the scan's chunks
+    refills: Sequence[Task]  # encode what else all other chunks get, block by block
+    objects: Callable[[], BlockExtra] | None  # returns the fragments of its objects, as a block reports them
+    edges: Callable[[], NDArray[np.int64] | None] | None  # returns the table of the links of its chunks, where it has one
+    join: Callable[[EncodedBlock], EncodedBlock]  # puts a block's links behind those that their cells hold
+
+
+@dataclass(frozen=True, eq=False)
 class Job:
     """A planned write."""
 
@@ -80,6 +93,7 @@ class Job:
     encode: Encode
     links: LinkWriter | None
     digest: str  # which write this is: equal for the same content, cut into the same partitions, for the same level
+    held: Held | None = None
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -126,9 +140,10 @@ class Job:
         return Report(self.scan.rows, len(self.scan.coords), objects, 0, 0, 0, 0.0, self.scan.dropped)
 
     def rows(self) -> tuple[int, ...]:
-        """Return the vertices that the scan counted for each block."""
+        """Return the vertices that each block stores: those that the scan counted, and those that its chunks have already."""
         blocks = self.plan.blocks_of(self.scan.coords)
-        return tuple(np.bincount(blocks, self.scan.counts, len(self.plan)).astype(np.int64).tolist())
+        counts = self.scan.counts + (0 if self.held is None else self.held.rows)
+        return tuple(np.bincount(blocks, counts, len(self.plan)).astype(np.int64).tolist())
 
     def sources(self) -> list[list[int]]:
         """Return the groups of partitions (:meth:`BlockPlan.groups`) that each block gathers rows from."""
@@ -169,28 +184,37 @@ class Job:
         """Add what follows the blocks of vertices: object index, links, commit."""
 
         def after_blocks(builder: GraphBuilder, results: list[TaskRef]) -> tuple[list[TaskRef], list[TaskRef]]:
-            place, objects, links = self.block.place, self.objects, self.links
+            place, objects, links, held = self.block.place, self.objects, self.links, self.held
             waiting = [builder.add(builder.key("tidy"), _tidy, spill, *results)] if spill else []
             crossings: list[TaskRef] = []
             more: list[TaskRef] = []
+            for number, refill in enumerate(held.refills if held is not None else ()):
+                before = results[:1] if place.handle.is_session else []  # it follows what makes the arrays
+                more.append(add_block(builder, number, self.block, refill, before, kind="columns"))
+            known = []
+            if held is not None and held.objects is not None:
+                known.append(builder.add(builder.key("held-objects"), held.objects))
             if objects is not None:
                 if self.block.grid is None and (blobs := object_blobs(objects)):
                     encoded = EncodedBlock({(array, key): data for array, key, data in blobs})
                     key = builder.key("objects")
                     more.append(builder.store(key, run_block, "objects", 0, "", None, BlockSpec(place), encoded))
                 written, crossings = write_object_index(
-                    builder, place, objects, self.conversion.grid.ndim, results,
+                    builder, place, objects, self.conversion.grid.ndim, [*results, *known],
                     crossings=links is not None and links.crossings,
                 )  # fmt: skip
                 waiting += written
             if links is not None and links.trees:
                 key = builder.key("edge-counts")
-                waiting.append(builder.store(key, write_edge_counts, place, List(*results)))
+                table = None
+                if held is not None and held.edges is not None:
+                    table = builder.add(builder.key("held-edges"), held.edges)
+                waiting.append(builder.store(key, write_edge_counts, place, List(*results), table, held is not None))
             if links is not None:
                 more += links.add(self, builder, results, crossings)
             return waiting, more
 
-        then = after_blocks if self.objects is not None or spill or self.links is not None else None
+        then = after_blocks if self.objects is not None or spill or self.links is not None or self.held is not None else None
         return add_commit(builder, dataclasses.replace(self.commit, rows=self.rows()), results, then)
 
 

@@ -8,7 +8,7 @@ graph, neighbouring parts and partitions are taken together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.tasks import add_blocks_of_new_arrays
 from dask_zv.level.contents import LevelContents
 from dask_zv.storage.layout import layout_for
-from dask_zv.storage.specs import BlockResult, BlockSpec
+from dask_zv.storage.specs import BlockResult
 from dask_zv.write.blocks import BlockPlan
 from dask_zv.write.job import Job, LinkWriter
 from dask_zv.write.options import WriteOptions
@@ -121,7 +121,7 @@ class GivenLinks(LinkWriter):
             joined = builder.add(key, join_and_route, family, plan, what, one_object, links, List(*found))
             for b in blocks_of(groups):
                 routed[b].append(builder.add(builder.key("route", f"{number}-{b}"), dict.get, joined, b))
-        return store_links(builder, job.block, family, self.attributes, routed)
+        return store_links(builder, job, family, self.attributes, routed)
 
 
 def _grouped(
@@ -197,27 +197,34 @@ def route_links(family: LinkFamily, plan: BlockPlan, records: LinkRecords) -> di
     """Divide records by the block of their source chunk."""
     if not len(records):
         return {}
-    block = plan.blocks_of(source_coords(family, records))
+    # that before the first is a chunk which an append gives no rows, where a path goes on from
+    block = np.maximum(plan.blocks_of(source_coords(family, records)), 0)
     order = np.argsort(block, kind="stable")
     found, first = np.unique(block[order], return_index=True)
     return {int(b): records.take(rows) for b, rows in zip(found, np.split(order, first[1:]), strict=True)}
 
 
 def encode_block_links(
-    family: LinkFamily, attributes: Sequence[AttributeSchema], pieces: Sequence[LinkRecords | None]
+    family: LinkFamily,
+    attributes: Sequence[AttributeSchema],
+    join: Callable[[EncodedBlock], EncodedBlock] | None,
+    pieces: Sequence[LinkRecords | None],
 ) -> EncodedBlock:
-    """Encode the records that a block stores."""
+    """Encode the records that a block stores; `join` puts them behind those that are there."""
     given = [p for p in pieces if p is not None]
-    return encode_links(family, attributes, LinkRecords.join(given)) if given else EncodedBlock({})
+    encoded = encode_links(family, attributes, LinkRecords.join(given)) if given else EncodedBlock({})
+    return encoded if join is None else join(encoded)
 
 
 def store_links(
     builder: GraphBuilder,
-    spec: BlockSpec,
+    job: Job,
     family: LinkFamily,
     attributes: tuple[AttributeSchema, ...],
     pieces: Sequence[Sequence[TaskRef]],
 ) -> list[TaskRef]:
     """Add the tasks that store each block's records; return their results. Which segments there are, only the records tell."""
-    blocks = [(b, Task(None, encode_block_links, family, attributes, List(*found))) for b, found in enumerate(pieces) if found]
-    return add_blocks_of_new_arrays(builder, "links", spec, blocks)
+    join = None if job.held is None else job.held.join
+    encode = [Task(None, encode_block_links, family, attributes, join, List(*found)) for found in pieces]
+    blocks = [(b, encode[b]) for b, found in enumerate(pieces) if found]
+    return add_blocks_of_new_arrays(builder, "links", job.block, blocks)

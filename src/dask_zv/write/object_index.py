@@ -119,6 +119,7 @@ def _gather_fragments(rank: int, pieces: Sequence[Fragments | None]) -> Fragment
 def _crossings(found: Fragments) -> LinkRecords:
     """Return the links from the last vertex of each piece to the first of the next, where that is in another chunk."""
     crosses = (found.objects[1:] == found.objects[:-1]) & (found.coords[1:] != found.coords[:-1]).any(axis=1)
+    crosses &= found.sequence[1:] >= 0  # others are those of an append's level, whose links are stored
     at = np.flatnonzero(crosses)
     coords, number = group_by_chunk(np.concatenate([found.coords[at], found.coords[at + 1]]))
     rows = np.stack([found.first[at] + found.count[at] - 1, found.first[at + 1]], axis=1)
@@ -285,12 +286,21 @@ def write_lengths(place: Place, parts: Sequence[Written]) -> None:
     _write_table(place, OBJECT_LENGTHS, table, _NO_ID, about, _ALL_ROWS)
 
 
-def write_edge_counts(place: Place, results: Sequence[BlockResult]) -> None:
-    """Store how many links the chunks of a level of skeletons have, see :data:`EDGE_COUNTS`."""
+def write_edge_counts(
+    place: Place, results: Sequence[BlockResult], held: NDArray[np.int64] | None = None, adds: bool = False
+) -> None:
+    """Store how many links the chunks of a level of skeletons have, see :data:`EDGE_COUNTS`.
+
+    Where the write `adds` to a level, these are more than what the level's table, `held`, says; without one there is none.
+    """
     found = [r.extra.edges for r in results if isinstance(r.extra, BlockExtra) and r.extra.edges is not None]
-    if not found:
+    if not found or (adds and held is None):
         return
-    table = np.concatenate(found)
+    table = np.concatenate(found if held is None else [held, *found])
+    coords, which = group_by_chunk(table[:, :-1])
+    counts = np.zeros(len(coords), np.int64)
+    np.add.at(counts, which, table[:, -1])
+    table = np.column_stack([coords, counts])
     write_edge_table(place, table[np.lexsort(table[:, -2::-1].T)])
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, ParamSpec, Required, TypedDict, TypeVar, get_ty
 
 from numpy.typing import DTypeLike
 
-from dask_zv.errors import did_you_mean
+from dask_zv.errors import InputError, did_you_mean
 from dask_zv.level.asked import CreateOptions
 
 P = ParamSpec("P")
@@ -23,7 +23,9 @@ class WriteOptions(CreateOptions, total=False):
     object_attributes: Any
     groups: Mapping[int, Sequence[int]] | None
     group_attributes: Any
-    mode: Literal["error", "overwrite"]
+    mode: Literal["error", "overwrite", "append"]
+    on_existing: Literal["error", "extend"]
+    fill_missing: bool | Mapping[str, Any]
     out_of_bounds: Literal["raise", "ignore", "expand"]
     position_tolerance: float | None
     max_categories: int
@@ -78,9 +80,11 @@ class CopyOptions(TypedDict, total=False):
     progress: bool | None
 
 
+MODES = ("error", "overwrite", "append")
+ON_EXISTING = ("error", "extend")
 DEFAULTS = {
-    "directed": False, "mode": "error", "out_of_bounds": "raise", "max_categories": 10_000, "shard_chunks": "auto",
-    "compressor": "auto",
+    "directed": False, "mode": "error", "on_existing": "error", "fill_missing": False, "out_of_bounds": "raise",
+    "max_categories": 10_000, "shard_chunks": "auto", "compressor": "auto",
 }  # fmt: skip
 """Those that are not None."""
 COPY_DEFAULTS: dict[str, Any] = {"compressor": "keep", "shard_chunks": None, "overwrite": False}
@@ -113,6 +117,23 @@ def with_options(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return filled(function, shown.replace(parameters=[*first, *named, *last]))
 
     return decorate
+
+
+def check_mode(options: WriteOptions, function: str) -> None:
+    """Raise :class:`InputError` where an option of what becomes of a level's content is none, or belongs to another mode."""
+    mode, existing, out_of_bounds = str(options["mode"]), str(options["on_existing"]), options["out_of_bounds"]
+    if mode not in MODES:
+        near = "; did you mean 'append'?" if mode == "a" else did_you_mean(mode, MODES)
+        raise InputError(f"mode is 'error', 'overwrite' or 'append', not {mode!r}{near}")
+    if existing not in ON_EXISTING:
+        raise InputError(f"on_existing is 'error' or 'extend', not {existing!r}{did_you_mean(existing, ON_EXISTING)}")
+    odd = "on_existing" if existing != "error" else "fill_missing" if options["fill_missing"] is not False else None
+    if mode != "append" and odd is not None:
+        raise InputError(f"{odd}= says what mode='append' does: pass both, or neither")
+    policies = ("raise", "ignore", "expand") if function == "write_points" else ("raise", "expand")
+    if out_of_bounds not in policies:
+        said = " or ".join(map(repr, policies)) if len(policies) == 2 else "'raise', 'ignore' or 'expand'"
+        raise InputError(f"out_of_bounds is {said}, not {out_of_bounds!r}{did_you_mean(out_of_bounds, policies)}")
 
 
 _OF_CREATE = {

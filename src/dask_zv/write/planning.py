@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import InputError, PlanError, ReadOnlyError, did_you_mean
+from dask_zv.errors import InputError, PlanError, ReadOnlyError
 from dask_zv.format.grids import GridSpec
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
@@ -29,16 +29,16 @@ from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.nodes import SETTINGS
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.opening import objects_are_cheap
-from dask_zv.storage.specs import BlockSpec, CommitSpec, PerChunkPlan, Place
+from dask_zv.storage.specs import WAITING, BlockSpec, CommitSpec, PerChunkPlan, Place
 from dask_zv.write.blocks import plan_blocks, plan_grid, run_of_shard
 from dask_zv.write.containers import EACH_AXIS
 from dask_zv.write.convert import Conversion
 from dask_zv.write.job import Encode, Job, LinkWriter, job_digest
 from dask_zv.write.labelled import store_to_write
 from dask_zv.write.object_plan import ObjectPlan, object_metadata, old_object_nodes, plan_objects
-from dask_zv.write.options import WriteOptions
+from dask_zv.write.options import WriteOptions, check_mode
 from dask_zv.write.partitions import Partitions
-from dask_zv.write.running import Write, check_empty, may_resume
+from dask_zv.write.running import Write, check_empty, complete_waiting, may_resume
 from dask_zv.write.scan import Scan
 
 AttributeSpecs = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -49,21 +49,8 @@ def level_to_write(
     store: Any, positions: Any, geometries: Sequence[str], function: str, options: WriteOptions
 ) -> LevelContents:
     """Return the level that a function may write to; of a store that is to be made, the first of the geometries."""
+    check_mode(options, function)
     mode: str = options["mode"]
-    out_of_bounds: str = options["out_of_bounds"]
-    if mode not in ("error", "overwrite"):
-        near = did_you_mean(mode, ("error", "overwrite"))
-        if mode in ("append", "a"):
-            near = (
-                ": a level is written as a whole, and nothing is added to it later. Concatenate what belongs in it "
-                "(pandas.concat, dask.dataframe.concat, dask.array.concatenate) and write that, with mode='overwrite' over "
-                "what is there; or write the new rows into a store of their own"
-            )
-        raise InputError(f"mode is 'error' or 'overwrite', not {mode!r}{near}")
-    policies = ("raise", "ignore", "expand") if function == "write_points" else ("raise", "expand")
-    if out_of_bounds not in policies:
-        said = " or ".join(map(repr, policies)) if len(policies) == 2 else "'raise', 'ignore' or 'expand'"
-        raise InputError(f"out_of_bounds is {said}, not {out_of_bounds!r}{did_you_mean(out_of_bounds, policies)}")
     contents = store_to_write(store, geometries, positions, options)
     kinds = contents.metadata.geometry_types
     if kinds and kinds[0] not in geometries:
@@ -75,6 +62,15 @@ def level_to_write(
     if not contents.pending:
         contents.reload()  # another handle may have expanded it
     level = contents.level(0)
+    if not contents.pending and complete_waiting(level):
+        contents.reload()
+        level = contents.level(0)
+        if mode == "append" and options["resume"] is None:  # it may have been this very call that died
+            options["resume"] = True
+    if mode == "append" and not contents.pending and len(level.chunks):
+        return level
+    if mode == "append":  # to nothing: a write like any other
+        options["mode"] = mode = "error"
     if not may_resume(level, options):  # else when it is known which write this is
         check_empty(level, mode)
     return level
@@ -130,7 +126,7 @@ def plan_write(
         names += [a for a, _ in described]
     trees = links is not None and links.trees
     explicit = links is not None and not links.crossings
-    specs = _attribute_specs(store.axes, partitions, schema, objects, links)
+    specs = attribute_specs(store.axes, partitions, schema, objects, links)
     metadata += [(f"../{n}", marks) for n, marks in stale_marks(store, level.number)] if replace else []
     metadata += [
         ("", level_attributes(level, scan, schema, cells, objects=objects is not None, links=explicit)),
@@ -209,9 +205,17 @@ def level_attributes(
 
 
 def root_attributes(
-    store: StoreContents, scan: Scan, conversion: Conversion, shards: int | None, specs: AttributeSpecs | None = None
+    store: StoreContents,
+    scan: Scan,
+    conversion: Conversion,
+    shards: int | None,
+    specs: AttributeSpecs | None = None,
+    *,
+    grow: bool = False,
 ) -> dict[str, Any]:
     """Return the attributes of the store: its bounds are now those of the data, where they were not declared.
+
+    With `grow` the data are added to others.
 
     `specs` are units and the like of all attributes that are written, see :func:`merge_specs`.
     """
@@ -223,7 +227,7 @@ def root_attributes(
         metadata = dataclasses.replace(metadata, links_convention=kind.convention)
     if conversion.box is None and scan.rows:
         low, high = np.asarray(scan.low, np.float64), np.asarray(scan.high, np.float64)
-        if store.settings.get("bounds", "declared") == "declared":  # expanded
+        if grow or store.settings.get("bounds", "declared") == "declared":  # expanded
             low, high = np.minimum(low, metadata.bounds[0]), np.maximum(high, metadata.bounds[1])
         metadata = dataclasses.replace(metadata, bounds=(tuple(low.tolist()), tuple(high.tolist())))
     attributes = {**metadata.to_attributes(), SETTINGS: dict(store.settings)}
@@ -294,6 +298,7 @@ def old_nodes(
         old.append("link_fragments")
     if not trees:
         old.append(EDGE_COUNTS)
+    old += [n for n in objects.list_dir(place.prefix) if n.startswith(WAITING)]
     old += links_to_this(objects, place.prefix)
     return (*dict.fromkeys(old), "fragment_attributes", *old_object_nodes(objects, place.prefix, plan, place.layout))
 
@@ -318,7 +323,7 @@ def links_to_this(objects: Objects, prefix: str) -> list[str]:
     return old
 
 
-def _attribute_specs(
+def attribute_specs(
     names: Sequence[str], partitions: Partitions, schema: PointSchema, objects: ObjectPlan | None, links: LinkWriter | None
 ) -> AttributeSpecs:
     """Return what the root says of all attributes that are written, and of the axes, `names`."""

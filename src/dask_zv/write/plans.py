@@ -218,7 +218,7 @@ class WritePlan(Delayed):
         return finished(report, started)
 
     def _is_committed(self) -> bool:
-        return written_stamp(self._job.block.place) == self.digest
+        return written_stamp(self._job.commit.place) == self.digest
 
     def _check_shared(self) -> None:
         if self._job.commit.place.handle.is_session:

@@ -10,6 +10,7 @@ from dask_zv.geometry.points import POINT_CLOUD, encode_points
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
 from dask_zv.level.contents import Store
+from dask_zv.write.append_plan import plan_append
 from dask_zv.write.inputs import partition_input
 from dask_zv.write.labelled import as_columns
 from dask_zv.write.options import WriteOptions, with_options
@@ -28,7 +29,8 @@ def _plan_points(store: Store | Any, positions: Any, **options: Unpack[WriteOpti
         raise InputError("object_attributes, groups and group_attributes belong to objects: pass object_ids= as well")
     partitions = partition_input(positions, options["attributes"], level.store.axes, object_ids=options["object_ids"])
     found = scan_input(level, partitions, options)
-    return plan_write("points", level, options, found, encode_points, ids=found[-1].ids if partitions.has_ids else None)
+    plan = plan_append if options["mode"] == "append" else plan_write
+    return plan("points", level, options, found, encode_points, ids=found[-1].ids if partitions.has_ids else None)
 
 
 @overload
@@ -70,9 +72,16 @@ def write_points(
     groups : mapping of group number to object ids, optional
     group_attributes : DataFrame indexed by group number, or mapping of name to array (G, ...), optional
         Strings called ``group_names`` are the names of the groups: ``ds.zv.sel(groups="left")`` selects by them.
-    mode : {"error", "overwrite"}
-        If the level has vertices: refuse, or replace the level. Replaced chunks change before the commit; only Icechunk makes
-        replacement atomic.
+    mode : {"error", "overwrite", "append"}
+        If the level has vertices: refuse, replace the level, or add to it. Replaced chunks change before the commit; only
+        Icechunk makes replacement atomic. Appended rows become visible with the commit: in layout ``grid`` they follow the rows
+        that their chunks have, which keep their places. An empty level is written as by any other call.
+    on_existing : {"error", "extend"}
+        With ``mode="append"``: objects that are there already are refused, or get the new rows, paths at their end.
+    fill_missing : bool or mapping of name to value
+        With ``mode="append"``: what rows get of attributes that they have not. By default those of the store must be given.
+        True stores NaN, NaT or None; a mapping names values, which integers and booleans need. Rows of the store get the same
+        of attributes that are new.
     out_of_bounds : {"raise", "ignore", "expand"}
         For positions outside of the bounds of the store: refuse the write, leave them out, or make the bounds larger.
     position_tolerance : float, optional

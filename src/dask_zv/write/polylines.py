@@ -24,6 +24,7 @@ from dask_zv.graph.tasks import add_block
 from dask_zv.level.contents import LevelContents, Store
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.specs import BlockSpec
+from dask_zv.write.append_plan import plan_append
 from dask_zv.write.containers import position_attrs
 from dask_zv.write.inputs import partition_input
 from dask_zv.write.job import Job, LinkWriter
@@ -79,7 +80,9 @@ def write_lines(
         Id of each line; its number where None.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
-    object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+    object_attributes, groups, group_attributes, mode, on_existing, fill_missing
+        As for :func:`write_points`.
+    position_tolerance, max_categories, progress, resume, compute
         As for :func:`write_points`.
     chunk_shape, bounds, bin_shape, axes, crs, dtype, layout, shard_chunks, compressor, storage_options
         As for :func:`write_points`.
@@ -156,7 +159,9 @@ def write_polylines(
         With `lengths` or a list, id of each path, shape (O,): its number where None. Without, of each vertex, shape (N,).
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
-    object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+    object_attributes, groups, group_attributes, mode, on_existing, fill_missing
+        As for :func:`write_points`.
+    position_tolerance, max_categories, progress, resume, compute
         As for :func:`write_points`.
     chunk_shape, bounds, bin_shape, axes, crs, dtype, layout, shard_chunks, compressor, storage_options
         As for :func:`write_points`.
@@ -197,7 +202,8 @@ def _plan_paths(level: LevelContents, name: str, paths: PathInput, given: Any, o
     _check_paths(scan, lines=name == "lines")
     links = GridPathLinks(len(axes)) if tables else PerChunkPathLinks(len(axes))
     encode = partial(encode_polylines, at_bins=not tables)
-    return plan_write(name, level, options, found, encode, ids=scan.ids, empty=paths.objects, links=links)
+    plan = plan_append if options["mode"] == "append" else plan_write
+    return plan(name, level, options, found, encode, ids=scan.ids, empty=paths.objects, links=links)
 
 
 def _check_paths(scan: Scan, lines: bool) -> None:
@@ -248,7 +254,7 @@ class GridPathLinks(LinkWriter):
             routed = builder.add(builder.key("route", i), route_links, self.family, job.plan, crossing)
             for b, share in enumerate(pieces):
                 share.append(builder.add(builder.key("links", f"{i}-{b}"), dict.get, routed, b))
-        return store_links(builder, job.block, self.family, (), pieces)
+        return store_links(builder, job, self.family, (), pieces)
 
 
 class PerChunkPathLinks(LinkWriter):

@@ -16,13 +16,14 @@ from dask_zv.graph.report import Report, finish_write
 from dask_zv.graph.run import active_client, compute_many, compute_one
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.unfinished import unfinished_write
+from dask_zv.storage.grid.staged import complete_appends
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.icechunk.session import undone_on_failure
 from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.local import sweep
-from dask_zv.storage.specs import JOURNAL, BlockResult, journal_key, written_stamp
+from dask_zv.storage.specs import JOURNAL, WAITING, BlockResult, journal_key, written_stamp
 from dask_zv.write.exchange import remove_spill, spill_directory
-from dask_zv.write.job import Job, finished, hand_in
+from dask_zv.write.job import CONTENT, Job, finished, hand_in
 from dask_zv.write.journal import Journal, find_journal, whole_blocks
 from dask_zv.write.options import WriteOptions
 from dask_zv.write.plans import WritePlan
@@ -46,16 +47,22 @@ class Write:
         if resume:
             sweep(open_objects(place.handle), place.prefix)
             # who replaces a level may have a reason to, even by the same
-            if written_stamp(place) == job.digest and (asked or self.options["mode"] == "error"):
+            mode = self.options["mode"]
+            # of an append its content alone: what it was added to is no longer the same
+            same = written_stamp(place), job.digest
+            done_before = same[0] == same[1] if mode != "append" else (same[0] or "")[:CONTENT] == same[1][:CONTENT]
+            if done_before and (asked or mode == "error"):
                 report = self._already_written()
                 return finished(report, started) if compute else WritePlan(job, self.level.store.url, known=report)
-        if may_resume(self.level, self.options):
+        if job.held is not None:
+            job, done = self._added_before()
+        elif may_resume(self.level, self.options):
             job, done = self._earlier(strict=resume)
         # a transaction forgets receipts with all else, and small writes begin again
         large = job.nbytes >= settings().journal_bytes and not place.handle.one_process
         if len(job) and not place.handle.is_session and (resume or large or done):
             job = job.stamped()
-            journal = Journal(place, job.digest, job.plan.starts)
+            journal = Journal(job.block.place, job.digest, job.plan.starts)
         progress = bool(self.options["progress"])
         if not compute:
             plan = WritePlan(job, self.level.store.url, done, journal, progress=progress)
@@ -96,6 +103,19 @@ class Write:
         done = whole_blocks(place, job.specs, found.read())
         return job.keeping(len(done)), done
 
+    def _added_before(self) -> tuple[Job, dict[int, BlockResult]]:
+        """Return an append as an earlier run had cut it, and the blocks that wait for its commit."""
+        job = self.job
+        if (
+            job.block.place == job.commit.place
+            or (found := find_journal(job.block.place)) is None
+            or found.digest != job.digest
+        ):
+            return job, {}
+        job = job.cut_at(found.starts)
+        done = whole_blocks(job.block.place, job.specs, found.read())
+        return job.keeping(len(done)), done
+
     def _already_written(self) -> Report:
         """Return the report of a write that the level's last commit was."""
         objects = open_objects(self.level.place.handle)
@@ -111,6 +131,12 @@ def note_resumable(level: LevelContents, *, journal: bool) -> AbstractContextMan
         return noted(f"nothing of the write to {level.url} is in the Icechunk session: the same call can be made again")
     again = ", and keeps the blocks that are stored" if journal else " with mode='overwrite'"
     return noted(f"the write to {level.url} did not come to its end: the same call finishes it{again}")
+
+
+def complete_waiting(level: LevelContents) -> bool:
+    """Complete the appends to a level whose processes died in their commits; return True if there was one."""
+    objects, prefix = open_objects(level.place.handle), level.place.prefix
+    return any(name.startswith(WAITING) for name in objects.list_dir(prefix)) and complete_appends(objects, prefix)
 
 
 def may_resume(level: LevelContents, options: WriteOptions) -> bool:

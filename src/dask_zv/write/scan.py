@@ -23,6 +23,7 @@ from dask_zv.graph.keeping import look_once
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.spatial.chunks import group_by_chunk, morton_codes
 from dask_zv.spatial.grid import Box, ChunkGrid, corners
+from dask_zv.write.append_schema import as_stored
 from dask_zv.write.convert import Conversion, categories_key, convert_part, rows_crc32c
 from dask_zv.write.options import WriteOptions
 from dask_zv.write.partitions import AttributeInput, Partitions, RawPart
@@ -252,6 +253,9 @@ def scan_partitions(partitions: Partitions, conversion: Conversion, max_categori
 def scan_input(level: LevelContents, partitions: Partitions, options: WriteOptions) -> tuple[Partitions, Conversion, Scan]:
     """Look at the data once, on the active scheduler; return the partitions, too, which may be kept from then on."""
     conversion = _conversion(level.store, partitions, options)
+    if options["mode"] == "append":
+        partitions = as_stored(level, partitions)
+        conversion = replace(conversion, dtype=level.source.schema.dtype)
     with note_nothing_written(level):
         scan, partitions = scan_partitions(partitions, conversion, options["max_categories"])
         return partitions, conversion, scan

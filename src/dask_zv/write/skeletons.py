@@ -18,6 +18,7 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.keeping import released_on_failure
 from dask_zv.graph.report import Report
 from dask_zv.level.contents import Store
+from dask_zv.write.append_plan import plan_append
 from dask_zv.write.containers import as_table
 from dask_zv.write.inputs import partition_input, take_integers
 from dask_zv.write.job import Job
@@ -52,7 +53,8 @@ def _plan_skeletons(store: Store | Any, positions: Any, **options: Unpack[Skelet
         _check_parents(scan)
     links = ParentLinks(LinkFamily(2, len(level.store.axes)), by_key=by_key)
     encode = partial(encode_skeletons, family=links.family)
-    return plan_write("skeletons", level, options, found, encode, ids=object_ranges(scan), links=links)
+    plan = plan_append if options["mode"] == "append" else plan_write
+    return plan("skeletons", level, options, found, encode, ids=object_ranges(scan), links=links)
 
 
 @overload
@@ -90,7 +92,9 @@ def write_skeletons(
         Object of each vertex; all are of object 0 where None.
     out_of_bounds : {"raise", "expand"}
         What to do with positions outside the bounds that the store was created with.
-    object_attributes, groups, group_attributes, mode, position_tolerance, max_categories, progress, resume, compute
+    object_attributes, groups, group_attributes, mode, on_existing, fill_missing
+        As for :func:`write_points`.
+    position_tolerance, max_categories, progress, resume, compute
         As for :func:`write_points`.
     chunk_shape, bounds, bin_shape, axes, crs, dtype, layout, shard_chunks, compressor, storage_options
         As for :func:`write_points`.

@@ -104,20 +104,24 @@ def store_in_grid(objects: Objects, spec: BlockSpec, blobs: Mapping[Address, Any
     return store_cells(objects, spec.place.prefix, specs, by_array, spec.grid.existing, rows)
 
 
-def make_nodes(objects: Objects, prefix: str, specs: Mapping[str, GridSpec]) -> None:
-    """Write the documents of arrays that are new or get another grid, listing no chunk yet, and the groups above them."""
+def make_nodes(objects: Objects, prefix: str, specs: Mapping[str, GridSpec], *, keep: bool = False) -> None:
+    """Write the documents of arrays that are new or get another grid, and the groups above them.
+
+    They list no chunk yet; with `keep` those that an array has already.
+    """
     held = read_grids(objects, prefix, specs)
     ensure_groups(objects, sorted({join(prefix, a).rpartition("/")[0] for a in specs}))
     for array, grid in specs.items():
         found = held[array]
         if found is None or found.spec != grid:
-            objects.put(join(prefix, array, DOCUMENT), dump_json(grid_document(grid, {}, ())))
+            about, listed = (found.attributes, found.nonempty or ()) if keep and found is not None else ({}, ())
+            objects.put(join(prefix, array, DOCUMENT), dump_json(grid_document(grid, about, listed)))
 
 
 def make_grid_nodes(objects: Objects, spec: CommitSpec) -> None:
     """Write the documents of a batch's arrays, see :func:`make_nodes`."""
     assert spec.grid is not None
-    make_nodes(objects, spec.place.prefix, spec.grid.specs)
+    make_nodes(objects, spec.place.prefix, spec.grid.specs, keep=spec.grid.extends)
 
 
 def commit_grid(store: Objects, spec: CommitSpec, total: Receipt, attributes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -150,7 +154,7 @@ def commit_grid(store: Objects, spec: CommitSpec, total: Receipt, attributes: Ma
         if nodes is None:  # what the catalog says is no longer all: refresh() makes a new one
             objects.delete_prefix(join(prefix, CATALOG_NAME))
         elif plan.specs or whole or (spec.gone and catalog is not None):  # a batch of nothing leaves no trace
-            puts = [*_catalog_objects(prefix, None if whole else catalog, nodes, total), *puts]
+            puts = [*catalog_objects(prefix, new_catalog(None if whole else catalog, nodes, total)), *puts]
         locked.check()
         put_documents(objects, puts)
         if spec.marker and not store.nodes_first:
@@ -217,7 +221,7 @@ def write_documents(
 ) -> dict[str, tuple[dict[str, Any], str]]:
     """Write the documents of arrays, of which `held` are there, see :func:`merge_arrays`; return each, and its identity."""
     documents = {
-        array: _merged(objects, prefix, array, spec, held[array], total, metadata.get(array, {}), whole=array in whole)
+        array: merged_array(objects, prefix, array, spec, held[array], total, metadata.get(array, {}), whole=array in whole)
         for array, spec in specs.items()
     }
     ensure_groups(objects, sorted({join(prefix, a).rpartition("/")[0] for a in documents}))
@@ -298,7 +302,7 @@ def _is_own(plan: GridPlan, total: Receipt, held: Mapping[str, GridArray | None]
     return True
 
 
-def _merged(
+def merged_array(
     objects: Objects,
     prefix: str,
     array: str,
@@ -341,8 +345,8 @@ def _verify(objects: Objects, prefix: str, plan: GridPlan, total: Receipt, metad
     )  # fmt: skip
 
 
-def _catalog_objects(prefix: str, old: Catalog | None, nodes: Mapping[str, Node], total: Receipt) -> list[tuple[str, bytes]]:
-    """Return the objects of the catalog of a group: what it had, and what was stored."""
+def new_catalog(old: Catalog | None, nodes: Mapping[str, Node], total: Receipt) -> Catalog:
+    """Return the catalog of a group: what it had, and what was stored."""
     arrays: dict[str, Columns] = {}
     for name in nodes:
         columns = total.arrays.get(name)
@@ -360,7 +364,7 @@ def _catalog_objects(prefix: str, old: Catalog | None, nodes: Mapping[str, Node]
         order = np.flatnonzero(have)
         rest = {n: c.take(order) for n, c in left.items()}
         merged = replace(merged, coords=merged.coords[order], rows=merged.rows[order], arrays=rest)
-    return catalog_objects(prefix, merged)
+    return merged
 
 
 def _without(columns: Columns, coords: NDArray[np.int64], keys: Collection[str]) -> Columns:

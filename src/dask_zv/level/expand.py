@@ -25,7 +25,7 @@ from dask_zv.geometry.schema import VERTICES
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import LevelContents, StoreContents, opened_contents
-from dask_zv.maintain.hierarchy import OBJECTS_PER_TASK, copy_objects, find_nodes, stored_objects
+from dask_zv.level.hierarchy import OBJECTS_PER_TASK, copy_objects, find_nodes, stored_objects
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.catalog import Node
 from dask_zv.storage.grid.plan import grid_of_bounds, grid_settings, parse_settings
@@ -90,6 +90,19 @@ def expand(store: object, bounds: Any, *, compute: bool = True) -> Delayed | Non
     compute_one(delayed)
     contents.reload()
     return None
+
+
+def make_room(level: LevelContents, low: NDArray[np.float64], high: NDArray[np.float64]) -> LevelContents:
+    """Give the arrays of a level cells for a box, as :func:`expand` does, on the active scheduler; return the level anew.
+
+    Nothing that it holds changes, nor do the bounds of the store.
+    """
+    builder = GraphBuilder("zv-expand")
+    moved = _add_level(builder, level, low, high)
+    if moved is not None:
+        compute_one(builder.finish(str(moved.key)))
+    level.store.reload()
+    return level.store.level(level.number)
 
 
 def _planned(store: StoreContents, bounds: Any) -> Delayed:
@@ -197,10 +210,11 @@ def _switch(
                                  store=objects.url, array=join(place.prefix, array))  # fmt: skip
         drop_copies(objects, [place.prefix])
         catalog = load_catalog(objects, place.prefix)
-        if catalog is not None and len(GridArrays(objects, place.prefix, catalog).catalogued(catalog.nodes)) < len(
-            catalog.nodes
-        ):
-            catalog = None  # it is stale
+        if catalog is not None:
+            stretched = {m.array for m in moves if any(m.shift)} if place.handle.is_session else set()  # by the copies
+            compared = [array for array in catalog.nodes if array not in stretched]
+            if len(GridArrays(objects, place.prefix, catalog).catalogued(compared)) < len(compared):
+                catalog = None  # it is stale
         nodes: dict[str, Node] = {} if catalog is None else dict(catalog.nodes)
         columns: dict[str, Columns] = {} if catalog is None else dict(catalog.arrays)
         for array, before, after, shift in sorted(moves, key=lambda m: (m.array == VERTICES, m.array)):

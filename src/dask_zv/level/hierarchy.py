@@ -19,10 +19,11 @@ from dask_zv.storage.grid.shards import object_cells
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.locks import LOCK_NAME
 from dask_zv.storage.objects import Objects
-from dask_zv.storage.specs import REPLACING, STAGED
+from dask_zv.storage.specs import REPLACING, STAGED, WAITING
 
 _LITERALS = ("data", "offsets", "present_mask")
 _NO_NODES = (DOCUMENT, CATALOG_NAME, STAGED)
+_NO_PREFIXES = (REPLACING, LOCK_NAME, WAITING)
 OBJECTS_PER_TASK = 128
 """Stored objects that are copied as they are by one task, or at a time."""
 
@@ -50,9 +51,7 @@ def find_nodes(objects: Objects, prefix: str, layout: str) -> Hierarchy:
     open_groups = [""]
     while open_groups:
         below = open_groups.pop()
-        names = [
-            n for n in objects.list_dir(join(prefix, below)) if n not in _NO_NODES and not n.startswith((REPLACING, LOCK_NAME))
-        ]
+        names = [n for n in objects.list_dir(join(prefix, below)) if n not in _NO_NODES and not n.startswith(_NO_PREFIXES)]
         # a store has two axes or more: "0" is a level, or the links between a level's own vertices
         if blobs_are_nodes and any(is_shard_name(n) or ("." in n and is_spatial_key(n)) for n in names):
             found.chunked[below] = found.groups.pop(below, {})
