@@ -32,7 +32,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "modules entered: xarray, a box": (41, 25),
     "lines of src": (47_500, 28_000),
     "lines of tests": (48_200, 32_000),
-    "modules": (214, 120),
+    "modules": (220, 120),
     f"modules over {LONG} lines without a reason": (0, 0),
     "modules in import circles": (0, 0),
     "layouts compared outside of storage": (0, 0),
