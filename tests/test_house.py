@@ -30,7 +30,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "modules entered: write_points": (52, 32),
     "modules entered: open and read a box": (32, 20),
     "modules entered: xarray, a box": (41, 25),
-    "lines of src": (47_500, 28_000),
+    "lines of src": (49_500, 28_000),
     "lines of tests": (48_200, 32_000),
     "modules": (220, 120),
     f"modules over {LONG} lines without a reason": (0, 0),
