@@ -222,3 +222,9 @@ def test_files(tmp_path: Path) -> None:
     found = scale(tmp_path, "inodes.py", "--quick", "--folder", tmp_path)
     files = {(row["layout"], row["shard_chunks"]): row["files"] for row in found["rows"] if not row["fsync"]}
     assert files["grid", 256] < files["grid", 1] < files["per_chunk", 1]
+
+
+def test_levels_beside_those_of_the_peer() -> None:
+    printed = run("pyramid.py", "--points", 3000, "--rounds", 1)
+    assert "| peer |" in printed
+    assert "CPU, peer : ours = " in printed

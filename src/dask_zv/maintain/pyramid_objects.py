@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-from dask.task_spec import Task
+from dask.task_spec import DataNode, Task, TaskRef
 from numpy.typing import NDArray
 
 from dask_zv.analysis.objects import plan_object_blocks
@@ -52,7 +53,7 @@ from dask_zv.write.partitions import AttributeInput, Partitions, RawPart
 from dask_zv.write.planning import plan_write
 from dask_zv.write.polylines import GridPathLinks, PerChunkPathLinks
 from dask_zv.write.running import Write
-from dask_zv.write.scan import Scan, scan_partitions
+from dask_zv.write.scan import Scan, merge_scans, scan_part
 from dask_zv.write.skeletons import ParentLinks
 
 _TASK_BYTES = 8 << 20
@@ -138,32 +139,30 @@ def _plan_level(
         mean = (Column("", "mean", dtype), *columns)
         reducer = ContractReducer(blocks.reader, count, tuple(schemas), bins, mean, of_links, directed)
 
+    shared = f"zv-pyramid-reducer-{uuid.uuid4().hex[:12]}"  # one in all graphs: kept parts name it
+
     def arguments(builder: GraphBuilder) -> list[Any]:
         builder.lazy = True  # so that the scan keeps what it has made
-        shared = builder.share("reducer", reducer)
-        return [Task(None, _reduce, shared, i, ids) for i, ids in enumerate(blocks.blocks)]
+        builder.tasks[shared] = DataNode(shared, reducer)
+        return [Task(None, _reduce, TaskRef(shared), i, ids) for i, ids in enumerate(blocks.blocks)]
 
     inputs.append(AttributeInput(count, np.dtype(np.int64)))
     integers = ("object_ids", *(("vertex_ids",) if kind.link else ()), *(("parents",) if kind.has_parents else ()))
     partitions = Partitions(VERTICES, arguments, len(blocks.blocks), dtype, grid.ndim, tuple(inputs), integers)
     objects = dataclasses.replace(object_plan_of(before, store.layout), present=present)
-    if number == 1 or simplify is None:
-        (ids, lengths, read), again, kept_parts = look_once(partitions.arguments, _lengths_of, _join_lengths)
-        partitions = dataclasses.replace(partitions, arguments=again, kept=kept_parts)
-        if simplify is not None:
-            objects = _with_lengths(objects, kind, ids, lengths, layout=store.layout)
-        elif kept is None and links is not None and links.source.family.count not in (None, read):
-            raise InputError(
-                f"{before.url} has {links.source.family.count:,} {kind.link}s, {read:,} of them between vertices of one block "
-                "of objects: coarser levels are built of stores whose links stay within objects"
-            )
     conversion = Conversion(ChunkGrid(edges, (1,) * grid.ndim), dtype, 0.0, None, False, store.axes)
-    held = partitions.kept
-    scan, partitions = scan_partitions(partitions, conversion, MAX_CATEGORIES)
-    if held is not None and partitions.kept is not None:
-        held.release()
-    elif held is not None:
-        partitions = dataclasses.replace(partitions, kept=held)
+    look = partial(_look, partial(scan_part, conversion, partitions.attributes, MAX_CATEGORIES))
+    (scan, ids, lengths, read), again, kept_parts = look_once(partitions.arguments, look, _join_looks)
+    partitions = dataclasses.replace(partitions, arguments=again, kept=kept_parts)
+    if number == 1 and simplify is not None:
+        objects = _with_lengths(objects, kind, ids, lengths, layout=store.layout)
+    elif simplify is None and kept is None and links is not None and links.source.family.count not in (None, read):
+        if kept_parts is not None:
+            kept_parts.release()
+        raise InputError(
+            f"{before.url} has {links.source.family.count:,} {kind.link}s, {read:,} of them between vertices of one block "
+            "of objects: coarser levels are built of stores whose links stay within objects"
+        )
     metadata = LevelMetadata(
         level=number, vertex_count=0, arrays_present=("vertices",), parent_level=number - 1, chunk_shape=edges
     )
@@ -222,16 +221,17 @@ def _input_of(schema: AttributeSchema) -> AttributeInput:
     return AttributeInput(schema.name, np.dtype(object), None, known)
 
 
-Lengths = tuple[NDArray[np.int64], NDArray[np.float64], int]
-"""Ids of objects, the lengths that they had, and how many links were read."""
+Looked = tuple[Scan, NDArray[np.int64], NDArray[np.float64], int]
+"""What was found in parts: places, ids of objects, the lengths that these had, and how many links were read."""
 
 
-def _lengths_of(_: int, part: ReducedPart) -> Lengths:
-    return part.ids, part.lengths, int(part.read[0])
+def _look(scan: Callable[[int, RawPart], Scan], number: int, part: ReducedPart) -> Looked:
+    return scan(number, part), part.ids, part.lengths, int(part.read[0])
 
 
-def _join_lengths(parts: Any) -> Lengths:
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), sum(p[2] for p in parts)
+def _join_looks(parts: Sequence[Looked]) -> Looked:
+    scans, ids, lengths, read = zip(*parts, strict=True)
+    return merge_scans(scans), np.concatenate(ids), np.concatenate(lengths), sum(read)
 
 
 def _with_lengths(
