@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from broken_stores import ALL, CASES, DAMAGE, MASS, first, halve, rows_of, shift
-from whole_stores import cells, copy_of, make, remove
+from whole_stores import attributes, cells, copy_of, make, remove
 
 import dask_zv as dzv
 
@@ -53,7 +53,6 @@ COUNTED = {
     "chunk nowhere listed": "listed 1 more",
     "vertex_count too large": "vertex_count is 300, it was 301",
     "vertex_count too small": "vertex_count is 300, it was 299",
-    "objects counted wrongly": "num_present of the objects is 12, it was 13",
     "links counted wrongly": "links/0 counts",
     "bounds too small": "the bounds are",
     "lengths of objects wrong": "small tables",
@@ -94,6 +93,9 @@ LOST = [
     ("group blob of an absent object", "per_chunk", "dropped 1 absent objects"),
     ("links object deleted", "grid", "dropped links/0"),
     ("link to an absent row", "grid", "dropped 1 links"),
+    ("vertices chunk deleted", "per_chunk", "dropped chunk"),
+    ("links across chunks of a path removed", "per_chunk", "counts 89 links, it counted 90"),
+    ("objects counted wrongly", "grid", "num_present of the objects is 12, it was 13"),
 ]
 
 
@@ -159,6 +161,50 @@ def test_many_at_once(tmp_path: Path) -> None:
     repaired = dzv.repair(path, found, source=copy)
     assert repaired.findings == (), repaired
     same(content(path), content(copy))
+
+
+def test_a_chunk_that_is_nowhere_any_more(tmp_path: Path) -> None:
+    """The catalog alone knows of it: it stays, and the count of vertices with it, until the chunk is back or dropped."""
+    path, copy = copy_of(tmp_path / "s.zv", "polyline", "grid"), copy_of(tmp_path / "copy.zv", "polyline", "grid")
+    DAMAGE["chunk nowhere listed"][3](path)
+    for array in ("vertices", "vertex_fragments", "vertex_attributes/mass", "vertex_attributes/kind"):
+        own = attributes(copy / "0" / array)
+        cell = np.array(own["nonempty_chunks"][0].split("."), int) - own["chunk_grid_origin"]
+        (path / "0" / array / "c" / "/".join(map(str, cell))).unlink()
+    kept = dzv.repair(path)
+    assert not kept.ok
+    assert kept.done == ()
+    assert dzv.open(path).level(0).metadata.vertex_count == 300
+    shutil.copytree(path, tmp_path / "other.zv")
+    repaired = dzv.repair(path, source=copy)
+    assert repaired.findings == (), repaired
+    same(content(path), content(copy))
+    dropped = dzv.repair(tmp_path / "other.zv", drop_lost=True)
+    assert dropped.ok, dropped
+    assert any("vertex_count is" in line for line in dropped.done)
+
+
+def test_levels_of_a_pyramid(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    path, copy = tmp_path / "s.zv", tmp_path / "copy.zv"
+    store = dzv.create(path, chunk_shape=(10.0, 10.0))
+    dzv.write_points(store, rng.uniform(-30, 30, (3000, 2)), attributes={"mass": rng.normal(size=3000)})
+    dzv.build_pyramid(store, levels=2)
+    shutil.copytree(path, copy)
+    first(path / "1/vertices").unlink()
+    remove(path / "2")
+    found = dzv.validate(path)
+    assert {(f.rule, f.level) for f in found.errors} >= {("blobs", 1), ("multiscales", None)}
+    assert dzv.repair(path, found, source=copy).findings == ()
+    for number in (1, 2):
+        one, other = (dzv.open(p).level(number).read() for p in (path, copy))
+        np.testing.assert_array_equal(one.positions, other.positions)
+    remove(path / "2")
+    first(path / "1/vertices").unlink()
+    dropped = dzv.repair(path, drop_lost=True)
+    assert dropped.ok, dropped
+    assert dropped.levels == (0, 1)
+    assert any(line.startswith("level 1: dropped chunk") for line in dropped.done)
 
 
 def test_only_what_is_given_is_repaired(tmp_path: Path) -> None:

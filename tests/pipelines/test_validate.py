@@ -13,7 +13,7 @@ import dask
 import numpy as np
 import pytest
 from broken_stores import ALL, CASES, DAMAGE, MASS, first, flip, halve, rows_of, same_corners, shift, table, turn, twice
-from whole_stores import GRID_KINDS, PER_CHUNK_KINDS, attributes, cells, copy_of, make, remove
+from whole_stores import GRID_KINDS, PER_CHUNK_KINDS, attributes, cells, copy_of, make, remove, without_our_own
 
 import dask_zv as dzv
 
@@ -76,6 +76,25 @@ def test_damage_is_named_by_its_rule(tmp_path: Path, name: str, layout: str) -> 
     assert rule in {f.rule for f in found.errors}, found
     assert all(f.rule in found.rules and f.message and f.advice for f in found.findings)
     assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before  # it only looks
+
+
+NOT_OURS = [
+    "attribute object deleted", "attribute with half of the rows", "vertices out of their chunk", "NaN", "vertices chunk not listed",
+    "chunk nowhere listed", "fragments of more rows", "manifests removed", "manifest of an absent fragment", "object index removed",
+    "object ids twice", "object attributes removed", "group of an absent object", "vertex_count too large", "bounds too small",
+    "all links removed", "link to an absent row", "second parent", "cycle", "level that is not listed",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_damage_to_a_store_of_another_writer(tmp_path: Path, name: str) -> None:
+    """Without a catalog and all else that dask-zv leaves."""
+    rule, kind, _, damage = DAMAGE[name]
+    path = without_our_own(copy_of(tmp_path / "s.zv", kind, "grid"))
+    assert dzv.validate(path).findings == ()
+    damage(path)
+    found = dzv.validate(path)
+    assert rule in {f.rule for f in found.errors}, found
 
 
 WARNED = {
@@ -211,3 +230,18 @@ def test_empty_and_unfinished(tmp_path: Path) -> None:
     (tmp_path / "group").mkdir()
     (tmp_path / "group/zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}}))
     assert [f.rule for f in dzv.validate(tmp_path / "group").errors] == ["documents"]
+
+
+def test_a_write_that_has_not_ended_is_no_damage(tmp_path: Path) -> None:
+    """Its chunks are stored, and not listed yet: they are neither an error, nor listed by a repair."""
+    store = dzv.create(tmp_path / "s.zv", chunk_shape=(10.0, 10.0))
+    plan = dzv.write_points(store, np.random.default_rng(0).uniform(0, 50, (500, 2)), compute=False)
+    receipts = [plan.run(i) for i in range(len(plan))]
+    before = {p: p.read_bytes() for p in store.group.path.rglob("*") if p.is_file()}
+    found = dzv.validate(store)
+    assert found.ok, found
+    assert any("has not ended" in f.message or "under way" in f.message for f in found.findings)
+    assert dzv.repair(dzv.open(tmp_path / "s.zv", mode="r+")).done == ()
+    assert {p: p.read_bytes() for p in store.group.path.rglob("*") if p.is_file()} == before
+    plan.commit(receipts)
+    assert dzv.validate(store).findings == ()

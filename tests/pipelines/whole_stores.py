@@ -80,6 +80,17 @@ def copy_of(path: Path, kind: str, layout: str) -> Path:
     return path
 
 
+def without_our_own(path: Path) -> Path:
+    """Remove from a store all that other writers don't have: catalogs, small tables, checksums and settings."""
+    for own in sorted(path.rglob("dask_zv_*")):
+        shutil.rmtree(own)
+    for file in path.rglob("zarr.json"):
+        found = json.loads(file.read_text())
+        found["attributes"] = {k: v for k, v in found.get("attributes", {}).items() if not k.startswith("dask_zv")}
+        file.write_text(json.dumps(found))
+    return path
+
+
 def document(path: Path, **changes: Any) -> None:
     """Change attributes in a node's document; None removes one."""
     file = path / "zarr.json"

@@ -219,7 +219,7 @@ def _changed(blobs: GridArrays, known: Mapping[str, GridArray], *, stamps: bool)
             noted.append(int(columns["stamp"][rows[0]]))
         for stamp, length, before, run in zip(blobs.objects.stamps(paths), lengths, noted, members, strict=True):
             if stamp is None or stamp[0] != length:
-                if stamps:
+                if stamps and stamp is not None:  # who reads it says that it is missing
                     warn_of_other_bytes(url, coords_to_keys(blobs.catalog.coords[run[:1]])[0], array)
                 return True
             if stamps and before and stamp[1] and stamp[1] != before:

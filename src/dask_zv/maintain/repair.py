@@ -79,9 +79,10 @@ def repair(
     listed = tuple(wanted.findings if isinstance(wanted, Validation) else wanted)
     rules = None if findings is None or isinstance(findings, Validation) else {f.rule for f in listed}
     tried: set[Any] = set()
+    gone: set[tuple[int, str]] = set()
     result = Validation(contents.url, listed)
     for _ in range(_ROUNDS):
-        job = Repairs(target.again(), result.findings, copy, drop_lost, tried)
+        job = Repairs(target.again(), result.findings, copy, drop_lost, tried, gone)
         told = job.first_step(rules)
         if told is None:
             break

@@ -60,38 +60,41 @@ def level_facts(store: StoreContents, number: int) -> ChunkFacts | None:
     return facts
 
 
-def correct_counts(store: StoreContents, number: int) -> list[str]:
-    """Correct the numbers of vertices, of objects with vertices, and of links."""
+def correct_counts(store: StoreContents, number: int, *, vertices: bool, fewer: bool) -> list[str]:
+    """Correct the numbers of objects with vertices and of links, and with `vertices` that of these.
+
+    Where there are fewer objects or links than are counted, some were lost: these numbers go down with `fewer` alone.
+    """
     level, done = store.level(number), []
-    facts, objects = level_facts(store, number), open_objects(store.handle)
+    facts, objects = level_facts(store, number) if vertices else None, open_objects(store.handle)
     if facts is not None and (facts.rows >= 0).all() and int(facts.rows.sum()) != level.metadata.vertex_count:
         count = int(facts.rows.sum())
         told = level.group.attrs.to_dict()["zarr_vectors_level"]
         update_attributes(objects, level.place.prefix, {"zarr_vectors_level": {**told, "vertex_count": count}})
         done.append(f"level {number}: vertex_count is {count:,}, it was {level.metadata.vertex_count:,}")
-    done += _correct_present(level, number)
+    done += _correct_present(level, number, fewer)
     for family in ("links", CROSSING):
         for name in objects.list_dir(join(level.place.prefix, family)):
             if name != DOCUMENT:
-                done += _correct_links(level, family, name)
+                done += _correct_links(level, family, name, fewer)
     return done
 
 
-def _correct_present(level: LevelContents, number: int) -> list[str]:
+def _correct_present(level: LevelContents, number: int, fewer: bool) -> list[str]:
     """Correct the number of objects that have vertices."""
-    if not level.source.schema.has_objects or level.index.present is None:
+    if not level.source.schema.has_objects:
         return []
-    index, step, present = level.index, 1 << 14, 0
+    index, step, present, told = level.index, 1 << 14, 0, level.index.present
     for first in range(0, index.count, step):
         present += len(np.unique(index.by_row(np.arange(first, min(first + step, index.count))).objects))
-    if present == index.present:
+    if told is None or present == told or (present < told and not fewer):
         return []
     objects = open_objects(level.place.handle)
     merge_attributes(objects, join(level.place.prefix, "object_index"), {"num_present": present})
-    return [f"level {number}: num_present of the objects is {present:,}, it was {index.present:,}"]
+    return [f"level {number}: num_present of the objects is {present:,}, it was {told:,}"]
 
 
-def _correct_links(level: LevelContents, family: str, name: str) -> list[str]:
+def _correct_links(level: LevelContents, family: str, name: str, fewer: bool) -> list[str]:
     """Correct the number of links of a family."""
     found = level.found_links(parse_delta(name))
     grid = isinstance(open_place(level.place), GridArrays)
@@ -99,7 +102,7 @@ def _correct_links(level: LevelContents, family: str, name: str) -> list[str]:
         return []
     count, told = stored_links(level.source, found), found.source.family
     keys = ("num_links", "num_physical_records") if grid else ("num_links",)
-    if all(n in (None, count) for n in (told.count, told.physical)):
+    if all(n in (None, count) for n in (told.count, told.physical)) or (count < (told.count or 0) and not fewer):
         return []
     merge_attributes(open_objects(level.place.handle), join(level.place.prefix, family, name), dict.fromkeys(keys, count))
     return [f"level {level.number}: {family}/{name} counts {count:,} links, it counted {told.count or 0:,}"]

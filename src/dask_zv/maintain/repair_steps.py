@@ -10,6 +10,7 @@ from typing import Any
 from dask_zv.errors import ZVError
 from dask_zv.format.keys import is_spatial_key
 from dask_zv.format.links import parse_delta
+from dask_zv.geometry.schema import VERTICES
 from dask_zv.level.contents import StoreContents
 from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS
 from dask_zv.maintain.repair_copy import Chunks, Copy, absent_in, copied_chunks, copy_document, copy_tree
@@ -30,6 +31,7 @@ from dask_zv.maintain.repair_rebuild import (
     renew_catalogs,
     write_lists,
 )
+from dask_zv.maintain.rules_catalog import NOT_LISTED
 from dask_zv.maintain.validation import Finding
 from dask_zv.storage.handles import open_objects
 
@@ -67,6 +69,8 @@ class Repairs:
     copy: Copy | None
     drop: bool
     tried: set[Any] = field(default_factory=set)
+    gone: set[tuple[int, str]] = field(default_factory=set)
+    """Level and key of chunks of which a catalog told, maybe one that is no more."""
 
     @property
     def contents(self) -> StoreContents:
@@ -75,6 +79,7 @@ class Repairs:
 
     def first_step(self, rules: set[str] | None) -> list[str] | None:
         """Do the first thing that is to be done and was not tried before; None where there is nothing left."""
+        self.gone |= {(f.level, f.chunk) for f in self.findings if f.message == NOT_LISTED and f.level is not None and f.chunk}
         some = [f for f in self.findings if (rules is None or f.rule in rules) and f.severity != "info"]
         steps: list[Callable[[list[Finding]], list[str]]] = [
             self._documents, self._trees, self._lists, self._chunks, self._dropped_names, self._numbers, self._catalogs,
@@ -132,6 +137,8 @@ class Repairs:
                 nodes = (f.array,)
             if f.rule == "counts" and f.array is not None and f.array.startswith(("links/", "cross_chunk_links/")):
                 nodes = _LINKS  # fewer than are counted were lost
+            if f.rule == "counts" and f.array == "object_index":
+                nodes = _TREES["manifests"]
             for node in nodes:
                 if self.copy is not None and self._once("tree", f.level, node):
                     done += self._tree(f.level, node)
@@ -157,8 +164,9 @@ class Repairs:
     def _chunks(self, findings: list[Finding]) -> list[str]:
         """Write chunks again from the copy, or drop them."""
         done: list[str] = []
-        for number in sorted({f.level for f in findings if f.rule in _OF_CHUNKS and f.level is not None}):
-            chunks = Chunks(number)
+        levels = {f.level for f in findings if f.rule in _OF_CHUNKS and f.level is not None}
+        for number in sorted(levels | {n for n, _ in self.gone if self.copy is not None and n in self.contents.levels}):
+            chunks = Chunks(number, keys=self._gone_from(number) if self.copy is not None else set())
             for f in findings:
                 if f.level != number or f.rule not in _OF_CHUNKS or f.severity != "error" or not f.array or not f.chunk:
                     continue
@@ -176,12 +184,18 @@ class Repairs:
             elif self.copy is not None:  # the chunks are as in the copy, and their arrays say that they are others
                 for array in sorted({f.array for f in findings if f.level == number and f.rule in _OF_CHUNKS and f.array}):
                     done += self._tree(number, array) if self._once("tree", number, array) else []
+            chunks.keys -= self._gone_from(number)
             if self.drop and not done and (chunks.keys or chunks.addresses):
                 for array in self._hopeless(number, findings):
                     done += drop_array(self.contents, number, array) if self._once("drop", number, array) else []
             if self.drop and not done and (chunks.keys or chunks.addresses) and self._once("drop", number, state):
                 done += self._without_values(chunks) + drop_chunks(self.contents, chunks)
         return done
+
+    def _gone_from(self, number: int) -> set[str]:
+        """Return the chunks of a level that a catalog knew, and that are still not there."""
+        group = self.contents.level(number).group
+        return {k for n, k in self.gone if n == number and not group.chunk_exists(VERTICES, k)}
 
     def _hopeless(self, number: int, findings: list[Finding]) -> list[str]:
         """Return the attributes that are damaged in half of their chunks or more: they are dropped, and not all vertices."""
@@ -226,8 +240,11 @@ class Repairs:
         done: list[str] = []
         for number in sorted({f.level for f in findings if f.rule == "counts" and f.level is not None}):
             if self._once("counts", number, tuple(f.message for f in findings if f.rule == "counts" and f.level == number)):
+                # where chunks are lost it is known how many vertices there were
+                lost = any(f.level == number and f.array == VERTICES and f.severity == "error" for f in self.findings)
+                whole = self.drop or not (lost or self._gone_from(number))
                 try:
-                    done += correct_counts(self.contents, number)
+                    done += correct_counts(self.contents, number, vertices=whole, fewer=self.drop)
                 except ZVError:
                     continue  # what can't be read can't be counted: the finding stays
         if any(f.rule == "bounds" for f in findings) and self._once("bounds"):
@@ -242,6 +259,8 @@ class Repairs:
     def _catalogs(self, findings: list[Finding]) -> list[str]:
         """Make catalogs and small tables again."""
         ours = [f for f in findings if f.rule == "catalog" or f.array in (OBJECT_LENGTHS, EDGE_COUNTS)]
+        if not self.drop and self.gone and any(f.rule == "counts" for f in self.findings):
+            return []  # the catalog alone knows what was lost
         if not ours or not self._once("catalog", tuple(f.message for f in ours)):
             return []
         found = StoreContents.reopened(self.contents.handle, self.contents.prefix)

@@ -9,6 +9,7 @@ from dask_zv.errors import ZVError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.grids import GridArray, cell_path, index_nbytes
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
+from dask_zv.geometry.schema import VERTICES
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.source import LevelSource
 from dask_zv.maintain.rules_blobs import level_number, read_what_can_be
@@ -19,6 +20,8 @@ from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import open_place
 from dask_zv.storage.nodes import SETTINGS, load_catalog
+
+NOT_LISTED = "the chunk, which the last commit had, is not listed any more: another tool removed it, or it was lost"
 
 
 def look_at_catalog(level: LevelContents, lists: ChunkLists) -> list[Finding]:
@@ -37,6 +40,8 @@ def look_at_catalog(level: LevelContents, lists: ChunkLists) -> list[Finding]:
     if isinstance(blobs, GridArrays):
         found += _changed_documents(level, GridArrays(objects, prefix, catalog))
     for array, have in lists.have.items():
+        if array in {f.array for f in found if f.severity == "error"}:
+            continue
         if array not in catalog.arrays:
             if have.any():
                 text = "the array is not in the catalog: another tool made it"
@@ -49,6 +54,8 @@ def look_at_catalog(level: LevelContents, lists: ChunkLists) -> list[Finding]:
                 Finding("blobs", "error", "a committed chunk is gone: its objects were deleted", number, array, key)
                 for key in coords_to_keys(gone)
             ]
+        elif array == VERTICES:
+            found += [Finding("catalog", "warning", NOT_LISTED, number, array, key) for key in coords_to_keys(gone)]
         elif len(gone):
             key, text = coords_to_keys(gone[:1])[0], f"{len(gone):,} chunks of the last commit are not listed any more"
             found.append(Finding("catalog", "warning", text, number, array, key))
@@ -70,8 +77,13 @@ def _changed_documents(level: LevelContents, noted: GridArrays) -> list[Finding]
     """Return the arrays whose documents are not those of the last commit."""
     assert noted.catalog is not None
     names, found, number = sorted(noted.catalog.nodes), [], level.number
-    known = noted.catalogued(names)
-    for name in (n for n in names if n not in known):
+    for name in names:
+        try:
+            if noted.catalogued([name]):
+                continue
+        except ZVError as error:
+            found.append(finding_of(error, _rule_of(name), number))
+            continue
         document = open_objects(level.place.handle).get(join(level.place.prefix, name, DOCUMENT))
         if document is None:
             text = f"the document of {name!r}, an array of the last commit, is missing"
@@ -80,7 +92,7 @@ def _changed_documents(level: LevelContents, noted: GridArrays) -> list[Finding]
         try:
             now = parse_document(document, name, level.url).get("attributes", {})
         except ZVError as error:
-            found.append(finding_of(error, "documents", number))
+            found.append(finding_of(error, _rule_of(name), number))
             continue
         then = noted.catalog.nodes[name].document.get("attributes", {})
         odd = [k for k in ("dtype", "row_shape", "link_width") if then.get(k) != now.get(k)]

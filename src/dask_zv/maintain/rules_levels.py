@@ -41,12 +41,14 @@ class LevelSurvey:
     number: int
     findings: list[Finding] = field(default_factory=list)
     level: LevelContents | None = None  # None where its documents can't be read
+    unfinished: bool = False  # a write that has not ended has stored chunks that are not listed yet
     lists: ChunkLists = field(default_factory=lambda: ChunkLists(np.zeros((0, 0), np.int64)))
     links: dict[int, tuple[FoundLinks, LinkRules]] = field(default_factory=dict)  # by the difference of levels
     offset: tuple[float, ...] | None = None  # what readers add to positions
     implied: bool = False  # neighbours on a fragment are linked
     objects: int = 0
     present: int | None = None  # objects with vertices, as the index counts them
+    indexed: bool = False  # the index of objects can be read
 
 
 @contextmanager
@@ -67,6 +69,7 @@ def survey_level(store: StoreContents, number: int) -> LevelSurvey:
             level = store.level(number)
             if (unfinished := unfinished_write(level)) is not None:
                 found.append(Finding("documents", "warning", str(unfinished), number, advice=unfinished.advice))
+                survey.unfinished = True
             _ = level.source
     except ZVError as error:
         found.append(finding_of(error, "documents", number))
@@ -155,8 +158,8 @@ def _named_nodes(level: LevelContents, filled: bool) -> list[Finding]:
         path = join(level.place.prefix, name)
         if not objects.exists(join(path, DOCUMENT)) and not objects.list_dir(path):
             text = f"the level says that it has {name!r} (arrays_present), and there is no such node"
-            rule = "manifests" if name == "object_index" else "documents"
-            found.append(Finding(rule, "error" if name == "object_index" else "warning", text, level.number, name))
+            rule = "manifests" if name == "object_index" else "links" if "link" in name else "documents"
+            found.append(Finding(rule, "error", text, level.number, name))
     for family, rule in _FAMILIES.items():
         if filled and objects.list_dir(join(level.place.prefix, family)) == [DOCUMENT]:
             text = f"the group {family!r} is empty: what was in it was removed"
@@ -197,7 +200,7 @@ def _survey_objects(survey: LevelSurvey, level: LevelContents, filled: bool) -> 
     index = _told(survey.findings, "manifests", level.number, lambda: level.index)
     if index is None:
         return
-    survey.objects, survey.present = index.count, index.present
+    survey.objects, survey.present, survey.indexed = index.count, index.present, True
     if filled and not index.count and kind_of(level.kind).is_path:
         survey.findings.append(Finding("manifests", "error", "the level has vertices of paths, and no object", level.number))
 

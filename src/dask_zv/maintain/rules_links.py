@@ -157,7 +157,10 @@ def _link_fragments(source: LevelSource, blobs: Blobs, links: LinkSource, parts:
         for key, n, s in zip(p.cells.keys, p.counts, p.cells.segments, strict=True)
         if len(inside) and inside[s]
     }
-    listed = set(blobs.list_keys(LINK_FRAGMENTS))
+    try:
+        listed = set(blobs.list_keys(LINK_FRAGMENTS))
+    except ZVError as error:
+        return [finding_of(error, "links", level)]
     found, out = read_what_can_be(blobs, [(LINK_FRAGMENTS, k) for k in count if k in listed])
 
     def decode(some: Sequence[str]) -> None:

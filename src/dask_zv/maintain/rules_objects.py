@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError, StoreError, ZVError
+from dask_zv.errors import ZVError
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.object_tables import OBJECT_LENGTHS
 from dask_zv.level.source import LevelSource
 from dask_zv.maintain.rules_blobs import examine, level_number
 from dask_zv.maintain.rules_chunks import ChunkFacts
-from dask_zv.maintain.validation import Finding, finding_of
+from dask_zv.maintain.validation import FEWER, Finding, finding_of
 
 INDEX = "object_index"
 _ROWS = 1 << 16
@@ -132,7 +132,8 @@ def all_objects(
     if present is not None and present != total and not any(p.findings for p in parts):
         text = f"{total:,} objects have vertices, object_index counts {present:,} (num_present)"
         severity = "error" if total < present else "warning"
-        found.append(Finding("counts", severity, text, level, INDEX))  # type: ignore[arg-type]
+        advice = FEWER if total < present else ""
+        found.append(Finding("counts", severity, text, level, INDEX, advice=advice))  # type: ignore[arg-type]
     if not whole:
         return found
     named = np.concatenate([np.zeros(0, np.int64), *(p.named for p in parts if p.named is not None)])
@@ -159,7 +160,7 @@ def _own_lengths(source: LevelSource, parts: Sequence[ManifestFacts], level: int
     try:
         table = index.tables.own_table(OBJECT_LENGTHS, (index.count, 2))
         ids = index.ids
-    except (FormatError, StoreError) as error:
+    except ZVError as error:
         return [finding_of(error, "object-tables", level, severity="warning")]
     if table is not None and (table[0] < 0).any():  # what an absent chunk reads as
         text = "a part of the table of the objects' lengths is missing"

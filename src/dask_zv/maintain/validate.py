@@ -31,7 +31,7 @@ from dask_zv.maintain.rules_links import (
 )
 from dask_zv.maintain.rules_objects import ManifestFacts, all_objects, look_at_manifests, look_at_tables, rows_of_tasks
 from dask_zv.maintain.rules_root import survey_levels, survey_root
-from dask_zv.maintain.validation import Finding, Validation, finding_of, sorted_findings
+from dask_zv.maintain.validation import FEWER, Finding, Validation, finding_of, sorted_findings
 from dask_zv.storage.opening import open_root
 
 _CELLS = 4096
@@ -189,7 +189,7 @@ def _add_level(builder: GraphBuilder, store: StoreContents, survey: LevelSurvey,
             )
         families.append(List(rules, List(*parts)))
     objects, tables = [], []
-    if source.schema.has_objects and (survey.objects or len(survey.lists)):
+    if survey.indexed and (survey.objects or len(survey.lists)):
         objects = [
             builder.add(builder.key("objects", f"{number}-{a}"), look_at_manifests, source, a, b, own)
             for a, b in rows_of_tasks(survey.objects)
@@ -198,7 +198,7 @@ def _add_level(builder: GraphBuilder, store: StoreContents, survey: LevelSurvey,
         tables = [builder.add(builder.key("tables", number), look_at_tables, source, tuple(specs))]
     lists = [
         builder.add(builder.key("lists", f"{number}-{i}"), look_at_objects, source, array)
-        for i, array in enumerate(survey.lists.have)
+        for i, array in enumerate(survey.lists.have if not survey.unfinished else ())
     ]
     about = _About(
         source,
@@ -296,7 +296,7 @@ def _count_of_links(rules: LinkRules, parts: Sequence[LinkFacts], level: int, co
     if expected is None or count == expected:
         return []
     text = f"{count:,} links are stored, the document of the family counts {expected:,}"
-    return [Finding("counts", "error", text, level, links.crossing or links.array)]
+    return [Finding("counts", "error", text, level, links.crossing or links.array, advice=FEWER if count < expected else "")]
 
 
 def _finish(

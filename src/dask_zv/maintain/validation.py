@@ -63,6 +63,8 @@ _ADVICE = {
     "trees": "correct the parents and write the level again; dzv.repair(store, findings, source=copy) takes those of a copy",
     "catalog": "dzv.repair(store, findings) or store.refresh() makes a new catalog of what is stored",
 }
+FEWER = "dzv.repair(store, findings, source=copy) takes what was lost from a copy; drop_lost=True accepts the lower number"
+"""Advice where there is less than was counted."""
 
 
 @dataclass(frozen=True, slots=True)
