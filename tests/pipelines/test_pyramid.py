@@ -210,7 +210,10 @@ def test_number_of_levels_and_the_tree(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "p.zv"
     store = dzv.create(path, chunk_shape=(10, 10), bin_shape=(1, 1))
     dzv.write_points(store, RNG.uniform(0, 160, (20_000, 2)))
-    assert repr(xr.open_datatree(path, engine="zv").zv).endswith("builds coarser ones, for overviews")
+    alone = xr.open_datatree(path, engine="zv")
+    assert repr(alone.zv).endswith("builds coarser ones, for overviews")
+    with pytest.warns(dzv.ZVWarning, match=r"one level, with about 20,000 vertices here, more than 700: dzv.build_pyramid"):
+        assert alone.zv.level_for(max_vertices=700) == 0
     monkeypatch.setattr("dask_zv.maintain.pyramid_plan.PICTURE", 700)
     delayed = dzv.build_pyramid(path, compute=False)
     assert dzv.open(path).levels == (0,)

@@ -46,12 +46,21 @@ def choose_level(tree: xr.DataTree, bbox: Any, budget: int) -> int:
     """
     levels = _levels(tree)
     chosen = max(levels)
+    within = 0.0
     for number, node in levels.items():
         ds = node.to_dataset()
         box = None if bbox is None else as_box(bbox, len(shape_of(ds).axes))
-        if vertices_within(ds, box) <= budget:
+        within = vertices_within(ds, box)
+        if within <= budget:
             chosen = number
             break
+    if len(levels) == 1 and within > budget:
+        warnings.warn(
+            f"the store has one level, with about {within:,.0f} vertices here, more than {budget:,}: "
+            f"dzv.build_pyramid(store) builds coarser ones [{levels[chosen].encoding.get('source', '')}]",
+            ZVWarning,
+            stacklevel=3,
+        )
     if (message := levels[chosen].encoding.get("zv_stale")) is not None:
         warnings.warn(message, ZVWarning, stacklevel=3)
     return chosen
