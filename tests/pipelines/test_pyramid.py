@@ -205,6 +205,34 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, override, monkeypatch) -> 
     assert not list(path.rglob("dask_zv_journal*"))
 
 
+def test_a_build_of_what_has_changed_meanwhile_is_refused(tmp_path: Path) -> None:
+    """Levels are of level 0 as it is at the commit, or there are none."""
+    path = tmp_path / "p.zv"
+    store = dzv.create(path, chunk_shape=(10, 10))
+    dzv.write_points(store, RNG.uniform(0, 100, (2000, 2)))
+    delayed = dzv.build_pyramid(path, 1, compute=False)
+    dzv.write_points(dzv.open(path, "r+"), RNG.uniform(0, 100, (500, 2)), mode="overwrite")
+    with pytest.raises(dzv.FormatError, match="rewritten after it was opened"):
+        dask.compute(delayed)
+    assert dzv.open(path).levels == (0,)
+
+
+def test_levels_are_of_one_snapshot() -> None:
+    """In an Icechunk session the levels are in the session, and in the snapshot of its commit."""
+    icechunk = pytest.importorskip("icechunk")
+    repo = icechunk.Repository.create(icechunk.in_memory_storage())
+    store = dzv.create(repo.writable_session("main").store, chunk_shape=(10, 10))
+    dzv.write_points(store, RNG.uniform(0, 100, (2000, 2)), object_ids=np.arange(2000) % 5)
+    store.commit("points")
+    store = dzv.open(repo.writable_session("main").store, "r+")
+    dzv.build_pyramid(store, 2)
+    assert dzv.open(repo.readonly_session("main").store).levels == (0,)
+    store.commit("levels")
+    store = dzv.open(repo.readonly_session("main").store)
+    assert store.levels == (0, 1, 2)
+    assert int(store.level(2).read().attributes["count"].sum()) == 2000
+
+
 def test_number_of_levels_and_the_tree(tmp_path: Path, monkeypatch) -> None:
     """Levels are built until a picture can show one; trees and selections use them."""
     path = tmp_path / "p.zv"

@@ -29,6 +29,7 @@ from dask_zv.graph.progress import topic_of
 from dask_zv.graph.report import Report
 from dask_zv.graph.tasks import add_preparation, commit, run_block
 from dask_zv.level.contents import LevelContents, StoreContents
+from dask_zv.level.source import LevelSource, check_unchanged
 from dask_zv.level.stale import STALE
 from dask_zv.maintain.convert_level import object_plan_of
 from dask_zv.maintain.pyramid_asked import ASKED, MOST_LEVELS, PyramidArguments
@@ -190,33 +191,24 @@ def plan_pyramid(source: LevelContents, asked: PyramidArguments, levels: int | N
     waiting: list[TaskRef] = []
     for plan in plans:
         waiting += _add_objects(builder.sub(f"level-{plan.level.number}"), plan, results[plan.level.number], schema.grid.ndim)
-    receipts = [
-        List(
-            *(
-                builder.add(builder.key("receipt", f"{p.level.number}-{i}"), _without_extra, r)
-                for i, r in enumerate(results[p.level.number])
-            )
-        )
-        for p in plans
-    ]
+    receipts: list[List] = []
+    for n, found_of in sorted(results.items()):
+        alone = [builder.add(builder.key("receipt", f"{n}-{i}"), _without_extra, r) for i, r in enumerate(found_of)]
+        receipts.append(List(*alone))
     end = builder.key("commit")
-    return builder.commit(end, _commit_levels, tuple(p.commit for p in plans), List(*receipts), List(*waiting))
+    return builder.commit(end, _commit_levels, source.source, tuple(p.commit for p in plans), List(*receipts), List(*waiting))
 
 
 def _add_objects(builder: GraphBuilder, plan: LevelPlan, results: list[TaskRef], rank: int) -> list[TaskRef]:
     """Add the tasks that write a level's manifests and tables of objects; blobs of these are added to the results."""
     if plan.objects is None:
         return []
-    place = plan.commit.place
+    place, stored = plan.commit.place, None
     if not layout_for(place.layout).has_tables and (blobs := object_blobs(plan.objects)):
         encoded = EncodedBlock({(array, key): data for array, key, data in blobs})
-        key = builder.key("objects")
-        results_of_objects = builder.store(key, run_block, "objects", 0, "", None, BlockSpec(place), encoded)
-    else:
-        results_of_objects = None
+        stored = builder.store(builder.key("objects"), run_block, "objects", 0, "", None, BlockSpec(place), encoded)
     written = write_object_index(builder, place, plan.objects, rank, results)[0]
-    if results_of_objects is not None:
-        results.append(results_of_objects)
+    results += [] if stored is None else [stored]
     return written
 
 
@@ -329,8 +321,12 @@ def root_attributes(store: StoreContents, factor: Sequence[int], levels: int, *,
     return out
 
 
-def _commit_levels(specs: Sequence[CommitSpec], results: Sequence[Sequence[BlockResult]], _: Sequence[Any]) -> Report:
+def _commit_levels(
+    source: LevelSource, specs: Sequence[CommitSpec], results: Sequence[Sequence[BlockResult]], _: Sequence[Any]
+) -> Report:
     """Commit the levels, the finest first, and with the last of them the root that names them; return one report of all."""
+    if source.catalogued:
+        check_unchanged(source)  # who has changed it meanwhile has marked levels that were not there yet
     reports: list[Report] = []
     for spec, found in zip(specs, results, strict=True):
         rows = sum(int(r.receipt.rows[r.receipt.rows > 0].sum()) for r in found)
