@@ -180,6 +180,7 @@ def test_what_is_refused_changes_nothing(tmp_path):
     refused("the rows to append have objects, those of the store have none", object_ids=np.arange(MORE))
     refused("fill_missing names 'odd'", fill_missing={"odd": 1})
     refused("on_existing is 'error' or 'extend', not 'extends'; did you mean 'extend'", on_existing="extends")
+    refused("store.delete_objects", on_existing="replace")
     fails(dzv.InputError, "on_existing= says what mode='append' does", dzv.write_points, target, **second, on_existing="extend")
     assert_holds(target, together(rows()))
     old = dzv.create(tmp_path / "old.zv", chunk_shape=CHUNK, layout="per_chunk")

@@ -39,7 +39,9 @@ if mode == "slowly":  # the third block takes for ever
     tasks.store_block = slowly
 how = {"chunk_shape": (20, 20, 20), "layout": layout, "shard_chunks": 8, "storage_options": options or None}
 with dask.config.set(scheduler="sync"), config.override(write_block_bytes=(4000, 8000)):
-    if form == "create":
+    if form == "append":
+        print(dzv.write_points(target, **rows, mode="append", fill_missing=True, **how))
+    elif form == "create":
         print(dzv.write_points(dzv.create(target, exist_ok=True, **how), **rows))
     else:
         print(dzv.write_points(target, **rows, **how))
@@ -95,6 +97,27 @@ def test_a_script_that_was_killed_is_run_again(layout, form, tmp_path):
     assert said(dzv.open(target)) == []
     assert "written before" in ended(target, layout, form)
     assert comparable(target) == comparable(other)
+
+
+def test_an_append_that_was_killed_is_run_again(tmp_path):
+    """The level is what it was; the same call goes on with the blocks that wait, and leaves nothing of them behind."""
+    target = tmp_path / "s.zv"
+    first = {"object_ids": np.arange(50) + 100, "attributes": {"day": np.zeros(50)}}
+    dzv.write_points(target, np.random.default_rng(1).uniform(0, 100, (50, 3)), chunk_shape=CHUNK, shard_chunks=8, **first)
+    before = comparable(target)[0]
+    killed(target, form="append")
+    after = comparable(target)[0]
+    assert {path: after[path] for path in before} == before
+    assert len(dzv.open(target).level(0).read()) == 50
+    assert "2 of" in ended(target, form="append")
+    rows = given("objects")[2]
+    found = dzv.open(target).level(0).read(objects=list(range(7)))
+    assert len(found) == N
+    assert sorted(map(tuple, found.positions.tolist())) == sorted(
+        map(tuple, rows["positions"].compute().astype(float).tolist())
+    )
+    assert len(dzv.open(target).level(0).read()) == N + 50
+    assert not [p.name for p in (target / "0").iterdir() if "append" in p.name]
 
 
 def test_the_same_on_s3(s3_options, tmp_path):

@@ -125,6 +125,11 @@ def check_mode(options: WriteOptions, function: str) -> None:
     if mode not in MODES:
         near = "; did you mean 'append'?" if mode == "a" else did_you_mean(mode, MODES)
         raise InputError(f"mode is 'error', 'overwrite' or 'append', not {mode!r}{near}")
+    if existing == "replace":
+        raise InputError(
+            "on_existing='replace' would be two steps: store.delete_objects(ids) removes the objects that are there, and "
+            "mode='append' then adds the new ones of the same ids"
+        )
     if existing not in ON_EXISTING:
         raise InputError(f"on_existing is 'error' or 'extend', not {existing!r}{did_you_mean(existing, ON_EXISTING)}")
     odd = "on_existing" if existing != "error" else "fill_missing" if options["fill_missing"] is not False else None
