@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -60,8 +60,8 @@ def plan_append(
     blobs, catalog = _looked_at(level)
     if len(scan.coords) and (scan.coords.min(axis=0) < blobs.catalogued([VERTICES])[VERTICES].spec.origin).any():
         # cells count from the first chunk of the grid: all of them get other places, once
-        edges = np.asarray(conversion.grid.chunk_shape)
-        low, high = (scan.coords.min(axis=0) + 0.5) * edges, (scan.coords.max(axis=0) + 0.5) * edges
+        sides = np.asarray(conversion.grid.chunk_shape)
+        low, high = (scan.coords.min(axis=0) + 0.5) * sides, (scan.coords.max(axis=0) + 0.5) * sides
         level = make_room(level, low, high)
         blobs, catalog = _looked_at(level)
         store, place = level.store, level.place
@@ -120,8 +120,8 @@ def plan_append(
     gone: tuple[str, ...] = (OBJECT_LENGTHS,) if objects is not None and lengths_of(level.index) is None else ()
     gone += (EDGE_COUNTS,) if trees and held_edges(level.source) is None else ()
     commit = dataclasses.replace(commit, extends=extends, stamp=digest, remove=gone)
-    fragments = None if objects is None else partial(held_fragments, level.source, extended)
-    edges = partial(held_edges, level.source) if trees else None
+    fragments: Callable[[], Any] | None = None if objects is None else partial(held_fragments, level.source, extended)
+    edges: Callable[[], Any] | None = partial(held_edges, level.source) if trees else None
     if place.handle.is_session:  # where the tables are written over by tasks that may come first
         fragments = None if fragments is None else partial(identity, fragments())
         edges = None if edges is None else partial(identity, edges())
