@@ -22,6 +22,7 @@ from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.spatial.chunks import ChunkLookup
 from dask_zv.storage.catalog import CATALOG_NAME, Catalog, Node, catalog_stamp, decode_catalog, encode_catalog, stamped_document
 from dask_zv.storage.grid.commit import merged_array, new_catalog
+from dask_zv.storage.grid.fetch import shard_indexes
 from dask_zv.storage.grid.plan import commit_keys
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.locks import commit_lock
@@ -41,8 +42,8 @@ from dask_zv.storage.receipts import COLUMNS, Columns, Receipt
 from dask_zv.storage.specs import APPENDING, JOURNAL, WAITING, CommitSpec, mark, normal_path, root_lock, unmark, written_stamp
 
 _RECORD = "record"
-_AT_ONCE = 64
-"""Objects that are put in their place at a time."""
+_FIRST, _AT_ONCE, _BYTES_AT_ONCE = 4, 64, 64 << 20
+"""Objects that are put in their place at a time: of the first ones, at most, and their bytes, by the sizes of those before."""
 
 
 def commit_staged(store: Objects, spec: CommitSpec, total: Receipt, attributes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -169,8 +170,9 @@ def _clear(store: Objects, prefix: str, staged: str) -> None:
 def _move(store: Objects, prefix: str, staged: str, keys: list[str]) -> list[int]:
     """Store objects that wait at their places; return the stamp of each."""
     stamps: list[int] = []
-    for start in range(0, len(keys), _AT_ONCE):
-        some = keys[start : start + _AT_ONCE]
+    at_once = _FIRST
+    while len(stamps) < len(keys):
+        some = keys[len(stamps) : len(stamps) + at_once]
         found = store.get_many([(join(staged, key), None) for key in some])
         for key, data in zip(some, found, strict=True):
             if data is None:
@@ -181,6 +183,8 @@ def _move(store: Objects, prefix: str, staged: str, keys: list[str]) -> list[int
                 )  # fmt: skip
         puts = [(join(prefix, key), data) for key, data in zip(some, found, strict=True) if data is not None]
         stamps += store.put_all(puts)
+        at_once = max(1, min(_AT_ONCE, at_once * _BYTES_AT_ONCE // max(sum(len(data) for _, data in puts), 1)))
+    shard_indexes(store).drop(join(prefix, key) for key in keys)
     return stamps
 
 
