@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -85,6 +86,7 @@ def check_whole(target):
     """The catalog speaks of all, and what it says is what a new one would."""
     assert dzv.open(target).level(0)._contents.source.catalogued
     before = State(target)
+    assert dzv.validate(target).ok, dzv.validate(target)
     dzv.refresh(dzv.open(target, "r+"))
     assert State(target).told() == before.told()
     return before
@@ -253,6 +255,28 @@ def test_a_deletion_that_dies_anywhere_is_finished_by_the_same_call(tmp_path, ki
             assert check_whole(target).told() == wanted
     assert seen[True] > 2
     assert seen["error"] > 2
+
+
+def test_what_other_tools_wrote_is_deleted_too(tmp_path):
+    """Levels and the links between them, shards, ids in any order."""
+    folder = Path(__file__).parents[1] / "data/golden_0.9"
+    for name in ("streamlines_pyramid", "skeleton", "mesh_quads", "points_attr_chunked", "polylines_raw_object_attr"):
+        target = str(tmp_path / f"{name}.zv")
+        shutil.unpack_archive(folder / f"{name}.zarrvectors.zip", target, "zip")
+        store = dzv.open(target, "r+")
+        with pytest.raises(dzv.InputError, match="no catalog, .* store.refresh"):
+            store.delete_objects(0)
+        store.refresh()
+        before = store.level(0).read(order="chunk")
+        store.set_attribute("place", np.arange(len(before.positions)))
+        store.delete_objects(np.unique(before.object_ids)[:1])
+        after = dzv.open(target).level(0).read(order="chunk")
+        left = before.object_ids != before.object_ids.min()
+        assert left.sum() < len(left)
+        np.testing.assert_array_equal(after.attributes["place"], np.flatnonzero(left), err_msg=name)
+        np.testing.assert_array_equal(after.positions, before.positions[left])
+        found = dzv.validate(target)
+        assert found.ok, found
 
 
 def test_two_deletions_at_once_lose_nothing(tmp_path):

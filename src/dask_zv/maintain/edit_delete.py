@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dask_zv.config import settings
 from dask_zv.errors import InputError, MetadataError
-from dask_zv.format.keys import DOCUMENT, coords_to_keys, join, keys_to_coords
+from dask_zv.format.keys import coords_to_keys, keys_to_coords
 from dask_zv.format.links import LinkFamily, has_permutation, parse_segment
 from dask_zv.geometry.block import BlockExtra, EncodedBlock, Fragments
 from dask_zv.geometry.kinds import kind_of
@@ -54,6 +54,7 @@ from dask_zv.write.scan import id_ranges
 
 _OBJECTS_AT_ONCE = 1 << 17
 _LINKS = "links/0"
+_OF_LINKS = ("links/", "link_attributes/")
 
 
 def delete_objects(
@@ -136,8 +137,7 @@ def _check_level(level: LevelContents) -> Hierarchy:
         raise InputError("objects of the level share fragments: write it anew with ds.zv.to_store", store=level.url)
     nodes = find_nodes(open_objects(place.handle), place.prefix, place.layout)
     known = {*source.schema.arrays, LINK_FRAGMENTS}
-    of_links = ("links/", "link_attributes/")
-    odd = [a for a in nodes.chunked if a not in known and not a.startswith(of_links)]
+    odd = [a for a in nodes.chunked if a not in known and not a.startswith(_OF_LINKS)]
     odd += list(nodes.literal)
     if odd:
         raise InputError(
@@ -212,8 +212,8 @@ class _Deletion:
             catalog = load_catalog(open_objects(place.handle), place.prefix)
             assert catalog is not None
             record = Record(
-                builder.run, catalog.token, len(payloads), arrays, nodes, commit.metadata, commit.remove, commit.root,
-                commit.count, commit.objects,
+                builder.run, catalog.token, len(payloads), arrays, nodes, commit.metadata, commit.remove, commit.gone,
+                commit.root, commit.count, commit.objects,
             )  # fmt: skip
             return run_edit(
                 level.store, add_application(builder, place, record, [*done, *written]), compute=compute, progress=progress
@@ -357,10 +357,10 @@ class _Deletion:
                 remove += [
                     n for n in old_object_nodes(objects, level.place.prefix, plan, level.place.layout) if n != OBJECT_LENGTHS
                 ]
-        between = [n for n in objects.list_dir(join(level.place.prefix, "links")) if n not in ("0", DOCUMENT)]
-        remove += [f"links/{n}" for n in between] + links_to_this(objects, level.place.prefix)
+        between = [a for a in self.nodes.chunked if a.startswith(_OF_LINKS) and a.split("/")[-2] != "0"]
+        remove += [*dict.fromkeys(a.rpartition("/")[0] for a in between), *links_to_this(objects, level.place.prefix)]
         commit = CommitSpec(
-            level.place, tuple(metadata), arrays, catalog=True, count=0, remove=tuple(remove),
+            level.place, tuple(metadata), arrays, catalog=True, count=0, remove=tuple(remove), gone=tuple(between),
             objects=plan.count if plan is not None else 0, extends_catalog=True,
         )  # fmt: skip
         return edited(commit, level)

@@ -47,6 +47,7 @@ class Record:
     nodes: tuple[str, ...]
     metadata: tuple[tuple[str, Mapping[str, Any]], ...]
     remove: tuple[str, ...]
+    gone: tuple[str, ...]
     root: Mapping[str, Any]
     count: int
     objects: int
@@ -61,11 +62,11 @@ class Record:
         try:
             told = json.loads(data)
             metadata = tuple((str(path), dict(attributes)) for path, attributes in told["metadata"])
-            lists = (tuple(map(str, told[name])) for name in ("arrays", "nodes", "remove"))
-            arrays, nodes, remove = lists
+            lists = (tuple(map(str, told[name])) for name in ("arrays", "nodes", "remove", "gone"))
+            arrays, nodes, remove, gone = lists
             return cls(
-                str(told["run"]), str(told["token"]), int(told["blocks"]), arrays, nodes, metadata, remove, dict(told["root"]),
-                int(told["count"]), int(told["objects"]),
+                str(told["run"]), str(told["token"]), int(told["blocks"]), arrays, nodes, metadata, remove, gone,
+                dict(told["root"]), int(told["count"]), int(told["objects"]),
             )  # fmt: skip
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FormatError(
@@ -142,8 +143,8 @@ def add_application(builder: GraphBuilder, place: Place, record: Record, logged:
         for i, node in enumerate(record.nodes)
     ]
     commit = CommitSpec(
-        place, record.metadata, record.arrays, catalog=True, remove=(*record.remove, STAGED), count=record.count,
-        objects=record.objects, grid=spec.grid, marker=_MARK, root=record.root, extends_catalog=True,
+        place, record.metadata, record.arrays, catalog=True, remove=(*record.remove, STAGED), gone=record.gone,
+        count=record.count, objects=record.objects, grid=spec.grid, marker=_MARK, root=record.root, extends_catalog=True,
     )  # fmt: skip
     return add_commit(builder, commit, blocks, lambda _, __: (nodes, []))
 
