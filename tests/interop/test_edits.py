@@ -103,3 +103,15 @@ def test_it_reads_what_deletions_leave(peer, tmp_path, kind):
         assert {tuple(sorted(e)) for e in theirs.tolist()} == {tuple(sorted(e)) for e in kept.tolist()}
     said = peer.call("validate", path=path)
     assert [e for e in said["errors"] if not any(s in e for s in SPURIOUS["0.9"])] == []
+
+
+def test_it_reads_what_is_written_again_and_merged(peer, tmp_path):
+    source, again, both = (str(tmp_path / name) for name in ("source.zv", "again.zv", "both.zv"))
+    make_objects(source, "grid")
+    dzv.convert(source, again, chunk_shape=(20, 30, 25))
+    ours, *_ = check(peer, again)
+    assert len(ours.positions) == len(dzv.open(source).level(0).read().positions)
+    dzv.merge([source, again], both)
+    merged, _, told = check(peer, both)
+    assert len(merged.positions) == 2 * len(ours.positions)
+    assert told["ids"] == merged.object_index.tolist()
