@@ -22,6 +22,7 @@ PAGES = (
         f"docs/{name}.md"
         for name in (
             "concepts", "quickstart", "append", "statistics", "cluster", "tracks", "objects", "chunks", "moving", "whole", "hpc", "pictures",
+            "levels",
             "geometries", "xarray", "consumers", "icechunk", "internals",
         )
     ),
