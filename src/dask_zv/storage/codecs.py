@@ -48,6 +48,10 @@ Decode = Callable[..., bytes]
 Step = tuple[Callable[[bytes], bytes], Decode]
 
 
+_SMALL = 1 << 18
+"""Bytes that every frame may unpack to by `_MOST_RATIO`: a look at the settings would cost as much as the unpacking."""
+
+
 class CellCodec:
     """Encodes and decodes cells through a chain of codecs.
 
@@ -148,7 +152,10 @@ def _zstd(level: int, checksum: bool) -> Step:
             raise FormatError("the cell is not a Zstandard frame with a checksum, as its codec requires")
         try:
             # the usual frame tells a size that nobody minds; all else is looked at closely
-            if 0 <= zstandard.frame_content_size(data) <= _least(settings().unpacked_bytes, most):
+            size = zstandard.frame_content_size(data)
+            if 0 <= size <= (_SMALL if most is None else min(most, _SMALL)) or 0 <= size <= _least(
+                settings().unpacked_bytes, most
+            ):
                 unpacker = getattr(_local, "unpacker", None) or _new_unpacker()
                 out: bytes = unpacker.decompress(data, allow_extra_data=False)
                 return out

@@ -39,11 +39,23 @@ Pieces = tuple[bytes, ...]
 """A stored cell, in one piece or as header and payload: large raw payloads are copied once, into their shard."""
 
 
+_SHORT = 64
+"""Payloads of no more bytes are encoded once for all cells that have them."""
+
+
 def _checksum(cell: Pieces) -> int:
     value = int(google_crc32c.value(cell[0]))
     for piece in cell[1:]:
         value = int(google_crc32c.extend(value, piece))
     return value
+
+
+def _lengths(cells: Sequence[Pieces]) -> NDArray[np.int64]:
+    """Return the bytes of each stored cell, shape (n,)."""
+    out = np.fromiter((len(c[0]) for c in cells), np.int64, len(cells))
+    if any(len(c) > 1 for c in cells):
+        out += np.fromiter((sum(map(len, c[1:])) for c in cells), np.int64, len(cells))
+    return out
 
 
 class _StoredCells:
@@ -54,6 +66,7 @@ class _StoredCells:
         self.puts: list[tuple[str, bytes | None, int, int]] = []  # path, data (None: to delete), first row, rows
         self._objects, self._path, self._spec = objects, path, spec
         self._codec: CellCodec = cell_codec(spec.codecs)
+        self._short: dict[bytes, Pieces] = {}  # indexes of fragments: those of chunks with as many rows are equal
         self._count = 0
         self._coords: list[NDArray[np.int64]] = []
         self._columns: dict[str, list[Any]] = {kind: [] for kind in COLUMNS if kind != "stamp"}
@@ -128,7 +141,14 @@ class _StoredCells:
         if type(payload) is StoredCell:
             return (payload.data,)
         assert isinstance(payload, bytes)
-        return (header(len(payload)), payload) if self._codec.is_identity else (self._codec.encode(frame(payload)),)
+        if self._codec.is_identity:
+            return header(len(payload)), payload
+        if len(payload) > _SHORT:
+            return (self._codec.encode(frame(payload)),)
+        known = self._short.get(payload)
+        if known is None:
+            known = self._short[payload] = (self._codec.encode(frame(payload)),)
+        return known
 
     def _add_rows(
         self,
@@ -143,7 +163,7 @@ class _StoredCells:
         self._count += n
         self._coords.append(coords)
         self._kept.append(np.zeros(n, bool) if kept is None else kept)
-        rows = (nbytes, np.full(n, shard), offsets, [sum(map(len, c)) for c in cells], [_checksum(c) for c in cells])
+        rows = (nbytes, np.full(n, shard), offsets, _lengths(cells), [_checksum(c) for c in cells])
         for kind, values in zip(("nbytes", "shard", "offset", "stored", "crc"), rows, strict=True):
             self._columns[kind].append(values)
 
@@ -228,7 +248,7 @@ def pack_shard(numbers: NDArray[np.int64], cells: Sequence[Pieces], total: int) 
 
     `numbers`, shape (n,), are those of the cells in the shard, which has room for `total`.
     """
-    lengths = np.fromiter((sum(map(len, c)) for c in cells), np.int64, len(cells))
+    lengths = _lengths(cells)
     offsets = np.cumsum(lengths) - lengths
     places = np.full((total, 2), EMPTY, np.uint64)
     places[numbers, 0], places[numbers, 1] = offsets, lengths
