@@ -137,9 +137,11 @@ class LocalObjects:
         data = os.read(fd, 1 << 16)
         if len(data) < 1 << 16:  # a short read of a regular file is its end
             return data
-        self._check_holes(os.fstat(fd), key)
+        found = os.fstat(fd)
+        self._check_holes(found, key)
         parts = [data]
-        while data := os.read(fd, 1 << 24):
+        left = min(max(found.st_size - len(data), 1 << 16) + 1, 1 << 24)  # room for so many bytes is taken before they are read
+        while data := os.read(fd, left):
             parts.append(data)
         return b"".join(parts)
 

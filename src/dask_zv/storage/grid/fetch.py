@@ -33,6 +33,7 @@ class CellRun:
     crcs: list[int] | None  # CRC-32C of each cell's stored bytes, where it is known
     nbytes: list[int] | None = None  # length of each payload, where it is known
     data: bytes | None = None  # the whole object, where it was read for its index
+    in_shard: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def catalogued_runs(
     cells = spec.cells_of(coords, path)
     if spec.shard_shape is None:
         listed = zip(cells.tolist(), keys, *(values.tolist() for values in told), strict=True)
-        return [CellRun(cell_path(path, w), array, [k], [o], [s], [c], [n]) for w, k, o, s, c, n in listed]
+        return [CellRun(cell_path(path, w), array, [k], [o], [s], [c], [n], in_shard=False) for w, k, o, s, c, n in listed]
     return [
         CellRun(cell_path(path, where), array, [keys[i] for i in run.tolist()], *(values[run].tolist() for values in told))
         for where, run in object_runs(cells, spec)
@@ -145,10 +146,9 @@ def fetch_runs(
         if run.data is not None:
             there.append((0, run, list(range(len(run.keys)))))
             continue
-        if run.lengths is None or (len(run.keys) == 1 and run.offsets[0] == 0):
+        if run.lengths is None or not run.in_shard:
             # an object of its own is read whole: a range would not show that it has become longer
-            whole = run.lengths is None or run.crcs is not None
-            requests.append((run.path, None if whole else (0, run.lengths[0] if run.lengths else 0)))
+            requests.append((run.path, None))
             parts.append((0, run, [0]))
             continue
         for start, length, members in coalesce(list(zip(run.offsets, run.lengths, strict=True))):
