@@ -91,7 +91,7 @@ NEAR = {
     "lists in a column": (
         lambda: dzv.write_points(new(), TABLE.assign(row=[[1]] * N)),
         dzv.InputError,
-        "Python objects is text",
+        "Python objects must be strings; give numbers",
     ),
     "a long name": (
         lambda: dzv.write_points(new(), TABLE.assign(**{"a" * 300: 1})),

@@ -113,7 +113,7 @@ class DictionaryEncoding:
             codes = np.fromiter(map(table.get, items, repeat(_UNKNOWN)), dtype=np.int64, count=len(items))
         except TypeError as error:
             raise InputError(
-                "an attribute of Python objects is text, and has another kind of value; give numbers as a numpy array"
+                "values of Python objects must be strings; give numbers as a numpy array"
             ) from error
         for row in np.flatnonzero(codes == _UNKNOWN).tolist():
             codes[row] = self._code_of(items[row], row, table)
@@ -173,7 +173,7 @@ def _distinct(items: list[object]) -> Iterable[Hashable]:
         return set(items)
     except TypeError as error:
         raise InputError(
-            "an attribute of Python objects is text, and has another kind of value; give numbers as a numpy array"
+            "values of Python objects must be strings; give numbers as a numpy array"
         ) from error
 
 
