@@ -112,9 +112,7 @@ class DictionaryEncoding:
         try:
             codes = np.fromiter(map(table.get, items, repeat(_UNKNOWN)), dtype=np.int64, count=len(items))
         except TypeError as error:
-            raise InputError(
-                "values of Python objects must be strings; give numbers as a numpy array"
-            ) from error
+            raise InputError("values of Python objects must be strings; give numbers as a numpy array") from error
         for row in np.flatnonzero(codes == _UNKNOWN).tolist():
             codes[row] = self._code_of(items[row], row, table)
         return codes.astype(self.dtype)
@@ -172,9 +170,7 @@ def _distinct(items: list[object]) -> Iterable[Hashable]:
     try:
         return set(items)
     except TypeError as error:
-        raise InputError(
-            "values of Python objects must be strings; give numbers as a numpy array"
-        ) from error
+        raise InputError("values of Python objects must be strings; give numbers as a numpy array") from error
 
 
 def _as_text(value: object) -> str:
