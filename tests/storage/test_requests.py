@@ -112,6 +112,9 @@ def test_single_chunks(server, level):
     for key in ("3.3", "15.15"):
         _, requests, _ = asked(server, lambda key=key: group.read_bytes("vertices", key))
         assert requests <= 2
+    server.reset()
+    data = group.read_bytes("vertices", "0.0")  # the first cell of its shard is no reason to read the shard
+    assert len(data) <= server.stats()["bytes_out"] <= len(data) + 200
     fails(dzv.NotFoundError, None, group.read_bytes, "vertices", "99.99")
     keys = group.list_chunks("vertices")
 
