@@ -26,6 +26,7 @@ from dask_zv.storage.nodes import SETTINGS
 from dask_zv.storage.specs import CommitSpec
 from dask_zv.write.job import finished
 from dask_zv.write.planning import merge_specs
+from dask_zv.write.running import complete_waiting
 
 Specs = Mapping[str, Mapping[str, Any]]
 """What the root says of attributes, by name; an empty mapping takes away what it said."""
@@ -43,6 +44,8 @@ def finished_level(store: object, level: int) -> tuple[LevelContents, Report | N
         raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=contents.url)
     check_writable(contents.handle)
     contents.reload()
+    if complete_waiting(contents.level(level)):  # an append died while it put its rows in place
+        contents.reload()
     done = finish_edit(contents.level(level).place)
     if done is not None:
         contents.reload()
