@@ -184,7 +184,7 @@ def test_two_writers_of_one_shard(local, known):
         for key in listed:
             try:
                 assert group.read_bytes(array, key) == payload(array, key, 5)
-            except dzv.StoreError as error:
+            except (dzv.StoreError, dzv.FormatError) as error:  # where both were put at the same moment: damaged
                 assert error.chunk == key  # noqa: PT017
                 lost.append(key)
     assert refused or not lost, said

@@ -172,6 +172,7 @@ CHANGED = {
 
 
 @pytest.mark.parametrize("run", RUNS)
+@pytest.mark.filterwarnings("ignore:the level is empty")
 def test_rows_that_come_and_go_in_waves_plans_and_resumed_writes(run, tmp_path):
     at = list(RUNS).index(run)
     for name in (None, *(list(CHANGED)[(at + i) % 5] for i in range(2))):

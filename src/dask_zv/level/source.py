@@ -319,7 +319,7 @@ def check_same_objects(source: LevelSource) -> None:
     document = join(source.place.prefix, "object_index/manifests")
     if index_token(read_documents(open_objects(source.place.handle), [document])[0]) != source.index_token:
         raise FormatError(
-            "the objects were written again after the level was opened: open it again",
+            "the level's objects were rewritten after it was opened: open it again",
             store=source.where(), array="object_index",
         )  # fmt: skip
 

@@ -33,7 +33,8 @@ from dask_zv.spatial.chunks import runs_of
 
 PARENT = "/parent"
 """A column's name that no attribute can have."""
-_SLICE = 4096
+_SLICE, _SLICE_ROWS = 4096, 1 << 17
+"""Chunks, and rows, whose fragments are read at a time: rows that one of them lists are listed for all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +88,8 @@ def count_lengths(source: LevelSource, table: ChunkTable, index: ObjectIndex) ->
     """Return the objects of a level with their lengths, from their manifests and all fragments of the level."""
     rows = LevelRows(source, table)
     # without the rows that fragments list: lengths need none, and they are as many as the level has
-    parts = (rows.any_fragments(np.arange(a, min(a + _SLICE, len(table)))) for a in range(0, len(table), _SLICE))
+    runs = runs_of((table.rows, _SLICE_ROWS), (np.ones(len(table), np.int64), _SLICE))
+    parts = (rows.any_fragments(np.arange(*run)) for run in runs)
     fragments = FragmentRows.join([FragmentRows(f.stored, f.numbers, f.counts) for f in parts])
     first = np.cumsum(fragments.numbers) - fragments.numbers
     ids = index.sorted_ids
