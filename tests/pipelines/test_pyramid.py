@@ -181,6 +181,11 @@ def test_update_makes_stale_levels_anew(tmp_path: Path) -> None:
     assert report.rows == sum(len(store.level(n).read().positions) for n in (1, 2))
     assert store.level(1).chunk_shape == (20, 30)
     assert [store.level(n).read().attributes["m"].sum() for n in (1, 2)] == [500, 500]
+    dzv.open(path, "r+").rename_attribute("m", "mass")
+    with pytest.raises(dzv.InputError, match="no 'm' any more, of which the levels have the 'sum', and a new attribute 'mass'"):
+        dzv.build_pyramid(path, update=True)
+    dzv.build_pyramid(path, 2, attributes={"mass": "sum"}, overwrite=True)
+    assert dzv.open(path).level(1).read().attributes["mass"].sum() == 500
 
 
 def test_an_interrupted_build_goes_on(tmp_path: Path, override, monkeypatch) -> None:

@@ -188,6 +188,12 @@ def recorded(store: StoreContents) -> tuple[PyramidArguments, int] | None:
     own = {a.name: a for a in store.level(0).source.schema.attributes}
     known = {n: how for n, how in told["attributes"].items() if n in own}
     rest = {n: _default(a, told["method"]) for n, a in own.items() if n not in known}
+    gone = sorted(told["attributes"].keys() - own.keys())
+    if gone and rest:  # renamed, maybe: by what rule is the new one reduced?
+        raise InputError(
+            f"level 0 of {store.url} has no {gone[0]!r} any more, of which the levels have the {told['attributes'][gone[0]]!r}, "
+            f"and a new attribute {next(iter(rest))!r}: build them with overwrite=True, and attributes={{...}} for what was renamed"
+        )
     asked = PyramidArguments(
         tuple(told["factor"]),
         told["method"],
