@@ -191,8 +191,9 @@ def recorded(store: StoreContents) -> tuple[PyramidArguments, int] | None:
     gone = sorted(told["attributes"].keys() - own.keys())
     if gone and rest:  # renamed, maybe: by what rule is the new one reduced?
         raise InputError(
-            f"level 0 of {store.url} has no {gone[0]!r} any more, of which the levels have the {told['attributes'][gone[0]]!r}, "
-            f"and a new attribute {next(iter(rest))!r}: build them with overwrite=True, and attributes={{...}} for what was renamed"
+            f"level 0 of {store.url} has no {gone[0]!r} any more, of which the levels have the "
+            f"{told['attributes'][gone[0]]!r}, and a new attribute {next(iter(rest))!r}: build them with overwrite=True, and "
+            "attributes={...} for what was renamed"
         )
     asked = PyramidArguments(
         tuple(told["factor"]),
