@@ -472,6 +472,7 @@ def write_with_a_death(store, data, trigger):
 
 
 @pytest.mark.parametrize("geometry", ["skeleton", "mesh"])
+@pytest.mark.filterwarnings("ignore:the level is empty")
 def test_a_killed_worker(geometry, cluster, tmp_path):
     """Its tasks run again elsewhere, and what they store is the same; where they may not, nothing is visible."""
     from distributed import Client, KilledWorker
