@@ -177,7 +177,7 @@ def check_empty(level: LevelContents, mode: str) -> None:
             "mode='overwrite' begins anew",
             store=level.url,
         )
-    if found is not None:
+    if found is not None or (not in_cells and len(open_place(level.place).list_keys("vertices"))):
         raise StoreError(
             "level 0 holds chunks of a write that did not reach its commit: pass mode='overwrite' to replace them",
             store=level.url,
