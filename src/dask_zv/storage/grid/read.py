@@ -165,6 +165,7 @@ class GridArrays(BlobReader):
                 store=self.objects.url, array=self.path(array),
             )  # fmt: skip
         if found.spec.shard_shape is not None:
+            moved_shards(self.objects, [cell_path(self.path(array), c) for c in cells])  # forgets indexes of replaced shards
             indexes = load_indexes(self.objects, self.path(array), found.spec.shard_cells, cells)
             inside: list[tuple[int, ...]] = []
             for shard, places in indexes.items():
