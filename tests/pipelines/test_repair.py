@@ -83,7 +83,6 @@ LOST = [
     ("attribute object with stray bytes", "grid", "links whose ends are lost"),
     ("attribute array removed", "grid", "dropped vertex_attributes/mass"),
     ("attribute of a wider dtype", "per_chunk", "dropped vertex_attributes/mass"),
-    ("vertices out of their chunk", "per_chunk", "dropped chunk"),
     ("vertices object deleted", "grid", "dropped chunk"),
     ("NaN", "grid", "dropped chunk"),
     ("fragments of garbage", "grid", "from their manifests"),
@@ -119,6 +118,47 @@ def test_what_is_lost_goes_when_asked_and_is_named(tmp_path: Path, name: str, la
     gone = len(had.positions) - len(have.positions)
     assert (gone > 0) == any("dropped chunk" in line for line in dropped.done)
     assert dzv.open(path).level(0).metadata.vertex_count == len(have.positions)
+
+
+@pytest.mark.parametrize("name", ["vertices out of their chunk", "chunk shape of the root", "all fragments removed"])
+def test_what_can_be_read_stays(tmp_path: Path, name: str) -> None:
+    _, kind, layouts, damage = DAMAGE[name]
+    path = copy_of(tmp_path / "s.zv", kind, layouts[-1])
+    damage(path)
+    kept = dzv.repair(path, drop_lost=True)
+    assert not kept.ok
+    assert not any("dropped" in line for line in kept.done), kept.done
+    assert kept.vertices == 300
+
+
+def test_a_wrong_chunk_shape_is_one_finding(tmp_path: Path) -> None:
+    path = copy_of(tmp_path / "s.zv", "point_cloud", "grid")
+    DAMAGE["chunk shape of the root"][3](path)
+    found = dzv.validate(path)
+    assert [(f.rule, f.level) for f in found.errors] == [("documents", 0)]
+    assert "chunks of [20.0, 20.0]" in found.errors[0].message
+    other = dzv.create(tmp_path / "other.zv", chunk_shape=(3.0, 3.0))
+    dzv.write_points(other, [[1.0, 2.0]])
+    before = files(path)
+    with pytest.raises(dzv.InputError, match="no copy of the store"):  # its chunk shape does not fit either
+        dzv.repair(path, source=other)
+    assert files(path) == before
+
+
+def test_swapped_chunks_cost_these_and_no_attribute(tmp_path: Path) -> None:
+    path = tmp_path / "s.zv"
+    store = dzv.create(path, chunk_shape=(10.0, 10.0))
+    positions = np.c_[np.repeat([1.0, 11.0, 21.0], [2, 3, 4]), np.full(9, 5.0)]
+    dzv.write_points(store, positions, attributes={"mass": np.arange(9.0), "flag": np.arange(9) % 2 == 0})
+    one, other, _ = cells(path / "0/vertices")
+    swapped = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(swapped)
+    dropped = dzv.repair(path, drop_lost=True)
+    assert dropped.ok, dropped
+    left = dzv.open(path).level(0).read()
+    assert left.attributes["mass"].tolist() == [5.0, 6.0, 7.0, 8.0]
+    assert left.attributes["flag"].tolist() == [False, True, False, True]
 
 
 @pytest.mark.parametrize("layout", ALL)

@@ -118,7 +118,10 @@ class FoundLinks:
         array = self.source.segments[segment].array
         if array in self.listed:
             return self.listed[array].coords
-        return np.zeros((0, self.source.family.rank), np.int64) if catalog is None else catalog.coords[catalog.chunks_of(array)]
+        rank = self.source.family.rank
+        if catalog is None:
+            return np.zeros((0, rank), np.int64)
+        return catalog.coords[catalog.chunks_of(array)].reshape(-1, rank)  # a catalog of nothing has no rank
 
 
 def find_links(

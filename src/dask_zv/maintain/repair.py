@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dask_zv.errors import FormatError, InputError, MetadataError, ReadOnlyError
+from dask_zv.errors import FormatError, InputError, MetadataError, ReadOnlyError, StoreError
+from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.graph.run import check_reachable
 from dask_zv.level.contents import StoreContents, contents_of
 from dask_zv.maintain.repair_copy import Copy, copy_document
 from dask_zv.maintain.repair_steps import OpenedAgain, Repairs
-from dask_zv.maintain.validate import as_stored, validate
-from dask_zv.maintain.validation import Finding, Validation
+from dask_zv.maintain.validate import as_stored, has_no_root, validate
+from dask_zv.maintain.validation import OTHER_GRID, Finding, Validation
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.targets import resolve_target
 
@@ -43,7 +44,8 @@ def repair(
         A copy of the store: of the same generation and chunks, packed in any way.
     drop_lost : bool
         Drop what can't be had: chunks with all of their vertices, their entries in manifests, links to them, tables and
-        attributes that can't be read, members of groups that are no objects.
+        attributes that can't be read, members of groups that are no objects. What can be read stays: a vertex outside of the
+        box of its chunk is found, and not dropped.
 
     Returns
     -------
@@ -70,11 +72,14 @@ def repair(
     done: list[str] = []
     try:
         contents = _opened(store, copy, done)
-    except (MetadataError, FormatError):
+    except (MetadataError, FormatError, StoreError) as error:
+        if isinstance(error, StoreError) and not has_no_root(store):
+            raise
         return validate(store)  # without its root nothing can be told of a store, nor repaired
     if copy is not None:
+        contents = _with_the_grid_of(copy, contents, done)
         copy.check_alike(contents)
-    target = _Target(store, contents)
+    target = _Target(contents)
     wanted = validate(target.again()) if findings is None or done else findings
     listed = tuple(wanted.findings if isinstance(wanted, Validation) else wanted)
     rules = None if findings is None or isinstance(findings, Validation) else {f.rule for f in listed}
@@ -102,24 +107,48 @@ def repair(
 class _Target:
     """The store that is repaired, to be opened anew after each step."""
 
-    given: object
     contents: StoreContents
 
-    def again(self) -> Any:
-        """Return the store as it is now, looked at as if it had no catalogs."""
+    def as_it_is(self) -> StoreContents:
+        """Return the contents as they are now, looked at as if there were no catalogs."""
         found = StoreContents.reopened(self.contents.handle, self.contents.prefix)
         found.believes_catalogs = False
-        return OpenedAgain(found)
+        return found
+
+    def again(self) -> Any:
+        """Return the same in the form in which functions take a store."""
+        return OpenedAgain(self.as_it_is())
+
+
+def _with_the_grid_of(copy: Copy, contents: StoreContents, done: list[str]) -> StoreContents:
+    """Return the contents, with the root's document of the copy where the chunk shape of that alone fits the chunks."""
+    if contents.metadata.chunk_shape == copy.contents.metadata.chunk_shape or not _of_another_grid(contents):
+        return contents
+    objects, path = open_objects(contents.handle), join(contents.prefix, DOCUMENT)
+    before = objects.get(path)
+    told = copy_document(copy, objects, contents.prefix, None)
+    now = _Target(contents).as_it_is()
+    if before is not None and _of_another_grid(now):
+        objects.put(path, before)
+        return contents
+    done += told
+    return now
+
+
+def _of_another_grid(contents: StoreContents) -> bool:
+    """Return True if most vertices of a level lie outside of their chunks."""
+    return any(OTHER_GRID in f.message for f in validate(_Target(contents).again()).findings)
 
 
 def _opened(store: object, copy: Copy | None, done: list[str]) -> StoreContents:
     """Return the contents of a writable store; a root that can't be read is first copied."""
     try:
         contents = as_stored(store, "r+")
-    except (MetadataError, FormatError):
-        if copy is None:
+    except (MetadataError, FormatError, StoreError) as error:
+        if copy is None or (isinstance(error, StoreError) and not has_no_root(store)):
             raise
-        handle, prefix = resolve_target(store, None, read_only=False)
+        given = contents_of(store)
+        handle, prefix = resolve_target(store, None, read_only=False) if given is None else (given.handle, given.prefix)
         done += copy_document(copy, open_objects(handle), prefix, None)
         contents = as_stored(store, "r+")
     if contents.read_only:

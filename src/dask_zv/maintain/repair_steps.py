@@ -10,7 +10,8 @@ from typing import Any
 from dask_zv.errors import ZVError
 from dask_zv.format.keys import is_spatial_key
 from dask_zv.format.links import parse_delta
-from dask_zv.geometry.schema import VERTICES
+from dask_zv.geometry.points import POINT_CLOUD
+from dask_zv.geometry.schema import FRAGMENTS, VERTICES
 from dask_zv.level.contents import StoreContents
 from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS
 from dask_zv.maintain.repair_copy import Chunks, Copy, absent_in, copied_chunks, copy_document, copy_tree
@@ -120,9 +121,16 @@ class Repairs:
                     done += copy_document(self.copy, open_objects(self.contents.handle), self.contents.prefix, f.level)
                 else:
                     done += self._tree(f.level, node)
-            elif self.drop and f.level is not None and node is not None and "_attributes" in node:
+            elif self.drop and f.level is not None and node is not None and ("_attributes" in node or self._can_be_without(f)):
                 done += drop_array(self.contents, f.level, node) if self._once("drop", f.level, node) else []
         return done
+
+    def _can_be_without(self, finding: Finding) -> bool:
+        """Return True for fragments of points that are no objects: a chunk without an index is one fragment."""
+        if finding.array != FRAGMENTS or finding.level is None:
+            return False
+        schema = self.contents.level(finding.level).source.schema
+        return self.contents.level(finding.level).kind == POINT_CLOUD.name and not schema.has_objects
 
     def _trees(self, findings: list[Finding]) -> list[str]:
         """Copy the tables of objects, groups, and links, where their rules are broken; or drop tables that can't be read."""
@@ -184,7 +192,7 @@ class Repairs:
             elif self.copy is not None:  # the chunks are as in the copy, and their arrays say that they are others
                 for array in sorted({f.array for f in findings if f.level == number and f.rule in _OF_CHUNKS and f.array}):
                     done += self._tree(number, array) if self._once("tree", number, array) else []
-            chunks.keys -= self._gone_from(number)
+            chunks.keys -= self._gone_from(number) | self._readable(number, findings)
             if self.drop and not done and (chunks.keys or chunks.addresses):
                 for array in self._hopeless(number, findings):
                     done += drop_array(self.contents, number, array) if self._once("drop", number, array) else []
@@ -197,11 +205,23 @@ class Repairs:
         group = self.contents.level(number).group
         return {k for n, k in self.gone if n == number and not group.chunk_exists(VERTICES, k)}
 
+    def _readable(self, number: int, findings: list[Finding]) -> set[str]:
+        """Return the chunks of a level that are not as they should be, and whose vertices can be read: they stay."""
+        errors = [f for f in findings if f.level == number and f.rule in _OF_CHUNKS and f.severity == "error" and f.chunk]
+        others = {f.chunk for f in errors if f.rule != "inside"}
+        strays = {f.chunk for f in errors if f.chunk} - others
+        return strays | self._unindexed(number, findings)
+
+    def _unindexed(self, number: int, findings: list[Finding]) -> set[str]:
+        """Return all chunks of a level that has lost the fragments of all of them: dropped, they would leave nothing."""
+        lost = {f.chunk for f in findings if f.level == number and f.rule == "siblings" and f.array == FRAGMENTS and f.chunk}
+        return lost if lost and lost >= set(self.contents.level(number).group.list_chunks(VERTICES)) else set()
+
     def _hopeless(self, number: int, findings: list[Finding]) -> list[str]:
         """Return the attributes that are damaged in half of their chunks or more: they are dropped, and not all vertices."""
-        odd = Counter(
-            f.array for f in findings if f.level == number and f.rule in _OF_CHUNKS and f.severity == "error" and f.chunk
-        )
+        errors = [f for f in findings if f.level == number and f.rule in _OF_CHUNKS and f.severity == "error" and f.chunk]
+        own = {f.chunk for f in errors if f.array in (VERTICES, FRAGMENTS)}  # what lies beside them is not to blame
+        odd = Counter(f.array for f in errors if f.chunk not in own)
         group = self.contents.level(number).group
         return [
             a for a, n in odd.items() if a and a.startswith("vertex_attributes/") and 2 * n >= len(group.list_chunks(a)) > 1
@@ -225,6 +245,8 @@ class Repairs:
         errors = [f for f in findings if f.level is not None and f.severity == "error"] if self.drop else []
         for number in sorted({f.level for f in errors if f.level is not None}):
             here = [f for f in errors if f.level == number]
+            if self._unindexed(number, here):
+                continue  # nothing tells any more which fragments are there
             if (told := _messages(here, "manifests")) and self._once("manifests", number, told):
                 done += drop_from_manifests(self.contents, number)
             if (told := _messages(here, "links")) and self._once("links", number, told):

@@ -136,7 +136,7 @@ def _of_other_lengths(source: LevelSource, array: str, document: GridArray) -> l
         catalog = load_catalog(blobs.objects, blobs.prefix)
     except ZVError:
         return []  # told once, for the level
-    if catalog is None or array not in catalog.arrays:
+    if catalog is None or array not in catalog.arrays or not len(catalog.coords):
         return []
     columns, spec = catalog.arrays[array], document.spec
     have = np.flatnonzero(columns.have & spec.contains(catalog.coords))

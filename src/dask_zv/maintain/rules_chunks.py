@@ -37,6 +37,7 @@ class ChunkFacts(ChunkLookup):
     low: NDArray[np.float64]  # (D,): least corner of all vertices; inf where there are none
     high: NDArray[np.float64]  # (D,)
     findings: tuple[Finding, ...] = ()
+    strays: int = 0  # vertices outside of the boxes of their chunks
 
     @property
     def offsets(self) -> NDArray[np.int64]:
@@ -70,6 +71,7 @@ def join_facts(parts: Sequence[ChunkFacts], rank: int, ndim: int) -> ChunkFacts:
         np.minimum.reduce([np.full(ndim, np.inf), *(p.low for p in parts)]),
         np.maximum.reduce([np.full(ndim, -np.inf), *(p.high for p in parts)]),
         tuple(f for p in parts for f in p.findings),
+        sum(p.strays for p in parts),
     )
 
 
@@ -98,6 +100,7 @@ def look_at_chunks(source: LevelSource, lists: ChunkLists) -> ChunkFacts:
     rows = np.full(len(keys), -1, np.int64)
     ndim = source.schema.grid.ndim
     low, high = np.full(ndim, np.inf), np.full(ndim, -np.inf)
+    strays = 0
 
     def positions_of(some: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         return block_positions(source, blobs, coords[[at[k] for k in some]], some, found, None)
@@ -107,7 +110,9 @@ def look_at_chunks(source: LevelSource, lists: ChunkLists) -> ChunkFacts:
     for some, (positions, counts) in decoded:
         numbers = [at[k] for k in some]
         rows[numbers] = counts
-        findings += _about_positions(source, level, coords[numbers], some, positions, counts)
+        told, outside = _about_positions(source, level, coords[numbers], some, positions, counts)
+        findings += told
+        strays += outside
         finite = positions[np.isfinite(positions).all(axis=1)] if positions.dtype.kind == "f" else positions
         if len(finite):
             low = np.minimum(low, finite.min(axis=0).astype(np.float64))
@@ -115,7 +120,7 @@ def look_at_chunks(source: LevelSource, lists: ChunkLists) -> ChunkFacts:
     here = [k for k in keys if rows[at[k]] >= 0]
     findings += _about_attributes(source, level, here, rows, at, found)
     fragments, known, bad = _fragments(source, level, here, rows, at, found, lists)
-    return ChunkFacts(coords, rows, fragments, known, low, high, tuple(findings + bad))
+    return ChunkFacts(coords, rows, fragments, known, low, high, tuple(findings + bad), strays)
 
 
 def _about_positions(
@@ -125,8 +130,8 @@ def _about_positions(
     keys: Sequence[str],
     positions: NDArray[Any],
     counts: NDArray[np.int64],
-) -> list[Finding]:
-    """Look for vertices that are not finite, or outside of their chunks' boxes."""
+) -> tuple[list[Finding], int]:
+    """Look for vertices that are not finite, or outside of their chunks' boxes; return how many are outside as well."""
     found: list[Finding] = []
     whole = np.isfinite(positions).all(axis=1) if positions.dtype.kind == "f" else np.ones(len(positions), bool)
     of_row = np.repeat(np.arange(len(keys)), counts)
@@ -146,7 +151,7 @@ def _about_positions(
         )
         for i in np.flatnonzero(strays).tolist()
     ]  # fmt: skip
-    return found
+    return found, int(strays.sum())
 
 
 def _about_attributes(
@@ -160,21 +165,27 @@ def _about_attributes(
     """Look for attributes that have other rows than the vertices, or values that can't be decoded."""
     out: list[Finding] = []
     for attribute in source.schema.attributes:
-        widths: set[int] = set()
+        widths: dict[int, list[str]] = {}
 
-        def values(some: Sequence[str], a: Any = attribute, widths: set[int] = widths) -> None:
+        def values(some: Sequence[str], a: Any = attribute, widths: dict[int, list[str]] = widths) -> None:
             stored = block_values(source, a, some, rows[[at[k] for k in some]], found)
             a.values(stored)
             if len(stored):
-                widths.add(1 if stored.ndim == 1 else stored.shape[1])
+                widths.setdefault(1 if stored.ndim == 1 else stored.shape[1], []).extend(some)
 
         there = [k for k in keys if (attribute.array, k) in found]
         out += examine(there, values, "siblings", level, partial(_address, attribute.array))[1]
-        if len(widths) > 1:
-            text = f"chunks have {sorted(widths)} values a vertex: some are of another dtype, or not of these vertices"
-            out.append(Finding("siblings", "error", text, level, attribute.array))
-        elif attribute.any_width and widths - {1}:
-            text = f"chunks have {widths.pop()} values a vertex, which the document of the array does not say"
+        usual = max(widths, key=lambda w: len(widths[w]), default=1)
+        out += [
+            Finding(
+                "siblings", "error",
+                f"the chunk has {width} values a vertex, most have {usual}: it is of another dtype, or not of these vertices",
+                level, attribute.array, key,
+            )
+            for width, odd in widths.items() if width != usual for key in odd
+        ]  # fmt: skip
+        if attribute.any_width and len(widths) == 1 and usual != 1:
+            text = f"chunks have {usual} values a vertex, which the document of the array does not say"
             out.append(Finding("siblings", "info", text, level, attribute.array))
     return out
 

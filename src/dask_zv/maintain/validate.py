@@ -11,7 +11,7 @@ from dask.delayed import Delayed
 from dask.task_spec import List, TaskRef
 
 from dask_zv.config import settings
-from dask_zv.errors import FormatError, MetadataError, NotFoundError
+from dask_zv.errors import FormatError, MetadataError, NotFoundError, StoreError
 from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import StoreContents, contents_of
@@ -31,11 +31,15 @@ from dask_zv.maintain.rules_links import (
 )
 from dask_zv.maintain.rules_objects import ManifestFacts, all_objects, look_at_manifests, look_at_tables, rows_of_tasks
 from dask_zv.maintain.rules_root import survey_levels, survey_root
-from dask_zv.maintain.validation import FEWER, Finding, Validation, finding_of, sorted_findings
-from dask_zv.storage.opening import open_root
+from dask_zv.maintain.validation import FEWER, GRID_ADVICE, OTHER_GRID, Finding, Validation, finding_of, sorted_findings
+from dask_zv.storage.handles import open_objects
+from dask_zv.storage.opening import lacks_root, open_root
+from dask_zv.storage.targets import resolve_target
 
 _CELLS = 4096
 """Cells of links that one task looks at."""
+_SEVERAL = 3
+"""Chunks with vertices outside, at least, that speak of the grid and not of these chunks."""
 
 
 @overload
@@ -103,7 +107,9 @@ def validate(
     """
     try:
         contents = as_stored(store)
-    except (MetadataError, FormatError) as error:
+    except (MetadataError, FormatError, StoreError) as error:
+        if isinstance(error, StoreError) and not has_no_root(store):
+            raise
         broken = Validation(error.store or "", (finding_of(error, "documents"),), deep=deep)
         return broken if compute else _graph_of(broken)
     check_reachable(contents.handle)
@@ -116,6 +122,13 @@ def validate(
         return delayed
     result: Validation = compute_one(delayed, progress=progress)
     return result
+
+
+def has_no_root(store: object) -> bool:
+    """Return True if there are levels of a store, and no document of its root."""
+    given = contents_of(store)
+    handle, prefix = resolve_target(store, None, read_only=True) if given is None else (given.handle, given.prefix)
+    return lacks_root(open_objects(handle), prefix)
 
 
 def as_stored(store: object, mode: Literal["r", "r+"] = "r") -> StoreContents:
@@ -245,7 +258,11 @@ def _compare(
 ) -> _LevelResult:
     """Compare what all blocks of a level have found."""
     level = level_number(about.source.place.prefix)
-    found = [*own.findings, *(f for p in (*objects, *tables) for f in p.findings), *(f for some in lists for f in some)]
+    found = [
+        *_of_the_grid(about, own, level),
+        *(f for p in (*objects, *tables) for f in p.findings),
+        *(f for some in lists for f in some),
+    ]
     found += _counts_and_bounds(about, own, level)
     total = 0
     for rules, parts in families:
@@ -262,6 +279,18 @@ def _compare(
         found += all_objects(about.source, objects, own, shared=about.shared, present=about.present)
     vertices = int(np.maximum(own.rows, 0).sum())
     return _LevelResult(len(own), vertices, sum(p.present for p in objects), total, tuple(found))
+
+
+def _of_the_grid(about: _About, own: ChunkFacts, level: int) -> list[Finding]:
+    """Return the findings about chunks; where most vertices lie outside of their chunks, one about the grid for these."""
+    outside = [f for f in own.findings if f.rule == "inside"]
+    have = int(np.maximum(own.rows, 0).sum())
+    if len(outside) < _SEVERAL or 2 * own.strays <= have:
+        return list(own.findings)
+    shape = list(about.source.schema.grid.chunk_shape)
+    outside_of = f"{own.strays:,} of {have:,} vertices lie outside of the boxes of their chunks"
+    text = f"{outside_of}: the metadata say chunks of {shape}, {OTHER_GRID}"
+    return [Finding("documents", "error", text, level, advice=GRID_ADVICE), *(f for f in own.findings if f.rule != "inside")]
 
 
 def _counts_and_bounds(about: _About, own: ChunkFacts, level: int) -> list[Finding]:

@@ -65,6 +65,9 @@ _ADVICE = {
 }
 FEWER = "dzv.repair(store, findings, source=copy) takes what was lost from a copy; drop_lost=True accepts the lower number"
 """Advice where there is less than was counted."""
+OTHER_GRID = "and the chunk keys are of other ones"
+"""What is said of a level most of whose vertices lie outside of their chunks."""
+GRID_ADVICE = "restore chunk_shape in the metadata; dzv.repair(store, findings, source=copy) takes that of a copy of the store"
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,11 @@ def _is_cut(objects: Objects, prefix: str, names: Sequence[str]) -> bool:
     return True
 
 
+def lacks_root(objects: Objects, prefix: str) -> bool:
+    """Return True if levels of a store are at a path, and the document of its root is not."""
+    return objects.get(join(prefix, DOCUMENT)) is None and _is_cut(objects, prefix, objects.list_dir(prefix))
+
+
 def _check_version(attributes: Mapping[str, Any], store: str) -> None:
     """Raise :class:`MetadataError` where a root's attributes are of a version that isn't read."""
     root = attributes.get("zarr_vectors")
