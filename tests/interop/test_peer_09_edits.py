@@ -335,6 +335,7 @@ def killed(killed_once, tmp_path):
     return shutil.copytree(killed_once, tmp_path / "s.zv")
 
 
+@pytest.mark.filterwarnings("ignore:the level is empty")
 def test_a_write_that_was_killed_is_an_empty_level(killed, peer):
     """As it was before: its metadata says that no vertex is here."""
     level = dzv.open(killed).level(0)

@@ -32,6 +32,8 @@ from dask_zv.storage.specs import Place, check_not_replaced
 
 MEMBERS = "*"
 """Among the documents that are kept: the names of the nodes below the level."""
+CHANGED = "*changed"
+"""Among them: a chunk that is not as at the last commit, of which who looks at all objects warns if it can be read."""
 LINKS = ("links/", "link_attributes/", "link_fragments")
 """How the names of arrays of links begin."""
 _COMPARED = 512
@@ -71,7 +73,9 @@ def find_source(
     if grid:
         wanted = [*arrays, FRAGMENTS]
         links = root.links_convention != "implicit_sequential"  # paths are read from their manifests
-        catalog, found, state, gone = _look_at_grid(objects, place, catalog, wanted, check_objects=check_objects, links=links)
+        catalog, found, state, gone = _look_at_grid(
+            objects, place, catalog, wanted, check_objects=check_objects, links=links, keep=keep
+        )
         if gone is not None and gone != VERTICES and not gone.startswith(LINKS):  # of links who reads them says so
             raise lost_document(where, gone)
         if catalog is None:  # nothing tells its replaced chunks from the others
@@ -166,7 +170,14 @@ def _attributes(
 
 
 def _look_at_grid(
-    objects: Objects, place: Place, catalog: Catalog | None, arrays: list[str], *, check_objects: bool, links: bool
+    objects: Objects,
+    place: Place,
+    catalog: Catalog | None,
+    arrays: list[str],
+    *,
+    check_objects: bool,
+    links: bool,
+    keep: dict[str, Mapping[str, Any] | None],
 ) -> tuple[Catalog | None, list[Mapping[str, Any] | None], str, str | None]:
     """Return the catalog where it agrees with the store, the arrays' attributes, a digest of their state, and what is gone.
 
@@ -181,7 +192,10 @@ def _look_at_grid(
         unknown = blobs.arrays([a for a in arrays if a not in known])
         looks = all(found is None for found in unknown.values())
         # tools that edit cells write the list of chunks again; in a copied store it is as new as everything else
-        if looks and not ((check_objects or blobs.rewritten) and _changed(blobs, known, stamps=check_objects)):
+        changed = _changed(blobs, known, stamps=check_objects) if looks and (check_objects or blobs.rewritten) else None
+        if changed and check_objects:
+            keep[CHANGED] = dict(zip(("array", "chunk"), changed, strict=True))
+        if looks and not changed:
             return catalog, [known[a].attributes if a in known else None for a in arrays], "", None
     gone = None
     if catalog is not None:
@@ -196,15 +210,13 @@ def _look_at_grid(
     return None, [None if (a := found[name]) is None else a.attributes for name in arrays], state, gone
 
 
-def _changed(blobs: GridArrays, known: Mapping[str, GridArray], *, stamps: bool) -> bool:
-    """Return True if an object has another length than the catalog noted, or with `stamps` another stamp and other bytes.
+def _changed(blobs: GridArrays, known: Mapping[str, GridArray], *, stamps: bool) -> Address | None:
+    """Return a chunk whose object has another length than the catalog noted, or with `stamps` another stamp and other bytes.
 
-    A copied store has other stamps; where only these differ, the bytes are compared. With `stamps` a change is warned of: an
-    edit of another tool can't be told from a damage that came with a new stamp.
+    A copied store has other stamps; where only these differ, the bytes are compared.
     """
     assert blobs.catalog is not None
     suspects: list[Address] = []
-    url = join(blobs.objects.url, blobs.prefix)
     for array, found in known.items():
         columns = blobs.catalog.arrays[array]
         have = np.flatnonzero(columns.have)
@@ -219,23 +231,20 @@ def _changed(blobs: GridArrays, known: Mapping[str, GridArray], *, stamps: bool)
             noted.append(int(columns["stamp"][rows[0]]))
         for stamp, length, before, run in zip(blobs.objects.stamps(paths), lengths, noted, members, strict=True):
             if stamp is None or stamp[0] != length:
-                if stamps and stamp is not None:  # who reads it says that it is missing
-                    warn_of_other_bytes(url, coords_to_keys(blobs.catalog.coords[run[:1]])[0], array)
-                return True
+                return array, coords_to_keys(blobs.catalog.coords[run[:1]])[0]
             if stamps and before and stamp[1] and stamp[1] != before:
                 suspects += [(array, key) for key in coords_to_keys(blobs.catalog.coords[run])]
     for start in range(0, len(suspects), _COMPARED):
         blobs.read_stored(suspects[start : start + _COMPARED])
         if blobs.catalog_is_stale:
-            warn_of_other_bytes(url, blobs.stale_chunk)
-            return True
-    return False
+            return suspects[start][0], str(blobs.stale_chunk)
+    return None
 
 
-def warn_of_other_bytes(where: str, chunk: str | None, array: str = "") -> None:
+def warn_of_other_bytes(where: str, chunk: str | None) -> None:
     """Warn that a chunk has other bytes than at the last commit."""
     warnings.warn(
-        f"chunk {chunk} {f'of {array} ' if array else ''}has other bytes than at the last commit: another tool edited it, or "
+        f"chunk {chunk} has other bytes than at the last commit: another tool edited it, or "
         f"it is damaged; compare it with the original, then store.refresh() accepts the level as it is [{where}]",
         ZVWarning,
         stacklevel=2,

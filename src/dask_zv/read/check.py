@@ -9,7 +9,7 @@ from dask_zv.format.links import parse_delta
 from dask_zv.geometry.schema import LINK_FRAGMENTS, VERTICES
 from dask_zv.level.chunk_table import decode_index
 from dask_zv.level.contents import LevelContents
-from dask_zv.level.find import warn_of_other_bytes
+from dask_zv.level.find import CHANGED, warn_of_other_bytes
 from dask_zv.level.link_source import CROSSING
 from dask_zv.level.source import ChunkTable, LevelSource, level_blobs
 from dask_zv.read.chunk_boxes import check_boxes
@@ -26,7 +26,10 @@ _ROWS = 1 << 18
 
 
 def check_others(level: LevelContents) -> None:
-    """Read what no catalog has looked at beside the chunks: links, manifests, and tables about objects, some at a time."""
+    """Read what no catalog has looked at beside the chunks: links, manifests, and tables about objects, some at a time.
+
+    Warns of a chunk that is not as at the last commit, if all could be read.
+    """
     source, index = level.source, level.index
     blobs, objects = level_blobs(source), open_objects(source.place.handle)
     names = {n for f in ("links", CROSSING) for n in objects.list_dir(join(source.place.prefix, f)) if n != DOCUMENT}
@@ -48,6 +51,8 @@ def check_others(level: LevelContents) -> None:
         for start in range(0, index.count, _ROWS):
             index.attributes(np.arange(start, min(start + _ROWS, index.count)))
         _ = index.tables.groups
+    if (changed := level._documents.get(CHANGED)) is not None:  # an edit, or a damage that reads well
+        warn_of_other_bytes(source.where(), changed["chunk"])
 
 
 def check_chunks(source: LevelSource, table: ChunkTable) -> None:
