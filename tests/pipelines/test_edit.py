@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import dask
@@ -16,6 +18,7 @@ from forms import lazily, unknown
 from small import always
 
 import dask_zv as dzv
+from dask_zv.maintain import edit_attributes
 
 N, CHUNK = 300, (10.0, 10.0, 10.0)
 OWNER = np.arange(N) % 7
@@ -340,3 +343,135 @@ def test_an_icechunk_session_has_the_edit_in_one_snapshot(tmp_path):
     store.drop_object_attribute("width")
     store.commit("dropped")
     assert dzv.open(repo.readonly_session("main")).level(0).attributes == ("newer",)
+
+
+EDITS = {
+    "set": lambda s, **how: s.set_attribute("mass", VALUES, **how),
+    "add": lambda s, **how: s.set_attribute("new", VALUES, **how),
+    "rename": lambda s, **how: s.rename_attribute("mass", "weight", **how),
+    "drop": lambda s, **how: s.drop_attribute("mass", **how),
+    "set of objects": lambda s, **how: s.set_object_attribute("size", np.arange(7) * 2, **how),
+    "rename of objects": lambda s, **how: s.rename_object_attribute("size", "width", **how),
+    "drop of objects": lambda s, **how: s.drop_object_attribute("size", **how),
+    "group": lambda s, **how: s.set_group("left", [1], **how),
+    "drop of a group": lambda s, **how: s.drop_group("right", **how),
+}
+OTHERS = {
+    "deletion": lambda s: s.delete_objects([0]),
+    "attribute": lambda s: s.set_attribute("mass", WORDS),
+    "group": lambda s: s.set_group(2, [4]),
+    "objects": lambda s: s.set_object_attribute("size", np.arange(7) * 3),
+}
+CHANGED = "another writer has changed the level"
+
+
+@pytest.mark.parametrize("layout", ["grid", "per_chunk"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_planned_edit_is_of_the_level_that_it_was_planned_on(tmp_path, layout, other):
+    if (other, layout) == ("deletion", "per_chunk"):
+        pytest.skip("no vertices are deleted there")
+    target = str(tmp_path / "points.zv")
+    make(target, layout=layout)
+    planned = {name: edit(dzv.open(target, "r+"), compute=False) for name, edit in EDITS.items()}
+    OTHERS[other](dzv.open(target, "r+"))
+    before = files(target, "0")
+    for name, delayed in planned.items():
+        with pytest.raises(dzv.PlanError, match=CHANGED):
+            delayed.compute(scheduler="sync")
+        assert files(target, "0") == before, name
+    assert dzv.validate(target).ok
+    dzv.open(target, "r+").rename_attribute("mass", "weight")
+    found = dzv.open(target).level(0).read(order="chunk")
+    assert len(found.attributes["weight"]) == len(found.positions)
+
+
+def test_an_edit_planned_before_an_overwrite(tmp_path):
+    target = str(tmp_path / "points.zv")
+    make(target)
+    planned = EDITS["set"](dzv.open(target, "r+"), compute=False)
+    positions = np.random.default_rng(3).uniform(-20, 20, (50, 3))
+    dzv.write_points(dzv.open(target, "r+"), positions, attributes={"mass": np.arange(50.0)}, mode="overwrite")
+    with pytest.raises(dzv.PlanError, match=CHANGED):
+        planned.compute(scheduler="sync")
+    assert sorted(column(target, "mass")) == list(range(50))
+
+
+def test_of_two_edits_at_once_one_is_refused_before_it_replaces_anything(tmp_path, monkeypatch):
+    target = str(tmp_path / "points.zv")
+    make(target)
+    said = []
+
+    def meanwhile(*args, encode=edit_attributes._encode):
+        if not said:
+            said.append("")
+            for edit in EDITS.values():
+                with pytest.raises(dzv.PlanError, match=CHANGED) as caught:
+                    edit(dzv.open(target, "r+"))
+                said.append(str(caught.value))
+            with pytest.raises(dzv.PlanError, match=CHANGED):
+                dzv.open(target, "r+").delete_objects([0])
+        return encode(*args)
+
+    monkeypatch.setattr(edit_attributes, "_encode", meanwhile)
+    with dask.config.set(scheduler="sync"):
+        EDITS["set"](dzv.open(target, "r+"))
+    assert len(said) == 1 + len(EDITS)
+    np.testing.assert_array_equal(column(target, "mass"), VALUES)
+    assert dzv.open(target).level(0).attributes == ("mass",)
+    assert dzv.validate(target).ok
+    assert not [p for p in files(target, "0") if "dask_zv_lock" in p.name]
+
+
+def test_an_edit_that_lost_its_process_lets_others_begin(tmp_path):
+    target = str(tmp_path / "points.zv")
+    make(target)
+    code = """
+import os, sys, dask, numpy as np, dask_zv as dzv
+from dask_zv.maintain import edit_attributes
+edit_attributes._encode = lambda *_: os._exit(3)
+with dask.config.set(scheduler="sync"):
+    dzv.open(sys.argv[1], "r+").set_attribute("mass", np.zeros(300))
+"""
+    assert subprocess.run([sys.executable, "-c", code, target], check=False).returncode == 3
+    assert [p for p in files(target, "0") if "dask_zv_lock" in p.name]
+    dzv.open(target, "r+").set_attribute("mass", VALUES)
+    np.testing.assert_array_equal(column(target, "mass"), VALUES)
+
+
+def test_a_renamed_dictionary_is_the_one_that_is_there(tmp_path):
+    target = str(tmp_path / "points.zv")
+    make(target, layout="per_chunk")
+    dzv.open(target, "r+").set_attribute("word", WORDS)
+    planned = dzv.open(target, "r+").rename_attribute("word", "name", compute=False)
+    dzv.open(target, "r+").set_attribute("word", np.char.add(WORDS, "x"))  # by the same codes
+    with pytest.raises(dzv.PlanError, match=CHANGED):
+        planned.compute(scheduler="sync")
+    dzv.open(target, "r+").rename_attribute("word", "name")
+    np.testing.assert_array_equal(column(target, "name"), np.char.add(WORDS, "x"))
+
+
+@pytest.mark.parametrize("edit", ["rename", "drop", "drop of objects", "rename of objects", "deletion"])
+def test_who_opened_before_an_edit_is_told(tmp_path, edit):
+    target = str(tmp_path / "points.zv")
+    make(target)
+    level = dzv.open(target).level(0)
+    assert level.attributes == ("mass",)
+    lazy = xr.open_dataset(target, engine="zv", chunks={})
+    {**EDITS, **OTHERS}[edit](dzv.open(target, "r+"))
+    tables = edit.endswith("of objects")  # a level takes them as they are at its first reading
+    for read in (lambda: lazy[["size" if tables else "mass"]].load(), *([] if tables else [level.read])):
+        with pytest.raises(dzv.FormatError, match="rewritten after it was opened: open it again"):
+            read()
+
+
+def test_names_of_coordinates_are_shown_as_those_of_a_write_are(tmp_path):
+    target = str(tmp_path / "points.zv")
+    make(target)
+    store = dzv.open(target, "r+")
+    store.set_attribute("vertex", VALUES)
+    store.set_object_attribute("x", np.arange(7))
+    ds = xr.open_dataset(target, engine="zv")
+    np.testing.assert_array_equal(ds["vertex_vertex"], VALUES)
+    np.testing.assert_array_equal(ds["object_x"], np.arange(7))
+    with pytest.raises(dzv.InputError, match="object_ids="):
+        store.set_attribute("object_id", VALUES)

@@ -14,7 +14,7 @@ from dask_zv.format.keys import join
 from dask_zv.format.manifests import decode_manifests
 from dask_zv.level.fragment_table import FragmentTable, join_tables
 from dask_zv.level.object_tables import ObjectTables, decoding, read_object_attributes
-from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource, SharedCache, check_same_objects
+from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource, SharedCache, as_opened, check_same_objects
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.per_chunk.read import PerChunk
@@ -71,7 +71,8 @@ class ObjectIndex:
         """Ids of the objects, row by row; distinct, and in the grid layout in any order with any gaps."""
         if self.rows_are_ids or not self.count:
             return np.arange(self.count, dtype=np.int64)
-        ids = self._stored_ids(0, self.count)
+        with as_opened(self._source):
+            ids = self._stored_ids(0, self.count)
         if not (ids[1:] > ids[:-1]).all():
             ordered = np.sort(ids)
             twice = np.flatnonzero(ordered[1:] == ordered[:-1])
@@ -151,7 +152,8 @@ class ObjectIndex:
 
     def attributes(self, rows: NDArray[np.int64] | None = None, name: str | None = None) -> dict[str, NDArray[Any]]:
         """Return the object attributes of some rows (all where None), see :func:`read_object_attributes`."""
-        return read_object_attributes(self.tables, self.count, rows, name, present=self._present_ids)
+        with as_opened(self._source):
+            return read_object_attributes(self.tables, self.count, rows, name, present=self._present_ids)
 
     def _present_ids(self) -> NDArray[np.int64]:
         """Return the objects that have vertices."""
@@ -192,8 +194,12 @@ class ObjectIndex:
     def select(self, ids: NDArray[np.int64]) -> FragmentTable:
         """Return the table of the objects `ids` (distinct, ascending), in their order; of a few it is remembered."""
         if not 0 < len(ids) <= _FEW:
-            return self._table(self.rows(ids), ids) if len(ids) else join_tables([], self._source.rank)
-        return self._selected.get_many([ids.tobytes()], lambda _: [self._table(self.rows(ids), ids)])[0]
+            return self._chosen(ids) if len(ids) else join_tables([], self._source.rank)
+        return self._selected.get_many([ids.tobytes()], lambda _: [self._chosen(ids)])[0]
+
+    def _chosen(self, ids: NDArray[np.int64]) -> FragmentTable:
+        with as_opened(self._source):
+            return self._table(self.rows(ids), ids)
 
     def by_row(self, rows: NDArray[np.int64]) -> FragmentTable:
         """Return the table of the objects of some rows (ascending), which stand in it for their ids: those are not read."""
@@ -278,7 +284,15 @@ def fragment_owners(source: LevelSource, coords: NDArray[np.int64], index: Objec
     known = _CACHE.get(key)
     if known is not None:
         return known
-    index = index or ObjectIndex(source)
+    with as_opened(source):
+        table, small = _owners(source, coords, index or ObjectIndex(source))
+    if small:
+        _CACHE.put(key, table)
+    return table
+
+
+def _owners(source: LevelSource, coords: NDArray[np.int64], index: ObjectIndex) -> tuple[FragmentTable, bool]:
+    """Return the fragments of objects in some chunks, and whether they are those of all chunks, which are few."""
     parts: list[FragmentTable] = []
     total = 0
     for part in index.slices():
@@ -287,7 +301,4 @@ def fragment_owners(source: LevelSource, coords: NDArray[np.int64], index: Objec
             parts = [p.within(coords) for p in parts]
         parts.append(part if total <= _KEPT_FRAGMENTS else part.within(coords))
     check_same_objects(source)
-    table = join_tables(parts, source.rank)
-    if total <= _KEPT_FRAGMENTS:
-        _CACHE.put(key, table)
-    return table
+    return join_tables(parts, source.rank), total <= _KEPT_FRAGMENTS

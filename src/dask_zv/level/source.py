@@ -6,15 +6,16 @@ import hashlib
 import json
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError, MetadataError
+from dask_zv.errors import FormatError, MetadataError, NotFoundError, StoreError
 from dask_zv.format.documents import parse_document
 from dask_zv.format.keys import DOCUMENT, coords_to_keys, join
 from dask_zv.geometry.schema import VERTICES, PointSchema
@@ -310,6 +311,17 @@ def check_unchanged(source: LevelSource) -> Catalog:
             "the level was rewritten after it was opened: open it again", store=objects.url, array=source.place.prefix
         )
     return catalog
+
+
+@contextmanager
+def as_opened(source: LevelSource) -> Iterator[None]:
+    """Read a level here: where that fails on one that was rewritten after it was opened, the error says so."""
+    try:
+        yield
+    except (FormatError, MetadataError, NotFoundError, StoreError):
+        if source.catalogued:
+            check_unchanged(source)
+        raise
 
 
 def check_same_objects(source: LevelSource) -> None:

@@ -21,9 +21,10 @@ from dask_zv.level.contents import LevelContents, StoreContents, opened_contents
 from dask_zv.level.stale import stale_marks
 from dask_zv.maintain.edit_log import finish_edit
 from dask_zv.maintain.refresh import refresh
+from dask_zv.storage.handles import open_objects
 from dask_zv.storage.icechunk.session import undone_on_failure
-from dask_zv.storage.nodes import SETTINGS
-from dask_zv.storage.specs import CommitSpec
+from dask_zv.storage.nodes import SETTINGS, load_catalog
+from dask_zv.storage.specs import CommitSpec, end_edit
 from dask_zv.write.job import finished
 from dask_zv.write.planning import merge_specs
 from dask_zv.write.running import complete_waiting
@@ -55,8 +56,12 @@ def finished_level(store: object, level: int) -> tuple[LevelContents, Report | N
     return contents.level(level), done
 
 
-def edited(commit: CommitSpec, level: LevelContents, specs: Mapping[str, Specs] | None = None, **facts: Any) -> CommitSpec:
+def edited(
+    commit: CommitSpec, level: LevelContents, edit: str, specs: Mapping[str, Specs] | None = None, **facts: Any
+) -> CommitSpec:
     """Return a commit that also says what is new of the level, of the root, and of coarser levels.
+
+    It is made by the `edit` of this name, and of the level as it is in `level` alone.
 
     `facts` are fields of the level's metadata; `specs` what the root says of attributes that changed, by scope and name.
     """
@@ -75,7 +80,15 @@ def edited(commit: CommitSpec, level: LevelContents, specs: Mapping[str, Specs] 
         metadata.append(("..", replace(store.metadata, extra=extra).to_attributes()))
     metadata += [(f"../{path}", attributes) for path, attributes in stale_marks(store, level.number)]
     known = {**store.metadata.to_attributes(), SETTINGS: dict(store.settings)}
-    return replace(commit, metadata=tuple(metadata), root=known)
+    return replace(commit, metadata=tuple(metadata), root=known, edit=edit, planned=_token(level))
+
+
+def _token(level: LevelContents) -> str:
+    """Return the token of the catalog that a level has, empty where it has none."""
+    if level.source.catalogued:
+        return level.source.token
+    catalog = load_catalog(open_objects(level.place.handle), level.place.prefix)  # one that another tool's edit has made old
+    return "" if catalog is None else catalog.token
 
 
 def with_arrays(present: tuple[str, ...], family: str, *, there: bool) -> tuple[str, ...]:
@@ -83,12 +96,19 @@ def with_arrays(present: tuple[str, ...], family: str, *, there: bool) -> tuple[
     return tuple(dict.fromkeys((*present, family))) if there else tuple(a for a in present if a != family)
 
 
-def run_edit(store: StoreContents, delayed: Delayed, *, compute: bool, progress: bool | None = None) -> Report | Delayed:
+def run_edit(
+    store: StoreContents, delayed: Delayed, *, compute: bool, progress: bool | None = None, commit: CommitSpec | None = None
+) -> Report | Delayed:
     """Run an edit on the active scheduler and return its report; without `compute`, return it as it is."""
     if not compute:
         return delayed
     started = time.perf_counter()
-    with undone_on_failure(store.handle):
-        report = finish_write(store.handle, compute_one(delayed, progress=progress))
+    try:
+        with undone_on_failure(store.handle):
+            report = finish_write(store.handle, compute_one(delayed, progress=progress))
+    except BaseException:
+        if commit is not None:
+            end_edit(open_objects(store.handle), commit.place.prefix, commit.edit)
+        raise
     store.reload()
     return finished(report, started)

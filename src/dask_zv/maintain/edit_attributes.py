@@ -77,14 +77,15 @@ def set_attribute(
         count=len(rows),
         grid=grid,
         marker=_mark(schema.array) if held else "",
+        turn=True,
         whole=frozenset({schema.array}),
         extends_catalog=contents.source.catalogued,
     )
     about = attribute_spec(schema.dtype, schema.channels, schema.dictionary is not None, found.attrs)
     present = with_arrays(contents.metadata.arrays_present, ATTRIBUTES, there=True)
-    commit = edited(commit, contents, {"vertex": {name: about}}, arrays_present=present)
+    commit = edited(commit, contents, builder.run, {"vertex": {name: about}}, arrays_present=present)
     graph = build_write_graph(builder, list(zip(specs, payloads, strict=True)), commit)
-    return run_edit(contents.store, graph, compute=compute, progress=progress)
+    return run_edit(contents.store, graph, compute=compute, progress=progress, commit=commit)
 
 
 def rename_attribute(
@@ -126,13 +127,14 @@ def rename_attribute(
         grid=grid,
         remove=(schema.array,),
         whole=frozenset({renamed.array}),
+        turn=True,
         gone=(schema.array,),
         extends_catalog=contents.source.catalogued,
     )
     about = contents.store.attribute_specs.get("vertex", {}).get(old, {})
-    commit = edited(commit, contents, {"vertex": {old: {}, new: about}})
+    commit = edited(commit, contents, builder.run, {"vertex": {old: {}, new: about}})
     graph = build_write_graph(builder, list(zip(specs, payloads, strict=True)), commit)
-    return run_edit(contents.store, graph, compute=compute, progress=progress)
+    return run_edit(contents.store, graph, compute=compute, progress=progress, commit=commit)
 
 
 def drop_attribute(store: object, name: str, *, level: int = 0, compute: bool = True) -> Report | Delayed:
@@ -147,9 +149,9 @@ def drop_attribute(store: object, name: str, *, level: int = 0, compute: bool = 
         extends_catalog=contents.source.catalogued,
     )  # fmt: skip
     present = with_arrays(contents.metadata.arrays_present, ATTRIBUTES, there=bool(others))
-    commit = edited(commit, contents, {"vertex": {name: {}}}, arrays_present=present)
     builder = GraphBuilder("zv-drop-attribute", store=contents.place.handle)
-    return run_edit(contents.store, build_write_graph(builder, [], commit), compute=compute)
+    commit = edited(commit, contents, builder.run, {"vertex": {name: {}}}, arrays_present=present)
+    return run_edit(contents.store, build_write_graph(builder, [], commit), compute=compute, commit=commit)
 
 
 def _known(level: LevelContents, name: str) -> AttributeSchema:

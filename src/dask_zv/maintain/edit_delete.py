@@ -45,8 +45,9 @@ from dask_zv.storage.grid.plan import cut_units
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for
+from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import load_catalog
-from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan, Place
+from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan, Place, check_as_planned
 from dask_zv.write.object_index import write_edge_table, write_object_index
 from dask_zv.write.object_plan import ObjectPlan, object_metadata, old_object_nodes
 from dask_zv.write.planning import links_to_this
@@ -140,6 +141,9 @@ def _check_level(level: LevelContents) -> Hierarchy:
     odd = [a for a in nodes.chunked if a not in known and not a.startswith(_OF_LINKS)]
     odd += list(nodes.literal)
     if odd:
+        objects = open_objects(place.handle)
+        with commit_lock(objects, place.prefix):  # else it is of an edit that is at work, or was while the level was looked at
+            check_as_planned(objects, place.prefix, "", source.token)
         raise InputError(
             f"the level has {odd[0]!r}, whose rows can't be deleted with the vertices: remove it first", store=level.url
         )
@@ -206,7 +210,7 @@ class _Deletion:
         facts = builder.add(builder.key("facts"), _facts, level, told, found.counted, List(*maps))
         payloads.append(facts)
         arrays = (*level.source.schema.arrays, *found.arrays)
-        commit = self._commit(arrays, edges=known is not None)
+        commit = self._commit(arrays, builder.run, edges=known is not None)
         if logged:
             done = [builder.add(builder.key("log", i), stage, place, builder.run, i, p) for i, p in enumerate(payloads)]
             catalog = load_catalog(open_objects(place.handle), place.prefix)
@@ -343,7 +347,7 @@ class _Deletion:
             return None
         return table[0], links.source
 
-    def _commit(self, arrays: tuple[str, ...], *, edges: bool) -> CommitSpec:
+    def _commit(self, arrays: tuple[str, ...], edit: str, *, edges: bool) -> CommitSpec:
         level, plan = self.level, self.plan
         objects = open_objects(level.place.handle)
         metadata: list[Any] = []
@@ -363,7 +367,7 @@ class _Deletion:
             level.place, tuple(metadata), arrays, catalog=True, count=0, remove=tuple(remove), gone=tuple(between),
             objects=plan.count if plan is not None else 0, extends_catalog=True,
         )  # fmt: skip
-        return edited(commit, level)
+        return edited(commit, level, edit)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

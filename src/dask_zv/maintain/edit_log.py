@@ -17,7 +17,7 @@ from typing import Any
 from dask.delayed import Delayed
 from dask.task_spec import List, Task, TaskRef
 
-from dask_zv.errors import FormatError, PlanError
+from dask_zv.errors import FormatError
 from dask_zv.format.documents import dump_json, to_json
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.geometry.block import EncodedBlock
@@ -28,10 +28,10 @@ from dask_zv.graph.tasks import add_block, add_commit
 from dask_zv.maintain.convert_level import copy_node
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
+from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import load_catalog, read_grids
-from dask_zv.storage.specs import STAGED, BlockSpec, CommitSpec, GridPlan, Place, mark
+from dask_zv.storage.specs import EDIT_RECORD, STAGED, BlockSpec, CommitSpec, GridPlan, Place, check_as_planned, mark
 
-_RECORD = "record.json"
 _MARK = "edit"
 _HEAD = 8
 
@@ -115,19 +115,11 @@ def _staged(place: Place, run: str, number: int, *_: Any) -> EncodedBlock:
 
 def _close(place: Place, record: Record, *_: Any) -> None:
     """Write the record: the log is whole. Raises where another writer was faster."""
-    objects, key, data = open_objects(place.handle), join(place.prefix, STAGED, _RECORD), record.encode()
-    catalog = load_catalog(objects, place.prefix)
-    first: bool | None = False
-    if catalog is not None and catalog.token == record.token:
-        first = objects.put_if_absent(key, data)
-    if first is None:  # a store that can't tell who is first
-        objects.put(key, data)
-    elif not first and objects.get(key) != data:  # nor is it there because this task runs again
-        raise PlanError(
-            "another writer has changed the level, or is about to, since the edit was planned: nothing was changed; make the "
-            "same call again",
-            store=objects.url, array=place.prefix,
-        )  # fmt: skip
+    objects, key, data = open_objects(place.handle), join(place.prefix, EDIT_RECORD), record.encode()
+    with commit_lock(objects, place.prefix):
+        if objects.get(key) != data:  # it is there where this task runs again
+            check_as_planned(objects, place.prefix, "", record.token)
+            objects.put(key, data)
 
 
 def add_application(builder: GraphBuilder, place: Place, record: Record, logged: Sequence[TaskRef]) -> Delayed:
@@ -145,6 +137,7 @@ def add_application(builder: GraphBuilder, place: Place, record: Record, logged:
     commit = CommitSpec(
         place, record.metadata, record.arrays, catalog=True, remove=(*record.remove, STAGED), gone=record.gone,
         count=record.count, objects=record.objects, grid=spec.grid, marker=_MARK, root=record.root, extends_catalog=True,
+        edit=record.run,
     )  # fmt: skip
     return add_commit(builder, commit, blocks, lambda _, __: (nodes, []))
 
@@ -172,7 +165,7 @@ def _replace_node(place: Place, run: str, node: str, _: Any) -> None:
 def _clear_log(place: Place) -> None:
     """Remove what an edit that died has logged."""
     objects = open_objects(place.handle)
-    objects.delete(join(place.prefix, STAGED, _RECORD))  # first: without it nothing is applied
+    objects.delete(join(place.prefix, EDIT_RECORD))  # first: without it nothing is applied
     objects.delete_prefix(join(place.prefix, STAGED))
 
 
@@ -181,7 +174,7 @@ def finish_edit(place: Place) -> Report | None:
     if place.handle.is_session:
         return None
     objects = open_objects(place.handle)
-    data = objects.get(join(place.prefix, STAGED, _RECORD))
+    data = objects.get(join(place.prefix, EDIT_RECORD))
     if data is None:
         return None
     record, catalog = Record.decode(data, place), load_catalog(objects, place.prefix)

@@ -23,7 +23,7 @@ from dask_zv.format.objects import GROUP_NAMES, encode_groups, sentinel
 from dask_zv.geometry.block import EncodedBlock
 from dask_zv.graph.builder import GraphBuilder, is_lazy
 from dask_zv.graph.report import Report
-from dask_zv.graph.tasks import add_block, build_write_graph
+from dask_zv.graph.tasks import add_block, add_commit, add_preparation
 from dask_zv.level.contents import LevelContents
 from dask_zv.level.object_index import ObjectIndex, chosen_ids
 from dask_zv.maintain.convert_level import copy_node
@@ -31,7 +31,6 @@ from dask_zv.maintain.edit import edited, level_to_edit, run_edit
 from dask_zv.read.object_columns import object_fields
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for
-from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import read_document
 from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan, Place
 from dask_zv.write.containers import attrs_of, in_memory, is_series
@@ -64,10 +63,10 @@ def set_object_attribute(store: object, name: str, values: Any, *, level: int = 
         given, index = table.columns[name], table.index if index is None else index
         about = attribute_spec(given[0].dtype, given[0].shape[1] if given[0].ndim > 1 else None, False, table.attrs[name])
     aligned = Task(None, _aligned, contents, name, given, index)
-    metadata, waiting, blocks = _store_tables(builder, contents, aligned)
-    commit = edited(_commit(contents, metadata), contents, {"object": {name: about}})
-    graph = build_write_graph(builder, [], commit, lambda _, __: (waiting, blocks))
-    return run_edit(contents.store, graph, compute=compute)
+    metadata: list[tuple[str, Mapping[str, Any]]] = [(_FAMILY, {})] if layout_for(contents.place.layout).has_tables else []
+    commit = edited(_commit(contents, metadata), contents, builder.run, {"object": {name: about}})
+    waiting, blocks = _store_tables(builder, contents, aligned, add_preparation(builder, commit))
+    return _run(builder, contents, commit, waiting, blocks, compute=compute)
 
 
 def rename_object_attribute(store: object, old: str, new: str, *, level: int = 0, compute: bool = True) -> Report | Delayed:
@@ -78,12 +77,12 @@ def rename_object_attribute(store: object, old: str, new: str, *, level: int = 0
     if new in object_fields(contents.index):
         raise InputError(f"there is an object attribute {new!r} already: drop it first", store=contents.url)
     builder = GraphBuilder("zv-rename-object-attribute", store=contents.place.handle)
-    waiting = [builder.store(builder.key("copy"), _rename, contents.place, f"{_FAMILY}/{old}", f"{_FAMILY}/{new}", new)]
     specs = contents.store.attribute_specs.get("object", {})
     commit = _commit(contents, [], remove=(f"{_FAMILY}/{old}",))
-    commit = edited(commit, contents, {"object": {old: {}, new: specs.get(old, {})}})
-    graph = build_write_graph(builder, [], commit, lambda _, __: (waiting, []))
-    return run_edit(contents.store, graph, compute=compute)
+    commit = edited(commit, contents, builder.run, {"object": {old: {}, new: specs.get(old, {})}})
+    paths = f"{_FAMILY}/{old}", f"{_FAMILY}/{new}"
+    copied = builder.store(builder.key("copy"), _rename, contents.place, *paths, new, *add_preparation(builder, commit))
+    return _run(builder, contents, commit, [copied], [], compute=compute)
 
 
 def drop_object_attribute(store: object, name: str, *, level: int = 0, compute: bool = True) -> Report | Delayed:
@@ -91,10 +90,10 @@ def drop_object_attribute(store: object, name: str, *, level: int = 0, compute: 
     contents = _with_objects(store, level)
     _known(contents, name)
     others = [n for n in object_fields(contents.index) if n != name]
-    commit = _commit(contents, [], remove=(f"{_FAMILY}/{name}" if others else _FAMILY,))
-    commit = edited(commit, contents, {"object": {name: {}}})
     builder = GraphBuilder("zv-drop-object-attribute", store=contents.place.handle)
-    return run_edit(contents.store, build_write_graph(builder, [], commit), compute=compute)
+    commit = replace(_commit(contents, [], remove=(f"{_FAMILY}/{name}" if others else _FAMILY,)), turn=False)
+    commit = edited(commit, contents, builder.run, {"object": {name: {}}})
+    return _run(builder, contents, commit, [], [], compute=compute)
 
 
 def set_group(store: object, group: int | str, ids: Any, *, level: int = 0, compute: bool = True) -> Report | Delayed:
@@ -138,8 +137,22 @@ def _commit(
     arrays = () if grid is not None else tuple(p for p, _ in metadata)
     return CommitSpec(
         level.place, tuple(metadata), arrays, catalog=True, count=0, objects=level.index.count, remove=remove, grid=grid,
-        extends_catalog=True,
+        extends_catalog=True, turn=True,
     )  # fmt: skip
+
+
+def _run(
+    builder: GraphBuilder,
+    level: LevelContents,
+    commit: CommitSpec,
+    waiting: list[TaskRef],
+    blocks: list[TaskRef],
+    *,
+    compute: bool,
+) -> Report | Delayed:
+    """Run the commit after what it waits for, see :func:`.add_commit`."""
+    graph = add_commit(builder, commit, [], lambda _, __: (waiting, blocks))
+    return run_edit(level.store, graph, compute=compute, commit=commit)
 
 
 # ---------------------------------------------------------------------------------------------- attributes
@@ -199,22 +212,21 @@ def _aligned(level: LevelContents, name: str, given: Any, ids: NDArray[np.int64]
 
 
 def _store_tables(
-    builder: GraphBuilder, level: LevelContents, plan: Task
-) -> tuple[list[tuple[str, Mapping[str, Any]]], list[TaskRef], list[TaskRef]]:
-    """Add the tasks that store a plan's attributes; return metadata, what the commit waits for, and results of blocks."""
+    builder: GraphBuilder, level: LevelContents, plan: Task, before: list[TaskRef]
+) -> tuple[list[TaskRef], list[TaskRef]]:
+    """Add the tasks that store a plan's attributes; return what the commit waits for, and results of blocks."""
     if layout_for(level.place.layout).has_tables:
-        stored = builder.store(builder.key("table"), _write_attributes, level.place, plan)
-        return [(_FAMILY, {})], [stored], []
-    payload = Task(None, _blobs_of, level.place, plan)
-    return [], [], [add_block(builder, 0, BlockSpec(level.place), payload, kind="objects")]
+        return [builder.store(builder.key("table"), _write_attributes, level.place, plan, *before)], []
+    payload = Task(None, _blobs_of, level.place, plan, *before)
+    return [], [add_block(builder, 0, BlockSpec(level.place), payload, before, kind="objects")]
 
 
-def _write_attributes(place: Place, plan: ObjectPlan) -> None:
+def _write_attributes(place: Place, plan: ObjectPlan, *_: Any) -> None:
     for name, (values, present) in plan.attributes.items():
         write_object_attribute(place, name, values, present is None)
 
 
-def _blobs_of(place: Place, plan: ObjectPlan) -> EncodedBlock:
+def _blobs_of(place: Place, plan: ObjectPlan, *_: Any) -> EncodedBlock:
     """Return what layout ``per_chunk`` stores of attributes, with the metadata that the commit gives them."""
     for name, (_, present) in plan.attributes.items():
         if present is None:  # a mask of before would be believed
@@ -223,7 +235,7 @@ def _blobs_of(place: Place, plan: ObjectPlan) -> EncodedBlock:
     return EncodedBlock({(a, k): data for a, k, data in object_blobs(plan)}, metadata=told)
 
 
-def _rename(place: Place, old: str, new: str, name: str) -> None:
+def _rename(place: Place, old: str, new: str, name: str, *_: Any) -> None:
     """Copy a node, which then says its new name."""
     copy_node(place, place, old, new)
     objects, path = open_objects(place.handle), join(place.prefix, new)
@@ -290,16 +302,18 @@ def _edit_groups(
         contents.index.rows(ids)  # says which of them there aren't
     place = contents.place
     builder = GraphBuilder("zv-set-group" if ids is not None else "zv-drop-group", store=place.handle)
+    last = ids is None and len(found.members) == 1
+    commit = _commit(contents, [], remove=("groups", _GROUP_FAMILY) if last else ())
+    commit = edited(commit, contents, builder.run)
+    before = add_preparation(builder, commit)
     waiting: list[TaskRef] = []
     blocks: list[TaskRef] = []
     if layout_for(place.layout).has_tables:
-        waiting.append(builder.store(builder.key("groups"), _write_changed, contents, group, ids))
+        waiting.append(builder.store(builder.key("groups"), _write_changed, contents, group, ids, *before))
     else:
-        blocks.append(add_block(builder, 0, BlockSpec(place), Task(None, _group_blobs, contents, group, ids), kind="objects"))
-    last = ids is None and len(found.members) == 1
-    commit = _commit(contents, [], remove=("groups", _GROUP_FAMILY) if last else ())
-    graph = build_write_graph(builder, [], edited(commit, contents), lambda _, __: (waiting, blocks))
-    return run_edit(contents.store, graph, compute=compute)
+        payload = Task(None, _group_blobs, contents, group, ids, *before)
+        blocks.append(add_block(builder, 0, BlockSpec(place), payload, before, kind="objects"))
+    return _run(builder, contents, commit, waiting, blocks, compute=compute)
 
 
 def _changed(found: GroupTables, group: int | str, ids: NDArray[np.int64] | None) -> GroupTables:
@@ -323,21 +337,19 @@ def _changed(found: GroupTables, group: int | str, ids: NDArray[np.int64] | None
     return found
 
 
-def _write_changed(level: LevelContents, group: int | str, ids: NDArray[np.int64] | None) -> None:
-    """Store the groups of a level with one changed; who else changes one waits."""
-    objects, place = open_objects(level.place.handle), level.place
-    with commit_lock(objects, place.prefix):
-        before = GroupTables.of(ObjectIndex(level.source))
-        after = _changed(before, group, ids)
-        if not after.members:
-            return
-        write_groups(place, after.members, after.names)
-        for name, values in after.attributes.items():
-            if not np.array_equal(values, before.attributes[name], equal_nan=values.dtype.kind == "f"):
-                write_group_attribute(place, name, values)
+def _write_changed(level: LevelContents, group: int | str, ids: NDArray[np.int64] | None, *_: Any) -> None:
+    """Store the groups of a level with one changed; no other edit is at work."""
+    before = GroupTables.of(ObjectIndex(level.source))
+    after = _changed(before, group, ids)
+    if not after.members:
+        return
+    write_groups(level.place, after.members, after.names)
+    for name, values in after.attributes.items():
+        if not np.array_equal(values, before.attributes[name], equal_nan=values.dtype.kind == "f"):
+            write_group_attribute(level.place, name, values)
 
 
-def _group_blobs(level: LevelContents, group: int | str, ids: NDArray[np.int64] | None) -> EncodedBlock:
+def _group_blobs(level: LevelContents, group: int | str, ids: NDArray[np.int64] | None, *_: Any) -> EncodedBlock:
     """Return what layout ``per_chunk`` stores of the groups with one changed."""
     after = _changed(GroupTables.of(ObjectIndex(level.source)), group, ids)
     if not after.members:

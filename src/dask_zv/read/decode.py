@@ -18,7 +18,7 @@ from dask_zv.format.fragments import decode_fragments, decode_tilings, encode_si
 from dask_zv.format.keys import coords_to_keys
 from dask_zv.geometry.assembly import RowMap, rows_of_cells
 from dask_zv.geometry.schema import FRAGMENTS, VERTICES, AttributeSchema
-from dask_zv.level.source import LevelSource, check_unchanged
+from dask_zv.level.source import LevelSource, as_opened, check_unchanged
 from dask_zv.storage.grid.read import GridArrays
 from dask_zv.storage.layout import Blobs
 from dask_zv.storage.objects import Address
@@ -155,7 +155,8 @@ def fetch(
     arrays = [VERTICES] if positions else []
     arrays += [FRAGMENTS] if indexes else []
     arrays += [a.array for a in attributes]
-    found = blobs.read_many([*((array, key) for array in arrays for key in keys), *more])
+    with as_opened(source):
+        found = blobs.read_many([*((array, key) for array in arrays for key in keys), *more])
     if blobs.catalog_is_stale:  # one chunk was edited in place, or all were replaced, maybe by values of other dtypes
         check_unchanged(source)
         check_not_replaced(blobs.objects, blobs.prefix, blobs.stale_chunk)

@@ -17,7 +17,7 @@ from dask_zv.format.objects import sentinel
 from dask_zv.geometry.schema import readable
 from dask_zv.level.object_index import ObjectIndex
 from dask_zv.level.object_tables import ObjectTables, plain_table, values_dtype
-from dask_zv.level.source import LevelSource, check_same_objects
+from dask_zv.level.source import LevelSource, as_opened, check_same_objects
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.specs import check_not_replaced
 
@@ -125,7 +125,11 @@ class ObjectColumns:
             f = self.fields[name]
             return np.zeros((0, *f.shape), f.dtype)
         at = numbers if self.index.order is None else self.index.order[numbers]
-        values = _filled(self.index.attributes(at, name)[name], self.fields[name])
+        with as_opened(self.source):
+            found = self.index.attributes(at, name)
+            if name not in found:
+                raise FormatError("the attribute is gone", store=self.source.where(), array=f"object_attributes/{name}")
+        values = _filled(found[name], self.fields[name])
         self._check(f"object_attributes/{name}", self.fields[name].state)
         return values
 
@@ -142,7 +146,8 @@ class ObjectColumns:
         ids = self.index.sorted_ids[numbers]
         out = np.zeros((len(ids), self.group_count), bool)
         if len(ids):
-            groups, _ = self.index.tables.groups
+            with as_opened(self.source):
+                groups, _ = self.index.tables.groups
             self._check("groups", self.group_state)
             for group, members in groups.items():
                 out[:, group] = np.isin(ids, members)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dask_zv.level.fragment_table import FragmentTable
 from dask_zv.level.object_index import ObjectIndex, fragment_owners
-from dask_zv.level.source import LevelSource
+from dask_zv.level.source import LevelSource, as_opened
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.objects import together
 from dask_zv.storage.specs import check_not_replaced
@@ -51,6 +51,10 @@ class ReadObjects:
     here: Here = field(default_factory=Here)
 
     def __call__(self) -> ObjectFacts:
+        with as_opened(self.source):
+            return self._found()
+
+    def _found(self) -> ObjectFacts:
         if not (self.tables or self.by_object):
             return ObjectFacts()
         index = self.here.index or ObjectIndex(self.source)

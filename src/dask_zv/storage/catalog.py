@@ -103,6 +103,7 @@ class Catalog(ChunkLookup):
     arrays: Mapping[str, Columns]
     token: str = field(default="")  # digest of the whole catalog
     nodes: Mapping[str, Node] = field(default_factory=dict)  # documents of the arrays (layout ``grid``)
+    edit: str = ""  # which edit wrote it, if one did: after each the token is another, whatever it has changed
 
     def locate(self, array: str, key: str) -> BlobPlace | None:
         """Return where a blob is, None where the catalog has no such blob."""
@@ -176,7 +177,8 @@ def encode_catalog(catalog: Catalog) -> bytes:
         described.append({**column, "dtype": narrow.dtype.str, "nbytes": len(frame)})
         frames.append(frame)
     nodes = {name: {"document": n.document, "identity": n.identity} for name, n in sorted(catalog.nodes.items())}
-    header = json.dumps({"columns": described, "nodes": nodes}, separators=(",", ":")).encode()
+    edit = {"edit": catalog.edit} if catalog.edit else {}
+    header = json.dumps({"columns": described, "nodes": nodes, **edit}, separators=(",", ":")).encode()
     body = b"".join((_MAGIC, _VERSION.to_bytes(4, "little"), len(header).to_bytes(4, "little"), header, *frames))
     return body + int(google_crc32c.value(body)).to_bytes(4, "little")
 
@@ -237,7 +239,7 @@ def decode_catalog(payload: bytes, *, store: str | None = None, array: str | Non
         raise bad(error.message) from error
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
         raise bad(f"{error!r:.200}") from error
-    return Catalog(coords, rows, arrays, hashlib.sha256(payload).hexdigest(), nodes)
+    return Catalog(coords, rows, arrays, hashlib.sha256(payload).hexdigest(), nodes, str(header.get("edit", "")))
 
 
 def _ascending(coords: NDArray[Any]) -> NDArray[Any]:

@@ -35,7 +35,7 @@ from dask_zv.storage.per_chunk.write import (
     write_blob_meta,
 )
 from dask_zv.storage.receipts import Receipt
-from dask_zv.storage.specs import BatchPlan, BlockSpec, CommitSpec, LayoutName, Place, Queued, mark
+from dask_zv.storage.specs import BatchPlan, BlockSpec, CommitSpec, LayoutName, Place, Queued, begin_edit, mark
 
 Blobs = PerChunk | GridArrays
 
@@ -135,12 +135,14 @@ def open_place(place: Place) -> Blobs:
 
 def must_prepare(spec: CommitSpec) -> bool:
     """Return True if :func:`prepare` has something to do before any block is stored."""
-    return bool(spec.marker) or open_objects(spec.place.handle).nodes_first
+    return bool(spec.marker) or spec.turn or open_objects(spec.place.handle).nodes_first
 
 
 def prepare(spec: CommitSpec) -> None:
     """Make the nodes that the store wants before their chunks, or mark what is to be replaced."""
     objects = open_objects(spec.place.handle)
+    if spec.turn:
+        begin_edit(objects, spec)
     if objects.nodes_first:
         _LAYOUTS[spec.place.layout].make_nodes(objects, spec)
     elif spec.marker:

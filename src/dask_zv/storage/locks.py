@@ -172,6 +172,17 @@ def _take_away_dead(objects: Objects, key: str, watch: _Watch, claims: _Watch) -
         objects.delete(claim)
 
 
+def claim_of(owner: str) -> bytes:
+    """Return what says that something is being done by `owner`, in this process."""
+    return _content(owner)
+
+
+def claimed_by(content: bytes | None) -> str:
+    """Return who is at what a claim speaks of; empty for nobody, or a process of this machine that is gone."""
+    found = _parse(content)
+    return "" if _has_ended(found) else str(found.get("owner", ""))
+
+
 def _content(owner: str, turn: int = 0) -> bytes:
     """Return the lock of an owner; the time of day in it is for people."""
     pid = os.getpid()

@@ -26,8 +26,8 @@ from dask_zv.geometry.block import EncodedBlock
 from dask_zv.spatial.chunks import runs_of
 from dask_zv.storage.catalog import CATALOG_NAME, catalog_stamp, stamped_document
 from dask_zv.storage.handles import StoreHandle, open_objects
-from dask_zv.storage.locks import commit_lock
-from dask_zv.storage.nodes import as_bytes, check_array_name
+from dask_zv.storage.locks import LOCK_NAME, claim_of, claimed_by, commit_lock
+from dask_zv.storage.nodes import as_bytes, check_array_name, load_catalog
 from dask_zv.storage.objects import Address, Objects
 from dask_zv.storage.receipts import Receipt
 
@@ -170,6 +170,11 @@ class CommitSpec:
     whole: frozenset[str] = frozenset()
     gone: tuple[str, ...] = ()
     extends: Extension | None = None  # the batch adds to what the level has
+    # An edit of what the level has: its name, which the catalog gets, and the token of the catalog that it was planned on, ""
+    # for none; with `turn`, blocks change the level before the commit, so that no other edit may begin
+    edit: str = ""
+    planned: str | None = None
+    turn: bool = False
 
     def collect_attributes(self, results: Sequence[BlockResult]) -> dict[str, dict[str, Any]]:
         """Return all attributes by path, in order: those that were known before, and what the blocks found out."""
@@ -335,6 +340,66 @@ STAGED = "dask_zv_edit"
 """Where, in a level, what an edit is going to store lies, until it is all there."""
 
 
+EDIT_RECORD = f"{STAGED}/record.json"
+"""What says, below a level, that a deletion is all there, and is being applied."""
+_TURN = f"{LOCK_NAME}-edit"
+
+
+def check_as_planned(objects: Objects, prefix: str, edit: str, planned: str, *, changed: str = "nothing was changed; ") -> bool:
+    """Return True where an edit has been committed; raise where the level is not what it was planned on, or another's."""
+    catalog = load_catalog(objects, prefix)
+    if catalog is not None and edit and catalog.edit == edit:
+        return True
+    other = edit_at_work(objects, prefix)
+    same = ("" if catalog is None else catalog.token) == planned and other in ("", edit)
+    # a transaction of Icechunk has no log of a deletion
+    if not same or (not objects.nodes_first and objects.exists(join(prefix, EDIT_RECORD))):
+        where = f"; where none is at it any more, delete '/{join(prefix, _TURN)}'" if other not in ("", edit) else ""
+        raise PlanError(
+            f"another writer has changed the level, or is about to, since the edit was planned: {changed}make the same call "
+            f"again{where}",
+            store=objects.url, array=prefix,
+        )  # fmt: skip
+    return False
+
+
+def edit_at_work(objects: Objects, prefix: str) -> str:
+    """Return the name of the edit that is changing a level, empty where none is."""
+    return "" if objects.nodes_first else claimed_by(objects.get(join(prefix, _TURN)))
+
+
+def begin_edit(objects: Objects, spec: CommitSpec) -> None:
+    """Begin an edit, so that no other does: before anything is replaced. Raises as :func:`check_as_planned` does."""
+    prefix, planned = spec.place.prefix, spec.planned or ""
+    with commit_lock(objects, prefix):
+        if check_as_planned(objects, prefix, spec.edit, planned) or objects.nodes_first:
+            return
+        objects.put(join(prefix, _TURN), claim_of(spec.edit))
+    check_as_planned(objects, prefix, spec.edit, planned)  # two have the lock of a store that can't make one exclusively
+
+
+def edit_is_done(objects: Objects, spec: CommitSpec) -> bool:
+    """Return True where the commit of an edit, whose lock is held, was made before; raise where it may not be made."""
+    if spec.planned is None:
+        return False
+    prefix = spec.place.prefix
+    changed = "" if spec.turn else "nothing was changed; "
+    done = check_as_planned(objects, prefix, spec.edit, spec.planned, changed=changed)
+    if not done and not objects.nodes_first:
+        if spec.turn and edit_at_work(objects, prefix) != spec.edit:
+            raise PlanError(
+                "the edit was given up before its commit: make the same call again", store=objects.url, array=prefix
+            )
+        objects.put(join(prefix, _TURN), claim_of(spec.edit))
+    return done
+
+
+def end_edit(objects: Objects, prefix: str, edit: str) -> None:
+    """Let others begin, where this edit was at work."""
+    if edit and edit_at_work(objects, prefix) == edit:
+        objects.delete(join(prefix, _TURN))
+
+
 def written_stamp(place: Place) -> str | None:
     """Return the stamp of a group's last commit, None where that left none."""
     objects, path = open_objects(place.handle), join(place.prefix, CATALOG_NAME)
@@ -367,3 +432,4 @@ def end_write(objects: Objects, spec: CommitSpec, seen: Objects) -> None:
     if seen.get(journal_key(prefix)) is not None:
         objects.delete_prefix(join(prefix, JOURNAL, "c"))  # the document last: where this ends in the middle, it tells the next
         objects.delete_prefix(join(prefix, JOURNAL))
+    end_edit(objects, prefix, spec.edit)

@@ -38,7 +38,18 @@ from dask_zv.storage.nodes import (
 )
 from dask_zv.storage.objects import Address, Objects, snapshot
 from dask_zv.storage.receipts import COLUMNS, Columns, Receipt
-from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan, end_write, journal_key, mark, normal_path, root_lock, unmark
+from dask_zv.storage.specs import (
+    BlockSpec,
+    CommitSpec,
+    GridPlan,
+    edit_is_done,
+    end_write,
+    journal_key,
+    mark,
+    normal_path,
+    root_lock,
+    unmark,
+)
 
 _OF_CONTENT = ("zv_array", "dtype", "encoding", "name", "row_shape", "channel_names", "categories", "ordered", "_FillValue",
                "declared_categorical")  # fmt: skip
@@ -137,6 +148,9 @@ def commit_grid(store: Objects, spec: CommitSpec, total: Receipt, attributes: Ma
     whole = spec.replace or plan.alone
     with commit_lock(store, prefix) as locked, root_lock(store, spec):
         wanted = [*commit_keys(prefix, plan.specs), *(join(path, DOCUMENT) for path, _ in others), journal_key(prefix)]
+        if edit_is_done(store, spec):
+            end_write(store, spec, store)
+            return
         objects = snapshot(store, wanted)
         # groups above and below may have catalogs that speak of these arrays, too
         drop_catalogs(objects, [join(prefix, a) for a in (*plan.specs, *spec.gone)], keep=prefix)
@@ -153,8 +167,9 @@ def commit_grid(store: Objects, spec: CommitSpec, total: Receipt, attributes: Ma
         puts = [] if LAST in plan.specs else list(told)
         if nodes is None:  # what the catalog says is no longer all: refresh() makes a new one
             objects.delete_prefix(join(prefix, CATALOG_NAME))
-        elif plan.specs or whole or (spec.gone and catalog is not None):  # a batch of nothing leaves no trace
-            puts = [*catalog_objects(prefix, new_catalog(None if whole else catalog, nodes, total)), *puts]
+        elif plan.specs or whole or (spec.edit and catalog is not None):  # a batch of nothing leaves no trace
+            new = replace(new_catalog(None if whole else catalog, nodes, total), edit=spec.edit)
+            puts = [*catalog_objects(prefix, new), *puts]
         locked.check()
         put_documents(objects, puts)
         if spec.marker and not store.nodes_first:

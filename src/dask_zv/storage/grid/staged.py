@@ -39,7 +39,19 @@ from dask_zv.storage.nodes import (
 )
 from dask_zv.storage.objects import Objects, snapshot
 from dask_zv.storage.receipts import COLUMNS, Columns, Receipt
-from dask_zv.storage.specs import APPENDING, JOURNAL, WAITING, CommitSpec, mark, normal_path, root_lock, unmark, written_stamp
+from dask_zv.storage.specs import (
+    APPENDING,
+    JOURNAL,
+    WAITING,
+    CommitSpec,
+    check_as_planned,
+    edit_at_work,
+    mark,
+    normal_path,
+    root_lock,
+    unmark,
+    written_stamp,
+)
 
 _RECORD = "record"
 _FIRST, _AT_ONCE, _BYTES_AT_ONCE = 4, 64, 64 << 20
@@ -85,8 +97,11 @@ def _record(store: Objects, spec: CommitSpec, total: Receipt, attributes: Mappin
     prefix, plan = spec.place.prefix, spec.grid.with_arrays(total.arrays)
     objects = snapshot(store, commit_keys(prefix, plan.specs))
     catalog = load_catalog(objects, prefix)
-    if catalog is None or catalog.token != plan.token or _edited(objects, prefix, catalog):
+    at_work = edit_at_work(store, prefix)
+    if at_work or catalog is None or catalog.token != plan.token or _edited(objects, prefix, catalog):
         store.delete_prefix(spec.extends.staged)
+        if at_work:
+            check_as_planned(store, prefix, "", plan.token)  # says who
         raise PlanError(
             "another writer has changed the level since the append was planned: nothing of the append is in it; make the same "
             "call again",

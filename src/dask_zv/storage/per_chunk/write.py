@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from dask_zv.storage.objects import Address, BytesLike, Objects
 from dask_zv.storage.per_chunk.plan import shard_numbers
 from dask_zv.storage.per_chunk.read import PerChunk
 from dask_zv.storage.receipts import Receipt, combine_receipts, make_receipt
-from dask_zv.storage.specs import BlockSpec, CommitSpec, PerChunkPlan, end_write, normal_path, root_lock, unmark
+from dask_zv.storage.specs import BlockSpec, CommitSpec, PerChunkPlan, edit_is_done, end_write, normal_path, root_lock, unmark
 
 
 def write_blob(objects: Objects, prefix: str, array: str, key: str, payload: bytes) -> None:
@@ -152,6 +153,9 @@ def commit_per_chunk(objects: Objects, spec: CommitSpec, total: Receipt, attribu
     arrays = {*spec.arrays, *touched}
     root = normal_path(prefix, "..") if spec.root else None
     with commit_lock(objects, prefix) as locked, root_lock(objects, spec):
+        if edit_is_done(objects, spec):
+            end_write(objects, spec, objects)
+            return
         # groups above and below may have catalogs that speak of these arrays, too
         drop_catalogs(objects, [join(prefix, a) for a in touched], keep=prefix)
         first = [join(prefix, a) for a in sorted(arrays) if a != LAST or a not in attributes]
@@ -235,7 +239,7 @@ def _write_catalog(objects: Objects, spec: CommitSpec, total: Receipt) -> None:
     if moved := _moved(merged if old is None else old, own):
         again = look_at_blobs(PerChunk(objects, prefix), moved)
         merged = merge_catalog(merged, again.coords, again.rows, again.arrays)
-    put_catalog(objects, prefix, merged)
+    put_catalog(objects, prefix, replace(merged, edit=spec.edit))
 
 
 def _with_others(objects: Objects, prefix: str, total: Receipt) -> Receipt | None:
