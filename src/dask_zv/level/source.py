@@ -1,4 +1,7 @@
-"""The part of a level that tasks carry, its blobs, and what a process keeps for a while of the levels that it reads."""
+"""The part of a level that tasks carry, its blobs, and what a process keeps for a while of the levels that it reads.
+
+One module because what is kept is kept by the state that a source tells of, and is asked whether that is still so.
+"""
 
 from __future__ import annotations
 

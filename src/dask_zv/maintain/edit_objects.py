@@ -228,7 +228,7 @@ def _write_attributes(place: Place, plan: ObjectPlan, *_: Any) -> None:
 
 def _blobs_of(place: Place, plan: ObjectPlan, *_: Any) -> EncodedBlock:
     """Return what layout ``per_chunk`` stores of attributes, with the metadata that the commit gives them."""
-    for name, (_, present) in plan.attributes.items():
+    for name, (_values, present) in plan.attributes.items():
         if present is None:  # a mask of before would be believed
             open_objects(place.handle).delete_prefix(join(place.prefix, _FAMILY, name, "present_mask"))
     told = {path: attributes for path, attributes in object_metadata(plan, 0) if path != "object_index"}
