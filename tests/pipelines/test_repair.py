@@ -42,6 +42,7 @@ def test_a_copy_has_what_was_lost(tmp_path: Path, name: str, layout: str) -> Non
     assert repaired.ok, repaired
     assert repaired.findings == (), repaired
     assert repaired.done
+    assert repaired.vertices >= 300
     assert not any("dropped" in line for line in repaired.done)
     same(content(path), content(copy))
     assert dzv.validate(path).findings == ()

@@ -85,7 +85,7 @@ def repair(
     rules = None if findings is None or isinstance(findings, Validation) else {f.rule for f in listed}
     tried: set[Any] = set()
     gone: set[tuple[int, str]] = set()
-    result = Validation(contents.url, listed)
+    result = wanted if isinstance(wanted, Validation) else Validation(contents.url, listed)
     for _ in range(_ROUNDS):
         job = Repairs(target.again(), result.findings, copy, drop_lost, tried, gone)
         told = job.first_step(rules)
