@@ -322,3 +322,101 @@ def test_deletions_run_on_every_scheduler(tmp_path, scheduler):
     store.finish(report)
     gone = {r for r, (_, _, o) in before.vertices.items() if o in GONE}
     assert check_whole(target).told() == before.without(gone)
+
+
+def write_anew(target, kind):
+    """Write other data than :func:`make` does, without objects."""
+    rng = np.random.default_rng(9)
+    links = {
+        "graph": {"edges": np.array([[0, 1], [2, 3]])},
+        "mesh": {"faces": np.array([[0, 1, 2]])},
+        "skeleton": {"parents": np.r_[-1, np.arange(29)]},
+    }
+    options = {"attributes": {"other": np.arange(30)}, "chunk_shape": (20,) * 3, "shard_chunks": 1}
+    write = {
+        "graph": dzv.write_graph,
+        "mesh": dzv.write_meshes,
+        "skeleton": dzv.write_skeletons,
+        "point_cloud": dzv.write_points,
+    }
+    positions = rng.uniform(-20, 20, (30, 3))
+    write[kind](target, positions, **links.get(kind, {}), **options)
+    return target
+
+
+@pytest.mark.parametrize("kind", ["point_cloud", "graph", "mesh", "skeleton"])
+def test_what_is_written_after_all_was_deleted_is_as_in_a_new_store(tmp_path, kind):
+    target = str(tmp_path / "target.zv")
+    make(target, kind).delete(bbox=((None,) * 3, (None,) * 3))
+    write_anew(target, kind)
+    new = write_anew(str(tmp_path / "new.zv"), kind)
+    names = [sorted(str(f.relative_to(p)) for f in Path(p).rglob("*") if f.is_file()) for p in (target, new)]
+    assert names[0] == names[1]
+    assert dzv.open(target).level(0).metadata == dzv.open(new).level(0).metadata
+    found, wanted = (dzv.open(p).level(0).read() for p in (target, new))
+    np.testing.assert_array_equal(found.positions, wanted.positions)
+    assert dzv.validate(target).ok
+
+
+@pytest.mark.parametrize("kind", ["point_cloud", "graph"])
+def test_a_deletion_of_nothing_is_no_commit(kind):
+    target = {}
+    store = make(target, kind)
+    before = dict(target)
+    p = np.sort(dzv.open(target).level(0).read().positions[:, 0])
+    at = int(np.argmax(np.diff(p)))
+    between = (float(p[at] + 1e-4), float(p[at + 1] - 1e-4))
+    boxes = [((between[0], None, None), (between[1], None, None)), ((500,) * 3, (501,) * 3)]
+    edits = [lambda b=b, **kw: store.delete(bbox=b, **kw) for b in boxes] + [lambda **kw: store.delete_objects([], **kw)]
+    for edit in edits:
+        assert edit().rows == 0
+        assert dask.compute(edit(compute=False))[0].rows == 0
+    assert target == before
+
+
+def test_nothing_is_deleted_before_something_is_written():
+    store = dzv.create({}, chunk_shape=(10,) * 3)
+    for edit in (lambda: store.delete(bbox=BOX), lambda: store.delete_objects([1])):
+        with pytest.raises(dzv.InputError, match="the level is empty"):
+            edit()
+
+
+def test_numbers_of_groups_are_bounded():
+    store = make({}, "point_cloud")
+    with pytest.raises(dzv.InputError, match="group 1000000000 is beyond 9,999,999"):
+        store.set_group(10**9, [4])
+
+
+def test_who_meets_an_interrupted_deletion_finishes_it_or_says_how(tmp_path):
+    kept, target = str(tmp_path / "kept.zv"), str(tmp_path / "target.zv")
+    make(kept, "point_cloud")
+    before = State(kept)
+    wanted = before.without({r for r, (_, _, o) in before.vertices.items() if o in GONE})
+    with dask.config.set(scheduler="synchronous"):
+        for left in (30, 56):  # chunks are replaced; the table of ids is gone
+            shutil.copytree(kept, target)
+            MortalStore.left = left
+            with pytest.raises(Exception, match="DiedError"):
+                dzv.open(MortalStore(zarr.storage.LocalStore(target)), "r+").delete_objects(GONE)
+            for lock in [p for p in Path(target).rglob("dask_zv_lock*") if p.is_file()]:
+                lock.unlink()
+            shutil.rmtree(kept + ".cut", ignore_errors=True)
+            shutil.move(target, kept + ".cut")
+            shutil.copytree(kept + ".cut", target)
+            for use in (
+                lambda: dzv.open(target).level(0).read(objects=[2]),
+                lambda: dzv.convert(target, {}, shard_chunks=2),
+                lambda: dzv.expand(target, ((-90,) * 3, (90,) * 3)),
+                lambda: dzv.write_points(target, np.ones((1, 3)), object_ids=[99], mode="append", fill_missing=True),
+            ):
+                with pytest.raises(dzv.FormatError, match="a deletion was interrupted: run it again, or any other edit"):
+                    use()
+            (finding,) = dzv.validate(target).findings
+            assert finding.advice == "run it again, or any other edit, and it is finished"
+            for mend in (dzv.refresh, dzv.repair, lambda p: dzv.build_pyramid(p, levels=1)):
+                mend(target)
+                assert State(target).told() == wanted
+                assert dzv.validate(target).ok
+                shutil.rmtree(target)
+                shutil.copytree(kept + ".cut", target)
+            shutil.rmtree(target)

@@ -26,6 +26,7 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import LevelContents, StoreContents, opened_contents
 from dask_zv.level.hierarchy import OBJECTS_PER_TASK, copy_objects, find_nodes, stored_objects
+from dask_zv.level.unfinished import check_not_edited
 from dask_zv.spatial.grid import as_box
 from dask_zv.storage.catalog import Node
 from dask_zv.storage.grid.plan import grid_of_bounds, grid_settings, parse_settings
@@ -112,6 +113,8 @@ def _planned(store: StoreContents, bounds: Any) -> Delayed:
         raise InputError("bounds must be finite")
     check_reachable(store.handle)
     low, high = np.minimum(low, metadata.bounds[0]), np.maximum(high, metadata.bounds[1])
+    for number in store.levels:
+        check_not_edited(store.level(number))
     builder = GraphBuilder("zv-expand")
     levels: list[TaskRef] = []
     if layout_for(store.layout).shards_have_extents:

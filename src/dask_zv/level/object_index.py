@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, StoreError
+from dask_zv.errors import FormatError, InputError, MetadataError, NotFoundError, StoreError, ZVError
 from dask_zv.format.keys import join
 from dask_zv.format.manifests import decode_manifests
 from dask_zv.level.fragment_table import FragmentTable, join_tables
@@ -18,6 +18,7 @@ from dask_zv.level.source import MANIFESTS_CRC32C, LevelSource, SharedCache, as_
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.per_chunk.read import PerChunk
+from dask_zv.storage.specs import check_not_replaced
 
 _SLICE = 1 << 14
 _UNSEEN = 1 << 20
@@ -134,6 +135,13 @@ class ObjectIndex:
         return None
 
     def _stored_ids(self, start: int, stop: int) -> NDArray[np.int64]:
+        try:
+            return self._ids_of(start, stop)
+        except ZVError:
+            check_not_replaced(self._objects, self._source.place.prefix)
+            raise
+
+    def _ids_of(self, start: int, stop: int) -> NDArray[np.int64]:
         table = self.tables.open(_IDS)
         if table.shape != (self.count,) or table.dtype.kind not in "iu":
             raise FormatError(

@@ -27,6 +27,7 @@ from dask_zv.storage.handles import open_objects
 from dask_zv.storage.layout import layout_for
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.per_chunk.read import PerChunk
+from dask_zv.storage.specs import check_not_replaced
 from dask_zv.storage.zarr_reads import ZARR_ERRORS, check_claim, open_zarr_array, unpacked
 
 VALUES_CRC32C = "dask_zv_values_crc32c"
@@ -98,6 +99,7 @@ class ObjectTables:
         if array not in self._open:
             document = self.document(array)
             if document is None:
+                check_not_replaced(self._objects, self.source.place.prefix)
                 return open_zarr_array(self._objects, self.path(array))  # says what is wrong
             found = zarr_array_of(self._objects, self.path(array), document)
             check_claim(self._objects, self.path(array), found)

@@ -7,13 +7,23 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dask_zv.errors import ZVError, ZVWarning
+from dask_zv.errors import FormatError, ZVError, ZVWarning
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.geometry.schema import VERTICES
 from dask_zv.level.contents import LevelContents
 from dask_zv.storage.handles import open_objects
-from dask_zv.storage.nodes import SETTINGS
-from dask_zv.storage.specs import APPENDING, JOURNAL, REPLACING, journal_key, written_stamp
+from dask_zv.storage.nodes import SETTINGS, load_catalog
+from dask_zv.storage.specs import (
+    APPENDING,
+    EDIT_RECORD,
+    FINISH_EDIT,
+    JOURNAL,
+    REPLACING,
+    STAGED,
+    Place,
+    journal_key,
+    written_stamp,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +33,20 @@ class Unfinished:
     stored: int = 0
     blocks: int = 0
     appends: bool = False  # to what the level had; it is complete, and was being put in its place
+    deletes: bool = False  # what is logged as a whole, and was about to be put in its place
 
     @property
     def advice(self) -> str:
         """What to do about it."""
+        if self.deletes:
+            return FINISH_EDIT
         if self.appends:
             return "the next write completes it"
         return "the same write again finishes it" if self.blocks else "run the rest of its plan, or write the level again"
 
     def __str__(self) -> str:
+        if self.deletes:
+            return "a deletion was interrupted, or is under way"
         count = f": {self.stored:,} of {self.blocks:,} blocks stored" if self.blocks else ""
         return f"a write is under way or was interrupted{count}"
 
@@ -56,11 +71,33 @@ def unfinished_write(level: LevelContents, names: Sequence[str] | None = None) -
             return Unfinished(min(blocks, len(objects.list_dir(join(prefix, JOURNAL, "c")))), blocks)
     ours = SETTINGS in level._attributes  # other tools may never count
     chunks = ours and not level.metadata.vertex_count and VERTICES in names
+    if STAGED in names and interrupted_edit(level.place):
+        return Unfinished(deletes=True)
     if REPLACING + APPENDING in names:
         return Unfinished(appends=True)
     if any(n.startswith(REPLACING) for n in names) or (chunks and not objects.exists(join(prefix, VERTICES, DOCUMENT))):
         return Unfinished()
     return None
+
+
+def interrupted_edit(place: Place) -> bool:
+    """Return True if a deletion is logged in a level and did not reach its commit, or not yet; a small object or two."""
+    objects = open_objects(place.handle)
+    data = None if place.handle.is_session else objects.get(join(place.prefix, EDIT_RECORD))
+    if data is None:
+        return False
+    catalog = load_catalog(objects, place.prefix)
+    try:
+        token = json.loads(data)["token"]
+    except (ValueError, TypeError, KeyError):  # who finishes it is told
+        return True
+    return catalog is None or catalog.token == token  # else only its log is left
+
+
+def check_not_edited(level: LevelContents) -> None:
+    """Raise :class:`FormatError` where a deletion from the level was interrupted, before anything is made of half of it."""
+    if interrupted_edit(level.place):
+        raise FormatError(f"a deletion was interrupted: {FINISH_EDIT} (or it is under way: wait for it)", store=level.url)
 
 
 def warn_of_unfinished(level: LevelContents, *, stacklevel: int) -> None:

@@ -18,6 +18,7 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import check_reachable, compute_one
 from dask_zv.level.contents import StoreContents, opened_contents
+from dask_zv.level.unfinished import check_not_edited
 from dask_zv.maintain.convert_level import LevelTarget, add_level, copy_others
 from dask_zv.maintain.rechunk import rechunk
 from dask_zv.storage.codecs import cell_codec
@@ -100,6 +101,8 @@ def convert(source: object, target: object, *, compute: bool = True, **options: 
     storage_options, overwrite, progress = options["storage_options"], options["overwrite"], options["progress"]
     compressor = options["compressor"]
     store = opened_contents(source)
+    for number in store.levels:
+        check_not_edited(store.level(number))
     chosen = check_layout(options["layout"], store.layout)
     if compressor != "keep" and compressor is not None and not layout_for(chosen).has_codecs:
         raise InputError(f"compressor {compressor!r}: layout per_chunk stores raw bytes; leave it out")

@@ -39,6 +39,7 @@ from dask_zv.maintain.edit_rows import RowMaps, Segment, cut_chunks, cut_links
 from dask_zv.read.columns import LevelRows
 from dask_zv.read.levels import select_in
 from dask_zv.read.object_rows import object_lengths
+from dask_zv.read.select import Selection, rows_inside
 from dask_zv.spatial.chunks import ChunkLookup, runs_of
 from dask_zv.spatial.grid import Box
 from dask_zv.storage.grid.plan import cut_units
@@ -54,6 +55,7 @@ from dask_zv.write.planning import links_to_this
 from dask_zv.write.scan import id_ranges
 
 _OBJECTS_AT_ONCE = 1 << 17
+_NOTHING = Report(0, 0, 0, 0, 0, 0, 0.0)
 _LINKS = "links/0"
 _OF_LINKS = ("links/", "link_attributes/")
 
@@ -63,15 +65,18 @@ def delete_objects(
 ) -> Report | Delayed:
     """Delete objects with all that is theirs, see :meth:`dask_zv.Store.delete_objects`."""
     contents, done = finished_level(store, level)
+    _check_written(contents)
     if not contents.source.schema.has_objects:
         raise InputError("the level has no objects: delete what lies in a box, store.delete(bbox=...)", store=contents.url)
     wanted = chosen_ids(ids)
     if done is not None:  # this very call, perhaps, of a process that died
         wanted = wanted[np.isin(wanted, contents.index.ids)]
         if not len(wanted):
-            return done if compute else delayed(itself, pure=False)(done)
+            return _known(done, compute=compute)
     contents.index.rows(wanted)  # says which of them there aren't
     nodes = _check_level(contents)
+    if not len(wanted):
+        return _known(_NOTHING, compute=compute)
     gone = contents.index.select(wanted)
     at = contents.chunks.find(gone.distinct_chunks) if len(gone.objects) else np.zeros(0, np.int64)
     plan = _without(object_plan_of(contents, contents.place.layout), wanted, len(np.unique(gone.objects)), contents.index)
@@ -83,6 +88,7 @@ def delete_objects(
 def delete(store: object, *, bbox: Any, level: int = 0, compute: bool = True, progress: bool | None = None) -> Report | Delayed:
     """Delete the vertices in a box, see :meth:`dask_zv.Store.delete`."""
     contents = level_to_edit(store, level)
+    _check_written(contents)
     kind = kind_of(contents.kind)
     torn = kind.is_path or (contents.has_implied_edges and not kind.has_parents) or contents.is_chunked_skeleton
     if torn:
@@ -93,6 +99,8 @@ def delete(store: object, *, bbox: Any, level: int = 0, compute: bool = True, pr
         )
     nodes = _check_level(contents)
     chosen = select_in(contents, None, bbox, None)
+    if not _hits(contents, chosen):
+        return _known(_NOTHING, compute=compute)
     plan = object_plan_of(contents, contents.place.layout) if contents.source.schema.has_objects else None
     nobody = np.zeros(0, np.int64)
     numbers, whole = np.asarray(chosen.chunks, np.int64), chosen.whole
@@ -100,6 +108,30 @@ def delete(store: object, *, bbox: Any, level: int = 0, compute: bool = True, pr
         numbers, whole = _with_linked(contents, nodes, numbers, whole)
     deletion = _Deletion(contents, nodes, numbers, whole, chosen.box, None, nobody, plan)
     return deletion.run(compute=compute, progress=progress)
+
+
+def _known(report: Report, *, compute: bool) -> Report | Delayed:
+    """Return the report of a deletion for which nothing is left to do."""
+    return report if compute else delayed(itself, pure=False)(report)
+
+
+def _hits(level: LevelContents, chosen: Selection) -> bool:
+    """Return True if a vertex lies in a box; positions are read until one is found."""
+    numbers, counts = np.asarray(chosen.chunks, np.int64), level.chunks.rows
+    if counts[numbers[chosen.whole]].any():
+        return True
+    rows, start, step = LevelRows(level.source, level.chunks), 0, 1
+    while start < len(numbers):
+        some = numbers[start : start + step]
+        if rows_inside(counts[some], np.zeros(len(some), bool), chosen.box, rows.positions(some)).any():
+            return True
+        start, step = start + step, min(4 * step, settings().pass_chunks)
+    return False
+
+
+def _check_written(level: LevelContents) -> None:
+    if not level.source.catalogued and not len(level.chunks):
+        raise InputError("the level is empty: there is nothing to delete before something is written", store=level.url)
 
 
 def _with_linked(

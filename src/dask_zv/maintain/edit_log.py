@@ -17,7 +17,7 @@ from typing import Any
 from dask.delayed import Delayed
 from dask.task_spec import List, Task, TaskRef
 
-from dask_zv.errors import FormatError
+from dask_zv.errors import FormatError, MetadataError
 from dask_zv.format.documents import dump_json, to_json
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.geometry.block import EncodedBlock
@@ -25,14 +25,25 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report
 from dask_zv.graph.run import compute_one
 from dask_zv.graph.tasks import add_block, add_commit
+from dask_zv.level.contents import StoreContents
 from dask_zv.maintain.convert_level import copy_node
 from dask_zv.storage.codecs import crc32c
 from dask_zv.storage.handles import open_objects
 from dask_zv.storage.locks import commit_lock
 from dask_zv.storage.nodes import load_catalog, read_grids
-from dask_zv.storage.specs import EDIT_RECORD, STAGED, BlockSpec, CommitSpec, GridPlan, Place, check_as_planned, mark
+from dask_zv.storage.specs import (
+    EDIT_RECORD,
+    EDITING,
+    STAGED,
+    BlockSpec,
+    CommitSpec,
+    GridPlan,
+    Place,
+    check_as_planned,
+    mark,
+    unmark,
+)
 
-_MARK = "edit"
 _HEAD = 8
 
 
@@ -136,14 +147,14 @@ def add_application(builder: GraphBuilder, place: Place, record: Record, logged:
     ]
     commit = CommitSpec(
         place, record.metadata, record.arrays, catalog=True, remove=(*record.remove, STAGED), gone=record.gone,
-        count=record.count, objects=record.objects, grid=spec.grid, marker=_MARK, root=record.root, extends_catalog=True,
+        count=record.count, objects=record.objects, grid=spec.grid, marker=EDITING, root=record.root, extends_catalog=True,
         edit=record.run,
     )  # fmt: skip
     return add_commit(builder, commit, blocks, lambda _, __: (nodes, []))
 
 
 def _mark(place: Place, _: Any) -> None:
-    mark(open_objects(place.handle), place.prefix, _MARK)
+    mark(open_objects(place.handle), place.prefix, EDITING)
 
 
 def _grids(place: Place, record: Record) -> GridPlan:
@@ -165,6 +176,7 @@ def _replace_node(place: Place, run: str, node: str, _: Any) -> None:
 def _clear_log(place: Place) -> None:
     """Remove what an edit that died has logged."""
     objects = open_objects(place.handle)
+    unmark(objects, place.prefix, EDITING)
     objects.delete(join(place.prefix, EDIT_RECORD))  # first: without it nothing is applied
     objects.delete_prefix(join(place.prefix, STAGED))
 
@@ -183,3 +195,18 @@ def finish_edit(place: Place) -> Report | None:
         return None
     report: Report = compute_one(add_application(GraphBuilder("zv-finish-edit"), place, record, []))
     return report
+
+
+def finish_edits(store: StoreContents) -> list[int]:
+    """Finish the edits of all levels that other processes have logged and not committed; return the levels that had one."""
+    found = []
+    for number in store.levels:
+        try:
+            place = store.level(number).place
+        except MetadataError:  # whoever reads the level is told
+            continue
+        if finish_edit(place) is not None:
+            found.append(number)
+    if found:
+        store.reload()
+    return found

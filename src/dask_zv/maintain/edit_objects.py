@@ -36,7 +36,14 @@ from dask_zv.storage.specs import BlockSpec, CommitSpec, GridPlan, Place
 from dask_zv.write.containers import attrs_of, in_memory, is_series
 from dask_zv.write.object_index import write_group_attribute, write_groups, write_object_attribute
 from dask_zv.write.object_input import table_about
-from dask_zv.write.object_plan import ObjectPlan, object_blobs, object_metadata, rows_of_ranges, with_sentinel
+from dask_zv.write.object_plan import (
+    ObjectPlan,
+    check_group_number,
+    object_blobs,
+    object_metadata,
+    rows_of_ranges,
+    with_sentinel,
+)
 from dask_zv.write.planning import attribute_spec
 from dask_zv.write.scan import id_ranges
 
@@ -274,7 +281,7 @@ class GroupTables:
     def resized(self, count: int) -> GroupTables:
         """Return as many groups: new ones are empty, without a name, and have no value of any attribute."""
         have = len(self.members)
-        members = [*self.members[:count], *(np.zeros(0, np.int64) for _ in range(count - have))]
+        members = [*self.members[:count], *[np.zeros(0, np.int64)] * (count - have)]
         names = tuple([*self.names, *[""] * count][:count]) if self.names else ()
         return GroupTables(members, names, {n: _resized(n, v, count) for n, v in self.attributes.items()})
 
@@ -299,6 +306,7 @@ def _edit_groups(
         shown = ", ".join(map(repr, found.names or range(len(found.members))))
         raise InputError(f"no group {group!r}: the level has {shown or 'none'}", store=contents.url)
     if ids is not None:
+        check_group_number(len(found.members) if number is None else number)
         contents.index.rows(ids)  # says which of them there aren't
     place = contents.place
     builder = GraphBuilder("zv-set-group" if ids is not None else "zv-drop-group", store=place.handle)

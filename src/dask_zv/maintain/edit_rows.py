@@ -92,6 +92,8 @@ def _sums(values: NDArray[Any], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _by_chunk(values: NDArray[Any], sizes: NDArray[np.int64], order: NDArray[np.intp]) -> NDArray[Any]:
     parts = np.split(values, np.cumsum(sizes)[:-1])
+    if not len(order):
+        return values
     return np.concatenate([parts[i] for i in order.tolist()])
 
 

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from dask_zv.errors import InputError
 from dask_zv.format.objects import GROUP_NAMES, sentinel
 from dask_zv.level.contents import StoreContents, opened_contents
+from dask_zv.level.unfinished import check_not_edited
 from dask_zv.maintain.rechunk import declared_bounds, write_again
 from dask_zv.maintain.rewrite import GivenColumn, LevelInput, level_input, names_of
 
@@ -90,6 +91,8 @@ def merge(
     if isinstance(given_stores, str | Mapping) or not isinstance(given_stores, Sequence) or not given_stores:
         raise InputError("stores are a sequence of one store or more")
     opened = [opened_contents(s) for s in stores]
+    for one in opened:
+        check_not_edited(one.level(0))
     first = opened[0]
     for other in opened[1:]:
         _check_alike(first, other)

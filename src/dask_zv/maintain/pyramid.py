@@ -13,9 +13,11 @@ from dask_zv.graph.builder import GraphBuilder
 from dask_zv.graph.report import Report, finish_write
 from dask_zv.graph.run import check_writable, compute_one
 from dask_zv.level.contents import Store, opened_contents
+from dask_zv.maintain.edit_log import finish_edits
 from dask_zv.maintain.pyramid_asked import Keep, check_arguments, check_levels, check_source, recorded
 from dask_zv.maintain.pyramid_objects import build_levels, is_built
 from dask_zv.maintain.pyramid_plan import plan_pyramid
+from dask_zv.maintain.refresh import refresh
 from dask_zv.storage.icechunk.session import undone_on_failure
 
 if TYPE_CHECKING:
@@ -170,6 +172,9 @@ def build_pyramid(
         raise ReadOnlyError("the store was opened read-only: dzv.open(..., mode='r+')", store=contents.url)
     check_writable(contents.handle)
     contents.reload()
+    if finish_edits(contents):
+        refresh(store)
+        contents.reload()
     source = contents.level(0)
     check_source(source)
     points = not kind_of(source.kind).is_path and not kind_of(source.kind).link

@@ -25,6 +25,7 @@ from dask_zv.level.hierarchy import Located, find_nodes, stored_objects
 from dask_zv.level.link_source import CROSSING
 from dask_zv.level.object_tables import EDGE_COUNTS, OBJECT_LENGTHS
 from dask_zv.level.source import LevelSource
+from dask_zv.maintain.edit_log import finish_edits
 from dask_zv.read.chunk_boxes import check_positions
 from dask_zv.read.columns import LevelRows
 from dask_zv.read.decode import block_positions
@@ -72,6 +73,7 @@ def refresh(store: object) -> None:
         check_reachable(contents.handle)
         sweep(open_objects(contents.handle), contents.prefix)
         contents.reload()
+        finish_edits(contents)
         for number in contents.levels:
             _rebuild_catalog(contents.level(number))
         contents.reload()

@@ -11,6 +11,7 @@ from dask_zv.errors import FormatError, InputError, MetadataError, ReadOnlyError
 from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.graph.run import check_reachable
 from dask_zv.level.contents import StoreContents, contents_of
+from dask_zv.maintain.edit_log import finish_edits
 from dask_zv.maintain.repair_copy import Copy, copy_document
 from dask_zv.maintain.repair_steps import OpenedAgain, Repairs
 from dask_zv.maintain.validate import as_stored, has_no_root, validate
@@ -79,6 +80,7 @@ def repair(
     if copy is not None:
         contents = _with_the_grid_of(copy, contents, done)
         copy.check_alike(contents)
+    done += [f"level {number}: finished a deletion that was interrupted" for number in finish_edits(contents)]
     target = _Target(contents)
     wanted = validate(target.again()) if findings is None or done else findings
     listed = tuple(wanted.findings if isinstance(wanted, Validation) else wanted)

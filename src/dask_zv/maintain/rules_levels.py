@@ -68,6 +68,9 @@ def survey_level(store: StoreContents, number: int) -> LevelSurvey:
         with warnings_as_findings(found, "documents", number):
             level = store.level(number)
             if (unfinished := unfinished_write(level)) is not None:
+                if unfinished.deletes:  # what is read of it is half of one state and half of another
+                    found.append(Finding("documents", "error", str(unfinished), number, advice=unfinished.advice))
+                    return survey
                 found.append(Finding("documents", "warning", str(unfinished), number, advice=unfinished.advice))
                 survey.unfinished = True
             _ = level.source

@@ -301,6 +301,10 @@ WAITING = "dask_zv_append-"
 """How the names of the directories begin in which appends wait for their commits."""
 APPENDING = "append"
 """Name of the mark that a complete append is being put in its place."""
+EDITING = "edit"
+"""Name of the mark that a deletion, of which all is logged, is being put in its place."""
+FINISH_EDIT = "run it again, or any other edit, and it is finished"
+"""What is to be done about a deletion that did not reach its commit."""
 
 
 def mark(objects: Objects, prefix: str, name: str) -> None:
@@ -324,6 +328,11 @@ def check_not_replaced(objects: Objects, prefix: str, chunk: str | None = None) 
         raise FormatError(
             f"rows are being added to {'the chunk' if chunk else 'the level'}, or the writer died doing so: wait for it; "
             "the same write again, or any other, completes it",
+            store=objects.url, array=prefix, chunk=chunk,
+        )  # fmt: skip
+    if any(f.endswith(REPLACING + EDITING) for f in found):
+        raise FormatError(
+            f"a deletion was interrupted: {FINISH_EDIT} (or it is under way: wait for it)",
             store=objects.url, array=prefix, chunk=chunk,
         )  # fmt: skip
     if found:

@@ -209,6 +209,12 @@ def _group_columns(table: ObjectTable, groups: Mapping[int, Any]) -> dict[str, N
     return out
 
 
+def check_group_number(group: int) -> None:
+    """Refuse the number of a group that is too great: it is a place in an array, where every gap is an empty group."""
+    if group >= _MOST_GROUPS:
+        raise InputError(f"group {group:d} is beyond {_MOST_GROUPS - 1:,}: number the groups from 0 without wide gaps")
+
+
 def _check_groups(
     groups: Mapping[int, Sequence[int]] | None, known: NDArray[np.int64], count: int, *, grid: bool
 ) -> dict[int, NDArray[np.int64]]:
@@ -219,8 +225,7 @@ def _check_groups(
     for group, members in (groups or {}).items():
         if not np.issubdtype(type(group), np.integer) or group < 0:
             raise InputError(f"groups are numbered from 0, not {group!r}")
-        if group >= _MOST_GROUPS:  # a number is a place in an array: every gap is an empty group
-            raise InputError(f"group {group:d} is beyond {_MOST_GROUPS - 1:,}: number the groups from 0 without wide gaps")
+        check_group_number(int(group))
         ids = from_objects(f"group {group}", in_memory(f"group {group}", members))
         if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
             raise InputError(f"group {group} names its objects by a sequence of integer ids, not by {members!r:.80}")

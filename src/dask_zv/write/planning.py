@@ -1,4 +1,7 @@
-"""What all writing functions share: the checks before anything is stored, and the plan of what will be."""
+"""What all writing functions share: the checks before anything is stored, and the plan of what will be.
+
+One module because what is checked of a level decides what the plan replaces.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,13 @@ from dask_zv.format.keys import DOCUMENT, join
 from dask_zv.format.levels import LevelMetadata
 from dask_zv.format.metadata import Axis
 from dask_zv.geometry.kinds import KINDS
-from dask_zv.geometry.schema import PointSchema
+from dask_zv.geometry.schema import VERTICES, PointSchema
 from dask_zv.graph.run import check_writable, task_memory
 from dask_zv.level.contents import LevelContents, StoreContents
 from dask_zv.level.create import make
 from dask_zv.level.object_tables import EDGE_COUNTS
 from dask_zv.level.stale import stale_marks
+from dask_zv.level.unfinished import check_not_edited
 from dask_zv.storage.catalog import CATALOG_NAME
 from dask_zv.storage.grid.plan import grid_settings
 from dask_zv.storage.handles import open_objects
@@ -29,7 +33,7 @@ from dask_zv.storage.layout import layout_for, open_place
 from dask_zv.storage.nodes import SETTINGS
 from dask_zv.storage.objects import Objects
 from dask_zv.storage.opening import objects_are_cheap
-from dask_zv.storage.specs import WAITING, BlockSpec, CommitSpec, PerChunkPlan, Place
+from dask_zv.storage.specs import STAGED, WAITING, BlockSpec, CommitSpec, PerChunkPlan, Place
 from dask_zv.write.blocks import plan_blocks, plan_grid, run_of_shard
 from dask_zv.write.containers import EACH_AXIS
 from dask_zv.write.convert import Conversion
@@ -67,8 +71,10 @@ def level_to_write(
         level = contents.level(0)
         if mode == "append" and options["resume"] is None:  # it may have been this very call that died
             options["resume"] = True
-    if mode == "append" and not contents.pending and len(level.chunks):
-        return level
+    if mode == "append" and not contents.pending:
+        check_not_edited(level)
+        if len(level.chunks):
+            return level
     if mode == "append":  # to nothing: a write like any other
         options["mode"] = mode = "error"
     if not may_resume(level, options):  # else when it is known which write this is
@@ -94,7 +100,8 @@ def plan_write(
     the plan of them, where the options don't tell.
     """
     (partitions, conversion, scan), store, place = found, level.store, level.place
-    rank, layout, replace = conversion.grid.ndim, store.layout, options["mode"] == "overwrite"
+    rank, layout = conversion.grid.ndim, store.layout
+    replace = options["mode"] == "overwrite" or _was_written(level)
     if objects is None and ids is not None:
         about = options["object_attributes"], options["groups"]
         objects = plan_objects(ids, *about, layout=layout, group_attributes=options["group_attributes"], empty=empty)
@@ -164,6 +171,19 @@ def plan_write(
         digest,
     )
     return Write(level, options, job)
+
+
+def _was_written(level: LevelContents) -> bool:
+    """Return True if an empty level has arrays of an earlier content, which a write replaces whatever its mode."""
+    place = level.place
+    if level.store.pending or not layout_for(place.layout).shards_have_extents:
+        return False
+    if not open_objects(place.handle).exists(join(place.prefix, VERTICES, DOCUMENT)):
+        return False
+    check_not_edited(level)
+    if not level.metadata.vertex_count:
+        check_empty(level, "overwrite")
+    return True
 
 
 def level_attributes(
@@ -298,7 +318,7 @@ def old_nodes(
         old.append("link_fragments")
     if not trees:
         old.append(EDGE_COUNTS)
-    old += [n for n in objects.list_dir(place.prefix) if n.startswith(WAITING)]
+    old += [n for n in objects.list_dir(place.prefix) if n.startswith(WAITING) or n == STAGED]
     old += links_to_this(objects, place.prefix)
     return (*dict.fromkeys(old), "fragment_attributes", *old_object_nodes(objects, place.prefix, plan, place.layout))
 

@@ -32,6 +32,7 @@ from dask_zv.storage.grid.fetch import (
 )
 from dask_zv.storage.nodes import load_catalog, read_grids
 from dask_zv.storage.objects import Address, BlobReader, Objects, keys_by_array, wait_before_retry
+from dask_zv.storage.specs import check_not_replaced
 from dask_zv.storage.zarr_reads import ZARR_ERRORS, open_zarr_array, unpacked
 
 _ATTEMPTS = 5
@@ -222,6 +223,7 @@ class GridArrays(BlobReader):
                 raise problem
         if todo:
             assert problem is not None
+            check_not_replaced(self.objects, self.prefix, todo[0][1])
             raise problem
         return out
 
