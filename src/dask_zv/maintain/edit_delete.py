@@ -121,6 +121,7 @@ def _hits(level: LevelContents, chosen: Selection) -> bool:
     if counts[numbers[chosen.whole]].any():
         return True
     rows, start, step = LevelRows(level.source, level.chunks), 0, 1
+    assert chosen.box is not None
     while start < len(numbers):
         some = numbers[start : start + step]
         if rows_inside(counts[some], np.zeros(len(some), bool), chosen.box, rows.positions(some)).any():
