@@ -381,6 +381,13 @@ def test_nothing_is_deleted_before_something_is_written():
             edit()
 
 
+def test_a_box_is_asked_for():
+    store = dzv.create({}, chunk_shape=(10, 10))
+    dzv.write_points(store, np.random.default_rng(0).uniform(0, 30, (20, 2)))
+    with pytest.raises(dzv.InputError, match="bbox is two corners"):
+        store.delete(bbox=None)
+
+
 def test_numbers_of_groups_are_bounded():
     store = make({}, "point_cloud")
     with pytest.raises(dzv.InputError, match="group 1000000000 is beyond 9,999,999"):

@@ -98,6 +98,8 @@ def delete(store: object, *, bbox: Any, level: int = 0, compute: bool = True, pr
             store=contents.url,
         )
     nodes = _check_level(contents)
+    if bbox is None:
+        raise InputError("bbox is two corners; store.delete_objects(ids) deletes objects", store=contents.url)
     chosen = select_in(contents, None, bbox, None)
     if not _hits(contents, chosen):
         return _known(_NOTHING, compute=compute)
