@@ -271,6 +271,7 @@ def test_edits_run_on_every_scheduler(tmp_path, scheduler):
     store = dzv.open(target, "r+")
     ds = xr.open_dataset(target, engine="zv", chunks={})
     store.set_object_attribute("n", ds.zv.map_objects(_count, compute=False))
+    ds = xr.open_dataset(target, engine="zv", chunks={})
     delayed = store.set_attribute("new", ds["mass"] + 1, compute=False)
     (report,) = dask.compute(delayed)
     store.finish(report)
