@@ -80,6 +80,9 @@ class Comparison:
             self.out.different[name] = f"not the same values: {shapes}"
 
     def run(self) -> None:
+        if self.level._contents.offset is not None:  # the package adds it where a segment is read by its id, only
+            for name in {"positions", "by_object"} & self.found.keys():
+                self.found[name] = self.found[name].astype(np.float64) + np.asarray(self.level._contents.offset)
         whole = self.attempt("read in chunk order", lambda: self.level.read(order="chunk"))
         if whole is not None:
             self.by_chunk("chunk order", whole)
@@ -180,13 +183,7 @@ class Comparison:
         if len(whole) < 2:
             return
         rng = np.random.default_rng(len(whole))
-        shift = (
-            np.zeros(whole.positions.shape[1])
-            if self.level._contents.offset is None
-            else np.asarray(self.level._contents.offset)
-        )
-        theirs = self.found.get("positions")
-        every = whole.positions if theirs is None else theirs.astype(np.float64) + shift if shift.any() else theirs
+        every = self.found.get("positions", whole.positions)
         low, high = np.sort(every[rng.integers(0, len(every), 2)].astype(np.float64), axis=0)
         high = np.where(high > low, high, high + 1)  # a box has a width
         inside = ((every.astype(np.float64) >= low) & (every.astype(np.float64) <= high)).all(axis=1)
@@ -220,9 +217,13 @@ class Comparison:
             )
             self.by_object(what, found)
             return
-        if "positions" in self.found and self.level._contents.offset is None:
+        if "positions" in self.found:
             self.check(f"positions, {what}", positions, self.found["positions"])
-        columns = {str(v.attrs.get("zv_name", k)): v.to_numpy() for k, v in ds.variables.items() if k not in axes}
+        columns = {
+            str(v.attrs.get("zv_name", k)): v.to_numpy()
+            for k, v in ds.variables.items()
+            if k not in axes and v.dims[:1] == ("vertex",)
+        }
         self.attributes(what, columns)  # one may be called like an axis
         for name in ("edges", "faces"):
             if name in self.found and len(self.found[name]):
